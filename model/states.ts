@@ -1,0 +1,86 @@
+/**
+ * Every enumeration of the system, once. The database enums, the wire schemas and the model all read these arrays,
+ * so that a new state is added in one place and the compiler finds every switch that must know of it.
+ */
+
+/** The states of an instance's own row. Source: Omicron `InstanceState` (nexus/db-model), with PR #5855. */
+export const INSTANCE_STATES = ['creating', 'no_vmm', 'vmm', 'failed', 'destroyed'] as const;
+export type InstanceState = (typeof INSTANCE_STATES)[number];
+
+/** What the user wants of an instance. Source: Omicron `InstanceIntendedState`. */
+export const INTENDED_STATES = ['running', 'stopped', 'guest_shutdown', 'destroyed'] as const;
+export type IntendedState = (typeof INTENDED_STATES)[number];
+
+/** The states of a VMM that a sled agent may report. */
+export const WIRE_VMM_STATES = [
+  'starting',
+  'running',
+  'stopping',
+  'stopped',
+  'rebooting',
+  'migrating',
+  'failed',
+  'destroyed',
+] as const;
+export type WireVmmState = (typeof WIRE_VMM_STATES)[number];
+
+/** The states of a VMM's row: the wire's, and the two that only the control plane writes. */
+export const VMM_STATES = ['creating', ...WIRE_VMM_STATES, 'saga_unwound'] as const;
+export type VmmState = (typeof VMM_STATES)[number];
+
+/** The states of one side of a migration. */
+export const MIGRATION_STATES = ['pending', 'in_progress', 'completed', 'failed'] as const;
+export type MigrationState = (typeof MIGRATION_STATES)[number];
+
+/** The kinds of claim on a sled: `tombstoned` is a VMM that moved away or whose sled has not confirmed that it is gone. */
+export const RESERVATION_KINDS = ['active', 'target', 'tombstoned'] as const;
+export type ReservationKind = (typeof RESERVATION_KINDS)[number];
+
+export const SLED_POLICIES = ['in_service', 'no_provision', 'expunged'] as const;
+export type SledPolicy = (typeof SLED_POLICIES)[number];
+
+export const AUTO_RESTART_POLICIES = ['never', 'best_effort'] as const;
+export type AutoRestartPolicy = (typeof AUTO_RESTART_POLICIES)[number];
+
+/** Who asked for the last start of an instance. */
+export const START_REASONS = ['user', 'auto_restart'] as const;
+export type StartReason = (typeof START_REASONS)[number];
+
+/** What an operator or a client sees of an instance (section 4 of the design). */
+export const SHOWN_STATES = [
+  'creating',
+  'stopped',
+  'failed',
+  'starting',
+  'running',
+  'rebooting',
+  'migrating',
+  'stopping',
+] as const;
+export type ShownState = (typeof SHOWN_STATES)[number];
+
+export const OPERATION_KINDS = ['start', 'migrate'] as const;
+export type OperationKind = (typeof OPERATION_KINDS)[number];
+
+/** A state from which a sled agent's VMM never comes back. */
+export function isTerminalVmmState(state: VmmState): boolean {
+  return state === 'destroyed' || state === 'failed';
+}
+
+/**
+ * A state whose VMM id can be removed from an instance. The update saga treats `saga_unwound` as `destroyed`
+ * (rule 4 of Omicron PR #5855).
+ */
+export function isGoneVmmState(state: VmmState): boolean {
+  return isTerminalVmmState(state) || state === 'saga_unwound';
+}
+
+/** A migration side that has had its last word. */
+export function isTerminalMigrationState(state: MigrationState): boolean {
+  return state === 'completed' || state === 'failed';
+}
+
+/** For the end of an exhaustive `switch`: the compiler refuses a state that was forgotten. Throws when one gets here. */
+export function assertNever(value: never): never {
+  throw new Error(`unexpected value: ${JSON.stringify(value)}`);
+}

@@ -1,0 +1,87 @@
+/**
+ * The HTTP protocol between the control plane and a sled agent (section 7 of the design): the schemas that both sides
+ * parse with. JSON, snake_case. Unknown fields are ignored, so that either side can be newer than the other.
+ */
+import { z } from 'zod';
+import { MIGRATION_STATES, WIRE_VMM_STATES } from '../model/states.ts';
+
+/** The largest generation that is exact both in JSON and in PostgreSQL's bigint. */
+const generation = z.number().int().min(1).max(Number.MAX_SAFE_INTEGER);
+const timestamp = z.iso.datetime({ offset: true });
+/** `ip:port`; IPv6 in brackets. */
+export const socketAddress = z
+  .string()
+  .max(64)
+  .regex(/^(\d{1,3}(\.\d{1,3}){3}|\[[0-9a-fA-F:.]+\]):\d{1,5}$/, 'must be "ip:port", for example "10.0.0.7:8099"')
+  .refine((address) => {
+    const port = Number(address.slice(address.lastIndexOf(':') + 1));
+    return port >= 1 && port <= 65535;
+  }, 'the port must be 1 to 65535');
+
+export const vmmRuntime = z.object({
+  state: z.enum(WIRE_VMM_STATES),
+  gen: generation,
+  time_updated: timestamp,
+});
+export type VmmRuntime = z.infer<typeof vmmRuntime>;
+
+export const migrationRuntime = z.object({
+  migration_id: z.guid(),
+  state: z.enum(MIGRATION_STATES),
+  gen: generation,
+  time_updated: timestamp,
+});
+export type MigrationRuntime = z.infer<typeof migrationRuntime>;
+
+/** A report: what a sled agent says of one VMM. An absent migration means "no news". */
+export const sledVmmState = z.object({
+  vmm_state: vmmRuntime,
+  migration_in: migrationRuntime.nullish(),
+  migration_out: migrationRuntime.nullish(),
+});
+export type SledVmmState = z.infer<typeof sledVmmState>;
+
+export const registerRequest = z.object({
+  instance_id: z.guid(),
+  migration_id: z.guid().nullish(),
+  vmm_runtime: z.object({ state: z.enum(['starting', 'migrating']), gen: generation, time_updated: timestamp }),
+  vmm_spec: z.looseObject({
+    name: z.string(),
+    ncpus: z.number().int().min(1),
+    memory_bytes: z.number().int().min(1),
+  }),
+  vmm_addr: socketAddress,
+});
+export type RegisterRequest = z.infer<typeof registerRequest>;
+
+export const vmmStateRequest = z.object({
+  state: z.discriminatedUnion('type', [
+    z.object({ type: z.literal('running') }),
+    z.object({ type: z.literal('stopped') }),
+    z.object({ type: z.literal('reboot') }),
+    z.object({ type: z.literal('migration_target'), value: z.object({ src_vmm_addr: socketAddress }) }),
+  ]),
+});
+export type VmmStateRequest = z.infer<typeof vmmStateRequest>;
+export type VmmCommand = VmmStateRequest['state'];
+
+/** The reply to `unregister` and to a state request; `null` where the agent knows nothing (more) of the VMM. */
+export const updatedRuntime = z.object({ updated_runtime: sledVmmState.nullable() });
+export type UpdatedRuntime = z.infer<typeof updatedRuntime>;
+
+export const sledInventory = z.object({
+  vmms: z.array(sledVmmState.extend({ vmm_id: z.guid(), instance_id: z.uuid() })),
+});
+export type SledInventory = z.infer<typeof sledInventory>;
+
+/** The only answer that means "this VMM does not exist". */
+export const NO_SUCH_INSTANCE = 'NO_SUCH_INSTANCE';
+/** A register for an id that was unregistered before: it stays dead. */
+export const VMM_UNREGISTERED = 'VMM_UNREGISTERED';
+
+export const errorBody = z.looseObject({
+  error_code: z.string().optional(),
+  message: z.string().optional(),
+  request_id: z.string().optional(),
+});
+export type ErrorBody = z.infer<typeof errorBody>;
