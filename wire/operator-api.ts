@@ -1,0 +1,219 @@
+/**
+ * What operators and their programs say to the API and hear from it. Where the Oxide external API has the same thing,
+ * its names, limits and shapes hold, so that its clients work unchanged; the rest is ours and stands beside it.
+ * Source: https://docs.oxide.computer/api
+ */
+import { z } from 'zod';
+import { AUTO_RESTART_POLICIES, OPERATION_KINDS, SHOWN_STATES, SLED_POLICIES } from '../model/states.ts';
+import { socketAddress } from './sled-protocol.ts';
+
+const MEBIBYTE = 1024 * 1024;
+const GIBIBYTE = 1024 * MEBIBYTE;
+
+/** The smallest and largest memory of an instance, in bytes. The upper limits are Oxide's. */
+export const MIN_MEMORY_BYTES = 64 * MEBIBYTE;
+export const MAX_MEMORY_BYTES = 1536 * GIBIBYTE;
+export const MAX_INSTANCE_CPUS = 254;
+/** The page size of a list that names none, and the largest that may be asked for. Source: Dropshot's defaults. */
+export const DEFAULT_PAGE_LIMIT = 100;
+export const MAX_PAGE_LIMIT = 10_000;
+
+const uuid = z.guid();
+const timestamp = z.iso.datetime({ offset: true });
+
+/** A resource's name. Source: Oxide `Name`: lower-case start, letters, digits and dashes, 63 at most, not a UUID. */
+export const resourceName = z
+  .string()
+  .min(1)
+  .max(63)
+  .regex(
+    /^[a-z]([a-zA-Z0-9-]*[a-zA-Z0-9]+)?$/,
+    'must begin with a lower-case letter, hold only letters, digits and "-", and not end with "-"',
+  )
+  .refine((name) => !UUID_PATTERN.test(name), 'must not be a UUID, since a name stands where an id may');
+const UUID_PATTERN = /^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$/;
+
+/** Tells a UUID from a name, where the API takes either. */
+export function isUuid(nameOrId: string): boolean {
+  return UUID_PATTERN.test(nameOrId);
+}
+
+export const nameOrId = z.string().min(1).max(63);
+const description = z.string().max(512);
+const hostname = z
+  .string()
+  .min(1)
+  .max(253)
+  .regex(
+    /^([a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)(\.([a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?))*$/,
+    'must be an RFC 1035 host name',
+  );
+const instanceCpus = z.number().int().min(1).max(MAX_INSTANCE_CPUS);
+const instanceMemory = z
+  .number()
+  .int()
+  .min(MIN_MEMORY_BYTES)
+  .max(MAX_MEMORY_BYTES)
+  .multipleOf(MEBIBYTE, 'must be a multiple of 1 MiB (1048576 bytes)');
+
+export const shownState = z.enum(SHOWN_STATES);
+export const autoRestartPolicy = z.enum(AUTO_RESTART_POLICIES);
+
+export const errorResponse = z.object({
+  error_code: z.string().optional(),
+  message: z.string(),
+  request_id: z.string(),
+});
+export type ErrorResponse = z.infer<typeof errorResponse>;
+
+export const projectView = z.object({
+  id: uuid,
+  name: z.string(),
+  description: z.string(),
+  time_created: timestamp,
+  time_modified: timestamp,
+});
+export type ProjectView = z.infer<typeof projectView>;
+
+export const projectCreate = z.object({ name: resourceName, description });
+export type ProjectCreate = z.infer<typeof projectCreate>;
+export const projectUpdate = z.object({ name: resourceName.nullish(), description: description.nullish() });
+export type ProjectUpdate = z.infer<typeof projectUpdate>;
+
+/** A project's quota; `null` is unlimited. `memory` is in bytes. */
+export const quotaUpdate = z.object({
+  cpus: z.number().int().min(0).max(1_000_000_000).nullable(),
+  memory: z.number().int().min(0).max(Number.MAX_SAFE_INTEGER).nullable(),
+});
+export type QuotaUpdate = z.infer<typeof quotaUpdate>;
+export const quotaView = quotaUpdate.extend({ cpus_in_use: z.number().int(), memory_in_use: z.number().int() });
+export type QuotaView = z.infer<typeof quotaView>;
+
+export const instanceCreate = z.object({
+  name: resourceName,
+  description,
+  hostname,
+  ncpus: instanceCpus,
+  /** In bytes. */
+  memory: instanceMemory,
+  start: z.boolean().default(true),
+  auto_restart_policy: autoRestartPolicy.nullish(),
+  anti_affinity_groups: z.array(nameOrId).optional(),
+});
+export type InstanceCreate = z.input<typeof instanceCreate>;
+
+export const instanceUpdate = z.object({
+  name: resourceName.optional(),
+  description: description.optional(),
+  ncpus: instanceCpus.optional(),
+  memory: instanceMemory.optional(),
+  /** `null` unsets the policy: the default, `best_effort`, holds. */
+  auto_restart_policy: autoRestartPolicy.nullish(),
+});
+export type InstanceUpdate = z.input<typeof instanceUpdate>;
+
+export const instanceView = z.object({
+  id: uuid,
+  name: z.string(),
+  description: z.string(),
+  hostname: z.string(),
+  project_id: uuid,
+  ncpus: z.number().int(),
+  /** In bytes. */
+  memory: z.number().int(),
+  run_state: shownState,
+  time_created: timestamp,
+  time_modified: timestamp,
+  time_run_state_updated: timestamp,
+  auto_restart_enabled: z.boolean(),
+  auto_restart_policy: autoRestartPolicy.nullable(),
+  auto_restart_cooldown_expiration: timestamp.nullable(),
+  time_last_auto_restarted: timestamp.nullable(),
+  boot_disk_id: z.null(),
+  cpu_platform: z.null(),
+  enable_jumbo_frames: z.boolean(),
+  /** The sled whose VMM is the instance's active one; ours, beside the Oxide fields. */
+  sled_id: uuid.nullable(),
+  /** The destination of the live migration on its way; ours. */
+  migration_target_sled_id: uuid.nullable(),
+});
+export type InstanceView = z.infer<typeof instanceView>;
+
+export const instanceMigrate = z.object({ dst_sled_id: uuid });
+export type InstanceMigrate = z.infer<typeof instanceMigrate>;
+
+/** `sled_powered_off: true` is the operator's word that the silent sled runs nothing any more. */
+export const instanceForceStop = z.object({ sled_powered_off: z.boolean().default(false) });
+export type InstanceForceStop = z.input<typeof instanceForceStop>;
+
+export const sledAdd = z.object({
+  name: resourceName,
+  /** Where the sled agent listens: `ip:port`. */
+  address: socketAddress,
+  threads: z.number().int().min(1).max(65_536),
+  /** In bytes. */
+  memory: z
+    .number()
+    .int()
+    .min(MIN_MEMORY_BYTES)
+    .max(2 ** 50),
+});
+export type SledAdd = z.infer<typeof sledAdd>;
+
+export const provisionPolicy = z.enum(['provisionable', 'non_provisionable']);
+export const provisionPolicyParams = z.object({ state: provisionPolicy });
+export const provisionPolicyResponse = z.object({ old_state: provisionPolicy, new_state: provisionPolicy });
+
+export const sledView = z.object({
+  id: uuid,
+  baseboard: z.object({ part: z.string(), serial: z.string(), revision: z.number().int() }),
+  rack_id: uuid,
+  policy: z.discriminatedUnion('kind', [
+    z.object({ kind: z.literal('in_service'), provision_policy: provisionPolicy }),
+    z.object({ kind: z.literal('expunged') }),
+  ]),
+  state: z.enum(['active', 'decommissioned']),
+  usable_hardware_threads: z.number().int(),
+  /** In bytes. */
+  usable_physical_ram: z.number().int(),
+  time_created: timestamp,
+  time_modified: timestamp,
+  name: z.string(),
+  address: z.string(),
+  threads: z.number().int(),
+  /** In bytes. */
+  memory: z.number().int(),
+  threads_reserved: z.number().int(),
+  memory_reserved: z.number().int(),
+  vmm_count: z.number().int(),
+  provision_state: z.enum(SLED_POLICIES),
+});
+export type SledView = z.infer<typeof sledView>;
+
+/** An operation: one run of a saga, from the call that began it to its outcome. */
+export const operationView = z.object({
+  id: uuid,
+  kind: z.enum(OPERATION_KINDS),
+  instance_id: uuid,
+  state: z.enum(['running', 'done']),
+  outcome: z.enum(['succeeded', 'failed']).nullable(),
+  error: z.object({ status: z.number().int(), error_code: z.string(), message: z.string() }).nullable(),
+  time_started: timestamp,
+  time_ended: timestamp.nullable(),
+  /** Where the Temporal Web UI shows it, when the API knows the address of one. */
+  web_ui: z.string().nullable(),
+});
+export type OperationView = z.infer<typeof operationView>;
+
+/** One page of a list. `next_page` is the token of the page after it; `null` on the last. */
+export function resultsPage<Item extends z.ZodType>(item: Item) {
+  return z.object({ items: z.array(item), next_page: z.string().nullable() });
+}
+export type ResultsPage<Item> = { items: Item[]; next_page: string | null };
+
+/** Query strings carry text: a page's parameters are coerced. */
+export const pageParams = z.object({
+  limit: z.coerce.number().int().min(1).max(MAX_PAGE_LIMIT).optional(),
+  page_token: z.string().max(1024).optional(),
+  sort_by: z.enum(['id_ascending', 'name_ascending', 'name_descending']).optional(),
+});
