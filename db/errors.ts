@@ -1,0 +1,32 @@
+import pg from 'pg';
+
+/** PostgreSQL's error behind whatever wrapped it (drizzle wraps), or `null`. */
+export function databaseError(error: unknown): pg.DatabaseError | null {
+  for (let cause: unknown = error; cause instanceof Error; cause = cause.cause) {
+    if (cause instanceof pg.DatabaseError) return cause;
+  }
+  return null;
+}
+
+/** The name of the constraint that refused a write, or `null`. */
+export function violatedConstraint(error: unknown): string | null {
+  const cause = databaseError(error);
+  return cause?.code?.startsWith('23') ? (cause.constraint ?? null) : null;
+}
+
+const TRANSIENT_CODES = new Set(['40001', '40P01']);
+
+/**
+ * Runs a transaction again when PostgreSQL broke it off for the sake of another one (deadlock, serialization), up to
+ * `attempts` times in all. Any other error is thrown at once.
+ */
+export async function retryOnConflict<T>(run: () => Promise<T>, attempts = 5): Promise<T> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await run();
+    } catch (error) {
+      const code = databaseError(error)?.code;
+      if (attempt >= attempts || code === undefined || !TRANSIENT_CODES.has(code)) throw error;
+    }
+  }
+}

@@ -1,0 +1,280 @@
+/**
+ * The tables of section 2 of the design, with every rule that SQL can express. What a check constraint can't see
+ * (capacity, quota, ownership of linked rows) is enforced by the triggers in `migrations/`.
+ */
+import { sql } from 'drizzle-orm';
+import {
+  type AnyPgColumn,
+  bigint,
+  boolean,
+  check,
+  index,
+  integer,
+  jsonb,
+  pgEnum,
+  pgTable,
+  text,
+  timestamp,
+  uniqueIndex,
+  uuid,
+} from 'drizzle-orm/pg-core';
+import {
+  AUTO_RESTART_POLICIES,
+  INSTANCE_STATES,
+  INTENDED_STATES,
+  MIGRATION_STATES,
+  OPERATION_KINDS,
+  RESERVATION_KINDS,
+  SLED_POLICIES,
+  START_REASONS,
+  VMM_STATES,
+} from '../model/states.ts';
+
+export const instanceState = pgEnum('instance_state', INSTANCE_STATES);
+export const intendedState = pgEnum('intended_state', INTENDED_STATES);
+export const vmmState = pgEnum('vmm_state', VMM_STATES);
+export const migrationState = pgEnum('migration_state', MIGRATION_STATES);
+export const reservationKind = pgEnum('reservation_kind', RESERVATION_KINDS);
+export const sledPolicy = pgEnum('sled_policy', SLED_POLICIES);
+export const autoRestartPolicy = pgEnum('auto_restart_policy', AUTO_RESTART_POLICIES);
+export const startReason = pgEnum('start_reason', START_REASONS);
+export const operationKind = pgEnum('operation_kind', OPERATION_KINDS);
+
+const moment = (name: string) => timestamp(name, { withTimezone: true, mode: 'date' });
+/** Bytes and generations fit exactly into a JavaScript number; the check constraints keep them there. */
+const exact = (name: string) => bigint(name, { mode: 'number' });
+
+export const project = pgTable(
+  'project',
+  {
+    id: uuid('id').primaryKey(),
+    name: text('name').notNull(),
+    description: text('description').notNull(),
+    /** `null` is unlimited. */
+    quotaCpus: integer('quota_cpus'),
+    quotaMemoryBytes: exact('quota_memory_bytes'),
+    /** Kept by a trigger on `provisioning_charge`. */
+    chargedCpus: integer('charged_cpus').notNull().default(0),
+    chargedMemoryBytes: exact('charged_memory_bytes').notNull().default(0),
+    timeCreated: moment('time_created').notNull().defaultNow(),
+    timeModified: moment('time_modified').notNull().defaultNow(),
+    timeDeleted: moment('time_deleted'),
+  },
+  (table) => [
+    uniqueIndex('project_name').on(table.name).where(sql`time_deleted IS NULL`),
+    check('project_charged_not_negative', sql`charged_cpus >= 0 AND charged_memory_bytes >= 0`),
+  ],
+);
+
+export const sled = pgTable(
+  'sled',
+  {
+    id: uuid('id').primaryKey(),
+    name: text('name').notNull(),
+    /** `ip:port` of its agent. */
+    address: text('address').notNull(),
+    threads: integer('threads').notNull(),
+    memoryBytes: exact('memory_bytes').notNull(),
+    policy: sledPolicy('policy').notNull().default('in_service'),
+    /** Kept by a trigger on `sled_reservation`. */
+    reservedThreads: integer('reserved_threads').notNull().default(0),
+    reservedMemoryBytes: exact('reserved_memory_bytes').notNull().default(0),
+    timeCreated: moment('time_created').notNull().defaultNow(),
+    timeModified: moment('time_modified').notNull().defaultNow(),
+    timeExpunged: moment('time_expunged'),
+  },
+  (table) => [
+    uniqueIndex('sled_name').on(table.name).where(sql`policy <> 'expunged'`),
+    uniqueIndex('sled_address').on(table.address).where(sql`policy <> 'expunged'`),
+    check('sled_capacity', sql`reserved_threads <= threads AND reserved_memory_bytes <= memory_bytes`),
+    check('sled_reserved_not_negative', sql`reserved_threads >= 0 AND reserved_memory_bytes >= 0`),
+    check('sled_expunged_time', sql`(policy = 'expunged') = (time_expunged IS NOT NULL)`),
+  ],
+);
+
+export const instance = pgTable(
+  'instance',
+  {
+    id: uuid('id').primaryKey(),
+    projectId: uuid('project_id')
+      .notNull()
+      .references(() => project.id),
+    name: text('name').notNull(),
+    description: text('description').notNull(),
+    hostname: text('hostname').notNull(),
+    ncpus: integer('ncpus').notNull(),
+    memoryBytes: exact('memory_bytes').notNull(),
+    state: instanceState('state').notNull(),
+    activeVmmId: uuid('active_vmm_id').references((): AnyPgColumn => vmm.id),
+    targetVmmId: uuid('target_vmm_id').references((): AnyPgColumn => vmm.id),
+    migrationId: uuid('migration_id').references((): AnyPgColumn => migration.id),
+    stateGeneration: exact('state_generation').notNull().default(1),
+    intendedState: intendedState('intended_state').notNull(),
+    /** `null` is unset: the default, `best_effort`, holds. */
+    autoRestartPolicy: autoRestartPolicy('auto_restart_policy'),
+    autoRestartCooldownSeconds: integer('auto_restart_cooldown_seconds').notNull().default(300),
+    timeLastAutoRestarted: moment('time_last_auto_restarted'),
+    lastStartReason: startReason('last_start_reason'),
+    timeStateUpdated: moment('time_state_updated').notNull().defaultNow(),
+    timeCreated: moment('time_created').notNull().defaultNow(),
+    timeModified: moment('time_modified').notNull().defaultNow(),
+    timeDeleted: moment('time_deleted'),
+  },
+  (table) => [
+    uniqueIndex('instance_name').on(table.projectId, table.name).where(sql`time_deleted IS NULL`),
+    index('instance_list').on(table.projectId, table.id).where(sql`time_deleted IS NULL`),
+    uniqueIndex('instance_active_vmm').on(table.activeVmmId).where(sql`active_vmm_id IS NOT NULL`),
+    uniqueIndex('instance_target_vmm').on(table.targetVmmId).where(sql`target_vmm_id IS NOT NULL`),
+    index('instance_failed').on(table.id).where(sql`state = 'failed' AND time_deleted IS NULL`),
+    check('instance_vmm_iff_active', sql`(state = 'vmm') = (active_vmm_id IS NOT NULL)`),
+    check('instance_target_iff_migration', sql`(target_vmm_id IS NOT NULL) = (migration_id IS NOT NULL)`),
+    check('instance_target_needs_vmm', sql`target_vmm_id IS NULL OR state = 'vmm'`),
+    check('instance_destroyed_is_deleted', sql`state <> 'destroyed' OR time_deleted IS NOT NULL`),
+    check('instance_size', sql`ncpus >= 1 AND memory_bytes >= 1`),
+    check('instance_generation', sql`state_generation >= 1`),
+  ],
+);
+
+export const vmm = pgTable(
+  'vmm',
+  {
+    id: uuid('id').primaryKey(),
+    instanceId: uuid('instance_id')
+      .notNull()
+      .references((): AnyPgColumn => instance.id),
+    /** Unknown only where a claim was unwound that had never arrived. */
+    sledId: uuid('sled_id').references(() => sled.id),
+    ip: text('ip'),
+    port: integer('port'),
+    state: vmmState('state').notNull(),
+    stateGeneration: exact('state_generation').notNull().default(1),
+    unwindingSince: moment('unwinding_since'),
+    failureReason: text('failure_reason'),
+    /** Set before the sled is told to run the guest or to migrate it in: from then on only its answer settles a doubt. */
+    toldAt: moment('told_at'),
+    timeStateUpdated: moment('time_state_updated').notNull().defaultNow(),
+    timeCreated: moment('time_created').notNull().defaultNow(),
+    timeDeleted: moment('time_deleted'),
+  },
+  (table) => [
+    index('vmm_instance').on(table.instanceId).where(sql`time_deleted IS NULL`),
+    index('vmm_sled').on(table.sledId).where(sql`time_deleted IS NULL`),
+    index('vmm_gone')
+      .on(table.instanceId)
+      .where(sql`time_deleted IS NULL AND state IN ('destroyed', 'failed', 'saga_unwound')`),
+    uniqueIndex('vmm_address')
+      .on(table.ip, table.port)
+      .where(sql`time_deleted IS NULL AND state NOT IN ('destroyed', 'failed', 'saga_unwound')`),
+    check('vmm_failed_iff_reason', sql`(state = 'failed') = (failure_reason IS NOT NULL)`),
+    check('vmm_placed', sql`state = 'saga_unwound' OR (sled_id IS NOT NULL AND ip IS NOT NULL AND port IS NOT NULL)`),
+    check('vmm_unwound_was_unwinding', sql`state <> 'saga_unwound' OR unwinding_since IS NOT NULL`),
+    check('vmm_generation', sql`state_generation >= 1`),
+  ],
+);
+
+export const migration = pgTable(
+  'migration',
+  {
+    id: uuid('id').primaryKey(),
+    instanceId: uuid('instance_id')
+      .notNull()
+      .references((): AnyPgColumn => instance.id),
+    sourceVmmId: uuid('source_vmm_id')
+      .notNull()
+      .references((): AnyPgColumn => vmm.id),
+    targetVmmId: uuid('target_vmm_id')
+      .notNull()
+      .references((): AnyPgColumn => vmm.id),
+    sourceState: migrationState('source_state').notNull().default('pending'),
+    sourceGeneration: exact('source_generation').notNull().default(1),
+    timeSourceUpdated: moment('time_source_updated'),
+    targetState: migrationState('target_state').notNull().default('pending'),
+    targetGeneration: exact('target_generation').notNull().default(1),
+    timeTargetUpdated: moment('time_target_updated'),
+    timeCreated: moment('time_created').notNull().defaultNow(),
+  },
+  (table) => [
+    index('migration_instance').on(table.instanceId),
+    index('migration_source').on(table.sourceVmmId),
+    uniqueIndex('migration_target').on(table.targetVmmId),
+    check('migration_two_vmms', sql`source_vmm_id <> target_vmm_id`),
+  ],
+);
+
+export const sledReservation = pgTable(
+  'sled_reservation',
+  {
+    vmmId: uuid('vmm_id')
+      .primaryKey()
+      .references(() => vmm.id),
+    instanceId: uuid('instance_id')
+      .notNull()
+      .references(() => instance.id),
+    sledId: uuid('sled_id')
+      .notNull()
+      .references(() => sled.id),
+    threads: integer('threads').notNull(),
+    memoryBytes: exact('memory_bytes').notNull(),
+    kind: reservationKind('kind').notNull(),
+  },
+  (table) => [
+    index('sled_reservation_sled').on(table.sledId),
+    index('sled_reservation_instance').on(table.instanceId),
+    uniqueIndex('sled_reservation_one_active').on(table.instanceId).where(sql`kind = 'active'`),
+    uniqueIndex('sled_reservation_one_target').on(table.instanceId).where(sql`kind = 'target'`),
+    check('sled_reservation_size', sql`threads >= 1 AND memory_bytes >= 1`),
+  ],
+);
+
+export const provisioningCharge = pgTable(
+  'provisioning_charge',
+  {
+    instanceId: uuid('instance_id')
+      .primaryKey()
+      .references(() => instance.id),
+    projectId: uuid('project_id')
+      .notNull()
+      .references(() => project.id),
+    /** What was charged: a release gives back exactly this. */
+    cpus: integer('cpus').notNull(),
+    memoryBytes: exact('memory_bytes').notNull(),
+  },
+  (table) => [
+    index('provisioning_charge_project').on(table.projectId),
+    check('provisioning_charge_size', sql`cpus >= 1 AND memory_bytes >= 1`),
+  ],
+);
+
+/** The error body that a failed operation's caller got. */
+export interface OperationError {
+  readonly status: number;
+  readonly error_code: string;
+  readonly message: string;
+}
+
+/** One run of a saga, by the run id of its workflow. Its outcome is written in the saga's own last transaction. */
+export const operation = pgTable(
+  'operation',
+  {
+    id: uuid('id').primaryKey(),
+    kind: operationKind('kind').notNull(),
+    instanceId: uuid('instance_id')
+      .notNull()
+      .references(() => instance.id),
+    /** The VMM that this operation makes; `null` until its claim. */
+    vmmId: uuid('vmm_id'),
+    workflowId: text('workflow_id').notNull(),
+    succeeded: boolean('succeeded'),
+    error: jsonb('error').$type<OperationError>(),
+    timeStarted: moment('time_started').notNull().defaultNow(),
+    timeEnded: moment('time_ended'),
+  },
+  (table) => [
+    index('operation_instance').on(table.instanceId, table.timeStarted),
+    index('operation_started').on(table.timeStarted),
+    index('operation_open').on(table.timeStarted).where(sql`time_ended IS NULL`),
+    index('operation_vmm').on(table.vmmId),
+    check('operation_outcome', sql`(time_ended IS NULL) = (succeeded IS NULL)`),
+    check('operation_error', sql`(error IS NOT NULL) = (succeeded IS NOT DISTINCT FROM false)`),
+  ],
+);

@@ -1,0 +1,103 @@
+import { sql } from 'drizzle-orm';
+import { z } from 'zod';
+import { INTENDED_STATES, type IntendedState, VMM_STATES, type VmmState } from '../../model/states.ts';
+import type { MigrationRuntime, SledVmmState } from '../../wire/sled-protocol.ts';
+import type { Queryable } from '../connect.ts';
+
+const subjectRow = z.object({
+  instance_id: z.string(),
+  state: z.enum(VMM_STATES),
+  unwinding: z.boolean(),
+  deleted: z.boolean(),
+  intended_state: z.enum(INTENDED_STATES),
+  wrote: z.boolean(),
+});
+
+export interface AppliedReport {
+  readonly instanceId: string;
+  /** `unknown`: no such VMM, or a deleted one. `unwound`: its saga unwinds or has unwound it; nothing was written. */
+  readonly verdict: 'applied' | 'unwound';
+  /** Whether the report was news. */
+  readonly wrote: boolean;
+  /** The VMM's state after it. */
+  readonly state: VmmState;
+  readonly intendedState: IntendedState;
+}
+
+const NO_MIGRATION = { migration_id: null, state: 'pending', gen: 0 } as const;
+
+/**
+ * Applies a sled agent's report in one statement: the VMM's row only if the report's generation is newer and the VMM is
+ * neither gone nor unwinding; each migration side only if this VMM is that side, the generation is newer and the side is
+ * not over. Returns `null` for a VMM that is unknown or deleted. Source: section 7 of the design.
+ *
+ * `saga` is for the sagas' own steps: `tell` marks, in the same statement, that the sled is about to be told to run the
+ * guest or migrate it in (only while the user wants it to run); `succeed` records the operation's success.
+ */
+export async function applyReport(
+  db: Queryable,
+  vmmId: string,
+  report: SledVmmState,
+  saga: { tell?: boolean; succeed?: { operationId: string } } = {},
+): Promise<AppliedReport | null> {
+  const { vmm_state: news } = report;
+  const migrationIn: MigrationRuntime | typeof NO_MIGRATION = report.migration_in ?? NO_MIGRATION;
+  const migrationOut: MigrationRuntime | typeof NO_MIGRATION = report.migration_out ?? NO_MIGRATION;
+  const result = await db.execute(sql`
+    WITH subject AS (
+      SELECT id, instance_id, state, state_generation, unwinding_since IS NOT NULL AS unwinding, time_deleted IS NOT NULL AS deleted
+      FROM vmm WHERE id = ${vmmId} FOR UPDATE
+    ), open AS (
+      SELECT id FROM subject WHERE NOT unwinding AND NOT deleted AND state <> 'saga_unwound'
+    ), wanted AS (
+      SELECT instance.id, instance.intended_state, instance.intended_state = 'running' AS runs
+      FROM instance JOIN subject ON subject.instance_id = instance.id
+    ), wrote AS (
+      UPDATE vmm SET
+        state = CASE WHEN subject.state_generation < ${news.gen}::bigint AND subject.state NOT IN ('destroyed', 'failed')
+          THEN ${news.state}::vmm_state ELSE vmm.state END,
+        state_generation = CASE WHEN subject.state_generation < ${news.gen}::bigint AND subject.state NOT IN ('destroyed', 'failed')
+          THEN ${news.gen}::bigint ELSE vmm.state_generation END,
+        failure_reason = CASE WHEN subject.state NOT IN ('destroyed', 'failed') AND ${news.state} = 'failed'
+            AND subject.state_generation < ${news.gen}::bigint
+          THEN 'its sled agent reported it failed' ELSE vmm.failure_reason END,
+        time_state_updated = CASE WHEN subject.state_generation < ${news.gen}::bigint THEN now() ELSE vmm.time_state_updated END,
+        told_at = CASE WHEN ${saga.tell ?? false} AND wanted.runs THEN coalesce(vmm.told_at, now()) ELSE vmm.told_at END
+      FROM subject JOIN open USING (id), wanted
+      WHERE vmm.id = subject.id AND ((subject.state_generation < ${news.gen}::bigint AND subject.state NOT IN ('destroyed', 'failed'))
+        OR (${saga.tell ?? false} AND wanted.runs AND vmm.told_at IS NULL))
+      RETURNING vmm.id, vmm.state
+    ), side_out AS (
+      UPDATE migration SET source_state = ${migrationOut.state}::migration_state, source_generation = ${migrationOut.gen}::bigint,
+        time_source_updated = now()
+      FROM open
+      WHERE migration.id = ${migrationOut.migration_id}::uuid AND source_vmm_id = open.id
+        AND source_state NOT IN ('completed', 'failed') AND source_generation < ${migrationOut.gen}::bigint
+      RETURNING migration.id
+    ), side_in AS (
+      UPDATE migration SET target_state = ${migrationIn.state}::migration_state, target_generation = ${migrationIn.gen}::bigint,
+        time_target_updated = now()
+      FROM open
+      WHERE migration.id = ${migrationIn.migration_id}::uuid AND target_vmm_id = open.id
+        AND target_state NOT IN ('completed', 'failed') AND target_generation < ${migrationIn.gen}::bigint
+      RETURNING migration.id
+    ), succeeded AS (
+      UPDATE operation SET succeeded = true, time_ended = now()
+      WHERE id = ${saga.succeed?.operationId ?? null}::uuid AND time_ended IS NULL
+    )
+    SELECT subject.instance_id, coalesce((SELECT wrote.state FROM wrote), subject.state) AS state, subject.unwinding, subject.deleted,
+      wanted.intended_state,
+      EXISTS (SELECT 1 FROM wrote) OR EXISTS (SELECT 1 FROM side_out) OR EXISTS (SELECT 1 FROM side_in) AS wrote
+    FROM subject, wanted`);
+  const found = result.rows[0];
+  if (found === undefined) return null;
+  const row = subjectRow.parse(found);
+  if (row.deleted) return null;
+  return {
+    instanceId: row.instance_id,
+    verdict: row.unwinding || row.state === 'saga_unwound' ? 'unwound' : 'applied',
+    wrote: row.wrote,
+    state: row.state,
+    intendedState: row.intended_state,
+  };
+}

@@ -1,0 +1,175 @@
+import { randomInt } from 'node:crypto';
+import { eq, sql } from 'drizzle-orm';
+import { migrateVerdict, refusalMessage } from '../../model/legality.ts';
+import { Refusal } from '../../model/refusal.ts';
+import { isGoneVmmState } from '../../model/states.ts';
+import type { Database } from '../connect.ts';
+import { violatedConstraint } from '../errors.ts';
+import { type InstanceRecord, readInstance } from '../queries/read-instance.ts';
+import { sled } from '../schema.ts';
+import { type ClaimedVmm, readClaim, VMM_PORTS } from './claim-start.ts';
+import { burnVmmId, recordRefusedOperation } from './unwind-vmm.ts';
+
+const MAX_ATTEMPTS = 12;
+
+export interface ClaimMigrationRequest {
+  readonly instanceId: string;
+  readonly destinationSledId: string;
+  readonly vmmId: string;
+  readonly migrationId: string;
+  readonly operationId: string;
+  readonly workflowId: string;
+  readonly isRetry: boolean;
+}
+
+export interface ClaimedMigration extends ClaimedVmm {
+  readonly migrationId: string;
+  /** `ip:port` of the source VMM. */
+  readonly sourceAddress: string;
+}
+
+/** What a claim comes to: made; nothing to do, since it is on its way there already; or in the way of an update. */
+export type MigrationClaim =
+  | { readonly outcome: 'claimed'; readonly claim: ClaimedMigration }
+  | { readonly outcome: 'already' }
+  /** A leftover that only the update saga may clear stands in the way: signal it, wait, try again. */
+  | { readonly outcome: 'awaits-update' };
+
+/**
+ * Checks a migration without writing: first the shown state, then the destination. Throws a {@link Refusal}; returns
+ * `already` where the instance is on its way to this sled.
+ */
+export async function checkMigration(
+  db: Database,
+  record: InstanceRecord,
+  destinationSledId: string,
+): Promise<'already' | 'legal'> {
+  const { instance, active, target, shown } = record;
+  const verdict = migrateVerdict(shown, destinationSledId, target?.sledId ?? null);
+  if (verdict === 'no-op') return 'already';
+  if (verdict === 'conflict') throw Refusal.conflict(refusalMessage('migrate', instance.name, shown));
+  if (verdict === 'invalid') throw Refusal.invalid(refusalMessage('migrate', instance.name, shown));
+
+  const [destination] = await db.select().from(sled).where(eq(sled.id, destinationSledId));
+  if (destination === undefined) throw Refusal.notFound('sled', destinationSledId);
+  if (active?.sledId === destinationSledId) {
+    throw Refusal.invalid(
+      `dst_sled_id: instance "${instance.name}" is on sled "${destination.name}" already; name another sled`,
+    );
+  }
+  if (destination.policy !== 'in_service') {
+    throw Refusal.conflict(
+      `dst_sled_id: sled "${destination.name}" takes no instances (${destination.policy}); name one that is in service`,
+    );
+  }
+  if (
+    destination.reservedThreads + instance.ncpus > destination.threads ||
+    destination.reservedMemoryBytes + instance.memoryBytes > destination.memoryBytes
+  ) {
+    throw Refusal.noCapacity(
+      `dst_sled_id: sled "${destination.name}" has no room for "${instance.name}" (${instance.ncpus} CPUs, ${instance.memoryBytes} bytes); name another sled, or make room`,
+    );
+  }
+  return 'legal';
+}
+
+/**
+ * Claims all that a migration needs in one statement: the migration's row, the target VMM with its reservation, and both
+ * ids, over NULL or a `saga_unwound` target (rule 1). Guarded by the instance's generation. Throws a {@link Refusal}
+ * having written nothing.
+ */
+export async function claimMigration(db: Database, request: ClaimMigrationRequest): Promise<MigrationClaim> {
+  try {
+    return await tryClaim(db, request);
+  } catch (error) {
+    if (error instanceof Refusal) {
+      if (request.isRetry) await burnVmmId(db, request);
+      await recordRefusedOperation(db, { ...request, kind: 'migrate', error });
+    }
+    throw error;
+  }
+}
+
+async function tryClaim(db: Database, request: ClaimMigrationRequest): Promise<MigrationClaim> {
+  for (let attempt = 1; attempt <= MAX_ATTEMPTS; attempt++) {
+    const record = await readInstance(db, request.instanceId);
+    if (record === null || record.instance.timeDeleted !== null) throw Refusal.notFound('instance', request.instanceId);
+    const { instance, active, target } = record;
+    if (instance.targetVmmId === request.vmmId && target !== null && active !== null) {
+      if (target.state === 'saga_unwound') throw Refusal.conflict('this migration was already unwound; migrate again');
+      const claim = await readClaim(db, request.vmmId);
+      return {
+        outcome: 'claimed',
+        claim: { ...claim, migrationId: request.migrationId, sourceAddress: `${active.ip}:${active.port}` },
+      };
+    }
+    if ((await checkMigration(db, record, request.destinationSledId)) === 'already') return { outcome: 'already' };
+    if (target !== null && target.state !== 'saga_unwound') {
+      if (target.unwindingSince !== null && !isGoneVmmState(target.state)) {
+        throw Refusal.conflict(
+          `an earlier migration of "${instance.name}" is still being unwound, since its sled has not answered: try again when that is over, or expunge the sled`,
+        );
+      }
+      return { outcome: 'awaits-update' };
+    }
+    const [destination] = await db.select().from(sled).where(eq(sled.id, request.destinationSledId));
+    if (destination === undefined || active === null) continue;
+    const ip = destination.address.slice(0, destination.address.lastIndexOf(':'));
+    const port = randomInt(VMM_PORTS.first, VMM_PORTS.last);
+    try {
+      const result = await db.execute(sql`
+        WITH claimed AS (
+          UPDATE instance SET target_vmm_id = ${request.vmmId}, migration_id = ${request.migrationId},
+            state_generation = state_generation + 1, time_state_updated = now()
+          WHERE id = ${instance.id} AND state_generation = ${instance.stateGeneration} AND time_deleted IS NULL
+            AND EXISTS (SELECT 1 FROM vmm source WHERE source.id = ${active.id} AND source.state = 'running')
+          RETURNING id, ncpus, memory_bytes
+        ), made AS (
+          INSERT INTO vmm (id, instance_id, sled_id, ip, port, state)
+          SELECT ${request.vmmId}, id, ${destination.id}, ${ip}, ${port}, 'creating' FROM claimed
+        ), migrating AS (
+          INSERT INTO migration (id, instance_id, source_vmm_id, target_vmm_id)
+          SELECT ${request.migrationId}, id, ${active.id}, ${request.vmmId} FROM claimed
+        ), replaced AS (
+          UPDATE vmm SET time_deleted = now()
+          WHERE id = ${target?.id ?? null} AND EXISTS (SELECT 1 FROM claimed)
+            AND NOT EXISTS (SELECT 1 FROM sled_reservation held WHERE held.vmm_id = vmm.id)
+        ), reserved AS (
+          INSERT INTO sled_reservation (vmm_id, instance_id, sled_id, threads, memory_bytes, kind)
+          SELECT ${request.vmmId}, id, ${destination.id}, ncpus, memory_bytes, 'target' FROM claimed
+        ), begun AS (
+          INSERT INTO operation (id, kind, instance_id, vmm_id, workflow_id)
+          SELECT ${request.operationId}, 'migrate', id, ${request.vmmId}, ${request.workflowId} FROM claimed
+          ON CONFLICT (id) DO UPDATE SET vmm_id = excluded.vmm_id
+        )
+        SELECT id FROM claimed`);
+      if (result.rows.length > 0) {
+        return {
+          outcome: 'claimed',
+          claim: {
+            vmmId: request.vmmId,
+            sledId: destination.id,
+            sledName: destination.name,
+            sledAddress: destination.address,
+            vmmAddress: `${ip}:${port}`,
+            instanceName: instance.name,
+            ncpus: instance.ncpus,
+            memoryBytes: instance.memoryBytes,
+            registerGeneration: 2,
+            migrationId: request.migrationId,
+            sourceAddress: `${active.ip}:${active.port}`,
+          },
+        };
+      }
+    } catch (error) {
+      const constraint = violatedConstraint(error);
+      if (constraint === 'vmm_pkey') throw Refusal.conflict('this migration was already unwound; migrate again');
+      // The destination filled up or left service since it was read: the next round says which.
+      if (constraint !== 'sled_capacity' && constraint !== 'sled_in_service' && constraint !== 'vmm_address')
+        throw error;
+    }
+  }
+  throw Refusal.unavailable(
+    `gave way ${MAX_ATTEMPTS} times to other requests for the same instance or sled: migrate again`,
+  );
+}

@@ -1,0 +1,48 @@
+/** The error codes of the API's error body; the HTTP status follows from each. */
+export const REFUSAL_STATUS = {
+  InvalidRequest: 400,
+  ObjectAlreadyExists: 400,
+  NotFound: 404,
+  Conflict: 409,
+  ServiceUnavailable: 503,
+  InsufficientCapacity: 507,
+} as const;
+export type RefusalCode = keyof typeof REFUSAL_STATUS;
+
+/**
+ * A request that can't be done, and why, in words for the one who asked. Final: trying the same again without a change
+ * elsewhere gives the same. Nothing was written.
+ */
+export class Refusal extends Error {
+  override readonly name = 'Refusal';
+  readonly code: RefusalCode;
+
+  constructor(code: RefusalCode, message: string) {
+    super(message);
+    this.code = code;
+  }
+
+  /** The HTTP status of this refusal. */
+  get status(): number {
+    return REFUSAL_STATUS[this.code];
+  }
+
+  static invalid(message: string): Refusal {
+    return new Refusal('InvalidRequest', message);
+  }
+  static nameTaken(kind: string, name: string): Refusal {
+    return new Refusal('ObjectAlreadyExists', `already exists: ${kind} "${name}"; choose another name`);
+  }
+  static notFound(kind: string, nameOrId: string): Refusal {
+    return new Refusal('NotFound', `not found: ${kind} with name or id "${nameOrId}"`);
+  }
+  static conflict(message: string): Refusal {
+    return new Refusal('Conflict', message);
+  }
+  static unavailable(message: string): Refusal {
+    return new Refusal('ServiceUnavailable', message);
+  }
+  static noCapacity(message: string): Refusal {
+    return new Refusal('InsufficientCapacity', message);
+  }
+}
