@@ -49,7 +49,7 @@ export interface UpdateDecision {
   readonly unregister: readonly string[];
   /** Someone must ask this VMM's sled for its word: nothing else can settle the instance (case 4). */
   readonly ask: string | null;
-  /** The guest arrived somewhere although the user asked for stop: carry the stop there (case 7). */
+  /** The guest runs somewhere although the user asked for stop: carry the stop there (case 7). */
   readonly carryStop: boolean;
 }
 
@@ -148,7 +148,7 @@ export function decideUpdate(snapshot: UpdateSnapshot): UpdateDecision {
       .filter((vmm) => !isGoneVmmState(vmm.state) && !vmm.unwinding && !vmm.guestLeft)
       .map((v) => v.id),
     ask: unknown ? (snapshot.target?.id ?? null) : null,
-    carryStop: moved && snapshot.intendedState === 'stopped',
+    carryStop: incarnated && !unlink && snapshot.intendedState === 'stopped' && mayRun(placement.active),
   };
 }
 
@@ -159,6 +159,11 @@ export function decideUpdate(snapshot: UpdateSnapshot): UpdateDecision {
 function isRetirable(vmm: UnlinkedVmm): boolean {
   if (vmm.state === 'saga_unwound') return !vmm.hasReservation;
   return isGoneVmmState(vmm.state);
+}
+
+/** The VMM has a guest, or may get one, and is not on its way down. */
+function mayRun(vmm: VmmFacts | null): boolean {
+  return vmm !== null && !isGoneVmmState(vmm.state) && !['stopping', 'stopped'].includes(vmm.state);
 }
 
 /** Case 5, and the ids that cases 1 to 3 leave. */
@@ -182,8 +187,8 @@ function shutItselfDown(snapshot: UpdateSnapshot, placement: Placement): boolean
 }
 
 /**
- * Whether an update would write anything. The scan, the API and the update saga all ask this, of stored state. What
- * must only be asked or unregistered on a sled does not count: it is found by its own loops.
+ * Whether an update would write anything. The API and the sagas ask this, of stored state, before they signal; the
+ * scan also looks for what must only be done on a sled (see {@link needsAction}).
  */
 export function needsUpdate(snapshot: UpdateSnapshot): boolean {
   const decision = decideUpdate(snapshot);
@@ -195,4 +200,10 @@ export function needsUpdate(snapshot: UpdateSnapshot): boolean {
     decision.retire.length > 0 ||
     decision.releaseCharge
   );
+}
+
+/** Whether there is anything for an update to do, in the database or by way of a sled. */
+export function needsAction(snapshot: UpdateSnapshot): boolean {
+  const decision = decideUpdate(snapshot);
+  return needsUpdate(snapshot) || decision.unregister.length > 0 || decision.ask !== null || decision.carryStop;
 }

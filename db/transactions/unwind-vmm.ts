@@ -31,18 +31,21 @@ export interface BegunUnwind {
 
 /**
  * Begins an unwind: marks the VMM as unwinding. When its claim never arrived it writes the `saga_unwound` row itself, so
- * that the claim can't arrive later. With `spareRunning` a VMM whose sled has reported that it ran is left alone.
+ * that the claim can't arrive later. With `spareRunning` a VMM is left alone whose sled has reported that its guest ran, or
+ * that it was migrating in: whatever the saga was told, that guest is not its to end.
  */
 export async function beginUnwind(
   db: Queryable,
-  request: { instanceId: string; vmmId: string; spareRunning: boolean },
+  request: { kind: OperationKind; instanceId: string; vmmId: string; spareRunning: boolean },
 ): Promise<BegunUnwind> {
   await burnVmmId(db, request);
   const result = await db.execute(sql`
     WITH marked AS (
       UPDATE vmm SET unwinding_since = coalesce(unwinding_since, now())
       WHERE id = ${request.vmmId}
-        AND NOT (${request.spareRunning} AND unwinding_since IS NULL AND state IN ('running', 'rebooting', 'migrating'))
+        AND NOT (${request.spareRunning} AND unwinding_since IS NULL AND CASE WHEN ${request.kind} = 'start'
+          THEN state IN ('running', 'rebooting', 'migrating')
+          ELSE EXISTS (SELECT 1 FROM migration WHERE target_vmm_id = vmm.id AND target_state IN ('in_progress', 'completed')) END)
       RETURNING id
     )
     SELECT vmm.state, sled.id AS "sledId", sled.name AS "sledName", sled.address AS "sledAddress",
@@ -143,4 +146,17 @@ export async function releaseUnwound(db: Queryable, vmmId: string): Promise<bool
     )
     SELECT vmm_id FROM released`);
   return result.rows.length > 0;
+}
+
+/** Records that an operation succeeded. Does nothing a second time. */
+export async function recordSucceededOperation(
+  db: Queryable,
+  operation: { kind: OperationKind; instanceId: string; vmmId: string; operationId: string; workflowId: string },
+): Promise<void> {
+  await db.execute(sql`
+    INSERT INTO operation (id, kind, instance_id, vmm_id, workflow_id, succeeded, time_ended)
+    SELECT ${operation.operationId}, ${operation.kind}, id, ${operation.vmmId}, ${operation.workflowId}, true, now()
+    FROM instance WHERE id = ${operation.instanceId}
+    ON CONFLICT (id) DO UPDATE SET succeeded = true, time_ended = now()
+    WHERE operation.time_ended IS NULL`);
 }

@@ -1,0 +1,312 @@
+/**
+ * The steps of the sagas: each one effect on one system, idempotent, and thin. The database's rules live in `db/`, the
+ * protocol's in `sled-client.ts`, what an error means in `failures.ts`.
+ */
+import { activityInfo } from '@temporalio/activity';
+import type { Database } from '../db/connect.ts';
+import { readSnapshot } from '../db/queries/read-snapshot.ts';
+import { readLinkedVmms, readVmmPlace, type VmmPlace } from '../db/queries/saga-progress.ts';
+import { applyReport } from '../db/transactions/apply-report.ts';
+import { type ClaimMigrationRequest, claimMigration, type MigrationClaim } from '../db/transactions/claim-migration.ts';
+import { type ClaimedVmm, type ClaimStartRequest, claimStart } from '../db/transactions/claim-start.ts';
+import { commitUpdate } from '../db/transactions/commit-update.ts';
+import { failVmm } from '../db/transactions/fail-vmm.ts';
+import {
+  type BegunUnwind,
+  beginUnwind,
+  type FinishUnwindRequest,
+  finishUnwind,
+  recordSucceededOperation,
+} from '../db/transactions/unwind-vmm.ts';
+import { isGoneVmmState, type OperationKind } from '../model/states.ts';
+import { needsUpdate } from '../model/update-decision.ts';
+import type { SledVmmState, VmmCommand } from '../wire/sled-protocol.ts';
+import { classifyFailure, FAILURE_TYPES, finalFailure } from './failures.ts';
+import { type SledAddress, type SledClient, SledError } from './sled-client.ts';
+import type { WorkflowStarter } from './workflow-starter.ts';
+
+/** What the activities work with. */
+export interface ActivityContext {
+  readonly db: Database;
+  readonly sleds: SledClient;
+  readonly workflows: WorkflowStarter;
+}
+
+/** One run of a saga and the VMM that it makes. */
+export interface Attempt {
+  readonly kind: OperationKind;
+  readonly instanceId: string;
+  readonly vmmId: string;
+  readonly operationId: string;
+  readonly workflowId: string;
+}
+
+/** How long one call to a sled agent may take, in milliseconds. */
+const SLED_CALL_MS = 4_000;
+const BRIEF_SLED_CALL_MS = 1_500;
+
+export type ControlActivities = ReturnType<typeof createControlActivities>;
+
+/** Makes the activities of the sagas over one database, one set of sleds and one Temporal client. */
+export function createControlActivities({ db, sleds, workflows }: ActivityContext) {
+  /** Applies a sled's word and signals the update if the stored state then needs one. */
+  async function applyWord(vmmId: string, report: SledVmmState | null, saga: Parameters<typeof applyReport>[3] = {}) {
+    if (report === null) return null;
+    const applied = await applyReport(db, vmmId, report, saga);
+    if (applied?.wrote) await signalIfNeeded(applied.instanceId);
+    return applied;
+  }
+
+  async function signalIfNeeded(instanceId: string): Promise<void> {
+    const snapshot = await readSnapshot(db, instanceId);
+    if (snapshot !== null && needsUpdate(snapshot)) await workflows.signalUpdate(instanceId);
+  }
+
+  /** Throws what makes it pointless to go on telling a VMM to run or to migrate in. */
+  async function checkStillWanted(vmmId: string): Promise<void> {
+    const place = await readVmmPlace(db, vmmId);
+    if (place === null) return;
+    const body = (status: number, error_code: string, message: string) => ({ status, error_code, message });
+    if (place.sledPolicy === 'expunged') {
+      const message = `sled "${place.sledName}" was expunged`;
+      throw finalFailure(FAILURE_TYPES.sledExpunged, message, body(503, 'ServiceUnavailable', message));
+    }
+    if (isGoneVmmState(place.state)) {
+      const message = `the VMM on sled "${place.sledName}" is ${place.state}`;
+      throw finalFailure(FAILURE_TYPES.vmmLost, message, body(503, 'ServiceUnavailable', message));
+    }
+    if (place.intendedState !== 'running') throw stopRequested();
+  }
+
+  function stopRequested() {
+    const message = 'the user asked for stop meanwhile';
+    return finalFailure(FAILURE_TYPES.stopRequested, message, { status: 409, error_code: 'Conflict', message });
+  }
+
+  async function tell(attempt: Attempt & { sled: SledAddress }, command: VmmCommand): Promise<void> {
+    // The first attempt comes right after the step that read the intent and marked the VMM as told.
+    if (activityInfo().attempt > 1) await checkStillWanted(attempt.vmmId);
+    const { updated_runtime } = await sleds.setState(attempt.sled, attempt.vmmId, command, SLED_CALL_MS);
+    const applied = await applyWord(attempt.vmmId, updated_runtime, { succeed: attempt });
+    if (applied === null) await recordSucceededOperation(db, attempt);
+  }
+
+  return classified({
+    /** Start: claims the VMM. `null` when the instance is started already. */
+    async claimStart(request: Omit<ClaimStartRequest, 'isRetry'>): Promise<ClaimedVmm | null> {
+      const claim = await claimStart(db, { ...request, isRetry: activityInfo().attempt > 1 });
+      if (claim === null) await recordSucceededOperation(db, { ...request, kind: 'start' });
+      return claim;
+    },
+
+    /** Migrate: claims the migration and its target VMM. */
+    async claimMigration(request: Omit<ClaimMigrationRequest, 'isRetry'>): Promise<MigrationClaim> {
+      const result = await claimMigration(db, { ...request, isRetry: activityInfo().attempt > 1 });
+      if (result.outcome === 'already') await recordSucceededOperation(db, { ...request, kind: 'migrate' });
+      return result;
+    },
+
+    /**
+     * Registers a VMM with its sled, then writes the sled's word and, in the same transaction, reads the intent and marks
+     * the VMM as about to be told. Final when the user asked for stop meanwhile.
+     */
+    async registerVmm(claim: ClaimedVmm & { instanceId: string; migrationId?: string }): Promise<void> {
+      const state = await sleds.register(
+        { name: claim.sledName, address: claim.sledAddress },
+        claim.vmmId,
+        {
+          instance_id: claim.instanceId,
+          ...(claim.migrationId === undefined ? {} : { migration_id: claim.migrationId }),
+          vmm_runtime: {
+            state: claim.migrationId === undefined ? 'starting' : 'migrating',
+            gen: claim.registerGeneration,
+            time_updated: new Date().toISOString(),
+          },
+          vmm_spec: { name: claim.instanceName, ncpus: claim.ncpus, memory_bytes: claim.memoryBytes },
+          vmm_addr: claim.vmmAddress,
+        },
+        SLED_CALL_MS,
+      );
+      const applied = await applyWord(claim.vmmId, state, { tell: true });
+      if (applied !== null && applied.intendedState !== 'running') throw stopRequested();
+    },
+
+    /** Start: tells the sled to run the guest, and records the start's success with the sled's word. */
+    async runVmm(attempt: Attempt & { sled: SledAddress }): Promise<void> {
+      await tell(attempt, { type: 'running' });
+    },
+
+    /** Migrate: tells the destination to migrate the guest in. */
+    async migrateIn(attempt: Attempt & { sled: SledAddress; sourceAddress: string }): Promise<void> {
+      await tell(attempt, { type: 'migration_target', value: { src_vmm_addr: attempt.sourceAddress } });
+    },
+
+    /** Unwind, first transaction. */
+    async beginUnwind(
+      request: Pick<Attempt, 'kind' | 'instanceId' | 'vmmId'> & { spareRunning: boolean },
+    ): Promise<BegunUnwind> {
+      return beginUnwind(db, request);
+    },
+
+    /** Unwind: makes sure that the sled does not have the VMM. Returns only at a definitive answer. */
+    async unregisterVmm(request: { vmmId: string; sled: SledAddress }): Promise<void> {
+      if (activityInfo().attempt > 1) {
+        const place = await readVmmPlace(db, request.vmmId);
+        if (place?.sledPolicy === 'expunged') return;
+      }
+      await unregister(request.sled, request.vmmId);
+    },
+
+    /** Unwind, last transaction; then the update saga is signalled. */
+    async finishUnwind(request: FinishUnwindRequest): Promise<void> {
+      await finishUnwind(db, request);
+      await signalIfNeeded(request.instanceId);
+    },
+
+    /** Records a success that no sled's word came with. */
+    async succeedOperation(attempt: Attempt): Promise<void> {
+      await recordSucceededOperation(db, attempt);
+    },
+
+    /** Where a migration's destination was told to migrate in from; `null` when it never was. */
+    async readTold(attempt: Pick<Attempt, 'vmmId'>): Promise<{ sled: SledAddress; sourceAddress: string } | null> {
+      const place = await readVmmPlace(db, attempt.vmmId);
+      if (!place?.told || place.sledName === null || place.sledAddress === null || place.sourceAddress === null)
+        return null;
+      return { sled: { name: place.sledName, address: place.sledAddress }, sourceAddress: place.sourceAddress };
+    },
+
+    /** Signals an instance's update saga. */
+    async signalUpdate(request: { instanceId: string }): Promise<void> {
+      await workflows.signalUpdate(request.instanceId);
+    },
+
+    /**
+     * Update: brings the records in line, again until a fresh snapshot needs nothing; then starts what must happen on
+     * sleds. Returns what it did, or `null` for nothing.
+     */
+    async updateInstance(request: { instanceId: string }): Promise<string | null> {
+      const done: string[] = [];
+      for (;;) {
+        const update = await commitUpdate(db, request.instanceId);
+        if (update === null) return null;
+        if (update.changed) {
+          done.push(update.case);
+          continue;
+        }
+        for (const vmmId of update.decision.unregister) await workflows.unregisterVmm(vmmId);
+        if (update.decision.carryStop) await workflows.carryStop(request.instanceId);
+        if (update.decision.ask === null || (await ask(update.decision.ask)) !== 'news') break;
+      }
+      return done.length === 0 ? null : done.join(', then ');
+    },
+
+    /** Stop: delivers a recorded stop. Fails, to be tried again, until nobody is left who has to be told. */
+    async deliverStop(request: { instanceId: string }): Promise<string> {
+      const vmms = await readLinkedVmms(db, request.instanceId);
+      const living = vmms.filter((vmm) => !isGoneVmmState(vmm.state));
+      if (living.length === 0) return 'nothing left to stop';
+      if (living[0]?.intendedState === 'running') return 'the user wants it to run again';
+      const waiting: string[] = [];
+      for (const vmm of living) {
+        const reason = await stopOne(vmm);
+        if (reason !== null) waiting.push(reason);
+      }
+      if (waiting.length === 0) return `told ${living.map((vmm) => `sled "${vmm.sledName}"`).join(' and ')}`;
+      throw new SledError('unavailable', `the stop is not delivered yet: ${waiting.join('; ')}`);
+    },
+
+    /** Ends a living VMM that its instance does not name any more. */
+    async unregisterLeftover(request: { vmmId: string }): Promise<string> {
+      const place = await readVmmPlace(db, request.vmmId);
+      if (place === null || place.deleted || isGoneVmmState(place.state)) return 'gone already';
+      if (place.linked) return 'named by its instance: not a leftover';
+      if (place.unwinding) return 'being unwound by its saga';
+      if (place.sledPolicy === 'expunged' || place.sledName === null || place.sledAddress === null) {
+        const instanceId = await failVmm(db, request.vmmId, 'its sled was expunged');
+        if (instanceId !== null) await workflows.signalUpdate(instanceId);
+        return 'its sled was expunged';
+      }
+      const word = await unregister({ name: place.sledName, address: place.sledAddress }, request.vmmId);
+      await applyWord(request.vmmId, word);
+      const instanceId = await failVmm(db, request.vmmId, 'it was unregistered as a leftover');
+      if (instanceId !== null) await workflows.signalUpdate(instanceId);
+      return 'unregistered';
+    },
+  });
+
+  /** Unregisters; the VMM's last word where the sled knew it. */
+  async function unregister(sled: SledAddress, vmmId: string): Promise<SledVmmState | null> {
+    try {
+      return (await sleds.unregister(sled, vmmId, BRIEF_SLED_CALL_MS)).updated_runtime;
+    } catch (error) {
+      if (error instanceof SledError && error.kind === 'gone') return null;
+      throw error;
+    }
+  }
+
+  /** Asks a VMM's sled for its word, once. */
+  async function ask(vmmId: string): Promise<'news' | 'none'> {
+    const place = await readVmmPlace(db, vmmId);
+    if (place?.sledName == null || place.sledAddress === null || place.sledPolicy === 'expunged') return 'none';
+    try {
+      const word = await sleds.readState(
+        { name: place.sledName, address: place.sledAddress },
+        vmmId,
+        BRIEF_SLED_CALL_MS,
+      );
+      return (await applyReport(db, vmmId, word))?.wrote ? 'news' : 'none';
+    } catch (error) {
+      if (!(error instanceof SledError)) throw error;
+      if (error.kind !== 'gone') return 'none';
+      return (await failVmm(db, vmmId, error.message)) === null ? 'none' : 'news';
+    }
+  }
+
+  /** Tells one VMM to stop. Returns why it must be told again, or `null`. */
+  async function stopOne(vmm: VmmPlace): Promise<string | null> {
+    if (vmm.state === 'stopping' || vmm.state === 'stopped') return null;
+    if (vmm.unwinding) return `VMM ${vmm.vmmId} is being unwound`;
+    if (vmm.sledName === null || vmm.sledAddress === null) return `VMM ${vmm.vmmId} has no sled`;
+    if (vmm.sledPolicy === 'expunged') return `VMM ${vmm.vmmId}: sled "${vmm.sledName}" was expunged`;
+    // Its sled may not know it yet; its saga reads the intent before it tells it to run.
+    if (vmm.state === 'creating') return `VMM ${vmm.vmmId} is being created`;
+    try {
+      const { updated_runtime } = await sleds.setState(
+        { name: vmm.sledName, address: vmm.sledAddress },
+        vmm.vmmId,
+        { type: 'stopped' },
+        SLED_CALL_MS,
+      );
+      await applyWord(vmm.vmmId, updated_runtime);
+      return null;
+    } catch (error) {
+      if (!(error instanceof SledError)) throw error;
+      if (error.kind === 'gone') {
+        const instanceId = await failVmm(db, vmm.vmmId, error.message);
+        if (instanceId !== null) await workflows.signalUpdate(instanceId);
+        return null;
+      }
+      // Refused: a source whose guest has left, whose target is told too; or a state that does not last.
+      return error.message;
+    }
+  }
+}
+
+/** Wraps every activity so that what it throws is classed in one place. */
+function classified<Activities extends Record<string, (...args: never[]) => Promise<unknown>>>(
+  activities: Activities,
+): Activities {
+  return Object.fromEntries(
+    Object.entries(activities).map(([name, activity]) => [
+      name,
+      async (...args: never[]) => {
+        try {
+          return await activity(...args);
+        } catch (error) {
+          throw classifyFailure(error);
+        }
+      },
+    ]),
+  ) as Activities;
+}

@@ -1,0 +1,148 @@
+import { Agent, request } from 'undici';
+import type { z } from 'zod';
+import { classifySledAnswer, type SledCommand } from '../model/sled-answer.ts';
+import {
+  errorBody,
+  type RegisterRequest,
+  type SledInventory,
+  type SledVmmState,
+  sledInventory,
+  sledVmmState,
+  type UpdatedRuntime,
+  updatedRuntime,
+  type VmmCommand,
+} from '../wire/sled-protocol.ts';
+
+/** Where a sled agent is, and what to call it in messages. */
+export interface SledAddress {
+  readonly name: string;
+  /** `ip:port`. */
+  readonly address: string;
+}
+
+/** How an answer, or the lack of one, is to be taken: see `classifySledAnswer`. */
+export type SledErrorKind = 'gone' | 'refused' | 'unavailable';
+
+/** A sled agent did not do what it was asked; the message names the sled, the call and the reason. */
+export class SledError extends Error {
+  override readonly name = 'SledError';
+  readonly kind: SledErrorKind;
+
+  constructor(kind: SledErrorKind, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.kind = kind;
+  }
+}
+
+/** More than any answer of the protocol needs, in bytes; an inventory of some thousand VMMs fits. */
+const MAX_ANSWER_BYTES = 16 * 1024 * 1024;
+
+/** The control plane's side of the sled agent protocol. One pool of connections for all sleds. */
+export class SledClient {
+  readonly #dispatcher = new Agent({ connections: 16, keepAliveTimeout: 10_000, connect: { timeout: 2_000 } });
+
+  /** Registers a VMM. Throws a {@link SledError}; `timeoutMs` bounds the call. */
+  register(sled: SledAddress, vmmId: string, body: RegisterRequest, timeoutMs: number): Promise<SledVmmState> {
+    return this.#call(sled, 'register', 'PUT', `/vmms/${vmmId}`, body, sledVmmState, timeoutMs);
+  }
+
+  /** Unregisters a VMM: a known one is killed, and its id stays dead. Only success and `gone` are definitive. */
+  unregister(sled: SledAddress, vmmId: string, timeoutMs: number): Promise<UpdatedRuntime> {
+    return this.#call(sled, 'unregister', 'DELETE', `/vmms/${vmmId}`, undefined, updatedRuntime, timeoutMs);
+  }
+
+  /** Tells a VMM what to do. */
+  setState(sled: SledAddress, vmmId: string, state: VmmCommand, timeoutMs: number): Promise<UpdatedRuntime> {
+    return this.#call(sled, 'state', 'PUT', `/vmms/${vmmId}/state`, { state }, updatedRuntime, timeoutMs);
+  }
+
+  /** Asks for a VMM's state. */
+  readState(sled: SledAddress, vmmId: string, timeoutMs: number): Promise<SledVmmState> {
+    return this.#call(sled, 'read', 'GET', `/vmms/${vmmId}/state`, undefined, sledVmmState, timeoutMs);
+  }
+
+  /** Asks for all that a sled has. */
+  readInventory(sled: SledAddress, timeoutMs: number): Promise<SledInventory> {
+    return this.#call(sled, 'read', 'GET', '/vmms', undefined, sledInventory, timeoutMs);
+  }
+
+  /** Cuts every connection. */
+  close(): Promise<void> {
+    return this.#dispatcher.destroy();
+  }
+
+  async #call<Answer>(
+    sled: SledAddress,
+    command: SledCommand,
+    method: 'GET' | 'PUT' | 'DELETE',
+    path: string,
+    body: unknown,
+    schema: z.ZodType<Answer>,
+    timeoutMs: number,
+  ): Promise<Answer> {
+    const what = `sled "${sled.name}" (${sled.address}): ${method} ${path}`;
+    let status: number;
+    let text: string;
+    try {
+      const response = await request(`http://${sled.address}${path}`, {
+        method,
+        dispatcher: this.#dispatcher,
+        ...(body === undefined ? {} : { headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) }),
+        headersTimeout: timeoutMs,
+        bodyTimeout: timeoutMs,
+        signal: AbortSignal.timeout(timeoutMs),
+      });
+      status = response.statusCode;
+      text = await readLimited(response.body);
+    } catch (error) {
+      throw new SledError('unavailable', `${what}: no answer (${reasonOf(error)})`, { cause: error });
+    }
+    const parsed = parseJson(text);
+    const { error_code, message } = errorBody.safeParse(parsed).data ?? {};
+    switch (classifySledAnswer(command, status, error_code)) {
+      case 'accepted': {
+        const answer = schema.safeParse(parsed);
+        if (answer.success) return answer.data;
+        throw new SledError('unavailable', `${what}: answered ${status} with what the protocol does not know`);
+      }
+      case 'gone':
+        throw new SledError('gone', `${what}: the sled does not know this VMM (${status} ${error_code})`);
+      case 'refused':
+        throw new SledError('refused', `${what}: refused with ${describe(status, error_code, message)}`);
+      case 'retry':
+        throw new SledError('unavailable', `${what}: answered ${describe(status, error_code, message)}`);
+    }
+  }
+}
+
+async function readLimited(body: AsyncIterable<Buffer>): Promise<string> {
+  const chunks: Buffer[] = [];
+  let length = 0;
+  for await (const chunk of body) {
+    length += chunk.length;
+    if (length > MAX_ANSWER_BYTES) throw new Error(`the answer is longer than ${MAX_ANSWER_BYTES} bytes`);
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks).toString('utf8');
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+function describe(status: number, errorCode: string | undefined, message: string | undefined): string {
+  return [status, errorCode, message === undefined ? undefined : JSON.stringify(message.slice(0, 300))]
+    .filter((part) => part !== undefined)
+    .join(' ');
+}
+
+function reasonOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  if (error.name === 'TimeoutError') return 'it took too long';
+  const { code } = error as { code?: unknown };
+  return typeof code === 'string' ? code : error.message;
+}

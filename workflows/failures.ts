@@ -1,0 +1,46 @@
+import {
+  ActivityFailure,
+  ApplicationFailure,
+  CancelledFailure,
+  isCancellation,
+  TimeoutFailure,
+} from '@temporalio/workflow';
+import type { FailureType } from '../activities/failures.ts';
+import type { OperationError } from '../db/schema.ts';
+
+/** The application failure behind a step's error, or `null`. */
+function applicationFailure(error: unknown): ApplicationFailure | null {
+  if (error instanceof ApplicationFailure) return error;
+  if (error instanceof ActivityFailure || error instanceof TimeoutFailure) return applicationFailure(error.cause);
+  return null;
+}
+
+/** Whether a step failed with a failure of the given type. */
+export function failedWith(error: unknown, type: FailureType): boolean {
+  return applicationFailure(error)?.type === type;
+}
+
+/** What the caller of the operation is told of a step's error. `what` names the operation, for messages. */
+export function errorBodyOf(error: unknown, what: string): OperationError {
+  if (isCancellation(error)) {
+    return { status: 409, error_code: 'Conflict', message: `${what} was cancelled by an operator; ask for it again` };
+  }
+  const failure = applicationFailure(error);
+  const body = failure?.details?.[0] as OperationError | undefined;
+  if (body !== undefined) return { ...body, message: `${what} failed and was undone: ${body.message}` };
+  const reason =
+    failure?.message ??
+    (error instanceof Error ? (error.cause instanceof Error ? error.cause : error).message : String(error));
+  return { status: 503, error_code: 'ServiceUnavailable', message: `${what} failed and was undone: ${reason}` };
+}
+
+/** The failure that closes an operation's workflow: its message is what a person reads in the Web UI. */
+export function operationFailure(type: string, body: OperationError, cause: unknown): ApplicationFailure {
+  return ApplicationFailure.create({
+    type,
+    message: body.message,
+    nonRetryable: true,
+    details: [body],
+    ...(cause instanceof Error && !(cause instanceof CancelledFailure) ? { cause } : {}),
+  });
+}

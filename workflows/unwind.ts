@@ -1,0 +1,47 @@
+/**
+ * How an attempt to make a VMM is undone (section 3 of the design). Three steps, each of which can run twice and can run
+ * when nothing happened:
+ *
+ * 1. begin: from here on no report and no verdict is written to the VMM's row; a claim that never arrived can't any more.
+ * 2. unregister: the sled's word that the VMM isn't there. A guest that was told to run, or to migrate in, is waited for
+ *    as long as it takes; one that was never told is not worth a wait: its id stays dead on the sled.
+ * 3. finish: `saga_unwound`, and everything that the attempt held is released; then the update saga is signalled.
+ *
+ * The instance's ids and generation are not touched: only the update saga clears them.
+ */
+import type { OperationError } from '../db/schema.ts';
+import type { OperationKind } from '../model/states.ts';
+import { briefly, database, untilDefinitive } from './activities.ts';
+
+export interface UnwindInput {
+  readonly kind: OperationKind;
+  readonly instanceId: string;
+  readonly vmmId: string;
+  readonly operationId: string;
+  readonly workflowId: string;
+  /** Leave a VMM alone whose sled has reported that its guest runs. */
+  readonly spareRunning: boolean;
+  readonly error: OperationError;
+}
+
+/** Unwinds a VMM. Returns `spared` when it was left alone because its guest runs, and nothing was undone. */
+export async function unwindVmm(input: UnwindInput): Promise<'unwound' | 'spared'> {
+  const begun = await database.beginUnwind(input);
+  if (begun.spared) return 'spared';
+
+  let confirmed = begun.sled === null;
+  if (begun.sled !== null) {
+    const request = { vmmId: input.vmmId, sled: begun.sled };
+    if (begun.told) {
+      await untilDefinitive.unregisterVmm(request);
+      confirmed = true;
+    } else {
+      confirmed = await briefly.unregisterVmm(request).then(
+        () => true,
+        () => false,
+      );
+    }
+  }
+  await database.finishUnwind({ ...input, confirmed, neverTold: !begun.told });
+  return 'unwound';
+}

@@ -1,0 +1,6 @@
+/** Ends a VMM that still lives although no instance names it: retried until its sled has answered for certain. */
+import { untilDefinitive } from './activities.ts';
+
+export async function vmmUnregister(input: { readonly vmmId: string }): Promise<{ outcome: string }> {
+  return { outcome: await untilDefinitive.unregisterLeftover(input) };
+}

@@ -1,0 +1,24 @@
+/**
+ * Unwinds a VMM whose start or migration is over without having ended it: someone terminated the workflow by hand. A
+ * migration whose destination was told to migrate in is past the point of no return: it is carried forward instead.
+ */
+import { database, untilDefinitive } from './activities.ts';
+import { errorBodyOf } from './failures.ts';
+import { type UnwindInput, unwindVmm } from './unwind.ts';
+
+export async function vmmUnwind(input: UnwindInput): Promise<{ outcome: string }> {
+  if (input.kind === 'migrate') {
+    const told = await database.readTold(input);
+    if (told !== null) {
+      try {
+        await untilDefinitive.migrateIn({ ...input, ...told });
+        return { outcome: 'carried forward' };
+      } catch (error) {
+        return { outcome: await unwindVmm({ ...input, error: errorBodyOf(error, 'the migration') }) };
+      }
+    }
+  }
+  const outcome = await unwindVmm(input);
+  if (outcome === 'spared') await database.succeedOperation(input);
+  return { outcome };
+}
