@@ -1,0 +1,54 @@
+import { spawn } from 'node:child_process';
+import { createServer } from 'node:net';
+
+/**
+ * Ends the process `pid` when this process is gone, however it went: a shell waits on a pipe that only this process
+ * holds open, and kills on its end. Returns a function that calls the guard off.
+ */
+export function guardChild(pid: number, signal: 'TERM' | 'INT' | 'KILL'): () => void {
+  const guard = spawn('/bin/sh', ['-c', `read -r line; [ "$line" = off ] || kill -${signal} ${pid}`], {
+    stdio: ['pipe', 'ignore', 'ignore'],
+    detached: true,
+  });
+  guard.unref();
+  guard.stdin.on('error', () => {});
+  (guard.stdin as unknown as { unref?: () => void }).unref?.();
+  return () => guard.stdin.end('off\n');
+}
+
+/** A port on `host` that was free a moment ago. */
+export async function freePort(host = '127.0.0.1'): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const server = createServer();
+    server.once('error', reject);
+    server.listen(0, host, () => {
+      const address = server.address();
+      const port = typeof address === 'object' && address !== null ? address.port : 0;
+      server.close(() => resolve(port));
+    });
+  });
+}
+
+/** Whether a process with this id exists. */
+export function processExists(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM';
+  }
+}
+
+/** Waits until `check` holds, looking every `everyMs`; throws `message` after `timeoutMs` (both in milliseconds). */
+export async function waitUntil(
+  check: () => Promise<boolean> | boolean,
+  message: string,
+  timeoutMs = 30_000,
+  everyMs = 50,
+): Promise<void> {
+  const end = performance.now() + timeoutMs;
+  while (!(await check())) {
+    if (performance.now() > end) throw new Error(message);
+    await new Promise((resolve) => setTimeout(resolve, everyMs));
+  }
+}
