@@ -1,0 +1,91 @@
+import { Agent, request } from 'undici';
+import type { SledVmmState } from '../wire/sled-protocol.ts';
+
+const CALL_MS = 5_000;
+const MAX_PAUSE_MS = 2_000;
+/** Statuses of a 4xx answer that ask for another try. */
+const TRY_AGAIN: ReadonlySet<number> = new Set([408, 425, 429]);
+
+/**
+ * Tells the control plane of every change, in order for each VMM, until it has heard it (204) or refuses it for good
+ * (4xx). VMMs don't wait for each other.
+ */
+export class Reporter {
+  readonly #url: string;
+  readonly #accepted: (vmmId: string, report: SledVmmState) => void;
+  readonly #queues = new Map<string, SledVmmState[]>();
+  readonly #dispatcher = new Agent({ connections: 8 });
+  readonly #stopped = new AbortController();
+  #held = false;
+
+  /** `accepted` is called once the control plane has dealt with a report. */
+  constructor(controlPlaneUrl: string, accepted: (vmmId: string, report: SledVmmState) => void) {
+    this.#url = controlPlaneUrl;
+    this.#accepted = accepted;
+  }
+
+  /** Queues a report. */
+  report(vmmId: string, report: SledVmmState): void {
+    const queue = this.#queues.get(vmmId);
+    if (queue !== undefined) {
+      queue.push(report);
+      return;
+    }
+    this.#queues.set(vmmId, [report]);
+    void this.#deliver(vmmId);
+  }
+
+  /** Drops what is still to be said of a VMM. */
+  forget(vmmId: string): void {
+    this.#queues.delete(vmmId);
+  }
+
+  /** Test only: holds every report back, or lets them go. */
+  hold(on: boolean): void {
+    this.#held = on;
+  }
+
+  /** Ends at once; what was not delivered is lost. */
+  async stop(): Promise<void> {
+    this.#stopped.abort();
+    this.#queues.clear();
+    await this.#dispatcher.destroy();
+  }
+
+  async #deliver(vmmId: string): Promise<void> {
+    let pauseMs = 50;
+    for (;;) {
+      const queue = this.#queues.get(vmmId);
+      const next = queue?.[0];
+      if (queue === undefined || this.#stopped.signal.aborted) return;
+      if (next === undefined) {
+        this.#queues.delete(vmmId);
+        return;
+      }
+      if (!this.#held && (await this.#put(vmmId, next))) {
+        queue.shift();
+        pauseMs = 50;
+        if (this.#queues.get(vmmId) === queue) this.#accepted(vmmId, next);
+        continue;
+      }
+      await new Promise((resolve) => setTimeout(resolve, pauseMs * (0.5 + Math.random())).unref());
+      pauseMs = Math.min(MAX_PAUSE_MS, pauseMs * 2);
+    }
+  }
+
+  async #put(vmmId: string, report: SledVmmState): Promise<boolean> {
+    try {
+      const { statusCode, body } = await request(`${this.#url}/vmms/${vmmId}`, {
+        method: 'PUT',
+        headers: { 'content-type': 'application/json' },
+        body: JSON.stringify(report),
+        dispatcher: this.#dispatcher,
+        signal: AbortSignal.any([AbortSignal.timeout(CALL_MS), this.#stopped.signal]),
+      });
+      await body.dump();
+      return statusCode === 204 || (statusCode >= 400 && statusCode < 500 && !TRY_AGAIN.has(statusCode));
+    } catch {
+      return false;
+    }
+  }
+}

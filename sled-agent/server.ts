@@ -1,0 +1,173 @@
+import { setTimeout as pause } from 'node:timers/promises';
+import { type FastifyReply, type FastifyRequest, fastify } from 'fastify';
+import { z } from 'zod';
+import { registerRequest, vmmStateRequest } from '../wire/sled-protocol.ts';
+import { AgentRefusal, SledAgent } from './agent.ts';
+import { type Fault, FaultBook, type FaultCall, fault } from './faults.ts';
+import { type GuestLogEntry, SimulatedHypervisor } from './simulated-hypervisor.ts';
+
+export interface SledAgentOptions {
+  readonly name: string;
+  /** `ip:port` to listen on; port 0 chooses a free one. */
+  readonly listen: string;
+  /** Where the control plane takes reports, for example `http://127.0.0.1:12220`. */
+  readonly controlPlaneUrl: string;
+  readonly threads: number;
+  readonly memoryBytes: number;
+  /** How long each transition of a simulated VM takes, in milliseconds; default 50. */
+  readonly transitionMs?: number;
+  /** Serves the endpoints below `/test/`, by which faults are planted. */
+  readonly testEndpoints?: boolean;
+}
+
+export interface SledAgentHandle {
+  /** `ip:port`. */
+  readonly address: string;
+  readonly url: string;
+  /** Plants faults; also over `/test/` where it is served. */
+  readonly faults: {
+    plant(planted: Fault): void;
+    clear(): void;
+    lose(vmmId: string): void;
+    halt(vmmId: string): void;
+    crash(vmmId: string): void;
+    holdReports(on: boolean): void;
+    guestLog(): readonly GuestLogEntry[];
+  };
+  readonly hypervisor: SimulatedHypervisor;
+  /** Answers what it has begun to, then ends every VM. */
+  stop(): Promise<void>;
+  /** Ends as a crash of the server would: connections are cut, nothing more is said. */
+  kill(): Promise<void>;
+}
+
+const vmmParams = z.object({ vmm_id: z.guid() });
+
+/** Starts a sled agent with simulated VMs. Throws when it can't listen. */
+export async function startSledAgent(options: SledAgentOptions): Promise<SledAgentHandle> {
+  const book = new FaultBook();
+  const hypervisor = new SimulatedHypervisor(options.transitionMs ?? 50, book);
+  const agent = new SledAgent({ ...options, hypervisor });
+  const app = fastify({ forceCloseConnections: true, bodyLimit: 1024 * 1024 });
+  const faults = {
+    plant: (planted: Fault) => book.plant(planted),
+    clear: () => {
+      book.clear();
+      agent.reporter.hold(false);
+    },
+    lose: (vmmId: string) => agent.lose(vmmId),
+    halt: (vmmId: string) => hypervisor.halt(vmmId),
+    crash: (vmmId: string) => hypervisor.crash(vmmId),
+    holdReports: (on: boolean) => agent.reporter.hold(on),
+    guestLog: () => hypervisor.guestLog,
+  };
+
+  app.setErrorHandler((error, request, reply) => {
+    const [status, code] =
+      error instanceof AgentRefusal
+        ? [error.status, error.errorCode]
+        : error instanceof z.ZodError
+          ? [400, 'INVALID_REQUEST']
+          : [(error as { statusCode?: number }).statusCode ?? 500, 'INTERNAL'];
+    const message =
+      error instanceof z.ZodError ? z.prettifyError(error) : error instanceof Error ? error.message : String(error);
+    void reply.status(status).send({ error_code: code, message, request_id: request.id });
+  });
+
+  /** Answers a call, with the fault that is planted for it, if any. */
+  async function answer(
+    request: FastifyRequest,
+    reply: FastifyReply,
+    call: FaultCall,
+    vmmId: string | null,
+    name: string | null,
+    act: () => unknown,
+  ) {
+    const planted = book.takeCall(call, vmmId, name);
+    switch (planted?.type) {
+      case undefined:
+        return act();
+      case 'refuse':
+        if (call === 'state:migration_target' && vmmId !== null && planted.status < 500) agent.refuseMigration(vmmId);
+        return reply.status(planted.status).send({
+          error_code: planted.error_code ?? 'REFUSED',
+          message: planted.message ?? 'refused by a planted fault',
+          request_id: request.id,
+        });
+      case 'delay':
+        await pause(planted.ms);
+        return act();
+      case 'answer_late': {
+        const done = await act();
+        await pause(planted.ms);
+        return done;
+      }
+      case 'drop_before':
+        request.raw.socket.destroy();
+        return reply.hijack();
+      case 'drop_after':
+        await act();
+        request.raw.socket.destroy();
+        return reply.hijack();
+      case 'garbage':
+        await act();
+        return { nonsense: true };
+    }
+  }
+
+  app.put('/vmms/:vmm_id', async (request, reply) => {
+    const { vmm_id } = vmmParams.parse(request.params);
+    const body = registerRequest.parse(request.body);
+    return answer(request, reply, 'register', vmm_id, body.vmm_spec.name, () => agent.register(vmm_id, body));
+  });
+  app.delete('/vmms/:vmm_id', async (request, reply) => {
+    const { vmm_id } = vmmParams.parse(request.params);
+    return answer(request, reply, 'unregister', vmm_id, agent.nameOf(vmm_id), () => ({
+      updated_runtime: agent.unregister(vmm_id),
+    }));
+  });
+  app.put('/vmms/:vmm_id/state', async (request, reply) => {
+    const { vmm_id } = vmmParams.parse(request.params);
+    const { state } = vmmStateRequest.parse(request.body);
+    return answer(request, reply, `state:${state.type}`, vmm_id, agent.nameOf(vmm_id), () => ({
+      updated_runtime: agent.command(vmm_id, state),
+    }));
+  });
+  app.get('/vmms/:vmm_id/state', async (request, reply) => {
+    const { vmm_id } = vmmParams.parse(request.params);
+    return answer(request, reply, 'get', vmm_id, agent.nameOf(vmm_id), () => agent.read(vmm_id));
+  });
+  app.get('/vmms', async (request, reply) =>
+    answer(request, reply, 'list', null, null, () => ({ vmms: agent.inventory() })),
+  );
+
+  if (options.testEndpoints) {
+    app.post('/test/faults', async (request, reply) => {
+      faults.plant(fault.parse(request.body));
+      return reply.status(204).send();
+    });
+    app.delete('/test/faults', async (_, reply) => {
+      faults.clear();
+      return reply.status(204).send();
+    });
+    app.post('/test/vmms/:vmm_id/:what', async (request, reply) => {
+      const { vmm_id, what } = vmmParams.extend({ what: z.enum(['lose', 'halt', 'crash']) }).parse(request.params);
+      faults[what](vmm_id);
+      return reply.status(204).send();
+    });
+    app.get('/test/guest-log', async () => ({ entries: faults.guestLog() }));
+  }
+
+  const at = options.listen.lastIndexOf(':');
+  const host = options.listen.slice(0, at).replace(/[[\]]/g, '');
+  await app.listen({ host, port: Number(options.listen.slice(at + 1)) });
+  const bound = app.server.address();
+  const port = typeof bound === 'object' && bound !== null ? bound.port : 0;
+  const address = `${options.listen.slice(0, at)}:${port}`;
+  const end = async () => {
+    await agent.close();
+    app.server.closeAllConnections();
+    await app.close();
+  };
+  return { address, url: `http://${address}`, faults, hypervisor, stop: end, kill: end };
+}

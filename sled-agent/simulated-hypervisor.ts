@@ -1,0 +1,390 @@
+/**
+ * VMs that only count. All else is real: each has a listener at its own address, and a live migration is a hand-over
+ * between two of them over TCP, in lines of JSON:
+ *
+ *   destination → source   {fetch: migration id}
+ *   source → destination   {begin}                      both sides are in progress
+ *   source → destination   {memory: counter}            the source has paused its guest
+ *   destination → source   {complete}                   the destination has everything
+ *   source → destination   {yours}                      the commit point: the source never resumes after it
+ *
+ * Before `complete` a broken connection leaves the guest with the source. After it, a destination that has not heard
+ * `yours` asks again; a source that refuses connections is dead, and a dead source runs nothing.
+ */
+import { connect as connectTcp, createServer, type Server, type Socket } from 'node:net';
+import { createInterface } from 'node:readline';
+import { z } from 'zod';
+import type { FaultBook } from './faults.ts';
+import type { Hypervisor, StopAnswer, VmEvent, VmSpec } from './hypervisor.ts';
+
+/** When a guest began or ceased to execute here: what a witness needs to show that none ever ran twice at a time. */
+export interface GuestLogEntry {
+  readonly instance_id: string;
+  readonly vmm_id: string;
+  readonly event: 'began' | 'ceased';
+  readonly reason: string;
+  readonly time: string;
+}
+
+const message = z.union([
+  z.object({ fetch: z.string() }),
+  z.object({ begin: z.literal(true) }),
+  z.object({ memory: z.number() }),
+  z.object({ complete: z.literal(true) }),
+  z.object({ yours: z.literal(true) }),
+  z.object({ settle: z.string() }),
+  z.object({ error: z.string() }),
+]);
+type Message = z.infer<typeof message>;
+
+interface Guest {
+  /** How far it had counted when it last began to execute here. */
+  count: number;
+  /** When it began, by the monotonic clock; `null` while it is paused. */
+  since: number | null;
+}
+
+interface SimulatedVm {
+  readonly spec: VmSpec;
+  readonly emit: (event: VmEvent) => void;
+  readonly server: Server;
+  readonly sockets: Set<Socket>;
+  readonly timers: Set<NodeJS.Timeout>;
+  guest: Guest | null;
+  state: 'made' | 'starting' | 'running' | 'rebooting' | 'migrating-out' | 'migrating-in' | 'stopping' | 'ended';
+  /** Migrations whose guest this VM has let go. */
+  readonly given: Set<string>;
+  outgoing: { migrationId: string; socket: Socket } | null;
+  stopOnArrival: boolean;
+}
+
+const COUNTS_PER_SECOND = 50;
+const SETTLE_EVERY_MS = 200;
+
+export class SimulatedHypervisor implements Hypervisor {
+  readonly guestLog: GuestLogEntry[] = [];
+  readonly #vms = new Map<string, SimulatedVm>();
+  readonly #transitionMs: number;
+  readonly #faults: FaultBook;
+
+  /** `transitionMs`: how long each transition takes, in milliseconds. */
+  constructor(transitionMs: number, faults: FaultBook) {
+    this.#transitionMs = transitionMs;
+    this.#faults = faults;
+  }
+
+  async create(spec: VmSpec, emit: (event: VmEvent) => void): Promise<void> {
+    if (this.#vms.has(spec.vmmId)) return;
+    const server = createServer();
+    const vm: SimulatedVm = {
+      spec,
+      emit,
+      server,
+      sockets: new Set(),
+      timers: new Set(),
+      guest: null,
+      state: 'made',
+      given: new Set(),
+      outgoing: null,
+      stopOnArrival: false,
+    };
+    const at = spec.address.lastIndexOf(':');
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', reject);
+      server.listen(Number(spec.address.slice(at + 1)), spec.address.slice(0, at).replace(/[[\]]/g, ''), resolve);
+    });
+    server.on('connection', (socket) => this.#serve(vm, socket));
+    this.#vms.set(spec.vmmId, vm);
+  }
+
+  run(vmmId: string): void {
+    const vm = this.#vms.get(vmmId);
+    if (vm?.state !== 'made') return;
+    vm.state = 'starting';
+    this.#after(vm, () => {
+      if (vm.state !== 'starting') return;
+      vm.guest = { count: 0, since: null };
+      this.#resume(vm, 'started');
+      vm.state = 'running';
+      vm.emit({ kind: 'state', state: 'running' });
+    });
+  }
+
+  stop(vmmId: string): StopAnswer {
+    const vm = this.#vms.get(vmmId);
+    if (vm === undefined || vm.state === 'stopping' || vm.state === 'ended') {
+      return vm !== undefined && vm.given.size > 0 ? 'left' : 'taken';
+    }
+    if (vm.state === 'migrating-in') {
+      vm.stopOnArrival = true;
+      return 'taken';
+    }
+    if (vm.state === 'migrating-out') this.#keepGuest(vm, 'the user asked for stop');
+    this.#shutDown(vm, 'stopped');
+    return 'taken';
+  }
+
+  reboot(vmmId: string): void {
+    const vm = this.#vms.get(vmmId);
+    if (vm?.state !== 'running') return;
+    this.#pause(vm, 'reboot');
+    vm.state = 'rebooting';
+    vm.emit({ kind: 'state', state: 'rebooting' });
+    this.#after(vm, () => {
+      if (vm.state !== 'rebooting') return;
+      vm.guest = { count: 0, since: null };
+      this.#resume(vm, 'rebooted');
+      vm.state = 'running';
+      vm.emit({ kind: 'state', state: 'running' });
+    });
+  }
+
+  migrateIn(vmmId: string, migrationId: string, sourceAddress: string): void {
+    const vm = this.#vms.get(vmmId);
+    if (vm?.state !== 'made') return;
+    vm.state = 'migrating-in';
+    const failure = this.#faults.takeMigrationFailure('target');
+    if (failure === 'before') {
+      this.#failIncoming(vm, migrationId);
+      return;
+    }
+    const socket = this.#dial(vm, sourceAddress);
+    let memory: number | null = null;
+    let complete = false;
+    this.#listen(socket, (said) => {
+      if ('begin' in said) vm.emit({ kind: 'migration-in', migrationId, state: 'in_progress' });
+      if ('memory' in said) {
+        if (failure === 'middle') {
+          socket.destroy();
+          return;
+        }
+        memory = said.memory;
+        complete = true;
+        send(socket, { complete: true });
+      }
+      if ('yours' in said && memory !== null) this.#arrive(vm, migrationId, memory);
+    });
+    socket.once('connect', () => send(socket, { fetch: migrationId }));
+    socket.once('close', () => {
+      if (vm.state !== 'migrating-in') return;
+      if (complete && memory !== null) this.#settle(vm, migrationId, sourceAddress, memory);
+      else this.#failIncoming(vm, migrationId);
+    });
+  }
+
+  kill(vmmId: string): void {
+    const vm = this.#vms.get(vmmId);
+    if (vm === undefined) return;
+    this.#vms.delete(vmmId);
+    this.#pause(vm, 'killed');
+    this.#release(vm);
+  }
+
+  close(): void {
+    for (const vmmId of [...this.#vms.keys()]) this.kill(vmmId);
+  }
+
+  /** Test only: the guest powers itself off. */
+  halt(vmmId: string): void {
+    const vm = this.#vms.get(vmmId);
+    if (vm?.state === 'running') this.#shutDown(vm, 'the guest halted');
+  }
+
+  /** Test only: the VM's process dies. */
+  crash(vmmId: string): void {
+    const vm = this.#vms.get(vmmId);
+    if (vm === undefined || vm.state === 'ended') return;
+    const knowsGuestStayed = vm.outgoing;
+    const wasIncoming = vm.state === 'migrating-in';
+    this.#pause(vm, 'crashed');
+    vm.state = 'ended';
+    // A process that dies can't say whether its guest left; the destination can.
+    if (knowsGuestStayed !== null || wasIncoming) vm.outgoing = null;
+    this.#release(vm);
+    vm.emit({ kind: 'state', state: 'failed' });
+  }
+
+  /** How far a guest has counted; `null` when there is none here. */
+  count(vmmId: string): number | null {
+    const guest = this.#vms.get(vmmId)?.guest;
+    return guest == null ? null : counted(guest);
+  }
+
+  #serve(vm: SimulatedVm, socket: Socket): void {
+    this.#track(vm, socket);
+    this.#listen(socket, (said) => {
+      if ('settle' in said) {
+        send(socket, vm.given.has(said.settle) ? { yours: true } : { error: 'the guest did not leave' });
+      }
+      if ('fetch' in said) this.#give(vm, said.fetch, socket);
+      if ('complete' in said && vm.outgoing?.socket === socket) {
+        const { migrationId } = vm.outgoing;
+        vm.outgoing = null;
+        vm.given.add(migrationId);
+        vm.guest = null;
+        vm.state = 'stopping';
+        vm.emit({ kind: 'migration-out', migrationId, state: 'completed' });
+        send(socket, { yours: true });
+        this.#after(vm, () => this.#end(vm));
+      }
+    });
+    socket.once('close', () => {
+      if (vm.outgoing?.socket === socket) this.#keepGuest(vm, 'the connection to the destination broke');
+    });
+  }
+
+  #give(vm: SimulatedVm, migrationId: string, socket: Socket): void {
+    if (vm.state !== 'running') {
+      send(socket, { error: `the source is ${vm.state}` });
+      socket.end();
+      return;
+    }
+    vm.state = 'migrating-out';
+    vm.outgoing = { migrationId, socket };
+    vm.emit({ kind: 'state', state: 'migrating' });
+    vm.emit({ kind: 'migration-out', migrationId, state: 'in_progress' });
+    if (this.#faults.takeMigrationFailure('source') !== null) {
+      socket.destroy();
+      return;
+    }
+    send(socket, { begin: true });
+    this.#after(vm, () => {
+      if (vm.outgoing?.socket !== socket || vm.guest === null) return;
+      this.#pause(vm, `migrating out`);
+      send(socket, { memory: vm.guest.count });
+    });
+  }
+
+  /** The source knows that its guest did not leave: it goes on. */
+  #keepGuest(vm: SimulatedVm, reason: string): void {
+    const { outgoing } = vm;
+    if (outgoing === null) return;
+    vm.outgoing = null;
+    outgoing.socket.destroy();
+    this.#resume(vm, reason);
+    vm.state = 'running';
+    vm.emit({ kind: 'migration-out', migrationId: outgoing.migrationId, state: 'failed' });
+    vm.emit({ kind: 'state', state: 'running' });
+  }
+
+  #arrive(vm: SimulatedVm, migrationId: string, memory: number): void {
+    if (vm.state !== 'migrating-in') return;
+    vm.guest = { count: memory, since: null };
+    this.#resume(vm, 'migrated in');
+    vm.state = 'running';
+    vm.emit({ kind: 'state', state: 'running' });
+    vm.emit({ kind: 'migration-in', migrationId, state: 'completed' });
+    if (vm.stopOnArrival) this.#shutDown(vm, 'stopped on arrival');
+  }
+
+  /** Everything is here, but not the source's word that it has let go. */
+  #settle(vm: SimulatedVm, migrationId: string, sourceAddress: string, memory: number): void {
+    if (vm.state !== 'migrating-in') return;
+    const socket = this.#dial(vm, sourceAddress);
+    let answered = false;
+    this.#listen(socket, (said) => {
+      answered = true;
+      if ('yours' in said) this.#arrive(vm, migrationId, memory);
+      if ('error' in said) this.#failIncoming(vm, migrationId);
+      socket.end();
+    });
+    socket.once('connect', () => send(socket, { settle: migrationId }));
+    socket.once('error', (error: NodeJS.ErrnoException) => {
+      if (error.code !== 'ECONNREFUSED') return;
+      answered = true;
+      this.#arrive(vm, migrationId, memory);
+    });
+    socket.once('close', () => {
+      if (!answered) this.#after(vm, () => this.#settle(vm, migrationId, sourceAddress, memory), SETTLE_EVERY_MS);
+    });
+  }
+
+  #failIncoming(vm: SimulatedVm, migrationId: string): void {
+    if (vm.state !== 'migrating-in') return;
+    vm.state = 'ended';
+    vm.emit({ kind: 'migration-in', migrationId, state: 'failed' });
+    this.#release(vm);
+    vm.emit({ kind: 'state', state: 'failed' });
+  }
+
+  #shutDown(vm: SimulatedVm, reason: string): void {
+    this.#pause(vm, reason);
+    vm.state = 'stopping';
+    vm.emit({ kind: 'state', state: 'stopping' });
+    this.#after(vm, () => {
+      vm.emit({ kind: 'state', state: 'stopped' });
+      this.#end(vm);
+    });
+  }
+
+  #end(vm: SimulatedVm): void {
+    vm.state = 'ended';
+    vm.emit({ kind: 'state', state: 'destroyed' });
+    // Its listener stays until the agent kills it: a destination may still ask whether the guest left.
+  }
+
+  #pause(vm: SimulatedVm, reason: string): void {
+    if (vm.guest === null || vm.guest.since === null) return;
+    vm.guest = { count: counted(vm.guest), since: null };
+    this.#log(vm, 'ceased', reason);
+  }
+
+  #resume(vm: SimulatedVm, reason: string): void {
+    if (vm.guest === null || vm.guest.since !== null) return;
+    vm.guest = { count: vm.guest.count, since: performance.now() };
+    this.#log(vm, 'began', reason);
+  }
+
+  #log(vm: SimulatedVm, event: GuestLogEntry['event'], reason: string): void {
+    const { instanceId, vmmId } = vm.spec;
+    this.guestLog.push({ instance_id: instanceId, vmm_id: vmmId, event, reason, time: new Date().toISOString() });
+  }
+
+  #after(vm: SimulatedVm, act: () => void, ms = this.#transitionMs): void {
+    const timer = setTimeout(() => {
+      vm.timers.delete(timer);
+      act();
+    }, ms);
+    vm.timers.add(timer);
+  }
+
+  #release(vm: SimulatedVm): void {
+    for (const timer of vm.timers) clearTimeout(timer);
+    vm.timers.clear();
+    vm.server.close();
+    for (const socket of vm.sockets) socket.destroy();
+  }
+
+  #dial(vm: SimulatedVm, address: string): Socket {
+    const at = address.lastIndexOf(':');
+    const socket = connectTcp(Number(address.slice(at + 1)), address.slice(0, at).replace(/[[\]]/g, ''));
+    this.#track(vm, socket);
+    return socket;
+  }
+
+  #track(vm: SimulatedVm, socket: Socket): void {
+    vm.sockets.add(socket);
+    socket.on('error', () => {});
+    socket.once('close', () => vm.sockets.delete(socket));
+  }
+
+  #listen(socket: Socket, hear: (said: Message) => void): void {
+    createInterface({ input: socket }).on('line', (line) => {
+      try {
+        hear(message.parse(JSON.parse(line)));
+      } catch {
+        socket.destroy();
+      }
+    });
+  }
+}
+
+function counted(guest: Guest): number {
+  return guest.since === null
+    ? guest.count
+    : guest.count + ((performance.now() - guest.since) / 1000) * COUNTS_PER_SECOND;
+}
+
+function send(socket: Socket, said: Message): void {
+  if (!socket.destroyed) socket.write(`${JSON.stringify(said)}\n`);
+}
