@@ -1,6 +1,6 @@
 /** The worker: runs workflows and activities on both task queues, and sees to the schedules of the reconciling loops. */
 import { fileURLToPath } from 'node:url';
-import { Client, Connection, type ConnectionOptions } from '@temporalio/client';
+import { Client, Connection } from '@temporalio/client';
 import {
   bundleWorkflowCode,
   DefaultLogger,
@@ -72,8 +72,8 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   const { connection: settings, namespace } = options.temporal;
   const database = openDatabase(options.databaseUrl, { maxConnections: 20, applicationName: 'mooring-worker' });
   const sleds = new SledClient();
-  const clientConnection = await Connection.connect(settings as ConnectionOptions);
-  const native = await NativeConnection.connect(settings as Parameters<typeof NativeConnection.connect>[0]);
+  const clientConnection = await Connection.connect(settings);
+  const native = await NativeConnection.connect(settings);
   const client = new Client({ connection: clientConnection, namespace });
   const context = { db: database.db, sleds, workflows: new WorkflowStarter(client) };
   const control = createControlActivities(context);

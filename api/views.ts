@@ -1,0 +1,106 @@
+/** From rows to what the wire shows. */
+import type { InstanceRecord } from '../db/queries/read-instance.ts';
+import { instanceFacts } from '../db/queries/read-instance.ts';
+import type { operation, project, sled } from '../db/schema.ts';
+import { isLiveMigration } from '../model/external-state.ts';
+import type { InstanceView, OperationView, ProjectView, QuotaView, SledView } from '../wire/operator-api.ts';
+
+/** The Oxide API shows a sled's rack; this installation is one. */
+const RACK_ID = '00000000-0000-4000-8000-000000000001';
+
+export function viewProject(row: typeof project.$inferSelect): ProjectView {
+  return {
+    id: row.id,
+    name: row.name,
+    description: row.description,
+    time_created: row.timeCreated.toISOString(),
+    time_modified: row.timeModified.toISOString(),
+  };
+}
+
+export function viewQuota(row: typeof project.$inferSelect): QuotaView {
+  return {
+    cpus: row.quotaCpus,
+    memory: row.quotaMemoryBytes,
+    cpus_in_use: row.chargedCpus,
+    memory_in_use: row.chargedMemoryBytes,
+  };
+}
+
+export function viewInstance(record: InstanceRecord): InstanceView {
+  const { instance, active, target, shown } = record;
+  const cooldownEnds =
+    instance.timeLastAutoRestarted === null
+      ? null
+      : new Date(instance.timeLastAutoRestarted.getTime() + instance.autoRestartCooldownSeconds * 1000);
+  const stateUpdated = Math.max(
+    ...[
+      instance.timeStateUpdated,
+      active?.timeStateUpdated,
+      record.migration?.timeSourceUpdated,
+      record.migration?.timeTargetUpdated,
+    ].map((time) => time?.getTime() ?? 0),
+  );
+  return {
+    id: instance.id,
+    name: instance.name,
+    description: instance.description,
+    hostname: instance.hostname,
+    project_id: instance.projectId,
+    ncpus: instance.ncpus,
+    memory: instance.memoryBytes,
+    run_state: shown,
+    time_created: instance.timeCreated.toISOString(),
+    time_modified: instance.timeModified.toISOString(),
+    time_run_state_updated: new Date(stateUpdated).toISOString(),
+    auto_restart_enabled: (instance.autoRestartPolicy ?? 'best_effort') !== 'never',
+    auto_restart_policy: instance.autoRestartPolicy,
+    auto_restart_cooldown_expiration:
+      cooldownEnds !== null && cooldownEnds > new Date() ? cooldownEnds.toISOString() : null,
+    time_last_auto_restarted: instance.timeLastAutoRestarted?.toISOString() ?? null,
+    boot_disk_id: null,
+    cpu_platform: null,
+    enable_jumbo_frames: false,
+    sled_id: shown === 'stopped' || shown === 'failed' ? null : (active?.sledId ?? null),
+    migration_target_sled_id: isLiveMigration(instanceFacts(record)) ? (target?.sledId ?? null) : null,
+  };
+}
+
+export function viewSled(row: typeof sled.$inferSelect, vmmCount: number): SledView {
+  return {
+    id: row.id,
+    baseboard: { part: 'mooring', serial: row.name, revision: 0 },
+    rack_id: RACK_ID,
+    policy:
+      row.policy === 'expunged'
+        ? { kind: 'expunged' }
+        : { kind: 'in_service', provision_policy: row.policy === 'in_service' ? 'provisionable' : 'non_provisionable' },
+    state: row.policy === 'expunged' ? 'decommissioned' : 'active',
+    usable_hardware_threads: row.threads,
+    usable_physical_ram: row.memoryBytes,
+    time_created: row.timeCreated.toISOString(),
+    time_modified: row.timeModified.toISOString(),
+    name: row.name,
+    address: row.address,
+    threads: row.threads,
+    memory: row.memoryBytes,
+    threads_reserved: row.reservedThreads,
+    memory_reserved: row.reservedMemoryBytes,
+    vmm_count: vmmCount,
+    provision_state: row.policy,
+  };
+}
+
+export function viewOperation(row: typeof operation.$inferSelect, webUi: string | null): OperationView {
+  return {
+    id: row.id,
+    kind: row.kind,
+    instance_id: row.instanceId,
+    state: row.timeEnded === null ? 'running' : 'done',
+    outcome: row.succeeded === null ? null : row.succeeded ? 'succeeded' : 'failed',
+    error: row.error === null ? null : { ...row.error },
+    time_started: row.timeStarted.toISOString(),
+    time_ended: row.timeEnded?.toISOString() ?? null,
+    web_ui: webUi,
+  };
+}

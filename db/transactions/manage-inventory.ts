@@ -1,0 +1,206 @@
+/** Projects, instances and sleds as records: what operators create and change, apart from the sagas. */
+import { randomUUID } from 'node:crypto';
+import { and, eq, isNull, sql } from 'drizzle-orm';
+import { Refusal } from '../../model/refusal.ts';
+import type { AutoRestartPolicy } from '../../model/states.ts';
+import type { Database, Queryable } from '../connect.ts';
+import { retryOnConflict, violatedConstraint } from '../errors.ts';
+import { lockInstance } from '../queries/read-instance.ts';
+import { instance, project, sled } from '../schema.ts';
+
+/** Runs a write whose unique name may be taken: that becomes a refusal that says so. */
+async function naming<T>(constraint: string, kind: string, name: string, write: () => Promise<T>): Promise<T> {
+  try {
+    return await write();
+  } catch (error) {
+    if (violatedConstraint(error) === constraint) throw Refusal.nameTaken(kind, name);
+    throw error;
+  }
+}
+
+/** Finds a project by name or id. Throws a {@link Refusal} when there is none. */
+export async function requireProject(db: Queryable, nameOrId: string, isId: boolean) {
+  const [row] = await db
+    .select()
+    .from(project)
+    .where(and(isId ? eq(project.id, nameOrId) : eq(project.name, nameOrId), isNull(project.timeDeleted)));
+  if (row === undefined) throw Refusal.notFound('project', nameOrId);
+  return row;
+}
+
+export async function createProject(db: Database, values: { name: string; description: string }) {
+  return naming('project_name', 'project', values.name, async () => {
+    const [row] = await db
+      .insert(project)
+      .values({ id: randomUUID(), ...values })
+      .returning();
+    if (row === undefined) throw new Error('the project was not returned');
+    return row;
+  });
+}
+
+export async function updateProject(db: Database, projectId: string, values: { name?: string; description?: string }) {
+  return naming('project_name', 'project', values.name ?? '', async () => {
+    const [row] = await db
+      .update(project)
+      .set({ ...values, timeModified: sql`now()` })
+      .where(and(eq(project.id, projectId), isNull(project.timeDeleted)))
+      .returning();
+    if (row === undefined) throw Refusal.notFound('project', projectId);
+    return row;
+  });
+}
+
+/** Deletes a project. Throws a {@link Refusal} while it has instances. */
+export async function deleteProject(db: Database, projectId: string): Promise<void> {
+  await db.transaction(async (transaction) => {
+    await transaction.execute(sql`SELECT 1 FROM project WHERE id = ${projectId} FOR UPDATE`);
+    const [left] = await transaction
+      .select({ name: instance.name })
+      .from(instance)
+      .where(and(eq(instance.projectId, projectId), isNull(instance.timeDeleted)))
+      .limit(1);
+    if (left !== undefined) {
+      throw Refusal.invalid(`the project still has instances, "${left.name}" among them: delete them first`);
+    }
+    await transaction.update(project).set({ timeDeleted: sql`now()` }).where(eq(project.id, projectId));
+  });
+}
+
+/** Sets a project's quota; one below what is in use only stops new starts. */
+export async function setQuota(
+  db: Database,
+  projectId: string,
+  quota: { cpus: number | null; memoryBytes: number | null },
+) {
+  const [row] = await db
+    .update(project)
+    .set({ quotaCpus: quota.cpus, quotaMemoryBytes: quota.memoryBytes, timeModified: sql`now()` })
+    .where(eq(project.id, projectId))
+    .returning();
+  if (row === undefined) throw Refusal.notFound('project', projectId);
+  return row;
+}
+
+export interface NewInstance {
+  readonly projectId: string;
+  readonly name: string;
+  readonly description: string;
+  readonly hostname: string;
+  readonly ncpus: number;
+  readonly memoryBytes: number;
+  readonly autoRestartPolicy: AutoRestartPolicy | null;
+}
+
+/** Creates an instance, stopped. Returns its id. */
+export async function createInstance(db: Database, values: NewInstance): Promise<string> {
+  const id = randomUUID();
+  await naming('instance_name', 'instance', values.name, () =>
+    db.transaction(async (transaction) => {
+      // So that the project isn't deleted meanwhile.
+      const found = await transaction.execute(
+        sql`SELECT 1 FROM project WHERE id = ${values.projectId} AND time_deleted IS NULL FOR SHARE`,
+      );
+      if (found.rows.length === 0) throw Refusal.notFound('project', values.projectId);
+      await transaction.insert(instance).values({ id, ...values, state: 'no_vmm', intendedState: 'stopped' });
+    }),
+  );
+  return id;
+}
+
+export interface InstanceChanges {
+  readonly name?: string;
+  readonly description?: string;
+  readonly ncpus?: number;
+  readonly memoryBytes?: number;
+  /** `null` unsets the policy. */
+  readonly autoRestartPolicy?: AutoRestartPolicy | null;
+}
+
+/** Renames and resizes an instance. Throws a {@link Refusal} when a size would change while a VMM has it. */
+export async function updateInstanceRecord(db: Database, instanceId: string, changes: InstanceChanges): Promise<void> {
+  await naming('instance_name', 'instance', changes.name ?? '', () =>
+    retryOnConflict(() =>
+      db.transaction(async (transaction) => {
+        const record = await lockInstance(transaction, instanceId);
+        if (record === null || record.instance.timeDeleted !== null) throw Refusal.notFound('instance', instanceId);
+        const before = record.instance;
+        const fixed = { ncpus: changes.ncpus, memoryBytes: changes.memoryBytes, name: changes.name };
+        const incarnated = !['stopped', 'failed'].includes(record.shown);
+        for (const [field, value] of Object.entries(fixed)) {
+          if (value === undefined || value === before[field as keyof typeof fixed] || !incarnated) continue;
+          throw Refusal.conflict(
+            `${field} of instance "${before.name}" can't change while it is ${record.shown}: stop it first`,
+          );
+        }
+        await transaction
+          .update(instance)
+          .set({ ...changes, timeModified: sql`now()` })
+          .where(eq(instance.id, instanceId));
+      }),
+    ),
+  );
+}
+
+/** Adds a sled, in service. */
+export async function addSled(
+  db: Database,
+  values: { name: string; address: string; threads: number; memoryBytes: number },
+) {
+  return naming('sled_address', 'sled at address', values.address, () =>
+    naming('sled_name', 'sled', values.name, async () => {
+      const [row] = await db
+        .insert(sled)
+        .values({ id: randomUUID(), ...values })
+        .returning();
+      if (row === undefined) throw new Error('the sled was not returned');
+      return row;
+    }),
+  );
+}
+
+/** Says whether a sled takes new VMMs. Throws a {@link Refusal} for one that is expunged. Returns the policy before. */
+export async function setSledPolicy(db: Database, sledId: string, policy: 'in_service' | 'no_provision') {
+  return db.transaction(async (transaction) => {
+    await transaction.execute(sql`SELECT 1 FROM sled WHERE id = ${sledId} FOR UPDATE`);
+    const [before] = await transaction.select().from(sled).where(eq(sled.id, sledId));
+    if (before === undefined) throw Refusal.notFound('sled', sledId);
+    if (before.policy === 'expunged')
+      throw Refusal.conflict(`sled "${before.name}" was expunged: its policy can't change; add it as a new sled`);
+    await transaction.update(sled).set({ policy, timeModified: sql`now()` }).where(eq(sled.id, sledId));
+    return before.policy;
+  });
+}
+
+/**
+ * Expunges a sled: the operator's word that it is gone for good. In one transaction its VMMs become failed, the sides of
+ * their migrations with them, and what was held for VMMs that its answer was awaited for is released. A second time it
+ * does nothing. Returns the instances whose records may need an update.
+ */
+export async function expungeSled(db: Database, sledId: string): Promise<string[]> {
+  return retryOnConflict(() =>
+    db.transaction(async (transaction) => {
+      const found = await transaction.execute(sql`SELECT name FROM sled WHERE id = ${sledId} FOR UPDATE`);
+      if (found.rows.length === 0) throw Refusal.notFound('sled', sledId);
+      const reason = `sled "${found.rows[0]?.name}" was expunged`;
+      await transaction.execute(sql`
+        UPDATE sled SET policy = 'expunged', time_expunged = coalesce(time_expunged, now()), time_modified = now() WHERE id = ${sledId} AND policy <> 'expunged'`);
+      const failed = await transaction.execute(sql`
+        UPDATE vmm SET state = 'failed', failure_reason = ${reason}, state_generation = state_generation + 1, time_state_updated = now()
+        WHERE sled_id = ${sledId} AND time_deleted IS NULL AND unwinding_since IS NULL AND state NOT IN ('destroyed', 'failed', 'saga_unwound')
+        RETURNING instance_id`);
+      await transaction.execute(sql`
+        UPDATE migration SET source_state = 'failed', source_generation = source_generation + 1, time_source_updated = now()
+        FROM vmm WHERE vmm.id = source_vmm_id AND vmm.sled_id = ${sledId} AND vmm.state = 'failed' AND vmm.time_deleted IS NULL
+          AND source_state NOT IN ('completed', 'failed')`);
+      await transaction.execute(sql`
+        UPDATE migration SET target_state = 'failed', target_generation = target_generation + 1, time_target_updated = now()
+        FROM vmm WHERE vmm.id = target_vmm_id AND vmm.sled_id = ${sledId} AND vmm.state = 'failed' AND vmm.time_deleted IS NULL
+          AND target_state NOT IN ('completed', 'failed')`);
+      const released = await transaction.execute(sql`
+        DELETE FROM sled_reservation USING vmm WHERE vmm.id = vmm_id AND vmm.sled_id = ${sledId} AND vmm.state = 'saga_unwound'
+        RETURNING sled_reservation.instance_id`);
+      return [...new Set([...failed.rows, ...released.rows].map((row) => String(row.instance_id)))];
+    }),
+  );
+}

@@ -1,0 +1,218 @@
+/** A whole installation in one process: PostgreSQL, Temporal with its Web UI, a worker, the API and simulated sleds. */
+import { randomInt } from 'node:crypto';
+import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { platform } from 'node:os';
+import { join, resolve } from 'node:path';
+import { z } from 'zod';
+import { type RunningApi, startApi } from '../api/server.ts';
+import { migrateDatabase } from '../db/connect.ts';
+import { type SledAgentHandle, startSledAgent } from '../sled-agent/server.ts';
+import { freePort } from './child-process.ts';
+import { startEmbeddedPostgres } from './embedded-postgres.ts';
+import { createLog } from './log.ts';
+import { plainTemporal, readTemporalSettings, type TemporalSettings } from './temporal-connection.ts';
+import { findTemporalBinary, startTemporalServer } from './temporal-server.ts';
+import { type RunningWorker, startWorker } from './worker.ts';
+
+export interface StackOptions {
+  /** Kept between runs; a throw-away directory when absent. */
+  readonly dataDir?: string | undefined;
+  /** 0 chooses a free one. */
+  readonly apiPort?: number;
+  readonly temporalUiPort?: number;
+  /** How many simulated sleds. */
+  readonly sleds: number;
+  /** How long a transition of a simulated VM takes, in milliseconds. */
+  readonly transitionMs?: number;
+  readonly updates?: boolean;
+  readonly reconcileEveryMs?: number;
+  readonly registerTimeoutMs?: number;
+  readonly waitMs?: number;
+  /** Serves the sled agents' endpoints below `/test/`. */
+  readonly testEndpoints?: boolean;
+  readonly env?: NodeJS.ProcessEnv;
+  /** Hears what is being brought up, in words for people. */
+  readonly onProgress?: (message: string) => void;
+}
+
+export interface StackSled {
+  readonly id: string;
+  readonly name: string;
+  readonly agent: SledAgentHandle;
+}
+
+export interface RunningStack {
+  readonly apiUrl: string;
+  readonly temporalAddress: string;
+  readonly temporal: TemporalSettings;
+  /** `null` when the Temporal server is not ours. */
+  readonly temporalUiUrl: string | null;
+  readonly databaseUrl: string;
+  readonly embedded: { readonly postgres: boolean; readonly temporal: boolean };
+  readonly worker: RunningWorker;
+  readonly api: RunningApi;
+  readonly sleds: readonly StackSled[];
+  /** Stops everything, in reverse order. */
+  stop(): Promise<void>;
+}
+
+/** How long one part may take to stop before the next one is told, in milliseconds. */
+const STOP_TIMEOUT_MS = 15_000;
+const SLED_THREADS = 64;
+const SLED_MEMORY_BYTES = 256 * 1024 ** 3;
+
+/** Brings up a stack. When a part fails to start, what was started is stopped and its error is thrown. */
+export async function startStack(options: StackOptions): Promise<RunningStack> {
+  const env = options.env ?? process.env;
+  const say = options.onProgress ?? (() => {});
+  const stops: { name: string; stop: () => Promise<unknown> }[] = [];
+  const stop = async () => {
+    for (const part of stops.splice(0).reverse()) await withinTime(part.stop(), STOP_TIMEOUT_MS);
+  };
+  try {
+    const dataDir = options.dataDir === undefined ? await temporaryDirectory() : resolve(options.dataDir);
+    await mkdir(dataDir, { recursive: true });
+    if (options.dataDir === undefined)
+      stops.push({ name: 'data', stop: () => rm(dataDir, { recursive: true, force: true }) });
+
+    let databaseUrl = env.DATABASE_URL;
+    const ownPostgres = databaseUrl === undefined || databaseUrl === '';
+    if (databaseUrl === undefined || databaseUrl === '') {
+      const postgres = await startEmbeddedPostgres({
+        dataDir: join(dataDir, 'postgres'),
+        durable: options.dataDir !== undefined,
+      });
+      stops.push({ name: 'PostgreSQL', stop: postgres.stop });
+      databaseUrl = postgres.url;
+      say(`PostgreSQL (embedded) on port ${postgres.port}`);
+    }
+    await migrateDatabase(databaseUrl);
+
+    let temporal: TemporalSettings;
+    let temporalUiUrl: string | null = null;
+    const ownTemporal = env.TEMPORAL_ADDRESS === undefined || env.TEMPORAL_ADDRESS === '';
+    if (ownTemporal) {
+      const binary = await findTemporalBinary(env);
+      const server = await startTemporalServer({
+        binary: binary.path,
+        ...(options.temporalUiPort === undefined ? {} : { uiPort: options.temporalUiPort }),
+        ...(options.dataDir === undefined ? {} : { dbFilename: join(dataDir, 'temporal.db') }),
+        logFile: join(dataDir, 'temporal.log'),
+      });
+      stops.push({ name: 'Temporal', stop: server.stop });
+      temporal = plainTemporal(server.address);
+      temporalUiUrl = server.uiUrl;
+      say(`Temporal (from ${binary.source}) at ${server.address}, Web UI at ${server.uiUrl}`);
+    } else {
+      temporal = readTemporalSettings(env);
+      say(`Temporal at ${temporal.connection.address}, namespace ${temporal.namespace}`);
+    }
+
+    const worker = await startWorker({
+      databaseUrl,
+      temporal,
+      log: createLog('worker', env.MOORING_LOG_LEVEL ?? 'error'),
+      ...(options.updates === undefined ? {} : { updates: options.updates }),
+      ...(options.reconcileEveryMs === undefined ? {} : { reconcileEveryMs: options.reconcileEveryMs }),
+    });
+    stops.push({ name: 'worker', stop: worker.stop });
+    say('worker');
+    const api = await startApi({
+      databaseUrl,
+      temporal,
+      temporalUiUrl,
+      host: '127.0.0.1',
+      port: options.apiPort ?? 0,
+      log: createLog('api', env.MOORING_LOG_LEVEL ?? 'error'),
+      ...(options.waitMs === undefined ? {} : { waitMs: options.waitMs }),
+      ...(options.registerTimeoutMs === undefined ? {} : { registerTimeoutMs: options.registerTimeoutMs }),
+    });
+    stops.push({ name: 'API', stop: api.stop });
+    say(`API at ${api.url}`);
+
+    const sleds: StackSled[] = [];
+    const addresses = await sledAddresses(dataDir, options.sleds);
+    for (const [index, listen] of addresses.entries()) {
+      const name = `sled-${index + 1}`;
+      const agent = await startSledAgent({
+        name,
+        listen,
+        controlPlaneUrl: api.url,
+        threads: SLED_THREADS,
+        memoryBytes: SLED_MEMORY_BYTES,
+        ...(options.transitionMs === undefined ? {} : { transitionMs: options.transitionMs }),
+        ...(options.testEndpoints === undefined ? {} : { testEndpoints: options.testEndpoints }),
+      });
+      stops.push({ name, stop: agent.stop });
+      sleds.push({ id: await registerSled(api.url, name, agent.address), name, agent });
+      say(`${name} (simulated) at ${agent.address}`);
+    }
+    return {
+      apiUrl: api.url,
+      temporalAddress: temporal.connection.address ?? '',
+      temporal,
+      temporalUiUrl,
+      databaseUrl,
+      embedded: { postgres: ownPostgres, temporal: ownTemporal },
+      worker,
+      api,
+      sleds,
+      stop,
+    };
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+}
+
+/** PostgreSQL's user must be able to reach it, also when this process runs as root. */
+async function temporaryDirectory(): Promise<string> {
+  const directory = await mkdtemp(join(platform() === 'win32' ? (process.env.TEMP ?? '.') : '/var/tmp', 'mooring-'));
+  await chmod(directory, 0o711);
+  return directory;
+}
+
+const addressFile = z.array(z.string());
+
+/**
+ * Where the simulated sleds listen: each on a loopback address of its own where the system has them, so that the ports
+ * of its VMs are its own; the same ones again on the same data.
+ */
+async function sledAddresses(dataDir: string, count: number): Promise<string[]> {
+  const file = join(dataDir, 'sled-addresses.json');
+  const known = addressFile.catch([]).parse(JSON.parse(await readFile(file, 'utf8').catch(() => '[]')));
+  const net = platform() === 'linux' ? `127.${randomInt(1, 255)}.${randomInt(0, 255)}` : null;
+  while (known.length < count) {
+    const ip = net === null ? '127.0.0.1' : `${net}.${known.length + 1}`;
+    known.push(`${ip}:${await freePort(ip)}`);
+  }
+  await writeFile(file, JSON.stringify(known));
+  return known.slice(0, count);
+}
+
+const sledsPage = z.object({ items: z.array(z.object({ id: z.string(), name: z.string(), address: z.string() })) });
+
+async function registerSled(apiUrl: string, name: string, address: string): Promise<string> {
+  const sleds = `${apiUrl}/v1/system/hardware/sleds`;
+  const { items } = sledsPage.parse(await (await fetch(`${sleds}?limit=10000`)).json());
+  const known = items.find((sled) => sled.name === name && sled.address === address);
+  if (known !== undefined) return known.id;
+  const response = await fetch(sleds, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ name, address, threads: SLED_THREADS, memory: SLED_MEMORY_BYTES }),
+  });
+  if (!response.ok) throw new Error(`${name} could not be added: ${await response.text()}`);
+  return z.object({ id: z.string() }).parse(await response.json()).id;
+}
+
+async function withinTime(work: Promise<unknown>, ms: number): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  await Promise.race([
+    work.catch(() => {}),
+    new Promise((resolve) => {
+      timer = setTimeout(resolve, ms);
+    }),
+  ]);
+  clearTimeout(timer);
+}
