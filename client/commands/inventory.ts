@@ -1,0 +1,149 @@
+import type { Command } from 'commander';
+import type { ProjectView, SledView } from '../../wire/operator-api.ts';
+import { contextOf, findSled, withApiOptions } from '../context.ts';
+import { table } from '../output.ts';
+import { formatSize, parseSize } from '../sizes.ts';
+
+type ApiOptions = { apiUrl: string; project: string; json?: boolean };
+
+/** Adds `mooring sled …`. */
+export function addSledCommands(program: Command): void {
+  const sled = program.command('sled').description('add and look at sleds');
+  const sub = (usage: string, description: string) => withApiOptions(sled.command(usage)).description(description);
+
+  sub('add <name>', 'add a sled whose agent is running')
+    .requiredOption('--address <ip:port>', 'where its agent listens')
+    .requiredOption('--threads <n>', 'hardware threads for VMs', Number)
+    .requiredOption('--memory <size>', 'memory for VMs, for example 64GiB', parseSize)
+    .action(async (name: string, options: ApiOptions & { address: string; threads: number; memory: number }) => {
+      const context = contextOf(options);
+      const { address, threads, memory } = options;
+      const added = await context.client.addSled({ name, address, threads, memory });
+      context.print(added, () => sledTable([added]));
+    });
+  sub('list', 'list the sleds').action(async (options: ApiOptions) => {
+    const context = contextOf(options);
+    const found: SledView[] = [];
+    for await (const one of context.client.listSleds()) found.push(one);
+    context.print(found, () => sledTable(found));
+  });
+  sub('show <sled>', 'show a sled').action(async (name: string, options: ApiOptions) => {
+    const context = contextOf(options);
+    const found = await findSled(context.client, name);
+    context.print(found, () => sledTable([found]));
+  });
+  sub('set-policy <sled> <policy>', 'provisionable or non_provisionable').action(
+    async (name: string, policy: 'provisionable' | 'non_provisionable', options: ApiOptions) => {
+      const context = contextOf(options);
+      const { id } = await findSled(context.client, name);
+      await context.client.setSledPolicy(id, policy);
+      const now = await context.client.getSled(id);
+      context.print(now, () => sledTable([now]));
+    },
+  );
+  sub('expunge <sled>', 'state that a sled is gone for good: what ran there becomes Failed').action(
+    async (name: string, options: ApiOptions) => {
+      const context = contextOf(options);
+      const gone = await context.client.expungeSled((await findSled(context.client, name)).id);
+      context.print(gone, () => sledTable([gone]));
+    },
+  );
+}
+
+/** Adds `mooring project …`. */
+export function addProjectCommands(program: Command): void {
+  const project = program.command('project').description('create and look at projects and their quotas');
+  const sub = (usage: string, description: string) => withApiOptions(project.command(usage)).description(description);
+
+  sub('create <name>', 'create a project')
+    .option('--description <text>', 'what it is for', '')
+    .action(async (name: string, options: ApiOptions & { description: string }) => {
+      const context = contextOf(options);
+      const made = await context.client.createProject({ name, description: options.description });
+      context.print(made, () => projectTable([made]));
+    });
+  sub('list', 'list the projects').action(async (options: ApiOptions) => {
+    const context = contextOf(options);
+    const found: ProjectView[] = [];
+    for await (const one of context.client.listProjects()) found.push(one);
+    context.print(found, () => projectTable(found));
+  });
+  sub('show <name>', 'show a project').action(async (name: string, options: ApiOptions) => {
+    const context = contextOf(options);
+    const found = await context.client.getProject(name);
+    context.print(found, () => projectTable([found]));
+  });
+  sub('delete <name>', 'delete a project without instances').action(async (name: string, options: ApiOptions) => {
+    const context = contextOf(options);
+    await context.client.deleteProject(name);
+    context.print({ deleted: name }, () => `deleted ${name}`);
+  });
+  sub('quota <name>', 'show or set a project’s quota')
+    .option('--cpus <n>', 'virtual CPUs, or "unlimited"')
+    .option('--memory <size>', 'memory, for example 64GiB, or "unlimited"')
+    .action(async (name: string, options: ApiOptions & { cpus?: string; memory?: string }) => {
+      const context = contextOf(options);
+      const before = await context.client.getQuota(name);
+      const cpus =
+        options.cpus === undefined ? before.cpus : options.cpus === 'unlimited' ? null : Number(options.cpus);
+      const memory =
+        options.memory === undefined
+          ? before.memory
+          : options.memory === 'unlimited'
+            ? null
+            : parseSize(options.memory);
+      const now =
+        options.cpus === undefined && options.memory === undefined
+          ? before
+          : await context.client.setQuota(name, { cpus, memory });
+      context.print(now, () =>
+        table(
+          ['', 'QUOTA', 'IN USE'],
+          [
+            ['CPUs', now.cpus === null ? 'unlimited' : String(now.cpus), String(now.cpus_in_use)],
+            ['memory', now.memory === null ? 'unlimited' : formatSize(now.memory), formatSize(now.memory_in_use)],
+          ],
+        ),
+      );
+    });
+}
+
+/** Adds `mooring operation …`. */
+export function addOperationCommands(program: Command): void {
+  const operation = program.command('operation').description('follow a start or a migration');
+  withApiOptions(operation.command('show <id>'))
+    .description('show an operation')
+    .option('--wait', 'wait for its outcome')
+    .action(async (id: string, options: ApiOptions & { wait?: boolean }) => {
+      const context = contextOf(options);
+      const found = options.wait ? await context.client.waitForOperation(id) : await context.client.getOperation(id);
+      context.print(found, () =>
+        table(
+          ['KIND', 'STATE', 'OUTCOME', 'ERROR'],
+          [[found.kind, found.state, found.outcome ?? '-', found.error?.message ?? '-']],
+        ),
+      );
+    });
+}
+
+function sledTable(sleds: SledView[]): string {
+  return table(
+    ['NAME', 'POLICY', 'THREADS', 'MEMORY', 'VMMS', 'ADDRESS', 'ID'],
+    sleds.map((one) => [
+      one.name,
+      one.provision_state,
+      `${one.threads_reserved}/${one.threads}`,
+      `${formatSize(one.memory_reserved)}/${formatSize(one.memory)}`,
+      String(one.vmm_count),
+      one.address,
+      one.id,
+    ]),
+  );
+}
+
+function projectTable(projects: ProjectView[]): string {
+  return table(
+    ['NAME', 'DESCRIPTION', 'ID'],
+    projects.map((one) => [one.name, one.description, one.id]),
+  );
+}

@@ -1,0 +1,66 @@
+import { fileURLToPath } from 'node:url';
+import pc from 'picocolors';
+import { startStack } from '../worker/stack.ts';
+import { untilTold } from './commands/processes.ts';
+import { paintState, table } from './output.ts';
+import { playScenario, readScenario, type StepResult } from './scenario.ts';
+
+const DEMO = fileURLToPath(new URL('../examples/demo.yaml', import.meta.url));
+
+/**
+ * Brings up a stack, plays a scenario and shows it as it happens. Returns whether every step ended as the scenario says.
+ * With `keep`, everything runs on until Ctrl-C.
+ */
+export async function runDemo(options: { keep: boolean; scenarioFile?: string | undefined }): Promise<boolean> {
+  const scenario = await readScenario(options.scenarioFile ?? DEMO);
+  const told = untilTold();
+  const stack = await startStack({
+    sleds: 3,
+    reconcileEveryMs: 1_000,
+    onProgress: (message) => console.log(`${pc.green('✓')} ${message}`),
+  });
+  try {
+    console.log();
+    const played = playScenario(stack, scenario, showStep);
+    const results = await Promise.race([played, told]);
+    if (results === undefined) {
+      played.catch(() => {});
+      return false;
+    }
+    const good = results.every((result) => result.problems.length === 0);
+    console.log(`\n${summary(results)}\n`);
+    console.log(
+      good ? pc.green('Every step ended as the scenario says.') : pc.red('Not every step ended as the scenario says.'),
+    );
+    if (options.keep) {
+      console.log(`Everything is left running: API ${stack.apiUrl}, Web UI ${stack.temporalUiUrl}. Ctrl-C stops it.`);
+      await told;
+    }
+    return good;
+  } finally {
+    await stack.stop();
+  }
+}
+
+function showStep(result: StepResult): void {
+  const mark = result.problems.length === 0 ? pc.green('✓') : pc.red('✗');
+  console.log(
+    `${mark} ${pc.bold(result.title)}${result.shown === '' ? '' : `  → ${paintState(result.shown)}`}  ${pc.dim(`${Math.round(result.ms)} ms`)}`,
+  );
+  if (result.call !== 'succeeded') console.log(`    the caller was told ${pc.yellow(result.call)}`);
+  for (const problem of result.problems) console.log(`    ${pc.red(problem)}`);
+  if (result.link !== null) console.log(`    ${pc.dim(result.link)}`);
+}
+
+function summary(results: StepResult[]): string {
+  return table(
+    ['STEP', 'CALL', 'SHOWN', 'MS', 'AS EXPECTED'],
+    results.map((result) => [
+      result.title,
+      result.call.split(':')[0] ?? '',
+      result.shown === '' ? '-' : paintState(result.shown),
+      String(Math.round(result.ms)),
+      result.problems.length === 0 ? pc.green('yes') : pc.red(result.problems.join('; ')),
+    ]),
+  );
+}

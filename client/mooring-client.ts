@@ -1,0 +1,280 @@
+/**
+ * The typed client of the Mooring API, for programs. Every answer is parsed by the schemas that the API is made of; every
+ * call can be cancelled by an `AbortSignal`; names stand where ids may.
+ *
+ * @example
+ * const mooring = new MooringClient({ url: 'http://127.0.0.1:12220' });
+ * const { instance } = await mooring.startInstance('web', { project: 'default' });
+ */
+import { z } from 'zod';
+import {
+  errorResponse,
+  type InstanceCreate,
+  type InstanceUpdate,
+  type InstanceView,
+  instanceView,
+  type OperationView,
+  operationView,
+  type ProjectCreate,
+  type ProjectView,
+  projectView,
+  type QuotaUpdate,
+  type QuotaView,
+  quotaView,
+  type ResultsPage,
+  resultsPage,
+  type SledAdd,
+  type SledView,
+  sledView,
+} from '../wire/operator-api.ts';
+
+/** The API refused a request or failed to do it. */
+export class MooringApiError extends Error {
+  override readonly name = 'MooringApiError';
+  readonly status: number;
+  readonly errorCode: string | undefined;
+  readonly requestId: string | undefined;
+
+  constructor(
+    status: number,
+    body: { error_code?: string | undefined; message: string; request_id?: string | undefined },
+  ) {
+    super(body.message);
+    this.status = status;
+    this.errorCode = body.error_code;
+    this.requestId = body.request_id;
+  }
+}
+
+/** No API answered at the address. */
+export class MooringConnectionError extends Error {
+  override readonly name = 'MooringConnectionError';
+}
+
+export interface MooringClientOptions {
+  /** Where the API is, for example `http://127.0.0.1:12220`. */
+  readonly url: string;
+}
+
+export interface CallOptions {
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** For calls that name an instance: the project is needed with a name, not with an id. */
+export interface InstanceCallOptions extends CallOptions {
+  readonly project?: string | undefined;
+}
+
+/** For calls that wait for a saga's word: how long to wait, in whole seconds; the API's limit when absent. */
+export interface OperationCallOptions extends InstanceCallOptions {
+  readonly waitSeconds?: number | undefined;
+}
+
+/** An instance and, where a saga was begun or joined, the operation to follow. */
+export interface OperationStarted {
+  readonly instance: InstanceView;
+  readonly operationId: string | null;
+}
+
+const FOLLOW_EVERY_MS = 200;
+
+export class MooringClient {
+  readonly #url: string;
+
+  constructor(options: MooringClientOptions) {
+    this.#url = options.url.replace(/\/+$/, '');
+  }
+
+  listProjects(options: CallOptions = {}): AsyncGenerator<ProjectView> {
+    return this.#pages('/v1/projects', {}, projectView, options);
+  }
+  createProject(project: ProjectCreate, options: CallOptions = {}): Promise<ProjectView> {
+    return this.#call('POST', '/v1/projects', { body: project, ...options }, projectView);
+  }
+  getProject(project: string, options: CallOptions = {}): Promise<ProjectView> {
+    return this.#call('GET', `/v1/projects/${encodeURIComponent(project)}`, options, projectView);
+  }
+  async deleteProject(project: string, options: CallOptions = {}): Promise<void> {
+    await this.#call('DELETE', `/v1/projects/${encodeURIComponent(project)}`, options, z.unknown());
+  }
+  getQuota(project: string, options: CallOptions = {}): Promise<QuotaView> {
+    return this.#call('GET', `/v1/system/projects/${encodeURIComponent(project)}/quota`, options, quotaView);
+  }
+  setQuota(project: string, quota: QuotaUpdate, options: CallOptions = {}): Promise<QuotaView> {
+    return this.#call(
+      'PUT',
+      `/v1/system/projects/${encodeURIComponent(project)}/quota`,
+      { body: quota, ...options },
+      quotaView,
+    );
+  }
+
+  /** Lists instances, page by page as they are asked for; `state` is a shown state. */
+  listInstances(options: InstanceCallOptions & { state?: string | undefined } = {}): AsyncGenerator<InstanceView> {
+    const { project, state, signal } = options;
+    return this.#pages('/v1/instances', { project, state }, instanceView, { signal });
+  }
+  /** Creates an instance and, unless `start` is false, starts it. A first start that fails leaves it stopped. */
+  createInstance(instance: InstanceCreate, options: OperationCallOptions & { project: string }): Promise<InstanceView> {
+    return this.#call(
+      'POST',
+      '/v1/instances',
+      { ...options, query: { project: options.project }, body: instance },
+      instanceView,
+    );
+  }
+  getInstance(instance: string, options: InstanceCallOptions = {}): Promise<InstanceView> {
+    return this.#call('GET', instancePath(instance), instanceQuery(options), instanceView);
+  }
+  updateInstance(instance: string, changes: InstanceUpdate, options: InstanceCallOptions = {}): Promise<InstanceView> {
+    return this.#call('PUT', instancePath(instance), { ...instanceQuery(options), body: changes }, instanceView);
+  }
+  async deleteInstance(instance: string, options: InstanceCallOptions = {}): Promise<void> {
+    await this.#call('DELETE', instancePath(instance), instanceQuery(options), z.unknown());
+  }
+  /** Starts an instance; returns when its sled has accepted to run it. Throws {@link MooringApiError} when the start was undone. */
+  startInstance(instance: string, options: OperationCallOptions = {}): Promise<OperationStarted> {
+    return this.#operate(instance, 'start', undefined, options);
+  }
+  /** Stops an instance: returns when the wish is recorded, from which on it ends Stopped. */
+  async stopInstance(instance: string, options: InstanceCallOptions = {}): Promise<InstanceView> {
+    return (await this.#operate(instance, 'stop', undefined, options)).instance;
+  }
+  async rebootInstance(instance: string, options: InstanceCallOptions = {}): Promise<InstanceView> {
+    return (await this.#operate(instance, 'reboot', undefined, options)).instance;
+  }
+  /** Migrates an instance to a sled (by id); returns when the destination has accepted to migrate it in. */
+  migrateInstance(instance: string, sledId: string, options: OperationCallOptions = {}): Promise<OperationStarted> {
+    return this.#operate(instance, 'migrate', { dst_sled_id: sledId }, options);
+  }
+
+  getOperation(operationId: string, options: CallOptions = {}): Promise<OperationView> {
+    return this.#call('GET', `/v1/operations/${encodeURIComponent(operationId)}`, options, operationView);
+  }
+  /** Follows an operation to its outcome; `onProgress` hears every look at it. Throws the signal's reason when cancelled. */
+  async waitForOperation(
+    operationId: string,
+    options: CallOptions & { onProgress?: (operation: OperationView) => void } = {},
+  ): Promise<OperationView> {
+    for (;;) {
+      const operation = await this.getOperation(operationId, options);
+      options.onProgress?.(operation);
+      if (operation.state === 'done') return operation;
+      await new Promise((resolve) => setTimeout(resolve, FOLLOW_EVERY_MS));
+      options.signal?.throwIfAborted();
+    }
+  }
+
+  listSleds(options: CallOptions = {}): AsyncGenerator<SledView> {
+    return this.#pages('/v1/system/hardware/sleds', {}, sledView, options);
+  }
+  addSled(sled: SledAdd, options: CallOptions = {}): Promise<SledView> {
+    return this.#call('POST', '/v1/system/hardware/sleds', { body: sled, ...options }, sledView);
+  }
+  getSled(sledId: string, options: CallOptions = {}): Promise<SledView> {
+    return this.#call('GET', `/v1/system/hardware/sleds/${encodeURIComponent(sledId)}`, options, sledView);
+  }
+  async setSledPolicy(
+    sledId: string,
+    policy: 'provisionable' | 'non_provisionable',
+    options: CallOptions = {},
+  ): Promise<void> {
+    const path = `/v1/system/hardware/sleds/${encodeURIComponent(sledId)}/provision-policy`;
+    await this.#call('PUT', path, { body: { state: policy }, ...options }, z.unknown());
+  }
+  /** States that a sled is gone for good: what ran there becomes Failed. It can't be taken back. */
+  expungeSled(sledId: string, options: CallOptions = {}): Promise<SledView> {
+    return this.#call('POST', `/v1/system/hardware/sleds/${encodeURIComponent(sledId)}/expunge`, options, sledView);
+  }
+
+  async #operate(
+    instance: string,
+    what: string,
+    body: unknown,
+    options: OperationCallOptions,
+  ): Promise<OperationStarted> {
+    const { headers, value } = await this.#request('POST', `${instancePath(instance)}/${what}`, {
+      ...instanceQuery(options),
+      waitSeconds: options.waitSeconds,
+      body,
+    });
+    return { instance: instanceView.parse(value), operationId: headers.get('location')?.split('/').at(-1) ?? null };
+  }
+
+  async *#pages<Item>(path: string, query: Query, schema: z.ZodType<Item>, options: CallOptions): AsyncGenerator<Item> {
+    let token: string | null = null;
+    do {
+      const page: ResultsPage<Item> = await this.#call(
+        'GET',
+        path,
+        { ...options, query: { ...query, page_token: token ?? undefined } },
+        resultsPage(schema),
+      );
+      yield* page.items;
+      token = page.next_page;
+    } while (token !== null);
+  }
+
+  async #call<Answer>(method: string, path: string, request: RequestParts, schema: z.ZodType<Answer>): Promise<Answer> {
+    const { value } = await this.#request(method, path, request);
+    return schema.parse(value);
+  }
+
+  async #request(method: string, path: string, request: RequestParts): Promise<{ headers: Headers; value: unknown }> {
+    const url = new URL(this.#url + path);
+    for (const [name, value] of Object.entries(request.query ?? {}))
+      if (value !== undefined) url.searchParams.set(name, value);
+    const headers: Record<string, string> = {};
+    if (request.body !== undefined) headers['content-type'] = 'application/json';
+    if (request.waitSeconds !== undefined) headers.prefer = `wait=${request.waitSeconds}`;
+    let response: Response;
+    try {
+      response = await fetch(url, {
+        method,
+        headers,
+        ...(request.body === undefined ? {} : { body: JSON.stringify(request.body) }),
+        ...(request.signal === undefined ? {} : { signal: request.signal }),
+      });
+    } catch (error) {
+      request.signal?.throwIfAborted();
+      const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error;
+      throw new MooringConnectionError(
+        `no Mooring API answers at ${this.#url} (${cause instanceof Error ? cause.message : cause}): start one with "mooring up", or name another with --api-url`,
+        { cause: error },
+      );
+    }
+    const text = await response.text();
+    const value = parseJson(text);
+    if (!response.ok) {
+      const body = errorResponse.partial({ request_id: true }).safeParse(value);
+      throw new MooringApiError(
+        response.status,
+        body.success ? body.data : { message: `the API answered ${response.status}: ${text.slice(0, 200)}` },
+      );
+    }
+    return { headers: response.headers, value };
+  }
+}
+
+type Query = Record<string, string | undefined>;
+interface RequestParts extends CallOptions {
+  readonly query?: Query;
+  readonly body?: unknown;
+  readonly waitSeconds?: number | undefined;
+}
+
+function instancePath(instance: string): string {
+  return `/v1/instances/${encodeURIComponent(instance)}`;
+}
+
+function instanceQuery(options: InstanceCallOptions): { query: Query; signal?: AbortSignal | undefined } {
+  return { query: { project: options.project }, signal: options.signal };
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return text === '' ? undefined : JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,43 @@
+import Table from 'cli-table3';
+import pc from 'picocolors';
+
+/** Prints a value as one line of JSON, for programs. */
+export function printJson(value: unknown): void {
+  console.log(JSON.stringify(value));
+}
+
+/** Lays rows out under their heads, aligned; colours only where the terminal has them. */
+export function table(head: string[], rows: string[][]): string {
+  const blank = {
+    top: '',
+    'top-mid': '',
+    'top-left': '',
+    'top-right': '',
+    bottom: '',
+    'bottom-mid': '',
+    'bottom-left': '',
+    'bottom-right': '',
+    left: '',
+    'left-mid': '',
+    mid: '',
+    'mid-mid': '',
+    right: '',
+    'right-mid': '',
+    middle: '  ',
+  };
+  const drawn = new Table({
+    head: head.map((text) => pc.bold(text)),
+    chars: blank,
+    style: { head: [], border: [], 'padding-left': 0, 'padding-right': 0 },
+  });
+  drawn.push(...rows);
+  return drawn.toString();
+}
+
+/** A shown state in the colour of its kind. */
+export function paintState(state: string): string {
+  if (state === 'running') return pc.green(state);
+  if (state === 'failed') return pc.red(state);
+  if (state === 'stopped') return pc.dim(state);
+  return pc.yellow(state);
+}
