@@ -1,0 +1,42 @@
+/** `npm test`: types, lint and format, then every test; ends with a line that counts. */
+import { spawn } from 'node:child_process';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { z } from 'zod';
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+const filters = process.argv.slice(2);
+
+async function run(command: string, args: string[]): Promise<boolean> {
+  console.log(`\n> ${command} ${args.join(' ')}`);
+  return new Promise((resolve, reject) => {
+    const child = spawn(join(root, 'node_modules', '.bin', command), args, { cwd: root, stdio: 'inherit' });
+    child.once('error', reject);
+    child.once('exit', (code) => resolve(code === 0));
+  });
+}
+
+const report = z.object({ numPassedTests: z.number(), numFailedTests: z.number(), success: z.boolean() });
+
+const folder = await mkdtemp(join(tmpdir(), 'mooring-test-'));
+try {
+  const checks = [await run('tsc', []), await run('biome', ['check', '.'])];
+  const outputFile = join(folder, 'report.json');
+  const tested = await run('vitest', [
+    'run',
+    '--reporter=default',
+    '--reporter=json',
+    `--outputFile.json=${outputFile}`,
+    ...filters,
+  ]);
+  const counted = report.parse(JSON.parse(await readFile(outputFile, 'utf8')));
+  const failedChecks = checks.filter((good) => !good).length;
+  // A suite that could not be loaded has no failed test of its own.
+  const failed = counted.numFailedTests + failedChecks + (tested || counted.numFailedTests > 0 ? 0 : 1);
+  console.log(`\n${counted.numPassedTests + checks.length - failedChecks} passed, ${failed} failed`);
+  process.exitCode = failed === 0 && counted.numPassedTests > 0 ? 0 : 1;
+} finally {
+  await rm(folder, { recursive: true, force: true });
+}
