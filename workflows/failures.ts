@@ -20,17 +20,22 @@ export function failedWith(error: unknown, type: FailureType): boolean {
   return applicationFailure(error)?.type === type;
 }
 
-/** What the caller of the operation is told of a step's error. `what` names the operation, for messages. */
-export function errorBodyOf(error: unknown, what: string): OperationError {
+/**
+ * What the caller of the operation is told of a step's error. `what` names the operation; `sled` the one that it was
+ * placed on, for a time-out, which says nothing of it.
+ */
+export function errorBodyOf(error: unknown, what: string, sled?: string): OperationError {
   if (isCancellation(error)) {
     return { status: 409, error_code: 'Conflict', message: `${what} was cancelled by an operator; ask for it again` };
   }
   const failure = applicationFailure(error);
   const body = failure?.details?.[0] as OperationError | undefined;
   if (body !== undefined) return { ...body, message: `${what} failed and was undone: ${body.message}` };
-  const reason =
-    failure?.message ??
-    (error instanceof Error ? (error.cause instanceof Error ? error.cause : error).message : String(error));
+  const timedOut = error instanceof ActivityFailure && error.cause instanceof TimeoutFailure && sled !== undefined;
+  const inner = error instanceof Error && error.cause instanceof Error ? error.cause : error;
+  const reason = timedOut
+    ? `sled "${sled}" gave no answer in time`
+    : (failure?.message ?? (inner instanceof Error ? inner.message : String(inner)));
   return { status: 503, error_code: 'ServiceUnavailable', message: `${what} failed and was undone: ${reason}` };
 }
 

@@ -40,9 +40,11 @@ export async function instanceMigrate(input: InstanceMigrateInput): Promise<Inst
   const saga = new Saga();
   let failure: unknown;
   let spared = false;
+  let sled: string | undefined;
   saga.compensateWith('unwind the target VMM', async () => {
     spared =
-      (await unwindVmm({ ...attempt, spareRunning: true, error: errorBodyOf(failure, 'the migration') })) === 'spared';
+      (await unwindVmm({ ...attempt, spareRunning: true, error: errorBodyOf(failure, 'the migration', sled) })) ===
+      'spared';
   });
 
   try {
@@ -65,6 +67,7 @@ export async function instanceMigrate(input: InstanceMigrateInput): Promise<Inst
       );
     }
     const { claim } = claimed;
+    sled = claim.sledName;
     await registering(input.registerTimeoutMs ?? DEFAULT_REGISTER_TIMEOUT_MS).registerVmm({ ...claim, instanceId });
     // The point of no return: a cancellation must not turn a migration that may be under way into an unwind.
     await CancellationScope.nonCancellable(() =>
@@ -85,6 +88,6 @@ export async function instanceMigrate(input: InstanceMigrateInput): Promise<Inst
       await database.succeedOperation(attempt);
       return { outcome: 'migrating', vmmId, migrationId };
     }
-    throw operationFailure('InstanceMigrateUnwound', errorBodyOf(error, 'the migration'), error);
+    throw operationFailure('InstanceMigrateUnwound', errorBodyOf(error, 'the migration', sled), error);
   }
 }

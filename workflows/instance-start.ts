@@ -36,14 +36,17 @@ export async function instanceStart(input: InstanceStartInput): Promise<Instance
   const saga = new Saga();
   let failure: unknown;
   let spared = false;
+  let sled: string | undefined;
   saga.compensateWith('unwind the VMM', async () => {
     const spareRunning = !failedWith(failure, 'NoSuchVmm');
-    spared = (await unwindVmm({ ...attempt, spareRunning, error: errorBodyOf(failure, 'the start') })) === 'spared';
+    spared =
+      (await unwindVmm({ ...attempt, spareRunning, error: errorBodyOf(failure, 'the start', sled) })) === 'spared';
   });
 
   try {
     const claim = await database.claimStart({ ...attempt, reason: input.reason });
     if (claim === null) return { outcome: 'already started' };
+    sled = claim.sledName;
     await registering(input.registerTimeoutMs ?? DEFAULT_REGISTER_TIMEOUT_MS).registerVmm({ ...claim, instanceId });
     await untilDefinitive.runVmm({ ...attempt, sled: { name: claim.sledName, address: claim.sledAddress } });
     return { outcome: 'started', vmmId, sled: claim.sledName };
@@ -53,7 +56,7 @@ export async function instanceStart(input: InstanceStartInput): Promise<Instance
       throw operationFailure('InstanceStartRefused', errorBodyOf(error, 'the start'), error);
     failure = error;
     await saga.unwind();
-    if (!spared) throw operationFailure('InstanceStartUnwound', errorBodyOf(error, 'the start'), error);
+    if (!spared) throw operationFailure('InstanceStartUnwound', errorBodyOf(error, 'the start', sled), error);
     // The sled refused a second word to a guest that it has reported as running: the start has succeeded.
     await database.succeedOperation(attempt);
     return { outcome: 'started', vmmId };

@@ -1,0 +1,132 @@
+/** A real stack for tests, and the few words that they need to speak of it. */
+import { Client, Connection } from '@temporalio/client';
+import { sql } from 'drizzle-orm';
+import { MooringApiError, MooringClient } from '../../client/mooring-client.ts';
+import { type OpenDatabase, openDatabase } from '../../db/connect.ts';
+import { type InstanceRecord, readInstance } from '../../db/queries/read-instance.ts';
+import { readSnapshot } from '../../db/queries/read-snapshot.ts';
+import type { ShownState } from '../../model/states.ts';
+import { needsAction } from '../../model/update-decision.ts';
+import { waitUntil } from '../../worker/child-process.ts';
+import { type RunningStack, type StackOptions, type StackSled, startStack } from '../../worker/stack.ts';
+
+export interface Harness {
+  readonly stack: RunningStack;
+  readonly client: MooringClient;
+  readonly temporal: Client;
+  readonly database: OpenDatabase;
+  /** Creates a stopped instance; returns its id. */
+  create(name?: string, size?: { ncpus?: number; memory?: number }): Promise<string>;
+  /** Creates and starts an instance, and waits until it runs; returns its id. */
+  running(): Promise<string>;
+  record(id: string): Promise<InstanceRecord>;
+  shows(id: string, shown: ShownState): Promise<InstanceRecord>;
+  /** Waits until nothing is left to do for an instance. */
+  rests(id: string): Promise<void>;
+  /** What an instance holds. */
+  holds(id: string): Promise<{ reservations: string[]; charge: boolean }>;
+  /** The sled that an instance's active VMM is on, and another one. */
+  placed(id: string): Promise<{ here: StackSled; there: StackSled }>;
+  /** Plants the same fault on every sled. */
+  everywhere(plant: (sled: StackSled) => void): void;
+  close(): Promise<void>;
+}
+
+let named = 0;
+
+/** Brings up a stack for a test file. */
+export async function startHarness(options: Partial<StackOptions> = {}): Promise<Harness> {
+  const stack = await startStack({
+    sleds: 3,
+    transitionMs: 10,
+    reconcileEveryMs: 1_000,
+    ...options,
+    env: { ...process.env, DATABASE_URL: '', TEMPORAL_ADDRESS: '' },
+  });
+  const database = openDatabase(stack.databaseUrl, { maxConnections: 4, applicationName: 'mooring-test' });
+  const connection = await Connection.connect({ address: stack.temporalAddress });
+  const client = new MooringClient({ url: stack.apiUrl });
+  await client.createProject({ name: 'default', description: '' });
+  const harness: Harness = {
+    stack,
+    client,
+    temporal: new Client({ connection }),
+    database,
+    async create(name, size) {
+      named += 1;
+      const unique = name ?? `vm-${named}`;
+      const made = await client.createInstance(
+        { name: unique, hostname: unique, description: '', ncpus: 2, memory: 1024 ** 3, ...size, start: false },
+        { project: 'default' },
+      );
+      return made.id;
+    },
+    async running() {
+      const id = await harness.create();
+      await client.startInstance(id);
+      await harness.shows(id, 'running');
+      return id;
+    },
+    async record(id) {
+      const found = await readInstance(database.db, id);
+      if (found === null) throw new Error(`no instance ${id}`);
+      return found;
+    },
+    async shows(id, shown) {
+      let last: InstanceRecord | null = null;
+      await waitUntil(
+        async () => {
+          last = await harness.record(id);
+          return last.shown === shown;
+        },
+        `instance ${id} never showed ${shown}`,
+        30_000,
+        10,
+      ).catch((error) => {
+        throw new Error(`${error.message}; it shows ${last?.shown}`);
+      });
+      return harness.record(id);
+    },
+    async rests(id) {
+      await waitUntil(
+        async () => {
+          const snapshot = await readSnapshot(database.db, id);
+          return snapshot !== null && !needsAction(snapshot) && snapshot.unlinked.length === 0;
+        },
+        `instance ${id} never came to rest`,
+        30_000,
+        20,
+      );
+    },
+    async holds(id) {
+      const reservations = await database.db.execute(
+        sql`SELECT kind FROM sled_reservation WHERE instance_id = ${id} ORDER BY kind`,
+      );
+      const charge = await database.db.execute(sql`SELECT 1 FROM provisioning_charge WHERE instance_id = ${id}`);
+      return { reservations: reservations.rows.map((row) => String(row.kind)), charge: charge.rows.length > 0 };
+    },
+    async placed(id) {
+      const { active } = await harness.record(id);
+      const here = stack.sleds.find((sled) => sled.id === active?.sledId);
+      const there = stack.sleds.find((sled) => sled.id !== active?.sledId);
+      if (here === undefined || there === undefined) throw new Error(`instance ${id} is on no sled of this stack`);
+      return { here, there };
+    },
+    everywhere: (plant) => stack.sleds.forEach(plant),
+    async close() {
+      await Promise.allSettled([database.close(), connection.close()]);
+      await stack.stop();
+    },
+  };
+  return harness;
+}
+
+/** The API's error of a call that must fail. */
+export async function refused(call: Promise<unknown>): Promise<MooringApiError> {
+  const outcome = await call.then(
+    () => null,
+    (error: unknown) => error,
+  );
+  if (outcome instanceof MooringApiError) return outcome;
+  throw outcome ?? new Error('the call succeeded');
+}
