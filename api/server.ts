@@ -19,7 +19,7 @@ import { openDatabase } from '../db/connect.ts';
 import { databaseError } from '../db/errors.ts';
 import { findInstanceByName, type InstanceRecord, listInstances, readInstance } from '../db/queries/read-instance.ts';
 import { readSnapshot } from '../db/queries/read-snapshot.ts';
-import { project, sled, vmm } from '../db/schema.ts';
+import { project, sled } from '../db/schema.ts';
 import { applyReport } from '../db/transactions/apply-report.ts';
 import { checkMigration } from '../db/transactions/claim-migration.ts';
 import { failVmm } from '../db/transactions/fail-vmm.ts';
@@ -519,8 +519,9 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
 
   const sledParams = z.object({ sled_id: z.guid() });
   const sledRoute = { tags: ['system'], params: sledParams };
-  const vmmCount = sql<number>`(SELECT count(*)::int FROM ${vmm} WHERE ${vmm.sledId} = ${sled.id} AND ${vmm.timeDeleted} IS NULL
-    AND ${vmm.state} NOT IN ('destroyed', 'failed', 'saga_unwound'))`;
+  // Named in full: in a query of one table drizzle writes bare column names, which a subquery would take for its own.
+  const vmmCount = sql<number>`(SELECT count(*)::int FROM vmm placed WHERE placed.sled_id = sled.id AND placed.time_deleted IS NULL
+    AND placed.state NOT IN ('destroyed', 'failed', 'saga_unwound'))`;
 
   async function requireSled(sledId: string) {
     const [row] = await db.select({ sled, vmmCount }).from(sled).where(eq(sled.id, sledId));

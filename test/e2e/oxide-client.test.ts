@@ -25,6 +25,8 @@ test('the official Oxide client drives the API unchanged', async () => {
   const started = await oxide.instanceStart({ path });
   expect(started.response.status).toBe(202);
   await harness.shows(created.data.id, 'running');
+  const { here } = await harness.placed(created.data.id);
+  expect((await harness.client.getSled(here.id)).vmm_count).toBe(1);
   const byName = await oxide.instanceView({ path: { instance: 'web' }, query: { project: 'oxide' } });
   expect(byName.type === 'success' && byName.data.runState).toBe('running');
   expect((await oxide.instanceReboot({ path })).response.status).toBe(202);
