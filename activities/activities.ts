@@ -4,7 +4,6 @@
  */
 import { activityInfo } from '@temporalio/activity';
 import type { Database } from '../db/connect.ts';
-import { readSnapshot } from '../db/queries/read-snapshot.ts';
 import { readLinkedVmms, readVmmPlace, type VmmPlace } from '../db/queries/saga-progress.ts';
 import { applyReport } from '../db/transactions/apply-report.ts';
 import { type ClaimMigrationRequest, claimMigration, type MigrationClaim } from '../db/transactions/claim-migration.ts';
@@ -19,9 +18,9 @@ import {
   recordSucceededOperation,
 } from '../db/transactions/unwind-vmm.ts';
 import { isGoneVmmState, type OperationKind } from '../model/states.ts';
-import { needsUpdate } from '../model/update-decision.ts';
 import type { SledVmmState, VmmCommand } from '../wire/sled-protocol.ts';
 import { classifyFailure, FAILURE_TYPES, finalFailure } from './failures.ts';
+import { signalIfNeeded } from './signal-update.ts';
 import { type SledAddress, type SledClient, SledError } from './sled-client.ts';
 import type { WorkflowStarter } from './workflow-starter.ts';
 
@@ -53,13 +52,8 @@ export function createControlActivities({ db, sleds, workflows }: ActivityContex
   async function applyWord(vmmId: string, report: SledVmmState | null, saga: Parameters<typeof applyReport>[3] = {}) {
     if (report === null) return null;
     const applied = await applyReport(db, vmmId, report, saga);
-    if (applied?.wrote) await signalIfNeeded(applied.instanceId);
+    if (applied?.wrote) await signalIfNeeded({ db, workflows }, applied.instanceId);
     return applied;
-  }
-
-  async function signalIfNeeded(instanceId: string): Promise<void> {
-    const snapshot = await readSnapshot(db, instanceId);
-    if (snapshot !== null && needsUpdate(snapshot)) await workflows.signalUpdate(instanceId);
   }
 
   /** Throws what makes it pointless to go on telling a VMM to run or to migrate in. */
@@ -160,7 +154,7 @@ export function createControlActivities({ db, sleds, workflows }: ActivityContex
     /** Unwind, last transaction; then the update saga is signalled. */
     async finishUnwind(request: FinishUnwindRequest): Promise<void> {
       await finishUnwind(db, request);
-      await signalIfNeeded(request.instanceId);
+      await signalIfNeeded({ db, workflows }, request.instanceId);
     },
 
     /** Records a success that no sled's word came with. */

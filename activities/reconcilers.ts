@@ -9,9 +9,10 @@ import { failVmm } from '../db/transactions/fail-vmm.ts';
 import { recordRefusedOperation, releaseUnwound } from '../db/transactions/unwind-vmm.ts';
 import { Refusal } from '../model/refusal.ts';
 import { isGoneVmmState } from '../model/states.ts';
-import { needsAction, needsUpdate } from '../model/update-decision.ts';
+import { needsAction } from '../model/update-decision.ts';
 import type { ActivityContext } from './activities.ts';
 import { classifyFailure } from './failures.ts';
+import { signalIfNeeded } from './signal-update.ts';
 import { type SledAddress, SledError } from './sled-client.ts';
 
 /** How many sleds are asked at a time: one slow sled delays nobody. */
@@ -124,7 +125,7 @@ export function createReconcilerActivities({ db, sleds, workflows }: ActivityCon
           await settleUnwound(vmm_id, vmm?.instance_id, findings);
         } else {
           await applyReport(db, vmm_id, state);
-          await signalIfNeeded(vmm.instance_id);
+          await signalIfNeeded({ db, workflows }, vmm.instance_id);
         }
       }
       for (const vmm of known) {
@@ -157,7 +158,7 @@ export function createReconcilerActivities({ db, sleds, workflows }: ActivityCon
       if ((await failVmm(db, vmm.id, `sled "${address.name}" does not know it any more`)) !== null)
         findings.lost.push(vmm.id);
     }
-    await signalIfNeeded(vmm.instance_id);
+    await signalIfNeeded({ db, workflows }, vmm.instance_id);
   }
 
   async function settleUnwound(
@@ -166,12 +167,7 @@ export function createReconcilerActivities({ db, sleds, workflows }: ActivityCon
     findings: WatcherFindings,
   ): Promise<void> {
     if (await releaseUnwound(db, vmmId)) findings.released.push(vmmId);
-    if (instanceId !== undefined) await signalIfNeeded(instanceId);
-  }
-
-  async function signalIfNeeded(instanceId: string): Promise<void> {
-    const snapshot = await readSnapshot(db, instanceId);
-    if (snapshot !== null && needsUpdate(snapshot)) await workflows.signalUpdate(instanceId);
+    if (instanceId !== undefined) await signalIfNeeded({ db, workflows }, instanceId);
   }
 }
 

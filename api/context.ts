@@ -1,0 +1,80 @@
+/** What every room of the API works with: its parts, and how it finds what a path names. */
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Client } from '@temporalio/client';
+import type { FastifyBaseLogger, FastifyInstance, FastifyReply, FastifyRequest, RawServerDefault } from 'fastify';
+import type { ZodTypeProvider } from 'fastify-type-provider-zod';
+import type { Logger } from 'pino';
+import { z } from 'zod';
+import type { SledClient } from '../activities/sled-client.ts';
+import type { WorkflowStarter } from '../activities/workflow-starter.ts';
+import type { Database } from '../db/connect.ts';
+import { findInstanceByName, type InstanceRecord, readInstance } from '../db/queries/read-instance.ts';
+import { requireProject } from '../db/transactions/manage-inventory.ts';
+import { Refusal } from '../model/refusal.ts';
+import { type InstanceView, isUuid, nameOrId } from '../wire/operator-api.ts';
+import type { Operations } from './operations.ts';
+import { viewInstance } from './views.ts';
+
+export type ApiApp = FastifyInstance<
+  RawServerDefault,
+  IncomingMessage,
+  ServerResponse,
+  FastifyBaseLogger,
+  ZodTypeProvider
+>;
+
+export interface ApiContext {
+  readonly db: Database;
+  readonly temporal: Client;
+  readonly workflows: WorkflowStarter;
+  readonly operations: Operations;
+  readonly sleds: SledClient;
+  readonly log: Logger;
+  /** How long a call waits for its saga's word when it asks for nothing less, in milliseconds. */
+  readonly waitLimitMs: number;
+  /** How long registering a VMM may take, in milliseconds; the sagas' own default when absent. */
+  readonly registerTimeoutMs?: number | undefined;
+  /** Where the Temporal Web UI shows a workflow's run; `null` when the API knows of no Web UI. */
+  webUiLink(workflowId: string, runId: string): string | null;
+}
+
+/** An instance by name needs its project. */
+export const projectQuery = z.object({ project: nameOrId.optional() });
+
+/** Finds an instance that isn't deleted, by its id, or by its name within a project. Throws a {@link Refusal}. */
+export async function findInstance(
+  db: Database,
+  instance: string,
+  projectNameOrId: string | undefined,
+): Promise<InstanceRecord> {
+  if (isUuid(instance)) {
+    const record = await readInstance(db, instance);
+    if (record === null || record.instance.timeDeleted !== null) throw Refusal.notFound('instance', instance);
+    return record;
+  }
+  if (projectNameOrId === undefined)
+    throw Refusal.invalid('project: needed to find an instance by name; give ?project=, or the id of the instance');
+  const owner = await requireProject(db, projectNameOrId, isUuid(projectNameOrId));
+  const record = await findInstanceByName(db, owner.id, instance);
+  if (record === null) throw Refusal.notFound('instance', instance);
+  return record;
+}
+
+/** An instance as the wire shows it now. Throws a {@link Refusal} when there is none. */
+export async function showInstance(db: Database, instanceId: string): Promise<InstanceView> {
+  const record = await readInstance(db, instanceId);
+  if (record === null) throw Refusal.notFound('instance', instanceId);
+  return viewInstance(record);
+}
+
+/** How long a call may wait, in milliseconds: `Prefer: wait=SECONDS` (RFC 7240) asks for less than the limit. */
+export function waitMs(request: FastifyRequest, limitMs: number): number {
+  const prefer = [request.headers.prefer ?? []].flat().join(',');
+  const asked = /(?:^|[,;\s])wait\s*=\s*"?(\d+)"?/i.exec(prefer)?.[1];
+  return asked === undefined ? limitMs : Math.min(limitMs, Number(asked) * 1000);
+}
+
+/** Says where the operation that a call began or joined can be followed. */
+export function location(reply: FastifyReply, operationId: string): void {
+  reply.header('location', `/v1/operations/${operationId}`);
+}

@@ -1,0 +1,51 @@
+import { hasZodFastifySchemaValidationErrors } from 'fastify-type-provider-zod';
+import { databaseError } from '../db/errors.ts';
+import { Refusal } from '../model/refusal.ts';
+import { errorResponse } from '../wire/operator-api.ts';
+import { OperationFailed } from './operations.ts';
+
+/** The error responses that every endpoint declares. */
+export const errors = { '4xx': errorResponse, '5xx': errorResponse };
+
+/** The one place that turns an error into a status and a message. */
+export function describeError(error: unknown): { status: number; code: string; message: string } {
+  if (error instanceof Refusal) return { status: error.status, code: error.code, message: error.message };
+  if (error instanceof OperationFailed) {
+    return { status: error.body.status, code: error.body.error_code, message: error.body.message };
+  }
+  if (hasZodFastifySchemaValidationErrors(error)) {
+    const details = error.validation.map(
+      (issue) => `${issue.instancePath.slice(1).replaceAll('/', '.') || error.validationContext}: ${issue.message}`,
+    );
+    return { status: 400, code: 'InvalidRequest', message: details.join('; ') };
+  }
+  const { statusCode } = error as { statusCode?: unknown };
+  if (typeof statusCode === 'number' && statusCode >= 400 && statusCode < 500) {
+    return {
+      status: statusCode,
+      code: 'InvalidRequest',
+      message: error instanceof Error ? error.message : String(error),
+    };
+  }
+  const cause = databaseError(error);
+  // 53: out of resources; 57: shutting down or starting; 08: the connection broke.
+  if ((cause?.code !== undefined && /^(53|57|08)/.test(cause.code)) || isConnectionError(error)) {
+    return {
+      status: 503,
+      code: 'ServiceUnavailable',
+      message: 'the database or the Temporal server does not answer at the moment: try again',
+    };
+  }
+  return { status: 500, code: 'Internal', message: 'an internal error; the request_id finds it in the log' };
+}
+
+function isConnectionError(error: unknown): boolean {
+  for (let cause: unknown = error; cause instanceof Error; cause = cause.cause) {
+    const { code } = cause as { code?: unknown };
+    if (typeof code === 'string' && ['ECONNREFUSED', 'ECONNRESET', 'EPIPE', 'ETIMEDOUT'].includes(code)) return true;
+    // gRPC: UNAVAILABLE, DEADLINE_EXCEEDED.
+    if (code === 14 || code === 4) return true;
+    if (/timeout exceeded when trying to connect|Connection terminated/.test(cause.message)) return true;
+  }
+  return false;
+}

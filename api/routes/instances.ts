@@ -1,0 +1,279 @@
+import { eq } from 'drizzle-orm';
+import { z } from 'zod';
+import { signalIfNeeded } from '../../activities/signal-update.ts';
+import { SledError } from '../../activities/sled-client.ts';
+import { listInstances } from '../../db/queries/read-instance.ts';
+import { sled } from '../../db/schema.ts';
+import { applyReport } from '../../db/transactions/apply-report.ts';
+import { checkMigration } from '../../db/transactions/claim-migration.ts';
+import { failVmm } from '../../db/transactions/fail-vmm.ts';
+import { createInstance, requireProject, updateInstanceRecord } from '../../db/transactions/manage-inventory.ts';
+import { deleteInstance, recordRunningIntent, recordStop } from '../../db/transactions/record-intent.ts';
+import { refusalMessage, verdict } from '../../model/legality.ts';
+import { Refusal } from '../../model/refusal.ts';
+import { workflowIds } from '../../model/workflow-names.ts';
+import {
+  DEFAULT_PAGE_LIMIT,
+  instanceCreate,
+  instanceMigrate,
+  instanceUpdate,
+  instanceView,
+  isUuid,
+  nameOrId,
+  pageParams,
+  resultsPage,
+  shownState,
+} from '../../wire/operator-api.ts';
+import {
+  type ApiApp,
+  type ApiContext,
+  findInstance,
+  location,
+  projectQuery,
+  showInstance,
+  waitMs,
+} from '../context.ts';
+import { errors } from '../errors.ts';
+import { OperationFailed, type OperationRequest } from '../operations.ts';
+import { readPage, writePage } from '../paging.ts';
+import { viewInstance } from '../views.ts';
+
+const REBOOT_CALL_MS = 5_000;
+
+/** Adds the endpoints of instances. */
+export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
+  const { db, workflows, operations, sleds, log } = context;
+  const registerTimeout =
+    context.registerTimeoutMs === undefined ? {} : { registerTimeoutMs: context.registerTimeoutMs };
+  const instanceParams = z.object({ instance: nameOrId });
+  const accepted = { 202: instanceView, ...errors };
+
+  // --- Instances ---
+
+  app.get(
+    '/v1/instances',
+    {
+      schema: {
+        tags: ['instances'],
+        querystring: pageParams.extend({
+          project: nameOrId.optional(),
+          state: shownState.optional(),
+          sled: z.guid().optional(),
+        }),
+        response: { 200: resultsPage(instanceView), ...errors },
+      },
+    },
+    async (request) => {
+      const { project: owner, state, sled: sledId } = request.query;
+      const limit = request.query.limit ?? DEFAULT_PAGE_LIMIT;
+      const order = request.query.sort_by ?? 'name_ascending';
+      const page = readPage(request.query.page_token, order);
+      const projectId = owner === undefined ? undefined : (await requireProject(db, owner, isUuid(owner))).id;
+      // Names are unique only within a project.
+      const sorted = projectId === undefined ? 'id_ascending' : page.order;
+      const records = await listInstances(db, {
+        projectId,
+        sledId,
+        shown: state,
+        order: sorted,
+        after: page.after,
+        limit,
+      });
+      const last = records.at(-1)?.instance;
+      const token =
+        records.length < limit || last === undefined
+          ? null
+          : writePage(page.order, sorted === 'id_ascending' ? last.id : last.name);
+      return { items: records.map(viewInstance), next_page: token };
+    },
+  );
+
+  app.post(
+    '/v1/instances',
+    {
+      schema: {
+        tags: ['instances'],
+        querystring: z.object({ project: nameOrId }),
+        body: instanceCreate,
+        response: { 201: instanceView, ...errors },
+      },
+    },
+    async (request, reply) => {
+      const { project: owner } = request.query;
+      const { body } = request;
+      const { id: projectId } = await requireProject(db, owner, isUuid(owner));
+      const instanceId = await createInstance(db, {
+        projectId,
+        name: body.name,
+        description: body.description,
+        hostname: body.hostname,
+        ncpus: body.ncpus,
+        memoryBytes: body.memory,
+        autoRestartPolicy: body.auto_restart_policy ?? null,
+      });
+      if (body.start) {
+        try {
+          const { operationId } = await operations.run(
+            startRequest(instanceId, body.name, waitMs(request, context.waitLimitMs)),
+          );
+          location(reply, operationId);
+        } catch (error) {
+          // The instance is there, stopped: its creation has succeeded.
+          if (!(error instanceof OperationFailed) && !(error instanceof Refusal)) throw error;
+        }
+      }
+      return reply.status(201).send(await showInstance(db, instanceId));
+    },
+  );
+
+  const instanceRoute = { tags: ['instances'], params: instanceParams, querystring: projectQuery };
+
+  app.get(
+    '/v1/instances/:instance',
+    { schema: { ...instanceRoute, response: { 200: instanceView, ...errors } } },
+    async (request) => viewInstance(await findInstance(db, request.params.instance, request.query.project)),
+  );
+
+  app.put(
+    '/v1/instances/:instance',
+    { schema: { ...instanceRoute, body: instanceUpdate, response: { 200: instanceView, ...errors } } },
+    async (request) => {
+      const { instance } = await findInstance(db, request.params.instance, request.query.project);
+      const { name, description, ncpus, memory, auto_restart_policy } = request.body;
+      await updateInstanceRecord(db, instance.id, {
+        ...(name === undefined ? {} : { name }),
+        ...(description === undefined ? {} : { description }),
+        ...(ncpus === undefined ? {} : { ncpus }),
+        ...(memory === undefined ? {} : { memoryBytes: memory }),
+        ...(auto_restart_policy === undefined ? {} : { autoRestartPolicy: auto_restart_policy }),
+      });
+      return showInstance(db, instance.id);
+    },
+  );
+
+  app.delete(
+    '/v1/instances/:instance',
+    { schema: { ...instanceRoute, response: { 204: z.null(), ...errors } } },
+    async (request, reply) => {
+      const { instance } = await findInstance(db, request.params.instance, request.query.project);
+      await deleteInstance(db, instance.id);
+      await signalIfNeeded(context, instance.id);
+      return reply.status(204).send(null);
+    },
+  );
+
+  function startRequest(instanceId: string, name: string, wait: number): OperationRequest {
+    return {
+      kind: 'start',
+      instanceId,
+      workflowId: workflowIds.start(instanceId),
+      workflowType: 'instanceStart',
+      args: [{ instanceId, reason: 'user', ...registerTimeout }],
+      summary: `start instance "${name}"`,
+      waitMs: wait,
+    };
+  }
+
+  app.post(
+    '/v1/instances/:instance/start',
+    { schema: { ...instanceRoute, response: accepted } },
+    async (request, reply) => {
+      const { instance, shown } = await findInstance(db, request.params.instance, request.query.project);
+      const start = startRequest(instance.id, instance.name, waitMs(request, context.waitLimitMs));
+      const legal = verdict(shown, 'start');
+      if (legal === 'conflict' || legal === 'invalid')
+        throw Refusal.conflict(refusalMessage('start', instance.name, shown));
+      if (legal === 'act') {
+        const { operationId } = await operations.run(start);
+        location(reply, operationId);
+      } else {
+        const record = await recordRunningIntent(db, instance.id);
+        const now = verdict(record.shown, 'start');
+        if (now === 'conflict' || now === 'invalid')
+          throw Refusal.conflict(refusalMessage('start', instance.name, record.shown));
+        const joined =
+          now === 'act'
+            ? await operations.run(start)
+            : record.shown === 'starting'
+              ? await operations.joinOpen(start)
+              : null;
+        if (joined !== null) location(reply, joined.operationId);
+      }
+      return reply.status(202).send(await showInstance(db, instance.id));
+    },
+  );
+
+  app.post(
+    '/v1/instances/:instance/stop',
+    { schema: { ...instanceRoute, response: accepted } },
+    async (request, reply) => {
+      const { instance } = await findInstance(db, request.params.instance, request.query.project);
+      const { carry } = await recordStop(db, instance.id);
+      // The intent is what counts; should this be lost, the scan finds a stop that nobody carries.
+      if (carry)
+        await workflows
+          .carryStop(instance.id)
+          .catch((error: unknown) => log.warn({ err: error }, 'a stop waits for the scan'));
+      return reply.status(202).send(await showInstance(db, instance.id));
+    },
+  );
+
+  app.post(
+    '/v1/instances/:instance/reboot',
+    { schema: { ...instanceRoute, response: accepted } },
+    async (request, reply) => {
+      const { instance, active, shown } = await findInstance(db, request.params.instance, request.query.project);
+      const legal = verdict(shown, 'reboot');
+      if (legal === 'conflict') throw Refusal.conflict(refusalMessage('reboot', instance.name, shown));
+      if (legal === 'invalid') throw Refusal.invalid(refusalMessage('reboot', instance.name, shown));
+      if (legal === 'act' && active !== null) await rebootVmm(instance.name, active.id, active.sledId ?? '');
+      return reply.status(202).send(await showInstance(db, instance.id));
+    },
+  );
+
+  async function rebootVmm(name: string, vmmId: string, sledId: string): Promise<void> {
+    const [host] = await db.select().from(sled).where(eq(sled.id, sledId));
+    if (host === undefined) throw new Error(`sled ${sledId} is not there`);
+    try {
+      const { updated_runtime } = await sleds.setState(host, vmmId, { type: 'reboot' }, REBOOT_CALL_MS);
+      if (updated_runtime === null) return;
+      const applied = await applyReport(db, vmmId, updated_runtime);
+      if (applied !== null) await signalIfNeeded(context, applied.instanceId);
+    } catch (error) {
+      if (!(error instanceof SledError)) throw error;
+      if (error.kind === 'gone') {
+        const instanceId = await failVmm(db, vmmId, error.message);
+        if (instanceId !== null) await workflows.signalUpdate(instanceId);
+        throw Refusal.conflict(
+          `instance "${name}" can't be rebooted: its VM is lost (${error.message}); start it again when it shows Failed or Stopped`,
+        );
+      }
+      const doubt = error.kind === 'refused' ? 'it was not rebooted' : 'it may have been rebooted';
+      throw Refusal.unavailable(`instance "${name}": ${doubt}: ${error.message}; look at it, then try again`);
+    }
+  }
+
+  app.post(
+    '/v1/instances/:instance/migrate',
+    { schema: { ...instanceRoute, body: instanceMigrate, response: accepted } },
+    async (request, reply) => {
+      const record = await findInstance(db, request.params.instance, request.query.project);
+      const { instance } = record;
+      const destinationSledId = request.body.dst_sled_id.toLowerCase();
+      const migrate: OperationRequest = {
+        kind: 'migrate',
+        instanceId: instance.id,
+        workflowId: workflowIds.migrate(instance.id),
+        workflowType: 'instanceMigrate',
+        args: [{ instanceId: instance.id, destinationSledId, ...registerTimeout }],
+        summary: `migrate instance "${instance.name}" to sled ${destinationSledId}`,
+        waitMs: waitMs(request, context.waitLimitMs),
+        mayJoin: (input) => (input as { destinationSledId?: string } | null)?.destinationSledId === destinationSledId,
+      };
+      const check = await checkMigration(db, record, destinationSledId);
+      const answer = check === 'legal' ? await operations.run(migrate) : await operations.joinOpen(migrate);
+      if (answer !== null) location(reply, answer.operationId);
+      return reply.status(202).send(await showInstance(db, instance.id));
+    },
+  );
+}

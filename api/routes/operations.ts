@@ -1,0 +1,25 @@
+import { z } from 'zod';
+import { Refusal } from '../../model/refusal.ts';
+import { operationView } from '../../wire/operator-api.ts';
+import type { ApiApp, ApiContext } from '../context.ts';
+import { errors } from '../errors.ts';
+import { viewOperation } from '../views.ts';
+
+/** Adds the endpoint by which an operation is followed. */
+export function addOperationRoutes(app: ApiApp, context: ApiContext): void {
+  app.get(
+    '/v1/operations/:operation_id',
+    {
+      schema: {
+        tags: ['operations'],
+        params: z.object({ operation_id: z.guid() }),
+        response: { 200: operationView, ...errors },
+      },
+    },
+    async (request) => {
+      const row = await context.operations.read(request.params.operation_id);
+      if (row === null) throw Refusal.notFound('operation', request.params.operation_id);
+      return viewOperation(row, context.webUiLink(row.workflowId, row.id));
+    },
+  );
+}

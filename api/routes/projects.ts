@@ -1,0 +1,106 @@
+import { and, asc, gt, isNull } from 'drizzle-orm';
+import { z } from 'zod';
+import { project } from '../../db/schema.ts';
+import {
+  createProject,
+  deleteProject,
+  requireProject,
+  setQuota,
+  updateProject,
+} from '../../db/transactions/manage-inventory.ts';
+import {
+  DEFAULT_PAGE_LIMIT,
+  isUuid,
+  nameOrId,
+  pageParams,
+  projectCreate,
+  projectUpdate,
+  projectView,
+  quotaUpdate,
+  quotaView,
+  resultsPage,
+} from '../../wire/operator-api.ts';
+import type { ApiApp, ApiContext } from '../context.ts';
+import { errors } from '../errors.ts';
+import { readPage, writePage } from '../paging.ts';
+import { viewProject, viewQuota } from '../views.ts';
+
+/** Adds the endpoints of projects and their quotas. */
+export function addProjectRoutes(app: ApiApp, context: ApiContext): void {
+  const { db } = context;
+  const projectParams = z.object({ project: nameOrId });
+  const findProject = (named: string) => requireProject(db, named, isUuid(named));
+
+  app.get(
+    '/v1/projects',
+    { schema: { tags: ['projects'], querystring: pageParams, response: { 200: resultsPage(projectView), ...errors } } },
+    async (request) => {
+      const limit = request.query.limit ?? DEFAULT_PAGE_LIMIT;
+      const page = readPage(request.query.page_token, 'name_ascending');
+      const rows = await db
+        .select()
+        .from(project)
+        .where(and(isNull(project.timeDeleted), page.after === null ? undefined : gt(project.name, page.after)))
+        .orderBy(asc(project.name))
+        .limit(limit);
+      const last = rows.at(-1);
+      return {
+        items: rows.map(viewProject),
+        next_page: rows.length < limit || last === undefined ? null : writePage('name_ascending', last.name),
+      };
+    },
+  );
+  app.post(
+    '/v1/projects',
+    { schema: { tags: ['projects'], body: projectCreate, response: { 201: projectView, ...errors } } },
+    async (request, reply) => reply.status(201).send(viewProject(await createProject(db, request.body))),
+  );
+  app.get(
+    '/v1/projects/:project',
+    { schema: { tags: ['projects'], params: projectParams, response: { 200: projectView, ...errors } } },
+    async (request) => viewProject(await findProject(request.params.project)),
+  );
+  app.put(
+    '/v1/projects/:project',
+    {
+      schema: {
+        tags: ['projects'],
+        params: projectParams,
+        body: projectUpdate,
+        response: { 200: projectView, ...errors },
+      },
+    },
+    async (request) => {
+      const { id } = await findProject(request.params.project);
+      const { name, description } = request.body;
+      return viewProject(
+        await updateProject(db, id, {
+          ...(name == null ? {} : { name }),
+          ...(description == null ? {} : { description }),
+        }),
+      );
+    },
+  );
+  app.delete(
+    '/v1/projects/:project',
+    { schema: { tags: ['projects'], params: projectParams, response: { 204: z.null(), ...errors } } },
+    async (request, reply) => {
+      await deleteProject(db, (await findProject(request.params.project)).id);
+      return reply.status(204).send(null);
+    },
+  );
+  const quotaRoute = { tags: ['system'], params: projectParams };
+  app.get(
+    '/v1/system/projects/:project/quota',
+    { schema: { ...quotaRoute, response: { 200: quotaView, ...errors } } },
+    async (request) => viewQuota(await findProject(request.params.project)),
+  );
+  app.put(
+    '/v1/system/projects/:project/quota',
+    { schema: { ...quotaRoute, body: quotaUpdate, response: { 200: quotaView, ...errors } } },
+    async (request) => {
+      const { id } = await findProject(request.params.project);
+      return viewQuota(await setQuota(db, id, { cpus: request.body.cpus, memoryBytes: request.body.memory }));
+    },
+  );
+}

@@ -1,0 +1,31 @@
+import { z } from 'zod';
+import { signalIfNeeded } from '../../activities/signal-update.ts';
+import { applyReport } from '../../db/transactions/apply-report.ts';
+import { Refusal } from '../../model/refusal.ts';
+import { sledVmmState } from '../../wire/sled-protocol.ts';
+import type { ApiApp, ApiContext } from '../context.ts';
+import { errors } from '../errors.ts';
+
+/** Adds the endpoint that sled agents report to. */
+export function addReportRoutes(app: ApiApp, context: ApiContext): void {
+  const { db } = context;
+  app.put(
+    '/vmms/:vmm_id',
+    {
+      schema: {
+        tags: ['sled agents'],
+        params: z.object({ vmm_id: z.guid() }),
+        body: sledVmmState,
+        response: { 204: z.null(), ...errors },
+      },
+    },
+    async (request, reply) => {
+      const { vmm_id: vmmId } = request.params;
+      const applied = await applyReport(db, vmmId, request.body);
+      if (applied === null) throw Refusal.notFound('VMM', vmmId);
+      // Judged by what is stored, not by what this report changed; only a signal that was taken may be answered with 204.
+      if (applied.verdict === 'applied') await signalIfNeeded(context, applied.instanceId);
+      return reply.status(204).send(null);
+    },
+  );
+}

@@ -1,0 +1,90 @@
+import { and, asc, eq, gt, ne, sql } from 'drizzle-orm';
+import { z } from 'zod';
+import { sled } from '../../db/schema.ts';
+import { addSled, expungeSled, setSledPolicy } from '../../db/transactions/manage-inventory.ts';
+import { Refusal } from '../../model/refusal.ts';
+import {
+  DEFAULT_PAGE_LIMIT,
+  pageParams,
+  provisionPolicyParams,
+  provisionPolicyResponse,
+  resultsPage,
+  sledAdd,
+  sledView,
+} from '../../wire/operator-api.ts';
+import type { ApiApp, ApiContext } from '../context.ts';
+import { errors } from '../errors.ts';
+import { readPage, writePage } from '../paging.ts';
+import { viewSled } from '../views.ts';
+
+/** Adds the endpoints of sleds. */
+export function addSledRoutes(app: ApiApp, context: ApiContext): void {
+  const { db, workflows } = context;
+  const sledParams = z.object({ sled_id: z.guid() });
+  const sledRoute = { tags: ['system'], params: sledParams };
+  // Named in full: in a query of one table drizzle writes bare column names, which a subquery would take for its own.
+  const vmmCount = sql<number>`(SELECT count(*)::int FROM vmm placed WHERE placed.sled_id = sled.id AND placed.time_deleted IS NULL
+    AND placed.state NOT IN ('destroyed', 'failed', 'saga_unwound'))`;
+
+  async function requireSled(sledId: string) {
+    const [row] = await db.select({ sled, vmmCount }).from(sled).where(eq(sled.id, sledId));
+    if (row === undefined) throw Refusal.notFound('sled', sledId);
+    return viewSled(row.sled, row.vmmCount);
+  }
+
+  app.get(
+    '/v1/system/hardware/sleds',
+    { schema: { tags: ['system'], querystring: pageParams, response: { 200: resultsPage(sledView), ...errors } } },
+    async (request) => {
+      const limit = request.query.limit ?? DEFAULT_PAGE_LIMIT;
+      const page = readPage(request.query.page_token, 'id_ascending');
+      const rows = await db
+        .select({ sled, vmmCount })
+        .from(sled)
+        .where(and(ne(sled.policy, 'expunged'), page.after === null ? undefined : gt(sled.id, page.after)))
+        .orderBy(asc(sled.id))
+        .limit(limit);
+      const last = rows.at(-1);
+      return {
+        items: rows.map((row) => viewSled(row.sled, row.vmmCount)),
+        next_page: rows.length < limit || last === undefined ? null : writePage('id_ascending', last.sled.id),
+      };
+    },
+  );
+  app.post(
+    '/v1/system/hardware/sleds',
+    { schema: { tags: ['system'], body: sledAdd, response: { 201: sledView, ...errors } } },
+    async (request, reply) => {
+      const { memory, ...rest } = request.body;
+      return reply.status(201).send(viewSled(await addSled(db, { ...rest, memoryBytes: memory }), 0));
+    },
+  );
+  app.get(
+    '/v1/system/hardware/sleds/:sled_id',
+    { schema: { ...sledRoute, response: { 200: sledView, ...errors } } },
+    async (request) => requireSled(request.params.sled_id),
+  );
+  app.put(
+    '/v1/system/hardware/sleds/:sled_id/provision-policy',
+    { schema: { ...sledRoute, body: provisionPolicyParams, response: { 200: provisionPolicyResponse, ...errors } } },
+    async (request) => {
+      const before = await setSledPolicy(
+        db,
+        request.params.sled_id,
+        request.body.state === 'provisionable' ? 'in_service' : 'no_provision',
+      );
+      return {
+        old_state: before === 'in_service' ? ('provisionable' as const) : ('non_provisionable' as const),
+        new_state: request.body.state,
+      };
+    },
+  );
+  app.post(
+    '/v1/system/hardware/sleds/:sled_id/expunge',
+    { schema: { ...sledRoute, response: { 200: sledView, ...errors } } },
+    async (request) => {
+      for (const instanceId of await expungeSled(db, request.params.sled_id)) await workflows.signalUpdate(instanceId);
+      return requireSled(request.params.sled_id);
+    },
+  );
+}

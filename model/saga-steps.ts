@@ -1,0 +1,75 @@
+/**
+ * The steps of every workflow, in order, each named for its activity: one declaration that the Web UI's progress, the
+ * fault matrix and the tests all read. A test holds it against recorded histories, so that a step can't be missing here.
+ */
+
+export interface SagaStep {
+  /** The activity that does it. */
+  readonly activity: string;
+  /** What it does, in words for an operator; follows "to" or stands alone. */
+  readonly title: string;
+  /** It runs only when what came before asks for it. */
+  readonly sometimes?: boolean;
+}
+
+export interface SagaSteps {
+  readonly steps: readonly SagaStep[];
+  /** What undoes the steps, in the order in which it runs. */
+  readonly compensations: readonly SagaStep[];
+}
+
+const UNWIND_VMM: readonly SagaStep[] = [
+  { activity: 'beginUnwind', title: 'mark the VMM as unwinding' },
+  { activity: 'unregisterVmm', title: 'unregister the VMM from its sled', sometimes: true },
+  { activity: 'finishUnwind', title: 'write saga_unwound and release what was held' },
+  { activity: 'succeedOperation', title: 'record that the guest runs after all', sometimes: true },
+];
+
+/** By workflow type. */
+export const SAGA_STEPS = {
+  instanceStart: {
+    steps: [
+      { activity: 'claimStart', title: 'claim a place, its capacity and quota' },
+      { activity: 'registerVmm', title: 'register the VMM with its sled' },
+      { activity: 'runVmm', title: 'tell the sled to run it' },
+    ],
+    compensations: UNWIND_VMM,
+  },
+  instanceMigrate: {
+    steps: [
+      { activity: 'claimMigration', title: 'claim a place on the destination' },
+      { activity: 'signalUpdate', title: 'have what an earlier migration left cleared', sometimes: true },
+      { activity: 'registerVmm', title: 'register the target VMM with the destination' },
+      { activity: 'migrateIn', title: 'tell the destination to migrate it in' },
+    ],
+    compensations: UNWIND_VMM,
+  },
+  instanceUpdate: {
+    steps: [{ activity: 'updateInstance', title: 'bring the records in line with what happened' }],
+    compensations: [],
+  },
+  instanceStop: {
+    steps: [{ activity: 'deliverStop', title: 'tell whichever sled has the guest to stop it' }],
+    compensations: [],
+  },
+  vmmUnregister: {
+    steps: [{ activity: 'unregisterLeftover', title: 'unregister the leftover VMM from its sled' }],
+    compensations: [],
+  },
+  vmmUnwind: {
+    steps: [
+      { activity: 'readTold', title: 'see whether the destination was told to migrate in', sometimes: true },
+      { activity: 'migrateIn', title: 'carry the migration forward', sometimes: true },
+    ],
+    compensations: UNWIND_VMM,
+  },
+  watcher: {
+    steps: [{ activity: 'watchSleds', title: 'poll every sled and compare its inventory with the database' }],
+    compensations: [],
+  },
+  updaterScan: {
+    steps: [{ activity: 'scanForUpdates', title: 'signal every instance that needs an update' }],
+    compensations: [],
+  },
+} as const satisfies Record<string, SagaSteps>;
+export type SagaType = keyof typeof SAGA_STEPS;

@@ -1,0 +1,35 @@
+/** The declared steps of the sagas against the histories that they left. */
+import { readdir, readFile } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, test } from 'vitest';
+import { z } from 'zod';
+import { SAGA_STEPS, type SagaSteps } from '../../model/saga-steps.ts';
+
+const folder = fileURLToPath(new URL('../histories/', import.meta.url));
+const files = (await readdir(folder)).filter((name) => name.endsWith('.json'));
+const history = z.object({
+  events: z.array(
+    z.looseObject({
+      workflowExecutionStartedEventAttributes: z.object({ workflowType: z.object({ name: z.string() }) }).optional(),
+      activityTaskScheduledEventAttributes: z.object({ activityType: z.object({ name: z.string() }) }).optional(),
+    }),
+  ),
+});
+
+describe('every step that a history shows is declared, and every declared step that always runs is there, in order', () => {
+  test.each(files)('%s', async (file) => {
+    const { events } = history.parse(JSON.parse(await readFile(folder + file, 'utf8')));
+    const type = events[0]?.workflowExecutionStartedEventAttributes?.workflowType.name ?? '';
+    const declared: SagaSteps | undefined = (SAGA_STEPS as Record<string, SagaSteps>)[type];
+    if (declared === undefined) throw new Error(`workflow type "${type}" is not declared in SAGA_STEPS`);
+    const ran = events
+      .map((event) => event.activityTaskScheduledEventAttributes?.activityType.name)
+      .filter((name): name is string => name !== undefined);
+    const all = [...declared.steps, ...declared.compensations];
+    expect(all.map((step) => step.activity)).toEqual(expect.arrayContaining(ran));
+    if (file.includes('.success.')) {
+      const always = declared.steps.filter((step) => !step.sometimes).map((step) => step.activity);
+      expect(ran.filter((name) => always.includes(name))).toEqual(always);
+    }
+  });
+});
