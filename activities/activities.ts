@@ -122,7 +122,12 @@ export function createControlActivities({ db, sleds, workflows }: ActivityContex
         SLED_CALL_MS,
       );
       const applied = await applyWord(claim.vmmId, state, { tell: true });
-      if (applied !== null && applied.intendedState !== 'running') throw stopRequested();
+      // Unwound meanwhile, by another workflow or an operator's reset of this one: it was not marked, so it isn't told.
+      if (applied === null || applied.verdict === 'unwound' || isGoneVmmState(applied.state)) {
+        const message = `the VMM on sled "${claim.sledName}" ended before it was told anything`;
+        throw finalFailure(FAILURE_TYPES.vmmLost, message, { status: 503, error_code: 'ServiceUnavailable', message });
+      }
+      if (applied.intendedState !== 'running') throw stopRequested();
     },
 
     /** Start: tells the sled to run the guest, and records the start's success with the sled's word. */

@@ -2,6 +2,7 @@
  * How a call becomes a run of a saga and hears its word: two calls that are one operation join one workflow and get one
  * outcome; a call that would wait too long gets the operation to follow instead.
  */
+import { setTimeout as pause } from 'node:timers/promises';
 import {
   type Client,
   WorkflowExecutionAlreadyStartedError,
@@ -44,6 +45,8 @@ export interface OperationAnswer {
   readonly done: boolean;
 }
 
+/** How long until a Temporal server that did not answer is asked again, in milliseconds. */
+const ASK_AGAIN_MS = 250;
 /** How often a run that was over already is waited out before a new one begins. */
 const MAX_STALE_RUNS = 5;
 
@@ -131,6 +134,10 @@ export class Operations {
     return request.mayJoin(input);
   }
 
+  /**
+   * Waits for a run's outcome until the deadline; `false` when it is still open then. A Temporal server that is away says
+   * nothing about the outcome: it is asked again, and the operation's own row is looked at meanwhile.
+   */
   async #wait(
     handle: WorkflowHandle,
     request: OperationRequest,
@@ -142,18 +149,33 @@ export class Operations {
       timer = setTimeout(() => resolve('late'), Math.max(0, deadline - performance.now()));
     });
     try {
-      const first = await Promise.race([handle.result().then(() => 'done' as const), late]);
-      if (first === 'done') return true;
-      // Whoever is sent to an operation must find it, even if its claim has not run yet.
-      await this.#db
-        .insert(operation)
-        .values({ id: operationId, kind: request.kind, instanceId: request.instanceId, workflowId: request.workflowId })
-        .onConflictDoNothing();
-      return false;
-    } catch (error) {
-      throw error instanceof WorkflowFailedError ? failureOf(error, request) : error;
+      for (;;) {
+        const outcome = await Promise.race([this.#outcome(handle, request, operationId), late]);
+        if (outcome === 'done') return true;
+        if (outcome === 'late') break;
+        if ((await Promise.race([pause(ASK_AGAIN_MS), late])) === 'late') break;
+      }
     } finally {
       clearTimeout(timer);
+    }
+    // Whoever is sent to an operation must find it, even if its claim has not run yet.
+    await this.#db
+      .insert(operation)
+      .values({ id: operationId, kind: request.kind, instanceId: request.instanceId, workflowId: request.workflowId })
+      .onConflictDoNothing();
+    return false;
+  }
+
+  /** A run's outcome: `done`, {@link OperationFailed}, or `unknown` when Temporal could not be asked and no row says it. */
+  async #outcome(handle: WorkflowHandle, request: OperationRequest, operationId: string): Promise<'done' | 'unknown'> {
+    try {
+      await handle.result();
+      return 'done';
+    } catch (error) {
+      if (error instanceof WorkflowFailedError) throw failureOf(error, request);
+      const row = await this.#read(operationId).catch(() => null);
+      if (row?.error) throw new OperationFailed(row.error);
+      return row?.succeeded ? 'done' : 'unknown';
     }
   }
 

@@ -70,7 +70,7 @@ export const updatedRuntime = z.object({ updated_runtime: sledVmmState.nullable(
 export type UpdatedRuntime = z.infer<typeof updatedRuntime>;
 
 export const sledInventory = z.object({
-  vmms: z.array(sledVmmState.extend({ vmm_id: z.guid(), instance_id: z.uuid() })),
+  vmms: z.array(sledVmmState.extend({ vmm_id: z.guid(), instance_id: z.guid() })),
 });
 export type SledInventory = z.infer<typeof sledInventory>;
 

@@ -1,6 +1,6 @@
 /** The worker: runs workflows and activities on both task queues, and sees to the schedules of the reconciling loops. */
 import { fileURLToPath } from 'node:url';
-import { Client, Connection } from '@temporalio/client';
+import { Client } from '@temporalio/client';
 import {
   bundleWorkflowCode,
   DefaultLogger,
@@ -17,7 +17,7 @@ import { WorkflowStarter } from '../activities/workflow-starter.ts';
 import { openDatabase } from '../db/connect.ts';
 import { TASK_QUEUE, UPDATE_TASK_QUEUE } from '../model/workflow-names.ts';
 import { ensureSchedules } from './schedules.ts';
-import type { TemporalSettings } from './temporal-connection.ts';
+import { connectClient, type TemporalSettings } from './temporal-connection.ts';
 
 export interface WorkerOptions {
   readonly databaseUrl: string;
@@ -72,9 +72,9 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   const { connection: settings, namespace } = options.temporal;
   const database = openDatabase(options.databaseUrl, { maxConnections: 20, applicationName: 'mooring-worker' });
   const sleds = new SledClient();
-  const clientConnection = await Connection.connect(settings);
+  const connected = await connectClient(settings);
   const native = await NativeConnection.connect(settings);
-  const client = new Client({ connection: clientConnection, namespace });
+  const client = new Client({ connection: connected.connection, namespace });
   const context = { db: database.db, sleds, workflows: new WorkflowStarter(client) };
   const control = createControlActivities(context);
   const common = {
@@ -116,7 +116,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     async stop() {
       if (main.getState() === 'RUNNING') main.shutdown();
       await Promise.allSettled([setUpdates(false), mainRun]);
-      await Promise.allSettled([native.close(), clientConnection.close(), database.close(), sleds.close()]);
+      await Promise.allSettled([native.close(), connected.close(), database.close(), sleds.close()]);
     },
   };
 }
