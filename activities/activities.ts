@@ -3,6 +3,7 @@
  * protocol's in `sled-client.ts`, what an error means in `failures.ts`.
  */
 import { activityInfo } from '@temporalio/activity';
+import { ApplicationFailure } from '@temporalio/common';
 import type { Database } from '../db/connect.ts';
 import { readLinkedVmms, readVmmPlace, type VmmPlace } from '../db/queries/saga-progress.ts';
 import { applyReport } from '../db/transactions/apply-report.ts';
@@ -18,6 +19,7 @@ import {
   recordSucceededOperation,
 } from '../db/transactions/unwind-vmm.ts';
 import { isGoneVmmState, type OperationKind } from '../model/states.ts';
+import type { Metrics, StepOutcome } from '../telemetry/metrics.ts';
 import type { SledVmmState, VmmCommand } from '../wire/sled-protocol.ts';
 import { classifyFailure, FAILURE_TYPES, finalFailure } from './failures.ts';
 import { signalIfNeeded } from './signal-update.ts';
@@ -29,6 +31,7 @@ export interface ActivityContext {
   readonly db: Database;
   readonly sleds: SledClient;
   readonly workflows: WorkflowStarter;
+  readonly metrics?: Metrics;
 }
 
 /** One run of a saga and the VMM that it makes. */
@@ -47,7 +50,7 @@ const BRIEF_SLED_CALL_MS = 1_500;
 export type ControlActivities = ReturnType<typeof createControlActivities>;
 
 /** Makes the activities of the sagas over one database, one set of sleds and one Temporal client. */
-export function createControlActivities({ db, sleds, workflows }: ActivityContext) {
+export function createControlActivities({ db, sleds, workflows, metrics }: ActivityContext) {
   /** Applies a sled's word and signals the update if the stored state then needs one. */
   async function applyWord(vmmId: string, report: SledVmmState | null, saga: Parameters<typeof applyReport>[3] = {}) {
     if (report === null) return null;
@@ -85,7 +88,7 @@ export function createControlActivities({ db, sleds, workflows }: ActivityContex
     if (applied === null) await recordSucceededOperation(db, attempt);
   }
 
-  return classified({
+  return classified(metrics, {
     /** Start: claims the VMM. `null` when the instance is started already. */
     async claimStart(request: Omit<ClaimStartRequest, 'isRetry'>): Promise<ClaimedVmm | null> {
       const claim = await claimStart(db, { ...request, isRetry: activityInfo().attempt > 1 });
@@ -292,18 +295,25 @@ export function createControlActivities({ db, sleds, workflows }: ActivityContex
   }
 }
 
-/** Wraps every activity so that what it throws is classed in one place. */
-function classified<Activities extends Record<string, (...args: never[]) => Promise<unknown>>>(
+/** Wraps every activity so that what it throws is classed in one place, and every attempt is measured. */
+export function classified<Activities extends Record<string, (...args: never[]) => Promise<unknown>>>(
+  metrics: Metrics | undefined,
   activities: Activities,
 ): Activities {
   return Object.fromEntries(
     Object.entries(activities).map(([name, activity]) => [
       name,
       async (...args: never[]) => {
+        const begun = performance.now();
+        let outcome: StepOutcome = 'done';
         try {
           return await activity(...args);
         } catch (error) {
-          throw classifyFailure(error);
+          const failure = classifyFailure(error);
+          outcome = failure instanceof ApplicationFailure && failure.nonRetryable ? 'final' : 'retry';
+          throw failure;
+        } finally {
+          metrics?.stepSeconds.observe({ step: name, outcome }, (performance.now() - begun) / 1000);
         }
       },
     ]),

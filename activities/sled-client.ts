@@ -37,9 +37,22 @@ export class SledError extends Error {
 /** More than any answer of the protocol needs, in bytes; an inventory of some thousand VMMs fits. */
 const MAX_ANSWER_BYTES = 16 * 1024 * 1024;
 
+/** Hears of every call to a sled agent: what the answer meant, and how long it took. */
+export type SledCallObserver = (
+  sled: SledAddress,
+  command: SledCommand,
+  answer: 'accepted' | SledErrorKind,
+  seconds: number,
+) => void;
+
 /** The control plane's side of the sled agent protocol. One pool of connections for all sleds. */
 export class SledClient {
   readonly #dispatcher = new Agent({ connections: 16, keepAliveTimeout: 10_000, connect: { timeout: 2_000 } });
+  readonly #observe: SledCallObserver;
+
+  constructor(observe: SledCallObserver = () => {}) {
+    this.#observe = observe;
+  }
 
   /** Registers a VMM. Throws a {@link SledError}; `timeoutMs` bounds the call. */
   register(sled: SledAddress, vmmId: string, body: RegisterRequest, timeoutMs: number): Promise<SledVmmState> {
@@ -72,6 +85,29 @@ export class SledClient {
   }
 
   async #call<Answer>(
+    sled: SledAddress,
+    command: SledCommand,
+    method: 'GET' | 'PUT' | 'DELETE',
+    path: string,
+    body: unknown,
+    schema: z.ZodType<Answer>,
+    timeoutMs: number,
+  ): Promise<Answer> {
+    const begun = performance.now();
+    let answer: 'accepted' | SledErrorKind = 'unavailable';
+    try {
+      const value = await this.#send(sled, command, method, path, body, schema, timeoutMs);
+      answer = 'accepted';
+      return value;
+    } catch (error) {
+      if (error instanceof SledError) answer = error.kind;
+      throw error;
+    } finally {
+      this.#observe(sled, command, answer, (performance.now() - begun) / 1000);
+    }
+  }
+
+  async #send<Answer>(
     sled: SledAddress,
     command: SledCommand,
     method: 'GET' | 'PUT' | 'DELETE',

@@ -11,6 +11,7 @@ import type { Database } from '../db/connect.ts';
 import { findInstanceByName, type InstanceRecord, readInstance } from '../db/queries/read-instance.ts';
 import { requireProject } from '../db/transactions/manage-inventory.ts';
 import { Refusal } from '../model/refusal.ts';
+import type { Metrics } from '../telemetry/metrics.ts';
 import { type InstanceView, isUuid, nameOrId } from '../wire/operator-api.ts';
 import type { Operations } from './operations.ts';
 import { viewInstance } from './views.ts';
@@ -30,6 +31,7 @@ export interface ApiContext {
   readonly operations: Operations;
   readonly sleds: SledClient;
   readonly log: Logger;
+  readonly metrics: Metrics;
   /** How long a call waits for its saga's word when it asks for nothing less, in milliseconds. */
   readonly waitLimitMs: number;
   /** How long registering a VMM may take, in milliseconds; the sagas' own default when absent. */

@@ -13,6 +13,10 @@ import type { Logger } from 'pino';
 import { SledClient } from '../activities/sled-client.ts';
 import { WorkflowStarter } from '../activities/workflow-starter.ts';
 import { openDatabase } from '../db/connect.ts';
+import { readCapacity } from '../db/queries/read-capacity.ts';
+import { startEndpoint } from '../telemetry/endpoint.ts';
+import { Metrics } from '../telemetry/metrics.ts';
+import { readinessProblems } from '../telemetry/readiness.ts';
 import { connectClient, type TemporalSettings } from '../worker/temporal-connection.ts';
 import type { ApiContext } from './context.ts';
 import { describeError } from './errors.ts';
@@ -36,10 +40,14 @@ export interface ApiOptions {
   readonly waitMs?: number;
   /** How long registering a VMM may take, in milliseconds; default 15000. */
   readonly registerTimeoutMs?: number;
+  /** `ip:port` where metrics are shown; nowhere when absent. */
+  readonly metricsListen?: string | undefined;
 }
 
 export interface RunningApi {
   readonly url: string;
+  /** Where its metrics are; `null` when nowhere. */
+  readonly metricsUrl: string | null;
   /** Takes no new calls, answers those that wait, and closes every connection. */
   stop(): Promise<void>;
 }
@@ -53,7 +61,11 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
   const { namespace } = options.temporal;
   const connected = await connectClient(options.temporal.connection);
   const temporal = new Client({ connection: connected.connection, namespace });
-  const sleds = new SledClient();
+  const metrics = new Metrics();
+  metrics.watchCapacity(() => readCapacity(db));
+  const sleds = new SledClient((sled, call, answer, seconds) =>
+    metrics.sledCallSeconds.observe({ sled: sled.name, call, answer }, seconds),
+  );
   const context: ApiContext = {
     db,
     temporal,
@@ -61,6 +73,7 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
     operations: new Operations(temporal, db),
     sleds,
     log: options.log,
+    metrics,
     waitLimitMs: options.waitMs ?? DEFAULT_WAIT_MS,
     registerTimeoutMs: options.registerTimeoutMs,
     webUiLink: (workflowId, runId) =>
@@ -111,19 +124,42 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
     }
   });
 
+  app.addHook('onResponse', async (request, reply) => {
+    const route = request.routeOptions.url ?? 'none';
+    metrics.httpRequestSeconds.observe(
+      { method: request.method, route, status: String(reply.statusCode) },
+      reply.elapsedTime / 1000,
+    );
+  });
+
   addInstanceRoutes(app, context);
   addOperationRoutes(app, context);
   addProjectRoutes(app, context);
   addSledRoutes(app, context);
   addReportRoutes(app, context);
   app.get('/openapi.json', { schema: { hide: true } }, async () => app.swagger());
+  app.get('/healthz', { schema: { hide: true } }, async () => 'ok\n');
+  app.get('/readyz', { schema: { hide: true } }, async (_, reply) => {
+    const problems = await readinessProblems(db, connected.connection);
+    return reply.status(problems.length === 0 ? 200 : 503).send(`${problems.join('\n') || 'ready'}\n`);
+  });
+  const endpoint =
+    options.metricsListen === undefined
+      ? null
+      : await startEndpoint({
+          listen: options.metricsListen,
+          metrics: () => metrics.registry.metrics(),
+          problems: () => readinessProblems(db, connected.connection),
+        });
   await app.listen({ host: options.host, port: options.port });
   const bound = app.server.address();
   const port = typeof bound === 'object' && bound !== null ? bound.port : options.port;
   const host = options.host.includes(':') ? `[${options.host}]` : options.host;
   return {
     url: `http://${host}:${port}`,
+    metricsUrl: endpoint?.url ?? null,
     async stop() {
+      await endpoint?.stop();
       app.server.closeIdleConnections();
       const closing = app.close();
       const cut = setTimeout(() => app.server.closeAllConnections(), 5_000);

@@ -28,6 +28,8 @@ export interface StackOptions {
   readonly reconcileEveryMs?: number;
   readonly registerTimeoutMs?: number;
   readonly waitMs?: number;
+  /** `ip:port` where the worker shows its metrics; nowhere when absent. */
+  readonly metricsListen?: string | undefined;
   /** Serves the sled agents' endpoints below `/test/`. */
   readonly testEndpoints?: boolean;
   readonly env?: NodeJS.ProcessEnv;
@@ -112,6 +114,7 @@ export async function startStack(options: StackOptions): Promise<RunningStack> {
       databaseUrl,
       temporal,
       log: createLog('worker', env.MOORING_LOG_LEVEL ?? 'error'),
+      metricsListen: options.metricsListen,
       ...(options.updates === undefined ? {} : { updates: options.updates }),
       ...(options.reconcileEveryMs === undefined ? {} : { reconcileEveryMs: options.reconcileEveryMs }),
     });

@@ -16,6 +16,10 @@ import { SledClient } from '../activities/sled-client.ts';
 import { WorkflowStarter } from '../activities/workflow-starter.ts';
 import { openDatabase } from '../db/connect.ts';
 import { TASK_QUEUE, UPDATE_TASK_QUEUE } from '../model/workflow-names.ts';
+import { startEndpoint } from '../telemetry/endpoint.ts';
+import { Metrics } from '../telemetry/metrics.ts';
+import { readinessProblems } from '../telemetry/readiness.ts';
+import { freePort } from './child-process.ts';
 import { ensureSchedules } from './schedules.ts';
 import { connectClient, type TemporalSettings } from './temporal-connection.ts';
 
@@ -27,11 +31,15 @@ export interface WorkerOptions {
   readonly updates?: boolean;
   /** How often the reconciling loops run, in milliseconds; 0 leaves the schedules alone. Default 5000. */
   readonly reconcileEveryMs?: number;
+  /** `ip:port` where metrics are shown, the SDK's among them, with `/healthz` and `/readyz`; nowhere when absent. */
+  readonly metricsListen?: string | undefined;
 }
 
 export interface RunningWorker {
   /** Lets this process work on the update saga's queue, or not. */
   setUpdates(on: boolean): Promise<void>;
+  /** Where its metrics are; `null` when nowhere. */
+  readonly metricsUrl: string | null;
   /** Resolves when the worker has ended by itself, which it does only by failing. */
   readonly ended: Promise<void>;
   /** Takes no new work, lets what runs finish, then closes every connection. */
@@ -49,10 +57,27 @@ export function workflowBundle(): Promise<WorkflowBundleWithSourceMap> {
   return bundle;
 }
 
-/** Silences the SDK's own log lines below warnings; the first call of a process decides. */
-export function installRuntime(log: Logger): void {
+/**
+ * Silences the SDK's own log lines below warnings, and has it show its metrics at `sdkMetricsListen` (`ip:port`); the first
+ * call of a process decides.
+ */
+export function installRuntime(log: Logger, sdkMetricsListen?: string): void {
   try {
     Runtime.install({
+      ...(sdkMetricsListen === undefined
+        ? {}
+        : {
+            telemetryOptions: {
+              metrics: {
+                prometheus: {
+                  bindAddress: sdkMetricsListen,
+                  countersTotalSuffix: true,
+                  unitSuffix: true,
+                  useSecondsForDurations: true,
+                },
+              },
+            },
+          }),
       logger: new DefaultLogger('WARN', ({ level, message, meta }) => {
         const { error: _, ...rest } = meta ?? {};
         if (level === 'ERROR') log.error(rest, message);
@@ -68,14 +93,19 @@ export function installRuntime(log: Logger): void {
 
 /** Starts a worker. Throws when the database or Temporal can't be reached. */
 export async function startWorker(options: WorkerOptions): Promise<RunningWorker> {
-  installRuntime(options.log);
+  // The SDK shows its metrics by a server of its own: ours passes them on, so that there is one place to scrape.
+  const sdkMetrics = options.metricsListen === undefined ? undefined : `127.0.0.1:${await freePort()}`;
+  installRuntime(options.log, sdkMetrics);
+  const metrics = new Metrics();
   const { connection: settings, namespace } = options.temporal;
   const database = openDatabase(options.databaseUrl, { maxConnections: 20, applicationName: 'mooring-worker' });
-  const sleds = new SledClient();
+  const sleds = new SledClient((sled, call, answer, seconds) =>
+    metrics.sledCallSeconds.observe({ sled: sled.name, call, answer }, seconds),
+  );
   const connected = await connectClient(settings);
   const native = await NativeConnection.connect(settings);
   const client = new Client({ connection: connected.connection, namespace });
-  const context = { db: database.db, sleds, workflows: new WorkflowStarter(client) };
+  const context = { db: database.db, sleds, workflows: new WorkflowStarter(client), metrics };
   const control = createControlActivities(context);
   const common = {
     connection: native,
@@ -110,10 +140,27 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   const everyMs = options.reconcileEveryMs ?? 5_000;
   if (everyMs > 0) await ensureSchedules(client, everyMs);
 
+  const endpoint =
+    options.metricsListen === undefined
+      ? null
+      : await startEndpoint({
+          listen: options.metricsListen,
+          metrics: async () => {
+            const fromSdk = await fetch(`http://${sdkMetrics}/metrics`).then((response) => response.text());
+            return `${await metrics.registry.metrics()}\n${fromSdk}`;
+          },
+          problems: async () => [
+            ...(main.getState() === 'RUNNING' ? [] : [`the worker is ${main.getState().toLowerCase()}`]),
+            ...(await readinessProblems(database.db, connected.connection)),
+          ],
+        });
+
   return {
     setUpdates,
+    metricsUrl: endpoint?.url ?? null,
     ended: mainRun,
     async stop() {
+      await endpoint?.stop();
       if (main.getState() === 'RUNNING') main.shutdown();
       await Promise.allSettled([setUpdates(false), mainRun]);
       await Promise.allSettled([native.close(), connected.close(), database.close(), sleds.close()]);

@@ -78,15 +78,21 @@ export function addProcessCommands(program: Command): void {
   program
     .command('worker')
     .description('run one worker process, against DATABASE_URL and TEMPORAL_ADDRESS')
-    .action(async () => {
+    .option('--metrics <ip:port>', 'show /metrics, /healthz and /readyz here', process.env.MOORING_METRICS_LISTEN)
+    .action(async (options: { metrics?: string }) => {
       const { databaseUrl, temporal } = await externalParts();
       const { startWorker } = await import('../../worker/worker.ts');
       const { migrateDatabase } = await import('../../db/connect.ts');
       const { createLog } = await import('../../worker/log.ts');
       const told = untilTold();
       await migrateDatabase(databaseUrl);
-      const worker = await startWorker({ databaseUrl, temporal, log: createLog('worker') });
-      console.log('worker: running');
+      const worker = await startWorker({
+        databaseUrl,
+        temporal,
+        log: createLog('worker'),
+        metricsListen: options.metrics,
+      });
+      console.log(`worker: running${worker.metricsUrl === null ? '' : `, metrics at ${worker.metricsUrl}/metrics`}`);
       await Promise.race([told, worker.ended]);
       await worker.stop();
     });
@@ -97,7 +103,8 @@ export function addProcessCommands(program: Command): void {
     .option('--host <address>', 'the address to listen on', '127.0.0.1')
     .option('--port <port>', 'the port to listen on; 0 chooses one', Number, DEFAULT_API_PORT)
     .option('--temporal-ui-url <url>', 'where the Temporal Web UI is, for links')
-    .action(async (options: { host: string; port: number; temporalUiUrl?: string }) => {
+    .option('--metrics <ip:port>', 'show /metrics, /healthz and /readyz here', process.env.MOORING_METRICS_LISTEN)
+    .action(async (options: { host: string; port: number; temporalUiUrl?: string; metrics?: string }) => {
       const { databaseUrl, temporal } = await externalParts();
       const { startApi } = await import('../../api/server.ts');
       const { migrateDatabase } = await import('../../db/connect.ts');
@@ -109,6 +116,7 @@ export function addProcessCommands(program: Command): void {
         temporal,
         ...options,
         temporalUiUrl: options.temporalUiUrl ?? null,
+        metricsListen: options.metrics,
         log: createLog('api'),
       });
       console.log(`API: ${api.url}`);
