@@ -2,7 +2,7 @@
  * The steps of the sagas: each one effect on one system, idempotent, and thin. The database's rules live in `db/`, the
  * protocol's in `sled-client.ts`, what an error means in `failures.ts`.
  */
-import { activityInfo } from '@temporalio/activity';
+import { activityInfo, log } from '@temporalio/activity';
 import { ApplicationFailure } from '@temporalio/common';
 import type { Database } from '../db/connect.ts';
 import { readLinkedVmms, readVmmPlace, type VmmPlace } from '../db/queries/saga-progress.ts';
@@ -311,6 +311,7 @@ export function classified<Activities extends Record<string, (...args: never[]) 
         } catch (error) {
           const failure = classifyFailure(error);
           outcome = failure instanceof ApplicationFailure && failure.nonRetryable ? 'final' : 'retry';
+          logFailure(outcome, failure, args[0]);
           throw failure;
         } finally {
           metrics?.stepSeconds.observe({ step: name, outcome }, (performance.now() - begun) / 1000);
@@ -318,4 +319,17 @@ export function classified<Activities extends Record<string, (...args: never[]) 
       },
     ]),
   ) as Activities;
+}
+
+/** A step that is tried for hours gets a line at its 1st, 2nd, 4th, 8th … attempt. */
+function logFailure(outcome: StepOutcome, failure: unknown, input: unknown): void {
+  const { attempt } = activityInfo();
+  if (outcome === 'retry' && (attempt & (attempt - 1)) !== 0) return;
+  const { vmmId } = (input ?? {}) as { vmmId?: unknown };
+  const fields = {
+    ...(typeof vmmId === 'string' ? { vmm_id: vmmId } : {}),
+    reason: failure instanceof Error ? failure.message : String(failure),
+  };
+  if (outcome === 'final') log.warn('a step failed for good', fields);
+  else log.warn('a step failed and is tried again', fields);
 }

@@ -126,6 +126,16 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
 
   app.addHook('onResponse', async (request, reply) => {
     const route = request.routeOptions.url ?? 'none';
+    if (request.method !== 'GET') {
+      const { instance, sled_id, vmm_id, project } = request.params as Record<string, string | undefined>;
+      const subject = { instance, sled_id, vmm_id, project };
+      const call = { method: request.method, route, status: reply.statusCode, ms: Math.round(reply.elapsedTime) };
+      // A report is one of thousands; what people ask for is worth a line.
+      options.log[route === '/vmms/:vmm_id' ? 'debug' : 'info'](
+        { request_id: request.id, ...subject, ...call },
+        'a request was answered',
+      );
+    }
     metrics.httpRequestSeconds.observe(
       { method: request.method, route, status: String(reply.statusCode) },
       reply.elapsedTime / 1000,

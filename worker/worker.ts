@@ -17,6 +17,7 @@ import { WorkflowStarter } from '../activities/workflow-starter.ts';
 import { openDatabase } from '../db/connect.ts';
 import { TASK_QUEUE, UPDATE_TASK_QUEUE } from '../model/workflow-names.ts';
 import { startEndpoint } from '../telemetry/endpoint.ts';
+import { logFields } from '../telemetry/log-fields.ts';
 import { Metrics } from '../telemetry/metrics.ts';
 import { readinessProblems } from '../telemetry/readiness.ts';
 import { freePort } from './child-process.ts';
@@ -58,7 +59,7 @@ export function workflowBundle(): Promise<WorkflowBundleWithSourceMap> {
 }
 
 /**
- * Silences the SDK's own log lines below warnings, and has it show its metrics at `sdkMetricsListen` (`ip:port`); the first
+ * Makes the SDK's log lines ours (its own below warnings are left out), and has it show its metrics at `sdkMetricsListen` (`ip:port`); the first
  * call of a process decides.
  */
 export function installRuntime(log: Logger, sdkMetricsListen?: string): void {
@@ -78,10 +79,14 @@ export function installRuntime(log: Logger, sdkMetricsListen?: string): void {
               },
             },
           }),
-      logger: new DefaultLogger('WARN', ({ level, message, meta }) => {
-        const { error: _, ...rest } = meta ?? {};
-        if (level === 'ERROR') log.error(rest, message);
-        else log.warn(rest, message);
+      logger: new DefaultLogger('INFO', ({ level, message, meta }) => {
+        // Every step that fails has a line of ours, with its reason and what follows.
+        if (message === 'Activity failed') return;
+        const fields = logFields(meta ?? {});
+        if (level === 'ERROR') log.error(fields, message);
+        else if (level === 'WARN') log.warn(fields, message);
+        // What workflows and activities say of themselves is ours; the SDK's own news is not worth a line.
+        else if (meta?.sdkComponent === 'workflow' || meta?.sdkComponent === 'activity') log.info(fields, message);
       }),
       // Signals are the process's own: it stops its workers itself.
       shutdownSignals: [],

@@ -37,7 +37,7 @@ export async function instanceMigrate(input: InstanceMigrateInput): Promise<Inst
   const vmmId = uuid4();
   const migrationId = uuid4();
   const attempt = { kind: 'migrate' as const, instanceId, vmmId, operationId, workflowId };
-  const saga = new Saga();
+  const saga = new Saga({ vmm_id: vmmId });
   let failure: unknown;
   let spared = false;
   let sled: string | undefined;
