@@ -14,8 +14,10 @@ import { eq } from 'drizzle-orm';
 import type { Database } from '../db/connect.ts';
 import { type OperationError, operation } from '../db/schema.ts';
 import { Refusal } from '../model/refusal.ts';
+import { SAGA_STEPS, type SagaSteps } from '../model/saga-steps.ts';
 import type { OperationKind } from '../model/states.ts';
 import { TASK_QUEUE } from '../model/workflow-names.ts';
+import type { OperationProgress } from '../wire/operator-api.ts';
 
 /** The outcome of an operation that failed, as its caller gets it. */
 export class OperationFailed extends Error {
@@ -184,6 +186,25 @@ export class Operations {
     return row ?? null;
   }
 
+  /** The step that an open operation's saga is at, from Temporal; `null` between two steps, or when Temporal is away. */
+  async progress(row: typeof operation.$inferSelect): Promise<OperationProgress | null> {
+    const description = await this.#client.workflow
+      .getHandle(row.workflowId, row.id)
+      .describe()
+      .catch(() => null);
+    const [pending] = description?.raw.pendingActivities ?? [];
+    const step = pending?.activityType?.name;
+    if (pending == null || step == null) return null;
+    const { title, undoing } = declaredStep(row.kind, step);
+    return {
+      phase: undoing ? 'undoing' : 'doing',
+      step,
+      title,
+      attempt: pending.attempt ?? 1,
+      last_failure: pending.lastFailure?.message ?? null,
+    };
+  }
+
   /** Reads an operation; one whose workflow was ended by hand has failed, whatever its row says. `null`: unknown. */
   async read(operationId: string): Promise<typeof operation.$inferSelect | null> {
     const row = await this.#read(operationId);
@@ -199,6 +220,14 @@ export class Operations {
       return { ...again, succeeded: true, timeEnded: description.closeTime ?? new Date() };
     return again;
   }
+}
+
+/** The declared step of an activity, and whether it undoes. */
+function declaredStep(kind: OperationKind, activity: string): { title: string; undoing: boolean } {
+  const { steps, compensations }: SagaSteps = SAGA_STEPS[kind === 'start' ? 'instanceStart' : 'instanceMigrate'];
+  const compensation = compensations.find((step) => step.activity === activity);
+  const title = (compensation ?? steps.find((step) => step.activity === activity))?.title ?? activity;
+  return { title, undoing: compensation !== undefined };
 }
 
 function failureOf(error: WorkflowFailedError, request: OperationRequest): Error {

@@ -21,6 +21,7 @@ import { connectClient, type TemporalSettings } from '../worker/temporal-connect
 import type { ApiContext } from './context.ts';
 import { describeError } from './errors.ts';
 import { Operations } from './operations.ts';
+import { addHistoryRoutes } from './routes/history.ts';
 import { addInstanceRoutes } from './routes/instances.ts';
 import { addOperationRoutes } from './routes/operations.ts';
 import { addProjectRoutes } from './routes/projects.ts';
@@ -143,6 +144,7 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
   });
 
   addInstanceRoutes(app, context);
+  addHistoryRoutes(app, context);
   addOperationRoutes(app, context);
   addProjectRoutes(app, context);
   addSledRoutes(app, context);

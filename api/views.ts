@@ -3,7 +3,14 @@ import type { InstanceRecord } from '../db/queries/read-instance.ts';
 import { instanceFacts } from '../db/queries/read-instance.ts';
 import type { operation, project, sled } from '../db/schema.ts';
 import { isLiveMigration } from '../model/external-state.ts';
-import type { InstanceView, OperationView, ProjectView, QuotaView, SledView } from '../wire/operator-api.ts';
+import type {
+  InstanceView,
+  OperationProgress,
+  OperationView,
+  ProjectView,
+  QuotaView,
+  SledView,
+} from '../wire/operator-api.ts';
 
 /** The Oxide API shows a sled's rack; this installation is one. */
 const RACK_ID = '00000000-0000-4000-8000-000000000001';
@@ -91,7 +98,11 @@ export function viewSled(row: typeof sled.$inferSelect, vmmCount: number): SledV
   };
 }
 
-export function viewOperation(row: typeof operation.$inferSelect, webUi: string | null): OperationView {
+export function viewOperation(
+  row: typeof operation.$inferSelect,
+  progress: OperationProgress | null,
+  webUi: string | null,
+): OperationView {
   return {
     id: row.id,
     kind: row.kind,
@@ -99,6 +110,7 @@ export function viewOperation(row: typeof operation.$inferSelect, webUi: string 
     state: row.timeEnded === null ? 'running' : 'done',
     outcome: row.succeeded === null ? null : row.succeeded ? 'succeeded' : 'failed',
     error: row.error === null ? null : { ...row.error },
+    progress,
     time_started: row.timeStarted.toISOString(),
     time_ended: row.timeEnded?.toISOString() ?? null,
     web_ui: webUi,

@@ -9,6 +9,8 @@
 import { z } from 'zod';
 import {
   errorResponse,
+  type HistoryView,
+  historyView,
   type InstanceCreate,
   type InstanceUpdate,
   type InstanceView,
@@ -78,6 +80,19 @@ export interface OperationStarted {
 
 const FOLLOW_EVERY_MS = 200;
 
+/** Waits `ms` milliseconds, or until the signal is given. */
+async function pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
+  await new Promise<void>((resolve) => {
+    const end = () => {
+      clearTimeout(timer);
+      signal?.removeEventListener('abort', end);
+      resolve();
+    };
+    const timer = setTimeout(end, ms);
+    signal?.addEventListener('abort', end);
+  });
+}
+
 export class MooringClient {
   readonly #url: string;
 
@@ -126,6 +141,10 @@ export class MooringClient {
   getInstance(instance: string, options: InstanceCallOptions = {}): Promise<InstanceView> {
     return this.#call('GET', instancePath(instance), instanceQuery(options), instanceView);
   }
+  /** Tells an instance's story, oldest first; by its id also a deleted one's. */
+  getInstanceHistory(instance: string, options: InstanceCallOptions = {}): Promise<HistoryView> {
+    return this.#call('GET', `${instancePath(instance)}/history`, instanceQuery(options), historyView);
+  }
   updateInstance(instance: string, changes: InstanceUpdate, options: InstanceCallOptions = {}): Promise<InstanceView> {
     return this.#call('PUT', instancePath(instance), { ...instanceQuery(options), body: changes }, instanceView);
   }
@@ -160,7 +179,7 @@ export class MooringClient {
       const operation = await this.getOperation(operationId, options);
       options.onProgress?.(operation);
       if (operation.state === 'done') return operation;
-      await new Promise((resolve) => setTimeout(resolve, FOLLOW_EVERY_MS));
+      await pause(FOLLOW_EVERY_MS, options.signal);
       options.signal?.throwIfAborted();
     }
   }

@@ -1,9 +1,12 @@
 /** The `mooring` command. */
 import { Command } from 'commander';
 import pc from 'picocolors';
+import { addCompletionCommands } from './commands/completion.ts';
 import { addInstanceCommands } from './commands/instance.ts';
 import { addOperationCommands, addProjectCommands, addSledCommands } from './commands/inventory.ts';
 import { addProcessCommands } from './commands/processes.ts';
+import { addTopCommand } from './commands/top.ts';
+import { StillRunning } from './follow.ts';
 import { MooringApiError } from './mooring-client.ts';
 
 const program = new Command('mooring')
@@ -24,10 +27,16 @@ addInstanceCommands(program);
 addSledCommands(program);
 addProjectCommands(program);
 addOperationCommands(program);
+addTopCommand(program);
+addCompletionCommands(program);
 
 try {
   await program.parseAsync();
 } catch (error) {
+  if (error instanceof StillRunning && !process.argv.includes('--json')) {
+    console.error(error.message);
+    process.exit(error.exitCode);
+  }
   const message = error instanceof Error ? error.message : String(error);
   if (process.argv.includes('--json')) {
     const details =
@@ -36,5 +45,5 @@ try {
         : {};
     console.error(JSON.stringify({ message, ...details }));
   } else console.error(`${pc.red('error:')} ${message}`);
-  process.exitCode = 1;
+  process.exitCode = error instanceof StillRunning ? error.exitCode : 1;
 }

@@ -5,6 +5,7 @@
  */
 import { z } from 'zod';
 import { AUTO_RESTART_POLICIES, OPERATION_KINDS, SHOWN_STATES, SLED_POLICIES } from '../model/states.ts';
+import { TIMELINE_KINDS } from '../model/timeline.ts';
 import { socketAddress } from './sled-protocol.ts';
 
 const MEBIBYTE = 1024 * 1024;
@@ -198,12 +199,43 @@ export const operationView = z.object({
   state: z.enum(['running', 'done']),
   outcome: z.enum(['succeeded', 'failed']).nullable(),
   error: z.object({ status: z.number().int(), error_code: z.string(), message: z.string() }).nullable(),
+  /** What the saga is doing now; `null` when the operation is done, or between two steps. */
+  progress: z
+    .object({
+      /** `undoing`: the saga compensates. */
+      phase: z.enum(['doing', 'undoing']),
+      /** The step's name, and what it does in words. */
+      step: z.string(),
+      title: z.string(),
+      /** How often it has been tried, this time included. */
+      attempt: z.number().int(),
+      /** Why the last attempt failed; `null` on the first. */
+      last_failure: z.string().nullable(),
+    })
+    .nullable(),
   time_started: timestamp,
   time_ended: timestamp.nullable(),
   /** Where the Temporal Web UI shows it, when the API knows the address of one. */
   web_ui: z.string().nullable(),
 });
 export type OperationView = z.infer<typeof operationView>;
+export type OperationProgress = NonNullable<OperationView['progress']>;
+
+/** An instance's story, oldest first. `complete` is false when Temporal could not be asked. */
+export const historyView = z.object({
+  instance_id: uuid,
+  complete: z.boolean(),
+  items: z.array(
+    z.object({
+      time: timestamp,
+      kind: z.enum(TIMELINE_KINDS),
+      text: z.string(),
+      workflow_id: z.string().nullable(),
+      web_ui: z.string().nullable(),
+    }),
+  ),
+});
+export type HistoryView = z.infer<typeof historyView>;
 
 /** One page of a list. `next_page` is the token of the page after it; `null` on the last. */
 export function resultsPage<Item extends z.ZodType>(item: Item) {

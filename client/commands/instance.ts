@@ -1,8 +1,10 @@
 import type { Command } from 'commander';
+import pc from 'picocolors';
 import type { InstanceView } from '../../wire/operator-api.ts';
 import { type CommandContext, contextOf, findSled, withApiOptions } from '../context.ts';
-import { MooringApiError } from '../mooring-client.ts';
-import { paintState, table } from '../output.ts';
+import { followOperation, StillRunning } from '../follow.ts';
+import { MooringApiError, type OperationStarted } from '../mooring-client.ts';
+import { paintState, StatusLine, table } from '../output.ts';
 import { formatSize, parseSize } from '../sizes.ts';
 
 type ApiOptions = { apiUrl: string; project: string; json?: boolean };
@@ -45,14 +47,14 @@ export function addInstanceCommands(program: Command): void {
       },
     );
   sub('start <instance>', 'start an instance; returns when its sled has accepted to run it')
-    .option('--timeout <seconds>', 'how long to wait for the saga’s word', Number)
-    .action(async (name: string, options: ApiOptions & { timeout?: number }) => {
+    .option('--wait', 'wait until it runs')
+    .option('--no-follow', 'return at once, with the operation to follow')
+    .option('--timeout <seconds>', 'how long to wait', Number)
+    .action(async (name: string, options: ApiOptions & FollowFlags) => {
       const context = contextOf(options);
-      const { instance: started } = await context.client.startInstance(name, {
-        project: context.project,
-        waitSeconds: options.timeout,
-      });
-      show(context, started);
+      const { project } = context;
+      const started = await context.client.startInstance(name, { project, waitSeconds: 0 });
+      await settle(context, started, `start ${name}`, options, (now) => now.run_state === 'running');
     });
   sub('stop <instance>', 'stop an instance').action(async (name: string, options: ApiOptions) => {
     const context = contextOf(options);
@@ -64,15 +66,19 @@ export function addInstanceCommands(program: Command): void {
   });
   sub('migrate <instance>', 'live-migrate an instance to another sled')
     .requiredOption('--to <sled>', 'the destination sled, by name or id')
-    .option('--timeout <seconds>', 'how long to wait for the saga’s word', Number)
-    .action(async (name: string, options: ApiOptions & { to: string; timeout?: number }) => {
+    .option('--wait', 'wait until it runs there, or its migration has failed')
+    .option('--no-follow', 'return at once, with the operation to follow')
+    .option('--timeout <seconds>', 'how long to wait', Number)
+    .action(async (name: string, options: ApiOptions & FollowFlags & { to: string }) => {
       const context = contextOf(options);
+      const { project } = context;
       const destination = await findSled(context.client, options.to);
-      const { instance: migrating } = await context.client.migrateInstance(name, destination.id, {
-        project: context.project,
-        waitSeconds: options.timeout,
-      });
-      show(context, migrating);
+      const migrating = await context.client.migrateInstance(name, destination.id, { project, waitSeconds: 0 });
+      const what = `migrate ${name} to ${destination.name}`;
+      const settled = await settle(context, migrating, what, options, (now) => now.run_state !== 'migrating');
+      if (options.wait && settled.sled_id !== destination.id) {
+        throw new Error(`${name} did not move to ${destination.name}: it is ${settled.run_state} where it was`);
+      }
     });
   sub('delete <instance>', 'delete a stopped or failed instance').action(async (name: string, options: ApiOptions) => {
     const context = contextOf(options);
@@ -106,6 +112,19 @@ export function addInstanceCommands(program: Command): void {
         ),
       );
     });
+  sub('history <instance>', 'tell an instance’s story: what happened to it, when, and where to look further').action(
+    async (name: string, options: ApiOptions) => {
+      const context = contextOf(options);
+      const { items, complete, instance_id } = await context.client.getInstanceHistory(name, {
+        project: context.project,
+      });
+      context.print({ instance_id, complete, items }, () => {
+        const rows = items.map((item) => [pc.dim(item.time), item.kind, item.text, pc.dim(item.web_ui ?? '')]);
+        const told = table(['TIME', 'WHAT', 'HAPPENED', 'LINK'], rows);
+        return complete ? told : `${told}\n${pc.yellow('Temporal did not answer: its workflows are missing here.')}`;
+      });
+    },
+  );
   sub('watch <instance>', 'print every change of an instance until Ctrl-C')
     .option('--until <state>', 'end when it shows this state')
     .action(async (name: string, options: ApiOptions & { until?: string }) => {
@@ -124,6 +143,39 @@ export function addInstanceCommands(program: Command): void {
         await new Promise((resolve) => setTimeout(resolve, WATCH_EVERY_MS));
       }
     });
+}
+
+interface FollowFlags {
+  readonly wait?: boolean;
+  readonly follow: boolean;
+  readonly timeout?: number;
+}
+
+/** Follows what a call began, as far as its flags say, and shows the instance. */
+async function settle(
+  context: CommandContext,
+  { instance, operationId }: OperationStarted,
+  what: string,
+  { wait, follow, timeout }: FollowFlags,
+  settled: (instance: InstanceView) => boolean,
+): Promise<InstanceView> {
+  const end = timeout === undefined ? Number.POSITIVE_INFINITY : performance.now() + timeout * 1000;
+  if (operationId !== null && follow) await followOperation(context, operationId, { what, timeoutSeconds: timeout });
+  let now = await context.client.getInstance(instance.id);
+  const line = new StatusLine(!context.json);
+  while (wait && follow && !settled(now)) {
+    if (performance.now() > end) throw new StillRunning(`${what}: it is still ${now.run_state} after ${timeout} s`, 75);
+    if (['stopped', 'failed'].includes(now.run_state)) throw new Error(`${what}: it is ${now.run_state} now`);
+    line.show(`${what}: ${now.run_state}`);
+    await new Promise((resolve) => setTimeout(resolve, WATCH_EVERY_MS));
+    now = await context.client.getInstance(instance.id);
+  }
+  line.clear();
+  show(context, now);
+  if (!follow && operationId !== null && !context.json) {
+    console.log(`follow it with: mooring operation show ${operationId} --wait`);
+  }
+  return now;
 }
 
 function show(context: CommandContext, instance: InstanceView): void {
