@@ -194,6 +194,8 @@ export function createControlActivities({ db, sleds, workflows, metrics }: Activ
         if (update === null) return null;
         if (update.changed) {
           done.push(update.case);
+          const { factAgeSeconds } = update.snapshot;
+          if (factAgeSeconds !== null) metrics?.updateLagSeconds.observe({ case: update.case }, factAgeSeconds);
           continue;
         }
         for (const vmmId of update.decision.unregister) await workflows.unregisterVmm(vmmId);

@@ -1,6 +1,8 @@
 /** What a Prometheus server and a load balancer see of a worker and an API. */
+import { readFile } from 'node:fs/promises';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { startApi } from '../../api/server.ts';
+import { dashboard, metricsOfDashboard } from '../../deploy/make-dashboard.ts';
 import { waitUntil } from '../../worker/child-process.ts';
 import { createLog } from '../../worker/log.ts';
 import type { startWorker } from '../../worker/worker.ts';
@@ -36,11 +38,13 @@ test('a worker shows its steps, its calls to sleds and the SDK’s own metrics i
   await refused(harness.client.startInstance(failing));
   harness.everywhere(({ agent }) => agent.faults.clear());
   await harness.shows(id, 'running');
+  await harness.rests(failing);
 
   const shown = await scrape(worker.metricsUrl);
   expect(shown).toMatch(/mooring_step_seconds_count\{step="claimStart",outcome="done"\} 2/);
   expect(shown).toMatch(/mooring_step_seconds_count\{step="registerVmm",outcome="final"\} 1/);
   expect(shown).toMatch(/mooring_sled_call_seconds_count\{sled="sled-\d",call="register",answer="refused"\} 1/);
+  expect(shown).toMatch(/mooring_update_lag_seconds_count\{case="unlinked"\} 1/);
   expect(shown).toMatch(/temporal_activity_execution_latency/);
 });
 
@@ -52,6 +56,14 @@ test('an API shows its requests, reports and the capacity', async () => {
   expect(shown).toMatch(/mooring_http_request_seconds_count\{method="GET",route="\/v1\/instances",status="200"\} 1/);
   expect(shown).toMatch(/mooring_instances\{state="vmm"\} \d/);
   expect(shown).toMatch(/mooring_sled_threads\{sled="sled-1",policy="in_service"\} 64/);
+});
+
+test('every metric that the dashboard asks for exists, and the dashboard’s file is what its maker writes', async () => {
+  const shown = `${await scrape(worker.metricsUrl)}\n${await scrape(api.metricsUrl)}`;
+  const known = new Set([...shown.matchAll(/^# TYPE (\S+)/gm)].map(([, name]) => name));
+  expect(metricsOfDashboard().filter((name) => !known.has(name))).toEqual([]);
+  const file = await readFile(new URL('../../deploy/grafana-dashboard.json', import.meta.url), 'utf8');
+  expect(JSON.parse(file)).toEqual(dashboard());
 });
 
 test('healthy and ready; no longer ready once the worker has stopped working', async () => {
