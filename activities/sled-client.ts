@@ -1,6 +1,7 @@
 import { Agent, request } from 'undici';
 import type { z } from 'zod';
 import { classifySledAnswer, type SledCommand } from '../model/sled-answer.ts';
+import { inCallSpan } from '../telemetry/tracing.ts';
 import {
   errorBody,
   type RegisterRequest,
@@ -96,7 +97,11 @@ export class SledClient {
     const begun = performance.now();
     let answer: 'accepted' | SledErrorKind = 'unavailable';
     try {
-      const value = await this.#send(sled, command, method, path, body, schema, timeoutMs);
+      const value = await inCallSpan(
+        `sled ${method} ${path.replace(/[0-9a-f-]{36}/, '{vmm_id}')}`,
+        { 'mooring.sled': sled.name, 'server.address': sled.address, 'url.path': path },
+        (headers) => this.#send(sled, command, method, path, body, schema, timeoutMs, headers),
+      );
       answer = 'accepted';
       return value;
     } catch (error) {
@@ -115,6 +120,7 @@ export class SledClient {
     body: unknown,
     schema: z.ZodType<Answer>,
     timeoutMs: number,
+    traceHeaders: Record<string, string>,
   ): Promise<Answer> {
     const what = `sled "${sled.name}" (${sled.address}): ${method} ${path}`;
     let status: number;
@@ -123,7 +129,8 @@ export class SledClient {
       const response = await request(`http://${sled.address}${path}`, {
         method,
         dispatcher: this.#dispatcher,
-        ...(body === undefined ? {} : { headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) }),
+        headers: { ...traceHeaders, ...(body === undefined ? {} : { 'content-type': 'application/json' }) },
+        ...(body === undefined ? {} : { body: JSON.stringify(body) }),
         headersTimeout: timeoutMs,
         bodyTimeout: timeoutMs,
         signal: AbortSignal.timeout(timeoutMs),

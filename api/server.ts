@@ -2,6 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import swagger from '@fastify/swagger';
 import { Client } from '@temporalio/client';
+import { OpenTelemetryWorkflowClientInterceptor } from '@temporalio/interceptors-opentelemetry';
 import { fastify } from 'fastify';
 import {
   jsonSchemaTransform,
@@ -17,6 +18,7 @@ import { readCapacity } from '../db/queries/read-capacity.ts';
 import { startEndpoint } from '../telemetry/endpoint.ts';
 import { Metrics } from '../telemetry/metrics.ts';
 import { readinessProblems } from '../telemetry/readiness.ts';
+import { beginRequestSpan, endRequestSpan, installTracing } from '../telemetry/tracing.ts';
 import { connectClient, type TemporalSettings } from '../worker/temporal-connection.ts';
 import type { ApiContext } from './context.ts';
 import { describeError } from './errors.ts';
@@ -61,7 +63,12 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
   const { db } = database;
   const { namespace } = options.temporal;
   const connected = await connectClient(options.temporal.connection);
-  const temporal = new Client({ connection: connected.connection, namespace });
+  const tracing = await installTracing('mooring-api');
+  const temporal = new Client({
+    connection: connected.connection,
+    namespace,
+    ...(tracing === null ? {} : { interceptors: { workflow: [new OpenTelemetryWorkflowClientInterceptor()] } }),
+  });
   const metrics = new Metrics();
   metrics.watchCapacity(() => readCapacity(db));
   const sleds = new SledClient((sled, call, answer, seconds) =>
@@ -99,6 +106,8 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
     transform: jsonSchemaTransform,
   });
 
+  app.addHook('onRequest', beginRequestSpan);
+  app.addHook('onResponse', endRequestSpan);
   app.addHook('onSend', async (request, reply) => {
     reply.header('x-request-id', request.id);
   });
@@ -177,7 +186,7 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
       const cut = setTimeout(() => app.server.closeAllConnections(), 5_000);
       await closing;
       clearTimeout(cut);
-      await Promise.allSettled([connected.close(), database.close(), sleds.close()]);
+      await Promise.allSettled([connected.close(), database.close(), sleds.close(), tracing?.flush()]);
     },
   };
 }

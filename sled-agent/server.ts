@@ -1,6 +1,7 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import { type FastifyReply, type FastifyRequest, fastify } from 'fastify';
 import { z } from 'zod';
+import { beginRequestSpan, endRequestSpan, installTracing } from '../telemetry/tracing.ts';
 import { registerRequest, vmmStateRequest } from '../wire/sled-protocol.ts';
 import { AgentRefusal, SledAgent } from './agent.ts';
 import { type Fault, FaultBook, type FaultCall, fault } from './faults.ts';
@@ -49,6 +50,9 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
   const hypervisor = new SimulatedHypervisor(options.transitionMs ?? 50, book);
   const agent = new SledAgent({ ...options, hypervisor });
   const app = fastify({ forceCloseConnections: true, bodyLimit: 1024 * 1024 });
+  app.addHook('onRequest', beginRequestSpan);
+  app.addHook('onResponse', endRequestSpan);
+  await installTracing('mooring-sled-agent');
   const faults = {
     plant: (planted: Fault) => book.plant(planted),
     clear: () => {

@@ -1,6 +1,8 @@
 /** The worker: runs workflows and activities on both task queues, and sees to the schedules of the reconciling loops. */
+import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 import { Client } from '@temporalio/client';
+import { OpenTelemetryPlugin, OpenTelemetryWorkflowClientInterceptor } from '@temporalio/interceptors-opentelemetry';
 import {
   bundleWorkflowCode,
   DefaultLogger,
@@ -20,6 +22,7 @@ import { startEndpoint } from '../telemetry/endpoint.ts';
 import { logFields } from '../telemetry/log-fields.ts';
 import { Metrics } from '../telemetry/metrics.ts';
 import { readinessProblems } from '../telemetry/readiness.ts';
+import { installTracing } from '../telemetry/tracing.ts';
 import { freePort } from './child-process.ts';
 import { ensureSchedules } from './schedules.ts';
 import { connectClient, type TemporalSettings } from './temporal-connection.ts';
@@ -47,11 +50,15 @@ export interface RunningWorker {
   stop(): Promise<void>;
 }
 
+const TRACING_INTERCEPTORS = createRequire(import.meta.url).resolve(
+  '@temporalio/interceptors-opentelemetry/lib/workflow-interceptors',
+);
 let bundle: Promise<WorkflowBundleWithSourceMap> | undefined;
 
-/** The workflow code as one bundle; made once a process. */
-export function workflowBundle(): Promise<WorkflowBundleWithSourceMap> {
+/** The workflow code as one bundle; made once a process, with tracing's interceptors when it is on. */
+export function workflowBundle(tracing = false): Promise<WorkflowBundleWithSourceMap> {
   bundle ??= bundleWorkflowCode({
+    workflowInterceptorModules: tracing ? [TRACING_INTERCEPTORS] : [],
     workflowsPath: fileURLToPath(new URL('../workflows/index.ts', import.meta.url)),
     logger: new DefaultLogger('WARN'),
   });
@@ -109,13 +116,19 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   );
   const connected = await connectClient(settings);
   const native = await NativeConnection.connect(settings);
-  const client = new Client({ connection: connected.connection, namespace });
+  const tracing = await installTracing('mooring-worker');
+  const client = new Client({
+    connection: connected.connection,
+    namespace,
+    ...(tracing === null ? {} : { interceptors: { workflow: [new OpenTelemetryWorkflowClientInterceptor()] } }),
+  });
   const context = { db: database.db, sleds, workflows: new WorkflowStarter(client), metrics };
   const control = createControlActivities(context);
   const common = {
     connection: native,
     namespace,
-    workflowBundle: await workflowBundle(),
+    workflowBundle: await workflowBundle(tracing !== null),
+    ...(tracing === null ? {} : { plugins: [new OpenTelemetryPlugin(tracing)] }),
     shutdownGraceTime: '10s',
   } as const;
 
@@ -168,7 +181,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
       await endpoint?.stop();
       if (main.getState() === 'RUNNING') main.shutdown();
       await Promise.allSettled([setUpdates(false), mainRun]);
-      await Promise.allSettled([native.close(), connected.close(), database.close(), sleds.close()]);
+      await Promise.allSettled([native.close(), connected.close(), tracing?.flush(), database.close(), sleds.close()]);
     },
   };
 }
