@@ -2,6 +2,7 @@
 import { Command } from 'commander';
 import pc from 'picocolors';
 import { addCompletionCommands } from './commands/completion.ts';
+import { addDoctorCommand } from './commands/doctor.ts';
 import { addInstanceCommands } from './commands/instance.ts';
 import { addOperationCommands, addProjectCommands, addSledCommands } from './commands/inventory.ts';
 import { addProcessCommands } from './commands/processes.ts';
@@ -20,7 +21,8 @@ Examples:
   mooring up --data ./data                  run a stack, and keep its data
   mooring instance create web --memory 2GiB
   mooring instance migrate web --to sled-2
-  mooring instance watch web --until running`,
+  mooring instance watch web --until running
+  mooring doctor --at-rest                  check every invariant of a quiet installation`,
   );
 addProcessCommands(program);
 addInstanceCommands(program);
@@ -29,6 +31,7 @@ addProjectCommands(program);
 addOperationCommands(program);
 addTopCommand(program);
 addCompletionCommands(program);
+addDoctorCommand(program);
 
 try {
   await program.parseAsync();
