@@ -17,6 +17,7 @@ import type { TemporalSettings } from '../worker/temporal-connection.ts';
 import type { ApiContext } from './context.ts';
 import { describeError } from './errors.ts';
 import { Operations } from './operations.ts';
+import { addAffinityGroupRoutes } from './routes/affinity-groups.ts';
 import { addInstanceRoutes } from './routes/instances.ts';
 import { addOperationRoutes } from './routes/operations.ts';
 import { addProjectRoutes } from './routes/projects.ts';
@@ -112,6 +113,7 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
   });
 
   addInstanceRoutes(app, context);
+  addAffinityGroupRoutes(app, context);
   addOperationRoutes(app, context);
   addProjectRoutes(app, context);
   addSledRoutes(app, context);

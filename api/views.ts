@@ -1,9 +1,17 @@
 /** From rows to what the wire shows. */
 import type { InstanceRecord } from '../db/queries/read-instance.ts';
 import { instanceFacts } from '../db/queries/read-instance.ts';
-import type { operation, project, sled } from '../db/schema.ts';
+import type { affinityGroup, operation, project, sled } from '../db/schema.ts';
 import { isLiveMigration } from '../model/external-state.ts';
-import type { InstanceView, OperationView, ProjectView, QuotaView, SledView } from '../wire/operator-api.ts';
+import type {
+  AffinityGroupMember,
+  AffinityGroupView,
+  InstanceView,
+  OperationView,
+  ProjectView,
+  QuotaView,
+  SledView,
+} from '../wire/operator-api.ts';
 
 /** The Oxide API shows a sled's rack; this installation is one. */
 const RACK_ID = '00000000-0000-4000-8000-000000000001';
@@ -103,4 +111,21 @@ export function viewOperation(row: typeof operation.$inferSelect, webUi: string 
     time_ended: row.timeEnded?.toISOString() ?? null,
     web_ui: webUi,
   };
+}
+
+export function viewAffinityGroup(row: typeof affinityGroup.$inferSelect): AffinityGroupView {
+  return {
+    id: row.id,
+    name: row.name,
+    description: row.description,
+    policy: row.policy,
+    failure_domain: row.failureDomain,
+    project_id: row.projectId,
+    time_created: row.timeCreated.toISOString(),
+    time_modified: row.timeModified.toISOString(),
+  };
+}
+
+export function viewAffinityMember({ instance, shown }: InstanceRecord): AffinityGroupMember {
+  return { type: 'instance', value: { id: instance.id, name: instance.name, run_state: shown } };
 }

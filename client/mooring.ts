@@ -1,6 +1,7 @@
 /** The `mooring` command. */
 import { Command } from 'commander';
 import pc from 'picocolors';
+import { addAffinityGroupCommands } from './commands/affinity-group.ts';
 import { addInstanceCommands } from './commands/instance.ts';
 import { addOperationCommands, addProjectCommands, addSledCommands } from './commands/inventory.ts';
 import { addProcessCommands } from './commands/processes.ts';
@@ -21,6 +22,7 @@ Examples:
   );
 addProcessCommands(program);
 addInstanceCommands(program);
+addAffinityGroupCommands(program);
 addSledCommands(program);
 addProjectCommands(program);
 addOperationCommands(program);

@@ -43,6 +43,11 @@ export type SledPolicy = (typeof SLED_POLICIES)[number];
 export const AFFINITY_KINDS = ['affinity', 'anti_affinity'] as const;
 export type AffinityKind = (typeof AFFINITY_KINDS)[number];
 
+/** What a kind of group is called in messages. */
+export function groupNoun(kind: AffinityKind): string {
+  return kind === 'affinity' ? 'affinity group' : 'anti-affinity group';
+}
+
 /** What becomes of a placement that a group can't be honoured in: it goes ahead, or it fails. Source: Oxide `AffinityPolicy`. */
 export const AFFINITY_POLICIES = ['allow', 'fail'] as const;
 export type AffinityPolicy = (typeof AFFINITY_POLICIES)[number];

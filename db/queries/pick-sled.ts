@@ -4,7 +4,7 @@
  */
 import { sql } from 'drizzle-orm';
 import { z } from 'zod';
-import { AFFINITY_KINDS, SLED_POLICIES } from '../../model/states.ts';
+import { AFFINITY_KINDS, groupNoun, SLED_POLICIES } from '../../model/states.ts';
 import type { Queryable } from '../connect.ts';
 
 export interface PlacementRequest {
@@ -94,7 +94,7 @@ export async function explainNoSled(db: Queryable, request: PlacementRequest): P
 }
 
 function describeGroups(groups: readonly ForbiddingGroup[]): string {
-  const named = groups.map(({ name, kind }) => `${kind === 'affinity' ? 'affinity' : 'anti-affinity'} group "${name}"`);
+  const named = groups.map(({ name, kind }) => `${groupNoun(kind)} "${name}"`);
   return `${named.join(' and ')} (policy fail) ${named.length === 1 ? 'forbids' : 'forbid'}`;
 }
 
