@@ -19,6 +19,7 @@ import { describeError } from './errors.ts';
 import { Operations } from './operations.ts';
 import { addAffinityGroupRoutes } from './routes/affinity-groups.ts';
 import { addInstanceRoutes } from './routes/instances.ts';
+import { addNetworkRoutes } from './routes/network.ts';
 import { addOperationRoutes } from './routes/operations.ts';
 import { addProjectRoutes } from './routes/projects.ts';
 import { addReportRoutes } from './routes/reports.ts';
@@ -118,6 +119,7 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
   addProjectRoutes(app, context);
   addSledRoutes(app, context);
   addReportRoutes(app, context);
+  addNetworkRoutes(app, context);
   app.get('/openapi.json', { schema: { hide: true } }, async () => app.swagger());
   await app.listen({ host: options.host, port: options.port });
   const bound = app.server.address();

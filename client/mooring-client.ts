@@ -8,6 +8,7 @@
  */
 import { z } from 'zod';
 import type { AffinityKind } from '../model/states.ts';
+import { type NetworkEntry, networkPage } from '../wire/network-protocol.ts';
 import {
   type AffinityGroupCreate,
   type AffinityGroupMember,
@@ -256,6 +257,16 @@ export class MooringClient {
   /** States that a sled is gone for good: what ran there becomes Failed. It can't be taken back. */
   expungeSled(sledId: string, options: CallOptions = {}): Promise<SledView> {
     return this.#call('POST', `/v1/system/hardware/sleds/${encodeURIComponent(sledId)}/expunge`, options, sledView);
+  }
+
+  /** Lists where each instance lives, as sled agents are told. */
+  async *listNetwork(options: CallOptions = {}): AsyncGenerator<NetworkEntry> {
+    for (let after: string | undefined; ; ) {
+      const page = await this.#call('GET', '/network/instances', { ...options, query: { after } }, networkPage);
+      yield* page.items;
+      if (!page.more) return;
+      after = page.next;
+    }
   }
 
   async #operate(

@@ -4,6 +4,7 @@ import pc from 'picocolors';
 import { addAffinityGroupCommands } from './commands/affinity-group.ts';
 import { addInstanceCommands } from './commands/instance.ts';
 import { addOperationCommands, addProjectCommands, addSledCommands } from './commands/inventory.ts';
+import { addNetworkCommands } from './commands/network.ts';
 import { addProcessCommands } from './commands/processes.ts';
 import { MooringApiError } from './mooring-client.ts';
 
@@ -25,6 +26,7 @@ addInstanceCommands(program);
 addAffinityGroupCommands(program);
 addSledCommands(program);
 addProjectCommands(program);
+addNetworkCommands(program);
 addOperationCommands(program);
 
 try {

@@ -28,6 +28,8 @@ export interface StackOptions {
   readonly reconcileEveryMs?: number;
   readonly registerTimeoutMs?: number;
   readonly waitMs?: number;
+  /** How often sled agents ask where instances live, in milliseconds. */
+  readonly networkPollMs?: number;
   /** Serves the sled agents' endpoints below `/test/`. */
   readonly testEndpoints?: boolean;
   readonly env?: NodeJS.ProcessEnv;
@@ -141,6 +143,7 @@ export async function startStack(options: StackOptions): Promise<RunningStack> {
         threads: SLED_THREADS,
         memoryBytes: SLED_MEMORY_BYTES,
         ...(options.transitionMs === undefined ? {} : { transitionMs: options.transitionMs }),
+        ...(options.networkPollMs === undefined ? {} : { networkPollMs: options.networkPollMs }),
         ...(options.testEndpoints === undefined ? {} : { testEndpoints: options.testEndpoints }),
       });
       stops.push({ name, stop: agent.stop });
