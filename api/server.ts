@@ -23,8 +23,10 @@ import { connectClient, type TemporalSettings } from '../worker/temporal-connect
 import type { ApiContext } from './context.ts';
 import { describeError } from './errors.ts';
 import { Operations } from './operations.ts';
+import { addAffinityGroupRoutes } from './routes/affinity-groups.ts';
 import { addHistoryRoutes } from './routes/history.ts';
 import { addInstanceRoutes } from './routes/instances.ts';
+import { addNetworkRoutes } from './routes/network.ts';
 import { addOperationRoutes } from './routes/operations.ts';
 import { addProjectRoutes } from './routes/projects.ts';
 import { addReportRoutes } from './routes/reports.ts';
@@ -154,10 +156,12 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
 
   addInstanceRoutes(app, context);
   addHistoryRoutes(app, context);
+  addAffinityGroupRoutes(app, context);
   addOperationRoutes(app, context);
   addProjectRoutes(app, context);
   addSledRoutes(app, context);
   addReportRoutes(app, context);
+  addNetworkRoutes(app, context);
   app.get('/openapi.json', { schema: { hide: true } }, async () => app.swagger());
   app.get('/healthz', { schema: { hide: true } }, async () => 'ok\n');
   app.get('/readyz', { schema: { hide: true } }, async (_, reply) => {

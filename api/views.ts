@@ -1,9 +1,11 @@
 /** From rows to what the wire shows. */
 import type { InstanceRecord } from '../db/queries/read-instance.ts';
 import { instanceFacts } from '../db/queries/read-instance.ts';
-import type { operation, project, sled } from '../db/schema.ts';
+import type { affinityGroup, operation, project, sled } from '../db/schema.ts';
 import { isLiveMigration } from '../model/external-state.ts';
 import type {
+  AffinityGroupMember,
+  AffinityGroupView,
   InstanceView,
   OperationProgress,
   OperationView,
@@ -115,4 +117,21 @@ export function viewOperation(
     time_ended: row.timeEnded?.toISOString() ?? null,
     web_ui: webUi,
   };
+}
+
+export function viewAffinityGroup(row: typeof affinityGroup.$inferSelect): AffinityGroupView {
+  return {
+    id: row.id,
+    name: row.name,
+    description: row.description,
+    policy: row.policy,
+    failure_domain: row.failureDomain,
+    project_id: row.projectId,
+    time_created: row.timeCreated.toISOString(),
+    time_modified: row.timeModified.toISOString(),
+  };
+}
+
+export function viewAffinityMember({ instance, shown }: InstanceRecord): AffinityGroupMember {
+  return { type: 'instance', value: { id: instance.id, name: instance.name, run_state: shown } };
 }

@@ -7,7 +7,15 @@
  * const { instance } = await mooring.startInstance('web', { project: 'default' });
  */
 import { z } from 'zod';
+import type { AffinityKind } from '../model/states.ts';
+import { type NetworkEntry, networkPage } from '../wire/network-protocol.ts';
 import {
+  type AffinityGroupCreate,
+  type AffinityGroupMember,
+  type AffinityGroupUpdate,
+  type AffinityGroupView,
+  affinityGroupMember,
+  affinityGroupView,
   errorResponse,
   type HistoryView,
   historyView,
@@ -167,6 +175,70 @@ export class MooringClient {
     return this.#operate(instance, 'migrate', { dst_sled_id: sledId }, options);
   }
 
+  /** Lists the affinity or anti-affinity groups of a project. */
+  listAffinityGroups(
+    kind: AffinityKind,
+    options: CallOptions & { project: string },
+  ): AsyncGenerator<AffinityGroupView> {
+    return this.#pages(groupsPath(kind), { project: options.project }, affinityGroupView, { signal: options.signal });
+  }
+  createAffinityGroup(
+    kind: AffinityKind,
+    group: AffinityGroupCreate,
+    options: CallOptions & { project: string },
+  ): Promise<AffinityGroupView> {
+    return this.#call('POST', groupsPath(kind), { ...instanceQuery(options), body: group }, affinityGroupView);
+  }
+  getAffinityGroup(kind: AffinityKind, group: string, options: InstanceCallOptions = {}): Promise<AffinityGroupView> {
+    return this.#call('GET', groupsPath(kind, group), instanceQuery(options), affinityGroupView);
+  }
+  updateAffinityGroup(
+    kind: AffinityKind,
+    group: string,
+    changes: AffinityGroupUpdate,
+    options: InstanceCallOptions = {},
+  ): Promise<AffinityGroupView> {
+    return this.#call('PUT', groupsPath(kind, group), { ...instanceQuery(options), body: changes }, affinityGroupView);
+  }
+  /** Deletes a group; its members stay where they are. */
+  async deleteAffinityGroup(kind: AffinityKind, group: string, options: InstanceCallOptions = {}): Promise<void> {
+    await this.#call('DELETE', groupsPath(kind, group), instanceQuery(options), z.unknown());
+  }
+  listAffinityMembers(
+    kind: AffinityKind,
+    group: string,
+    options: InstanceCallOptions = {},
+  ): AsyncGenerator<AffinityGroupMember> {
+    const { query, signal } = instanceQuery(options);
+    return this.#pages(`${groupsPath(kind, group)}/members`, query, affinityGroupMember, { signal });
+  }
+  /** Adds an instance of the group's project that is not placed on a sled. */
+  addAffinityMember(
+    kind: AffinityKind,
+    group: string,
+    instance: string,
+    options: InstanceCallOptions = {},
+  ): Promise<AffinityGroupMember> {
+    return this.#call('POST', memberPath(kind, group, instance), instanceQuery(options), affinityGroupMember);
+  }
+  async removeAffinityMember(
+    kind: AffinityKind,
+    group: string,
+    instance: string,
+    options: InstanceCallOptions = {},
+  ): Promise<void> {
+    await this.#call('DELETE', memberPath(kind, group, instance), instanceQuery(options), z.unknown());
+  }
+  /** Lists the groups that an instance is in. */
+  listAffinityGroupsOf(
+    kind: AffinityKind,
+    instance: string,
+    options: InstanceCallOptions = {},
+  ): AsyncGenerator<AffinityGroupView> {
+    const { query, signal } = instanceQuery(options);
+    return this.#pages(`${instancePath(instance)}/${GROUP_PATHS[kind]}`, query, affinityGroupView, { signal });
+  }
+
   getOperation(operationId: string, options: CallOptions = {}): Promise<OperationView> {
     return this.#call('GET', `/v1/operations/${encodeURIComponent(operationId)}`, options, operationView);
   }
@@ -204,6 +276,16 @@ export class MooringClient {
   /** States that a sled is gone for good: what ran there becomes Failed. It can't be taken back. */
   expungeSled(sledId: string, options: CallOptions = {}): Promise<SledView> {
     return this.#call('POST', `/v1/system/hardware/sleds/${encodeURIComponent(sledId)}/expunge`, options, sledView);
+  }
+
+  /** Lists where each instance lives, as sled agents are told. */
+  async *listNetwork(options: CallOptions = {}): AsyncGenerator<NetworkEntry> {
+    for (let after: string | undefined; ; ) {
+      const page = await this.#call('GET', '/network/instances', { ...options, query: { after } }, networkPage);
+      yield* page.items;
+      if (!page.more) return;
+      after = page.next;
+    }
   }
 
   async #operate(
@@ -284,6 +366,20 @@ interface RequestParts extends CallOptions {
 
 function instancePath(instance: string): string {
   return `/v1/instances/${encodeURIComponent(instance)}`;
+}
+
+const GROUP_PATHS: Readonly<Record<AffinityKind, string>> = {
+  affinity: 'affinity-groups',
+  anti_affinity: 'anti-affinity-groups',
+};
+
+function groupsPath(kind: AffinityKind, group?: string): string {
+  const all = `/v1/${GROUP_PATHS[kind]}`;
+  return group === undefined ? all : `${all}/${encodeURIComponent(group)}`;
+}
+
+function memberPath(kind: AffinityKind, group: string, instance: string): string {
+  return `${groupsPath(kind, group)}/members/instance/${encodeURIComponent(instance)}`;
 }
 
 function instanceQuery(options: InstanceCallOptions): { query: Query; signal?: AbortSignal | undefined } {

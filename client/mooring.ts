@@ -1,10 +1,12 @@
 /** The `mooring` command. */
 import { Command } from 'commander';
 import pc from 'picocolors';
+import { addAffinityGroupCommands } from './commands/affinity-group.ts';
 import { addCompletionCommands } from './commands/completion.ts';
 import { addDoctorCommand } from './commands/doctor.ts';
 import { addInstanceCommands } from './commands/instance.ts';
 import { addOperationCommands, addProjectCommands, addSledCommands } from './commands/inventory.ts';
+import { addNetworkCommands } from './commands/network.ts';
 import { addProcessCommands } from './commands/processes.ts';
 import { addTopCommand } from './commands/top.ts';
 import { StillRunning } from './follow.ts';
@@ -26,8 +28,10 @@ Examples:
   );
 addProcessCommands(program);
 addInstanceCommands(program);
+addAffinityGroupCommands(program);
 addSledCommands(program);
 addProjectCommands(program);
+addNetworkCommands(program);
 addOperationCommands(program);
 addTopCommand(program);
 addCompletionCommands(program);

@@ -8,18 +8,23 @@ import {
   bigint,
   boolean,
   check,
+  customType,
   index,
   integer,
   jsonb,
   pgEnum,
   pgTable,
+  primaryKey,
   text,
   timestamp,
   uniqueIndex,
   uuid,
 } from 'drizzle-orm/pg-core';
 import {
+  AFFINITY_KINDS,
+  AFFINITY_POLICIES,
   AUTO_RESTART_POLICIES,
+  FAILURE_DOMAINS,
   INSTANCE_STATES,
   INTENDED_STATES,
   MIGRATION_STATES,
@@ -40,6 +45,12 @@ export const autoRestartPolicy = pgEnum('auto_restart_policy', AUTO_RESTART_POLI
 export const startReason = pgEnum('start_reason', START_REASONS);
 export const operationKind = pgEnum('operation_kind', OPERATION_KINDS);
 
+export const affinityKind = pgEnum('affinity_kind', AFFINITY_KINDS);
+export const affinityPolicy = pgEnum('affinity_policy', AFFINITY_POLICIES);
+export const failureDomain = pgEnum('failure_domain', FAILURE_DOMAINS);
+
+/** A transaction's number, 64 bits wide: it never wraps around. As text, since no JavaScript number holds it. */
+const transactionNumber = customType<{ data: string }>({ dataType: () => 'xid8' });
 const moment = (name: string) => timestamp(name, { withTimezone: true, mode: 'date' });
 /** Bytes and generations fit exactly into a JavaScript number; the check constraints keep them there. */
 const exact = (name: string) => bigint(name, { mode: 'number' });
@@ -242,6 +253,69 @@ export const provisioningCharge = pgTable(
   (table) => [
     index('provisioning_charge_project').on(table.projectId),
     check('provisioning_charge_size', sql`cpus >= 1 AND memory_bytes >= 1`),
+  ],
+);
+
+/** An affinity or anti-affinity group of a project's instances. */
+export const affinityGroup = pgTable(
+  'affinity_group',
+  {
+    id: uuid('id').primaryKey(),
+    projectId: uuid('project_id')
+      .notNull()
+      .references(() => project.id),
+    kind: affinityKind('kind').notNull(),
+    name: text('name').notNull(),
+    description: text('description').notNull(),
+    policy: affinityPolicy('policy').notNull(),
+    failureDomain: failureDomain('failure_domain').notNull(),
+    timeCreated: moment('time_created').notNull().defaultNow(),
+    timeModified: moment('time_modified').notNull().defaultNow(),
+  },
+  (table) => [uniqueIndex('affinity_group_name').on(table.projectId, table.kind, table.name)],
+);
+
+/** Who belongs to a group. The triggers in `0002_placement.sql` say who may. */
+export const affinityGroupMember = pgTable(
+  'affinity_group_member',
+  {
+    groupId: uuid('group_id')
+      .notNull()
+      .references(() => affinityGroup.id, { onDelete: 'cascade' }),
+    instanceId: uuid('instance_id')
+      .notNull()
+      .references(() => instance.id),
+  },
+  (table) => [
+    primaryKey({ columns: [table.groupId, table.instanceId], name: 'affinity_group_member_pkey' }),
+    index('affinity_group_member_instance').on(table.instanceId),
+  ],
+);
+
+/**
+ * Where each instance lives on the network: the sled, the VMM and its address; nowhere (all NULL) once it was removed,
+ * so that pollers see the removal. An instance that never ran has no row.
+ */
+export const instanceNetwork = pgTable(
+  'instance_network',
+  {
+    instanceId: uuid('instance_id')
+      .primaryKey()
+      .references(() => instance.id),
+    sledId: uuid('sled_id').references(() => sled.id),
+    vmmId: uuid('vmm_id').references(() => vmm.id),
+    ip: text('ip'),
+    port: integer('port'),
+    /** Rises by one with each change. */
+    generation: exact('generation').notNull().default(1),
+    /** The transaction that made the last change: what pollers go by. */
+    changedIn: transactionNumber('changed_in').notNull().default(sql`pg_current_xact_id()`),
+    timeModified: moment('time_modified').notNull().defaultNow(),
+  },
+  (table) => [
+    index('instance_network_changed').on(table.changedIn, table.instanceId),
+    check('instance_network_whole', sql`num_nulls(sled_id, vmm_id, ip, port) IN (0, 4)`),
+    check('instance_network_generation', sql`generation >= 1`),
   ],
 );
 

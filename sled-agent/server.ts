@@ -5,6 +5,7 @@ import { beginRequestSpan, endRequestSpan, installTracing } from '../telemetry/t
 import { registerRequest, vmmStateRequest } from '../wire/sled-protocol.ts';
 import { AgentRefusal, SledAgent } from './agent.ts';
 import { type Fault, FaultBook, type FaultCall, fault } from './faults.ts';
+import { NetworkTable } from './network-table.ts';
 import { type GuestLogEntry, SimulatedHypervisor } from './simulated-hypervisor.ts';
 
 export interface SledAgentOptions {
@@ -17,6 +18,8 @@ export interface SledAgentOptions {
   readonly memoryBytes: number;
   /** How long each transition of a simulated VM takes, in milliseconds; default 50. */
   readonly transitionMs?: number;
+  /** How often it asks where instances live, in milliseconds; default 1000, 0 never. */
+  readonly networkPollMs?: number;
   /** Serves the endpoints below `/test/`, by which faults are planted. */
   readonly testEndpoints?: boolean;
 }
@@ -36,12 +39,15 @@ export interface SledAgentHandle {
     guestLog(): readonly GuestLogEntry[];
   };
   readonly hypervisor: SimulatedHypervisor;
+  /** What it knows of where instances live. */
+  readonly network: Pick<NetworkTable, 'entries' | 'passes'>;
   /** Answers what it has begun to, then ends every VM. */
   stop(): Promise<void>;
   /** Ends as a crash of the server would: connections are cut, nothing more is said. */
   kill(): Promise<void>;
 }
 
+const DEFAULT_NETWORK_POLL_MS = 1_000;
 const vmmParams = z.object({ vmm_id: z.guid() });
 
 /** Starts a sled agent with simulated VMs. Throws when it can't listen. */
@@ -168,10 +174,12 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
   const bound = app.server.address();
   const port = typeof bound === 'object' && bound !== null ? bound.port : 0;
   const address = `${options.listen.slice(0, at)}:${port}`;
+  const network = new NetworkTable(options.controlPlaneUrl, options.networkPollMs ?? DEFAULT_NETWORK_POLL_MS);
   const end = async () => {
+    await network.stop();
     await agent.close();
     app.server.closeAllConnections();
     await app.close();
   };
-  return { address, url: `http://${address}`, faults, hypervisor, stop: end, kill: end };
+  return { address, url: `http://${address}`, faults, hypervisor, network, stop: end, kill: end };
 }

@@ -4,7 +4,14 @@
  * Source: https://docs.oxide.computer/api
  */
 import { z } from 'zod';
-import { AUTO_RESTART_POLICIES, OPERATION_KINDS, SHOWN_STATES, SLED_POLICIES } from '../model/states.ts';
+import {
+  AFFINITY_POLICIES,
+  AUTO_RESTART_POLICIES,
+  FAILURE_DOMAINS,
+  OPERATION_KINDS,
+  SHOWN_STATES,
+  SLED_POLICIES,
+} from '../model/states.ts';
 import { TIMELINE_KINDS } from '../model/timeline.ts';
 import { socketAddress } from './sled-protocol.ts';
 
@@ -190,6 +197,36 @@ export const sledView = z.object({
   provision_state: z.enum(SLED_POLICIES),
 });
 export type SledView = z.infer<typeof sledView>;
+
+/** Affinity and anti-affinity groups have one shape. Source: Oxide `AffinityGroup` and `AntiAffinityGroup`. */
+export const affinityGroupCreate = z.object({
+  name: resourceName,
+  description,
+  policy: z.enum(AFFINITY_POLICIES),
+  failure_domain: z.enum(FAILURE_DOMAINS),
+});
+export type AffinityGroupCreate = z.infer<typeof affinityGroupCreate>;
+
+export const affinityGroupUpdate = z.object({ name: resourceName.nullish(), description: description.nullish() });
+export type AffinityGroupUpdate = z.infer<typeof affinityGroupUpdate>;
+
+export const affinityGroupView = z.object({
+  id: uuid,
+  name: z.string(),
+  description: z.string(),
+  policy: z.enum(AFFINITY_POLICIES),
+  failure_domain: z.enum(FAILURE_DOMAINS),
+  project_id: uuid,
+  time_created: timestamp,
+  time_modified: timestamp,
+});
+export type AffinityGroupView = z.infer<typeof affinityGroupView>;
+
+export const affinityGroupMember = z.object({
+  type: z.literal('instance'),
+  value: z.object({ id: uuid, name: z.string(), run_state: shownState }),
+});
+export type AffinityGroupMember = z.infer<typeof affinityGroupMember>;
 
 /** An operation: one run of a saga, from the call that began it to its outcome. */
 export const operationView = z.object({

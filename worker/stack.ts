@@ -31,6 +31,8 @@ export interface StackOptions {
   readonly waitMs?: number;
   /** `ip:port` where the worker shows its metrics; nowhere when absent. */
   readonly metricsListen?: string | undefined;
+  /** How often sled agents ask where instances live, in milliseconds. */
+  readonly networkPollMs?: number;
   /** Serves the sled agents' endpoints below `/test/`. */
   readonly testEndpoints?: boolean;
   readonly env?: NodeJS.ProcessEnv;
@@ -145,6 +147,7 @@ export async function startStack(options: StackOptions): Promise<RunningStack> {
         threads: SLED_THREADS,
         memoryBytes: SLED_MEMORY_BYTES,
         ...(options.transitionMs === undefined ? {} : { transitionMs: options.transitionMs }),
+        ...(options.networkPollMs === undefined ? {} : { networkPollMs: options.networkPollMs }),
         ...(options.testEndpoints === undefined ? {} : { testEndpoints: options.testEndpoints }),
       });
       stops.push({ name, stop: agent.stop });

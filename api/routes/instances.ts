@@ -110,6 +110,9 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
         ncpus: body.ncpus,
         memoryBytes: body.memory,
         autoRestartPolicy: body.auto_restart_policy ?? null,
+        antiAffinityGroups: (body.anti_affinity_groups ?? []).map((named) =>
+          isUuid(named) ? { id: named } : { name: named },
+        ),
       });
       if (body.start) {
         try {

@@ -22,6 +22,7 @@ export function addInstanceCommands(program: Command): void {
     .option('--hostname <name>', 'its host name; the name by default')
     .option('--no-start', 'leave it stopped')
     .option('--auto-restart-policy <policy>', 'never or best_effort')
+    .option('--anti-affinity-group <group...>', 'anti-affinity groups to join, by name or id')
     .action(
       async (
         name: string,
@@ -32,6 +33,7 @@ export function addInstanceCommands(program: Command): void {
           hostname?: string;
           start: boolean;
           autoRestartPolicy?: 'never' | 'best_effort';
+          antiAffinityGroup?: string[];
         },
       ) => {
         const context = contextOf(options);
@@ -39,8 +41,10 @@ export function addInstanceCommands(program: Command): void {
         const { description, ncpus, memory, start } = options;
         const policy =
           options.autoRestartPolicy === undefined ? {} : { auto_restart_policy: options.autoRestartPolicy };
+        const groups =
+          options.antiAffinityGroup === undefined ? {} : { anti_affinity_groups: options.antiAffinityGroup };
         const made = await context.client.createInstance(
-          { name, hostname: options.hostname ?? name, description, ncpus, memory, start, ...policy },
+          { name, hostname: options.hostname ?? name, description, ncpus, memory, start, ...policy, ...groups },
           { project: context.project },
         );
         show(context, made);

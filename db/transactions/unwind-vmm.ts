@@ -8,6 +8,7 @@ import { z } from 'zod';
 import type { Refusal } from '../../model/refusal.ts';
 import { type OperationKind, SLED_POLICIES, VMM_STATES } from '../../model/states.ts';
 import type { Queryable } from '../connect.ts';
+import { network } from '../network.ts';
 import type { OperationError } from '../schema.ts';
 
 const begunRow = z.object({
@@ -100,6 +101,8 @@ export async function finishUnwind(db: Queryable, request: FinishUnwindRequest):
     ), refunded AS (
       DELETE FROM provisioning_charge USING linked
       WHERE provisioning_charge.instance_id = linked.id AND linked.active_vmm_id = ${vmmId}
+    ), unnetworked AS (
+      ${network.remove(sql`SELECT id AS instance_id, ${vmmId}::uuid AS vmm_id FROM linked`)}
     ), failed AS (
       UPDATE migration SET
         target_state = CASE WHEN target_state IN ('completed', 'failed') THEN target_state ELSE 'failed'::migration_state END,
