@@ -80,3 +80,16 @@ export function waitMs(request: FastifyRequest, limitMs: number): number {
 export function location(reply: FastifyReply, operationId: string): void {
   reply.header('location', `/v1/operations/${operationId}`);
 }
+
+/**
+ * The key that a client gave its call (`Idempotency-Key`, a UUID), so that the same call again is the same operation.
+ * Throws a {@link Refusal} for one that is no UUID. Source: draft-ietf-httpapi-idempotency-key-header.
+ */
+export function idempotencyKey(request: FastifyRequest): string | undefined {
+  const given = request.headers['idempotency-key'];
+  if (given === undefined) return undefined;
+  // The draft has it as a quoted string; most clients leave the quotes out.
+  const key = String(given).replace(/^"(.*)"$/, '$1');
+  if (!isUuid(key)) throw Refusal.invalid('Idempotency-Key: must be a UUID, a new one for each new call');
+  return key.toLowerCase();
+}

@@ -13,9 +13,10 @@ import { ApplicationFailure, WorkflowIdConflictPolicy } from '@temporalio/common
 import { eq } from 'drizzle-orm';
 import type { Database } from '../db/connect.ts';
 import { type OperationError, operation } from '../db/schema.ts';
+import { settleKey, takeKey } from '../db/transactions/idempotency-key.ts';
 import { Refusal } from '../model/refusal.ts';
 import { SAGA_STEPS, type SagaSteps } from '../model/saga-steps.ts';
-import type { OperationKind } from '../model/states.ts';
+import type { KeyedCall, OperationKind } from '../model/states.ts';
 import { TASK_QUEUE } from '../model/workflow-names.ts';
 import type { OperationProgress } from '../wire/operator-api.ts';
 
@@ -38,6 +39,8 @@ export interface OperationRequest {
   readonly args: [unknown];
   readonly summary: string;
   readonly waitMs: number;
+  /** The client's key for this call: see {@link Operations.repeated}. */
+  readonly key?: { readonly value: string; readonly call: KeyedCall } | undefined;
   /** Whether a run that is open, with its input, may be joined by this call; otherwise it is a conflict. Default: yes. */
   readonly mayJoin?: (input: unknown) => boolean;
 }
@@ -63,6 +66,38 @@ export class Operations {
   }
 
   /**
+   * Takes the key of a call; where an earlier call took it, hears that one's outcome: the same call again, after its
+   * answer was lost, is the same operation. `null` when nothing was begun under it yet. Throws {@link OperationFailed} with
+   * the operation's error, and a {@link Refusal} for a key of another call.
+   */
+  async repeated(request: OperationRequest): Promise<OperationAnswer | null> {
+    const { key, instanceId, workflowId } = request;
+    if (key === undefined) return null;
+    const taken = await takeKey(this.#db, { key: key.value, call: key.call, instanceId });
+    if (taken.fresh) return null;
+    const operationId = taken.operationId ?? (await this.#findByKey(workflowId, key.value));
+    if (operationId === null) return null;
+    if (taken.operationId === null) await settleKey(this.#db, key.value, operationId);
+    const row = await this.#read(operationId);
+    if (row?.error) throw new OperationFailed(row.error);
+    if (row?.succeeded) return { operationId, done: true };
+    const handle = this.#client.workflow.getHandle(workflowId, operationId);
+    return { operationId, done: await this.#wait(handle, request, operationId, performance.now() + request.waitMs) };
+  }
+
+  /** Finds the run that an API began under a key and could not record: it ended between the two. */
+  async #findByKey(workflowId: string, key: string): Promise<string | null> {
+    for await (const run of this.#client.workflow.list({ query: `WorkflowId = "${workflowId}"` })) {
+      if (run.memo?.idempotencyKey === key) return run.runId;
+    }
+    const latest = await this.#client.workflow
+      .getHandle(workflowId)
+      .describe()
+      .catch(() => null);
+    return latest?.memo?.idempotencyKey === key ? latest.runId : null;
+  }
+
+  /**
    * Begins an operation, or joins the one that is open, and waits for its word. Throws {@link OperationFailed} with the
    * saga's error.
    */
@@ -71,6 +106,7 @@ export class Operations {
     for (let stale = 0; ; stale++) {
       const handle = await this.#startOrJoin(request);
       const operationId = handle.runId;
+      if (request.key !== undefined) await settleKey(this.#db, request.key.value, operationId);
       const before = handle.joined ? await this.#read(operationId) : null;
       const done = await this.#wait(handle.handle, request, operationId, deadline).catch((error: unknown) => {
         // A run whose outcome was known before this call asked is not this call's: it was only closing.
@@ -110,6 +146,7 @@ export class Operations {
           args: request.args,
           workflowIdConflictPolicy: WorkflowIdConflictPolicy.FAIL,
           staticSummary: request.summary,
+          ...(request.key === undefined ? {} : { memo: { idempotencyKey: request.key.value } }),
         });
         return { handle, runId: handle.firstExecutionRunId, joined: false };
       } catch (error) {

@@ -59,6 +59,13 @@ export class MooringApiError extends Error {
 /** No API answered at the address. */
 export class MooringConnectionError extends Error {
   override readonly name = 'MooringConnectionError';
+  /** Nobody listens there: the call was not done. Otherwise it may have been. */
+  readonly neverSent: boolean;
+
+  constructor(message: string, neverSent: boolean, options?: ErrorOptions) {
+    super(message, options);
+    this.neverSent = neverSent;
+  }
 }
 
 export interface MooringClientOptions {
@@ -78,6 +85,11 @@ export interface InstanceCallOptions extends CallOptions {
 /** For calls that wait for a saga's word: how long to wait, in whole seconds; the API's limit when absent. */
 export interface OperationCallOptions extends InstanceCallOptions {
   readonly waitSeconds?: number | undefined;
+  /**
+   * A UUID that makes the same call again, from this process or another, the same operation with the same outcome. Each
+   * call has a new one by itself, under which it is sent again when its answer was lost.
+   */
+  readonly idempotencyKey?: string | undefined;
 }
 
 /** An instance and, where a saga was begun or joined, the operation to follow. */
@@ -87,6 +99,9 @@ export interface OperationStarted {
 }
 
 const FOLLOW_EVERY_MS = 200;
+/** How often a call with a key is sent again when its answer was lost, and how long between, in milliseconds. */
+const MAX_RESENDS = 4;
+const RESEND_AFTER_MS = 250;
 
 /** Waits `ms` milliseconds, or until the signal is given. */
 async function pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
@@ -142,7 +157,12 @@ export class MooringClient {
     return this.#call(
       'POST',
       '/v1/instances',
-      { ...options, query: { project: options.project }, body: instance },
+      {
+        ...options,
+        idempotencyKey: options.idempotencyKey ?? crypto.randomUUID(),
+        query: { project: options.project },
+        body: instance,
+      },
       instanceView,
     );
   }
@@ -161,7 +181,7 @@ export class MooringClient {
   }
   /** Starts an instance; returns when its sled has accepted to run it. Throws {@link MooringApiError} when the start was undone. */
   startInstance(instance: string, options: OperationCallOptions = {}): Promise<OperationStarted> {
-    return this.#operate(instance, 'start', undefined, options);
+    return this.#operate(instance, 'start', undefined, { idempotencyKey: crypto.randomUUID(), ...options });
   }
   /** Stops an instance: returns when the wish is recorded, from which on it ends Stopped. */
   async stopInstance(instance: string, options: InstanceCallOptions = {}): Promise<InstanceView> {
@@ -172,7 +192,12 @@ export class MooringClient {
   }
   /** Migrates an instance to a sled (by id); returns when the destination has accepted to migrate it in. */
   migrateInstance(instance: string, sledId: string, options: OperationCallOptions = {}): Promise<OperationStarted> {
-    return this.#operate(instance, 'migrate', { dst_sled_id: sledId }, options);
+    return this.#operate(
+      instance,
+      'migrate',
+      { dst_sled_id: sledId },
+      { idempotencyKey: crypto.randomUUID(), ...options },
+    );
   }
 
   /** Lists the affinity or anti-affinity groups of a project. */
@@ -297,6 +322,7 @@ export class MooringClient {
     const { headers, value } = await this.#request('POST', `${instancePath(instance)}/${what}`, {
       ...instanceQuery(options),
       waitSeconds: options.waitSeconds,
+      idempotencyKey: options.idempotencyKey,
       body,
     });
     return { instance: instanceView.parse(value), operationId: headers.get('location')?.split('/').at(-1) ?? null };
@@ -322,13 +348,29 @@ export class MooringClient {
   }
 
   async #request(method: string, path: string, request: RequestParts): Promise<{ headers: Headers; value: unknown }> {
+    for (let sent = 1; ; sent++) {
+      try {
+        return await this.#send(method, path, request);
+      } catch (error) {
+        // Only a call with a key may have been done already without harm.
+        const again = error instanceof MooringConnectionError && request.idempotencyKey !== undefined;
+        if (!again || sent > MAX_RESENDS || (sent === 1 && error.neverSent)) throw error;
+        await pause(RESEND_AFTER_MS * sent, request.signal);
+        request.signal?.throwIfAborted();
+      }
+    }
+  }
+
+  async #send(method: string, path: string, request: RequestParts): Promise<{ headers: Headers; value: unknown }> {
     const url = new URL(this.#url + path);
     for (const [name, value] of Object.entries(request.query ?? {}))
       if (value !== undefined) url.searchParams.set(name, value);
     const headers: Record<string, string> = {};
     if (request.body !== undefined) headers['content-type'] = 'application/json';
     if (request.waitSeconds !== undefined) headers.prefer = `wait=${request.waitSeconds}`;
+    if (request.idempotencyKey !== undefined) headers['idempotency-key'] = request.idempotencyKey;
     let response: Response;
+    let text: string;
     try {
       response = await fetch(url, {
         method,
@@ -336,15 +378,17 @@ export class MooringClient {
         ...(request.body === undefined ? {} : { body: JSON.stringify(request.body) }),
         ...(request.signal === undefined ? {} : { signal: request.signal }),
       });
+      text = await response.text();
     } catch (error) {
       request.signal?.throwIfAborted();
       const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error;
+      const neverSent = (cause as { code?: unknown } | null)?.code === 'ECONNREFUSED';
       throw new MooringConnectionError(
         `no Mooring API answers at ${this.#url} (${cause instanceof Error ? cause.message : cause}): start one with "mooring up", or name another with --api-url`,
+        neverSent,
         { cause: error },
       );
     }
-    const text = await response.text();
     const value = parseJson(text);
     if (!response.ok) {
       const body = errorResponse.partial({ request_id: true }).safeParse(value);
@@ -362,6 +406,7 @@ interface RequestParts extends CallOptions {
   readonly query?: Query;
   readonly body?: unknown;
   readonly waitSeconds?: number | undefined;
+  readonly idempotencyKey?: string | undefined;
 }
 
 function instancePath(instance: string): string {

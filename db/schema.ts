@@ -27,6 +27,7 @@ import {
   FAILURE_DOMAINS,
   INSTANCE_STATES,
   INTENDED_STATES,
+  KEYED_CALLS,
   MIGRATION_STATES,
   OPERATION_KINDS,
   RESERVATION_KINDS,
@@ -44,6 +45,7 @@ export const sledPolicy = pgEnum('sled_policy', SLED_POLICIES);
 export const autoRestartPolicy = pgEnum('auto_restart_policy', AUTO_RESTART_POLICIES);
 export const startReason = pgEnum('start_reason', START_REASONS);
 export const operationKind = pgEnum('operation_kind', OPERATION_KINDS);
+export const keyedCall = pgEnum('keyed_call', KEYED_CALLS);
 
 export const affinityKind = pgEnum('affinity_kind', AFFINITY_KINDS);
 export const affinityPolicy = pgEnum('affinity_policy', AFFINITY_POLICIES);
@@ -351,4 +353,20 @@ export const operation = pgTable(
     check('operation_outcome', sql`(time_ended IS NULL) = (succeeded IS NULL)`),
     check('operation_error', sql`(error IS NOT NULL) = (succeeded IS NOT DISTINCT FROM false)`),
   ],
+);
+
+/** A client's key for a call, so that the same call again, after its answer was lost, is the same operation. */
+export const idempotencyKey = pgTable(
+  'idempotency_key',
+  {
+    key: uuid('key').primaryKey(),
+    call: keyedCall('call').notNull(),
+    instanceId: uuid('instance_id')
+      .notNull()
+      .references(() => instance.id),
+    /** `null` until the saga has begun, and for a call that needed none. */
+    operationId: uuid('operation_id'),
+    timeCreated: moment('time_created').notNull().defaultNow(),
+  },
+  (table) => [index('idempotency_key_age').on(table.timeCreated)],
 );

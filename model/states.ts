@@ -79,6 +79,10 @@ export type ShownState = (typeof SHOWN_STATES)[number];
 export const OPERATION_KINDS = ['start', 'migrate'] as const;
 export type OperationKind = (typeof OPERATION_KINDS)[number];
 
+/** The calls that a client may give an idempotency key. */
+export const KEYED_CALLS = ['create', ...OPERATION_KINDS] as const;
+export type KeyedCall = (typeof KEYED_CALLS)[number];
+
 /** A state from which a sled agent's VMM never comes back. */
 export function isTerminalVmmState(state: VmmState): boolean {
   return state === 'destroyed' || state === 'failed';

@@ -28,6 +28,7 @@ import {
   type ApiApp,
   type ApiContext,
   findInstance,
+  idempotencyKey,
   location,
   projectQuery,
   showInstance,
@@ -102,7 +103,9 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
       const { project: owner } = request.query;
       const { body } = request;
       const { id: projectId } = await requireProject(db, owner, isUuid(owner));
+      const key = idempotencyKey(request);
       const instanceId = await createInstance(db, {
+        idempotencyKey: key,
         projectId,
         name: body.name,
         description: body.description,
@@ -116,9 +119,13 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
       });
       if (body.start) {
         try {
-          const { operationId } = await operations.run(
-            startRequest(instanceId, body.name, waitMs(request, context.waitLimitMs)),
+          const start = startRequest(
+            instanceId,
+            body.name,
+            waitMs(request, context.waitLimitMs),
+            key === undefined ? undefined : { value: key, call: 'create' },
           );
+          const { operationId } = (await operations.repeated(start)) ?? (await operations.run(start));
           location(reply, operationId);
         } catch (error) {
           // The instance is there, stopped: its creation has succeeded.
@@ -165,8 +172,14 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
     },
   );
 
-  function startRequest(instanceId: string, name: string, wait: number): OperationRequest {
+  function startRequest(
+    instanceId: string,
+    name: string,
+    wait: number,
+    key: OperationRequest['key'] = undefined,
+  ): OperationRequest {
     return {
+      key,
       kind: 'start',
       instanceId,
       workflowId: workflowIds.start(instanceId),
@@ -182,7 +195,18 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
     { schema: { ...instanceRoute, response: accepted } },
     async (request, reply) => {
       const { instance, shown } = await findInstance(db, request.params.instance, request.query.project);
-      const start = startRequest(instance.id, instance.name, waitMs(request, context.waitLimitMs));
+      const key = idempotencyKey(request);
+      const start = startRequest(
+        instance.id,
+        instance.name,
+        waitMs(request, context.waitLimitMs),
+        key === undefined ? undefined : { value: key, call: 'start' },
+      );
+      const repeated = await operations.repeated(start);
+      if (repeated !== null) {
+        location(reply, repeated.operationId);
+        return reply.status(202).send(await showInstance(db, instance.id));
+      }
       const legal = verdict(shown, 'start');
       if (legal === 'conflict' || legal === 'invalid')
         throw Refusal.conflict(refusalMessage('start', instance.name, shown));
@@ -263,7 +287,9 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
       const record = await findInstance(db, request.params.instance, request.query.project);
       const { instance } = record;
       const destinationSledId = request.body.dst_sled_id.toLowerCase();
+      const key = idempotencyKey(request);
       const migrate: OperationRequest = {
+        key: key === undefined ? undefined : { value: key, call: 'migrate' },
         kind: 'migrate',
         instanceId: instance.id,
         workflowId: workflowIds.migrate(instance.id),
@@ -273,8 +299,10 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
         waitMs: waitMs(request, context.waitLimitMs),
         mayJoin: (input) => (input as { destinationSledId?: string } | null)?.destinationSledId === destinationSledId,
       };
-      const check = await checkMigration(db, record, destinationSledId);
-      const answer = check === 'legal' ? await operations.run(migrate) : await operations.joinOpen(migrate);
+      const repeated = await operations.repeated(migrate);
+      const check = repeated === null ? await checkMigration(db, record, destinationSledId) : null;
+      const answer =
+        repeated ?? (check === 'legal' ? await operations.run(migrate) : await operations.joinOpen(migrate));
       if (answer !== null) location(reply, answer.operationId);
       return reply.status(202).send(await showInstance(db, instance.id));
     },

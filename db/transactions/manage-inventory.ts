@@ -8,6 +8,7 @@ import { retryOnConflict, violatedConstraint } from '../errors.ts';
 import { type AffinityGroupRow, requireAffinityGroup } from '../queries/affinity-groups.ts';
 import { lockInstance } from '../queries/read-instance.ts';
 import { affinityGroup, instance, project, sled } from '../schema.ts';
+import { findCreated, takeKey } from './idempotency-key.ts';
 import { addAffinityMember } from './manage-affinity.ts';
 
 /** Runs a write whose unique name may be taken: that becomes a refusal that says so. */
@@ -94,6 +95,16 @@ export async function setQuota(
   return row;
 }
 
+/** The same call was quicker: this one's transaction is given up. */
+class CreatedMeanwhile extends Error {
+  readonly instanceId: string;
+
+  constructor(instanceId: string) {
+    super('created meanwhile');
+    this.instanceId = instanceId;
+  }
+}
+
 export interface NewInstance {
   readonly projectId: string;
   readonly name: string;
@@ -102,14 +113,24 @@ export interface NewInstance {
   readonly ncpus: number;
   readonly memoryBytes: number;
   readonly autoRestartPolicy: AutoRestartPolicy | null;
+  /** The client's key for this call. */
+  readonly idempotencyKey?: string | undefined;
   /** The anti-affinity groups that it joins, by id or by name within its project. */
   readonly antiAffinityGroups?: readonly ({ readonly id: string } | { readonly name: string })[];
 }
 
-/** Creates an instance, stopped, a member of its groups from the first moment. Returns its id. Throws a {@link Refusal}. */
+/**
+ * Creates an instance, stopped, a member of its groups from the first moment. Returns its id. With a key, the same call
+ * again returns the instance that the first one made. Throws a {@link Refusal}.
+ */
 export async function createInstance(db: Database, values: NewInstance): Promise<string> {
-  const id = randomUUID();
-  const { antiAffinityGroups = [], ...columns } = values;
+  const id: string = randomUUID();
+  const { antiAffinityGroups = [], idempotencyKey, ...columns } = values;
+  if (idempotencyKey !== undefined) {
+    const made = await findCreated(db, idempotencyKey);
+    if (made !== null) return made;
+  }
+  let created = id;
   await naming('instance_name', 'instance', values.name, () =>
     db.transaction(async (transaction) => {
       // So that the project isn't deleted meanwhile.
@@ -118,6 +139,10 @@ export async function createInstance(db: Database, values: NewInstance): Promise
       );
       if (found.rows.length === 0) throw Refusal.notFound('project', values.projectId);
       await transaction.insert(instance).values({ id, ...columns, state: 'no_vmm', intendedState: 'stopped' });
+      if (idempotencyKey !== undefined) {
+        const taken = await takeKey(transaction, { key: idempotencyKey, call: 'create', instanceId: id });
+        if (!taken.fresh) throw new CreatedMeanwhile(taken.instanceId);
+      }
       const groups = new Map<string, AffinityGroupRow>();
       for (const named of antiAffinityGroups) {
         const { projectId } = values;
@@ -129,8 +154,11 @@ export async function createInstance(db: Database, values: NewInstance): Promise
       for (const group of [...groups.values()].sort((a, b) => (a.id < b.id ? -1 : 1)))
         await addAffinityMember(transaction, group, { id, name: values.name });
     }),
-  );
-  return id;
+  ).catch((error: unknown) => {
+    if (!(error instanceof CreatedMeanwhile)) throw error;
+    created = error.instanceId;
+  });
+  return created;
 }
 
 export interface InstanceChanges {
