@@ -1,7 +1,6 @@
 /** The API: operators and their programs, and the reports of sled agents. */
 import { randomUUID } from 'node:crypto';
 import swagger from '@fastify/swagger';
-import { Client, Connection } from '@temporalio/client';
 import { fastify } from 'fastify';
 import {
   jsonSchemaTransform,
@@ -13,6 +12,7 @@ import type { Logger } from 'pino';
 import { SledClient } from '../activities/sled-client.ts';
 import { WorkflowStarter } from '../activities/workflow-starter.ts';
 import { openDatabase } from '../db/connect.ts';
+import { connectTemporalClient } from '../worker/temporal-client.ts';
 import type { TemporalSettings } from '../worker/temporal-connection.ts';
 import type { ApiContext } from './context.ts';
 import { describeError } from './errors.ts';
@@ -51,8 +51,7 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
   const database = openDatabase(options.databaseUrl, { maxConnections: 20, applicationName: 'mooring-api' });
   const { db } = database;
   const { namespace } = options.temporal;
-  const connection = await Connection.connect(options.temporal.connection);
-  const temporal = new Client({ connection, namespace });
+  const { client: temporal, close: closeTemporal } = await connectTemporalClient(options.temporal, db, options.log);
   const sleds = new SledClient();
   const context: ApiContext = {
     db,
@@ -129,7 +128,7 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
       const cut = setTimeout(() => app.server.closeAllConnections(), 5_000);
       await closing;
       clearTimeout(cut);
-      await Promise.allSettled([connection.close(), database.close(), sleds.close()]);
+      await Promise.allSettled([closeTemporal(), database.close(), sleds.close()]);
     },
   };
 }

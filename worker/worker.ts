@@ -1,6 +1,5 @@
 /** The worker: runs workflows and activities on both task queues, and sees to the schedules of the reconciling loops. */
 import { fileURLToPath } from 'node:url';
-import { Client, Connection } from '@temporalio/client';
 import {
   bundleWorkflowCode,
   DefaultLogger,
@@ -17,6 +16,7 @@ import { WorkflowStarter } from '../activities/workflow-starter.ts';
 import { openDatabase } from '../db/connect.ts';
 import { TASK_QUEUE, UPDATE_TASK_QUEUE } from '../model/workflow-names.ts';
 import { ensureSchedules } from './schedules.ts';
+import { connectTemporalClient } from './temporal-client.ts';
 import type { TemporalSettings } from './temporal-connection.ts';
 
 export interface WorkerOptions {
@@ -38,12 +38,15 @@ export interface RunningWorker {
   stop(): Promise<void>;
 }
 
+const INTERCEPTORS = fileURLToPath(new URL('../workflows/interceptors.ts', import.meta.url));
+
 let bundle: Promise<WorkflowBundleWithSourceMap> | undefined;
 
 /** The workflow code as one bundle; made once a process. */
 export function workflowBundle(): Promise<WorkflowBundleWithSourceMap> {
   bundle ??= bundleWorkflowCode({
     workflowsPath: fileURLToPath(new URL('../workflows/index.ts', import.meta.url)),
+    workflowInterceptorModules: [INTERCEPTORS],
     logger: new DefaultLogger('WARN'),
   });
   return bundle;
@@ -72,9 +75,8 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   const { connection: settings, namespace } = options.temporal;
   const database = openDatabase(options.databaseUrl, { maxConnections: 20, applicationName: 'mooring-worker' });
   const sleds = new SledClient();
-  const clientConnection = await Connection.connect(settings);
   const native = await NativeConnection.connect(settings);
-  const client = new Client({ connection: clientConnection, namespace });
+  const { client, close: closeClient } = await connectTemporalClient(options.temporal, database.db, options.log);
   const context = { db: database.db, sleds, workflows: new WorkflowStarter(client) };
   const control = createControlActivities(context);
   const common = {
@@ -116,7 +118,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     async stop() {
       if (main.getState() === 'RUNNING') main.shutdown();
       await Promise.allSettled([setUpdates(false), mainRun]);
-      await Promise.allSettled([native.close(), clientConnection.close(), database.close(), sleds.close()]);
+      await Promise.allSettled([native.close(), closeClient(), database.close(), sleds.close()]);
     },
   };
 }
