@@ -1,8 +1,6 @@
 /** The API: operators and their programs, and the reports of sled agents. */
 import { randomUUID } from 'node:crypto';
 import swagger from '@fastify/swagger';
-import { Client } from '@temporalio/client';
-import { OpenTelemetryWorkflowClientInterceptor } from '@temporalio/interceptors-opentelemetry';
 import { fastify } from 'fastify';
 import {
   jsonSchemaTransform,
@@ -19,7 +17,8 @@ import { startEndpoint } from '../telemetry/endpoint.ts';
 import { Metrics } from '../telemetry/metrics.ts';
 import { readinessProblems } from '../telemetry/readiness.ts';
 import { beginRequestSpan, endRequestSpan, installTracing } from '../telemetry/tracing.ts';
-import { connectClient, type TemporalSettings } from '../worker/temporal-connection.ts';
+import { connectTemporalClient } from '../worker/temporal-client.ts';
+import type { TemporalSettings } from '../worker/temporal-connection.ts';
 import type { ApiContext } from './context.ts';
 import { describeError } from './errors.ts';
 import { Operations } from './operations.ts';
@@ -64,13 +63,9 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
   const database = openDatabase(options.databaseUrl, { maxConnections: 20, applicationName: 'mooring-api' });
   const { db } = database;
   const { namespace } = options.temporal;
-  const connected = await connectClient(options.temporal.connection);
   const tracing = await installTracing('mooring-api');
-  const temporal = new Client({
-    connection: connected.connection,
-    namespace,
-    ...(tracing === null ? {} : { interceptors: { workflow: [new OpenTelemetryWorkflowClientInterceptor()] } }),
-  });
+  const connected = await connectTemporalClient(options.temporal, db, options.log, tracing !== null);
+  const temporal = connected.client;
   const metrics = new Metrics();
   metrics.watchCapacity(() => readCapacity(db));
   const sleds = new SledClient((sled, call, answer, seconds) =>

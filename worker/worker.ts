@@ -1,8 +1,7 @@
 /** The worker: runs workflows and activities on both task queues, and sees to the schedules of the reconciling loops. */
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
-import { Client } from '@temporalio/client';
-import { OpenTelemetryPlugin, OpenTelemetryWorkflowClientInterceptor } from '@temporalio/interceptors-opentelemetry';
+import { OpenTelemetryPlugin } from '@temporalio/interceptors-opentelemetry';
 import {
   bundleWorkflowCode,
   DefaultLogger,
@@ -25,7 +24,8 @@ import { readinessProblems } from '../telemetry/readiness.ts';
 import { installTracing } from '../telemetry/tracing.ts';
 import { freePort } from './child-process.ts';
 import { ensureSchedules } from './schedules.ts';
-import { connectClient, type TemporalSettings } from './temporal-connection.ts';
+import { connectTemporalClient } from './temporal-client.ts';
+import type { TemporalSettings } from './temporal-connection.ts';
 
 export interface WorkerOptions {
   readonly databaseUrl: string;
@@ -53,13 +53,15 @@ export interface RunningWorker {
 const TRACING_INTERCEPTORS = createRequire(import.meta.url).resolve(
   '@temporalio/interceptors-opentelemetry/lib/workflow-interceptors',
 );
+const INTERCEPTORS = fileURLToPath(new URL('../workflows/interceptors.ts', import.meta.url));
+
 let bundle: Promise<WorkflowBundleWithSourceMap> | undefined;
 
 /** The workflow code as one bundle; made once a process, with tracing's interceptors when it is on. */
 export function workflowBundle(tracing = false): Promise<WorkflowBundleWithSourceMap> {
   bundle ??= bundleWorkflowCode({
-    workflowInterceptorModules: tracing ? [TRACING_INTERCEPTORS] : [],
     workflowsPath: fileURLToPath(new URL('../workflows/index.ts', import.meta.url)),
+    workflowInterceptorModules: [INTERCEPTORS, ...(tracing ? [TRACING_INTERCEPTORS] : [])],
     logger: new DefaultLogger('WARN'),
   });
   return bundle;
@@ -114,15 +116,10 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   const sleds = new SledClient((sled, call, answer, seconds) =>
     metrics.sledCallSeconds.observe({ sled: sled.name, call, answer }, seconds),
   );
-  const connected = await connectClient(settings);
-  const native = await NativeConnection.connect(settings);
   const tracing = await installTracing('mooring-worker');
-  const client = new Client({
-    connection: connected.connection,
-    namespace,
-    ...(tracing === null ? {} : { interceptors: { workflow: [new OpenTelemetryWorkflowClientInterceptor()] } }),
-  });
-  const context = { db: database.db, sleds, workflows: new WorkflowStarter(client), metrics };
+  const native = await NativeConnection.connect(settings);
+  const connected = await connectTemporalClient(options.temporal, database.db, options.log, tracing !== null);
+  const context = { db: database.db, sleds, workflows: new WorkflowStarter(connected.client), metrics };
   const control = createControlActivities(context);
   const common = {
     connection: native,
@@ -156,7 +153,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   }
   if (options.updates ?? true) await setUpdates(true);
   const everyMs = options.reconcileEveryMs ?? 5_000;
-  if (everyMs > 0) await ensureSchedules(client, everyMs);
+  if (everyMs > 0) await ensureSchedules(connected.client, everyMs);
 
   const endpoint =
     options.metricsListen === undefined

@@ -51,7 +51,7 @@ export async function instanceMigrate(input: InstanceMigrateInput): Promise<Inst
     let claimed = await database.claimMigration({ ...attempt, destinationSledId, migrationId });
     for (let round = 1; claimed.outcome === 'awaits-update' && round <= UPDATE_WAIT_ROUNDS; round++) {
       await database.signalUpdate({ instanceId });
-      await sleep(UPDATE_WAIT_MS);
+      await sleep(UPDATE_WAIT_MS, { summary: 'until the update has cleared what an earlier migration left' });
       claimed = await database.claimMigration({ ...attempt, destinationSledId, migrationId });
     }
     if (claimed.outcome === 'already') return { outcome: 'already migrating' };

@@ -154,9 +154,16 @@ export async function createInstance(db: Database, values: NewInstance): Promise
       for (const group of [...groups.values()].sort((a, b) => (a.id < b.id ? -1 : 1)))
         await addAffinityMember(transaction, group, { id, name: values.name });
     }),
-  ).catch((error: unknown) => {
-    if (!(error instanceof CreatedMeanwhile)) throw error;
-    created = error.instanceId;
+  ).catch(async (error: unknown) => {
+    // The same call at the same time: it has the key, or the name that this one found taken.
+    const made =
+      error instanceof CreatedMeanwhile
+        ? error.instanceId
+        : idempotencyKey !== undefined && error instanceof Refusal
+          ? await findCreated(db, idempotencyKey)
+          : null;
+    if (made === null) throw error;
+    created = made;
   });
   return created;
 }
