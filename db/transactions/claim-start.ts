@@ -160,7 +160,7 @@ async function claimOnce(db: Queryable, request: ClaimStartRequest): Promise<Cla
       ON CONFLICT (id) DO UPDATE SET vmm_id = excluded.vmm_id
     ), replaced AS (
       UPDATE vmm SET time_deleted = now()
-      WHERE id = ${instance.activeVmmId} AND EXISTS (SELECT 1 FROM claimed)
+      WHERE id = ${instance.activeVmmId} AND id IS DISTINCT FROM ${instance.targetVmmId}::uuid AND EXISTS (SELECT 1 FROM claimed)
         AND NOT EXISTS (SELECT 1 FROM sled_reservation held WHERE held.vmm_id = vmm.id)
     )
     SELECT id FROM claimed`);
