@@ -89,6 +89,49 @@ test('a migration that completes: it follows in the transaction that moves the i
   expectAgreement();
 });
 
+test('a guest that left and has not yet been reported as arrived: the network is with it already', async () => {
+  const id = await harness.running();
+  const { there } = await harness.placed(id);
+  there.agent.faults.holdReports(true);
+  await harness.client.migrateInstance(id, there.id);
+  await waitUntil(
+    async () => (await harness.record(id)).active?.sledId === there.id,
+    'the source never said that its guest left',
+    30_000,
+    10,
+  );
+  const left = await harness.record(id);
+  expect(left.migration).toMatchObject({ sourceState: 'completed' });
+  expect(left.shown).toBe('migrating');
+  expect(await entryOf(id)).toMatchObject({ sled_id: there.id, generation: 2 });
+  await everyAgentKnows(id, there.id);
+  there.agent.faults.holdReports(false);
+  await harness.shows(id, 'running');
+  await harness.rests(id);
+  expect(await entryOf(id)).toMatchObject({ sled_id: there.id, generation: 2 });
+  expectAgreement();
+});
+
+test('a guest that left and never arrived: gone when Failed is shown', async () => {
+  const id = await harness.running();
+  await harness.client.updateInstance(id, { auto_restart_policy: 'never' });
+  const { there } = await harness.placed(id);
+  there.agent.faults.holdReports(true);
+  await harness.client.migrateInstance(id, there.id);
+  await waitUntil(
+    async () => (await harness.record(id)).active?.sledId === there.id,
+    'the source never said that its guest left',
+    30_000,
+    10,
+  );
+  there.agent.faults.lose((await harness.record(id)).instance.activeVmmId ?? '');
+  there.agent.faults.holdReports(false);
+  await harness.shows(id, 'failed');
+  expect(await entryOf(id)).toEqual({ sled_id: null, vmm_id: null, generation: 3 });
+  await everyAgentKnows(id, null);
+  expectAgreement();
+});
+
 test('a migration that fails, or is unwound: nothing changes', async () => {
   const id = await harness.running();
   const { here, there } = await harness.placed(id);
