@@ -86,20 +86,28 @@ export async function examineDatabase(
   );
 }
 
+/** The texts of the questions, by their names: each is long, and always the same. */
+const questions = new Map<string, string>();
+
 /**
  * All rules as one statement, prepared by name: a connection plans it once, which takes longer than to run it on a small
  * database.
  */
 function prepareQuestion(transaction: Pick<Queryable, 'select'>, rules: readonly DatabaseRule[], name: string) {
-  const asked = rules.map(
-    (rule, index) =>
-      `SELECT ${index} AS rule, * FROM (SELECT * FROM (${rule.query}) found (instance_id, sled_id, message) LIMIT ${MAX_FINDINGS_PER_RULE}) told`,
-  );
+  const text =
+    questions.get(name) ??
+    rules
+      .map(
+        (rule, index) =>
+          `SELECT ${index} AS rule, * FROM (SELECT * FROM (${rule.query}) found (instance_id, sled_id, message) LIMIT ${MAX_FINDINGS_PER_RULE}) told`,
+      )
+      .join('\nUNION ALL\n');
+  questions.set(name, text);
   return transaction
     .select({ rule: sql`rule`, instance_id: sql`instance_id`, sled_id: sql`sled_id`, message: sql`message` })
     .from(
       sql`(WITH silent_sled AS (SELECT value::uuid AS id FROM jsonb_array_elements_text(${sql.placeholder('silent')}::jsonb))
-        ${sql.raw(asked.join('\nUNION ALL\n'))}) told`,
+        ${sql.raw(text)}) told`,
     )
     .prepare(name);
 }
