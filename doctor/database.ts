@@ -19,8 +19,7 @@ const row = z.object({
   sled_id: z.string().nullable(),
   message: z.string(),
 });
-const settings = z.object({ journal: z.boolean() });
-const counted = z.object({ instances: z.coerce.number(), vmms: z.coerce.number(), sleds: z.coerce.number() });
+const header = z.object({ journal: z.boolean(), instances: z.coerce.number(), vmms: z.coerce.number() });
 
 /** What the database was asked, and what it said. */
 export interface DatabaseExamination {
@@ -29,7 +28,6 @@ export interface DatabaseExamination {
   readonly journal: boolean;
   readonly instances: number;
   readonly vmms: number;
-  readonly sleds: number;
 }
 
 /**
@@ -45,8 +43,10 @@ export async function examineDatabase(
       // Just-in-time compilation costs more than these queries; a large installation needs more than a statement's usual time.
       const found = await transaction.execute(sql`
         SELECT set_config('jit', 'off', true), set_config('statement_timeout', '120s', true),
-          to_regclass('doctor.journal') IS NOT NULL AS journal`);
-      const installed = settings.parse(found.rows[0]).journal;
+          to_regclass('doctor.journal') IS NOT NULL AS journal,
+          (SELECT count(*) FROM instance WHERE time_deleted IS NULL) AS instances,
+          (SELECT count(*) FROM vmm WHERE time_deleted IS NULL) AS vmms`);
+      const { journal: installed, ...counts } = header.parse(found.rows[0]);
       if (options.journal === 'required' && !installed)
         throw new Error('the journal is not installed in this database: installJournal() does that');
       const journal = installed && options.journal !== 'ignored';
@@ -60,9 +60,6 @@ export async function examineDatabase(
       ).execute({
         silent: JSON.stringify(options.silentSleds ?? []),
       });
-      const counts = await transaction.execute(sql`
-        SELECT (SELECT count(*) FROM instance WHERE time_deleted IS NULL) AS instances,
-          (SELECT count(*) FROM vmm WHERE time_deleted IS NULL) AS vmms, (SELECT count(*) FROM sled WHERE policy <> 'expunged') AS sleds`);
       return {
         findings: told.map((each) => {
           const { rule: index, instance_id, sled_id, message } = row.parse(each);
@@ -79,7 +76,7 @@ export async function examineDatabase(
         }),
         rules: rules.length,
         journal,
-        ...counted.parse(counts.rows[0]),
+        ...counts,
       };
     },
     { isolationLevel: 'repeatable read', accessMode: 'read only' },

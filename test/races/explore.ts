@@ -17,7 +17,6 @@ import { guestsOf, nameOf, type World } from './world.ts';
 /** What went wrong in one order of steps. */
 export interface Violation {
   readonly scenario: Scenario;
-  readonly actors: readonly Actor[];
   /** The actors' names, in the order in which each took its next step. */
   readonly schedule: readonly string[];
   /** What each of them did. */
@@ -30,6 +29,8 @@ export interface Explored {
   readonly orders: number;
   /** How many steps were played. */
   readonly steps: number;
+  /** Whether nothing was left out for want of budget. */
+  readonly complete: boolean;
   readonly violation: Violation | null;
 }
 
@@ -88,8 +89,8 @@ export class Playground {
       if (text === 'commit') return this.#client.query('RELEASE SAVEPOINT inner_transaction');
       return this.#client.query('ROLLBACK TO SAVEPOINT inner_transaction; RELEASE SAVEPOINT inner_transaction');
     }
-    // A statement outside a transaction is one of its own; one within leaves what becomes of it to its transaction.
-    if (this.#depth > 0 || text.includes('pg_catalog')) return send();
+    // Outside a transaction a claim's statement is one of its own: what a constraint refuses is tried again.
+    if (this.#depth > 0 || !text.startsWith('/* claim')) return send();
     await this.#client.query('SAVEPOINT statement');
     try {
       const result = await send();
@@ -132,35 +133,49 @@ async function step(db: Database, world: World, actor: Actor): Promise<string | 
   return `${actor.name}: ${at}`;
 }
 
-async function begin(db: Database, scenario: Scenario, actors: readonly Actor[]): Promise<World> {
-  const world = await newWorld(db);
-  await scenario.prepare(db, world);
-  for (const actor of actors) world.at[actor.name] = firstStep(scenario, actor);
-  return world;
-}
-
-/** Explores every order of the actors' steps, until the first one that goes wrong. */
-export async function explore(playground: Playground, scenario: Scenario, actors: readonly Actor[]): Promise<Explored> {
+/**
+ * Explores, for every choice of `atOnce` actors of the scenario that may race, every order of their steps, until the first
+ * one that goes wrong. `budget` bounds the steps that are played.
+ */
+export async function explore(
+  playground: Playground,
+  scenario: Scenario,
+  options: { atOnce: number; budget?: number; among?: readonly Actor[] },
+): Promise<Explored> {
   const { db } = playground;
+  const actors = options.among ?? scenario.actors;
   const seen = new Map<string, number>();
+  const rested = new Map<string, string[]>();
   let steps = 0;
   let violation: Violation | null = null;
+  const isOver = () => violation !== null || steps >= (options.budget ?? Number.POSITIVE_INFINITY);
+
+  /** Who may take the next step: those that have begun, and, while there are few of them, those that may join. */
+  function candidates(world: World): Actor[] {
+    const begun = actors.filter((actor) => world.at[actor.name] !== undefined);
+    const going = begun.filter((actor) => world.at[actor.name] !== null);
+    if (begun.length >= options.atOnce) return going;
+    const joining = actors.filter(
+      (actor) => !begun.includes(actor) && begun.every((other) => !excludeEachOther(actor, other)),
+    );
+    return [...going, ...joining];
+  }
 
   async function visit(world: World, print: string, schedule: string[], taken: string[]): Promise<number> {
     const key = `${print} ${JSON.stringify(world)}`;
     const known = seen.get(key);
     if (known !== undefined) return known;
     let orders = 0;
-    let moved = false;
-    for (const actor of actors) {
-      if (violation !== null) break;
-      if (world.at[actor.name] == null) continue;
+    let goesOn = false;
+    for (const actor of candidates(world)) {
+      if (isOver()) return orders;
       orders += await playground.fork(async () => {
         const next = structuredClone(world);
+        next.at[actor.name] ??= firstStep(scenario, actor);
         const did = await step(db, next, actor);
         if (did === null) return 0;
-        moved = true;
         steps += 1;
+        if (world.at[actor.name] !== undefined) goesOn = true;
         const [order, done] = [
           [...schedule, actor.name],
           [...taken, did],
@@ -168,26 +183,38 @@ export async function explore(playground: Playground, scenario: Scenario, actors
         const after = await fingerprint(db);
         const wrongs = after === print ? next.wrongs : await wrongsNow(db, next, false);
         if (wrongs.length > 0) {
-          violation = { scenario, actors, schedule: order, steps: done, wrongs };
+          violation = { scenario, schedule: order, steps: done, wrongs };
           return 1;
         }
         return visit(next, after, order, done);
       });
     }
-    if (!moved && violation === null) {
-      orders = 1;
-      const wrongs = await playground.fork(() => wrongsAtRest(db, structuredClone(world)));
-      if (wrongs.length > 0) violation = { scenario, actors, schedule, steps: taken, wrongs };
+    // Whoever has begun has ended, or waits for what will not come.
+    if (!goesOn && !isOver()) {
+      orders += 1;
+      const { at: _, ...rest } = world;
+      const state = `${print} ${JSON.stringify(rest)}`;
+      const wrongs = rested.get(state) ?? (await playground.fork(() => wrongsAtRest(db, structuredClone(world))));
+      rested.set(state, wrongs);
+      if (wrongs.length > 0) violation = { scenario, schedule, steps: taken, wrongs };
     }
     seen.set(key, orders);
     return orders;
   }
 
   const orders = await playground.round(async () => {
-    const world = await begin(db, scenario, actors);
+    const world = await newWorld(db);
+    await scenario.prepare(db, world);
     return visit(world, await fingerprint(db), [], []);
   });
-  return { orders, steps, violation };
+  return { orders, steps, complete: !isOver() || violation !== null, violation };
+}
+
+/** Two variants of one attempt don't race each other, and there is one hand-over at a time. */
+function excludeEachOther(a: Actor, b: Actor): boolean {
+  const root = (actor: Actor) =>
+    actor.name.startsWith('hand-over') ? 'hand-over' : actor.name.replace(/ \((?!active|target).*/, '');
+  return root(a) === root(b);
 }
 
 /**
@@ -197,20 +224,21 @@ export async function explore(playground: Playground, scenario: Scenario, actors
 export async function replay(
   playground: Playground,
   scenario: Scenario,
-  actors: readonly Actor[],
   schedule: readonly string[],
 ): Promise<Violation | null> {
   const { db } = playground;
+  const { actors } = scenario;
   for (const name of schedule) {
     if (!actors.some((actor) => actor.name === name))
       throw new Error(`there is no actor "${name}": ${actors.map((actor) => actor.name).join(', ')}`);
   }
   const taking = actors.filter((actor) => schedule.includes(actor.name));
   return playground.round(async () => {
-    const world = await begin(db, scenario, taking);
+    const world = await newWorld(db);
+    await scenario.prepare(db, world);
+    for (const actor of taking) world.at[actor.name] = firstStep(scenario, actor);
     const [order, steps]: [string[], string[]] = [[], []];
-    const violation = (wrongs: string[]) =>
-      wrongs.length === 0 ? null : { scenario, actors: taking, schedule: order, steps, wrongs };
+    const violation = (wrongs: string[]) => (wrongs.length === 0 ? null : { scenario, schedule: order, steps, wrongs });
     const play = async (actor: Actor, scheduled: boolean) => {
       const did = await step(db, world, actor);
       if (did === null) return { moved: false, found: null };
@@ -240,7 +268,7 @@ export async function shrink(playground: Playground, violation: Violation): Prom
   let shortest = violation;
   for (let index = shortest.schedule.length - 1; index >= 0; index--) {
     const schedule = shortest.schedule.filter((_, at) => at !== index);
-    const still = await replay(playground, shortest.scenario, shortest.actors, schedule);
+    const still = await replay(playground, shortest.scenario, schedule);
     if (still !== null) {
       shortest = still;
       index = Math.min(index, shortest.schedule.length);
