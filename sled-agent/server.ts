@@ -16,6 +16,8 @@ export interface SledAgentOptions {
   readonly memoryBytes: number;
   /** How long each transition of a simulated VM takes, in milliseconds; default 50. */
   readonly transitionMs?: number;
+  /** Appends when a guest began or ceased to execute to this file, a line of JSON each; nowhere when absent. */
+  readonly guestLogFile?: string;
   /** Serves the endpoints below `/test/`, by which faults are planted. */
   readonly testEndpoints?: boolean;
 }
@@ -46,7 +48,7 @@ const vmmParams = z.object({ vmm_id: z.guid() });
 /** Starts a sled agent with simulated VMs. Throws when it can't listen. */
 export async function startSledAgent(options: SledAgentOptions): Promise<SledAgentHandle> {
   const book = new FaultBook();
-  const hypervisor = new SimulatedHypervisor(options.transitionMs ?? 50, book);
+  const hypervisor = new SimulatedHypervisor(options.transitionMs ?? 50, book, options.guestLogFile);
   const agent = new SledAgent({ ...options, hypervisor });
   const app = fastify({ forceCloseConnections: true, bodyLimit: 1024 * 1024 });
   const faults = {
