@@ -4,10 +4,15 @@
  */
 import { rm } from 'node:fs/promises';
 import { setTimeout as pause } from 'node:timers/promises';
+import { Client, Connection } from '@temporalio/client';
 import { sql } from 'drizzle-orm';
 import { Agent, request } from 'undici';
 import { z } from 'zod';
-import { openDatabase } from '../db/connect.ts';
+import { SledClient } from '../activities/sled-client.ts';
+import { type OpenDatabase, openDatabase } from '../db/connect.ts';
+import { type ExamineOptions, examine } from '../doctor/examine.ts';
+import type { Finding } from '../doctor/finding.ts';
+import { installJournal } from '../doctor/journal.ts';
 import { errorResponse, instanceView, operationView } from '../wire/operator-api.ts';
 import { sledInventory } from '../wire/sled-protocol.ts';
 import {
@@ -21,7 +26,7 @@ import {
 import type { LinkCounts } from './network.ts';
 import type { PlannedFault, PlannedOperation, SoakPlan } from './plan.ts';
 import { SoakSystem } from './system.ts';
-import { findDoubleExecutions } from './witness.ts';
+import { testimony } from './witness.ts';
 
 export interface SoakRun {
   readonly plan: SoakPlan;
@@ -59,6 +64,7 @@ const PROJECT = 'soak';
 const DEFAULT_REST_TIMEOUT_MS = 150_000;
 /** A call that takes this much longer than it asked to wait is never answered, in milliseconds. */
 const ANSWER_GRACE_MS = 60_000;
+const EXAMINE_EVERY_MS = 3_000;
 
 interface Slot {
   readonly name: string;
@@ -74,7 +80,7 @@ export async function runSoak(run: SoakRun): Promise<SoakReport> {
   let stopped = false;
   try {
     const soak = new Soak(system, run);
-    const report = await soak.carryOut();
+    const report = await soak.carryOut().finally(() => soak.close());
     const stubborn = await system.stop();
     stopped = true;
     const violations = [
@@ -103,11 +109,14 @@ class Soak {
   readonly #disturbed: GuestEvent[] = [];
   readonly #violations: Violation[] = [];
   readonly #dispatcher = new Agent({ connections: 512 });
+  readonly #sledClient = new SledClient();
+  readonly #database: OpenDatabase;
   #beganAtMs = 0;
 
   constructor(system: SoakSystem, run: SoakRun) {
     this.#system = system;
     this.#run = run;
+    this.#database = openDatabase(system.databaseUrl, { maxConnections: 2, applicationName: 'mooring-soak' });
     this.#slots = Array.from({ length: run.plan.options.instances }, (_, index) => ({
       name: `vm-${index + 1}`,
       id: null,
@@ -117,30 +126,24 @@ class Soak {
 
   async carryOut(): Promise<Omit<SoakReport, 'kept'>> {
     const { plan, say } = this.#run;
+    await installJournal(this.#database.db);
     await this.#makeProject();
     this.#beganAtMs = Date.now();
     say(`${plan.operations.length} operations and ${plan.faults.length} faults in ${plan.options.durationMs / 1000} s`);
-    await this.#play();
+    await Promise.all([this.#play(), this.#examineNowAndThen()]);
     say('quiet: faults are over, everything comes up');
     await this.#system.calm();
     const quietSince = performance.now();
     const unrest = await this.#comeToRest();
     const restMs = unrest.length === 0 ? Math.round(performance.now() - quietSince) : null;
-    for (const detail of unrest) this.#violate('everything comes to rest', null, detail);
+    for (const { rule, instanceId, detail } of unrest) this.#violate(rule, instanceId, detail);
     await this.#disturbBySledDeaths();
     const operations = await this.#readOperations();
     const instances = await this.#readInstances();
     const history = { calls: this.#calls, operations, instances, disturbed: this.#disturbed };
     this.#violations.push(...checkHistory(history));
-    for (const found of findDoubleExecutions(await this.#system.agentLives()))
-      this.#violate(
-        'a guest executes in one place at a time',
-        found.instanceId,
-        `VMMs ${found.vmmIds.join(' and ')} at ${found.time}`,
-      );
     for (const [name, times] of this.#system.endedByThemselves)
       this.#violate('a process runs until it is told to end', null, `${name} ended by itself, ${times} times`);
-    await this.#dispatcher.destroy();
     const sagas: Record<string, number> = {};
     for (const { outcome } of operations) sagas[outcome ?? 'open'] = (sagas[outcome ?? 'open'] ?? 0) + 1;
     return {
@@ -154,6 +157,11 @@ class Soak {
       restMs,
       violations: this.#violations,
     };
+  }
+
+  /** Closes what the soak itself holds open. */
+  async close(): Promise<void> {
+    await Promise.allSettled([this.#dispatcher.destroy(), this.#sledClient.close(), this.#database.close()]);
   }
 
   #violate(rule: string, instanceId: string | null, detail: string): void {
@@ -403,25 +411,59 @@ class Soak {
 
   // --- Afterwards ---
 
-  /** Waits until nothing is left to do. Returns what is left when that takes too long. */
-  async #comeToRest(): Promise<string[]> {
-    const end = performance.now() + (this.#run.restTimeoutMs ?? DEFAULT_REST_TIMEOUT_MS);
-    for (;;) {
-      const unrest = await this.#findUnrest().catch((error: unknown) => [String(error)]);
-      if (unrest.length === 0 || performance.now() > end) return unrest;
-      await pause(1_000);
+  /** Has the doctor look while everything happens: what must hold in every committed state. */
+  async #examineNowAndThen(): Promise<void> {
+    const { durationMs } = this.#run.plan.options;
+    while (this.#now() < durationMs) {
+      await pause(Math.min(EXAMINE_EVERY_MS, Math.max(0, durationMs - this.#now())));
+      // PostgreSQL may be down at the moment: the next look will tell.
+      const findings = await this.#examine({ atRest: false }).catch(() => []);
+      for (const violation of findings.map(asViolation))
+        if (!this.#violations.some((known) => known.detail === violation.detail)) this.#violations.push(violation);
     }
   }
 
-  async #findUnrest(): Promise<string[]> {
-    const unrest: string[] = [];
+  async #examine(options: Pick<ExamineOptions, 'atRest' | 'temporal' | 'guestLog'>): Promise<Finding[]> {
+    const { findings, checked } = await examine({
+      db: this.#database.db,
+      sleds: this.#sledClient,
+      journal: 'required',
+      ...options,
+    });
+    if (!options.atRest || checked.silentSleds.length === 0) return findings;
+    throw new Error(`no answer from ${checked.silentSleds.join(', ')}`);
+  }
+
+  /** Waits until the doctor finds nothing and no operation is open. Returns what is left when that takes too long. */
+  async #comeToRest(): Promise<Violation[]> {
+    const end = performance.now() + (this.#run.restTimeoutMs ?? DEFAULT_REST_TIMEOUT_MS);
+    const connection = await Connection.connect(this.#system.temporal.connection);
+    try {
+      const temporal = new Client({ connection, namespace: this.#system.temporal.namespace });
+      for (;;) {
+        const unrest = await this.#findUnrest(temporal).catch((error: unknown) => [
+          { rule: 'everything comes to rest', instanceId: null, detail: String(error) },
+        ]);
+        if (unrest.length === 0 || performance.now() > end) return unrest;
+        await pause(1_000);
+      }
+    } finally {
+      await connection.close();
+    }
+  }
+
+  async #findUnrest(temporal: Client): Promise<Violation[]> {
+    const rule = 'everything comes to rest';
+    const unrest: Violation[] = [];
     for (const { instanceId, view } of await this.#readInstances()) {
       if (view !== null && !['running', 'stopped', 'failed'].includes(view.runState))
-        unrest.push(`instance ${instanceId} shows ${view.runState}`);
+        unrest.push({ rule, instanceId, detail: `it shows ${view.runState}` });
     }
-    for (const { operationId, state } of await this.#readOperations())
-      if (state === 'running') unrest.push(`operation ${operationId} is still open`);
-    return unrest;
+    for (const { operationId, instanceId, state } of await this.#readOperations())
+      if (state === 'running') unrest.push({ rule, instanceId, detail: `operation ${operationId} is still open` });
+    const guestLog = testimony(await this.#system.agentLives());
+    const findings = await this.#examine({ atRest: true, temporal, guestLog });
+    return [...unrest, ...findings.map(asViolation)];
   }
 
   async #read(path: string): Promise<unknown> {
@@ -464,21 +506,20 @@ class Soak {
 
   /** Guests end with their sled agent: every instance that had a VMM there. */
   async #disturbBySledDeaths(): Promise<void> {
-    const database = openDatabase(this.#system.databaseUrl, { maxConnections: 1, applicationName: 'mooring-soak' });
-    try {
-      const result = await database.db.execute(
-        sql`SELECT instance_id, sled_id, time_created FROM vmm WHERE sled_id IS NOT NULL`,
-      );
-      const row = z.object({ instance_id: z.string(), sled_id: z.string(), time_created: z.coerce.date() });
-      const vmms = z.array(row).parse(result.rows);
-      for (const { sledId, atMs } of this.#system.deaths)
-        for (const vmm of vmms)
-          if (vmm.sled_id === sledId)
-            this.#disturbed.push({ instanceId: vmm.instance_id, atMs: atMs - this.#beganAtMs });
-    } finally {
-      await database.close();
-    }
+    const result = await this.#database.db.execute(sql`SELECT instance_id, sled_id FROM vmm WHERE sled_id IS NOT NULL`);
+    const vmms = z.array(z.object({ instance_id: z.string(), sled_id: z.string() })).parse(result.rows);
+    for (const { sledId, atMs } of this.#system.deaths)
+      for (const vmm of vmms)
+        if (vmm.sled_id === sledId) this.#disturbed.push({ instanceId: vmm.instance_id, atMs: atMs - this.#beganAtMs });
   }
+}
+
+function asViolation(finding: Finding): Violation {
+  return {
+    rule: `invariant ${finding.invariant}, ${finding.rule}`,
+    instanceId: finding.instanceId,
+    detail: finding.message,
+  };
 }
 
 /** Runs work on items, a few at a time, in order of the results. */

@@ -1,6 +1,6 @@
 /**
- * The guests' own testimony: from the logs that sled agents keep on disk, whether a guest ever executed in two places at
- * a time (invariant 4 of the design). Pure.
+ * The guests' own testimony, that outlives their sled agents: the logs that the agents keep on disk, with the ends that a
+ * killed one could not write. Pure.
  */
 import { type GuestLogEntry, guestLogEntry } from '../sled-agent/simulated-hypervisor.ts';
 
@@ -11,13 +11,6 @@ export interface AgentLife {
   readonly log: string;
   /** When it was killed, in milliseconds since the epoch: its guests died with it. `null`: it ended in order, or lives. */
   readonly killedAtMs: number | null;
-}
-
-/** A guest that executed in two places. */
-export interface DoubleExecution {
-  readonly instanceId: string;
-  readonly vmmIds: readonly string[];
-  readonly time: string;
 }
 
 /** Reads a log; a last line that its process was killed while writing is no entry. Throws at any other bad line. */
@@ -35,54 +28,22 @@ export function readGuestLog(text: string): GuestLogEntry[] {
   return entries;
 }
 
-interface Execution {
-  readonly vmmId: string;
-  readonly beganMs: number;
-  readonly ceasedMs: number;
-}
-
-/** When each guest executed where, by instance. */
-function executions(lives: readonly AgentLife[]): Map<string, Execution[]> {
-  const byInstance = new Map<string, Execution[]>();
-  for (const life of lives) {
-    const open = new Map<string, GuestLogEntry>();
-    const end = (began: GuestLogEntry, ceasedMs: number) => {
-      const all = byInstance.get(began.instance_id) ?? [];
-      all.push({ vmmId: began.vmm_id, beganMs: Date.parse(began.time), ceasedMs });
-      byInstance.set(began.instance_id, all);
-      open.delete(began.vmm_id);
-    };
-    for (const entry of readGuestLog(life.log)) {
-      const began = open.get(entry.vmm_id);
-      if (began !== undefined) end(began, Date.parse(entry.time));
-      if (entry.event === 'began') open.set(entry.vmm_id, entry);
+/** All that guests did, each VMM's in its order; a guest whose process was killed ceased with it. */
+export function testimony(lives: readonly AgentLife[]): GuestLogEntry[] {
+  return lives.flatMap(({ log, killedAtMs }) => {
+    const entries = readGuestLog(log);
+    if (killedAtMs === null) return entries;
+    const executing = new Map<string, GuestLogEntry>();
+    for (const entry of entries) {
+      if (entry.event === 'began') executing.set(entry.vmm_id, entry);
+      else executing.delete(entry.vmm_id);
     }
-    for (const began of [...open.values()]) end(began, life.killedAtMs ?? Number.POSITIVE_INFINITY);
-  }
-  return byInstance;
-}
-
-/**
- * Finds every guest that executed in two VMMs at a time. The clock counts milliseconds: one that ceased in the one in
- * which the other began, ceased before.
- */
-export function findDoubleExecutions(lives: readonly AgentLife[]): DoubleExecution[] {
-  const found: DoubleExecution[] = [];
-  for (const [instanceId, all] of executions(lives)) {
-    all.sort((one, other) => one.beganMs - other.beganMs);
-    let longest: Execution | null = null;
-    for (const next of all) {
-      if (
-        longest !== null &&
-        longest.vmmId !== next.vmmId &&
-        next.beganMs < longest.ceasedMs &&
-        next.ceasedMs > next.beganMs
-      ) {
-        const time = new Date(next.beganMs).toISOString();
-        found.push({ instanceId, vmmIds: [longest.vmmId, next.vmmId], time });
-      }
-      if (longest === null || next.ceasedMs > longest.ceasedMs) longest = next;
-    }
-  }
-  return found;
+    const ends = [...executing.values()].map((entry) => ({
+      ...entry,
+      event: 'ceased' as const,
+      reason: 'its sled agent was killed',
+      time: new Date(Math.max(killedAtMs, Date.parse(entry.time))).toISOString(),
+    }));
+    return [...entries, ...ends];
+  });
 }

@@ -1,7 +1,8 @@
 /** The soak's own checks can fail: each is shown a history that is wrong, and one that is right. */
 import { describe, expect, test } from 'vitest';
+import { findDoubleRuns } from '../../doctor/witness.ts';
 import { checkHistory, type FinalOperation, type History, type HistoryEntry } from '../../soak/history.ts';
-import { findDoubleExecutions } from '../../soak/witness.ts';
+import { testimony } from '../../soak/witness.ts';
 
 const call = (entry: Partial<HistoryEntry> & Pick<HistoryEntry, 'kind' | 'sentMs' | 'status'>): HistoryEntry => ({
   instanceId: 'i',
@@ -103,26 +104,17 @@ describe('the guests’ witness', () => {
     killedAtMs,
   });
 
-  test('a guest that begins elsewhere after it ceased is right', () => {
-    const lives = [
-      life('1', [entry('a', 'began', 1), entry('a', 'ceased', 2), entry('a', 'began', 2), entry('a', 'ceased', 3)]),
-      life('2', [entry('b', 'began', 3), entry('b', 'ceased', 4)]),
-    ];
-    expect(findDoubleExecutions(lives)).toEqual([]);
-  });
-  test('a guest that begins elsewhere before it ceased is found, also when it never ceased', () => {
-    const elsewhere = life('2', [entry('b', 'began', 3)]);
-    expect(
-      findDoubleExecutions([life('1', [entry('a', 'began', 1), entry('a', 'ceased', 4)]), elsewhere]),
-    ).toHaveLength(1);
-    expect(findDoubleExecutions([life('1', [entry('a', 'began', 1)]), elsewhere])).toMatchObject([
-      { instanceId: 'i', vmmIds: ['a', 'b'] },
-    ]);
+  const found = (...lives: ReturnType<typeof life>[]) => findDoubleRuns(testimony(lives));
+  const elsewhere = life('2', [entry('b', 'began', 3)]);
+
+  test('a guest that begins elsewhere before it ceased is found, and none that begins after', () => {
+    expect(found(life('1', [entry('a', 'began', 1), entry('a', 'ceased', 3)]), elsewhere)).toEqual([]);
+    expect(found(life('1', [entry('a', 'began', 1), entry('a', 'ceased', 4)]), elsewhere)).toHaveLength(1);
+    expect(found(life('1', [entry('a', 'began', 1)]), elsewhere)).toHaveLength(1);
   });
   test('a guest ends with the process that ran it, and a torn last line is no entry', () => {
-    const elsewhere = life('2', [entry('b', 'began', 3)]);
     const killed = life('1', [entry('a', 'began', 1)], 2_500);
-    expect(findDoubleExecutions([{ ...killed, log: `${killed.log}{"instance_id":` }, elsewhere])).toEqual([]);
-    expect(findDoubleExecutions([{ ...killed, killedAtMs: 3_500 }, elsewhere])).toHaveLength(1);
+    expect(found({ ...killed, log: `${killed.log}{"instance_id":` }, elsewhere)).toEqual([]);
+    expect(found({ ...killed, killedAtMs: 3_500 }, elsewhere)).toHaveLength(1);
   });
 });

@@ -42,15 +42,13 @@ export async function startTestDatabase(options: { maxConnections?: number } = {
     async addSled({ threads = 64, memoryBytes = 256 * GIB } = {}) {
       made += 1;
       const id = randomUUID();
-      await database.db
-        .insert(sled)
-        .values({
-          id,
-          name: `sled-${made}`,
-          address: `10.${(made >> 16) & 255}.${(made >> 8) & 255}.${made & 255}:8099`,
-          threads,
-          memoryBytes,
-        });
+      await database.db.insert(sled).values({
+        id,
+        name: `sled-${made}`,
+        address: `10.${(made >> 16) & 255}.${(made >> 8) & 255}.${made & 255}:8099`,
+        threads,
+        memoryBytes,
+      });
       return id;
     },
     async addProject() {
