@@ -379,7 +379,10 @@ export class SimulatedHypervisor implements Hypervisor {
   }
 
   #listen(socket: Socket, hear: (said: Message) => void): void {
-    createInterface({ input: socket }).on('line', (line) => {
+    const lines = createInterface({ input: socket });
+    // It passes its input's errors on: without a listener a refused connection would end the whole agent.
+    lines.on('error', () => {});
+    lines.on('line', (line) => {
       try {
         hear(message.parse(JSON.parse(line)));
       } catch {
