@@ -1,6 +1,6 @@
 /** The processes of a soak: real ones, each started again by its supervisor when it ends, and killed on request. */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { closeSync, openSync } from 'node:fs';
+import { appendFileSync, closeSync, openSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { guardChild, waitUntil } from '../worker/child-process.ts';
 
@@ -12,7 +12,7 @@ export interface Supervised {
   readonly name: string;
   /** Whether its process runs at the moment. */
   readonly up: boolean;
-  /** How often it ended without being told to. */
+  /** How often it ended without being told to, after it had begun to work. */
   readonly endedByItself: number;
   /** Kills it with SIGKILL; it stays down until {@link start}. Resolves when it is gone. */
   kill(): Promise<void>;
@@ -48,11 +48,17 @@ export function supervise(options: SupervisedOptions): Supervised {
     if (child !== null) return;
     const log = openSync(options.logFile, 'a');
     const begun = spawn(process.execPath, [LAUNCHER, ...options.args()], {
-      stdio: ['ignore', log, log],
+      stdio: ['ignore', 'pipe', log],
       env: { ...process.env, ...options.env },
     });
     closeSync(log);
     child = begun;
+    let ready = false;
+    begun.stdout?.on('data', (chunk: Buffer) => {
+      // The first thing it says is that it is ready.
+      ready = true;
+      appendFileSync(options.logFile, chunk);
+    });
     callOffGuard = begun.pid === undefined ? () => {} : guardChild(begun.pid, 'KILL');
     options.onStart?.();
     begun.once('exit', () => {
@@ -60,7 +66,8 @@ export function supervise(options: SupervisedOptions): Supervised {
       child = null;
       options.onEnd?.();
       if (!wanted) return;
-      endedByItself += 1;
+      // One that finds PostgreSQL or Temporal away says so and ends: its supervisor tries again.
+      if (ready) endedByItself += 1;
       setTimeout(() => wanted && start(), RESTART_PAUSE_MS).unref();
     });
   }
