@@ -1,7 +1,7 @@
 /** Asks the database: every rule in one statement, so that all of them see one committed state. */
 import { sql } from 'drizzle-orm';
 import { z } from 'zod';
-import type { Database } from '../db/connect.ts';
+import type { Database, Queryable } from '../db/connect.ts';
 import type { DatabaseRule, Finding } from './finding.ts';
 import { CONSTRAINT_RULES } from './rules/constraints.ts';
 import { HISTORY_RULES } from './rules/history.ts';
@@ -53,18 +53,18 @@ export async function examineDatabase(
       const rules = DATABASE_RULES.filter(
         (rule) => (rule.holds === 'always' || options.atRest) && (journal || !HISTORY_RULES.includes(rule)),
       );
-      const asked = rules.map(
-        (rule, index) =>
-          `SELECT ${index} AS rule, * FROM (SELECT * FROM (${rule.query}) found (instance_id, sled_id, message) LIMIT ${MAX_FINDINGS_PER_RULE}) told`,
-      );
-      const result = await transaction.execute(sql`
-        WITH silent_sled AS (SELECT value::uuid AS id FROM jsonb_array_elements_text(${JSON.stringify(options.silentSleds ?? [])}::jsonb))
-        ${sql.raw(asked.join('\nUNION ALL\n'))}`);
+      const told = await prepareQuestion(
+        transaction,
+        rules,
+        `doctor_${options.atRest ? 'at_rest' : 'always'}${journal ? '_journal' : ''}`,
+      ).execute({
+        silent: JSON.stringify(options.silentSleds ?? []),
+      });
       const counts = await transaction.execute(sql`
         SELECT (SELECT count(*) FROM instance WHERE time_deleted IS NULL) AS instances,
           (SELECT count(*) FROM vmm WHERE time_deleted IS NULL) AS vmms, (SELECT count(*) FROM sled WHERE policy <> 'expunged') AS sleds`);
       return {
-        findings: result.rows.map((each) => {
+        findings: told.map((each) => {
           const { rule: index, instance_id, sled_id, message } = row.parse(each);
           const rule = rules[index];
           if (rule === undefined) throw new Error(`there is no rule ${index}`);
@@ -84,4 +84,22 @@ export async function examineDatabase(
     },
     { isolationLevel: 'repeatable read', accessMode: 'read only' },
   );
+}
+
+/**
+ * All rules as one statement, prepared by name: a connection plans it once, which takes longer than to run it on a small
+ * database.
+ */
+function prepareQuestion(transaction: Pick<Queryable, 'select'>, rules: readonly DatabaseRule[], name: string) {
+  const asked = rules.map(
+    (rule, index) =>
+      `SELECT ${index} AS rule, * FROM (SELECT * FROM (${rule.query}) found (instance_id, sled_id, message) LIMIT ${MAX_FINDINGS_PER_RULE}) told`,
+  );
+  return transaction
+    .select({ rule: sql`rule`, instance_id: sql`instance_id`, sled_id: sql`sled_id`, message: sql`message` })
+    .from(
+      sql`(WITH silent_sled AS (SELECT value::uuid AS id FROM jsonb_array_elements_text(${sql.placeholder('silent')}::jsonb))
+        ${sql.raw(asked.join('\nUNION ALL\n'))}) told`,
+    )
+    .prepare(name);
 }
