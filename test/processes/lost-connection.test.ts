@@ -1,6 +1,7 @@
 /** What becomes of a process whose connection to PostgreSQL breaks. */
 import { sql } from 'drizzle-orm';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { describeError } from '../../api/errors.ts';
 import { startTestDatabase, type TestDatabase } from '../support/database.ts';
 
 let database: TestDatabase;
@@ -21,6 +22,8 @@ test('a connection that breaks between two statements of a transaction fails the
     await ended;
     await transaction.execute(sql`SELECT 1`);
   });
-  await expect(broken).rejects.toThrow();
+  const error = await broken.catch((reason: unknown) => reason);
+  expect(error).toBeInstanceOf(Error);
+  expect(describeError(error)).toMatchObject({ status: 503, code: 'ServiceUnavailable' });
   expect((await database.db.execute(sql`SELECT 1 AS one`)).rows).toEqual([{ one: 1 }]);
 });
