@@ -115,10 +115,10 @@ const OPERATION_WEIGHTS: Readonly<Record<SoakOperation, number>> = {
 };
 const KILL_WEIGHTS: Readonly<Record<KillTarget, number>> = {
   worker: 30,
-  api: 25,
-  'sled-agent': 25,
-  postgres: 10,
-  temporal: 10,
+  api: 22,
+  'sled-agent': 22,
+  postgres: 5,
+  temporal: 5,
 };
 const FAULT_WEIGHTS: Readonly<Record<PlannedFault['kind'], number>> = {
   kill: 24,
@@ -133,7 +133,7 @@ const RAMP = 0.2;
 /** How many faults a second, on average. */
 const FAULTS_PER_SECOND = 1.5;
 /** After a kill a target is left alone for this long, in milliseconds: to come up, and to do something worth killing. */
-const KILL_PAUSE_MS = 6_000;
+const KILL_PAUSE_MS = 12_000;
 const LONG_ENOUGH_TO_TIME_OUT_MS = 6_000;
 
 /** Draws from a seeded stream. */
