@@ -20,6 +20,8 @@ export interface SledAgentOptions {
   readonly transitionMs?: number;
   /** How often it asks where instances live, in milliseconds; default 1000, 0 never. */
   readonly networkPollMs?: number;
+  /** Appends when a guest began or ceased to execute to this file, a line of JSON each; nowhere when absent. */
+  readonly guestLogFile?: string;
   /** Serves the endpoints below `/test/`, by which faults are planted. */
   readonly testEndpoints?: boolean;
 }
@@ -53,7 +55,7 @@ const vmmParams = z.object({ vmm_id: z.guid() });
 /** Starts a sled agent with simulated VMs. Throws when it can't listen. */
 export async function startSledAgent(options: SledAgentOptions): Promise<SledAgentHandle> {
   const book = new FaultBook();
-  const hypervisor = new SimulatedHypervisor(options.transitionMs ?? 50, book);
+  const hypervisor = new SimulatedHypervisor(options.transitionMs ?? 50, book, options.guestLogFile);
   const agent = new SledAgent({ ...options, hypervisor });
   const app = fastify({ forceCloseConnections: true, bodyLimit: 1024 * 1024 });
   app.addHook('onRequest', beginRequestSpan);

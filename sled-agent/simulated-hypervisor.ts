@@ -11,6 +11,7 @@
  * Before `complete` a broken connection leaves the guest with the source. After it, a destination that has not heard
  * `yours` asks again; a source that refuses connections is dead, and a dead source runs nothing.
  */
+import { appendFileSync } from 'node:fs';
 import { connect as connectTcp, createServer, type Server, type Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 import { z } from 'zod';
@@ -18,13 +19,14 @@ import type { FaultBook } from './faults.ts';
 import type { Hypervisor, StopAnswer, VmEvent, VmSpec } from './hypervisor.ts';
 
 /** When a guest began or ceased to execute here: what a witness needs to show that none ever ran twice at a time. */
-export interface GuestLogEntry {
-  readonly instance_id: string;
-  readonly vmm_id: string;
-  readonly event: 'began' | 'ceased';
-  readonly reason: string;
-  readonly time: string;
-}
+export const guestLogEntry = z.object({
+  instance_id: z.string(),
+  vmm_id: z.string(),
+  event: z.enum(['began', 'ceased']),
+  reason: z.string(),
+  time: z.iso.datetime(),
+});
+export type GuestLogEntry = Readonly<z.infer<typeof guestLogEntry>>;
 
 const message = z.union([
   z.object({ fetch: z.string() }),
@@ -66,11 +68,16 @@ export class SimulatedHypervisor implements Hypervisor {
   readonly #vms = new Map<string, SimulatedVm>();
   readonly #transitionMs: number;
   readonly #faults: FaultBook;
+  readonly #guestLogFile: string | undefined;
 
-  /** `transitionMs`: how long each transition takes, in milliseconds. */
-  constructor(transitionMs: number, faults: FaultBook) {
+  /**
+   * `transitionMs`: how long each transition takes, in milliseconds. `guestLogFile`: the guest log is also appended to
+   * this file, a line of JSON an entry, so that it outlives this process.
+   */
+  constructor(transitionMs: number, faults: FaultBook, guestLogFile?: string) {
     this.#transitionMs = transitionMs;
     this.#faults = faults;
+    this.#guestLogFile = guestLogFile;
   }
 
   async create(spec: VmSpec, emit: (event: VmEvent) => void): Promise<void> {
@@ -337,7 +344,10 @@ export class SimulatedHypervisor implements Hypervisor {
 
   #log(vm: SimulatedVm, event: GuestLogEntry['event'], reason: string): void {
     const { instanceId, vmmId } = vm.spec;
-    this.guestLog.push({ instance_id: instanceId, vmm_id: vmmId, event, reason, time: new Date().toISOString() });
+    const entry = { instance_id: instanceId, vmm_id: vmmId, event, reason, time: new Date().toISOString() };
+    this.guestLog.push(entry);
+    // Written before anyone else can hear of it: the witness must know what a process that is killed next has done.
+    if (this.#guestLogFile !== undefined) appendFileSync(this.#guestLogFile, `${JSON.stringify(entry)}\n`);
   }
 
   #after(vm: SimulatedVm, act: () => void, ms = this.#transitionMs): void {
@@ -369,7 +379,10 @@ export class SimulatedHypervisor implements Hypervisor {
   }
 
   #listen(socket: Socket, hear: (said: Message) => void): void {
-    createInterface({ input: socket }).on('line', (line) => {
+    const lines = createInterface({ input: socket });
+    // It passes its input's errors on: without a listener a refused connection would end the whole agent.
+    lines.on('error', () => {});
+    lines.on('line', (line) => {
       try {
         hear(message.parse(JSON.parse(line)));
       } catch {

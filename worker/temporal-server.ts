@@ -258,6 +258,8 @@ export async function startTemporalServer(options: TemporalServerOptions): Promi
   const end = async (signal: 'SIGTERM' | 'SIGKILL') => {
     callOffGuard();
     if (child.exitCode !== null || child.signalCode !== null) return;
+    // The process must not end for want of anything else to wait for.
+    child.ref();
     const gone = new Promise<void>((resolve) => child.once('exit', () => resolve()));
     child.kill(signal);
     const hard = setTimeout(() => child.kill('SIGKILL'), 5_000);

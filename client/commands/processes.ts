@@ -134,6 +134,7 @@ export function addProcessCommands(program: Command): void {
     .option('--memory <size>', 'memory for VMs', parseSize, 64 * 1024 ** 3)
     .option('--transition-ms <ms>', 'how long a transition of a VM takes', Number, 50)
     .option('--network-poll-ms <ms>', 'how often to ask where instances live; 0 never', Number, 1000)
+    .option('--guest-log <file>', 'append when a guest begins or ceases to execute to this file, as lines of JSON')
     .option('--test-endpoints', 'take planted faults over HTTP')
     .action(
       async (options: {
@@ -144,6 +145,7 @@ export function addProcessCommands(program: Command): void {
         memory: number;
         transitionMs: number;
         networkPollMs: number;
+        guestLog?: string;
         testEndpoints?: boolean;
       }) => {
         const { startSledAgent } = await import('../../sled-agent/server.ts');
@@ -156,6 +158,7 @@ export function addProcessCommands(program: Command): void {
           memoryBytes: options.memory,
           transitionMs: options.transitionMs,
           networkPollMs: options.networkPollMs,
+          ...(options.guestLog === undefined ? {} : { guestLogFile: options.guestLog }),
           testEndpoints: options.testEndpoints ?? false,
         });
         console.log(`sled agent "${options.name}": ${agent.address}`);

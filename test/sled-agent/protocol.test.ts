@@ -141,3 +141,13 @@ test('a migration moves the guest with its count, both sides report, and it neve
   }
   expect(executing).toBe(1);
 });
+
+test('a migration from where nobody listens fails, and the agent goes on', async () => {
+  const target = randomUUID();
+  await register(target, { migration_id: randomUUID() });
+  const nobody = `${ip}:${await freePort(ip)}`;
+  expect((await tell(target, 'migration_target', { src_vmm_addr: nobody })).status).toBe(200);
+  await waitUntil(() => states(target).includes('failed'), 'it never failed');
+  expect(heard.filter((one) => one.vmmId === target).at(-1)?.report.migration_in?.state).toBe('failed');
+  expect((await call('GET', '/vmms')).status).toBe(200);
+});
