@@ -378,13 +378,16 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
   }
 
   #listen(socket: Socket, hear: (said: Message) => void): void {
-    createInterface({ input: socket }).on('line', (line) => {
-      try {
-        hear(message.parse(JSON.parse(line)));
-      } catch {
-        socket.destroy();
-      }
-    });
+    createInterface({ input: socket })
+      // The interface throws its input's error on: a reset connection would end the agent.
+      .on('error', () => {})
+      .on('line', (line) => {
+        try {
+          hear(message.parse(JSON.parse(line)));
+        } catch {
+          socket.destroy();
+        }
+      });
   }
 }
 
