@@ -74,11 +74,18 @@ const PROJECT = 'default';
 const SETTLE_MS = 20_000;
 const LOOK_EVERY_MS = 25;
 
+/** How large the instances of a scenario are: virtual CPUs, and memory in bytes. */
+export interface InstanceSize {
+  readonly ncpus: number;
+  readonly memory: number;
+}
+
 /** Plays a scenario on a stack, through its public API; `onStep` hears each step's result as it ends. */
 export async function playScenario(
   stack: RunningStack,
   played: Scenario,
   onStep: (result: StepResult) => void,
+  size: InstanceSize = { ncpus: 2, memory: 1024 ** 3 },
 ): Promise<StepResult[]> {
   const client = new MooringClient({ url: stack.apiUrl });
   const database = openDatabase(stack.databaseUrl, { maxConnections: 2, applicationName: 'mooring-scenario' });
@@ -127,7 +134,7 @@ export async function playScenario(
     if ('create' in wanted) {
       for (const one of wanted.create) {
         const made = await client.createInstance(
-          { name: one, description: 'made by the scenario', hostname: one, ncpus: 2, memory: 1024 ** 3, start: false },
+          { name: one, description: 'made by the scenario', hostname: one, ...size, start: false },
           { project: PROJECT },
         );
         ids.set(one, made.id);
