@@ -59,11 +59,12 @@ import {
   quotaUpdate,
   quotaView,
   resultsPage,
+  serialConsoleParams,
   shownState,
   sledAdd,
   sledView,
 } from '../wire/operator-api.ts';
-import { sledVmmState } from '../wire/sled-protocol.ts';
+import { serialConsoleData, sledVmmState } from '../wire/sled-protocol.ts';
 import type { TemporalSettings } from '../worker/temporal-connection.ts';
 import { OperationFailed, type OperationRequest, Operations } from './operations.ts';
 import { readPage, writePage } from './paging.ts';
@@ -92,6 +93,7 @@ export interface RunningApi {
 
 const DEFAULT_WAIT_MS = 60_000;
 const REBOOT_CALL_MS = 5_000;
+const CONSOLE_CALL_MS = 5_000;
 const errors = { '4xx': errorResponse, '5xx': errorResponse };
 
 /** Starts the API. Throws when Temporal can't be reached or the port is taken. */
@@ -394,6 +396,33 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
       throw Refusal.unavailable(`instance "${name}": ${doubt}: ${error.message}; look at it, then try again`);
     }
   }
+
+  app.get(
+    '/v1/instances/:instance/serial-console',
+    {
+      schema: {
+        tags: ['instances'],
+        params: instanceParams,
+        querystring: serialConsoleParams,
+        response: { 200: serialConsoleData, ...errors },
+      },
+    },
+    async (request) => {
+      const { project: owner, from_start, most_recent, max_bytes } = request.query;
+      const { instance, active } = await findInstance(request.params.instance, owner);
+      const [host] = active?.sledId == null ? [] : await db.select().from(sled).where(eq(sled.id, active.sledId));
+      if (active === null || host === undefined)
+        throw Refusal.conflict(`instance "${instance.name}" has no VM: start it, then look at its console`);
+      const fromOffset = most_recent === undefined ? (from_start ?? 0) : -most_recent;
+      try {
+        return await sleds.readConsole(host, active.id, { fromOffset, maxBytes: max_bytes }, CONSOLE_CALL_MS);
+      } catch (error) {
+        if (!(error instanceof SledError)) throw error;
+        const message = `instance "${instance.name}": its console can't be read: ${error.message}`;
+        throw error.kind === 'refused' ? Refusal.conflict(message) : Refusal.unavailable(`${message}; try again`);
+      }
+    },
+  );
 
   app.post(
     '/v1/instances/:instance/migrate',

@@ -58,6 +58,8 @@ function showStep(result: StepResult): void {
     `${mark} ${pc.bold(result.title)}${result.shown === '' ? '' : `  → ${paintState(result.shown)}`}  ${pc.dim(`${Math.round(result.ms)} ms`)}`,
   );
   if (result.call !== 'succeeded') console.log(`    the caller was told ${pc.yellow(result.call)}`);
+  if (result.counted !== null)
+    console.log(`    its guest counts: ${pc.cyan(`${result.counted.before} → ${result.counted.after}`)}`);
   for (const problem of result.problems) console.log(`    ${pc.red(problem)}`);
   if (result.link !== null) console.log(`    ${pc.dim(result.link)}`);
 }

@@ -206,11 +206,12 @@ export class SledAgent {
     return progress === null ? state : { ...state, migration_progress: progress };
   }
 
-  /** A piece of a VMM's serial console; `from` and `maxBytes` in bytes. Throws 404 where there is none. */
+  /** A piece of a VMM's serial console; `from` and `maxBytes` in bytes. Throws 409 where there is none. */
   async readConsole(vmmId: string, from: number, maxBytes: number): Promise<SerialConsoleData> {
     this.#require(vmmId);
     const piece = await this.#options.hypervisor.readConsole(vmmId, from, maxBytes);
-    if (piece === null) throw new AgentRefusal(404, 'NO_SERIAL_CONSOLE', `VMM ${vmmId} has no serial console`);
+    if (piece === null)
+      throw new AgentRefusal(409, 'NO_SERIAL_CONSOLE', `VMM ${vmmId} is simulated: it has no serial console`);
     return { data: [...piece.data], last_byte_offset: piece.endOffset };
   }
 
