@@ -1,7 +1,8 @@
 /**
  * The guest for tests and the demo, made on the spot from what Debian ships: a kernel, and an initramfs with a static
  * busybox. It counts aloud on its serial console, writes memory all the time and compares what it wrote, powers off when
- * its power button is pressed, and tells QEMU of a panic.
+ * its power button is pressed, and tells QEMU of a panic. For tests it panics or reboots after a few counts, where the
+ * kernel's command line holds `mooring.panics` or `mooring.reboots`.
  */
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -55,6 +56,10 @@ count=0
 while :; do
   count=$((count + 1))
   echo "count $count"
+  if [ "$count" = 5 ]; then
+    if grep -q mooring.panics /proc/cmdline; then echo c >/proc/sysrq-trigger; fi
+    if grep -q mooring.reboots /proc/cmdline; then reboot -f; fi
+  fi
   usleep 20000
 done
 `;
