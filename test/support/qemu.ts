@@ -45,7 +45,7 @@ export function qemuHypervisor(
 }
 
 /** A folder that `close` removes. */
-export async function temporaryFolder(): Promise<{ path: string; close: () => Promise<void> }> {
-  const path = await mkdtemp(join(tmpdir(), 'mooring-test-'));
+export async function temporaryFolder(parent = tmpdir()): Promise<{ path: string; close: () => Promise<void> }> {
+  const path = await mkdtemp(join(parent, 'mooring-test-'));
   return { path, close: () => rm(path, { recursive: true, force: true }) };
 }

@@ -52,9 +52,19 @@ export class ListeningControlPlane {
     );
   }
 
-  async hearsSide(vmmId: string, side: 'migration_in' | 'migration_out', state: string): Promise<void> {
+  /** Waits for a state of a side, of this migration where one is named. */
+  async hearsSide(
+    vmmId: string,
+    side: 'migration_in' | 'migration_out',
+    state: string,
+    migrationId?: string,
+  ): Promise<void> {
     await waitUntil(
-      () => this.heard.some((one) => one.vmmId === vmmId && one.report[side]?.state === state),
+      () =>
+        this.heard.some(
+          ({ vmmId: id, report: { [side]: news } }) =>
+            id === vmmId && news?.state === state && (migrationId === undefined || news.migration_id === migrationId),
+        ),
       `${side} of VMM ${vmmId} was never ${state}`,
       60_000,
       10,
