@@ -72,7 +72,10 @@ export class SledBook {
     }
     const deadFile = join(directory, 'dead-vmm-ids');
     book.#deadFile = openSync(deadFile, 'a+');
-    for (const id of readFileSync(deadFile, 'utf8').split('\n')) if (id !== '') book.#dead.add(id);
+    const dead = readFileSync(deadFile, 'utf8');
+    for (const id of dead.split('\n')) if (id !== '') book.#dead.add(id);
+    // An agent that died in the middle of a line.
+    if (dead !== '' && !dead.endsWith('\n')) writeSync(book.#deadFile, '\n');
     return book;
   }
 
@@ -97,6 +100,12 @@ export class SledBook {
       closeSync(file);
     }
     renameSync(`${path}.new`, path);
+    const folder = openSync(join(this.#directory, 'book'), 'r');
+    try {
+      fsyncSync(folder);
+    } finally {
+      closeSync(folder);
+    }
   }
 
   /** Forgets a VMM. */

@@ -33,6 +33,8 @@ export interface QemuHypervisorOptions {
   readonly stopTimeoutMs?: number;
   /** How long a silent connection between two agents counts as alive, in milliseconds. */
   readonly silenceMs?: number;
+  /** How long a migration may make no progress before its source cancels it, in milliseconds; default 30000. */
+  readonly stallMs?: number;
   /** How guests migrate; by default stopped under TCG, which corrupts a running one, and running under KVM. */
   readonly migrationMode?: QemuVmContext['migrationMode'];
   readonly onTrouble?: (message: string) => void;
@@ -42,6 +44,7 @@ export interface QemuHypervisorOptions {
 export const LEAST_MEMORY_MIB = 96;
 const MIB = 1024 ** 2;
 const STOP_TIMEOUT_MS = 30_000;
+const STALL_MS = 30_000;
 
 export class QemuHypervisor implements WitnessedHypervisor {
   readonly guestLog: GuestLogEntry[] = [];
@@ -64,6 +67,7 @@ export class QemuHypervisor implements WitnessedHypervisor {
       agentAddress: options.agentAddress,
       stopTimeoutMs: options.stopTimeoutMs ?? STOP_TIMEOUT_MS,
       silenceMs: options.silenceMs ?? SILENCE_MS,
+      stallMs: options.stallMs ?? STALL_MS,
       endWithAgent: options.endWithAgent,
       onTrouble: options.onTrouble ?? (() => {}),
       log: (entry) => this.guestLog.push(entry),

@@ -19,6 +19,9 @@ interface ConsoleFile {
   readonly size: number;
 }
 
+/** What is needed of QEMU here. */
+type Commands = Pick<QmpClient, 'execute'>;
+
 /** The end of a console, as it is handed over with its guest. */
 export interface ConsoleTail {
   /** The offset after the last byte. */
@@ -69,7 +72,7 @@ export class ConsoleLog {
   }
 
   /** Takes over where a guest's console was before: QEMU, whose guest has not run yet, writes on from there. */
-  async continueFrom(tail: ConsoleTail, qmp: QmpClient): Promise<void> {
+  async continueFrom(tail: ConsoleTail, qmp: Commands): Promise<void> {
     const data = Buffer.from(tail.base64, 'base64');
     const before = await this.#files();
     await writeFile(join(this.#folder, nameFor(tail.endOffset - data.length)), data);
@@ -78,7 +81,7 @@ export class ConsoleLog {
   }
 
   /** Moves QEMU on to a new file when the last one has grown; drops all but two. */
-  async rotate(qmp: QmpClient): Promise<void> {
+  async rotate(qmp: Commands): Promise<void> {
     const last = (await this.#files()).at(-1);
     if (last === undefined || last.size < this.#rotateBytes) return;
     await this.#switchTo(NEXT_FILE, qmp);
@@ -98,7 +101,7 @@ export class ConsoleLog {
     });
   }
 
-  async #switchTo(file: string, qmp: QmpClient): Promise<void> {
+  async #switchTo(file: string, qmp: Commands): Promise<void> {
     const change = this.#changing.then(() =>
       qmp.execute('chardev-change', {
         id: CONSOLE_CHARDEV,

@@ -51,6 +51,8 @@ export interface QemuVmContext {
   readonly stopTimeoutMs: number;
   /** How long a silent connection between two agents counts as alive, in milliseconds. */
   readonly silenceMs: number;
+  /** How long a migration may make no progress before its source cancels it, in milliseconds. */
+  readonly stallMs: number;
   /** The processes end when this one does, however it ends. */
   readonly endWithAgent: boolean;
   /** Hears of what went wrong, in words for people. */
@@ -141,6 +143,7 @@ export class QemuVm {
   #released = false;
   #callOffGuard: () => void = () => {};
   #rotation: NodeJS.Timeout | undefined;
+  #takingUp = false;
   readonly #wakers = new Set<() => void>();
 
   /** `folder` must be a real path, the VM's own. `shape` is what it is made with; `null` reads it from the folder. */
@@ -190,7 +193,10 @@ export class QemuVm {
     this.#keepConsoleSmall();
   }
 
-  /** Takes up a process that an earlier agent started. Resolves when its state is known, or QEMU doesn't tell for now. */
+  /**
+   * Takes up a process that an earlier agent started. Resolves when its state is known, or QEMU doesn't tell for now: the
+   * process is there, which is what must be known, and it is asked again until it tells or ends.
+   */
   async adopt(pid: number, booked: BookedVm): Promise<void> {
     this.#pid = pid;
     if (this.#context.endWithAgent) this.#callOffGuard = guardChild(pid, 'KILL');
@@ -199,8 +205,9 @@ export class QemuVm {
     });
     this.#keepConsoleSmall();
     await this.#console.mend();
-    if (await this.#connect()) await this.#takeUp(booked);
-    else void this.#reconnect(() => this.#takeUp(booked));
+    this.#takingUp = true;
+    if (await this.#tryTakeUp(booked)) return;
+    void this.#keepTakingUp(booked);
   }
 
   /** Runs the guest. */
@@ -345,7 +352,7 @@ export class QemuVm {
         onEvent: (event) => this.#hear(event),
         onClose: () => {
           this.#qmp = null;
-          if (!this.#released && this.#phase !== 'ended') void this.#reconnect(() => this.#lookAgain());
+          if (!this.#over() && !this.#takingUp) void this.#reconnect(() => this.#lookAgain());
         },
       });
       return true;
@@ -527,7 +534,7 @@ export class QemuVm {
           if (this.#outgoing?.peer === peer) this.#cancel(this.#outgoing);
         },
       );
-      peer.say({ hello: { vmm_id: this.spec.vmmId, agent: this.#context.agentAddress() } });
+      peer.say({ hello: { vmm_id: this.spec.vmmId, agent: this.#reachableAgent() } });
     });
     const at = this.spec.address.lastIndexOf(':');
     await new Promise<void>((resolve, reject) => {
@@ -540,6 +547,14 @@ export class QemuVm {
     });
     server.on('error', () => {});
     this.#server = server;
+  }
+
+  /** Where a destination reaches this agent: one that listens everywhere is where its VMMs are. */
+  #reachableAgent(): string {
+    const agent = this.#context.agentAddress();
+    const everywhere = /^(0\.0\.0\.0|\[::\]):(\d+)$/.exec(agent);
+    const host = this.spec.address.slice(0, this.spec.address.lastIndexOf(':'));
+    return everywhere === null ? agent : `${host}:${everywhere[2]}`;
   }
 
   #give(asked: { migration_id: string; uri: string; shape: MachineShape }, peer: HandOverPeer): void {
@@ -617,8 +632,13 @@ export class QemuVm {
   /** Waits for QEMU's word on who has the guest; cuts a migration that was cancelled and doesn't end. */
   async #verdict(outgoing: Outgoing, begunAt: number): Promise<'given' | 'kept' | 'died'> {
     let cancelAt: number | null = null;
+    let lastMove = { what: '', at: performance.now() };
     for (;;) {
       if (this.#over()) return 'died';
+      if (!outgoing.cancelled && performance.now() > lastMove.at + this.#context.stallMs) {
+        this.#trouble(`its migration is cancelled: it has made no progress for ${this.#context.stallMs} ms`);
+        outgoing.cancelled = true;
+      }
       try {
         const found = await this.#migration();
         const runState = await this.#runState();
@@ -631,6 +651,8 @@ export class QemuVm {
           downtime_ms: found.downtime ?? null,
           elapsed_ms: found['total-time'] || Math.round(performance.now() - begunAt),
         };
+        const what = `${found.status} ${found.ram.transferred}`;
+        if (what !== lastMove.what) lastMove = { what, at: performance.now() };
         const verdict = readSourceVerdict(runState, found.status);
         if (verdict === 'given') return 'given';
         if (verdict === 'kept') {
@@ -754,15 +776,41 @@ export class QemuVm {
 
   // ---- after a restart of the agent ------------------------------------------------------------------------------------
 
-  async #takeUp(booked: BookedVm): Promise<void> {
+  async #tryTakeUp(booked: BookedVm): Promise<boolean> {
+    try {
+      if (this.#qmp === null && !(await this.#connect())) return false;
+      const runState = await this.#runState();
+      const { status } = await this.#migration();
+      this.#takingUp = false;
+      this.#background(() => this.#takeUp(booked, runState, status));
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  async #keepTakingUp(booked: BookedVm): Promise<void> {
+    while (!this.#over()) {
+      if (!worksIn(this.#pid, this.#folder)) {
+        this.#takingUp = false;
+        this.#ended('its process has gone');
+        return;
+      }
+      // A destination that is frozen makes its source hang: without its connection, the source fails and answers.
+      await this.#qmp?.executeOutOfBand('yank', { instances: [{ type: 'migration' }] }, QUICK_MS).catch(() => {});
+      if (await this.#tryTakeUp(booked)) return;
+      await this.#sleep(ASK_EVERY_MS);
+    }
+  }
+
+  async #takeUp(booked: BookedVm, runState: string, migrationStatus: string): Promise<void> {
     const outgoing =
       booked.migrationOut !== null && booked.migrationOut.state === 'in_progress' ? booked.migrationOut : null;
     const arriving = booked.told === 'migration_target' && booked.migrationIn !== 'completed';
     const { migrationId } = booked;
-    const runState = await this.#runState();
     const step = recoverVm({
       runState,
-      migrationStatus: (await this.#migration()).status,
+      migrationStatus,
       told: booked.told,
       outgoing: outgoing !== null,
       incoming: !arriving ? 'none' : this.#journal.source === null ? 'source_unknown' : 'source_known',

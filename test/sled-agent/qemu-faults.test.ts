@@ -4,7 +4,7 @@ import { randomUUID } from 'node:crypto';
 import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import { CORRUPT_LINE } from '../../sled-agent/qemu/guest-image.ts';
 import { endProcess, findProcessesBelow } from '../../sled-agent/qemu/qemu-program.ts';
 import type { QemuHypervisorOptions } from '../../sled-agent/qemu-hypervisor.ts';
@@ -24,6 +24,9 @@ const qemu = await qemuForTests('real guests and what can go wrong with them');
 const MOORING = fileURLToPath(new URL('../../client/mooring.ts', import.meta.url));
 /** Far more than a busy machine ever needs; a guest boots in a few seconds. */
 const PATIENT_MS = 90_000;
+
+// Fifty migrations take long where many processes share two cores.
+vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
 
 describe.skipIf(qemu === null)('real guests', () => {
   const plane = new ListeningControlPlane();
@@ -272,6 +275,44 @@ describe.skipIf(qemu === null)('real guests', () => {
     await moved.network.guestIsHalfWay();
     moved.network.break();
     await staysHere(moved);
+  });
+
+  test('a destination that hangs: its source cancels, and the guest counts on there', async () => {
+    const impatient = await startSled({ stallMs: 1_500 });
+    const source = await impatient.caller.running();
+    await counts(impatient, source.vmmId);
+    const network = await HandOverNetwork.before(source.address);
+    networks.push(network);
+    halfWay(network);
+    const [target, migrationId] = [randomUUID(), randomUUID()];
+    await there.caller.register(target, { migration_id: migrationId });
+    process.kill(pidOf(there, target), 'SIGSTOP');
+    await there.caller.migrateIn(target, network.address);
+    process.kill(pidOf(there, target), 'SIGCONT');
+    await network.guestIsHalfWay();
+    process.kill(pidOf(there, target), 'SIGSTOP');
+    await plane.hearsSide(source.vmmId, 'migration_out', 'failed', migrationId);
+    await plane.hears(target, 'failed');
+    await counts(impatient, source.vmmId, impatient.agent.hypervisor.count(source.vmmId) ?? 0);
+    await leavesNothing(there, target);
+    await impatient.agent.stop();
+  });
+
+  test('a QEMU that doesn’t answer when its agent starts is there all the same, and is asked until it answers', async () => {
+    const first = await startSled();
+    const { vmmId } = await first.caller.running();
+    const before = (await first.caller.read(vmmId)).body;
+    await first.agent.detach();
+    const pid = pidOf(first, vmmId);
+    process.kill(pid, 'SIGSTOP');
+    const second = await startSled({}, first.dataDir);
+    expect((await second.caller.read(vmmId)).body).toEqual(before);
+    expect((await second.caller.register(randomUUID())).status).toBe(200);
+    process.kill(pid, 'SIGCONT');
+    await counts(second, vmmId);
+    await second.caller.tell(vmmId, 'stopped');
+    await plane.hears(vmmId, 'destroyed');
+    await second.agent.stop();
   });
 
   test('a stop half-way cancels the migration, and the guest powers off where it is', async () => {
