@@ -5,8 +5,10 @@ import { inCallSpan } from '../telemetry/tracing.ts';
 import {
   errorBody,
   type RegisterRequest,
+  type SerialConsoleData,
   type SledInventory,
   type SledVmmState,
+  serialConsoleData,
   sledInventory,
   sledVmmState,
   type UpdatedRuntime,
@@ -73,6 +75,17 @@ export class SledClient {
   /** Asks for a VMM's state. */
   readState(sled: SledAddress, vmmId: string, timeoutMs: number): Promise<SledVmmState> {
     return this.#call(sled, 'read', 'GET', `/vmms/${vmmId}/state`, undefined, sledVmmState, timeoutMs);
+  }
+
+  /** Asks for a piece of a VMM's serial console; a negative offset counts from the end. */
+  readConsole(
+    sled: SledAddress,
+    vmmId: string,
+    { fromOffset, maxBytes }: { fromOffset: number; maxBytes: number },
+    timeoutMs: number,
+  ): Promise<SerialConsoleData> {
+    const path = `/vmms/${vmmId}/serial-console?from_start=${fromOffset}&max_bytes=${maxBytes}`;
+    return this.#call(sled, 'read', 'GET', path, undefined, serialConsoleData, timeoutMs);
   }
 
   /** Asks for all that a sled has. */

@@ -29,6 +29,7 @@ import { addNetworkRoutes } from './routes/network.ts';
 import { addOperationRoutes } from './routes/operations.ts';
 import { addProjectRoutes } from './routes/projects.ts';
 import { addReportRoutes } from './routes/reports.ts';
+import { addSerialConsoleRoutes } from './routes/serial-console.ts';
 import { addSledRoutes } from './routes/sleds.ts';
 
 export interface ApiOptions {
@@ -152,6 +153,7 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
   addInstanceRoutes(app, context);
   addHistoryRoutes(app, context);
   addAffinityGroupRoutes(app, context);
+  addSerialConsoleRoutes(app, context);
   addOperationRoutes(app, context);
   addProjectRoutes(app, context);
   addSledRoutes(app, context);

@@ -37,6 +37,7 @@ import {
   type SledView,
   sledView,
 } from '../wire/operator-api.ts';
+import { type SerialConsoleData, serialConsoleData } from '../wire/sled-protocol.ts';
 
 /** The API refused a request or failed to do it. */
 export class MooringApiError extends Error {
@@ -262,6 +263,23 @@ export class MooringClient {
   ): AsyncGenerator<AffinityGroupView> {
     const { query, signal } = instanceQuery(options);
     return this.#pages(`${instancePath(instance)}/${GROUP_PATHS[kind]}`, query, affinityGroupView, { signal });
+  }
+
+  /** Reads a piece of an instance's serial console, from an offset since the guest began; it goes on counting across migrations. */
+  readSerialConsole(
+    instance: string,
+    options: InstanceCallOptions & { fromStart?: number; maxBytes?: number } = {},
+  ): Promise<SerialConsoleData> {
+    const { query, signal } = instanceQuery(options);
+    return this.#call(
+      'GET',
+      `${instancePath(instance)}/serial-console`,
+      {
+        query: { ...query, from_start: options.fromStart?.toString(), max_bytes: options.maxBytes?.toString() },
+        signal,
+      },
+      serialConsoleData,
+    );
   }
 
   getOperation(operationId: string, options: CallOptions = {}): Promise<OperationView> {

@@ -16,17 +16,7 @@ import { connect as connectTcp, createServer, type Server, type Socket } from 'n
 import { createInterface } from 'node:readline';
 import { z } from 'zod';
 import type { FaultBook } from './faults.ts';
-import type { Hypervisor, StopAnswer, VmEvent, VmSpec } from './hypervisor.ts';
-
-/** When a guest began or ceased to execute here: what a witness needs to show that none ever ran twice at a time. */
-export const guestLogEntry = z.object({
-  instance_id: z.string(),
-  vmm_id: z.string(),
-  event: z.enum(['began', 'ceased']),
-  reason: z.string(),
-  time: z.iso.datetime(),
-});
-export type GuestLogEntry = Readonly<z.infer<typeof guestLogEntry>>;
+import type { BookedVm, GuestLogEntry, StopAnswer, VmListener, VmSpec, WitnessedHypervisor } from './hypervisor.ts';
 
 const message = z.union([
   z.object({ fetch: z.string() }),
@@ -48,7 +38,7 @@ interface Guest {
 
 interface SimulatedVm {
   readonly spec: VmSpec;
-  readonly emit: (event: VmEvent) => void;
+  readonly emit: VmListener;
   readonly server: Server;
   readonly sockets: Set<Socket>;
   readonly timers: Set<NodeJS.Timeout>;
@@ -63,7 +53,7 @@ interface SimulatedVm {
 const COUNTS_PER_SECOND = 50;
 const SETTLE_EVERY_MS = 200;
 
-export class SimulatedHypervisor implements Hypervisor {
+export class SimulatedHypervisor implements WitnessedHypervisor {
   readonly guestLog: GuestLogEntry[] = [];
   readonly #vms = new Map<string, SimulatedVm>();
   readonly #transitionMs: number;
@@ -80,7 +70,7 @@ export class SimulatedHypervisor implements Hypervisor {
     this.#guestLogFile = guestLogFile;
   }
 
-  async create(spec: VmSpec, emit: (event: VmEvent) => void): Promise<void> {
+  async create(spec: VmSpec, emit: VmListener): Promise<void> {
     if (this.#vms.has(spec.vmmId)) return;
     const server = createServer();
     const vm: SimulatedVm = {
@@ -102,6 +92,11 @@ export class SimulatedHypervisor implements Hypervisor {
     });
     server.on('connection', (socket) => this.#serve(vm, socket));
     this.#vms.set(spec.vmmId, vm);
+  }
+
+  /** Simulated VMs die with the process of their agent. What their guests were doing then, nobody can know. */
+  async recover(booked: readonly BookedVm[]): Promise<void> {
+    for (const { listener } of booked) listener({ kind: 'state', state: 'failed' });
   }
 
   run(vmmId: string): void {
@@ -179,7 +174,15 @@ export class SimulatedHypervisor implements Hypervisor {
     });
   }
 
-  kill(vmmId: string): void {
+  progress(): null {
+    return null;
+  }
+
+  async readConsole(): Promise<null> {
+    return null;
+  }
+
+  async kill(vmmId: string): Promise<void> {
     const vm = this.#vms.get(vmmId);
     if (vm === undefined) return;
     this.#vms.delete(vmmId);
@@ -187,8 +190,13 @@ export class SimulatedHypervisor implements Hypervisor {
     this.#release(vm);
   }
 
-  close(): void {
-    for (const vmmId of [...this.#vms.keys()]) this.kill(vmmId);
+  async close(): Promise<void> {
+    await Promise.all([...this.#vms.keys()].map((vmmId) => this.kill(vmmId)));
+  }
+
+  /** They can't live without the agent. */
+  detach(): Promise<void> {
+    return this.close();
   }
 
   /** Test only: the guest powers itself off. */

@@ -2,7 +2,7 @@
  * The guests' own testimony, that outlives their sled agents: the logs that the agents keep on disk, with the ends that a
  * killed one could not write. Pure.
  */
-import { type GuestLogEntry, guestLogEntry } from '../sled-agent/simulated-hypervisor.ts';
+import { type GuestLogEntry, guestLogEntry } from '../sled-agent/hypervisor.ts';
 
 /** The life of one sled agent process. */
 export interface AgentLife {

@@ -64,6 +64,26 @@ const instanceMemory = z
   .max(MAX_MEMORY_BYTES)
   .multipleOf(MEBIBYTE, 'must be a multiple of 1 MiB (1048576 bytes)');
 
+/** What is asked of an instance's serial console. Source: the Oxide API's `instance_serial_console`. */
+export const serialConsoleParams = z
+  .object({
+    project: nameOrId.optional(),
+    /** The offset of the first byte, since the guest began. */
+    from_start: z.coerce.number().int().min(0).optional(),
+    /** How many of the newest bytes. */
+    most_recent: z.coerce.number().int().min(1).optional(),
+    max_bytes: z.coerce
+      .number()
+      .int()
+      .min(1)
+      .max(1024 * 1024)
+      .default(64 * 1024),
+  })
+  .refine(
+    ({ from_start, most_recent }) => from_start === undefined || most_recent === undefined,
+    'from_start and most_recent exclude each other: give one of them',
+  );
+
 export const shownState = z.enum(SHOWN_STATES);
 export const autoRestartPolicy = z.enum(AUTO_RESTART_POLICIES);
 

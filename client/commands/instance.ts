@@ -4,11 +4,13 @@ import type { InstanceView } from '../../wire/operator-api.ts';
 import { type CommandContext, contextOf, findSled, withApiOptions } from '../context.ts';
 import { followOperation, StillRunning } from '../follow.ts';
 import { MooringApiError, type OperationStarted } from '../mooring-client.ts';
-import { paintState, StatusLine, table } from '../output.ts';
+import { paintState, printJson, StatusLine, table } from '../output.ts';
 import { formatSize, parseSize } from '../sizes.ts';
 
 type ApiOptions = { apiUrl: string; project: string; json?: boolean };
 const WATCH_EVERY_MS = 250;
+const CONSOLE_EVERY_MS = 100;
+const SAY_WAITING_AFTER_MS = 3_000;
 
 /** Adds `mooring instance …`. */
 export function addInstanceCommands(program: Command): void {
@@ -129,6 +131,14 @@ export function addInstanceCommands(program: Command): void {
       });
     },
   );
+  sub('console <instance>', 'show the serial console and follow it, also across a migration, until Ctrl-C')
+    .option('--no-follow', 'end when everything that is there was shown')
+    .action(async (name: string, options: ApiOptions & { follow: boolean }) => {
+      const context = contextOf(options);
+      for await (const piece of followConsole(context, name, options.follow))
+        if (context.json) printJson({ data: piece.data.toString('utf8'), last_byte_offset: piece.endOffset });
+        else process.stdout.write(piece.data);
+    });
   sub('watch <instance>', 'print every change of an instance until Ctrl-C')
     .option('--until <state>', 'end when it shows this state')
     .action(async (name: string, options: ApiOptions & { until?: string }) => {
@@ -180,6 +190,46 @@ async function settle(
     console.log(`follow it with: mooring operation show ${operationId} --wait`);
   }
   return now;
+}
+
+/**
+ * An instance's serial console, piece by piece. Following it goes on through what passes: a sled that doesn't answer, a
+ * hand-over, a VM that is stopped and started again. Throws what can't pass, and without following everything.
+ */
+async function* followConsole(
+  { client, project }: CommandContext,
+  name: string,
+  follow: boolean,
+): AsyncGenerator<{ data: Buffer; endOffset: number }> {
+  let offset = 0;
+  let waitingSince: number | null = null;
+  for (;;) {
+    let read = 0;
+    try {
+      const piece = await client.readSerialConsole(name, { project, fromStart: offset });
+      read = piece.data.length;
+      if (piece.last_byte_offset < offset) {
+        console.error('[the guest has begun anew]');
+        offset = 0;
+        continue;
+      }
+      offset = piece.last_byte_offset;
+      waitingSince = null;
+      if (read > 0) yield { data: Buffer.from(piece.data), endOffset: offset };
+    } catch (error) {
+      const passes = error instanceof MooringApiError && (error.status === 503 || (error.status === 409 && offset > 0));
+      if (!follow || !passes) throw error;
+      // A hand-over passes in less: only what lasts is worth a word.
+      if (waitingSince === null) waitingSince = performance.now();
+      else if (performance.now() > waitingSince + SAY_WAITING_AFTER_MS) {
+        console.error(`[${error.message}]`);
+        waitingSince = Number.POSITIVE_INFINITY;
+      }
+    }
+    if (read > 0) continue;
+    if (!follow) return;
+    await new Promise((resolve) => setTimeout(resolve, CONSOLE_EVERY_MS));
+  }
 }
 
 function show(context: CommandContext, instance: InstanceView): void {
