@@ -4,7 +4,7 @@ import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import type { Queryable } from '../../db/connect.ts';
 import { network } from '../../db/network.ts';
 import { type NetworkCursor, type NetworkEntry, readNetworkChanges } from '../../db/queries/network.ts';
-import { startTestDatabase, type TestDatabase } from '../support/database.ts';
+import { startTestDatabase, type TestDatabase } from '../support/placement-database.ts';
 
 let database: TestDatabase;
 let project: string;

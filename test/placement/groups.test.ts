@@ -5,7 +5,7 @@ import { deleteProject, expungeSled, setQuota } from '../../db/transactions/mana
 import { deleteInstance } from '../../db/transactions/record-intent.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { AFFINITY_KINDS, AFFINITY_POLICIES } from '../../model/states.ts';
-import { GIBIBYTE, startTestDatabase, type TestDatabase } from '../support/database.ts';
+import { GIBIBYTE, startTestDatabase, type TestDatabase } from '../support/placement-database.ts';
 
 let database: TestDatabase;
 let project: string;

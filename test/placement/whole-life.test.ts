@@ -8,7 +8,7 @@ import { recordStop } from '../../db/transactions/record-intent.ts';
 import { beginUnwind, finishUnwind } from '../../db/transactions/unwind-vmm.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { isGoneVmmState, type MigrationState, type OperationKind, type WireVmmState } from '../../model/states.ts';
-import { GIBIBYTE, startTestDatabase, type TestDatabase } from '../support/database.ts';
+import { GIBIBYTE, startTestDatabase, type TestDatabase } from '../support/placement-database.ts';
 
 let database: TestDatabase;
 beforeAll(async () => {

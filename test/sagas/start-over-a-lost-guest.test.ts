@@ -5,7 +5,7 @@ import { readInstance } from '../../db/queries/read-instance.ts';
 import { applyReport } from '../../db/transactions/apply-report.ts';
 import { commitUpdate } from '../../db/transactions/commit-update.ts';
 import { beginUnwind, finishUnwind } from '../../db/transactions/unwind-vmm.ts';
-import { startTestDatabase, type TestDatabase } from '../support/database.ts';
+import { startTestDatabase, type TestDatabase } from '../support/placement-database.ts';
 
 let database: TestDatabase;
 beforeAll(async () => {
