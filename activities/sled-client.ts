@@ -66,6 +66,20 @@ export class SledClient {
     return this.#call(sled, 'read', 'GET', '/vmms', undefined, sledInventory, timeoutMs);
   }
 
+  /** Whether anything answers at a sled's address, whatever it says: then the sled is powered on. Never throws. */
+  async answers(sled: SledAddress, timeoutMs: number): Promise<boolean> {
+    try {
+      const { body } = await request(`http://${sled.address}/vmms`, {
+        dispatcher: this.#dispatcher,
+        signal: AbortSignal.timeout(timeoutMs),
+      });
+      await body.dump().catch(() => {});
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
   /** Cuts every connection. */
   close(): Promise<void> {
     return this.#dispatcher.destroy();

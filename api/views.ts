@@ -63,6 +63,7 @@ export function viewInstance(record: InstanceRecord): InstanceView {
     time_run_state_updated: new Date(stateUpdated).toISOString(),
     auto_restart_enabled: (instance.autoRestartPolicy ?? 'best_effort') !== 'never',
     auto_restart_policy: instance.autoRestartPolicy,
+    auto_restart_cooldown_seconds: instance.autoRestartCooldownSeconds,
     auto_restart_cooldown_expiration:
       cooldownEnds !== null && cooldownEnds > new Date() ? cooldownEnds.toISOString() : null,
     time_last_auto_restarted: instance.timeLastAutoRestarted?.toISOString() ?? null,

@@ -18,6 +18,7 @@ import {
   affinityGroupView,
   errorResponse,
   type InstanceCreate,
+  type InstanceForceStop,
   type InstanceUpdate,
   type InstanceView,
   instanceView,
@@ -147,6 +148,17 @@ export class MooringClient {
   /** Stops an instance: returns when the wish is recorded, from which on it ends Stopped. */
   async stopInstance(instance: string, options: InstanceCallOptions = {}): Promise<InstanceView> {
     return (await this.#operate(instance, 'stop', undefined, options)).instance;
+  }
+  /**
+   * Stops an instance whose sled doesn't answer, on the caller's word (`sled_powered_off`) that the sled runs nothing any
+   * more. Throws {@link MooringApiError} (409) when the sled answers, or the word is not given.
+   */
+  async forceStopInstance(
+    instance: string,
+    statement: InstanceForceStop = {},
+    options: InstanceCallOptions = {},
+  ): Promise<InstanceView> {
+    return (await this.#operate(instance, 'force-stop', statement, options)).instance;
   }
   async rebootInstance(instance: string, options: InstanceCallOptions = {}): Promise<InstanceView> {
     return (await this.#operate(instance, 'reboot', undefined, options)).instance;

@@ -21,6 +21,8 @@ const GIBIBYTE = 1024 * MEBIBYTE;
 export const MIN_MEMORY_BYTES = 64 * MEBIBYTE;
 export const MAX_MEMORY_BYTES = 1536 * GIBIBYTE;
 export const MAX_INSTANCE_CPUS = 254;
+/** The longest cooldown of automatic restarts, in seconds: thirty days. */
+const MAX_COOLDOWN_SECONDS = 30 * 24 * 3600;
 /** The page size of a list that names none, and the largest that may be asked for. Source: Dropshot's defaults. */
 export const DEFAULT_PAGE_LIMIT = 100;
 export const MAX_PAGE_LIMIT = 10_000;
@@ -116,6 +118,8 @@ export const instanceUpdate = z.object({
   memory: instanceMemory.optional(),
   /** `null` unsets the policy: the default, `best_effort`, holds. */
   auto_restart_policy: autoRestartPolicy.nullish(),
+  /** How long after an automatic restart the next one may come, in seconds; ours, beside the Oxide fields. */
+  auto_restart_cooldown_seconds: z.number().int().min(0).max(MAX_COOLDOWN_SECONDS).optional(),
 });
 export type InstanceUpdate = z.input<typeof instanceUpdate>;
 
@@ -134,6 +138,8 @@ export const instanceView = z.object({
   time_run_state_updated: timestamp,
   auto_restart_enabled: z.boolean(),
   auto_restart_policy: autoRestartPolicy.nullable(),
+  /** Ours, beside the Oxide fields. */
+  auto_restart_cooldown_seconds: z.number().int(),
   auto_restart_cooldown_expiration: timestamp.nullable(),
   time_last_auto_restarted: timestamp.nullable(),
   boot_disk_id: z.null(),
