@@ -2,6 +2,7 @@
 import type { InstanceRecord } from '../db/queries/read-instance.ts';
 import { instanceFacts } from '../db/queries/read-instance.ts';
 import type { affinityGroup, operation, project, sled } from '../db/schema.ts';
+import { cooldownEnd, DEFAULT_AUTO_RESTART_POLICY } from '../model/auto-restart.ts';
 import { isLiveMigration } from '../model/external-state.ts';
 import type {
   AffinityGroupMember,
@@ -37,10 +38,10 @@ export function viewQuota(row: typeof project.$inferSelect): QuotaView {
 
 export function viewInstance(record: InstanceRecord): InstanceView {
   const { instance, active, target, shown } = record;
-  const cooldownEnds =
-    instance.timeLastAutoRestarted === null
-      ? null
-      : new Date(instance.timeLastAutoRestarted.getTime() + instance.autoRestartCooldownSeconds * 1000);
+  const cooldownEnds = cooldownEnd({
+    timeLastAutoRestarted: instance.timeLastAutoRestarted,
+    cooldownSeconds: instance.autoRestartCooldownSeconds,
+  });
   const stateUpdated = Math.max(
     ...[
       instance.timeStateUpdated,
@@ -61,7 +62,7 @@ export function viewInstance(record: InstanceRecord): InstanceView {
     time_created: instance.timeCreated.toISOString(),
     time_modified: instance.timeModified.toISOString(),
     time_run_state_updated: new Date(stateUpdated).toISOString(),
-    auto_restart_enabled: (instance.autoRestartPolicy ?? 'best_effort') !== 'never',
+    auto_restart_enabled: (instance.autoRestartPolicy ?? DEFAULT_AUTO_RESTART_POLICY) !== 'never',
     auto_restart_policy: instance.autoRestartPolicy,
     auto_restart_cooldown_seconds: instance.autoRestartCooldownSeconds,
     auto_restart_cooldown_expiration:

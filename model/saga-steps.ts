@@ -71,5 +71,13 @@ export const SAGA_STEPS = {
     steps: [{ activity: 'scanForUpdates', title: 'signal every instance that needs an update' }],
     compensations: [],
   },
+  reaper: {
+    steps: [{ activity: 'reap', title: 'delete abandoned VMM rows and orphan reservations and charges' }],
+    compensations: [],
+  },
+  autoRestart: {
+    steps: [{ activity: 'restartInstances', title: 'start instances again that failed and are meant to run' }],
+    compensations: [],
+  },
 } as const satisfies Record<string, SagaSteps>;
 export type SagaType = keyof typeof SAGA_STEPS;

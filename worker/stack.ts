@@ -6,6 +6,7 @@ import { join, resolve } from 'node:path';
 import { z } from 'zod';
 import { type RunningApi, startApi } from '../api/server.ts';
 import { migrateDatabase } from '../db/connect.ts';
+import type { ReconcilerName } from '../model/reconcilers.ts';
 import { type SledAgentHandle, startSledAgent } from '../sled-agent/server.ts';
 import { freePort } from './child-process.ts';
 import { startEmbeddedPostgres } from './embedded-postgres.ts';
@@ -26,6 +27,7 @@ export interface StackOptions {
   readonly transitionMs?: number;
   readonly updates?: boolean;
   readonly reconcileEveryMs?: number;
+  readonly reconcilersOff?: readonly ReconcilerName[];
   readonly registerTimeoutMs?: number;
   readonly waitMs?: number;
   /** How often sled agents ask where instances live, in milliseconds. */
@@ -116,6 +118,7 @@ export async function startStack(options: StackOptions): Promise<RunningStack> {
       log: createLog('worker', env.MOORING_LOG_LEVEL ?? 'error'),
       ...(options.updates === undefined ? {} : { updates: options.updates }),
       ...(options.reconcileEveryMs === undefined ? {} : { reconcileEveryMs: options.reconcileEveryMs }),
+      ...(options.reconcilersOff === undefined ? {} : { reconcilersOff: options.reconcilersOff }),
     });
     stops.push({ name: 'worker', stop: worker.stop });
     say('worker');

@@ -15,6 +15,7 @@ import { createReconcilerActivities } from '../activities/reconcilers.ts';
 import { SledClient } from '../activities/sled-client.ts';
 import { WorkflowStarter } from '../activities/workflow-starter.ts';
 import { openDatabase } from '../db/connect.ts';
+import type { ReconcilerName } from '../model/reconcilers.ts';
 import { TASK_QUEUE, UPDATE_TASK_QUEUE } from '../model/workflow-names.ts';
 import { ensureSchedules } from './schedules.ts';
 import type { TemporalSettings } from './temporal-connection.ts';
@@ -25,8 +26,10 @@ export interface WorkerOptions {
   readonly log: Logger;
   /** Whether this process works on the update saga's queue; default true. */
   readonly updates?: boolean;
-  /** How often the reconciling loops run, in milliseconds; 0 leaves the schedules alone. Default 5000. */
+  /** How often every reconciling loop runs, in milliseconds, instead of each at its own pace; 0 leaves the schedules alone. */
   readonly reconcileEveryMs?: number;
+  /** Reconciling loops whose schedule, where it is missing, is created switched off. */
+  readonly reconcilersOff?: readonly ReconcilerName[];
 }
 
 export interface RunningWorker {
@@ -107,8 +110,8 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     updates = { worker, run: worker.run() };
   }
   if (options.updates ?? true) await setUpdates(true);
-  const everyMs = options.reconcileEveryMs ?? 5_000;
-  if (everyMs > 0) await ensureSchedules(client, everyMs);
+  if (options.reconcileEveryMs !== 0)
+    await ensureSchedules(client, { everyMs: options.reconcileEveryMs, off: options.reconcilersOff });
 
   return {
     setUpdates,
