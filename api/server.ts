@@ -18,10 +18,12 @@ import type { ApiContext } from './context.ts';
 import { describeError } from './errors.ts';
 import { Operations } from './operations.ts';
 import { addAffinityGroupRoutes } from './routes/affinity-groups.ts';
+import { addDrainRoutes } from './routes/drains.ts';
 import { addInstanceRoutes } from './routes/instances.ts';
 import { addNetworkRoutes } from './routes/network.ts';
 import { addOperationRoutes } from './routes/operations.ts';
 import { addProjectRoutes } from './routes/projects.ts';
+import { addReconcilerRoutes } from './routes/reconcilers.ts';
 import { addReportRoutes } from './routes/reports.ts';
 import { addSledRoutes } from './routes/sleds.ts';
 
@@ -118,6 +120,8 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
   addOperationRoutes(app, context);
   addProjectRoutes(app, context);
   addSledRoutes(app, context);
+  addDrainRoutes(app, context);
+  addReconcilerRoutes(app, context);
   addReportRoutes(app, context);
   addNetworkRoutes(app, context);
   app.get('/openapi.json', { schema: { hide: true } }, async () => app.swagger());

@@ -6,6 +6,7 @@ import { addInstanceCommands } from './commands/instance.ts';
 import { addOperationCommands, addProjectCommands, addSledCommands } from './commands/inventory.ts';
 import { addNetworkCommands } from './commands/network.ts';
 import { addProcessCommands } from './commands/processes.ts';
+import { addReconcileCommands } from './commands/reconcile.ts';
 import { MooringApiError } from './mooring-client.ts';
 
 const program = new Command('mooring')
@@ -28,6 +29,7 @@ addSledCommands(program);
 addProjectCommands(program);
 addNetworkCommands(program);
 addOperationCommands(program);
+addReconcileCommands(program);
 
 try {
   await program.parseAsync();

@@ -63,6 +63,14 @@ export const SAGA_STEPS = {
     ],
     compensations: UNWIND_VMM,
   },
+  sledDrain: {
+    steps: [
+      { activity: 'beginDrain', title: 'take the sled out of service for new VMMs' },
+      { activity: 'readDrainWork', title: 'read what is on the sled' },
+      { activity: 'planMove', title: 'pick a destination for an instance, or wait for it', sometimes: true },
+    ],
+    compensations: [],
+  },
   watcher: {
     steps: [{ activity: 'watchSleds', title: 'poll every sled and compare its inventory with the database' }],
     compensations: [],

@@ -4,6 +4,8 @@
  * Source: https://docs.oxide.computer/api
  */
 import { z } from 'zod';
+import { DRAIN_STATES } from '../model/drain.ts';
+import { RECONCILERS } from '../model/reconcilers.ts';
 import {
   AFFINITY_POLICIES,
   AUTO_RESTART_POLICIES,
@@ -232,6 +234,56 @@ export const affinityGroupMember = z.object({
   value: z.object({ id: uuid, name: z.string(), run_state: shownState }),
 });
 export type AffinityGroupMember = z.infer<typeof affinityGroupMember>;
+
+/** How a drain is begun: how many instances are moved at a time. */
+export const drainBegin = z.object({ parallel: z.number().int().min(1).max(64).default(4) });
+export type DrainBegin = z.input<typeof drainBegin>;
+
+const drainEntry = z.object({ instance_id: uuid, name: z.string() });
+/** A drain: how far it has come, and what could not move. */
+export const drainView = z.object({
+  sled_id: uuid,
+  state: z.enum(DRAIN_STATES),
+  /** All of it in one line, for people. */
+  summary: z.string(),
+  total: z.number().int(),
+  moved: z.number().int(),
+  /** Instances that left the sled in another way: stopped, deleted or failed meanwhile. */
+  ended: z.number().int(),
+  moving: z.array(drainEntry.extend({ destination: z.string() })),
+  waiting: z.array(drainEntry.extend({ until: z.string() })),
+  could_not_move: z.array(drainEntry.extend({ reason: z.string() })),
+  parallel: z.number().int(),
+  time_started: timestamp,
+  time_ended: timestamp.nullable(),
+  web_ui: z.string().nullable(),
+});
+export type DrainView = z.infer<typeof drainView>;
+
+export const reconcilerName = z.enum(RECONCILERS);
+export const reconcilerUpdate = z.object({ enabled: z.boolean() });
+export type ReconcilerUpdate = z.infer<typeof reconcilerUpdate>;
+export const reconcilerView = z.object({
+  name: reconcilerName,
+  purpose: z.string(),
+  /** Whether a worker has made its schedule. */
+  scheduled: z.boolean(),
+  enabled: z.boolean(),
+  every_seconds: z.number().nullable(),
+  note: z.string().nullable(),
+  time_last_run: timestamp.nullable(),
+  time_next_run: timestamp.nullable(),
+  /** What its last run found and did, in words; `null` while it runs. */
+  last_summary: z.string().nullable(),
+});
+export type ReconcilerView = z.infer<typeof reconcilerView>;
+/** One pass: what it found and did, in words and as counts and ids. */
+export const reconcilerPassView = z.object({
+  name: reconcilerName,
+  summary: z.string(),
+  found: z.record(z.string(), z.union([z.number(), z.array(z.string())])),
+});
+export type ReconcilerPassView = z.infer<typeof reconcilerPassView>;
 
 /** An operation: one run of a saga, from the call that began it to its outcome. */
 export const operationView = z.object({

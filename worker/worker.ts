@@ -11,6 +11,7 @@ import {
 } from '@temporalio/worker';
 import type { Logger } from 'pino';
 import { createControlActivities } from '../activities/activities.ts';
+import { createDrainActivities } from '../activities/drain.ts';
 import { createReconcilerActivities } from '../activities/reconcilers.ts';
 import { SledClient } from '../activities/sled-client.ts';
 import { WorkflowStarter } from '../activities/workflow-starter.ts';
@@ -90,7 +91,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   const main = await Worker.create({
     ...common,
     taskQueue: TASK_QUEUE,
-    activities: { ...control, ...createReconcilerActivities(context) },
+    activities: { ...control, ...createReconcilerActivities(context), ...createDrainActivities(context) },
     maxConcurrentActivityTaskExecutions: 200,
     maxConcurrentWorkflowTaskExecutions: 40,
   });

@@ -3,6 +3,7 @@ import type { ProjectView, SledView } from '../../wire/operator-api.ts';
 import { contextOf, findSled, withApiOptions } from '../context.ts';
 import { table } from '../output.ts';
 import { formatSize, parseSize } from '../sizes.ts';
+import { addDrainCommands } from './drain.ts';
 
 type ApiOptions = { apiUrl: string; project: string; json?: boolean };
 
@@ -48,6 +49,7 @@ export function addSledCommands(program: Command): void {
       context.print(gone, () => sledTable([gone]));
     },
   );
+  addDrainCommands(sled);
 }
 
 /** Adds `mooring project …`. */
