@@ -39,14 +39,16 @@ export function createDrainActivities({ db }: { readonly db: Database }) {
     const record = await readInstance(db, request.instanceId);
     if (record === null) return { do: 'left', how: 'ended' };
     const { instance, active, target, shown } = record;
-    const here = (vmm: typeof active) =>
-      vmm !== null && vmm.sledId === request.sledId && !isGoneVmmState(vmm.state) && instance.timeDeleted === null;
-    const place: DrainPlace = here(active) ? 'active' : here(target) ? 'target' : 'elsewhere';
+    const on = (vmm: typeof active) => vmm !== null && vmm.sledId === request.sledId;
+    // One that has ended here and is still named waits for the update, which says where the guest is now.
+    const activeHere = on(active) && active?.state !== 'saga_unwound';
+    const targetHere = on(target) && target !== null && !isGoneVmmState(target.state);
+    const place: DrainPlace = activeHere ? 'active' : targetHere ? 'target' : 'elsewhere';
     switch (drainStep(shown, place)) {
       case 'left':
         return {
           do: 'left',
-          how: active !== null && !isGoneVmmState(active.state) && active.sledId !== request.sledId ? 'moved' : 'ended',
+          how: instance.timeDeleted === null && !['stopped', 'failed'].includes(shown) ? 'moved' : 'ended',
         };
       case 'wait':
         return { do: 'wait', until: place === 'target' ? 'it has arrived here' : `it is ${shown}` };

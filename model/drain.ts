@@ -1,13 +1,13 @@
 /** Draining a sled: what is to be done about an instance there, and how far it has come. Without I/O. */
 import { assertNever, type ShownState } from './states.ts';
 
-/** What a living VMM of an instance is to the sled that is drained. */
+/** What an instance has on the sled that is drained: its active VMM, a target that lives, or nothing. */
 export type DrainPlace = 'active' | 'target' | 'elsewhere';
 
 /** `left`: nothing of it is on the sled; `wait`: it is between two states; `move`: it can be migrated away. */
 export type DrainStep = 'left' | 'wait' | 'move';
 
-/** What is to be done about an instance that shows `shown` and whose living VMM is at `place`. */
+/** What is to be done about an instance that shows `shown` and that has this at the sled. */
 export function drainStep(shown: ShownState, place: DrainPlace): DrainStep {
   if (place === 'elsewhere') return 'left';
   // It is on its way here: it can be sent on once it has arrived.

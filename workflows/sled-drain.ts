@@ -30,6 +30,8 @@ import type { instanceMigrate } from './instance-migrate.ts';
 
 export interface SledDrainInput {
   readonly sledId: string;
+  /** What to call it until it has been read. */
+  readonly sledName?: string;
   /** How many instances are moved at a time. */
   readonly parallel: number;
   /** How often an instance may be tried before it is reported; default 3. */
@@ -93,7 +95,7 @@ export async function sledDrain(input: SledDrainInput): Promise<DrainProgress> {
   const moving = new Map<string, DrainEntry>();
   const waiting = new Map<string, DrainEntry>();
   let here = new Set<string>();
-  let sledName = sledId;
+  let sledName = input.sledName ?? sledId;
   let state: DrainProgress['state'] = 'running';
   let stopReason: string | null = null;
   let handled = 0;

@@ -38,7 +38,7 @@ export function addDrainRoutes(app: ApiApp, context: ApiContext): void {
       await temporal.workflow.start<typeof sledDrain>('sledDrain', {
         workflowId: workflowIds.drain(sledId),
         taskQueue: TASK_QUEUE,
-        args: [{ sledId, parallel }],
+        args: [{ sledId, sledName: found.name, parallel }],
         workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
         staticSummary: `drain sled "${found.name}"`,
       });

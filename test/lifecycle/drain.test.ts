@@ -3,12 +3,15 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import { WorkflowNotFoundError } from '@temporalio/client';
-import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest';
 import { TASK_QUEUE, workflowIds } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../worker/child-process.ts';
 import type { StackSled } from '../../worker/stack.ts';
 import type { SledDrainInput } from '../../workflows/sled-drain.ts';
 import { type Harness, refused, startHarness, wake } from '../support/harness.ts';
+
+// Dozens of real migrations: "stuck" begins later here.
+vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
 
 let harness: Harness;
 const children: ChildProcess[] = [];
@@ -18,6 +21,11 @@ beforeAll(async () => {
 afterEach(async () => {
   harness.everywhere(wake);
   for (const { id } of harness.stack.sleds) await harness.client.setSledPolicy(id, 'provisionable');
+  // Each test begins with empty sleds.
+  const left: string[] = [];
+  for await (const one of harness.client.listInstances()) if (one.run_state !== 'stopped') left.push(one.id);
+  await Promise.all(left.map((id) => harness.client.stopInstance(id)));
+  for (const id of left) await harness.shows(id, 'stopped');
 });
 afterAll(async () => {
   for (const child of children) child.kill('SIGKILL');
@@ -59,8 +67,7 @@ test('a sled with 30 instances, one of which can not move: 29 are elsewhere, one
   for (const other of [sled(1), sled(2)]) blockers.push(...(await fill(other, 1, { ncpus: 40 })));
 
   const run = await drain(from);
-  const begun = await harness.client.getDrain(from.id);
-  expect(begun.total).toBe(30);
+  await waitUntil(async () => (await harness.client.getDrain(from.id)).total === 30, 'it never saw all of them');
   let most = 0;
   const done = await harness.client.waitForDrain(from.id, {
     onProgress: ({ moving }) => {
@@ -88,7 +95,6 @@ test('a sled with 30 instances, one of which can not move: 29 are elsewhere, one
   for (const id of blockers) await harness.shows(id, 'stopped');
   await harness.client.drainSled(from.id);
   expect(await harness.client.waitForDrain(from.id)).toMatchObject({ state: 'drained', total: 1, moved: 1 });
-  await Promise.all([...ids, big].map((id) => harness.client.stopInstance(id)));
 });
 
 test('what is starting is waited for; what is stopped, migrated or deleted meanwhile has left', async () => {
@@ -102,7 +108,7 @@ test('what is starting is waited for; what is stopped, migrated or deleted meanw
   for (const other of [sled(1), sled(2)]) await harness.client.setSledPolicy(other.id, 'provisionable');
   // Held back, so that the users are first.
   for (const id of [stopping, migrating, deleting]) {
-    if (id === migrating) await harness.client.migrateInstance(id, sled(1).id);
+    if (id === migrating) await harness.client.migrateInstance(id ?? '', sled(1).id);
     else await harness.client.stopInstance(id ?? '');
   }
   await harness.client.drainSled(from.id, { parallel: 2 });
@@ -215,7 +221,7 @@ test('a drain of a sled that is unknown, expunged or was never drained', async (
 
 test('a drain goes on when the worker that carried it is killed', async () => {
   const from = sled(0);
-  const ids = await fill(from, 12);
+  const ids = await fill(from, 6);
   await harness.stack.worker.stop();
   const first = await startWorkerProcess();
   harness.everywhere(({ agent }) => agent.faults.plant({ call: 'register', act: { type: 'delay', ms: 150 } }));
@@ -232,7 +238,7 @@ test('a drain goes on when the worker that carried it is killed', async () => {
   await once(first, 'exit');
   await startWorkerProcess();
   const done = await harness.client.waitForDrain(from.id);
-  expect(done).toMatchObject({ state: 'drained', moved: 12, total: 12 });
+  expect(done).toMatchObject({ state: 'drained', moved: 6, total: 6 });
   for (const id of ids) expect((await harness.shows(id, 'running')).active?.sledId).not.toBe(from.id);
 });
 
