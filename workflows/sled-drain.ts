@@ -121,7 +121,8 @@ export async function sledDrain(input: SledDrainInput): Promise<DrainProgress> {
   });
   const tell = () => setCurrentDetails(describeDrain(progress()));
 
-  await beginDrain({ sledId });
+  // Once: an operator may put the sled back into service meanwhile, which ends the drain.
+  if (input.carried === undefined) await beginDrain({ sledId });
   for (;;) {
     const work = await readDrainWork({ sledId });
     sledName = work.sled.name;

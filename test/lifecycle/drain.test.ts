@@ -198,8 +198,11 @@ test('a sled that is put into service again is drained no more', async () => {
   harness.everywhere(({ agent }) => agent.faults.plant({ call: 'register', act: { type: 'delay', ms: 300 } }));
   await drain(from, { parallel: 1, instancesPerRun: 1 });
   await waitUntil(async () => (await harness.client.getDrain(from.id)).moved > 0, 'nothing ever moved');
-  await harness.temporal.workflow.getHandle(workflowIds.drain(from.id)).signal('stopDrain');
-  expect((await harness.client.waitForDrain(from.id)).state).toBe('stopped');
+  await harness.client.setSledPolicy(from.id, 'provisionable');
+  const done = await harness.client.waitForDrain(from.id);
+  expect(done.state).toBe('stopped');
+  expect(done.summary).toMatch(/the sled is in_service now/);
+  expect((await harness.client.getSled(from.id)).provision_state).toBe('in_service');
 });
 
 test('a drain of a sled that is unknown, expunged or was never drained', async () => {
