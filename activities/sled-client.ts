@@ -66,7 +66,10 @@ export class SledClient {
     return this.#call(sled, 'read', 'GET', '/vmms', undefined, sledInventory, timeoutMs);
   }
 
-  /** Whether anything answers at a sled's address, whatever it says: then the sled is powered on. Never throws. */
+  /**
+   * Whether an agent answers at a sled's address, whatever it says: then the sled is powered on. A connection that is
+   * refused is no agent's answer: it says nothing of the guests. Never throws.
+   */
   async answers(sled: SledAddress, timeoutMs: number): Promise<boolean> {
     try {
       const { body } = await request(`http://${sled.address}/vmms`, {

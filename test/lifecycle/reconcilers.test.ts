@@ -1,26 +1,26 @@
 /** Each reconciling loop against planted faults, and beside healthy things that it must leave alone. */
-import { execFile } from 'node:child_process';
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
+import { once } from 'node:events';
 import { connect, createServer, type Socket } from 'node:net';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { ScheduleNotFoundError } from '@temporalio/client';
 import { sql } from 'drizzle-orm';
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
-import { startApi } from '../../api/server.ts';
 import { applyReport } from '../../db/transactions/apply-report.ts';
 import { failVmm } from '../../db/transactions/fail-vmm.ts';
 import { recordStop } from '../../db/transactions/record-intent.ts';
 import { RECONCILERS } from '../../model/reconcilers.ts';
 import { TASK_QUEUE, workflowIds } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../worker/child-process.ts';
-import { createLog } from '../../worker/log.ts';
 import { ensureSchedules } from '../../worker/schedules.ts';
-import { plainTemporal } from '../../worker/temporal-connection.ts';
 import { type Harness, refused, silence, startHarness, wake } from '../support/harness.ts';
 
 vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
 
+const COMMAND = fileURLToPath(new URL('../../client/mooring.ts', import.meta.url));
+const children: ChildProcess[] = [];
 let harness: Harness;
 /** Nothing here is to be touched by any pass. */
 let healthy: string[];
@@ -33,7 +33,10 @@ afterEach(async () => {
   harness.everywhere(wake);
   for (const { id } of harness.stack.sleds) await harness.client.setSledPolicy(id, 'provisionable');
 });
-afterAll(() => harness?.close());
+afterAll(async () => {
+  for (const child of children) child.kill('SIGKILL');
+  await harness?.close();
+});
 
 const db = () => harness.database.db;
 const run = (name: (typeof RECONCILERS)[number]) => harness.client.runReconciler(name);
@@ -92,7 +95,7 @@ describe('switched off and on', () => {
         await promisify(execFile)(process.execPath, [
           '--import',
           'tsx',
-          fileURLToPath(new URL('../../client/mooring.ts', import.meta.url)),
+          COMMAND,
           ...args,
           '--api-url',
           harness.stack.apiUrl,
@@ -285,16 +288,21 @@ describe('the updater', () => {
     await new Promise<void>((resolve) => proxy.listen(0, '127.0.0.1', resolve));
     const bound = proxy.address();
     const port = typeof bound === 'object' && bound !== null ? bound.port : 0;
-    const doomed = await startApi({
-      databaseUrl: harness.stack.databaseUrl,
-      temporal: plainTemporal(`127.0.0.1:${port}`),
-      host: '127.0.0.1',
-      port: 0,
-      log: createLog('doomed', 'silent'),
+    const doomed = spawn(process.execPath, ['--import', 'tsx', COMMAND, 'api', '--port', '0'], {
+      env: {
+        ...process.env,
+        DATABASE_URL: harness.stack.databaseUrl,
+        TEMPORAL_ADDRESS: `127.0.0.1:${port}`,
+        MOORING_LOG_LEVEL: 'silent',
+      },
+      stdio: ['ignore', 'pipe', 'inherit'],
     });
+    children.push(doomed);
+    const [said] = await once(doomed.stdout, 'data');
+    const url = /http:\S+/.exec(String(said))?.[0];
     proxy.close();
     for (const socket of sockets) socket.destroy();
-    const answer = fetch(`${doomed.url}/vmms/${active?.id}`, {
+    const answer = fetch(`${url}/vmms/${active?.id}`, {
       method: 'PUT',
       headers: { 'content-type': 'application/json' },
       body: JSON.stringify({ vmm_state: { state: 'failed', gen: 99, time_updated: new Date().toISOString() } }),
@@ -303,7 +311,8 @@ describe('the updater', () => {
       () => 'cut',
     );
     await waitUntil(async () => (await harness.record(id)).active?.state === 'failed', 'it never wrote the report');
-    await doomed.stop();
+    doomed.kill('SIGKILL');
+    await once(doomed, 'exit');
     // Not taken: an agent would say it again.
     expect(await answer).not.toBe(204);
     expect((await harness.record(id)).instance.state).toBe('vmm');
