@@ -60,19 +60,23 @@ export function createControlActivities({ db, sleds, workflows, metrics }: Activ
   }
 
   /** Throws what makes it pointless to go on telling a VMM to run or to migrate in. */
-  async function checkStillWanted(vmmId: string): Promise<void> {
+  async function checkStillWanted(vmmId: string, options: { readIntent: boolean }): Promise<void> {
     const place = await readVmmPlace(db, vmmId);
     if (place === null) return;
-    const body = (status: number, error_code: string, message: string) => ({ status, error_code, message });
-    if (place.sledPolicy === 'expunged') {
-      const message = `sled "${place.sledName}" was expunged`;
-      throw finalFailure(FAILURE_TYPES.sledExpunged, message, body(503, 'ServiceUnavailable', message));
+    if (options.readIntent && place.intendedState !== 'running') throw stopRequested();
+    if (place.givenUp) {
+      const message = `sled "${place.sledName}" was ${place.sledPolicy === 'expunged' ? 'expunged' : 'stated to be powered off'}`;
+      throw finalFailure(FAILURE_TYPES.sledExpunged, message, {
+        status: 503,
+        error_code: 'ServiceUnavailable',
+        message,
+      });
     }
-    if (isGoneVmmState(place.state)) {
-      const message = `the VMM on sled "${place.sledName}" is ${place.state}`;
-      throw finalFailure(FAILURE_TYPES.vmmLost, message, body(503, 'ServiceUnavailable', message));
-    }
-    if (place.intendedState !== 'running') throw stopRequested();
+    if (isGoneVmmState(place.state)) throw vmmLost(`the VMM on sled "${place.sledName}" is ${place.state}`);
+  }
+
+  function vmmLost(message: string) {
+    return finalFailure(FAILURE_TYPES.vmmLost, message, { status: 503, error_code: 'ServiceUnavailable', message });
   }
 
   function stopRequested() {
@@ -80,9 +84,13 @@ export function createControlActivities({ db, sleds, workflows, metrics }: Activ
     return finalFailure(FAILURE_TYPES.stopRequested, message, { status: 409, error_code: 'Conflict', message });
   }
 
-  async function tell(attempt: Attempt & { sled: SledAddress }, command: VmmCommand): Promise<void> {
+  async function tell(
+    attempt: Attempt & { sled: SledAddress },
+    command: VmmCommand,
+    again: { readIntent: boolean },
+  ): Promise<void> {
     // The first attempt comes right after the step that read the intent and marked the VMM as told.
-    if (activityInfo().attempt > 1) await checkStillWanted(attempt.vmmId);
+    if (activityInfo().attempt > 1) await checkStillWanted(attempt.vmmId, again);
     const { updated_runtime } = await sleds.setState(attempt.sled, attempt.vmmId, command, SLED_CALL_MS);
     const applied = await applyWord(attempt.vmmId, updated_runtime, { succeed: attempt });
     if (applied === null) await recordSucceededOperation(db, attempt);
@@ -105,9 +113,11 @@ export function createControlActivities({ db, sleds, workflows, metrics }: Activ
 
     /**
      * Registers a VMM with its sled, then writes the sled's word and, in the same transaction, reads the intent and marks
-     * the VMM as about to be told. Final when the user asked for stop meanwhile.
+     * the VMM as about to be told. Final when the user asked for stop meanwhile, or when the VMM was ended: without the
+     * mark nothing may tell the sled to run it.
      */
     async registerVmm(claim: ClaimedVmm & { instanceId: string; migrationId?: string }): Promise<void> {
+      if (activityInfo().attempt > 1) await checkStillWanted(claim.vmmId, { readIntent: true });
       const state = await sleds.register(
         { name: claim.sledName, address: claim.sledAddress },
         claim.vmmId,
@@ -125,22 +135,26 @@ export function createControlActivities({ db, sleds, workflows, metrics }: Activ
         SLED_CALL_MS,
       );
       const applied = await applyWord(claim.vmmId, state, { tell: true });
+      if (applied !== null && applied.intendedState !== 'running') throw stopRequested();
       // Unwound meanwhile, by another workflow or an operator's reset of this one: it was not marked, so it isn't told.
-      if (applied === null || applied.verdict === 'unwound' || isGoneVmmState(applied.state)) {
-        const message = `the VMM on sled "${claim.sledName}" ended before it was told anything`;
-        throw finalFailure(FAILURE_TYPES.vmmLost, message, { status: 503, error_code: 'ServiceUnavailable', message });
-      }
-      if (applied.intendedState !== 'running') throw stopRequested();
+      if (!applied?.told) throw vmmLost(`the VMM on sled "${claim.sledName}" was ended meanwhile`);
     },
 
     /** Start: tells the sled to run the guest, and records the start's success with the sled's word. */
     async runVmm(attempt: Attempt & { sled: SledAddress }): Promise<void> {
-      await tell(attempt, { type: 'running' });
+      await tell(attempt, { type: 'running' }, { readIntent: true });
     },
 
-    /** Migrate: tells the destination to migrate the guest in. */
+    /**
+     * Migrate: tells the destination to migrate the guest in. A stop meanwhile doesn't end this: the guest may be on its
+     * way already, and the stop is carried to both sides.
+     */
     async migrateIn(attempt: Attempt & { sled: SledAddress; sourceAddress: string }): Promise<void> {
-      await tell(attempt, { type: 'migration_target', value: { src_vmm_addr: attempt.sourceAddress } });
+      await tell(
+        attempt,
+        { type: 'migration_target', value: { src_vmm_addr: attempt.sourceAddress } },
+        { readIntent: false },
+      );
     },
 
     /** Unwind, first transaction. */
@@ -154,7 +168,7 @@ export function createControlActivities({ db, sleds, workflows, metrics }: Activ
     async unregisterVmm(request: { vmmId: string; sled: SledAddress }): Promise<void> {
       if (activityInfo().attempt > 1) {
         const place = await readVmmPlace(db, request.vmmId);
-        if (place?.sledPolicy === 'expunged') return;
+        if (place?.givenUp) return;
       }
       await unregister(request.sled, request.vmmId);
     },
@@ -226,10 +240,10 @@ export function createControlActivities({ db, sleds, workflows, metrics }: Activ
       if (place === null || place.deleted || isGoneVmmState(place.state)) return 'gone already';
       if (place.linked) return 'named by its instance: not a leftover';
       if (place.unwinding) return 'being unwound by its saga';
-      if (place.sledPolicy === 'expunged' || place.sledName === null || place.sledAddress === null) {
-        const instanceId = await failVmm(db, request.vmmId, 'its sled was expunged');
+      if (place.givenUp || place.sledName === null || place.sledAddress === null) {
+        const instanceId = await failVmm(db, request.vmmId, 'its sled was given up');
         if (instanceId !== null) await workflows.signalUpdate(instanceId);
-        return 'its sled was expunged';
+        return 'its sled was given up';
       }
       const word = await unregister({ name: place.sledName, address: place.sledAddress }, request.vmmId);
       await applyWord(request.vmmId, word);
@@ -252,7 +266,7 @@ export function createControlActivities({ db, sleds, workflows, metrics }: Activ
   /** Asks a VMM's sled for its word, once. */
   async function ask(vmmId: string): Promise<'news' | 'none'> {
     const place = await readVmmPlace(db, vmmId);
-    if (place?.sledName == null || place.sledAddress === null || place.sledPolicy === 'expunged') return 'none';
+    if (place?.sledName == null || place.sledAddress === null || place.givenUp) return 'none';
     try {
       const word = await sleds.readState(
         { name: place.sledName, address: place.sledAddress },
@@ -272,7 +286,7 @@ export function createControlActivities({ db, sleds, workflows, metrics }: Activ
     if (vmm.state === 'stopping' || vmm.state === 'stopped') return null;
     if (vmm.unwinding) return `VMM ${vmm.vmmId} is being unwound`;
     if (vmm.sledName === null || vmm.sledAddress === null) return `VMM ${vmm.vmmId} has no sled`;
-    if (vmm.sledPolicy === 'expunged') return `VMM ${vmm.vmmId}: sled "${vmm.sledName}" was expunged`;
+    if (vmm.givenUp) return `VMM ${vmm.vmmId}: sled "${vmm.sledName}" was given up`;
     // Its sled may not know it yet; its saga reads the intent before it tells it to run.
     if (vmm.state === 'creating') return `VMM ${vmm.vmmId} is being created`;
     try {

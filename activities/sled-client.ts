@@ -93,6 +93,23 @@ export class SledClient {
     return this.#call(sled, 'read', 'GET', '/vmms', undefined, sledInventory, timeoutMs);
   }
 
+  /**
+   * Whether an agent answers at a sled's address, whatever it says: then the sled is powered on. A connection that is
+   * refused is no agent's answer: it says nothing of the guests. Never throws.
+   */
+  async answers(sled: SledAddress, timeoutMs: number): Promise<boolean> {
+    try {
+      const { body } = await request(`http://${sled.address}/vmms`, {
+        dispatcher: this.#dispatcher,
+        signal: AbortSignal.timeout(timeoutMs),
+      });
+      await body.dump().catch(() => {});
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
   /** Cuts every connection. */
   close(): Promise<void> {
     return this.#dispatcher.destroy();

@@ -7,6 +7,7 @@
  * const { instance } = await mooring.startInstance('web', { project: 'default' });
  */
 import { z } from 'zod';
+import type { ReconcilerName } from '../model/reconcilers.ts';
 import type { AffinityKind } from '../model/states.ts';
 import { type NetworkEntry, networkPage } from '../wire/network-protocol.ts';
 import {
@@ -16,10 +17,14 @@ import {
   type AffinityGroupView,
   affinityGroupMember,
   affinityGroupView,
+  type DrainBegin,
+  type DrainView,
+  drainView,
   errorResponse,
   type HistoryView,
   historyView,
   type InstanceCreate,
+  type InstanceForceStop,
   type InstanceUpdate,
   type InstanceView,
   instanceView,
@@ -31,7 +36,11 @@ import {
   type QuotaUpdate,
   type QuotaView,
   quotaView,
+  type ReconcilerPassView,
+  type ReconcilerView,
   type ResultsPage,
+  reconcilerPassView,
+  reconcilerView,
   resultsPage,
   type SledAdd,
   type SledView,
@@ -188,6 +197,17 @@ export class MooringClient {
   async stopInstance(instance: string, options: InstanceCallOptions = {}): Promise<InstanceView> {
     return (await this.#operate(instance, 'stop', undefined, options)).instance;
   }
+  /**
+   * Stops an instance whose sled doesn't answer, on the caller's word (`sled_powered_off`) that the sled runs nothing any
+   * more. Throws {@link MooringApiError} (409) when the sled answers, or the word is not given.
+   */
+  async forceStopInstance(
+    instance: string,
+    statement: InstanceForceStop = {},
+    options: InstanceCallOptions = {},
+  ): Promise<InstanceView> {
+    return (await this.#operate(instance, 'force-stop', statement, options)).instance;
+  }
   async rebootInstance(instance: string, options: InstanceCallOptions = {}): Promise<InstanceView> {
     return (await this.#operate(instance, 'reboot', undefined, options)).instance;
   }
@@ -331,6 +351,45 @@ export class MooringClient {
     }
   }
 
+  /** Begins to drain a sled, or joins the drain that is under way. */
+  drainSled(sledId: string, drain: DrainBegin = {}, options: CallOptions = {}): Promise<DrainView> {
+    return this.#call('POST', drainPath(sledId), { body: drain, ...options }, drainView);
+  }
+  /** How far the last drain of a sled has come. Throws {@link MooringApiError} (404) when there was none. */
+  getDrain(sledId: string, options: CallOptions = {}): Promise<DrainView> {
+    return this.#call('GET', drainPath(sledId), options, drainView);
+  }
+  /** Stops a drain: nothing more is moved; the sled stays out of service for new instances. */
+  stopDrain(sledId: string, options: CallOptions = {}): Promise<DrainView> {
+    return this.#call('DELETE', drainPath(sledId), options, drainView);
+  }
+  /** Follows a drain to its end; `onProgress` hears every look at it. Throws the signal's reason when cancelled. */
+  async waitForDrain(
+    sledId: string,
+    options: CallOptions & { onProgress?: (drain: DrainView) => void } = {},
+  ): Promise<DrainView> {
+    for (;;) {
+      const drain = await this.getDrain(sledId, options);
+      options.onProgress?.(drain);
+      if (drain.state !== 'running') return drain;
+      await new Promise((resolve) => setTimeout(resolve, FOLLOW_EVERY_MS));
+      options.signal?.throwIfAborted();
+    }
+  }
+
+  async listReconcilers(options: CallOptions = {}): Promise<ReconcilerView[]> {
+    const page = z.object({ items: z.array(reconcilerView) });
+    return (await this.#call('GET', '/v1/system/reconcilers', options, page)).items;
+  }
+  /** Switches a reconciling loop on or off. */
+  setReconciler(name: ReconcilerName, enabled: boolean, options: CallOptions = {}): Promise<ReconcilerView> {
+    return this.#call('PUT', `/v1/system/reconcilers/${name}`, { body: { enabled }, ...options }, reconcilerView);
+  }
+  /** Runs one pass of a reconciling loop now, also while it is switched off; returns what it found and did. */
+  runReconciler(name: ReconcilerName, options: CallOptions = {}): Promise<ReconcilerPassView> {
+    return this.#call('POST', `/v1/system/reconcilers/${name}/run`, options, reconcilerPassView);
+  }
+
   async #operate(
     instance: string,
     what: string,
@@ -455,4 +514,8 @@ function parseJson(text: string): unknown {
   } catch {
     return undefined;
   }
+}
+
+function drainPath(sledId: string): string {
+  return `/v1/system/hardware/sleds/${encodeURIComponent(sledId)}/drain`;
 }

@@ -8,6 +8,7 @@ import { addInstanceCommands } from './commands/instance.ts';
 import { addOperationCommands, addProjectCommands, addSledCommands } from './commands/inventory.ts';
 import { addNetworkCommands } from './commands/network.ts';
 import { addProcessCommands } from './commands/processes.ts';
+import { addReconcileCommands } from './commands/reconcile.ts';
 import { addTopCommand } from './commands/top.ts';
 import { StillRunning } from './follow.ts';
 import { MooringApiError } from './mooring-client.ts';
@@ -36,6 +37,7 @@ addOperationCommands(program);
 addTopCommand(program);
 addCompletionCommands(program);
 addDoctorCommand(program);
+addReconcileCommands(program);
 
 try {
   await program.parseAsync();

@@ -148,7 +148,15 @@ export async function playScenario(
     if ('create' in wanted) {
       for (const one of wanted.create) {
         const made = await client.createInstance(
-          { name: one, description: 'made by the scenario', hostname: one, ...size, start: false },
+          {
+            name: one,
+            description: 'made by the scenario',
+            hostname: one,
+            ...size,
+            start: false,
+            // What happens is what the steps do.
+            auto_restart_policy: 'never',
+          },
           { project: PROJECT },
         );
         ids.set(one, made.id);

@@ -139,6 +139,9 @@ export const instance = pgTable(
     uniqueIndex('instance_active_vmm').on(table.activeVmmId).where(sql`active_vmm_id IS NOT NULL`),
     uniqueIndex('instance_target_vmm').on(table.targetVmmId).where(sql`target_vmm_id IS NOT NULL`),
     index('instance_failed').on(table.id).where(sql`state = 'failed' AND time_deleted IS NULL`),
+    index('instance_auto_restart')
+      .on(table.id)
+      .where(sql`intended_state = 'running' AND last_start_reason = 'auto_restart' AND time_deleted IS NULL`),
     check('instance_vmm_iff_active', sql`(state = 'vmm') = (active_vmm_id IS NOT NULL)`),
     check('instance_target_iff_migration', sql`(target_vmm_id IS NOT NULL) = (migration_id IS NOT NULL)`),
     check('instance_target_needs_vmm', sql`target_vmm_id IS NULL OR state = 'vmm'`),
@@ -165,6 +168,8 @@ export const vmm = pgTable(
     failureReason: text('failure_reason'),
     /** Set before the sled is told to run the guest or to migrate it in: from then on only its answer settles a doubt. */
     toldAt: moment('told_at'),
+    /** An operator has stated that the VMM's sled is powered off: its answer is awaited no more, as with an expunged sled. */
+    vouchedGoneAt: moment('vouched_gone_at'),
     timeStateUpdated: moment('time_state_updated').notNull().defaultNow(),
     timeCreated: moment('time_created').notNull().defaultNow(),
     timeDeleted: moment('time_deleted'),

@@ -125,12 +125,28 @@ export const SAGA_STEPS = {
     ],
     compensations: UNWIND_VMM,
   },
+  sledDrain: {
+    steps: [
+      { activity: 'beginDrain', title: 'take the sled out of service for new VMMs' },
+      { activity: 'readDrainWork', title: 'read what is on the sled' },
+      { activity: 'planMove', title: 'pick a destination for an instance, or wait for it', sometimes: true },
+    ],
+    compensations: [],
+  },
   watcher: {
     steps: [{ activity: 'watchSleds', title: 'poll every sled and compare its inventory with the database' }],
     compensations: [],
   },
   updaterScan: {
     steps: [{ activity: 'scanForUpdates', title: 'signal every instance that needs an update' }],
+    compensations: [],
+  },
+  reaper: {
+    steps: [{ activity: 'reap', title: 'delete abandoned VMM rows and orphan reservations and charges' }],
+    compensations: [],
+  },
+  autoRestart: {
+    steps: [{ activity: 'restartInstances', title: 'start instances again that failed and are meant to run' }],
     compensations: [],
   },
 } as const satisfies Record<string, SagaSteps>;

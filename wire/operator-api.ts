@@ -4,6 +4,8 @@
  * Source: https://docs.oxide.computer/api
  */
 import { z } from 'zod';
+import { DRAIN_STATES } from '../model/drain.ts';
+import { RECONCILERS } from '../model/reconcilers.ts';
 import {
   AFFINITY_POLICIES,
   AUTO_RESTART_POLICIES,
@@ -22,6 +24,8 @@ const GIBIBYTE = 1024 * MEBIBYTE;
 export const MIN_MEMORY_BYTES = 64 * MEBIBYTE;
 export const MAX_MEMORY_BYTES = 1536 * GIBIBYTE;
 export const MAX_INSTANCE_CPUS = 254;
+/** The longest cooldown of automatic restarts, in seconds: thirty days. */
+const MAX_COOLDOWN_SECONDS = 30 * 24 * 3600;
 /** The page size of a list that names none, and the largest that may be asked for. Source: Dropshot's defaults. */
 export const DEFAULT_PAGE_LIMIT = 100;
 export const MAX_PAGE_LIMIT = 10_000;
@@ -137,6 +141,8 @@ export const instanceUpdate = z.object({
   memory: instanceMemory.optional(),
   /** `null` unsets the policy: the default, `best_effort`, holds. */
   auto_restart_policy: autoRestartPolicy.nullish(),
+  /** How long after an automatic restart the next one may come, in seconds; ours, beside the Oxide fields. */
+  auto_restart_cooldown_seconds: z.number().int().min(0).max(MAX_COOLDOWN_SECONDS).optional(),
 });
 export type InstanceUpdate = z.input<typeof instanceUpdate>;
 
@@ -155,6 +161,8 @@ export const instanceView = z.object({
   time_run_state_updated: timestamp,
   auto_restart_enabled: z.boolean(),
   auto_restart_policy: autoRestartPolicy.nullable(),
+  /** Ours, beside the Oxide fields. */
+  auto_restart_cooldown_seconds: z.number().int(),
   auto_restart_cooldown_expiration: timestamp.nullable(),
   time_last_auto_restarted: timestamp.nullable(),
   boot_disk_id: z.null(),
@@ -247,6 +255,56 @@ export const affinityGroupMember = z.object({
   value: z.object({ id: uuid, name: z.string(), run_state: shownState }),
 });
 export type AffinityGroupMember = z.infer<typeof affinityGroupMember>;
+
+/** How a drain is begun: how many instances are moved at a time. */
+export const drainBegin = z.object({ parallel: z.number().int().min(1).max(64).default(4) });
+export type DrainBegin = z.input<typeof drainBegin>;
+
+const drainEntry = z.object({ instance_id: uuid, name: z.string() });
+/** A drain: how far it has come, and what could not move. */
+export const drainView = z.object({
+  sled_id: uuid,
+  state: z.enum(DRAIN_STATES),
+  /** All of it in one line, for people. */
+  summary: z.string(),
+  total: z.number().int(),
+  moved: z.number().int(),
+  /** Instances that left the sled in another way: stopped, deleted or failed meanwhile. */
+  ended: z.number().int(),
+  moving: z.array(drainEntry.extend({ destination: z.string() })),
+  waiting: z.array(drainEntry.extend({ until: z.string() })),
+  could_not_move: z.array(drainEntry.extend({ reason: z.string() })),
+  parallel: z.number().int(),
+  time_started: timestamp,
+  time_ended: timestamp.nullable(),
+  web_ui: z.string().nullable(),
+});
+export type DrainView = z.infer<typeof drainView>;
+
+export const reconcilerName = z.enum(RECONCILERS);
+export const reconcilerUpdate = z.object({ enabled: z.boolean() });
+export type ReconcilerUpdate = z.infer<typeof reconcilerUpdate>;
+export const reconcilerView = z.object({
+  name: reconcilerName,
+  purpose: z.string(),
+  /** Whether a worker has made its schedule. */
+  scheduled: z.boolean(),
+  enabled: z.boolean(),
+  every_seconds: z.number().nullable(),
+  note: z.string().nullable(),
+  time_last_run: timestamp.nullable(),
+  time_next_run: timestamp.nullable(),
+  /** What its last run found and did, in words; `null` while it runs. */
+  last_summary: z.string().nullable(),
+});
+export type ReconcilerView = z.infer<typeof reconcilerView>;
+/** One pass: what it found and did, in words and as counts and ids. */
+export const reconcilerPassView = z.object({
+  name: reconcilerName,
+  summary: z.string(),
+  found: z.record(z.string(), z.union([z.number(), z.array(z.string())])),
+});
+export type ReconcilerPassView = z.infer<typeof reconcilerPassView>;
 
 /** An operation: one run of a saga, from the call that began it to its outcome. */
 export const operationView = z.object({

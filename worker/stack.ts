@@ -6,6 +6,7 @@ import { join, resolve } from 'node:path';
 import { z } from 'zod';
 import { type RunningApi, startApi } from '../api/server.ts';
 import { migrateDatabase } from '../db/connect.ts';
+import type { ReconcilerName } from '../model/reconcilers.ts';
 import { prepareQemu } from '../sled-agent/qemu/prepare-qemu.ts';
 import { QemuHypervisor } from '../sled-agent/qemu-hypervisor.ts';
 import { type SledAgentHandle, startSledAgent } from '../sled-agent/server.ts';
@@ -31,6 +32,7 @@ export interface StackOptions {
   readonly transitionMs?: number;
   readonly updates?: boolean;
   readonly reconcileEveryMs?: number;
+  readonly reconcilersOff?: readonly ReconcilerName[];
   readonly registerTimeoutMs?: number;
   readonly waitMs?: number;
   /** `ip:port` where the worker shows its metrics; nowhere when absent. */
@@ -125,6 +127,7 @@ export async function startStack(options: StackOptions): Promise<RunningStack> {
       metricsListen: options.metricsListen,
       ...(options.updates === undefined ? {} : { updates: options.updates }),
       ...(options.reconcileEveryMs === undefined ? {} : { reconcileEveryMs: options.reconcileEveryMs }),
+      ...(options.reconcilersOff === undefined ? {} : { reconcilersOff: options.reconcilersOff }),
     });
     stops.push({ name: 'worker', stop: worker.stop });
     say('worker');

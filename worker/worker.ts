@@ -12,10 +12,12 @@ import {
 } from '@temporalio/worker';
 import type { Logger } from 'pino';
 import { createControlActivities } from '../activities/activities.ts';
+import { createDrainActivities } from '../activities/drain.ts';
 import { createReconcilerActivities } from '../activities/reconcilers.ts';
 import { SledClient } from '../activities/sled-client.ts';
 import { WorkflowStarter } from '../activities/workflow-starter.ts';
 import { openDatabase } from '../db/connect.ts';
+import type { ReconcilerName } from '../model/reconcilers.ts';
 import { TASK_QUEUE, UPDATE_TASK_QUEUE } from '../model/workflow-names.ts';
 import { startEndpoint } from '../telemetry/endpoint.ts';
 import { logFields } from '../telemetry/log-fields.ts';
@@ -33,10 +35,12 @@ export interface WorkerOptions {
   readonly log: Logger;
   /** Whether this process works on the update saga's queue; default true. */
   readonly updates?: boolean;
-  /** How often the reconciling loops run, in milliseconds; 0 leaves the schedules alone. Default 5000. */
+  /** How often every reconciling loop runs, in milliseconds, instead of each at its own pace; 0 leaves the schedules alone. */
   readonly reconcileEveryMs?: number;
   /** `ip:port` where metrics are shown, the SDK's among them, with `/healthz` and `/readyz`; nowhere when absent. */
   readonly metricsListen?: string | undefined;
+  /** Reconciling loops whose schedule, where it is missing, is created switched off. */
+  readonly reconcilersOff?: readonly ReconcilerName[];
 }
 
 export interface RunningWorker {
@@ -132,7 +136,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   const main = await Worker.create({
     ...common,
     taskQueue: TASK_QUEUE,
-    activities: { ...control, ...createReconcilerActivities(context) },
+    activities: { ...control, ...createReconcilerActivities(context), ...createDrainActivities(context) },
     maxConcurrentActivityTaskExecutions: 200,
     maxConcurrentWorkflowTaskExecutions: 40,
   });
@@ -152,9 +156,8 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     updates = { worker, run: worker.run() };
   }
   if (options.updates ?? true) await setUpdates(true);
-  const everyMs = options.reconcileEveryMs ?? 5_000;
-  if (everyMs > 0) await ensureSchedules(connected.client, everyMs);
-
+  if (options.reconcileEveryMs !== 0)
+    await ensureSchedules(connected.client, { everyMs: options.reconcileEveryMs, off: options.reconcilersOff });
   const endpoint =
     options.metricsListen === undefined
       ? null

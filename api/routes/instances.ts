@@ -3,18 +3,27 @@ import { z } from 'zod';
 import { signalIfNeeded } from '../../activities/signal-update.ts';
 import { SledError } from '../../activities/sled-client.ts';
 import { listInstances } from '../../db/queries/read-instance.ts';
+import { readLinkedVmms, type VmmPlace } from '../../db/queries/saga-progress.ts';
 import { sled } from '../../db/schema.ts';
 import { applyReport } from '../../db/transactions/apply-report.ts';
 import { checkMigration } from '../../db/transactions/claim-migration.ts';
 import { failVmm } from '../../db/transactions/fail-vmm.ts';
 import { createInstance, requireProject, updateInstanceRecord } from '../../db/transactions/manage-inventory.ts';
-import { deleteInstance, recordRunningIntent, recordStop } from '../../db/transactions/record-intent.ts';
+import {
+  deleteInstance,
+  recordForceStop,
+  recordRunningIntent,
+  recordStop,
+} from '../../db/transactions/record-intent.ts';
+import { type ForceStopSide, judgeForceStop } from '../../model/force-stop.ts';
 import { refusalMessage, verdict } from '../../model/legality.ts';
 import { Refusal } from '../../model/refusal.ts';
+import { isGoneVmmState } from '../../model/states.ts';
 import { workflowIds } from '../../model/workflow-names.ts';
 import {
   DEFAULT_PAGE_LIMIT,
   instanceCreate,
+  instanceForceStop,
   instanceMigrate,
   instanceUpdate,
   instanceView,
@@ -40,6 +49,10 @@ import { readPage, writePage } from '../paging.ts';
 import { viewInstance } from '../views.ts';
 
 const REBOOT_CALL_MS = 5_000;
+/** How long a sled that is said to be powered off is listened to, in milliseconds. */
+const PROBE_MS = 3_000;
+/** How often a stop by force looks again when the instance's VMMs change under it. */
+const FORCE_STOP_ROUNDS = 3;
 
 /** Adds the endpoints of instances. */
 export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
@@ -128,8 +141,9 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
           const { operationId } = (await operations.repeated(start)) ?? (await operations.run(start));
           location(reply, operationId);
         } catch (error) {
-          // The instance is there, stopped: its creation has succeeded.
-          if (!(error instanceof OperationFailed) && !(error instanceof Refusal)) throw error;
+          // The instance is there, stopped: its creation has succeeded, whatever became of its start.
+          if (!(error instanceof OperationFailed) && !(error instanceof Refusal))
+            log.warn({ err: error, instance_id: instanceId }, 'a new instance was not started');
         }
       }
       return reply.status(201).send(await showInstance(db, instanceId));
@@ -149,13 +163,16 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
     { schema: { ...instanceRoute, body: instanceUpdate, response: { 200: instanceView, ...errors } } },
     async (request) => {
       const { instance } = await findInstance(db, request.params.instance, request.query.project);
-      const { name, description, ncpus, memory, auto_restart_policy } = request.body;
+      const { name, description, ncpus, memory, auto_restart_policy, auto_restart_cooldown_seconds } = request.body;
       await updateInstanceRecord(db, instance.id, {
         ...(name === undefined ? {} : { name }),
         ...(description === undefined ? {} : { description }),
         ...(ncpus === undefined ? {} : { ncpus }),
         ...(memory === undefined ? {} : { memoryBytes: memory }),
         ...(auto_restart_policy === undefined ? {} : { autoRestartPolicy: auto_restart_policy }),
+        ...(auto_restart_cooldown_seconds === undefined
+          ? {}
+          : { autoRestartCooldownSeconds: auto_restart_cooldown_seconds }),
       });
       return showInstance(db, instance.id);
     },
@@ -236,14 +253,52 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
     async (request, reply) => {
       const { instance } = await findInstance(db, request.params.instance, request.query.project);
       const { carry } = await recordStop(db, instance.id);
-      // The intent is what counts; should this be lost, the scan finds a stop that nobody carries.
-      if (carry)
-        await workflows
-          .carryStop(instance.id)
-          .catch((error: unknown) => log.warn({ err: error }, 'a stop waits for the scan'));
+      if (carry) await carryStop(instance.id);
       return reply.status(202).send(await showInstance(db, instance.id));
     },
   );
+
+  app.post(
+    '/v1/instances/:instance/force-stop',
+    { schema: { ...instanceRoute, body: instanceForceStop.nullish(), response: accepted } },
+    async (request, reply) => {
+      const { instance, shown } = await findInstance(db, request.params.instance, request.query.project);
+      if (verdict(shown, 'stop') === 'conflict') throw Refusal.conflict(refusalMessage('stop', instance.name, shown));
+      for (let round = 1; round <= FORCE_STOP_ROUNDS; round++) {
+        const living = (await readLinkedVmms(db, instance.id)).filter((vmm) => !isGoneVmmState(vmm.state));
+        const sides = await Promise.all(living.map(lookAt));
+        const judged = judgeForceStop(instance.name, sides, request.body?.sled_powered_off ?? false);
+        if (judged.verdict === 'refuse') throw Refusal.conflict(judged.message);
+        const recorded = await recordForceStop(db, instance.id, {
+          seen: living.map((vmm) => vmm.vmmId),
+          vouched: judged.vouched,
+        });
+        if (recorded === null) continue;
+        // Both are found by the scan, should this process end here.
+        await signalIfNeeded(context, instance.id).catch((error: unknown) =>
+          log.warn({ err: error }, 'an update waits for the scan'),
+        );
+        if (recorded.carry) await carryStop(instance.id);
+        return reply.status(202).send(await showInstance(db, instance.id));
+      }
+      throw Refusal.conflict(`the VMs of instance "${instance.name}" changed meanwhile: look at it, then try again`);
+    },
+  );
+
+  async function carryStop(instanceId: string): Promise<void> {
+    // The intent is what counts; should this be lost, the scan finds a stop that nobody carries.
+    await workflows
+      .carryStop(instanceId)
+      .catch((error: unknown) => log.warn({ err: error }, 'a stop waits for the scan'));
+  }
+
+  /** Asks a VMM's sled for a sign of life. */
+  async function lookAt(vmm: VmmPlace): Promise<ForceStopSide> {
+    const side = { vmmId: vmm.vmmId, sledName: vmm.sledName ?? '' };
+    if (vmm.givenUp || vmm.sledAddress === null) return { ...side, standing: 'given-up' };
+    const answers = await sleds.answers({ name: side.sledName, address: vmm.sledAddress }, PROBE_MS);
+    return { ...side, standing: answers ? 'answers' : 'silent' };
+  }
 
   app.post(
     '/v1/instances/:instance/reboot',

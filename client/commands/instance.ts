@@ -66,6 +66,16 @@ export function addInstanceCommands(program: Command): void {
     const context = contextOf(options);
     show(context, await context.client.stopInstance(name, { project: context.project }));
   });
+  sub('force-stop <instance>', 'stop an instance whose sled does not answer, because it is powered off or expunged')
+    .option(
+      '--sled-powered-off',
+      'your word that the silent sled is powered off: if it is not, the guest may run twice',
+    )
+    .action(async (name: string, options: ApiOptions & { sledPoweredOff?: boolean }) => {
+      const context = contextOf(options);
+      const statement = { sled_powered_off: options.sledPoweredOff ?? false };
+      show(context, await context.client.forceStopInstance(name, statement, { project: context.project }));
+    });
   sub('reboot <instance>', 'reboot an instance').action(async (name: string, options: ApiOptions) => {
     const context = contextOf(options);
     show(context, await context.client.rebootInstance(name, { project: context.project }));

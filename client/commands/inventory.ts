@@ -4,6 +4,7 @@ import { contextOf, findSled, withApiOptions } from '../context.ts';
 import { followOperation } from '../follow.ts';
 import { table } from '../output.ts';
 import { formatSize, parseSize } from '../sizes.ts';
+import { addDrainCommands } from './drain.ts';
 
 type ApiOptions = { apiUrl: string; project: string; json?: boolean };
 
@@ -49,6 +50,7 @@ export function addSledCommands(program: Command): void {
       context.print(gone, () => sledTable([gone]));
     },
   );
+  addDrainCommands(sled);
 }
 
 /** Adds `mooring project …`. */

@@ -1,12 +1,14 @@
 import { randomInt } from 'node:crypto';
 import { sql } from 'drizzle-orm';
 import { z } from 'zod';
+import { autoRestartVerdict } from '../../model/auto-restart.ts';
 import { refusalMessage, verdict } from '../../model/legality.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { isGoneVmmState, type StartReason } from '../../model/states.ts';
 import type { Database, Queryable } from '../connect.ts';
 import { violatedConstraint } from '../errors.ts';
 import { network } from '../network.ts';
+import { autoRestartFacts, readDatabaseTime } from '../queries/auto-restart.ts';
 import { explainNoSled, type PlacementRequest, pickSled } from '../queries/pick-sled.ts';
 import { readInstance } from '../queries/read-instance.ts';
 import { burnVmmId, recordRefusedOperation } from './unwind-vmm.ts';
@@ -96,7 +98,7 @@ export async function inPlacementQueue<T>(
 ): Promise<T> {
   if (!queue) return attempt(db);
   return db.transaction(async (transaction) => {
-    await transaction.execute(sql`SELECT pg_advisory_xact_lock(${PLACEMENT_LOCK})`);
+    await transaction.execute(sql`/* claim-start */ SELECT pg_advisory_xact_lock(${PLACEMENT_LOCK})`);
     return attempt(transaction);
   });
 }
@@ -117,8 +119,11 @@ async function claimOnce(db: Queryable, request: ClaimStartRequest): Promise<Cla
   const legal = verdict(shown, 'start');
   if (legal === 'no-op') return null;
   if (legal !== 'act') throw Refusal.conflict(refusalMessage('start', instance.name, shown));
-  if (request.reason === 'auto_restart' && instance.intendedState !== 'running') {
-    throw Refusal.conflict(`instance "${instance.name}" is not meant to run: it is not restarted`);
+  if (request.reason === 'auto_restart') {
+    const judged = autoRestartVerdict(autoRestartFacts(record), await readDatabaseTime(db));
+    const why = judged.verdict === 'ineligible' ? judged.reason : 'its cooldown is not over';
+    if (judged.verdict !== 'eligible')
+      throw Refusal.conflict(`instance "${instance.name}" is not started again by itself: ${why}`);
   }
   // What shows Stopped or Failed holds no live VMM, whatever else changes in the model.
   if (active !== null && !isGoneVmmState(active.state))

@@ -175,6 +175,7 @@ export interface InstanceChanges {
   readonly memoryBytes?: number;
   /** `null` unsets the policy. */
   readonly autoRestartPolicy?: AutoRestartPolicy | null;
+  readonly autoRestartCooldownSeconds?: number;
 }
 
 /** Renames and resizes an instance. Throws a {@link Refusal} when a size would change while a VMM has it. */

@@ -18,13 +18,14 @@ const begunRow = z.object({
   sledAddress: z.string().nullable(),
   sledPolicy: z.enum(SLED_POLICIES).nullable(),
   told: z.boolean(),
+  vouched: z.boolean(),
   spared: z.boolean(),
 });
 
 export interface BegunUnwind {
   /** The guest runs after all, so nothing was marked: asked for by `spareRunning`. */
   readonly spared: boolean;
-  /** Where the VMM may be registered; `null` when its claim never arrived, or its sled was expunged. */
+  /** Where the VMM may be registered; `null` when its claim never arrived, or its sled was given up. */
   readonly sled: { readonly name: string; readonly address: string } | null;
   /** The sled was told, or was about to be told, to run the guest or migrate it in. */
   readonly told: boolean;
@@ -50,10 +51,11 @@ export async function beginUnwind(
       RETURNING id
     )
     SELECT vmm.state, sled.id AS "sledId", sled.name AS "sledName", sled.address AS "sledAddress",
-      sled.policy AS "sledPolicy", vmm.told_at IS NOT NULL AS told, NOT EXISTS (SELECT 1 FROM marked) AS spared
+      sled.policy AS "sledPolicy", vmm.told_at IS NOT NULL AS told,
+      vmm.vouched_gone_at IS NOT NULL AS vouched, NOT EXISTS (SELECT 1 FROM marked) AS spared
     FROM vmm LEFT JOIN sled ON sled.id = vmm.sled_id WHERE vmm.id = ${request.vmmId}`);
   const row = begunRow.parse(result.rows[0]);
-  const reachable = row.sledAddress !== null && row.sledName !== null && row.sledPolicy !== 'expunged';
+  const reachable = row.sledAddress !== null && row.sledName !== null && row.sledPolicy !== 'expunged' && !row.vouched;
   return {
     spared: row.spared,
     sled: reachable ? { name: row.sledName ?? '', address: row.sledAddress ?? '' } : null,

@@ -198,7 +198,7 @@ test('the watcher calls a VMM lost only when its sled says so by name', async ()
     throw new SledError('gone', '404 NO_SUCH_INSTANCE');
   };
   const { watchSleds } = createReconcilerActivities(context({ readInventory, readState: gone }));
-  expect((await inActivity(1, watchSleds)).lost).toEqual([claim.vmmId]);
+  expect((await inActivity(1, watchSleds)).found.lost).toEqual([claim.vmmId]);
   expect(await stateOf(claim.vmmId)).toBe('failed');
   expect(signalled).toEqual([claim.instanceId]);
 });
@@ -207,7 +207,7 @@ test('a sled that is silent loses nothing', async () => {
   const claim = await claimed();
   await applyReport(database.db, claim.vmmId, word('running', 3));
   const { watchSleds } = createReconcilerActivities(context({}));
-  expect((await inActivity(1, watchSleds)).silent).toHaveLength(1);
+  expect((await inActivity(1, watchSleds)).found.silent).toHaveLength(1);
   expect(await stateOf(claim.vmmId)).toBe('running');
 });
 
@@ -233,7 +233,7 @@ test('the watcher unregisters what the database does not know', async () => {
   const { watchSleds } = createReconcilerActivities(
     context({ readInventory: async () => ({ vmms: [stranger] }), unregister }),
   );
-  expect((await inActivity(1, watchSleds)).unregistered).toEqual([stranger.vmm_id]);
+  expect((await inActivity(1, watchSleds)).found.unregistered).toEqual([stranger.vmm_id]);
   expect(said).toEqual([stranger.vmm_id]);
 });
 
@@ -241,6 +241,6 @@ test('the scan signals an instance whose signal was lost', async () => {
   const claim = await claimed();
   await applyReport(database.db, claim.vmmId, word('destroyed', 3));
   const { scanForUpdates } = createReconcilerActivities(context({}));
-  expect((await inActivity(1, scanForUpdates)).signalled).toEqual([claim.instanceId]);
+  expect((await inActivity(1, scanForUpdates)).found.signalled).toEqual([claim.instanceId]);
   expect(signalled).toEqual([claim.instanceId]);
 });
