@@ -19,6 +19,7 @@ import { claimMigration } from '../../db/transactions/claim-migration.ts';
 import { type ClaimedVmm, claimStart } from '../../db/transactions/claim-start.ts';
 import { recordStop } from '../../db/transactions/record-intent.ts';
 import type { WireVmmState } from '../../model/states.ts';
+import { Metrics } from '../../telemetry/metrics.ts';
 import type { SledVmmState } from '../../wire/sled-protocol.ts';
 import { startTestDatabase, type TestDatabase } from '../support/database.ts';
 
@@ -175,7 +176,7 @@ test('a report that makes an update necessary signals it, and so does the same r
   const app = fastify().withTypeProvider<ZodTypeProvider>();
   app.setValidatorCompiler(validatorCompiler);
   app.setSerializerCompiler(serializerCompiler);
-  addReportRoutes(app, { db, workflows } as ApiContext);
+  addReportRoutes(app, { db, workflows, metrics: new Metrics() } as ApiContext);
   for (const times of [1, 2]) {
     const url = `/vmms/${claim.vmmId}`;
     const { statusCode } = await app.inject({ method: 'PUT', url, payload: word('destroyed', 3) });
