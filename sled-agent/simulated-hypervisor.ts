@@ -2,7 +2,7 @@
  * VMs that only count. All else is real: each has a listener at its own address, and a live migration is a hand-over
  * between two of them over TCP, in lines of JSON:
  *
- *   destination → source   {fetch: migration id}
+ *   destination → source   {fetch: migration id, instance: id}
  *   source → destination   {begin}                      both sides are in progress
  *   source → destination   {memory: counter}            the source has paused its guest
  *   destination → source   {complete}                   the destination has everything
@@ -19,7 +19,7 @@ import type { FaultBook } from './faults.ts';
 import type { BookedVm, GuestLogEntry, StopAnswer, VmListener, VmSpec, WitnessedHypervisor } from './hypervisor.ts';
 
 const message = z.union([
-  z.object({ fetch: z.string() }),
+  z.object({ fetch: z.string(), instance: z.string() }),
   z.object({ begin: z.literal(true) }),
   z.object({ memory: z.number() }),
   z.object({ complete: z.literal(true) }),
@@ -166,7 +166,7 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
       }
       if ('yours' in said && memory !== null) this.#arrive(vm, migrationId, memory);
     });
-    socket.once('connect', () => send(socket, { fetch: migrationId }));
+    socket.once('connect', () => send(socket, { fetch: migrationId, instance: vm.spec.instanceId }));
     socket.once('close', () => {
       if (vm.state !== 'migrating-in') return;
       if (complete && memory !== null) this.#settle(vm, migrationId, sourceAddress, memory);
@@ -231,7 +231,11 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
       if ('settle' in said) {
         send(socket, vm.given.has(said.settle) ? { yours: true } : { error: 'the guest did not leave' });
       }
-      if ('fetch' in said) this.#give(vm, said.fetch, socket);
+      if ('fetch' in said) {
+        // An address is used again: a late call must not get another instance's guest.
+        if (said.instance === vm.spec.instanceId) this.#give(vm, said.fetch, socket);
+        else socket.destroy();
+      }
       if ('complete' in said && vm.outgoing?.socket === socket) {
         const { migrationId } = vm.outgoing;
         vm.outgoing = null;

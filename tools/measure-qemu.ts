@@ -20,6 +20,7 @@ const MIGRATIONS = 20;
 const MEMORY_MIB = [96, 512];
 const LOOK_EVERY_MS = 2;
 const PATIENT_MS = 120_000;
+const INSTANCE = randomUUID();
 const DOCUMENT = fileURLToPath(new URL('../docs/real-vms.md', import.meta.url));
 
 const qemu = await prepareQemu({ cacheDir: cacheDirectory() });
@@ -50,7 +51,7 @@ async function register(agent: SledAgentHandle, memoryMib: number, migrationId?:
   const ip = agent.address.slice(0, agent.address.lastIndexOf(':'));
   const address = `${ip}:${await freePort(ip)}`;
   await call(agent, 'PUT', `/vmms/${id}`, {
-    instance_id: randomUUID(),
+    instance_id: INSTANCE,
     ...(migrationId === undefined ? {} : { migration_id: migrationId }),
     vmm_runtime: {
       state: migrationId === undefined ? 'starting' : 'migrating',
@@ -113,7 +114,14 @@ try {
         threads: 16,
         memoryBytes: 2 ** 36,
         makeHypervisor: (faults, agentAddress) =>
-          new QemuHypervisor({ ...qemu, dataDir: join(folder, name), faults, agentAddress, endWithAgent: true }),
+          new QemuHypervisor({
+            ...qemu,
+            dataDir: join(folder, name),
+            faults,
+            agentAddress,
+            endWithAgent: true,
+            onTrouble: (message) => console.error(message),
+          }),
       }),
     );
   }

@@ -25,6 +25,8 @@ export interface GuestImage {
 /** The cloud kernel boots in half the time of the general one. The metapackage is empty: its dependency has the files. */
 const KERNEL_PACKAGE = 'linux-image-cloud-amd64';
 const BUSYBOX_PACKAGE = 'busybox-static';
+/** What the kernel may leave out at boot, where there is no secret to keep: a sixth of its time under TCG. */
+const QUICK_BOOT = 'mitigations=off cryptomgr.notests rcupdate.rcu_expedited=1 8250.nr_uarts=1';
 /** In this order: pvpanic-mmio needs pvpanic. */
 const MODULES = ['pvpanic', 'pvpanic-mmio', 'evdev', 'button'];
 
@@ -75,7 +77,7 @@ export async function makeGuestImage(cacheDir: string): Promise<GuestImage> {
   const image: GuestImage = {
     kernel: join(folder, 'vmlinuz'),
     initramfs: join(folder, 'initramfs.gz'),
-    commandLine: 'console=ttyS0 quiet nokaslr',
+    commandLine: `console=ttyS0 quiet nokaslr ${QUICK_BOOT}`,
   };
   if (existsSync(image.kernel) && existsSync(image.initramfs)) return image;
   await mkdir(cacheDir, { recursive: true });

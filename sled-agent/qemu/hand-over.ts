@@ -3,7 +3,7 @@
  * the source VMM. The guest itself goes from QEMU to QEMU, at an address that the destination opens.
  *
  *   source → destination   {hello: {vmm_id, agent}}       whom to ask later, should this connection break
- *   destination → source   {fetch: {migration_id, uri, shape}}
+ *   destination → source   {fetch: {migration_id, instance_id, uri, shape}}
  *   source → destination   {begin}                        both sides are in progress
  *                          or {refused}                   nothing has happened
  *   source → destination   {paused: console's end}        the guest stands still
@@ -30,7 +30,9 @@ const shape = z.object({
 
 const handOverMessage = z.union([
   z.object({ hello: z.object({ vmm_id: z.guid(), agent: socketAddress }) }),
-  z.object({ fetch: z.object({ migration_id: z.guid(), uri: z.string().startsWith('tcp:'), shape }) }),
+  z.object({
+    fetch: z.object({ migration_id: z.guid(), instance_id: z.string(), uri: z.string().startsWith('tcp:'), shape }),
+  }),
   z.object({ begin: z.literal(true) }),
   z.object({ refused: z.string() }),
   z.object({ paused: z.object({ endOffset: z.number().int().min(0), base64: z.string() }) }),

@@ -274,7 +274,8 @@ export class QemuVm {
       const hear = (said: HandOverMessage, peer: HandOverPeer) => {
         if ('hello' in said) {
           this.#note({ source: { vmmId: said.hello.vmm_id, agent: said.hello.agent } });
-          peer.say({ fetch: { migration_id: migrationId, uri, shape: this.#journal.shape } });
+          const { instanceId } = this.spec;
+          peer.say({ fetch: { migration_id: migrationId, instance_id: instanceId, uri, shape: this.#journal.shape } });
         } else if ('begin' in said) {
           this.#tell({ kind: 'migration-in', migrationId, state: 'in_progress' });
           if (failure === 'middle') this.crash();
@@ -557,10 +558,19 @@ export class QemuVm {
     return everywhere === null ? agent : `${host}:${everywhere[2]}`;
   }
 
-  #give(asked: { migration_id: string; uri: string; shape: MachineShape }, peer: HandOverPeer): void {
-    const unlike = describeDifference(this.#journal.shape, asked.shape);
-    if (this.#phase !== 'running' || unlike !== null) {
-      peer.say({ refused: unlike ?? `the source is ${this.#phase}` });
+  #give(
+    asked: { migration_id: string; instance_id: string; uri: string; shape: MachineShape },
+    peer: HandOverPeer,
+  ): void {
+    const reason =
+      // An address is used again: a late call must not get another instance's guest.
+      asked.instance_id !== this.spec.instanceId
+        ? 'here is another instance'
+        : this.#phase !== 'running'
+          ? `the source is ${this.#phase}`
+          : describeDifference(this.#journal.shape, asked.shape);
+    if (reason !== null) {
+      peer.say({ refused: reason });
       return;
     }
     const { migration_id: migrationId, uri } = asked;

@@ -16,6 +16,7 @@ export interface HypervisorUnderTest {
   readonly memoryBytes: number;
   /** VMs live on when their agent ends without ending them. */
   readonly outlivesAgent: boolean;
+  readonly hasConsole: boolean;
   make(dataDir: string): (faults: FaultBook, agentAddress: () => string) => WitnessedHypervisor;
 }
 
@@ -214,6 +215,28 @@ export function conformance(tested: HypervisorUnderTest): void {
       await there.migrateIn(target, `${loopbackAddress()}:9`);
       await plane.hears(target, 'failed');
       expect(plane.last(target)?.migration_in).toMatchObject({ migration_id, state: 'failed' });
+    });
+
+    test('a destination that comes to another instance’s VMM, since addresses are used again, gets nothing', async () => {
+      const source = await sled.running();
+      const [target, migration_id] = [randomUUID(), randomUUID()];
+      await there.register(target, { migration_id, instance_id: randomUUID() });
+      await there.migrateIn(target, source.address);
+      await plane.hears(target, 'failed');
+      expect((await sled.read(source.vmmId)).body).toEqual({
+        vmm_state: expect.objectContaining({ state: 'running' }),
+      });
+      expect(executing([agent, other], [source.vmmId, target])).toBe(1);
+    });
+
+    test('a serial console is read in pieces, or said not to be there', async () => {
+      const { vmmId } = await sled.running();
+      const answer = await sled.call('GET', `/vmms/${vmmId}/serial-console?from_start=0&max_bytes=10`);
+      if (tested.hasConsole) {
+        expect(answer).toMatchObject({ status: 200, body: { data: expect.any(Array) } });
+        expect((await sled.call('GET', `/vmms/${vmmId}/serial-console?max_bytes=0`)).status).toBe(400);
+      } else expect(answer).toMatchObject({ status: 409, body: { error_code: 'NO_SERIAL_CONSOLE' } });
+      expect((await sled.call('GET', `/vmms/${randomUUID()}/serial-console`)).body.error_code).toBe('NO_SUCH_INSTANCE');
     });
 
     test.each(['source', 'target'] as const)(

@@ -5,5 +5,6 @@ conformance({
   name: 'simulated',
   memoryBytes: 2 ** 30,
   outlivesAgent: false,
+  hasConsole: false,
   make: () => (faults) => new SimulatedHypervisor(5, faults),
 });

@@ -11,5 +11,6 @@ else
     name: 'QEMU',
     memoryBytes: GUEST_MEMORY_BYTES,
     outlivesAgent: true,
+    hasConsole: true,
     make: (dataDir) => qemuHypervisor(qemu, dataDir),
   });
