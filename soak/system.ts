@@ -282,29 +282,35 @@ export class SoakSystem {
   }
 
   #anyApi() {
-    const up = this.apis.filter((api) => api.process.up);
+    const up = this.apis.filter((api) => api.process.ready);
     this.#turn += 1;
     return up[this.#turn % Math.max(1, up.length)] ?? null;
   }
 
-  /** Kills one process with SIGKILL and starts it again after `downMs` milliseconds. Resolves when it has been started. */
-  async kill(target: KillTarget, index: number, downMs: number): Promise<void> {
+  /**
+   * Kills one process with SIGKILL and starts it again after `downMs` milliseconds. One that has not come up since it was
+   * killed last is left alone: on a busy machine nothing else would ever happen. Resolves, when it has been started, with
+   * whether it was killed.
+   */
+  async kill(target: KillTarget, index: number, downMs: number): Promise<boolean> {
     switch (target) {
       case 'postgres': {
         const postgres = this.#postgres;
-        if (postgres === null) return;
+        if (postgres === null) return false;
         await postgres.kill();
         this.#postgres = null;
         await pause(downMs);
-        return this.startPostgres();
+        await this.startPostgres();
+        return true;
       }
       case 'temporal': {
         const temporal = this.#temporal;
-        if (temporal === null) return;
+        if (temporal === null) return false;
         await temporal.kill();
         this.#temporal = null;
         await pause(downMs);
-        return this.startTemporal();
+        await this.startTemporal();
+        return true;
       }
       case 'worker':
       case 'api':
@@ -315,10 +321,11 @@ export class SoakSystem {
             : target === 'api'
               ? this.apis[index]?.process
               : this.sleds[index]?.agent;
-        if (victim === undefined || !victim.up) return;
+        if (!victim?.ready) return false;
         await victim.kill();
         await pause(downMs);
         victim.start();
+        return true;
       }
     }
   }
