@@ -47,8 +47,10 @@ const SLED_THREADS = 96;
 const SLED_MEMORY_BYTES = 128 * 1024 ** 3;
 /** Long enough that a fault can hit a transition of a VM. */
 const TRANSITION_MS = 120;
-const UP_TIMEOUT_MS = 90_000;
+const UP_TIMEOUT_MS = 180_000;
 const STOP_TIMEOUT_MS = 20_000;
+/** Operators are patient: meanwhile everything may be down, and the machine busy. */
+const PERSIST_TIMEOUT_MS = 300_000;
 
 export class SoakSystem {
   readonly dataDir: string;
@@ -266,9 +268,9 @@ export class SoakSystem {
     });
   }
 
-  /** Tries something with one API after the other until it succeeds. Throws its last error after a minute and a half. */
+  /** Tries something with one API after the other until it succeeds. Throws its last error after five minutes. */
   async persist<Result>(attempt: (apiUrl: string) => Promise<Result>): Promise<Result> {
-    const end = performance.now() + UP_TIMEOUT_MS;
+    const end = performance.now() + PERSIST_TIMEOUT_MS;
     for (;;) {
       const api = this.#anyApi();
       try {
