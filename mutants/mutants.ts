@@ -499,6 +499,11 @@ export const MUTANTS: readonly Mutant[] = [
         find: 'WHERE vmm_id = ${vmmId} AND ${request.confirmed}',
         replace: 'WHERE vmm_id = ${vmmId}',
       },
+      {
+        file: UNWIND_VMM,
+        find: 'FROM linked WHERE vmm_id = ${vmmId} AND NOT ${request.confirmed}',
+        replace: 'FROM linked WHERE vmm_id = ${vmmId} AND false',
+      },
     ],
     caughtBy: [DATABASE_TEST],
   },

@@ -12,6 +12,8 @@ export interface Supervised {
   readonly name: string;
   /** Whether its process runs at the moment. */
   readonly up: boolean;
+  /** Whether it has said that it is ready. */
+  readonly ready: boolean;
   /** How often it ended without being told to, after it had begun to work. */
   readonly endedByItself: number;
   /** Kills it with SIGKILL; it stays down until {@link start}. Resolves when it is gone. */
@@ -40,6 +42,7 @@ export interface SupervisedOptions {
 export function supervise(options: SupervisedOptions): Supervised {
   let child: ChildProcess | null = null;
   let wanted = false;
+  let ready = false;
   let endedByItself = 0;
   let callOffGuard = () => {};
 
@@ -53,7 +56,7 @@ export function supervise(options: SupervisedOptions): Supervised {
     });
     closeSync(log);
     child = begun;
-    let ready = false;
+    ready = false;
     begun.stdout?.on('data', (chunk: Buffer) => {
       // The first thing it says is that it is ready.
       ready = true;
@@ -64,10 +67,12 @@ export function supervise(options: SupervisedOptions): Supervised {
     begun.once('exit', () => {
       callOffGuard();
       child = null;
+      const hadBegun = ready;
+      ready = false;
       options.onEnd?.();
       if (!wanted) return;
       // One that finds PostgreSQL or Temporal away says so and ends: its supervisor tries again.
-      if (ready) endedByItself += 1;
+      if (hadBegun) endedByItself += 1;
       setTimeout(() => wanted && start(), RESTART_PAUSE_MS).unref();
     });
   }
@@ -86,6 +91,9 @@ export function supervise(options: SupervisedOptions): Supervised {
     name: options.name,
     get up() {
       return child !== null;
+    },
+    get ready() {
+      return ready;
     },
     get endedByItself() {
       return endedByItself;

@@ -223,7 +223,7 @@ class Soak {
     const { apis } = this.#system;
     const planned = apis[operation.api];
     // A caller that finds nobody there asks the next one; one that is cut off while it waits doesn't know.
-    const api = planned?.process.up ? planned : (apis.find((one) => one.process.up) ?? planned);
+    const api = planned?.process.ready ? planned : (apis.find((one) => one.process.ready) ?? planned);
     if (slot === undefined || api === undefined) return;
     if (operation.kind === 'set-policy') return this.#setPolicy(operation, api.url);
     if (operation.kind === 'create') return this.#create(operation, slot, api.url);
@@ -368,8 +368,7 @@ class Soak {
   async #befall(fault: PlannedFault): Promise<boolean> {
     switch (fault.kind) {
       case 'kill':
-        await this.#system.kill(fault.target, fault.index, fault.downMs);
-        return true;
+        return this.#system.kill(fault.target, fault.index, fault.downMs);
       case 'replace-sled':
         await this.#system.replaceSled(fault.sled);
         return true;

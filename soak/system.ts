@@ -47,8 +47,10 @@ const SLED_THREADS = 96;
 const SLED_MEMORY_BYTES = 128 * 1024 ** 3;
 /** Long enough that a fault can hit a transition of a VM. */
 const TRANSITION_MS = 120;
-const UP_TIMEOUT_MS = 90_000;
+const UP_TIMEOUT_MS = 180_000;
 const STOP_TIMEOUT_MS = 20_000;
+/** Operators are patient: meanwhile everything may be down, and the machine busy. */
+const PERSIST_TIMEOUT_MS = 300_000;
 
 export class SoakSystem {
   readonly dataDir: string;
@@ -266,9 +268,9 @@ export class SoakSystem {
     });
   }
 
-  /** Tries something with one API after the other until it succeeds. Throws its last error after a minute and a half. */
+  /** Tries something with one API after the other until it succeeds. Throws its last error after five minutes. */
   async persist<Result>(attempt: (apiUrl: string) => Promise<Result>): Promise<Result> {
-    const end = performance.now() + UP_TIMEOUT_MS;
+    const end = performance.now() + PERSIST_TIMEOUT_MS;
     for (;;) {
       const api = this.#anyApi();
       try {
@@ -282,29 +284,35 @@ export class SoakSystem {
   }
 
   #anyApi() {
-    const up = this.apis.filter((api) => api.process.up);
+    const up = this.apis.filter((api) => api.process.ready);
     this.#turn += 1;
     return up[this.#turn % Math.max(1, up.length)] ?? null;
   }
 
-  /** Kills one process with SIGKILL and starts it again after `downMs` milliseconds. Resolves when it has been started. */
-  async kill(target: KillTarget, index: number, downMs: number): Promise<void> {
+  /**
+   * Kills one process with SIGKILL and starts it again after `downMs` milliseconds. One that has not come up since it was
+   * killed last is left alone: on a busy machine nothing else would ever happen. Resolves, when it has been started, with
+   * whether it was killed.
+   */
+  async kill(target: KillTarget, index: number, downMs: number): Promise<boolean> {
     switch (target) {
       case 'postgres': {
         const postgres = this.#postgres;
-        if (postgres === null) return;
+        if (postgres === null) return false;
         await postgres.kill();
         this.#postgres = null;
         await pause(downMs);
-        return this.startPostgres();
+        await this.startPostgres();
+        return true;
       }
       case 'temporal': {
         const temporal = this.#temporal;
-        if (temporal === null) return;
+        if (temporal === null) return false;
         await temporal.kill();
         this.#temporal = null;
         await pause(downMs);
-        return this.startTemporal();
+        await this.startTemporal();
+        return true;
       }
       case 'worker':
       case 'api':
@@ -315,10 +323,11 @@ export class SoakSystem {
             : target === 'api'
               ? this.apis[index]?.process
               : this.sleds[index]?.agent;
-        if (victim === undefined || !victim.up) return;
+        if (!victim?.ready) return false;
         await victim.kill();
         await pause(downMs);
         victim.start();
+        return true;
       }
     }
   }

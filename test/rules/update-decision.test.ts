@@ -163,6 +163,14 @@ describe('the update decision', () => {
     });
     expect(stopped.instance?.state).toBe('no_vmm');
   });
+  test('2: left, and the target’s side fails while its VMM lives, or its VMM ends well: the guest is lost all the same', () => {
+    const alive = decideUpdate(snapshot('destroyed', 'migrating', 'completed', 'failed'));
+    expect(alive.instance).toEqual({ state: 'failed', activeVmmId: null, targetVmmId: null, migrationId: null });
+    expect(alive.unregister).toEqual(['t']);
+    const ended = decideUpdate(snapshot('stopping', 'destroyed', 'completed', 'in_progress'));
+    expect(ended.instance?.state).toBe('failed');
+    expect(ended.intendedState).toBeNull();
+  });
   test('3: not moved: the instance stays, and a target that lives is unregistered', () => {
     const decision = decideUpdate(snapshot('running', 'migrating', 'failed', 'in_progress'));
     expect(decision.instance).toEqual({ state: 'vmm', activeVmmId: 'a', targetVmmId: null, migrationId: null });

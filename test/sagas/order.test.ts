@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { Client, Connection, type WorkflowHandle } from '@temporalio/client';
 import { ApplicationFailure } from '@temporalio/common';
 import { NativeConnection, Worker } from '@temporalio/worker';
-import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import { afterAll, beforeAll, beforeEach, expect, onTestFinished, test } from 'vitest';
 import type { ControlActivities } from '../../activities/activities.ts';
 import { waitUntil } from '../../worker/child-process.ts';
 import { createLog } from '../../worker/log.ts';
@@ -152,12 +152,13 @@ test('a VMM that was told is unregistered until the sled has answered; one that 
   expect(calls.at(-1)).toMatchObject({ name: 'finishUnwind', request: { confirmed: false, neverTold: true } });
 });
 
-/** Holds an activity until it is let go. */
+/** Holds an activity until it is let go, at the latest when the test is over: the worker waits for it. */
 function gate() {
   let open = () => {};
   const opened = new Promise<void>((resolve) => {
     open = resolve;
   });
+  onTestFinished(open);
   return { open, pass: () => opened };
 }
 
@@ -169,7 +170,6 @@ test('a cancelled start unwinds to its end', async () => {
   await handle.cancel();
   expect(await outcome(handle)).toBe('failed');
   expect(names()).toEqual(['claimStart', 'registerVmm', ...UNWIND]);
-  held.open();
 });
 
 test('a cancellation past the point of no return does not tear a migration down', async () => {
