@@ -1,6 +1,7 @@
 /** The `mooring` command. */
 import { Command } from 'commander';
 import pc from 'picocolors';
+import { addDeploymentCommands } from './commands/deployment.ts';
 import { addInstanceCommands } from './commands/instance.ts';
 import { addOperationCommands, addProjectCommands, addSledCommands } from './commands/inventory.ts';
 import { addProcessCommands } from './commands/processes.ts';
@@ -24,6 +25,7 @@ addInstanceCommands(program);
 addSledCommands(program);
 addProjectCommands(program);
 addOperationCommands(program);
+addDeploymentCommands(program);
 
 try {
   await program.parseAsync();

@@ -111,6 +111,7 @@ export async function startStack(options: StackOptions): Promise<RunningStack> {
     const worker = await startWorker({
       databaseUrl,
       temporal,
+      alone: ownTemporal,
       log: createLog('worker', env.MOORING_LOG_LEVEL ?? 'error'),
       ...(options.updates === undefined ? {} : { updates: options.updates }),
       ...(options.reconcileEveryMs === undefined ? {} : { reconcileEveryMs: options.reconcileEveryMs }),

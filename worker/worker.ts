@@ -15,6 +15,8 @@ import { SledClient } from '../activities/sled-client.ts';
 import { WorkflowStarter } from '../activities/workflow-starter.ts';
 import { openDatabase } from '../db/connect.ts';
 import { TASK_QUEUE, UPDATE_TASK_QUEUE } from '../model/workflow-names.ts';
+import { readBuildId } from './build-id.ts';
+import { DEPLOYMENT_NAME, settleBuild } from './deployment.ts';
 import { ensureSchedules } from './schedules.ts';
 import { connectTemporalClient } from './temporal-client.ts';
 import type { TemporalSettings } from './temporal-connection.ts';
@@ -25,11 +27,21 @@ export interface WorkerOptions {
   readonly log: Logger;
   /** Whether this process works on the update saga's queue; default true. */
   readonly updates?: boolean;
+  /** The build that this worker runs; by default it is read from the package and its repository. */
+  readonly buildId?: string;
+  /** The workflows to run instead of this package's; for tests of a roll-out. */
+  readonly bundle?: WorkflowBundleWithSourceMap;
+  /**
+   * Temporal is this process's own, and no other worker will ever come: its build becomes current by itself, and every
+   * workflow goes over to it, since the build that began it is gone.
+   */
+  readonly alone?: boolean;
   /** How often the reconciling loops run, in milliseconds; 0 leaves the schedules alone. Default 5000. */
   readonly reconcileEveryMs?: number;
 }
 
 export interface RunningWorker {
+  readonly buildId: string;
   /** Lets this process work on the update saga's queue, or not. */
   setUpdates(on: boolean): Promise<void>;
   /** Resolves when the worker has ended by itself, which it does only by failing. */
@@ -79,11 +91,23 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   const { client, close: closeClient } = await connectTemporalClient(options.temporal, database.db, options.log);
   const context = { db: database.db, sleds, workflows: new WorkflowStarter(client) };
   const control = createControlActivities(context);
+  const workflows = options.bundle ?? (await workflowBundle());
+  const versioned = process.env.MOORING_WORKER_VERSIONING !== 'off';
+  const buildId = options.buildId ?? (await readBuildId(process.env, workflows.code));
   const common = {
     connection: native,
     namespace,
-    workflowBundle: await workflowBundle(),
+    workflowBundle: workflows,
     shutdownGraceTime: '10s',
+    ...(versioned
+      ? {
+          workerDeploymentOptions: {
+            version: { deploymentName: DEPLOYMENT_NAME, buildId },
+            useWorkerVersioning: true as const,
+            defaultVersioningBehavior: options.alone ? ('AUTO_UPGRADE' as const) : ('PINNED' as const),
+          },
+        }
+      : {}),
   } as const;
 
   const main = await Worker.create({
@@ -109,10 +133,12 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     updates = { worker, run: worker.run() };
   }
   if (options.updates ?? true) await setUpdates(true);
+  if (versioned) await settleBuild(client, buildId, options.alone ?? false, options.log);
   const everyMs = options.reconcileEveryMs ?? 5_000;
   if (everyMs > 0) await ensureSchedules(client, everyMs);
 
   return {
+    buildId,
     setUpdates,
     ended: mainRun,
     async stop() {
