@@ -30,6 +30,8 @@ export interface StackOptions {
   readonly waitMs?: number;
   /** Serves the sled agents' endpoints below `/test/`. */
   readonly testEndpoints?: boolean;
+  /** Dynamic configuration of the embedded Temporal server; for tests and recordings. */
+  readonly temporalDynamicConfig?: Readonly<Record<string, string | number>>;
   readonly env?: NodeJS.ProcessEnv;
   /** Hears what is being brought up, in words for people. */
   readonly onProgress?: (message: string) => void;
@@ -98,6 +100,7 @@ export async function startStack(options: StackOptions): Promise<RunningStack> {
         ...(options.temporalUiPort === undefined ? {} : { uiPort: options.temporalUiPort }),
         ...(options.dataDir === undefined ? {} : { dbFilename: join(dataDir, 'temporal.db') }),
         logFile: join(dataDir, 'temporal.log'),
+        ...(options.temporalDynamicConfig === undefined ? {} : { dynamicConfig: options.temporalDynamicConfig }),
       });
       stops.push({ name: 'Temporal', stop: server.stop });
       temporal = plainTemporal(server.address);
