@@ -56,12 +56,17 @@ let bundle: Promise<WorkflowBundleWithSourceMap> | undefined;
 
 /** The workflow code as one bundle; made once a process. */
 export function workflowBundle(): Promise<WorkflowBundleWithSourceMap> {
-  bundle ??= bundleWorkflowCode({
-    workflowsPath: fileURLToPath(new URL('../workflows/index.ts', import.meta.url)),
+  bundle ??= bundleWorkflows(fileURLToPath(new URL('../workflows/index.ts', import.meta.url)));
+  return bundle;
+}
+
+/** Bundles the workflows that a module exports, with the interceptors that tell their story. */
+export function bundleWorkflows(workflowsPath: string): Promise<WorkflowBundleWithSourceMap> {
+  return bundleWorkflowCode({
+    workflowsPath,
     workflowInterceptorModules: [INTERCEPTORS],
     logger: new DefaultLogger('WARN'),
   });
-  return bundle;
 }
 
 /** Silences the SDK's own log lines below warnings; the first call of a process decides. */

@@ -1,6 +1,8 @@
 /** A real stack for tests, and the few words that they need to speak of it. */
-import { Client, Connection } from '@temporalio/client';
+import type { Client } from '@temporalio/client';
 import { sql } from 'drizzle-orm';
+import { pino } from 'pino';
+import { WorkflowStarter } from '../../activities/workflow-starter.ts';
 import { MooringApiError, MooringClient } from '../../client/mooring-client.ts';
 import { type OpenDatabase, openDatabase } from '../../db/connect.ts';
 import { type InstanceRecord, readInstance } from '../../db/queries/read-instance.ts';
@@ -9,6 +11,7 @@ import type { ShownState } from '../../model/states.ts';
 import { needsAction } from '../../model/update-decision.ts';
 import { waitUntil } from '../../worker/child-process.ts';
 import { type RunningStack, type StackOptions, type StackSled, startStack } from '../../worker/stack.ts';
+import { connectTemporalClient } from '../../worker/temporal-client.ts';
 
 export interface Harness {
   readonly stack: RunningStack;
@@ -27,6 +30,8 @@ export interface Harness {
   holds(id: string): Promise<{ reservations: string[]; charge: boolean }>;
   /** The sled that an instance's active VMM is on, and another one. */
   placed(id: string): Promise<{ here: StackSled; there: StackSled }>;
+  /** Signals an instance's update saga, as the control plane does. */
+  signalUpdate(id: string): Promise<void>;
   /** Plants the same fault on every sled. */
   everywhere(plant: (sled: StackSled) => void): void;
   close(): Promise<void>;
@@ -44,13 +49,17 @@ export async function startHarness(options: Partial<StackOptions> = {}): Promise
     env: { ...process.env, DATABASE_URL: '', TEMPORAL_ADDRESS: '' },
   });
   const database = openDatabase(stack.databaseUrl, { maxConnections: 4, applicationName: 'mooring-test' });
-  const connection = await Connection.connect({ address: stack.temporalAddress });
+  const { client: temporal, close: closeTemporal } = await connectTemporalClient(
+    stack.temporal,
+    database.db,
+    pino({ level: 'silent' }),
+  );
   const client = new MooringClient({ url: stack.apiUrl });
   await client.createProject({ name: 'default', description: '' });
   const harness: Harness = {
     stack,
     client,
-    temporal: new Client({ connection }),
+    temporal,
     database,
     async create(name, size) {
       named += 1;
@@ -112,9 +121,10 @@ export async function startHarness(options: Partial<StackOptions> = {}): Promise
       if (here === undefined || there === undefined) throw new Error(`instance ${id} is on no sled of this stack`);
       return { here, there };
     },
+    signalUpdate: (id) => new WorkflowStarter(temporal).signalUpdate(id),
     everywhere: (plant) => stack.sleds.forEach(plant),
     async close() {
-      await Promise.allSettled([database.close(), connection.close()]);
+      await Promise.allSettled([database.close(), closeTemporal()]);
       await stack.stop();
     },
   };

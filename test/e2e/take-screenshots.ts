@@ -1,0 +1,34 @@
+/** `npm run screenshots`: plays the scenes on a stack of its own and keeps what a browser sees in `docs/screenshots/`. */
+import { mkdir } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
+import { findChromium, NO_CHROMIUM, openBrowser } from '../support/browser.ts';
+import { startHarness } from '../support/harness.ts';
+import { showScene, type Viewed } from './web-ui-pages.ts';
+import { playScenes } from './web-ui-scenes.ts';
+
+const folder = fileURLToPath(new URL('../../docs/screenshots/', import.meta.url));
+const chromium = await findChromium();
+if (chromium === null) {
+  console.log(`skipped: ${NO_CHROMIUM}`);
+  process.exit(0);
+}
+const harness = await startHarness({ reconcileEveryMs: 0 });
+try {
+  await mkdir(folder, { recursive: true });
+  const { scenes, release } = await playScenes(harness);
+  const browser = await openBrowser(chromium);
+  try {
+    for (const scene of scenes) {
+      const viewed: Viewed = await showScene(browser, harness.stack.temporalUiUrl ?? '', scene);
+      await viewed.page.screenshot({ path: `${folder}${scene.name}.png` });
+      await viewed.page.close();
+      console.log(`${viewed.missing.length === 0 ? 'taken  ' : 'LACKING'} ${scene.name} ${viewed.missing.join(', ')}`);
+      if (viewed.missing.length > 0) process.exitCode = 1;
+    }
+  } finally {
+    await browser.close();
+    release();
+  }
+} finally {
+  await harness.close();
+}
