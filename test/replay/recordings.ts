@@ -1,8 +1,10 @@
 /** What is recorded: each saga's success, each step that fails, each stage of an unwind, the races, by the name of its file. */
+import { spawnSync } from 'node:child_process';
 import { sql } from 'drizzle-orm';
 import { TASK_QUEUE, workflowIds } from '../../model/workflow-names.ts';
 import type { CallFault, Fault, FaultCall } from '../../sled-agent/faults.ts';
 import { waitUntil } from '../../worker/child-process.ts';
+import { findTemporalBinary } from '../../worker/temporal-server.ts';
 import { type Harness, refused } from '../support/harness.ts';
 
 /** Brings about what is to be recorded; returns the workflow, and its run where the id has several. */
@@ -135,25 +137,35 @@ async function chain(harness: Harness, rounds: number): ReturnType<Recording> {
   return { workflowId, runId };
 }
 
-/** Signals an update as it completes, until the server has once refused the completion and handed the signal over. */
+/**
+ * Signals an update as it completes, until the server has refused the completion and handed the signal over. Each signal
+ * is sent by a process for which this one, worker and all, stands still: a completion that it meets is on its way.
+ */
 const signalledWhileCompleting: Recording = async (harness) => {
   const id = await harness.running();
+  await harness.rests(id);
   const workflowId = workflowIds.update(id);
-  const tried = new Set<string>();
-  for (let attempt = 0; attempt < 300; attempt++) {
+  const { path: binary } = await findTemporalBinary();
+  const { temporalAddress } = harness.stack;
+  const signal = [
+    'workflow',
+    'signal',
+    '--workflow-id',
+    workflowId,
+    '--name',
+    'updateNeeded',
+    '--address',
+    temporalAddress,
+  ];
+  for (let run = 0; run < 50; run++) {
     await harness.signalUpdate(id);
-    await Promise.all(
-      Array.from({ length: 4 }, async (_, index) => {
-        await new Promise((resolve) => setTimeout(resolve, 4 * index + (attempt % 10)));
-        await harness.signalUpdate(id);
-      }),
-    );
-    const handle = harness.temporal.workflow.getHandle(workflowId);
-    await handle.result().catch(() => {});
-    for await (const { runId } of harness.temporal.workflow.list({ query: `WorkflowId = "${workflowId}"` })) {
-      if (tried.has(runId)) continue;
-      tried.add(runId);
-      const { events } = await harness.temporal.workflow.getHandle(workflowId, runId).fetchHistory();
+    const { runId } = await harness.temporal.workflow.getHandle(workflowId).describe();
+    const handle = harness.temporal.workflow.getHandle(workflowId, runId);
+    for (let sent = 0; sent < 30; sent++) {
+      // It fails when the run is over.
+      if (spawnSync(binary, signal, { stdio: 'ignore' }).status !== 0) break;
+      await new Promise((resolve) => setTimeout(resolve, sent % 10));
+      const { events } = await handle.fetchHistory();
       // WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND
       if ((events ?? []).some((event) => event.workflowTaskFailedEventAttributes?.cause === 1))
         return { workflowId, runId };
