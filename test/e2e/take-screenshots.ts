@@ -3,7 +3,7 @@ import { mkdir } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { findChromium, NO_CHROMIUM, openBrowser } from '../support/browser.ts';
 import { startHarness } from '../support/harness.ts';
-import { showScene, type Viewed } from './web-ui-pages.ts';
+import { viewScene } from './web-ui-pages.ts';
 import { playScenes } from './web-ui-scenes.ts';
 
 const folder = fileURLToPath(new URL('../../docs/screenshots/', import.meta.url));
@@ -19,11 +19,12 @@ try {
   const browser = await openBrowser(chromium);
   try {
     for (const scene of scenes) {
-      const viewed: Viewed = await showScene(browser, harness.stack.temporalUiUrl ?? '', scene);
-      await viewed.page.screenshot({ path: `${folder}${scene.name}.png` });
-      await viewed.page.close();
-      console.log(`${viewed.missing.length === 0 ? 'taken  ' : 'LACKING'} ${scene.name} ${viewed.missing.join(', ')}`);
-      if (viewed.missing.length > 0) process.exitCode = 1;
+      const missing = await viewScene(browser, harness.stack.temporalUiUrl ?? '', scene, async (page, tab) => {
+        const suffix = tab === null ? '' : `-${tab.toLowerCase().replaceAll(' ', '-')}`;
+        await page.screenshot({ path: `${folder}${scene.name}${suffix}.png` });
+      });
+      console.log(missing.length === 0 ? `taken   ${scene.name}` : `LACKING ${scene.name}: ${missing.join('; ')}`);
+      if (missing.length > 0) process.exitCode = 1;
     }
   } finally {
     await browser.close();

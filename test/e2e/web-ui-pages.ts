@@ -3,24 +3,45 @@ import type { Browser, Page } from 'playwright-core';
 import { waitUntil } from '../../worker/child-process.ts';
 import type { Scene } from './web-ui-scenes.ts';
 
-export interface Viewed {
-  readonly page: Page;
-  /** What the scene says must be found, and isn't. */
-  readonly missing: readonly string[];
+const FIND_TIMEOUT_MS = 60_000;
+/** Room for a workflow's id on one line, in pixels. */
+const VIEWPORT = { width: 1600, height: 900 };
+
+/** What hears of each tab that was looked at, by its name; `null` is the page as it opens. */
+export type OnTab = (page: Page, tab: string | null) => Promise<void>;
+
+/**
+ * Opens a scene and looks for what must be there, on the page and on the tabs that it names. Returns what is missing.
+ */
+export async function viewScene(
+  browser: Browser,
+  webUiUrl: string,
+  scene: Scene,
+  onTab: OnTab = async () => {},
+): Promise<string[]> {
+  const page = await browser.newPage({ viewport: VIEWPORT });
+  try {
+    await page.goto(webUiUrl + scene.path, { waitUntil: 'domcontentloaded' });
+    const missing = await lookFor(page, scene.finds);
+    await onTab(page, null);
+    for (const [tab, finds] of Object.entries(scene.tabs ?? {})) {
+      await page.getByRole('tab', { name: tab }).click({ timeout: FIND_TIMEOUT_MS });
+      missing.push(...(await lookFor(page, finds)).map((what) => `${tab}: ${what}`));
+      await onTab(page, tab);
+    }
+    return missing;
+  } finally {
+    await page.close();
+  }
 }
 
-const FIND_TIMEOUT_MS = 60_000;
-
-/** Opens a scene and looks for what must be there. The caller closes the page. */
-export async function showScene(browser: Browser, webUiUrl: string, scene: Scene): Promise<Viewed> {
-  const page = await browser.newPage({ viewport: { width: 1440, height: 1100 }, deviceScaleFactor: 1 });
-  await page.goto(webUiUrl + scene.path, { waitUntil: 'domcontentloaded' });
+async function lookFor(page: Page, finds: readonly (string | RegExp)[]): Promise<string[]> {
   let missing: string[] = [];
   await waitUntil(
     async () => {
       // biome-ignore lint/performance/useDomNodeTextContent: only what is rendered can be read by a person
       const text = (await page.locator('body').innerText()).replace(/\s+/g, ' ');
-      missing = scene.finds
+      missing = finds
         .filter((what) => (typeof what === 'string' ? !text.includes(what) : !what.test(text)))
         .map(String);
       return missing.length === 0;
@@ -29,5 +50,5 @@ export async function showScene(browser: Browser, webUiUrl: string, scene: Scene
     FIND_TIMEOUT_MS,
     250,
   ).catch(() => {});
-  return { page, missing };
+  return missing;
 }

@@ -8,8 +8,10 @@ export interface Scene {
   /** Also the name of its screenshot. */
   readonly name: string;
   readonly path: string;
-  /** What a person must find on the page. */
+  /** What a person must find on the page as it opens. */
   readonly finds: readonly (string | RegExp)[];
+  /** What must be found on a tab of it, by the tab's name. */
+  readonly tabs?: Readonly<Record<string, readonly (string | RegExp)[]>>;
 }
 
 const outOfOrder = { type: 'refuse', status: 409, message: 'the hypervisor is out of order' } as const;
@@ -38,11 +40,14 @@ export async function playScenes(harness: Harness): Promise<{ scenes: Scene[]; r
   scenes.push({
     name: 'start',
     path: await pathOf(harness, workflowIds.start(web)),
-    finds: [
-      'start instance "web"',
-      `register VMM ${await short(web)} on ${here.name}`,
-      `tell ${here.name} to run VMM ${await short(web)}`,
-    ],
+    tabs: {
+      'User Metadata': [
+        'start instance "web"',
+        `default/web · ${here.name} · VMM ${await short(web)}`,
+        'Ended: started',
+      ],
+    },
+    finds: [`register VMM ${await short(web)} on ${here.name}`, `tell ${here.name} to run VMM ${await short(web)}`],
   });
 
   await harness.client.migrateInstance(web, there.id);
@@ -50,17 +55,17 @@ export async function playScenes(harness: Harness): Promise<{ scenes: Scene[]; r
   scenes.push({
     name: 'migration',
     path: await pathOf(harness, workflowIds.migrate(web)),
-    finds: [
-      `migrate instance "web" to sled "${there.name}"`,
-      `tell ${there.name} to migrate VMM ${await short(web)} in`,
-      `${here.name} → ${there.name}`,
-    ],
+    finds: [`tell ${there.name} to migrate VMM ${await short(web)} in`],
+    tabs: {
+      'User Metadata': [`migrate instance "web" to sled "${there.name}"`, `${here.name} → ${there.name}`],
+    },
   });
   await harness.rests(web);
   scenes.push({
     name: 'update',
     path: await pathOf(harness, workflowIds.update(web)),
-    finds: ['bring the records of instance "web" in line', /moved/],
+    finds: ['bring the records of web in line with what happened', 'moved'],
+    tabs: { 'User Metadata': ['bring the records of instance "web" in line', 'Ended: moved'] },
   });
 
   const shop = await harness.create('shop');
@@ -70,11 +75,10 @@ export async function playScenes(harness: Harness): Promise<{ scenes: Scene[]; r
   scenes.push({
     name: 'unwound-start',
     path: await pathOf(harness, workflowIds.start(shop)),
+    tabs: { 'User Metadata': ['start instance "shop"', 'Ended: unwound', 'Undoing, newest first'] },
     finds: [
-      'start instance "shop"',
       new RegExp(`the start failed and was undone: sled "(${broken})".*the hypervisor is out of order`),
       /write saga_unwound on VMM/,
-      'Undoing, newest first',
     ],
   });
 
@@ -110,7 +114,8 @@ export async function playScenes(harness: Harness): Promise<{ scenes: Scene[]; r
   scenes.push({
     name: 'compensating',
     path: await pathOf(harness, workflowIds.start(queue)),
-    finds: ['Compensating', /because this failed: tell sled-\d to run VMM/, 'unregister VMM'],
+    finds: [/unregister VMM \w+ from sled-\d/],
+    tabs: { 'User Metadata': [/Compensating, because this failed: tell sled-\d to run VMM/, 'unregister VMM'] },
   });
   return {
     scenes,
