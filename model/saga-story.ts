@@ -170,7 +170,13 @@ export class SagaStory {
     const text = latest.state === 'doing' ? `**${latest.summary}**` : latest.summary;
     const count = runs.length > 1 ? ` (${runs.length} times)` : '';
     // At the end, the workflow's own message has the reason.
-    const said = latest.state === 'failed' && this.#ending?.message !== undefined ? '' : latest.note;
+    const told = latest.state === 'failed' && this.#ending?.message !== undefined;
+    const said = told
+      ? ''
+      : runs
+          .map((run) => run.note)
+          .filter((note) => note !== '')
+          .join('; ');
     return `- ${MARKS[latest.state]} ${text}${count}${said === '' ? '' : `: ${inline(said)}`}`;
   }
 
@@ -184,7 +190,7 @@ export class SagaStory {
       if (runs.length > 0) return [this.#line(runs)];
       // A step that was passed over was not asked for.
       if (!more || index < last) return [];
-      return [`- ▫️ ${step.sometimes ? `if need be: ${step.title}` : step.title}`];
+      return [`- ○ ${step.sometimes ? `if need be: ${step.title}` : step.title}`];
     });
   }
 }
@@ -202,7 +208,8 @@ const OUTCOMES: Readonly<Record<string, string>> = {
   settled: 'what VMMs that are gone still held is released',
 };
 
-const MARKS: Readonly<Record<RunState, string>> = { doing: '▶️', done: '✅', failed: '❌' };
+/** Every font has these. */
+const MARKS: Readonly<Record<RunState, string>> = { doing: '▶', done: '✓', failed: '✗' };
 
 /** A message on one line; what Markdown would take for a mark-up is left as it is read. */
 function inline(message: string): string {

@@ -27,8 +27,8 @@ try {
       if (missing.length > 0) process.exitCode = 1;
     }
   } finally {
+    await release();
     await browser.close();
-    release();
   }
 } finally {
   await harness.close();

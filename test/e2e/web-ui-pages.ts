@@ -1,11 +1,11 @@
 /** How a person opens a page of the Web UI. */
-import type { Browser, Page } from 'playwright-core';
+import type { Browser, Frame, Page } from 'playwright-core';
 import { waitUntil } from '../../worker/child-process.ts';
 import type { Scene } from './web-ui-scenes.ts';
 
-const FIND_TIMEOUT_MS = 60_000;
+const FIND_TIMEOUT_MS = 40_000;
 /** Room for a workflow's id on one line, in pixels. */
-const VIEWPORT = { width: 1600, height: 900 };
+const VIEWPORT = { width: 1600, height: 1150 };
 
 /** What hears of each tab that was looked at, by its name; `null` is the page as it opens. */
 export type OnTab = (page: Page, tab: string | null) => Promise<void>;
@@ -39,8 +39,7 @@ async function lookFor(page: Page, finds: readonly (string | RegExp)[]): Promise
   let missing: string[] = [];
   await waitUntil(
     async () => {
-      // biome-ignore lint/performance/useDomNodeTextContent: only what is rendered can be read by a person
-      const text = (await page.locator('body').innerText()).replace(/\s+/g, ' ');
+      const text = (await Promise.all(page.frames().map(readFrame))).join(' ').replace(/\s+/g, ' ');
       missing = finds
         .filter((what) => (typeof what === 'string' ? !text.includes(what) : !what.test(text)))
         .map(String);
@@ -51,4 +50,13 @@ async function lookFor(page: Page, finds: readonly (string | RegExp)[]): Promise
     250,
   ).catch(() => {});
   return missing;
+}
+
+/** What is rendered in a frame: the Web UI shows each piece of Markdown in a frame of its own, which may go at any time. */
+async function readFrame(frame: Frame): Promise<string> {
+  // biome-ignore lint/performance/useDomNodeTextContent: only what is rendered can be read by a person
+  return frame
+    .locator('body')
+    .innerText({ timeout: 5_000 })
+    .catch(() => '');
 }

@@ -8,7 +8,7 @@ export interface Scene {
   /** Also the name of its screenshot. */
   readonly name: string;
   readonly path: string;
-  /** What a person must find on the page as it opens. */
+  /** What a person must find on the page as it opens. The Web UI sets a summary's quotation marks as it likes. */
   readonly finds: readonly (string | RegExp)[];
   /** What must be found on a tab of it, by the tab's name. */
   readonly tabs?: Readonly<Record<string, readonly (string | RegExp)[]>>;
@@ -28,7 +28,7 @@ export function listPath(query: string): string {
 }
 
 /** Plays every scene; the last one is a saga that is compensating, and stays so until `release` is called. */
-export async function playScenes(harness: Harness): Promise<{ scenes: Scene[]; release: () => void }> {
+export async function playScenes(harness: Harness): Promise<{ scenes: Scene[]; release: () => Promise<void> }> {
   const short = async (id: string, which: 'active' | 'target' = 'active') =>
     (await harness.record(id))[which]?.id.slice(0, 8) ?? '';
   const scenes: Scene[] = [];
@@ -42,7 +42,7 @@ export async function playScenes(harness: Harness): Promise<{ scenes: Scene[]; r
     path: await pathOf(harness, workflowIds.start(web)),
     tabs: {
       'User Metadata': [
-        'start instance "web"',
+        /start instance .web./,
         `default/web · ${here.name} · VMM ${await short(web)}`,
         'Ended: started',
       ],
@@ -57,7 +57,7 @@ export async function playScenes(harness: Harness): Promise<{ scenes: Scene[]; r
     path: await pathOf(harness, workflowIds.migrate(web)),
     finds: [`tell ${there.name} to migrate VMM ${await short(web)} in`],
     tabs: {
-      'User Metadata': [`migrate instance "web" to sled "${there.name}"`, `${here.name} → ${there.name}`],
+      'User Metadata': [new RegExp(`migrate instance .web. to sled .${there.name}.`), `${here.name} → ${there.name}`],
     },
   });
   await harness.rests(web);
@@ -65,7 +65,7 @@ export async function playScenes(harness: Harness): Promise<{ scenes: Scene[]; r
     name: 'update',
     path: await pathOf(harness, workflowIds.update(web)),
     finds: ['bring the records of web in line with what happened', 'moved'],
-    tabs: { 'User Metadata': ['bring the records of instance "web" in line', 'Ended: moved'] },
+    tabs: { 'User Metadata': [/bring the records of instance .web. in line/, 'Ended: moved'] },
   });
 
   const shop = await harness.create('shop');
@@ -75,7 +75,7 @@ export async function playScenes(harness: Harness): Promise<{ scenes: Scene[]; r
   scenes.push({
     name: 'unwound-start',
     path: await pathOf(harness, workflowIds.start(shop)),
-    tabs: { 'User Metadata': ['start instance "shop"', 'Ended: unwound', 'Undoing, newest first'] },
+    tabs: { 'User Metadata': [/start instance .shop./, 'Ended: unwound', 'Undoing, newest first'] },
     finds: [
       new RegExp(`the start failed and was undone: sled "(${broken})".*the hypervisor is out of order`),
       /write saga_unwound on VMM/,
@@ -119,9 +119,9 @@ export async function playScenes(harness: Harness): Promise<{ scenes: Scene[]; r
   });
   return {
     scenes,
-    release: () => {
+    release: async () => {
       harness.everywhere(({ agent }) => agent.faults.clear());
-      void failing;
+      await failing;
     },
   };
 }

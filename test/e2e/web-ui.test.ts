@@ -13,14 +13,14 @@ describe.skipIf(chromium === null)('in the Web UI', { timeout: 400_000 }, () => 
   let harness: Harness;
   let browser: Browser;
   let scenes: Scene[] = [];
-  let release = () => {};
+  let release = async () => {};
   beforeAll(async () => {
     harness = await startHarness({ reconcileEveryMs: 0 });
     ({ scenes, release } = await playScenes(harness));
     browser = await openBrowser(chromium ?? '');
   }, 300_000);
   afterAll(async () => {
-    release();
+    await release();
     await browser?.close();
     await harness?.close();
   });
