@@ -167,6 +167,8 @@ export interface TemporalServerOptions {
   readonly dbFilename?: string;
   /** Where its log goes; nowhere by default. */
   readonly logFile?: string;
+  /** Dynamic configuration of the server, beside what the stack needs. */
+  readonly dynamicConfig?: Readonly<Record<string, string | number>>;
 }
 
 export interface TemporalServer {
@@ -189,6 +191,7 @@ export async function startTemporalServer(options: TemporalServerOptions): Promi
     'frontend.namespaceRPS': 100000,
     'frontend.namespaceCount': 10000,
     'frontend.rps': 100000,
+    ...options.dynamicConfig,
   };
   const child = spawn(
     options.binary,
@@ -198,7 +201,10 @@ export async function startTemporalServer(options: TemporalServerOptions): Promi
       ...(options.dbFilename === undefined ? [] : ['--db-filename', options.dbFilename]),
       // There from the start: added later, they could be used only after some seconds.
       ...Object.values(SEARCH_ATTRIBUTES).flatMap((name) => ['--search-attribute', `${name}=Keyword`]),
-      ...Object.entries(dynamicConfig).flatMap(([key, value]) => ['--dynamic-config-value', `${key}=${value}`]),
+      ...Object.entries(dynamicConfig).flatMap(([key, value]) => [
+        '--dynamic-config-value',
+        `${key}=${JSON.stringify(value)}`,
+      ]),
     ],
     {
       stdio: ['ignore', log?.fd ?? 'ignore', log?.fd ?? 'pipe'],

@@ -24,7 +24,9 @@ import { logFields } from '../telemetry/log-fields.ts';
 import { Metrics } from '../telemetry/metrics.ts';
 import { readinessProblems } from '../telemetry/readiness.ts';
 import { installTracing } from '../telemetry/tracing.ts';
+import { readBuildId } from './build-id.ts';
 import { freePort } from './child-process.ts';
+import { DEPLOYMENT_NAME, settleBuild } from './deployment.ts';
 import { ensureSchedules } from './schedules.ts';
 import { connectTemporalClient } from './temporal-client.ts';
 import type { TemporalSettings } from './temporal-connection.ts';
@@ -35,6 +37,15 @@ export interface WorkerOptions {
   readonly log: Logger;
   /** Whether this process works on the update saga's queue; default true. */
   readonly updates?: boolean;
+  /** The build that this worker runs; by default it is read from the package and its repository. */
+  readonly buildId?: string;
+  /** The workflows to run instead of this package's; for tests of a roll-out. */
+  readonly bundle?: WorkflowBundleWithSourceMap;
+  /**
+   * Temporal is this process's own, and no other worker will ever come: its build becomes current by itself, and every
+   * workflow goes over to it, since the build that began it is gone.
+   */
+  readonly alone?: boolean;
   /** How often every reconciling loop runs, in milliseconds, instead of each at its own pace; 0 leaves the schedules alone. */
   readonly reconcileEveryMs?: number;
   /** `ip:port` where metrics are shown, the SDK's among them, with `/healthz` and `/readyz`; nowhere when absent. */
@@ -44,6 +55,7 @@ export interface WorkerOptions {
 }
 
 export interface RunningWorker {
+  readonly buildId: string;
   /** Lets this process work on the update saga's queue, or not. */
   setUpdates(on: boolean): Promise<void>;
   /** Where its metrics are; `null` when nowhere. */
@@ -63,12 +75,17 @@ let bundle: Promise<WorkflowBundleWithSourceMap> | undefined;
 
 /** The workflow code as one bundle; made once a process, with tracing's interceptors when it is on. */
 export function workflowBundle(tracing = false): Promise<WorkflowBundleWithSourceMap> {
-  bundle ??= bundleWorkflowCode({
-    workflowsPath: fileURLToPath(new URL('../workflows/index.ts', import.meta.url)),
+  bundle ??= bundleWorkflows(fileURLToPath(new URL('../workflows/index.ts', import.meta.url)), tracing);
+  return bundle;
+}
+
+/** Bundles the workflows that a module exports, with the interceptors that tell their story. */
+export function bundleWorkflows(workflowsPath: string, tracing = false): Promise<WorkflowBundleWithSourceMap> {
+  return bundleWorkflowCode({
+    workflowsPath,
     workflowInterceptorModules: [INTERCEPTORS, ...(tracing ? [TRACING_INTERCEPTORS] : [])],
     logger: new DefaultLogger('WARN'),
   });
-  return bundle;
 }
 
 /**
@@ -125,12 +142,24 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   const connected = await connectTemporalClient(options.temporal, database.db, options.log, tracing !== null);
   const context = { db: database.db, sleds, workflows: new WorkflowStarter(connected.client), metrics };
   const control = createControlActivities(context);
+  const workflows = options.bundle ?? (await workflowBundle(tracing !== null));
+  const versioned = process.env.MOORING_WORKER_VERSIONING !== 'off';
+  const buildId = options.buildId ?? (await readBuildId(process.env, workflows.code));
   const common = {
     connection: native,
     namespace,
-    workflowBundle: await workflowBundle(tracing !== null),
+    workflowBundle: workflows,
     ...(tracing === null ? {} : { plugins: [new OpenTelemetryPlugin(tracing)] }),
     shutdownGraceTime: '10s',
+    ...(versioned
+      ? {
+          workerDeploymentOptions: {
+            version: { deploymentName: DEPLOYMENT_NAME, buildId },
+            useWorkerVersioning: true as const,
+            defaultVersioningBehavior: options.alone ? ('AUTO_UPGRADE' as const) : ('PINNED' as const),
+          },
+        }
+      : {}),
   } as const;
 
   const main = await Worker.create({
@@ -156,6 +185,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     updates = { worker, run: worker.run() };
   }
   if (options.updates ?? true) await setUpdates(true);
+  if (versioned) await settleBuild(connected.client, buildId, options.alone ?? false, options.log);
   if (options.reconcileEveryMs !== 0)
     await ensureSchedules(connected.client, { everyMs: options.reconcileEveryMs, off: options.reconcilersOff });
   const endpoint =
@@ -174,6 +204,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
         });
 
   return {
+    buildId,
     setUpdates,
     metricsUrl: endpoint?.url ?? null,
     ended: mainRun,
