@@ -125,6 +125,7 @@ export function addProcessCommands(program: Command): void {
     .option('--threads <n>', 'hardware threads for VMs', Number, 16)
     .option('--memory <size>', 'memory for VMs', parseSize, 64 * 1024 ** 3)
     .option('--transition-ms <ms>', 'how long a transition of a VM takes', Number, 50)
+    .option('--network-poll-ms <ms>', 'how often to ask where instances live; 0 never', Number, 1000)
     .option('--test-endpoints', 'take planted faults over HTTP')
     .action(
       async (options: {
@@ -134,6 +135,7 @@ export function addProcessCommands(program: Command): void {
         threads: number;
         memory: number;
         transitionMs: number;
+        networkPollMs: number;
         testEndpoints?: boolean;
       }) => {
         const { startSledAgent } = await import('../../sled-agent/server.ts');
@@ -145,6 +147,7 @@ export function addProcessCommands(program: Command): void {
           threads: options.threads,
           memoryBytes: options.memory,
           transitionMs: options.transitionMs,
+          networkPollMs: options.networkPollMs,
           testEndpoints: options.testEndpoints ?? false,
         });
         console.log(`sled agent "${options.name}": ${agent.address}`);

@@ -103,7 +103,10 @@ export async function inPlacementQueue<T>(
   });
 }
 
-/** One attempt: read, pick, claim. `lost` when the instance changed meanwhile. */
+/**
+ * One attempt: read, pick, claim. `lost` when the instance changed meanwhile. The charge waits for the reservation, so that
+ * the row of the sled is locked before the project's, here as in an unwind and in an update.
+ */
 async function claimOnce(db: Queryable, request: ClaimStartRequest): Promise<ClaimedVmm | null | 'lost'> {
   const record = await readInstance(db, request.instanceId);
   if (record === null || record.instance.timeDeleted !== null) throw Refusal.notFound('instance', request.instanceId);
@@ -149,12 +152,13 @@ async function claimOnce(db: Queryable, request: ClaimStartRequest): Promise<Cla
     ), made AS (
       INSERT INTO vmm (id, instance_id, sled_id, ip, port, state)
       SELECT ${request.vmmId}, id, ${sled.id}, ${ip}, ${port}, 'creating' FROM claimed
-    ), charged AS (
-      INSERT INTO provisioning_charge (instance_id, project_id, cpus, memory_bytes)
-      SELECT id, project_id, ncpus, memory_bytes FROM claimed
     ), reserved AS (
       INSERT INTO sled_reservation (vmm_id, instance_id, sled_id, threads, memory_bytes, kind)
       SELECT ${request.vmmId}, id, ${sled.id}, ncpus, memory_bytes, 'active' FROM claimed
+      RETURNING vmm_id
+    ), charged AS (
+      INSERT INTO provisioning_charge (instance_id, project_id, cpus, memory_bytes)
+      SELECT id, project_id, ncpus, memory_bytes FROM claimed WHERE EXISTS (SELECT 1 FROM reserved)
     ), networked AS (
       ${network.ensure(sql`
         SELECT id AS instance_id, ${sled.id}::uuid AS sled_id, ${request.vmmId}::uuid AS vmm_id, ${ip} AS ip, ${port}::int AS port
@@ -165,7 +169,7 @@ async function claimOnce(db: Queryable, request: ClaimStartRequest): Promise<Cla
       ON CONFLICT (id) DO UPDATE SET vmm_id = excluded.vmm_id
     ), replaced AS (
       UPDATE vmm SET time_deleted = now()
-      WHERE id = ${instance.activeVmmId} AND EXISTS (SELECT 1 FROM claimed)
+      WHERE id = ${instance.activeVmmId} AND id IS DISTINCT FROM ${instance.targetVmmId}::uuid AND EXISTS (SELECT 1 FROM claimed)
         AND NOT EXISTS (SELECT 1 FROM sled_reservation held WHERE held.vmm_id = vmm.id)
     )
     SELECT id FROM claimed`);

@@ -86,7 +86,8 @@ export interface FinishUnwindRequest {
 
 /**
  * Ends an unwind in one statement: writes `saga_unwound`, releases what the attempt held, fails its migration and
- * records the operation's outcome. Does nothing a second time.
+ * records the operation's outcome. Does nothing a second time. The charge waits for the reservation, so that the row of
+ * the sled is locked before the project's, as in a claim.
  */
 export async function finishUnwind(db: Queryable, request: FinishUnwindRequest): Promise<void> {
   const { vmmId, instanceId } = request;
@@ -97,12 +98,13 @@ export async function finishUnwind(db: Queryable, request: FinishUnwindRequest):
       UPDATE vmm SET state = 'saga_unwound', failure_reason = NULL, state_generation = state_generation + 1, time_state_updated = now()
       FROM linked WHERE vmm.id = ${vmmId} AND vmm.state <> 'saga_unwound' AND vmm.unwinding_since IS NOT NULL AND vmm.time_deleted IS NULL
     ), released AS (
-      DELETE FROM sled_reservation USING linked WHERE vmm_id = ${vmmId} AND ${request.confirmed}
+      DELETE FROM sled_reservation USING linked WHERE vmm_id = ${vmmId} AND ${request.confirmed} RETURNING vmm_id
     ), tombstoned AS (
       UPDATE sled_reservation SET kind = 'tombstoned' FROM linked WHERE vmm_id = ${vmmId} AND NOT ${request.confirmed}
     ), refunded AS (
       DELETE FROM provisioning_charge USING linked
       WHERE provisioning_charge.instance_id = linked.id AND linked.active_vmm_id = ${vmmId}
+        AND (SELECT count(*) FROM released) >= 0
     ), unnetworked AS (
       ${network.remove(sql`SELECT id AS instance_id, ${vmmId}::uuid AS vmm_id FROM linked`)}
     ), failed AS (

@@ -4,7 +4,7 @@ import { pickSled } from '../../db/queries/pick-sled.ts';
 import { readInstance } from '../../db/queries/read-instance.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { AFFINITY_KINDS, AFFINITY_POLICIES } from '../../model/states.ts';
-import { GIBIBYTE, startTestDatabase, type TestDatabase } from '../support/database.ts';
+import { GIBIBYTE, startTestDatabase, type TestDatabase } from '../support/placement-database.ts';
 
 let database: TestDatabase;
 beforeAll(async () => {

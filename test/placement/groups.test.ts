@@ -5,7 +5,7 @@ import { deleteProject, expungeSled, setQuota } from '../../db/transactions/mana
 import { deleteInstance } from '../../db/transactions/record-intent.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { AFFINITY_KINDS, AFFINITY_POLICIES } from '../../model/states.ts';
-import { GIBIBYTE, startTestDatabase, type TestDatabase } from '../support/database.ts';
+import { GIBIBYTE, startTestDatabase, type TestDatabase } from '../support/placement-database.ts';
 
 let database: TestDatabase;
 let project: string;
@@ -300,7 +300,7 @@ describe('who may be a member', () => {
     for (let round = 0; round < 10; round++) {
       await database.empty();
       project = await database.project();
-      const [one = ''] = await sleds(1);
+      await sleds(1);
       const [first = '', second = ''] = await members(2);
       const group = await database.group(project, 'anti_affinity', 'fail', [first], 'apart');
       await database.start(first);
@@ -309,7 +309,6 @@ describe('who may be a member', () => {
         database.db.execute(sql`INSERT INTO affinity_group_member VALUES (${group}, ${second})`),
       ]);
       expect(await database.broken()).toEqual([]);
-      expect(one).not.toBe('');
     }
   });
 

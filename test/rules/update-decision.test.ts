@@ -40,6 +40,18 @@ function snapshot(
   };
 }
 
+test.each(MIGRATION_STATES.flatMap((source) => MIGRATION_STATES.map((target) => [source, target] as const)))(
+  'a VMM that a start put in the place of a migrating one stays, whatever the migration came to: source %s, target %s',
+  (source, target) => {
+    const before = { ...snapshot('starting', 'saga_unwound', source, target), active: vmm('new', 'starting') };
+    const decision = decideUpdate(before);
+    expect(updateCase(before)).toBe('not-moved');
+    expect(decision.instance).toEqual({ state: 'vmm', activeVmmId: 'new', targetVmmId: null, migrationId: null });
+    expect(decision.releaseCharge).toBe(false);
+    expect(decision.unregister).toEqual([]);
+  },
+);
+
 /** The snapshot after a decision was written, as the database would give it. */
 function apply(before: UpdateSnapshot, decision: UpdateDecision): UpdateSnapshot {
   const all = [before.active, before.target, ...before.unlinked].filter((one) => one !== null);
