@@ -1,6 +1,7 @@
 /** The `mooring` command. */
 import { Command } from 'commander';
 import pc from 'picocolors';
+import { addDoctorCommand } from './commands/doctor.ts';
 import { addInstanceCommands } from './commands/instance.ts';
 import { addOperationCommands, addProjectCommands, addSledCommands } from './commands/inventory.ts';
 import { addProcessCommands } from './commands/processes.ts';
@@ -17,13 +18,15 @@ Examples:
   mooring up --data ./data                  run a stack, and keep its data
   mooring instance create web --memory 2GiB
   mooring instance migrate web --to sled-2
-  mooring instance watch web --until running`,
+  mooring instance watch web --until running
+  mooring doctor --at-rest                  check every invariant of a quiet installation`,
   );
 addProcessCommands(program);
 addInstanceCommands(program);
 addSledCommands(program);
 addProjectCommands(program);
 addOperationCommands(program);
+addDoctorCommand(program);
 
 try {
   await program.parseAsync();

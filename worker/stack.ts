@@ -10,6 +10,7 @@ import { type SledAgentHandle, startSledAgent } from '../sled-agent/server.ts';
 import { freePort } from './child-process.ts';
 import { startEmbeddedPostgres } from './embedded-postgres.ts';
 import { createLog } from './log.ts';
+import { writeStackFile } from './stack-file.ts';
 import { plainTemporal, readTemporalSettings, type TemporalSettings } from './temporal-connection.ts';
 import { findTemporalBinary, startTemporalServer } from './temporal-server.ts';
 import { type RunningWorker, startWorker } from './worker.ts';
@@ -147,6 +148,20 @@ export async function startStack(options: StackOptions): Promise<RunningStack> {
       sleds.push({ id: await registerSled(api.url, name, agent.address), name, agent });
       say(`${name} (simulated) at ${agent.address}`);
     }
+    await writeStackFile(
+      {
+        api_url: api.url,
+        database_url: databaseUrl,
+        temporal_address: temporal.connection.address ?? '',
+        temporal_namespace: temporal.namespace,
+      },
+      env,
+    ).then(
+      (remove) => stops.push({ name: 'stack file', stop: remove }),
+      // A stack without it runs as well; only commands that look for it miss it.
+      (error: Error) =>
+        say(`no stack file (${error.message}): "mooring doctor" needs DATABASE_URL and TEMPORAL_ADDRESS`),
+    );
     return {
       apiUrl: api.url,
       temporalAddress: temporal.connection.address ?? '',

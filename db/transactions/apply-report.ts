@@ -43,7 +43,7 @@ export async function applyReport(
   const { vmm_state: news } = report;
   const migrationIn: MigrationRuntime | typeof NO_MIGRATION = report.migration_in ?? NO_MIGRATION;
   const migrationOut: MigrationRuntime | typeof NO_MIGRATION = report.migration_out ?? NO_MIGRATION;
-  const result = await db.execute(sql`
+  const result = await db.execute(sql`/* apply-report */
     WITH subject AS (
       SELECT id, instance_id, state, state_generation, unwinding_since IS NOT NULL AS unwinding, time_deleted IS NOT NULL AS deleted
       FROM vmm WHERE id = ${vmmId} FOR UPDATE

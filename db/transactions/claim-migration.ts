@@ -117,7 +117,7 @@ async function tryClaim(db: Database, request: ClaimMigrationRequest): Promise<M
     const ip = destination.address.slice(0, destination.address.lastIndexOf(':'));
     const port = randomInt(VMM_PORTS.first, VMM_PORTS.last);
     try {
-      const result = await db.execute(sql`
+      const result = await db.execute(sql`/* claim-migration */
         WITH claimed AS (
           UPDATE instance SET target_vmm_id = ${request.vmmId}, migration_id = ${request.migrationId},
             state_generation = state_generation + 1, time_state_updated = now()

@@ -88,7 +88,7 @@ async function tryClaim(db: Database, request: ClaimStartRequest): Promise<Claim
     const ip = sled.address.slice(0, sled.address.lastIndexOf(':'));
     const port = randomInt(VMM_PORTS.first, VMM_PORTS.last);
     try {
-      const result = await db.execute(sql`
+      const result = await db.execute(sql`/* claim-start */
         WITH claimed AS (
           UPDATE instance SET state = 'vmm', active_vmm_id = ${request.vmmId}, state_generation = state_generation + 1,
             intended_state = 'running', last_start_reason = ${request.reason}, time_state_updated = now(),
@@ -152,7 +152,7 @@ async function tryClaim(db: Database, request: ClaimStartRequest): Promise<Claim
  * of each other count as equal and one is drawn, so that starts at the same time don't all queue for one row.
  */
 async function pickSled(db: Database, ncpus: number, memoryBytes: number) {
-  const result = await db.execute(sql`
+  const result = await db.execute(sql`/* claim-start */
     SELECT id, name, address FROM sled
     WHERE policy = 'in_service' AND reserved_threads + ${ncpus} <= threads
       AND reserved_memory_bytes + ${memoryBytes}::bigint <= memory_bytes
@@ -176,7 +176,7 @@ const claimRow = z.object({
 
 /** What an earlier attempt of a claim made. Throws when the VMM isn't there. */
 export async function readClaim(db: Database, vmmId: string): Promise<ClaimedVmm> {
-  const result = await db.execute(sql`
+  const result = await db.execute(sql`/* claim-start */
     SELECT vmm.id AS "vmmId", sled.id AS "sledId", sled.name AS "sledName", sled.address AS "sledAddress",
       vmm.ip || ':' || vmm.port AS "vmmAddress", instance.name AS "instanceName",
       reservation.threads AS ncpus, reservation.memory_bytes AS "memoryBytes"

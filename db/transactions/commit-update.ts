@@ -20,12 +20,12 @@ export async function commitUpdate(db: Database, instanceId: string): Promise<Co
   return retryOnConflict(() =>
     db.transaction(async (transaction) => {
       // The same order as a report (VMM, then migration), so that the two can't wait for each other.
-      await transaction.execute(sql`SELECT 1 FROM instance WHERE id = ${instanceId} FOR UPDATE`);
+      await transaction.execute(sql`/* commit-update */ SELECT 1 FROM instance WHERE id = ${instanceId} FOR UPDATE`);
       await transaction.execute(
-        sql`SELECT 1 FROM vmm WHERE instance_id = ${instanceId} AND time_deleted IS NULL ORDER BY id FOR UPDATE`,
+        sql`/* commit-update */ SELECT 1 FROM vmm WHERE instance_id = ${instanceId} AND time_deleted IS NULL ORDER BY id FOR UPDATE`,
       );
       await transaction.execute(
-        sql`SELECT 1 FROM migration WHERE id = (SELECT migration_id FROM instance WHERE id = ${instanceId}) FOR UPDATE`,
+        sql`/* commit-update */ SELECT 1 FROM migration WHERE id = (SELECT migration_id FROM instance WHERE id = ${instanceId}) FOR UPDATE`,
       );
       const snapshot = await readSnapshot(transaction, instanceId);
       if (snapshot === null) return null;
@@ -45,7 +45,7 @@ async function write(
   let changed = false;
   if (decision.instance !== null) {
     const { state, activeVmmId, targetVmmId, migrationId } = decision.instance;
-    const result = await transaction.execute(sql`
+    const result = await transaction.execute(sql`/* commit-update */
       UPDATE instance SET state = ${state}, active_vmm_id = ${activeVmmId}, target_vmm_id = ${targetVmmId},
         migration_id = ${migrationId}, state_generation = state_generation + 1, time_state_updated = now()
       WHERE id = ${instanceId} AND state_generation = ${snapshot.generation}`);
@@ -53,28 +53,34 @@ async function write(
     changed = true;
   }
   if (decision.intendedState !== null) {
-    await transaction.execute(sql`
+    await transaction.execute(sql`/* commit-update */
       UPDATE instance SET intended_state = ${decision.intendedState}
       WHERE id = ${instanceId} AND intended_state = ${snapshot.intendedState}`);
     changed = true;
   }
   // Before the new active reservation: an instance has one of each kind at most.
   for (const vmmId of decision.tombstone) {
-    await transaction.execute(sql`UPDATE sled_reservation SET kind = 'tombstoned' WHERE vmm_id = ${vmmId}`);
+    await transaction.execute(
+      sql`/* commit-update */ UPDATE sled_reservation SET kind = 'tombstoned' WHERE vmm_id = ${vmmId}`,
+    );
     changed = true;
   }
   for (const vmmId of decision.retire) {
-    await transaction.execute(sql`DELETE FROM sled_reservation WHERE vmm_id = ${vmmId}`);
-    await transaction.execute(sql`UPDATE vmm SET time_deleted = now() WHERE id = ${vmmId} AND time_deleted IS NULL`);
+    await transaction.execute(sql`/* commit-update */ DELETE FROM sled_reservation WHERE vmm_id = ${vmmId}`);
+    await transaction.execute(
+      sql`/* commit-update */ UPDATE vmm SET time_deleted = now() WHERE id = ${vmmId} AND time_deleted IS NULL`,
+    );
     changed = true;
   }
   if (decision.activateReservation !== null) {
     await transaction.execute(
-      sql`UPDATE sled_reservation SET kind = 'active' WHERE vmm_id = ${decision.activateReservation}`,
+      sql`/* commit-update */ UPDATE sled_reservation SET kind = 'active' WHERE vmm_id = ${decision.activateReservation}`,
     );
   }
   if (decision.releaseCharge) {
-    await transaction.execute(sql`DELETE FROM provisioning_charge WHERE instance_id = ${instanceId}`);
+    await transaction.execute(
+      sql`/* commit-update */ DELETE FROM provisioning_charge WHERE instance_id = ${instanceId}`,
+    );
     changed = true;
   }
   return changed;

@@ -54,7 +54,7 @@ export async function updateProject(db: Database, projectId: string, values: { n
 /** Deletes a project. Throws a {@link Refusal} while it has instances. */
 export async function deleteProject(db: Database, projectId: string): Promise<void> {
   await db.transaction(async (transaction) => {
-    await transaction.execute(sql`SELECT 1 FROM project WHERE id = ${projectId} FOR UPDATE`);
+    await transaction.execute(sql`/* delete-project */ SELECT 1 FROM project WHERE id = ${projectId} FOR UPDATE`);
     const [left] = await transaction
       .select({ name: instance.name })
       .from(instance)
@@ -99,7 +99,7 @@ export async function createInstance(db: Database, values: NewInstance): Promise
     db.transaction(async (transaction) => {
       // So that the project isn't deleted meanwhile.
       const found = await transaction.execute(
-        sql`SELECT 1 FROM project WHERE id = ${values.projectId} AND time_deleted IS NULL FOR SHARE`,
+        sql`/* create-instance */ SELECT 1 FROM project WHERE id = ${values.projectId} AND time_deleted IS NULL FOR SHARE`,
       );
       if (found.rows.length === 0) throw Refusal.notFound('project', values.projectId);
       await transaction.insert(instance).values({ id, ...values, state: 'no_vmm', intendedState: 'stopped' });
@@ -162,7 +162,7 @@ export async function addSled(
 /** Says whether a sled takes new VMMs. Throws a {@link Refusal} for one that is expunged. Returns the policy before. */
 export async function setSledPolicy(db: Database, sledId: string, policy: 'in_service' | 'no_provision') {
   return db.transaction(async (transaction) => {
-    await transaction.execute(sql`SELECT 1 FROM sled WHERE id = ${sledId} FOR UPDATE`);
+    await transaction.execute(sql`/* set-sled-policy */ SELECT 1 FROM sled WHERE id = ${sledId} FOR UPDATE`);
     const [before] = await transaction.select().from(sled).where(eq(sled.id, sledId));
     if (before === undefined) throw Refusal.notFound('sled', sledId);
     if (before.policy === 'expunged')
@@ -180,24 +180,26 @@ export async function setSledPolicy(db: Database, sledId: string, policy: 'in_se
 export async function expungeSled(db: Database, sledId: string): Promise<string[]> {
   return retryOnConflict(() =>
     db.transaction(async (transaction) => {
-      const found = await transaction.execute(sql`SELECT name FROM sled WHERE id = ${sledId} FOR UPDATE`);
+      const found = await transaction.execute(
+        sql`/* expunge-sled */ SELECT name FROM sled WHERE id = ${sledId} FOR UPDATE`,
+      );
       if (found.rows.length === 0) throw Refusal.notFound('sled', sledId);
       const reason = `sled "${found.rows[0]?.name}" was expunged`;
-      await transaction.execute(sql`
+      await transaction.execute(sql`/* expunge-sled */
         UPDATE sled SET policy = 'expunged', time_expunged = coalesce(time_expunged, now()), time_modified = now() WHERE id = ${sledId} AND policy <> 'expunged'`);
-      const failed = await transaction.execute(sql`
+      const failed = await transaction.execute(sql`/* expunge-sled */
         UPDATE vmm SET state = 'failed', failure_reason = ${reason}, state_generation = state_generation + 1, time_state_updated = now()
         WHERE sled_id = ${sledId} AND time_deleted IS NULL AND unwinding_since IS NULL AND state NOT IN ('destroyed', 'failed', 'saga_unwound')
         RETURNING instance_id`);
-      await transaction.execute(sql`
+      await transaction.execute(sql`/* expunge-sled */
         UPDATE migration SET source_state = 'failed', source_generation = source_generation + 1, time_source_updated = now()
         FROM vmm WHERE vmm.id = source_vmm_id AND vmm.sled_id = ${sledId} AND vmm.state = 'failed' AND vmm.time_deleted IS NULL
           AND source_state NOT IN ('completed', 'failed')`);
-      await transaction.execute(sql`
+      await transaction.execute(sql`/* expunge-sled */
         UPDATE migration SET target_state = 'failed', target_generation = target_generation + 1, time_target_updated = now()
         FROM vmm WHERE vmm.id = target_vmm_id AND vmm.sled_id = ${sledId} AND vmm.state = 'failed' AND vmm.time_deleted IS NULL
           AND target_state NOT IN ('completed', 'failed')`);
-      const released = await transaction.execute(sql`
+      const released = await transaction.execute(sql`/* expunge-sled */
         DELETE FROM sled_reservation USING vmm WHERE vmm.id = vmm_id AND vmm.sled_id = ${sledId} AND vmm.state = 'saga_unwound'
         RETURNING sled_reservation.instance_id`);
       return [...new Set([...failed.rows, ...released.rows].map((row) => String(row.instance_id)))];

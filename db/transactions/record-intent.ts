@@ -24,11 +24,13 @@ export async function recordStop(db: Database, instanceId: string): Promise<Reco
       const legal = verdict(shown, 'stop');
       if (legal === 'conflict') throw Refusal.conflict(refusalMessage('stop', instance.name, shown));
       if (instance.state === 'failed') {
-        await transaction.execute(sql`
+        await transaction.execute(sql`/* record-stop */
           UPDATE instance SET state = 'no_vmm', intended_state = 'stopped', state_generation = state_generation + 1, time_state_updated = now()
           WHERE id = ${instanceId}`);
       } else {
-        await transaction.execute(sql`UPDATE instance SET intended_state = 'stopped' WHERE id = ${instanceId}`);
+        await transaction.execute(
+          sql`/* record-stop */ UPDATE instance SET intended_state = 'stopped' WHERE id = ${instanceId}`,
+        );
       }
       const after = requireInstance(await lockInstance(transaction, instanceId), instanceId);
       return { record: after, carry: instance.state === 'vmm' && shown !== 'stopped' };
@@ -45,7 +47,9 @@ export async function recordRunningIntent(db: Database, instanceId: string): Pro
     db.transaction(async (transaction) => {
       const record = requireInstance(await lockInstance(transaction, instanceId), instanceId);
       if (verdict(record.shown, 'start') === 'no-op') {
-        await transaction.execute(sql`UPDATE instance SET intended_state = 'running' WHERE id = ${instanceId}`);
+        await transaction.execute(
+          sql`/* record-running-intent */ UPDATE instance SET intended_state = 'running' WHERE id = ${instanceId}`,
+        );
       }
       return record;
     }),
@@ -66,10 +70,10 @@ export async function deleteInstance(db: Database, instanceId: string): Promise<
       if (legal !== 'act') throw Refusal.invalid(refusalMessage('delete', instance.name, shown));
       if (instance.state === 'vmm') {
         await transaction.execute(
-          sql`UPDATE instance SET time_deleted = now(), intended_state = 'destroyed' WHERE id = ${instanceId}`,
+          sql`/* delete-instance */ UPDATE instance SET time_deleted = now(), intended_state = 'destroyed' WHERE id = ${instanceId}`,
         );
       } else {
-        await transaction.execute(sql`
+        await transaction.execute(sql`/* delete-instance */
           UPDATE instance SET time_deleted = now(), intended_state = 'destroyed', state = 'destroyed',
             state_generation = state_generation + 1, time_state_updated = now()
           WHERE id = ${instanceId}`);

@@ -39,7 +39,7 @@ export async function beginUnwind(
   request: { kind: OperationKind; instanceId: string; vmmId: string; spareRunning: boolean },
 ): Promise<BegunUnwind> {
   await burnVmmId(db, request);
-  const result = await db.execute(sql`
+  const result = await db.execute(sql`/* begin-unwind */
     WITH marked AS (
       UPDATE vmm SET unwinding_since = coalesce(unwinding_since, now())
       WHERE id = ${request.vmmId}
@@ -62,7 +62,7 @@ export async function beginUnwind(
 
 /** Makes sure that a VMM id is taken: where its claim has not arrived, it never will. */
 export async function burnVmmId(db: Queryable, vmm: { instanceId: string; vmmId: string }): Promise<void> {
-  await db.execute(sql`
+  await db.execute(sql`/* burn-vmm-id */
     INSERT INTO vmm (id, instance_id, state, unwinding_since, time_deleted)
     SELECT ${vmm.vmmId}, id, 'saga_unwound', now(), now() FROM instance WHERE id = ${vmm.instanceId}
     ON CONFLICT (id) DO NOTHING`);
@@ -87,7 +87,7 @@ export interface FinishUnwindRequest {
  */
 export async function finishUnwind(db: Queryable, request: FinishUnwindRequest): Promise<void> {
   const { vmmId, instanceId } = request;
-  await db.execute(sql`
+  await db.execute(sql`/* finish-unwind */
     WITH linked AS (
       SELECT id, active_vmm_id FROM instance WHERE id = ${instanceId} FOR UPDATE
     ), unwound AS (
@@ -125,7 +125,7 @@ export async function recordRefusedOperation(
     error_code: operation.error.code,
     message: operation.error.message,
   };
-  await db.execute(sql`
+  await db.execute(sql`/* refuse-operation */
     INSERT INTO operation (id, kind, instance_id, workflow_id, succeeded, error, time_ended)
     SELECT ${operation.operationId}, ${operation.kind}, id, ${operation.workflowId}, false, ${JSON.stringify(error)}::jsonb, now()
     FROM instance WHERE id = ${operation.instanceId}
@@ -138,7 +138,7 @@ export async function recordRefusedOperation(
  * the row unless the instance still names it. Returns whether there was anything to release.
  */
 export async function releaseUnwound(db: Queryable, vmmId: string): Promise<boolean> {
-  const result = await db.execute(sql`
+  const result = await db.execute(sql`/* release-unwound */
     WITH gone AS (
       SELECT id, instance_id FROM vmm WHERE id = ${vmmId} AND state = 'saga_unwound'
     ), released AS (
@@ -153,7 +153,7 @@ export async function recordSucceededOperation(
   db: Queryable,
   operation: { kind: OperationKind; instanceId: string; vmmId: string; operationId: string; workflowId: string },
 ): Promise<void> {
-  await db.execute(sql`
+  await db.execute(sql`/* succeed-operation */
     INSERT INTO operation (id, kind, instance_id, vmm_id, workflow_id, succeeded, time_ended)
     SELECT ${operation.operationId}, ${operation.kind}, id, ${operation.vmmId}, ${operation.workflowId}, true, now()
     FROM instance WHERE id = ${operation.instanceId}

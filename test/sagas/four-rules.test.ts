@@ -1,6 +1,6 @@
 /** The four rules of SagaUnwound (Omicron PR #5855), and what follows from them. */
 import { sql } from 'drizzle-orm';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { commitUpdate } from '../../db/transactions/commit-update.ts';
 import { workflowIds } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../worker/child-process.ts';
@@ -10,6 +10,7 @@ let harness: Harness;
 beforeAll(async () => {
   harness = await startHarness({ reconcileEveryMs: 1_000 });
 });
+afterEach(() => harness.examined(false));
 afterAll(() => harness?.close());
 
 async function unwound(): Promise<string> {
@@ -128,4 +129,8 @@ test('PostgreSQL itself refuses a change of ids without a new generation, and a 
   await expect(
     db.execute(sql`UPDATE vmm SET state = 'running', state_generation = 99 WHERE id = ${active?.id}`),
   ).rejects.toThrow();
+});
+
+test('after all this the installation comes to rest, and the doctor finds nothing', async () => {
+  await harness.examined(true);
 });

@@ -1,11 +1,12 @@
 /** How the control plane takes a sled agent's report (section 7 of the design). */
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { type Harness, refused, startHarness } from '../support/harness.ts';
 
 let harness: Harness;
 beforeAll(async () => {
   harness = await startHarness({ updates: false, reconcileEveryMs: 0 });
 });
+afterEach(() => harness.examined(false));
 afterAll(() => harness?.close());
 
 async function report(vmmId: string, state: string, gen: number): Promise<number> {

@@ -8,7 +8,10 @@ let harness: Harness;
 beforeAll(async () => {
   harness = await startHarness({ updates: false, reconcileEveryMs: 0, registerTimeoutMs: 1_500 });
 });
-afterEach(() => harness.everywhere(({ agent }) => agent.faults.clear()));
+afterEach(async () => {
+  harness.everywhere(({ agent }) => agent.faults.clear());
+  await harness.examined(false);
+});
 afterAll(() => harness?.close());
 
 const refuse = (
@@ -170,4 +173,10 @@ describe('a migration that fails', () => {
     await harness.client.setSledPolicy(there.id, 'provisionable');
     expect(await harness.record(id)).toEqual(before);
   });
+});
+
+test('once updates run and every sled has answered, nothing of all this is left', async () => {
+  await harness.stack.worker.setUpdates(true);
+  await harness.reconcile();
+  await harness.examined(true);
 });

@@ -1,12 +1,18 @@
 /** A real stack for tests, and the few words that they need to speak of it. */
+import { randomUUID } from 'node:crypto';
 import { Client, Connection } from '@temporalio/client';
 import { sql } from 'drizzle-orm';
+import { SledClient } from '../../activities/sled-client.ts';
 import { MooringApiError, MooringClient } from '../../client/mooring-client.ts';
 import { type OpenDatabase, openDatabase } from '../../db/connect.ts';
 import { type InstanceRecord, readInstance } from '../../db/queries/read-instance.ts';
 import { readSnapshot } from '../../db/queries/read-snapshot.ts';
+import { type Examination, examine } from '../../doctor/examine.ts';
+import { findingLines } from '../../doctor/finding.ts';
+import { installJournal } from '../../doctor/journal.ts';
 import type { ShownState } from '../../model/states.ts';
 import { needsAction } from '../../model/update-decision.ts';
+import { TASK_QUEUE } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../worker/child-process.ts';
 import { type RunningStack, type StackOptions, type StackSled, startStack } from '../../worker/stack.ts';
 
@@ -27,12 +33,21 @@ export interface Harness {
   holds(id: string): Promise<{ reservations: string[]; charge: boolean }>;
   /** The sled that an instance's active VMM is on, and another one. */
   placed(id: string): Promise<{ here: StackSled; there: StackSled }>;
+  /**
+   * Runs the doctor and throws its lines. With `atRest` it first waits until what only holds at rest holds, as long as
+   * nothing is wrong that must never be; without, it looks once.
+   */
+  examined(atRest: boolean): Promise<Examination>;
+  /** One pass of the watcher, then one of the updater scan: for stacks whose schedules are off. */
+  reconcile(): Promise<void>;
   /** Plants the same fault on every sled. */
   everywhere(plant: (sled: StackSled) => void): void;
   close(): Promise<void>;
 }
 
 let named = 0;
+/** How long an installation may take to come to rest, in milliseconds. */
+const REST_MS = 30_000;
 
 /** Brings up a stack for a test file. */
 export async function startHarness(options: Partial<StackOptions> = {}): Promise<Harness> {
@@ -46,11 +61,14 @@ export async function startHarness(options: Partial<StackOptions> = {}): Promise
   const database = openDatabase(stack.databaseUrl, { maxConnections: 4, applicationName: 'mooring-test' });
   const connection = await Connection.connect({ address: stack.temporalAddress });
   const client = new MooringClient({ url: stack.apiUrl });
+  const temporal = new Client({ connection });
+  const sledClient = new SledClient();
+  await installJournal(database.db);
   await client.createProject({ name: 'default', description: '' });
   const harness: Harness = {
     stack,
     client,
-    temporal: new Client({ connection }),
+    temporal,
     database,
     async create(name, size) {
       named += 1;
@@ -112,9 +130,41 @@ export async function startHarness(options: Partial<StackOptions> = {}): Promise
       if (here === undefined || there === undefined) throw new Error(`instance ${id} is on no sled of this stack`);
       return { here, there };
     },
+    async examined(atRest) {
+      const look = () =>
+        examine({
+          db: database.db,
+          temporal,
+          sleds: sledClient,
+          atRest,
+          journal: 'required',
+          guestLog: stack.sleds.flatMap(({ agent }) => agent.faults.guestLog()),
+        });
+      let last = await look();
+      const mayPass = () => last.findings.length > 0 && last.findings.every((finding) => finding.holds === 'at rest');
+      for (const end = performance.now() + REST_MS; mayPass() && performance.now() < end; ) {
+        await new Promise((resolve) => setTimeout(resolve, 50));
+        last = await look();
+      }
+      if (last.findings.length > 0) {
+        throw new Error(
+          `the doctor, ${atRest ? 'at rest' : 'at any moment'}, has ${last.findings.length} finding(s):\n${findingLines(last.findings).join('\n')}`,
+        );
+      }
+      return last;
+    },
+    async reconcile() {
+      for (const type of ['watcher', 'updaterScan']) {
+        await temporal.workflow.execute(type, {
+          taskQueue: TASK_QUEUE,
+          workflowId: `test-${type}-${randomUUID()}`,
+          args: [],
+        });
+      }
+    },
     everywhere: (plant) => stack.sleds.forEach(plant),
     async close() {
-      await Promise.allSettled([database.close(), connection.close()]);
+      await Promise.allSettled([database.close(), connection.close(), sledClient.close()]);
       await stack.stop();
     },
   };

@@ -1,0 +1,87 @@
+/** Asks the database: every rule in one statement, so that all of them see one committed state. */
+import { sql } from 'drizzle-orm';
+import { z } from 'zod';
+import type { Database } from '../db/connect.ts';
+import type { DatabaseRule, Finding } from './finding.ts';
+import { CONSTRAINT_RULES } from './rules/constraints.ts';
+import { HISTORY_RULES } from './rules/history.ts';
+import { STATE_RULES } from './rules/state.ts';
+
+/** Every rule on the stored state and on the journal. */
+export const DATABASE_RULES: readonly DatabaseRule[] = [...CONSTRAINT_RULES, ...STATE_RULES, ...HISTORY_RULES];
+
+/** At most so many findings of one rule are told, so that one broken trigger does not hide the others. */
+const MAX_FINDINGS_PER_RULE = 100;
+
+const row = z.object({
+  rule: z.coerce.number(),
+  instance_id: z.string().nullable(),
+  sled_id: z.string().nullable(),
+  message: z.string(),
+});
+const settings = z.object({ journal: z.boolean() });
+const counted = z.object({ instances: z.coerce.number(), vmms: z.coerce.number(), sleds: z.coerce.number() });
+
+/** What the database was asked, and what it said. */
+export interface DatabaseExamination {
+  readonly findings: Finding[];
+  readonly rules: number;
+  readonly journal: boolean;
+  readonly instances: number;
+  readonly vmms: number;
+  readonly sleds: number;
+}
+
+/**
+ * Checks every rule on one snapshot. `silentSleds` are the ids of sleds that gave no answer just now. With `journal`
+ * `required` it throws when none is installed.
+ */
+export async function examineDatabase(
+  db: Database,
+  options: { atRest: boolean; journal: 'if installed' | 'required' | 'ignored'; silentSleds?: readonly string[] },
+): Promise<DatabaseExamination> {
+  return db.transaction(
+    async (transaction) => {
+      // Just-in-time compilation costs more than these queries; a large installation needs more than a statement's usual time.
+      const found = await transaction.execute(sql`
+        SELECT set_config('jit', 'off', true), set_config('statement_timeout', '120s', true),
+          to_regclass('doctor.journal') IS NOT NULL AS journal`);
+      const installed = settings.parse(found.rows[0]).journal;
+      if (options.journal === 'required' && !installed)
+        throw new Error('the journal is not installed in this database: installJournal() does that');
+      const journal = installed && options.journal !== 'ignored';
+      const rules = DATABASE_RULES.filter(
+        (rule) => (rule.holds === 'always' || options.atRest) && (journal || !HISTORY_RULES.includes(rule)),
+      );
+      const asked = rules.map(
+        (rule, index) =>
+          `SELECT ${index} AS rule, * FROM (SELECT * FROM (${rule.query}) found (instance_id, sled_id, message) LIMIT ${MAX_FINDINGS_PER_RULE}) told`,
+      );
+      const result = await transaction.execute(sql`
+        WITH silent_sled AS (SELECT value::uuid AS id FROM jsonb_array_elements_text(${JSON.stringify(options.silentSleds ?? [])}::jsonb))
+        ${sql.raw(asked.join('\nUNION ALL\n'))}`);
+      const counts = await transaction.execute(sql`
+        SELECT (SELECT count(*) FROM instance WHERE time_deleted IS NULL) AS instances,
+          (SELECT count(*) FROM vmm WHERE time_deleted IS NULL) AS vmms, (SELECT count(*) FROM sled WHERE policy <> 'expunged') AS sleds`);
+      return {
+        findings: result.rows.map((each) => {
+          const { rule: index, instance_id, sled_id, message } = row.parse(each);
+          const rule = rules[index];
+          if (rule === undefined) throw new Error(`there is no rule ${index}`);
+          return {
+            invariant: rule.invariant,
+            rule: rule.name,
+            holds: rule.holds,
+            instanceId: instance_id,
+            sledId: sled_id,
+            message,
+          };
+        }),
+        rules: rules.length,
+        journal,
+        ...counted.parse(counts.rows[0]),
+      };
+    },
+    { isolationLevel: 'repeatable read', accessMode: 'read only' },
+  );
+}

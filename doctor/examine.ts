@@ -1,0 +1,76 @@
+/**
+ * The doctor: checks every invariant of section 8 of the design on a live installation, by what its database, its Temporal
+ * namespace and its sleds say. It changes nothing.
+ *
+ * What each part can show: the stored state 1, 7, 8, 9 and 10; the journal, where one is installed, 2, 3, 5, 6 and 7; the
+ * sleds 4 and 8; Temporal 8. That every step can fail anywhere (5) is for a test to provoke and for the doctor to look at.
+ */
+import type { Client } from '@temporalio/client';
+import type { SledClient } from '../activities/sled-client.ts';
+import type { Database } from '../db/connect.ts';
+import type { GuestLogEntry } from '../sled-agent/simulated-hypervisor.ts';
+import { examineDatabase } from './database.ts';
+import type { Finding } from './finding.ts';
+import { findStrangers, findTwins, surveySleds } from './sleds.ts';
+import { findDoubleRuns } from './witness.ts';
+import { findOpenWorkflows } from './workflows.ts';
+
+export interface ExamineOptions {
+  readonly db: Database;
+  /** Without it, Temporal is not asked. */
+  readonly temporal?: Client | undefined;
+  /** Without it, the sleds are not asked. */
+  readonly sleds?: SledClient | undefined;
+  /** Nothing is under way any more: then more must hold. */
+  readonly atRest: boolean;
+  /** Whether to read the journal; by default if it is installed. `required` throws when it isn't. */
+  readonly journal?: 'if installed' | 'required' | 'ignored';
+  /** What simulated guests did, from all sleds together. */
+  readonly guestLog?: readonly GuestLogEntry[];
+}
+
+/** What the doctor found, and what it looked at. */
+export interface Examination {
+  readonly findings: Finding[];
+  readonly checked: {
+    readonly atRest: boolean;
+    readonly rules: number;
+    readonly journal: boolean;
+    readonly instances: number;
+    readonly vmms: number;
+    readonly sleds: number;
+    /** The names of sleds that gave no answer: nothing is said of what runs there. */
+    readonly silentSleds: readonly string[];
+    readonly temporal: boolean;
+  };
+}
+
+/** Examines an installation. Throws when the database or Temporal can't be asked; a silent sled is no error. */
+export async function examine(options: ExamineOptions): Promise<Examination> {
+  const { db, atRest, temporal, sleds } = options;
+  const survey = sleds === undefined ? null : await surveySleds(db, sleds);
+  const stored = await examineDatabase(db, {
+    atRest,
+    journal: options.journal ?? 'if installed',
+    silentSleds: survey?.silent.map((sled) => sled.id) ?? [],
+  });
+  const findings = [...stored.findings, ...findDoubleRuns(options.guestLog ?? [])];
+  if (sleds !== undefined && survey !== null) {
+    findings.push(...(await findTwins(survey, sleds, atRest)));
+    if (atRest) findings.push(...(await findStrangers(db, survey, sleds)));
+  }
+  if (atRest && temporal !== undefined) findings.push(...(await findOpenWorkflows(db, temporal)));
+  return {
+    findings,
+    checked: {
+      atRest,
+      rules: stored.rules,
+      journal: stored.journal,
+      instances: stored.instances,
+      vmms: stored.vmms,
+      sleds: survey?.inventories.length ?? 0,
+      silentSleds: survey?.silent.map((sled) => sled.name) ?? [],
+      temporal: atRest && temporal !== undefined,
+    },
+  };
+}
