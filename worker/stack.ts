@@ -13,7 +13,7 @@ import { createLog } from './log.ts';
 import { writeStackFile } from './stack-file.ts';
 import { plainTemporal, readTemporalSettings, type TemporalSettings } from './temporal-connection.ts';
 import { findTemporalBinary, startTemporalServer } from './temporal-server.ts';
-import { type RunningWorker, startWorker } from './worker.ts';
+import { type RunningWorker, startWorker, type TestInterceptors } from './worker.ts';
 
 export interface StackOptions {
   /** Kept between runs; a throw-away directory when absent. */
@@ -32,6 +32,8 @@ export interface StackOptions {
   /** Serves the sled agents' endpoints below `/test/`. */
   readonly testEndpoints?: boolean;
   readonly env?: NodeJS.ProcessEnv;
+  /** For tests alone. */
+  readonly testInterceptors?: TestInterceptors;
   /** Hears what is being brought up, in words for people. */
   readonly onProgress?: (message: string) => void;
 }
@@ -115,6 +117,7 @@ export async function startStack(options: StackOptions): Promise<RunningStack> {
       log: createLog('worker', env.MOORING_LOG_LEVEL ?? 'error'),
       ...(options.updates === undefined ? {} : { updates: options.updates }),
       ...(options.reconcileEveryMs === undefined ? {} : { reconcileEveryMs: options.reconcileEveryMs }),
+      ...(options.testInterceptors === undefined ? {} : { testInterceptors: options.testInterceptors }),
     });
     stops.push({ name: 'worker', stop: worker.stop });
     say('worker');

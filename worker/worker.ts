@@ -2,6 +2,7 @@
 import { fileURLToPath } from 'node:url';
 import { Client, Connection } from '@temporalio/client';
 import {
+  type ActivityInterceptorsFactory,
   bundleWorkflowCode,
   DefaultLogger,
   NativeConnection,
@@ -27,6 +28,16 @@ export interface WorkerOptions {
   readonly updates?: boolean;
   /** How often the reconciling loops run, in milliseconds; 0 leaves the schedules alone. Default 5000. */
   readonly reconcileEveryMs?: number;
+  /** For tests alone. */
+  readonly testInterceptors?: TestInterceptors;
+}
+
+/** How a test gets between Temporal and the steps. */
+export interface TestInterceptors {
+  /** Around every activity. */
+  readonly activity?: ActivityInterceptorsFactory[];
+  /** Files whose interceptors are bundled with the workflows. */
+  readonly workflowModules?: string[];
 }
 
 export interface RunningWorker {
@@ -38,15 +49,20 @@ export interface RunningWorker {
   stop(): Promise<void>;
 }
 
-let bundle: Promise<WorkflowBundleWithSourceMap> | undefined;
+const bundles = new Map<string, Promise<WorkflowBundleWithSourceMap>>();
 
-/** The workflow code as one bundle; made once a process. */
-export function workflowBundle(): Promise<WorkflowBundleWithSourceMap> {
-  bundle ??= bundleWorkflowCode({
-    workflowsPath: fileURLToPath(new URL('../workflows/index.ts', import.meta.url)),
-    logger: new DefaultLogger('WARN'),
-  });
-  return bundle;
+/** The workflow code as one bundle, with the interceptors of `interceptorModules`; made once a process. */
+export function workflowBundle(interceptorModules: string[] = []): Promise<WorkflowBundleWithSourceMap> {
+  const key = interceptorModules.join('\n');
+  const made =
+    bundles.get(key) ??
+    bundleWorkflowCode({
+      workflowsPath: fileURLToPath(new URL('../workflows/index.ts', import.meta.url)),
+      workflowInterceptorModules: interceptorModules,
+      logger: new DefaultLogger('WARN'),
+    });
+  bundles.set(key, made);
+  return made;
 }
 
 /** Silences the SDK's own log lines below warnings; the first call of a process decides. */
@@ -80,7 +96,8 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   const common = {
     connection: native,
     namespace,
-    workflowBundle: await workflowBundle(),
+    workflowBundle: await workflowBundle(options.testInterceptors?.workflowModules),
+    interceptors: { activity: options.testInterceptors?.activity ?? [] },
     shutdownGraceTime: '10s',
   } as const;
 

@@ -56,7 +56,7 @@ export async function startHarness(options: Partial<StackOptions> = {}): Promise
     transitionMs: 10,
     reconcileEveryMs: 1_000,
     ...options,
-    env: { ...process.env, DATABASE_URL: '', TEMPORAL_ADDRESS: '' },
+    env: { ...process.env, DATABASE_URL: '', TEMPORAL_ADDRESS: '', ...options.env },
   });
   const database = openDatabase(stack.databaseUrl, { maxConnections: 4, applicationName: 'mooring-test' });
   const connection = await Connection.connect({ address: stack.temporalAddress });
