@@ -3,6 +3,7 @@
  * must then show.
  */
 import type { FaultCall } from '../../sled-agent/faults.ts';
+import { NotReached } from './fault-injector.ts';
 import type { Scenario } from './scenarios.ts';
 import type { Planned, Subject } from './subject.ts';
 
@@ -102,6 +103,7 @@ function lateColumn(
     arrange(subject, row) {
       const late = subject.plan({ ...step(row), holdBefore: true });
       const land = async () => {
+        if (late.count('arrived') === 0) throw new NotReached('its step was never executed');
         late.release('before');
         await late.waitFor('ended');
       };

@@ -6,7 +6,12 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { EventEmitter } from 'node:events';
 import { ApplicationFailure } from '@temporalio/common';
-import type { ActivityInterceptorsFactory } from '@temporalio/worker';
+import {
+  type ActivityInterceptorsFactory,
+  DefaultLogger,
+  makeTelemetryFilterString,
+  Runtime,
+} from '@temporalio/worker';
 import { SledClient } from '../../activities/sled-client.ts';
 import type { FaultCall } from '../../sled-agent/faults.ts';
 import { waitUntil } from '../../worker/child-process.ts';
@@ -50,7 +55,13 @@ export interface Execution {
 }
 
 const INJECTED = { status: 503, error_code: 'ServiceUnavailable', message: 'a fault of the test' };
-const MOMENT_MS = 60_000;
+const MOMENT_MS = 30_000;
+const UUID = /[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}/;
+
+/** A step was never executed as it was planned: nothing is shown about it. */
+export class NotReached extends Error {
+  override readonly name = 'NotReached';
+}
 
 export class FaultInjector {
   readonly #plans: { plan: FaultPlan; left: number }[] = [];
@@ -85,12 +96,9 @@ export class FaultInjector {
 
   /** Waits until `times` executions under a plan have come to a moment. Throws when that never happens. */
   async waitFor(planId: string, moment: Moment, times = 1): Promise<void> {
-    await waitUntil(
-      () => this.count(planId, moment) >= times,
-      `no execution under plan "${planId}" ${moment} (${times} times)`,
-      MOMENT_MS,
-      10,
-    );
+    await waitUntil(() => this.count(planId, moment) >= times, '', MOMENT_MS, 10).catch(() => {
+      throw new NotReached(`its step never ${moment}`);
+    });
   }
 
   /** The steps that were seen for an instance. */
@@ -196,7 +204,7 @@ export class FaultInjector {
   #instanceOf(argument: unknown, workflowId: string): string {
     const { instanceId, vmmId } = (argument ?? {}) as { instanceId?: string; vmmId?: string };
     if (instanceId !== undefined && vmmId !== undefined) this.#instances.set(vmmId, instanceId);
-    return instanceId ?? this.#instances.get(vmmId ?? '') ?? workflowId;
+    return instanceId ?? this.#instances.get(vmmId ?? '') ?? UUID.exec(workflowId)?.[0] ?? workflowId;
   }
 }
 
@@ -206,6 +214,15 @@ function injectedFailure(kind: 'retryable' | 'final'): ApplicationFailure {
     message: INJECTED.message,
     nonRetryable: kind === 'final',
     details: [INJECTED],
+  });
+}
+
+/** The SDK warns of every attempt that comes too late: here they are what is wanted. Before the first worker of a process. */
+export function silenceLateAttempts(): void {
+  Runtime.install({
+    logger: new DefaultLogger('ERROR'),
+    telemetryOptions: { logging: { filter: makeTelemetryFilterString({ core: 'ERROR', other: 'ERROR' }) } },
+    shutdownSignals: [],
   });
 }
 

@@ -10,13 +10,17 @@ import { RECONCILERS } from '../../worker/schedules.ts';
 import type { StackSled } from '../../worker/stack.ts';
 import { type RunningWorker, startWorker } from '../../worker/worker.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
-import { FaultInjector, type FaultPlan, noteSledCalls } from './fault-injector.ts';
+import { FaultInjector, type FaultPlan, noteSledCalls, silenceLateAttempts } from './fault-injector.ts';
 import type { ToParent, ToVictim, VictimOptions } from './victim-worker.ts';
 
 /** The workflow interceptors of the matrix. */
 export const SHORT_TIMEOUTS = fileURLToPath(new URL('./short-timeouts.ts', import.meta.url));
 const VICTIM = fileURLToPath(new URL('./victim-worker.ts', import.meta.url));
 const READY_MS = 120_000;
+const WATCH_EVERY_MS = 5_000;
+
+/** A reconciling loop, by its schedule. */
+export type LoopId = (typeof RECONCILERS)[number]['id'];
 
 export interface MatrixStack extends Harness {
   readonly injector: FaultInjector;
@@ -24,8 +28,8 @@ export interface MatrixStack extends Harness {
   /** Makes plans known to whichever worker runs now. */
   plan(plan: FaultPlan): void;
   release(planId: string, point: 'before' | 'after'): void;
-  /** Stops or lets go the reconciling loops' schedules. */
-  pauseSchedules(paused: boolean): Promise<void>;
+  /** Lets only these of the reconciling loops run. */
+  runLoops(ids: readonly LoopId[]): Promise<void>;
   /** SIGKILL to PostgreSQL. */
   killPostgres(): Promise<void>;
   /** Starts it again, on the same data and port. */
@@ -41,6 +45,7 @@ export interface MatrixStack extends Harness {
 /** Brings it up. */
 export async function startMatrixStack(): Promise<MatrixStack> {
   noteSledCalls();
+  silenceLateAttempts();
   const injector = new FaultInjector();
   // Below a folder that PostgreSQL's own user may enter, also where the tests run as root.
   const directory = await mkdtemp('/var/tmp/mooring-matrix-');
@@ -60,7 +65,11 @@ export async function startMatrixStack(): Promise<MatrixStack> {
   let worker: RunningWorker | null = harness.stack.worker;
   let victim: ChildProcess | null = null;
   const tell = (message: ToVictim) => void (victim?.connected && victim.send(message));
-  const schedules = RECONCILERS.map(({ id }) => harness.temporal.schedule.getHandle(id));
+  // Inventories are for what nothing else brings to light: too many of them, and nothing else gets to do it.
+  await harness.temporal.schedule.getHandle('watcher').update(({ spec, ...schedule }) => ({
+    ...schedule,
+    spec: { ...spec, intervals: [{ every: WATCH_EVERY_MS }] },
+  }));
 
   return {
     ...harness,
@@ -74,8 +83,11 @@ export async function startMatrixStack(): Promise<MatrixStack> {
       injector.release(planId, point);
       tell({ release: planId, point });
     },
-    async pauseSchedules(paused) {
-      for (const schedule of schedules) await (paused ? schedule.pause() : schedule.unpause());
+    async runLoops(ids) {
+      for (const { id } of RECONCILERS) {
+        const schedule = harness.temporal.schedule.getHandle(id);
+        await (ids.includes(id) ? schedule.unpause() : schedule.pause());
+      }
     },
     killPostgres: () => postgres.kill(),
     async restartPostgres() {

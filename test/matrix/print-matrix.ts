@@ -7,6 +7,8 @@ import { runMatrix } from './run-matrix.ts';
 import { brokenLines, markdown, summary, terminalTable } from './table.ts';
 
 const { values } = parseArgs({ options: { row: { type: 'string' }, column: { type: 'string' } } });
+// The servers' processes don't hold this one open, and their end is waited for.
+setInterval(() => {}, 60_000);
 const began = performance.now();
 const seconds = () => `${((performance.now() - began) / 1000).toFixed(0).padStart(4)} s`;
 const result = await runMatrix({

@@ -11,7 +11,7 @@ import type { ShownState } from '../../model/states.ts';
 import type { FaultCall } from '../../sled-agent/faults.ts';
 import { waitUntil } from '../../worker/child-process.ts';
 import { COLUMNS, type Column, type Course, type Disaster, type Expectation, type Row } from './columns.ts';
-import type { SeenStep } from './fault-injector.ts';
+import { NotReached, type SeenStep } from './fault-injector.ts';
 import { type MatrixStack, startMatrixStack } from './matrix-stack.ts';
 import { SCENARIOS, type Scenario } from './scenarios.ts';
 import { type CallOutcome, type OperationName, type Outcome, Subject } from './subject.ts';
@@ -19,7 +19,8 @@ import { type CallOutcome, type OperationName, type Outcome, Subject } from './s
 export type Verdict =
   | { readonly kind: 'holds'; readonly outcome: string }
   | { readonly kind: 'not applicable'; readonly reason: string }
-  | { readonly kind: 'broken'; readonly reason: string };
+  /** `missed`: the fault never met its step. */
+  | { readonly kind: 'broken'; readonly reason: string; readonly missed?: boolean };
 
 export interface CellResult {
   readonly row: Row;
@@ -48,6 +49,8 @@ const CONCURRENT_CELLS = 20;
 const LOOK_EVERY_MS = 3_000;
 const REST_MS = 60_000;
 const STRIKE_MS = 60_000;
+const MAX_MISSES = 3;
+const ALL_LOOPS = ['watcher', 'updater-scan'] as const;
 
 /** What an instance may show the moment its operation has succeeded. */
 const AT_ONCE: Readonly<Record<OperationName, readonly ShownState[]>> = {
@@ -107,10 +110,10 @@ class MatrixRun {
     const alone = rows.filter(({ scenario }) => scenario.alone);
     if (alone.length > 0) {
       say('passes of the loops');
-      await this.#stack.pauseSchedules(true);
+      await this.#stack.runLoops([]);
       for (const row of alone)
         for (const column of columns.filter((each) => each.disaster === undefined)) await this.#cell(row, column);
-      await this.#stack.pauseSchedules(false);
+      await this.#stack.runLoops(ALL_LOOPS);
     }
     for (const column of columns.filter((each) => each.disaster !== undefined)) {
       say(column.head);
@@ -132,10 +135,11 @@ class MatrixRun {
       if (verdict.kind === 'broken')
         this.#problems.push(`scenario "${scenario.name}", without a fault: ${verdict.reason}`);
     };
+    await this.#stack.runLoops(['updater-scan']);
     await Promise.all(SCENARIOS.filter(({ alone }) => !alone).map(play));
-    await this.#stack.pauseSchedules(true);
+    await this.#stack.runLoops([]);
     for (const scenario of SCENARIOS.filter(({ alone }) => alone)) await play(scenario);
-    await this.#stack.pauseSchedules(false);
+    await this.#stack.runLoops(ALL_LOOPS);
 
     const rows: Row[] = [];
     for (const [workflow, declared] of Object.entries(SAGA_STEPS) as [SagaType, SagaSteps][]) {
@@ -185,8 +189,14 @@ class MatrixRun {
     const reason = column.notApplicable(row);
     if (reason !== null) this.#record(row, column, { kind: 'not applicable', reason });
     else {
-      const begun = await this.#begin(row, column);
-      this.#record(row, column, await this.#play(begun, null), begun.subject);
+      let begun = await this.#begin(row, column);
+      let verdict = await this.#play(begun, null);
+      // On a busy machine a scenario may miss its step, since something else was quicker; again and again is no accident.
+      for (let misses = 1; verdict.kind === 'broken' && verdict.missed && misses < MAX_MISSES; misses++) {
+        begun = await this.#begin(row, column);
+        verdict = await this.#play(begun, null);
+      }
+      this.#record(row, column, verdict, begun.subject);
     }
   }
 
@@ -250,7 +260,8 @@ class MatrixRun {
       if (begun.error !== null) throw begun.error;
       return { kind: 'holds', outcome: await playCell(subject, row, column, disaster, onReached) };
     } catch (error) {
-      return { kind: 'broken', reason: `${error instanceof Error ? error.message : error} (instance ${subject.id})` };
+      const reason = `${error instanceof Error ? error.message : error} (instance ${subject.id})`;
+      return { kind: 'broken', reason, missed: error instanceof NotReached };
     } finally {
       subject.release();
     }
@@ -340,7 +351,8 @@ async function playCell(
     .then(async (outcome) => ({ outcome, record: await subject.record(), held: await subject.holds() }));
   const [first] = await Promise.all([call, course.during?.()]);
   await course.answered?.();
-  let answer: { outcome: Outcome; record: { shown: ShownState }; held: string };
+  subject.liftFaults();
+  let answer: { outcome: Outcome; record: { shown: ShownState }; held: string[] };
   if (first.outcome.kind === 'open') {
     if (scenario.operation !== null) {
       const transit = [...AT_ONCE[scenario.operation], scenario.before];
@@ -360,8 +372,8 @@ async function playCell(
       answer.record.shown,
       undone ? [scenario.before, ...lost] : AT_ONCE[scenario.operation],
     );
-    if (undone && answer.held !== heldBefore)
-      throw new Error(`when the failed call returned it held "${answer.held}", and "${heldBefore}" before`);
+    const more = answer.held.filter((held) => !heldBefore.includes(held));
+    if (undone && more.length > 0) throw new Error(`when the failed call returned it held ${more.join(', ')} of it`);
   }
 
   let next: OperationName;
@@ -387,7 +399,7 @@ async function playCell(
   await subject.call('stop');
   await subject.settles(['stopped']);
   const held = await subject.holds();
-  if (held !== '') throw new Error(`stopped, it still holds "${held}"`);
+  if (held.length > 0) throw new Error(`stopped, it still holds ${held.join(', ')}`);
   await subject.stack.client.deleteInstance(subject.id);
   return undone ? 'undone' : 'done';
 }

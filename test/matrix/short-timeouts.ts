@@ -7,6 +7,7 @@ import type { WorkflowInterceptors } from '@temporalio/workflow';
 /** A step that may take this long, or longer, may take less here: both in milliseconds. */
 const LONG_MS = 10_000;
 const SHORT_MS = 4_000;
+const SHORT_HEARTBEAT_MS = 6_000;
 
 /** Found by the SDK under this name. */
 export const interceptors = (): WorkflowInterceptors => ({
@@ -19,7 +20,7 @@ export const interceptors = (): WorkflowInterceptors => ({
           options: {
             ...options,
             ...(startToCloseTimeout === undefined ? {} : { startToCloseTimeout: shortened(startToCloseTimeout) }),
-            ...(heartbeatTimeout === undefined ? {} : { heartbeatTimeout: SHORT_MS }),
+            ...(heartbeatTimeout === undefined ? {} : { heartbeatTimeout: SHORT_HEARTBEAT_MS }),
           },
         });
       },

@@ -43,6 +43,7 @@ export class Subject {
   /** What a scenario's beginning leaves to its end to let go. */
   kept: Planned | null = null;
   readonly #undo: (() => void)[] = [];
+  readonly #lifts: (() => void)[] = [];
 
   private constructor(stack: MatrixStack, id: string, name: string) {
     this.stack = stack;
@@ -97,7 +98,7 @@ export class Subject {
     const lift = () => {
       for (const one of lifts) one();
     };
-    this.#undo.push(lift);
+    this.#lifts.push(lift);
     return lift;
   }
 
@@ -109,7 +110,13 @@ export class Subject {
 
   /** Lets everything go that still waits, and takes every fault away. */
   release(): void {
+    this.liftFaults();
     for (const undo of this.#undo.splice(0)) undo();
+  }
+
+  /** Takes every fault of sleds away. */
+  liftFaults(): void {
+    for (const lift of this.#lifts.splice(0)) lift();
   }
 
   record(): Promise<InstanceRecord> {
@@ -195,9 +202,9 @@ export class Subject {
   }
 
   /** What the instance holds, without what a silent sled may still hold. */
-  async holds(): Promise<string> {
+  async holds(): Promise<string[]> {
     const { reservations, charge } = await patiently(() => this.stack.holds(this.id));
-    return [...reservations.filter((kind) => kind !== 'tombstoned'), ...(charge ? ['charge'] : [])].join(', ');
+    return [...reservations.filter((kind) => kind !== 'tombstoned'), ...(charge ? ['charge'] : [])];
   }
 
   /** As if everything of this instance's that is under way had begun ten seconds earlier: the scan need not wait. */

@@ -2,7 +2,7 @@
 import { createLog } from '../../worker/log.ts';
 import type { TemporalSettings } from '../../worker/temporal-connection.ts';
 import { startWorker } from '../../worker/worker.ts';
-import { type Execution, FaultInjector, type FaultPlan, type Moment } from './fault-injector.ts';
+import { type Execution, FaultInjector, type FaultPlan, type Moment, silenceLateAttempts } from './fault-injector.ts';
 
 export interface VictimOptions {
   readonly databaseUrl: string;
@@ -14,6 +14,7 @@ export type ToParent =
   | { readonly planId: string; readonly moment: Moment; readonly execution: Execution };
 
 const { databaseUrl, temporal } = JSON.parse(process.argv[2] ?? '{}') as VictimOptions;
+silenceLateAttempts();
 const injector = new FaultInjector();
 const say = (message: ToParent) => void process.send?.(message);
 injector.onMoment((planId, moment) => say({ planId, moment, execution: injector.execution(planId) }));
