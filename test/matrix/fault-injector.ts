@@ -83,6 +83,11 @@ export class FaultInjector {
     this.#changes.emit('change');
   }
 
+  /** Takes a plan away: no further execution is meant. */
+  drop(planId: string): void {
+    for (const entry of this.#plans) if (entry.plan.id === planId) entry.left = 0;
+  }
+
   /** Lets everything go, and forgets what was planned. */
   releaseAll(): void {
     for (const { plan } of this.#plans) for (const point of ['before', 'after'] as const) this.release(plan.id, point);

@@ -28,6 +28,7 @@ export interface MatrixStack extends Harness {
   /** Makes plans known to whichever worker runs now. */
   plan(plan: FaultPlan): void;
   release(planId: string, point: 'before' | 'after'): void;
+  drop(planId: string): void;
   /** Lets only these of the reconciling loops run. */
   runLoops(ids: readonly LoopId[]): Promise<void>;
   /** SIGKILL to PostgreSQL. */
@@ -82,6 +83,10 @@ export async function startMatrixStack(): Promise<MatrixStack> {
     release(planId, point) {
       injector.release(planId, point);
       tell({ release: planId, point });
+    },
+    drop(planId) {
+      injector.drop(planId);
+      tell({ drop: planId });
     },
     async runLoops(ids) {
       for (const { id } of RECONCILERS) {

@@ -31,6 +31,8 @@ export interface Scenario {
 }
 
 const TICK_MS = 10;
+/** A step that is held is given up by time-out and tried again: every attempt is meant. */
+const ATTEMPTS = 1_000;
 const WAIT_MS = 60_000;
 
 async function stopped(): Promise<void> {}
@@ -86,7 +88,7 @@ export const SCENARIOS: readonly Scenario[] = [
       const lift = subject.onSleds({ call: 'state:running', act: { type: 'refuse', status: 409 } });
       const begun = subject.plan({ workflowType: 'instanceStart', activity: 'runVmm', observe: true });
       const call = subject.call('start', options);
-      await Promise.race([begun.waitFor('ended'), call]);
+      await begun.waitFor('ended');
       lift();
       return call;
     },
@@ -100,11 +102,19 @@ export const SCENARIOS: readonly Scenario[] = [
     plain: { outcome: 'succeeded', settles: 'running' },
     prepare: stopped,
     async act(subject, options) {
-      const told = subject.plan({ workflowType: 'instanceStart', activity: 'runVmm', holdAfter: true, fail: 'final' });
+      const told = subject.plan({
+        workflowType: 'instanceStart',
+        activity: 'runVmm',
+        holdAfter: true,
+        fail: 'final',
+        times: ATTEMPTS,
+      });
       const call = subject.call('start', options);
       await told.waitFor('ran');
       await subject.waitForState(['running']);
       told.release('after');
+      await told.waitFor('ended');
+      told.drop();
       return call;
     },
   },
@@ -130,7 +140,7 @@ export const SCENARIOS: readonly Scenario[] = [
       const lift = subject.onSleds({ call: 'state:migration_target', act: { type: 'refuse', status: 409 } });
       const begun = subject.plan({ workflowType: 'instanceMigrate', activity: 'migrateIn', observe: true });
       const call = subject.call('migrate', options);
-      await Promise.race([begun.waitFor('ended'), call]);
+      await begun.waitFor('ended');
       lift();
       return call;
     },
@@ -144,22 +154,28 @@ export const SCENARIOS: readonly Scenario[] = [
     plain: { outcome: 'succeeded', settles: 'running' },
     prepare: running,
     async act(subject, options) {
-      const { active: source } = await subject.record();
       const told = subject.plan({
         workflowType: 'instanceMigrate',
         activity: 'migrateIn',
         holdAfter: true,
         fail: 'final',
+        times: ATTEMPTS,
       });
       const call = subject.call('migrate', options);
       await told.waitFor('ran');
+      const { vmmId } = told.execution();
       await waitUntil(
-        async () => (await subject.record()).active?.id !== source?.id,
+        async () => {
+          const { active, migration } = await subject.record();
+          return active?.id === vmmId || ['in_progress', 'completed'].includes(migration?.targetState ?? '');
+        },
         'the migration was never under way',
         WAIT_MS,
         TICK_MS,
       );
       told.release('after');
+      await told.waitFor('ended');
+      told.drop();
       return call;
     },
   },
@@ -177,7 +193,7 @@ export const SCENARIOS: readonly Scenario[] = [
         workflowType: 'instanceUpdate',
         activity: 'updateInstance',
         holdBefore: true,
-        times: 1_000,
+        times: ATTEMPTS,
       });
       const earlier = await subject.call('migrate');
       if (earlier.kind !== 'succeeded') throw new Error(`the earlier migration: ${JSON.stringify(earlier)}`);
@@ -190,6 +206,7 @@ export const SCENARIOS: readonly Scenario[] = [
       const call = subject.call('migrate', options);
       await Promise.race([asked.waitFor('arrived'), call]);
       subject.kept?.release('before');
+      subject.kept?.drop();
       return call;
     },
   },

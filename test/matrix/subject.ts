@@ -24,6 +24,8 @@ export type OperationName = 'start' | 'migrate' | 'stop';
 
 /** The executions that a plan is for. */
 export interface Planned {
+  /** No further execution is meant. */
+  drop(): void;
   release(point: 'before' | 'after'): void;
   waitFor(moment: Moment, times?: number): Promise<void>;
   count(moment: Moment): number;
@@ -31,6 +33,7 @@ export interface Planned {
 }
 
 const SETTLE_MS = 60_000;
+const SETTLE_EVERY_MS = 100;
 const RETRY_EVERY_MS = 100;
 const AWAY = /the database or the Temporal server does not answer/;
 
@@ -81,6 +84,7 @@ export class Subject {
       stack.release(id, 'after');
     });
     return {
+      drop: () => stack.drop(id),
       release: (point) => stack.release(id, point),
       waitFor: (moment, times) => stack.injector.waitFor(id, moment, times),
       count: (moment) => stack.injector.count(id, moment),
@@ -247,7 +251,7 @@ export class Subject {
       },
       '',
       SETTLE_MS,
-      50,
+      SETTLE_EVERY_MS,
     ).catch((error: Error) => {
       throw new Error(`it never came to rest as ${states.join(' or ')}: ${last || error.message}`);
     });
