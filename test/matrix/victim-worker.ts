@@ -8,7 +8,10 @@ export interface VictimOptions {
   readonly databaseUrl: string;
   readonly temporal: TemporalSettings;
 }
-export type ToVictim = { readonly plan: FaultPlan } | { readonly release: string; readonly point: 'before' | 'after' };
+export type ToVictim =
+  | { readonly drop: string }
+  | { readonly plan: FaultPlan }
+  | { readonly release: string; readonly point: 'before' | 'after' };
 export type ToParent =
   | { readonly ready: true }
   | { readonly planId: string; readonly moment: Moment; readonly execution: Execution };
@@ -20,6 +23,7 @@ const say = (message: ToParent) => void process.send?.(message);
 injector.onMoment((planId, moment) => say({ planId, moment, execution: injector.execution(planId) }));
 process.on('message', (message: ToVictim) => {
   if ('plan' in message) injector.plan(message.plan);
+  else if ('drop' in message) injector.drop(message.drop);
   else injector.release(message.release, message.point);
 });
 process.on('disconnect', () => process.exit(1));
