@@ -1,7 +1,7 @@
 /** Asks the database: every rule in one statement, so that all of them see one committed state. */
 import { sql } from 'drizzle-orm';
 import { z } from 'zod';
-import type { Database } from '../db/connect.ts';
+import type { Database, Queryable } from '../db/connect.ts';
 import type { DatabaseRule, Finding } from './finding.ts';
 import { CONSTRAINT_RULES } from './rules/constraints.ts';
 import { HISTORY_RULES } from './rules/history.ts';
@@ -19,8 +19,7 @@ const row = z.object({
   sled_id: z.string().nullable(),
   message: z.string(),
 });
-const settings = z.object({ journal: z.boolean() });
-const counted = z.object({ instances: z.coerce.number(), vmms: z.coerce.number(), sleds: z.coerce.number() });
+const header = z.object({ journal: z.boolean(), instances: z.coerce.number(), vmms: z.coerce.number() });
 
 /** What the database was asked, and what it said. */
 export interface DatabaseExamination {
@@ -29,7 +28,6 @@ export interface DatabaseExamination {
   readonly journal: boolean;
   readonly instances: number;
   readonly vmms: number;
-  readonly sleds: number;
 }
 
 /**
@@ -45,26 +43,25 @@ export async function examineDatabase(
       // Just-in-time compilation costs more than these queries; a large installation needs more than a statement's usual time.
       const found = await transaction.execute(sql`
         SELECT set_config('jit', 'off', true), set_config('statement_timeout', '120s', true),
-          to_regclass('doctor.journal') IS NOT NULL AS journal`);
-      const installed = settings.parse(found.rows[0]).journal;
+          to_regclass('doctor.journal') IS NOT NULL AS journal,
+          (SELECT count(*) FROM instance WHERE time_deleted IS NULL) AS instances,
+          (SELECT count(*) FROM vmm WHERE time_deleted IS NULL) AS vmms`);
+      const { journal: installed, ...counts } = header.parse(found.rows[0]);
       if (options.journal === 'required' && !installed)
         throw new Error('the journal is not installed in this database: installJournal() does that');
       const journal = installed && options.journal !== 'ignored';
       const rules = DATABASE_RULES.filter(
         (rule) => (rule.holds === 'always' || options.atRest) && (journal || !HISTORY_RULES.includes(rule)),
       );
-      const asked = rules.map(
-        (rule, index) =>
-          `SELECT ${index} AS rule, * FROM (SELECT * FROM (${rule.query}) found (instance_id, sled_id, message) LIMIT ${MAX_FINDINGS_PER_RULE}) told`,
-      );
-      const result = await transaction.execute(sql`
-        WITH silent_sled AS (SELECT value::uuid AS id FROM jsonb_array_elements_text(${JSON.stringify(options.silentSleds ?? [])}::jsonb))
-        ${sql.raw(asked.join('\nUNION ALL\n'))}`);
-      const counts = await transaction.execute(sql`
-        SELECT (SELECT count(*) FROM instance WHERE time_deleted IS NULL) AS instances,
-          (SELECT count(*) FROM vmm WHERE time_deleted IS NULL) AS vmms, (SELECT count(*) FROM sled WHERE policy <> 'expunged') AS sleds`);
+      const told = await prepareQuestion(
+        transaction,
+        rules,
+        `doctor_${options.atRest ? 'at_rest' : 'always'}${journal ? '_journal' : ''}`,
+      ).execute({
+        silent: JSON.stringify(options.silentSleds ?? []),
+      });
       return {
-        findings: result.rows.map((each) => {
+        findings: told.map((each) => {
           const { rule: index, instance_id, sled_id, message } = row.parse(each);
           const rule = rules[index];
           if (rule === undefined) throw new Error(`there is no rule ${index}`);
@@ -79,9 +76,35 @@ export async function examineDatabase(
         }),
         rules: rules.length,
         journal,
-        ...counted.parse(counts.rows[0]),
+        ...counts,
       };
     },
     { isolationLevel: 'repeatable read', accessMode: 'read only' },
   );
+}
+
+/** The texts of the questions, by their names: each is long, and always the same. */
+const questions = new Map<string, string>();
+
+/**
+ * All rules as one statement, prepared by name: a connection plans it once, which takes longer than to run it on a small
+ * database.
+ */
+function prepareQuestion(transaction: Pick<Queryable, 'select'>, rules: readonly DatabaseRule[], name: string) {
+  const text =
+    questions.get(name) ??
+    rules
+      .map(
+        (rule, index) =>
+          `SELECT ${index} AS rule, * FROM (SELECT * FROM (${rule.query}) found (instance_id, sled_id, message) LIMIT ${MAX_FINDINGS_PER_RULE}) told`,
+      )
+      .join('\nUNION ALL\n');
+  questions.set(name, text);
+  return transaction
+    .select({ rule: sql`rule`, instance_id: sql`instance_id`, sled_id: sql`sled_id`, message: sql`message` })
+    .from(
+      sql`(WITH silent_sled AS (SELECT value::uuid AS id FROM jsonb_array_elements_text(${sql.placeholder('silent')}::jsonb))
+        ${sql.raw(text)}) told`,
+    )
+    .prepare(name);
 }

@@ -84,19 +84,27 @@ export interface FinishUnwindRequest {
 /**
  * Ends an unwind in one statement: writes `saga_unwound`, releases what the attempt held, fails its migration and
  * records the operation's outcome. Does nothing a second time.
+ *
+ * The sled's row is locked: an expunge either has ended the wait for its answer already, which is read here, or comes
+ * after this and releases what is tombstoned. Else the claim on an expunged sled would be nobody's to release.
  */
 export async function finishUnwind(db: Queryable, request: FinishUnwindRequest): Promise<void> {
   const { vmmId, instanceId } = request;
   await db.execute(sql`/* finish-unwind */
     WITH linked AS (
       SELECT id, active_vmm_id FROM instance WHERE id = ${instanceId} FOR UPDATE
+    ), placed AS (
+      SELECT sled.policy = 'expunged' AS expunged FROM linked, vmm JOIN sled ON sled.id = vmm.sled_id
+      WHERE vmm.id = ${vmmId} FOR NO KEY UPDATE OF sled
+    ), answered AS (
+      SELECT ${request.confirmed} OR coalesce((SELECT expunged FROM placed), false) AS definitely
     ), unwound AS (
       UPDATE vmm SET state = 'saga_unwound', failure_reason = NULL, state_generation = state_generation + 1, time_state_updated = now()
       FROM linked WHERE vmm.id = ${vmmId} AND vmm.state <> 'saga_unwound' AND vmm.unwinding_since IS NOT NULL AND vmm.time_deleted IS NULL
     ), released AS (
-      DELETE FROM sled_reservation USING linked WHERE vmm_id = ${vmmId} AND ${request.confirmed}
+      DELETE FROM sled_reservation USING linked, answered WHERE vmm_id = ${vmmId} AND definitely
     ), tombstoned AS (
-      UPDATE sled_reservation SET kind = 'tombstoned' FROM linked WHERE vmm_id = ${vmmId} AND NOT ${request.confirmed}
+      UPDATE sled_reservation SET kind = 'tombstoned' FROM linked, answered WHERE vmm_id = ${vmmId} AND NOT definitely
     ), refunded AS (
       DELETE FROM provisioning_charge USING linked
       WHERE provisioning_charge.instance_id = linked.id AND linked.active_vmm_id = ${vmmId}

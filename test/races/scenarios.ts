@@ -1,0 +1,254 @@
+/** Where a race begins, and who may race from there. */
+import { randomUUID } from 'node:crypto';
+import { sql } from 'drizzle-orm';
+import type { Database } from '../../db/connect.ts';
+import { sled } from '../../db/schema.ts';
+import { createInstance, createProject } from '../../db/transactions/manage-inventory.ts';
+import { newAttempt } from '../support/saga-steps.ts';
+import {
+  type Actor,
+  DELETE,
+  expunge,
+  guestEnds,
+  handOver,
+  lateAttemptsOf,
+  migrate,
+  type SagaFault,
+  STOP,
+  start,
+  UPDATE,
+  WAIT,
+  watcher,
+} from './actors.ts';
+import type { World } from './world.ts';
+
+export interface Scenario {
+  readonly name: string;
+  /** Brings a stopped instance to where the race begins. */
+  readonly prepare: (db: Database, world: World) => Promise<void>;
+  readonly actors: readonly Actor[];
+}
+
+const GIB = 1024 ** 3;
+
+/** A world with one stopped instance and three sleds; placement prefers `here`, which is by far the largest. */
+export async function newWorld(db: Database): Promise<World> {
+  const mark = randomUUID().slice(0, 8);
+  const { id: projectId } = await createProject(db, { name: `project-${mark}`, description: '' });
+  const addSled = async (name: string, threads: number) => {
+    const id = randomUUID();
+    const address = `${name}.${mark}:8099`;
+    await db.insert(sled).values({ id, name: `${name}-${mark}`, address, threads, memoryBytes: threads * 4 * GIB });
+    return id;
+  };
+  const [here, there, spare] = [await addSled('here', 4096), await addSled('there', 16), await addSled('spare', 8)];
+  const instanceId = await createInstance(db, {
+    projectId,
+    name: `vm-${mark}`,
+    description: '',
+    hostname: 'vm',
+    ncpus: 2,
+    memoryBytes: GIB,
+    autoRestartPolicy: null,
+  });
+  return {
+    instanceId,
+    here,
+    there,
+    spare,
+    attempts: {
+      'first start': newAttempt('start', instanceId),
+      start: newAttempt('start', instanceId),
+      'another start': newAttempt('start', instanceId),
+      'first migration': newAttempt('migrate', instanceId),
+      migrate: newAttempt('migrate', instanceId),
+      'another migration': newAttempt('migrate', instanceId),
+    },
+    vmms: {},
+    dead: [],
+    lostSleds: [],
+    at: {},
+    notes: {},
+    wrongs: [],
+  };
+}
+
+/** Plays an actor's script to its end, or to the step before `until`. */
+export async function play(db: Database, world: World, actor: Actor, until?: string): Promise<void> {
+  for (let at: string | null = actor.first; at !== null && at !== until; ) {
+    const next: Awaited<ReturnType<NonNullable<Actor['steps'][string]>>> | undefined = await actor.steps[at]?.(
+      db,
+      world,
+    );
+    if (next === undefined || next === WAIT) throw new Error(`${actor.name} can't do ${at}`);
+    at = next;
+  }
+}
+
+async function running(db: Database, world: World): Promise<void> {
+  await play(db, world, start('first start'));
+}
+
+async function migrating(db: Database, world: World): Promise<void> {
+  await running(db, world);
+  await play(db, world, migrate('first migration'));
+  await play(db, world, handOver('completes'), 'end');
+}
+
+const startsWith = (...faults: SagaFault[]) => faults.map((fault) => start('start', fault));
+const migrationsWith = (...faults: SagaFault[]) => faults.map((fault) => migrate('migrate', fault));
+const START_FAULTS: SagaFault[] = [
+  'cancelled before its claim',
+  'register lost',
+  'register lost, sled silent',
+  'told refused',
+];
+
+export const SCENARIOS: readonly Scenario[] = [
+  {
+    name: 'stopped',
+    prepare: async () => {},
+    actors: [
+      ...startsWith('none', ...START_FAULTS),
+      lateAttemptsOf('start'),
+      start('another start'),
+      STOP,
+      DELETE,
+      UPDATE,
+      watcher('active'),
+      guestEnds('crashes'),
+      guestEnds('halts'),
+      expunge('here'),
+    ],
+  },
+  {
+    name: 'failed',
+    prepare: async (db, world) => {
+      await running(db, world);
+      await play(db, world, guestEnds('crashes'));
+      await play(db, world, UPDATE);
+    },
+    actors: [...startsWith('none', 'told refused'), STOP, DELETE, UPDATE],
+  },
+  {
+    name: 'an unwound start left over',
+    prepare: async (db, world) => {
+      await play(db, world, start('first start', 'told refused'));
+    },
+    actors: [
+      ...startsWith('none', ...START_FAULTS),
+      lateAttemptsOf('first start'),
+      STOP,
+      DELETE,
+      UPDATE,
+      expunge('here'),
+    ],
+  },
+  {
+    name: 'an unwound start left over, its sled silent',
+    prepare: async (db, world) => {
+      await play(db, world, start('first start', 'register lost, sled silent'));
+    },
+    actors: [...startsWith('none', 'register lost, sled silent'), STOP, DELETE, UPDATE, expunge('here')],
+  },
+  {
+    name: 'running',
+    prepare: running,
+    actors: [
+      ...migrationsWith('none', ...START_FAULTS),
+      migrate('another migration'),
+      handOver('completes'),
+      handOver('fails'),
+      start('start'),
+      STOP,
+      DELETE,
+      UPDATE,
+      watcher('active'),
+      watcher('target'),
+      guestEnds('crashes'),
+      guestEnds('halts'),
+      expunge('here'),
+      expunge('there'),
+    ],
+  },
+  {
+    name: 'running, an unwound migration left over',
+    prepare: async (db, world) => {
+      await running(db, world);
+      await play(db, world, migrate('first migration', 'told refused'));
+    },
+    actors: [
+      ...migrationsWith('none', 'told refused', 'register lost, sled silent'),
+      handOver('completes'),
+      STOP,
+      UPDATE,
+      watcher('active'),
+      guestEnds('halts'),
+      expunge('there'),
+    ],
+  },
+  {
+    name: 'migrating',
+    prepare: migrating,
+    actors: [
+      handOver('completes'),
+      handOver('fails'),
+      migrate('another migration'),
+      start('start'),
+      STOP,
+      DELETE,
+      UPDATE,
+      watcher('active'),
+      watcher('target'),
+      guestEnds('crashes'),
+      expunge('here'),
+      expunge('there'),
+    ],
+  },
+  {
+    name: 'migrating, the guest has just left',
+    prepare: async (db, world) => {
+      await migrating(db, world);
+      await play(db, world, { ...handOver('completes'), first: 'end' }, 'target says');
+    },
+    actors: [
+      handOver('completes'),
+      STOP,
+      DELETE,
+      UPDATE,
+      watcher('active'),
+      watcher('target'),
+      guestEnds('crashes'),
+      guestEnds('halts'),
+      expunge('here'),
+      expunge('there'),
+    ],
+  },
+];
+
+/** In a scenario in which a hand-over is under way, its actor goes on from there. */
+export function firstStep(scenario: Scenario, actor: Actor): string {
+  if (!actor.name.startsWith('hand-over')) return actor.first;
+  if (scenario.name === 'migrating') return 'end';
+  return scenario.name === 'migrating, the guest has just left' ? 'target says' : actor.first;
+}
+
+/** Removes a world's rows, so that the tables stay small. */
+export async function forgetRows(db: Database): Promise<void> {
+  await db.transaction(async (transaction) => {
+    await transaction.execute(sql`SET LOCAL session_replication_role = replica`);
+    for (const table of [
+      'operation',
+      'provisioning_charge',
+      'sled_reservation',
+      'migration',
+      'vmm',
+      'instance',
+      'sled',
+      'project',
+      'doctor.journal',
+    ]) {
+      await transaction.execute(sql.raw(`DELETE FROM ${table}`));
+    }
+  });
+}
