@@ -18,6 +18,7 @@ export const SHORT_TIMEOUTS = fileURLToPath(new URL('./short-timeouts.ts', impor
 const VICTIM = fileURLToPath(new URL('./victim-worker.ts', import.meta.url));
 const READY_MS = 120_000;
 const WATCH_EVERY_MS = 5_000;
+const REGISTER_MS = 60_000;
 
 /** A reconciling loop, by its schedule. */
 export type LoopId = (typeof RECONCILERS)[number]['id'];
@@ -57,6 +58,8 @@ export async function startMatrixStack(): Promise<MatrixStack> {
   const harness = await startHarness({
     sleds: 4,
     reconcileEveryMs: 1_000,
+    // No cell is about a sled that is silent for good: on a busy machine this must not be the fault.
+    registerTimeoutMs: REGISTER_MS,
     testInterceptors,
     env: { DATABASE_URL: postgres.url },
   });

@@ -86,9 +86,9 @@ export const SCENARIOS: readonly Scenario[] = [
     prepare: stopped,
     async act(subject, options) {
       const lift = subject.onSleds({ call: 'state:running', act: { type: 'refuse', status: 409 } });
-      const begun = subject.plan({ workflowType: 'instanceStart', activity: 'runVmm', observe: true });
+      const unwinds = subject.plan({ workflowType: 'instanceStart', activity: 'beginUnwind', observe: true });
       const call = subject.call('start', options);
-      await begun.waitFor('ended');
+      await unwinds.waitFor('arrived');
       lift();
       return call;
     },
@@ -138,9 +138,9 @@ export const SCENARIOS: readonly Scenario[] = [
     prepare: running,
     async act(subject, options) {
       const lift = subject.onSleds({ call: 'state:migration_target', act: { type: 'refuse', status: 409 } });
-      const begun = subject.plan({ workflowType: 'instanceMigrate', activity: 'migrateIn', observe: true });
+      const unwinds = subject.plan({ workflowType: 'instanceMigrate', activity: 'beginUnwind', observe: true });
       const call = subject.call('migrate', options);
-      await begun.waitFor('ended');
+      await unwinds.waitFor('arrived');
       lift();
       return call;
     },
@@ -295,11 +295,10 @@ export const SCENARIOS: readonly Scenario[] = [
     success: 'running',
     plain: { outcome: 'succeeded', settles: 'running' },
     async prepare(subject) {
-      const lift = subject.onSleds({ call: 'state:running', act: { type: 'drop_after' } });
+      subject.onSleds({ call: 'state:running', act: { type: 'drop_after' } });
       const call = subject.call('start');
       await subject.waitForState(['running']);
       await terminated(subject, call, workflowIds.start(subject.id));
-      lift();
     },
     act: found,
   },

@@ -32,7 +32,7 @@ export interface Planned {
   execution(): Execution;
 }
 
-const SETTLE_MS = 60_000;
+const SETTLE_MS = 120_000;
 const SETTLE_EVERY_MS = 100;
 const RETRY_EVERY_MS = 100;
 const AWAY = /the database or the Temporal server does not answer/;
