@@ -3,6 +3,7 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import pc from 'picocolors';
+import { COLUMNS } from './columns.ts';
 import { runMatrix } from './run-matrix.ts';
 import { brokenLines, markdown, summary, terminalTable } from './table.ts';
 
@@ -12,7 +13,8 @@ setInterval(() => {}, 60_000);
 const began = performance.now();
 const seconds = () => `${((performance.now() - began) / 1000).toFixed(0).padStart(4)} s`;
 const result = await runMatrix({
-  ...values,
+  row: values.row,
+  columns: COLUMNS.filter(({ head }) => head.includes(values.column ?? '')),
   onPhase: (phase) => console.error(`${seconds()}  ${phase}`),
   onCell: ({ row, column, verdict }) => {
     if (verdict.kind === 'broken')

@@ -39,8 +39,8 @@ export interface MatrixResult {
 export interface MatrixOptions {
   /** Only rows whose `workflow.activity` contains this. */
   readonly row?: string | undefined;
-  /** Only columns whose head contains this. */
-  readonly column?: string | undefined;
+  /** Only these columns; all of them by default. */
+  readonly columns?: readonly Column[] | undefined;
   readonly onCell?: (cell: CellResult) => void;
   readonly onPhase?: (phase: string) => void;
 }
@@ -97,7 +97,7 @@ class MatrixRun {
     const rows = (await this.#findRows()).filter(({ scenario, activity }) =>
       `${scenario.workflow}.${activity}`.includes(this.#options.row ?? ''),
     );
-    const columns = COLUMNS.filter(({ head }) => head.includes(this.#options.column ?? ''));
+    const columns = this.#options.columns ?? COLUMNS;
 
     const watch = this.#watch();
     say('faults of one instance');
