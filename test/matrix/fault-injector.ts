@@ -55,7 +55,7 @@ export interface Execution {
 }
 
 const INJECTED = { status: 503, error_code: 'ServiceUnavailable', message: 'a fault of the test' };
-const MOMENT_MS = 30_000;
+const MOMENT_MS = 60_000;
 const UUID = /[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}/;
 
 /** A step was never executed as it was planned: nothing is shown about it. */
@@ -101,7 +101,7 @@ export class FaultInjector {
 
   /** Waits until `times` executions under a plan have come to a moment. Throws when that never happens. */
   async waitFor(planId: string, moment: Moment, times = 1): Promise<void> {
-    await waitUntil(() => this.count(planId, moment) >= times, '', MOMENT_MS, 10).catch(() => {
+    await waitUntil(() => this.count(planId, moment) >= times, '', MOMENT_MS, 25).catch(() => {
       throw new NotReached(`its step never ${moment}`);
     });
   }

@@ -30,7 +30,7 @@ export interface Scenario {
   readonly alone?: boolean;
 }
 
-const TICK_MS = 10;
+const TICK_MS = 30;
 /** A step that is held is given up by time-out and tried again: every attempt is meant. */
 const ATTEMPTS = 1_000;
 const WAIT_MS = 60_000;

@@ -33,7 +33,8 @@ export interface Planned {
 }
 
 const SETTLE_MS = 120_000;
-const SETTLE_EVERY_MS = 100;
+const SETTLE_EVERY_MS = 200;
+const LOOK_EVERY_MS = 50;
 const RETRY_EVERY_MS = 100;
 const AWAY = /the database or the Temporal server does not answer/;
 
@@ -136,7 +137,7 @@ export class Subject {
       },
       '',
       SETTLE_MS,
-      20,
+      LOOK_EVERY_MS,
     ).catch(() => {
       throw new Error(`${what}it never showed ${shown.join(' or ')}; it shows ${last.shown}`);
     });
@@ -199,7 +200,7 @@ export class Subject {
       },
       `operation ${operationId} never ended`,
       SETTLE_MS,
-      50,
+      LOOK_EVERY_MS,
     );
     if (outcome === null) throw new Error('unreachable');
     return outcome;
@@ -235,8 +236,12 @@ export class Subject {
     let last = '';
     await waitUntil(
       async () => {
-        if (options.age) await this.age();
         const record = await this.record();
+        if (!states.includes(record.shown) && !options.age) {
+          last = `it shows ${record.shown}`;
+          return false;
+        }
+        if (options.age) await this.age();
         const snapshot = await patiently(() => readSnapshot(this.stack.database.db, this.id));
         const operation = await this.newestOperation();
         last = `it shows ${record.shown}${snapshot !== null && needsAction(snapshot) ? ', an update is due' : ''}${snapshot?.unlinked.length ? `, ${snapshot.unlinked.length} VMMs are left over` : ''}${operation?.ended === false ? ', an operation is open' : ''}`;
