@@ -95,7 +95,7 @@ export class FaultBook {
   }
 
   /** The failure that is planted for a migration of the instance with this name, used up by asking. */
-  takeMigrationFailure(side: 'source' | 'target', instanceName: string): 'before' | 'middle' | null {
+  takeMigrationFailure(side: 'source' | 'target', instanceName?: string): 'before' | 'middle' | null {
     const index = this.#migrations.findIndex(
       (planted) =>
         planted.side === side && (planted.instance_name === undefined || planted.instance_name === instanceName),

@@ -60,6 +60,7 @@ export async function startMatrixStack(): Promise<MatrixStack> {
     reconcileEveryMs: 1_000,
     // No cell is about a sled that is silent for good: on a busy machine this must not be the fault.
     registerTimeoutMs: REGISTER_MS,
+    connections: 20,
     testInterceptors,
     env: { DATABASE_URL: postgres.url },
   });

@@ -14,7 +14,7 @@ import { COLUMNS, type Column, type Course, type Disaster, type Expectation, typ
 import { NotReached, type SeenStep } from './fault-injector.ts';
 import { type MatrixStack, startMatrixStack } from './matrix-stack.ts';
 import { SCENARIOS, type Scenario } from './scenarios.ts';
-import { type CallOutcome, type OperationName, type Outcome, Subject } from './subject.ts';
+import { type CallOutcome, type OperationName, type Outcome, patiently, Subject } from './subject.ts';
 
 export type Verdict =
   | { readonly kind: 'holds'; readonly outcome: string }
@@ -101,12 +101,15 @@ class MatrixRun {
 
     const watch = this.#watch();
     say('faults of one instance');
-    await this.#together(
-      rows.filter(({ scenario }) => !scenario.alone),
-      columns,
-    );
-    watch.stop();
-    await watch.ended;
+    try {
+      await this.#together(
+        rows.filter(({ scenario }) => !scenario.alone),
+        columns,
+      );
+    } finally {
+      watch.stop();
+      await watch.ended;
+    }
     const alone = rows.filter(({ scenario }) => scenario.alone);
     if (alone.length > 0) {
       say('passes of the loops');
@@ -282,7 +285,7 @@ class MatrixRun {
     let on = true;
     const look = async () => {
       while (on) {
-        this.#keep(await this.#examine(false));
+        this.#keep(await patiently(() => this.#examine(false)));
         await new Promise((resolve) => setTimeout(resolve, LOOK_EVERY_MS).unref());
       }
     };

@@ -59,17 +59,19 @@ export class Subject {
   static async create(stack: MatrixStack): Promise<Subject> {
     made += 1;
     const name = `cell-${made}`;
-    const { id } = await stack.client.createInstance(
-      {
-        name,
-        hostname: name,
-        description: '',
-        ncpus: 1,
-        memory: 512 * 1024 ** 2,
-        start: false,
-        auto_restart_policy: 'never',
-      },
-      { project: 'default' },
+    const { id } = await patiently(() =>
+      stack.client.createInstance(
+        {
+          name,
+          hostname: name,
+          description: '',
+          ncpus: 1,
+          memory: 512 * 1024 ** 2,
+          start: false,
+          auto_restart_policy: 'never',
+        },
+        { project: 'default' },
+      ),
     );
     return new Subject(stack, id, name);
   }
@@ -299,7 +301,7 @@ export class Subject {
   }
 }
 
-/** Reads from a database or an API that may be away for a moment. */
+/** Asks a database or an API that may be away for a moment. */
 export async function patiently<T>(read: () => Promise<T>): Promise<T> {
   for (const end = performance.now() + SETTLE_MS; ; ) {
     try {

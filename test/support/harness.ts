@@ -50,7 +50,9 @@ let named = 0;
 const REST_MS = 30_000;
 
 /** Brings up a stack for a test file. */
-export async function startHarness(options: Partial<StackOptions> = {}): Promise<Harness> {
+export async function startHarness(
+  options: Partial<StackOptions> & { readonly connections?: number } = {},
+): Promise<Harness> {
   const stack = await startStack({
     sleds: 3,
     transitionMs: 10,
@@ -58,7 +60,10 @@ export async function startHarness(options: Partial<StackOptions> = {}): Promise
     ...options,
     env: { ...process.env, DATABASE_URL: '', TEMPORAL_ADDRESS: '', ...options.env },
   });
-  const database = openDatabase(stack.databaseUrl, { maxConnections: 4, applicationName: 'mooring-test' });
+  const database = openDatabase(stack.databaseUrl, {
+    maxConnections: options.connections ?? 4,
+    applicationName: 'mooring-test',
+  });
   const connection = await Connection.connect({ address: stack.temporalAddress });
   const client = new MooringClient({ url: stack.apiUrl });
   const temporal = new Client({ connection });
