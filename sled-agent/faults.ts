@@ -41,9 +41,13 @@ export const callFault = z.object({
 });
 export type CallFault = z.infer<typeof callFault>;
 
-/** The next migration fails on this side: before anything is sent, or in the middle. */
+/** The next migration (of one instance, if named) fails on this side: before anything is sent, or in the middle. */
 export const migrationFault = z.object({
-  migration: z.object({ side: z.enum(['source', 'target']), point: z.enum(['before', 'middle']) }),
+  migration: z.object({
+    side: z.enum(['source', 'target']),
+    point: z.enum(['before', 'middle']),
+    instance_name: z.string().optional(),
+  }),
 });
 export type MigrationFault = z.infer<typeof migrationFault>;
 
@@ -55,9 +59,20 @@ export class FaultBook {
   #calls: { fault: CallFault; left: number }[] = [];
   #migrations: MigrationFault['migration'][] = [];
 
-  plant(planted: Fault): void {
-    if ('migration' in planted) this.#migrations.push(planted.migration);
-    else this.#calls.push({ fault: planted, left: planted.times ?? Number.POSITIVE_INFINITY });
+  /** Plants a fault. What is returned takes it away again, where it is not used up. */
+  plant(planted: Fault): () => void {
+    if ('migration' in planted) {
+      const { migration } = planted;
+      this.#migrations.push(migration);
+      return () => {
+        this.#migrations = this.#migrations.filter((other) => other !== migration);
+      };
+    }
+    const entry = { fault: planted, left: planted.times ?? Number.POSITIVE_INFINITY };
+    this.#calls.push(entry);
+    return () => {
+      this.#calls = this.#calls.filter((other) => other !== entry);
+    };
   }
 
   clear(): void {
@@ -79,8 +94,12 @@ export class FaultBook {
     return found.fault.act;
   }
 
-  takeMigrationFailure(side: 'source' | 'target'): 'before' | 'middle' | null {
-    const index = this.#migrations.findIndex((planted) => planted.side === side);
+  /** The failure that is planted for a migration of the instance with this name, used up by asking. */
+  takeMigrationFailure(side: 'source' | 'target', instanceName?: string): 'before' | 'middle' | null {
+    const index = this.#migrations.findIndex(
+      (planted) =>
+        planted.side === side && (planted.instance_name === undefined || planted.instance_name === instanceName),
+    );
     return index < 0 ? null : (this.#migrations.splice(index, 1)[0]?.point ?? null);
   }
 }

@@ -18,6 +18,7 @@ export class Reporter {
   readonly #dispatcher = new Agent({ connections: 8 });
   readonly #stopped = new AbortController();
   #held = false;
+  readonly #heldVmms = new Set<string>();
 
   /** `accepted` is called once the control plane has dealt with a report. */
   constructor(controlPlaneUrl: string, accepted: (vmmId: string, report: SledVmmState) => void) {
@@ -41,9 +42,11 @@ export class Reporter {
     this.#queues.delete(vmmId);
   }
 
-  /** Test only: holds every report back, or lets them go. */
-  hold(on: boolean): void {
-    this.#held = on;
+  /** Test only: holds every report back, or those of one VMM, or lets them go. */
+  hold(on: boolean, vmmId?: string): void {
+    if (vmmId === undefined) this.#held = on;
+    else if (on) this.#heldVmms.add(vmmId);
+    else this.#heldVmms.delete(vmmId);
   }
 
   /** Ends at once; what was not delivered is lost. */
@@ -63,7 +66,7 @@ export class Reporter {
         this.#queues.delete(vmmId);
         return;
       }
-      if (!this.#held && (await this.#put(vmmId, next))) {
+      if (!this.#held && !this.#heldVmms.has(vmmId) && (await this.#put(vmmId, next))) {
         queue.shift();
         pauseMs = 50;
         if (this.#queues.get(vmmId) === queue) this.#accepted(vmmId, next);

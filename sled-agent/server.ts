@@ -40,12 +40,14 @@ export interface SledAgentHandle {
   readonly url: string;
   /** Plants faults; also over `/test/` where it is served. */
   readonly faults: {
-    plant(planted: Fault): void;
+    /** What is returned takes the fault away again. */
+    plant(planted: Fault): () => void;
     clear(): void;
     lose(vmmId: string): void;
     halt(vmmId: string): void;
     crash(vmmId: string): void;
-    holdReports(on: boolean): void;
+    /** Holds reports back, of one VMM if named. */
+    holdReports(on: boolean, vmmId?: string): void;
     guestLog(): readonly GuestLogEntry[];
   };
   readonly hypervisor: WitnessedHypervisor;
@@ -86,7 +88,7 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
     lose: (vmmId: string) => void agent.lose(vmmId),
     halt: (vmmId: string) => hypervisor.halt(vmmId),
     crash: (vmmId: string) => hypervisor.crash(vmmId),
-    holdReports: (on: boolean) => agent.reporter.hold(on),
+    holdReports: (on: boolean, vmmId?: string) => agent.reporter.hold(on, vmmId),
     guestLog: () => hypervisor.guestLog,
   };
 

@@ -145,7 +145,7 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
     const vm = this.#vms.get(vmmId);
     if (vm?.state !== 'made') return;
     vm.state = 'migrating-in';
-    const failure = this.#faults.takeMigrationFailure('target');
+    const failure = this.#faults.takeMigrationFailure('target', vm.spec.name);
     if (failure === 'before') {
       this.#failIncoming(vm, migrationId);
       return;
@@ -262,7 +262,7 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
     vm.outgoing = { migrationId, socket };
     vm.emit({ kind: 'state', state: 'migrating' });
     vm.emit({ kind: 'migration-out', migrationId, state: 'in_progress' });
-    if (this.#faults.takeMigrationFailure('source') !== null) {
+    if (this.#faults.takeMigrationFailure('source', vm.spec.name) !== null) {
       socket.destroy();
       return;
     }

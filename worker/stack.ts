@@ -16,7 +16,7 @@ import { createLog } from './log.ts';
 import { writeStackFile } from './stack-file.ts';
 import { plainTemporal, readTemporalSettings, type TemporalSettings } from './temporal-connection.ts';
 import { cacheDirectory, findTemporalBinary, startTemporalServer } from './temporal-server.ts';
-import { type RunningWorker, startWorker } from './worker.ts';
+import { type RunningWorker, startWorker, type TestInterceptors } from './worker.ts';
 
 export interface StackOptions {
   /** Kept between runs; a throw-away directory when absent. */
@@ -44,6 +44,8 @@ export interface StackOptions {
   /** Dynamic configuration of the embedded Temporal server; for tests and recordings. */
   readonly temporalDynamicConfig?: Readonly<Record<string, string | number>>;
   readonly env?: NodeJS.ProcessEnv;
+  /** For tests alone. */
+  readonly testInterceptors?: TestInterceptors;
   /** Hears what is being brought up, in words for people. */
   readonly onProgress?: (message: string) => void;
 }
@@ -132,6 +134,7 @@ export async function startStack(options: StackOptions): Promise<RunningStack> {
       ...(options.updates === undefined ? {} : { updates: options.updates }),
       ...(options.reconcileEveryMs === undefined ? {} : { reconcileEveryMs: options.reconcileEveryMs }),
       ...(options.reconcilersOff === undefined ? {} : { reconcilersOff: options.reconcilersOff }),
+      ...(options.testInterceptors === undefined ? {} : { testInterceptors: options.testInterceptors }),
     });
     stops.push({ name: 'worker', stop: worker.stop });
     say('worker');

@@ -3,6 +3,7 @@ import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 import { OpenTelemetryPlugin } from '@temporalio/interceptors-opentelemetry';
 import {
+  type ActivityInterceptorsFactory,
   bundleWorkflowCode,
   DefaultLogger,
   NativeConnection,
@@ -52,6 +53,16 @@ export interface WorkerOptions {
   readonly metricsListen?: string | undefined;
   /** Reconciling loops whose schedule, where it is missing, is created switched off. */
   readonly reconcilersOff?: readonly ReconcilerName[];
+  /** For tests alone. */
+  readonly testInterceptors?: TestInterceptors;
+}
+
+/** How a test gets between Temporal and the steps. */
+export interface TestInterceptors {
+  /** Around every activity. */
+  readonly activity?: ActivityInterceptorsFactory[];
+  /** Files whose interceptors are bundled with the workflows. */
+  readonly workflowModules?: string[];
 }
 
 export interface RunningWorker {
@@ -71,19 +82,26 @@ const TRACING_INTERCEPTORS = createRequire(import.meta.url).resolve(
 );
 const INTERCEPTORS = fileURLToPath(new URL('../workflows/interceptors.ts', import.meta.url));
 
-let bundle: Promise<WorkflowBundleWithSourceMap> | undefined;
+const bundles = new Map<string, Promise<WorkflowBundleWithSourceMap>>();
 
-/** The workflow code as one bundle; made once a process, with tracing's interceptors when it is on. */
-export function workflowBundle(tracing = false): Promise<WorkflowBundleWithSourceMap> {
-  bundle ??= bundleWorkflows(fileURLToPath(new URL('../workflows/index.ts', import.meta.url)), tracing);
-  return bundle;
+/** The workflow code as one bundle, with the interceptors of more modules than its own; made once a process. */
+export function workflowBundle(interceptorModules: readonly string[] = []): Promise<WorkflowBundleWithSourceMap> {
+  const key = interceptorModules.join('\n');
+  const made =
+    bundles.get(key) ??
+    bundleWorkflows(fileURLToPath(new URL('../workflows/index.ts', import.meta.url)), interceptorModules);
+  bundles.set(key, made);
+  return made;
 }
 
 /** Bundles the workflows that a module exports, with the interceptors that tell their story. */
-export function bundleWorkflows(workflowsPath: string, tracing = false): Promise<WorkflowBundleWithSourceMap> {
+export function bundleWorkflows(
+  workflowsPath: string,
+  interceptorModules: readonly string[] = [],
+): Promise<WorkflowBundleWithSourceMap> {
   return bundleWorkflowCode({
     workflowsPath,
-    workflowInterceptorModules: [INTERCEPTORS, ...(tracing ? [TRACING_INTERCEPTORS] : [])],
+    workflowInterceptorModules: [INTERCEPTORS, ...interceptorModules],
     logger: new DefaultLogger('WARN'),
   });
 }
@@ -142,7 +160,12 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   const connected = await connectTemporalClient(options.temporal, database.db, options.log, tracing !== null);
   const context = { db: database.db, sleds, workflows: new WorkflowStarter(connected.client), metrics };
   const control = createControlActivities(context);
-  const workflows = options.bundle ?? (await workflowBundle(tracing !== null));
+  const workflows =
+    options.bundle ??
+    (await workflowBundle([
+      ...(tracing === null ? [] : [TRACING_INTERCEPTORS]),
+      ...(options.testInterceptors?.workflowModules ?? []),
+    ]));
   const versioned = process.env.MOORING_WORKER_VERSIONING !== 'off';
   const buildId = options.buildId ?? (await readBuildId(process.env, workflows.code));
   const common = {
@@ -150,6 +173,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     namespace,
     workflowBundle: workflows,
     ...(tracing === null ? {} : { plugins: [new OpenTelemetryPlugin(tracing)] }),
+    interceptors: { activity: options.testInterceptors?.activity ?? [] },
     shutdownGraceTime: '10s',
     ...(versioned
       ? {

@@ -85,7 +85,7 @@ export async function instanceMigrate(input: InstanceMigrateInput): Promise<Inst
     await saga.unwind();
     // The destination has reported that it migrates in: reports decide from here.
     if (spared) {
-      await database.succeedOperation(attempt);
+      await CancellationScope.nonCancellable(() => database.succeedOperation(attempt));
       return { outcome: 'migrating', vmmId, migrationId };
     }
     throw operationFailure('InstanceMigrateUnwound', errorBodyOf(error, 'the migration', sled), error);

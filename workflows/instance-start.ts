@@ -7,7 +7,7 @@
  * Who else touches these rows: the sled agent's reports write the VMM's state; the user writes the intent, which is read
  * in the same transaction that marks the VMM as "about to be told"; the update saga alone clears the instance's ids.
  */
-import { uuid4, workflowInfo } from '@temporalio/workflow';
+import { CancellationScope, uuid4, workflowInfo } from '@temporalio/workflow';
 import type { StartReason } from '../model/states.ts';
 import { DEFAULT_REGISTER_TIMEOUT_MS, database, registering, untilDefinitive } from './activities.ts';
 import { errorBodyOf, failedWith, operationFailure } from './failures.ts';
@@ -58,7 +58,7 @@ export async function instanceStart(input: InstanceStartInput): Promise<Instance
     await saga.unwind();
     if (!spared) throw operationFailure('InstanceStartUnwound', errorBodyOf(error, 'the start', sled), error);
     // The sled refused a second word to a guest that it has reported as running: the start has succeeded.
-    await database.succeedOperation(attempt);
+    await CancellationScope.nonCancellable(() => database.succeedOperation(attempt));
     return { outcome: 'started', vmmId };
   }
 }

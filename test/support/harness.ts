@@ -59,15 +59,20 @@ let named = 0;
 const REST_MS = 30_000;
 
 /** Brings up a stack for a test file. */
-export async function startHarness(options: Partial<StackOptions> = {}): Promise<Harness> {
+export async function startHarness(
+  options: Partial<StackOptions> & { readonly connections?: number } = {},
+): Promise<Harness> {
   const stack = await startStack({
     sleds: 3,
     transitionMs: 10,
     reconcileEveryMs: 1_000,
     ...options,
-    env: { ...process.env, ...options.env, DATABASE_URL: '', TEMPORAL_ADDRESS: '' },
+    env: { ...process.env, DATABASE_URL: '', TEMPORAL_ADDRESS: '', ...options.env },
   });
-  const database = openDatabase(stack.databaseUrl, { maxConnections: 4, applicationName: 'mooring-test' });
+  const database = openDatabase(stack.databaseUrl, {
+    maxConnections: options.connections ?? 4,
+    applicationName: 'mooring-test',
+  });
   const { client: temporal, close: closeTemporal } = await connectTemporalClient(
     stack.temporal,
     database.db,

@@ -1,0 +1,146 @@
+/** What the fault matrix runs on: a stack whose steps can be got at, and whose PostgreSQL and worker can be killed. */
+import { type ChildProcess, fork } from 'node:child_process';
+import { chmod, mkdtemp, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { RECONCILERS, type ReconcilerName } from '../../model/reconcilers.ts';
+import { freePort, guardChild, waitUntil } from '../../worker/child-process.ts';
+import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../worker/embedded-postgres.ts';
+import { createLog } from '../../worker/log.ts';
+import type { StackSled } from '../../worker/stack.ts';
+import { type RunningWorker, startWorker } from '../../worker/worker.ts';
+import { type Harness, startHarness } from '../support/harness.ts';
+import { FaultInjector, type FaultPlan, noteSledCalls, silenceLateAttempts } from './fault-injector.ts';
+import type { ToParent, ToVictim, VictimOptions } from './victim-worker.ts';
+
+/** The workflow interceptors of the matrix. */
+export const SHORT_TIMEOUTS = fileURLToPath(new URL('./short-timeouts.ts', import.meta.url));
+const VICTIM = fileURLToPath(new URL('./victim-worker.ts', import.meta.url));
+const READY_MS = 120_000;
+const WATCH_EVERY_MS = 5_000;
+const REGISTER_MS = 60_000;
+
+/** A reconciling loop, by its schedule. */
+export type LoopId = ReconcilerName;
+
+export interface MatrixStack extends Harness {
+  readonly injector: FaultInjector;
+  readonly sleds: readonly StackSled[];
+  /** Makes plans known to whichever worker runs now. */
+  plan(plan: FaultPlan): void;
+  release(planId: string, point: 'before' | 'after'): void;
+  drop(planId: string): void;
+  /** Lets only these of the reconciling loops run. */
+  runLoops(ids: readonly LoopId[]): Promise<void>;
+  /** SIGKILL to PostgreSQL. */
+  killPostgres(): Promise<void>;
+  /** Starts it again, on the same data and port. */
+  restartPostgres(): Promise<void>;
+  /** Hands all work to a worker in a process of its own. */
+  moveToVictim(): Promise<void>;
+  /** SIGKILL to that process. */
+  killVictim(): Promise<void>;
+  /** Takes the work back into this process. */
+  moveBack(): Promise<void>;
+}
+
+/** Brings it up. */
+export async function startMatrixStack(): Promise<MatrixStack> {
+  noteSledCalls();
+  silenceLateAttempts();
+  const injector = new FaultInjector();
+  // Below a folder that PostgreSQL's own user may enter, also where the tests run as root.
+  const directory = await mkdtemp('/var/tmp/mooring-matrix-');
+  await chmod(directory, 0o711);
+  const postgresOptions = { dataDir: join(directory, 'postgres'), port: await freePort(), durable: false };
+  let postgres: EmbeddedPostgres = await startEmbeddedPostgres(postgresOptions);
+  const testInterceptors = { activity: [injector.interceptors()], workflowModules: [SHORT_TIMEOUTS] };
+  const harness = await startHarness({
+    sleds: 4,
+    reconcileEveryMs: 1_000,
+    // No cell is about a sled that is silent for good: on a busy machine this must not be the fault.
+    registerTimeoutMs: REGISTER_MS,
+    connections: 20,
+    testInterceptors,
+    env: { DATABASE_URL: postgres.url },
+  });
+  // A killed server must still have what it has confirmed: the files survive it, its buffers don't.
+  await harness.database.pool.query('ALTER DATABASE postgres SET synchronous_commit = on');
+  const { databaseUrl, temporal } = harness.stack;
+  let worker: RunningWorker | null = harness.stack.worker;
+  let victim: ChildProcess | null = null;
+  const tell = (message: ToVictim) => void (victim?.connected && victim.send(message));
+  // Inventories are for what nothing else brings to light: too many of them, and nothing else gets to do it.
+  await harness.temporal.schedule.getHandle('watcher').update(({ spec, ...schedule }) => ({
+    ...schedule,
+    spec: { ...spec, intervals: [{ every: WATCH_EVERY_MS }] },
+  }));
+
+  return {
+    ...harness,
+    injector,
+    sleds: harness.stack.sleds,
+    plan(plan) {
+      if (victim === null) injector.plan(plan);
+      else tell({ plan });
+    },
+    release(planId, point) {
+      injector.release(planId, point);
+      tell({ release: planId, point });
+    },
+    drop(planId) {
+      injector.drop(planId);
+      tell({ drop: planId });
+    },
+    async runLoops(ids) {
+      for (const id of RECONCILERS) {
+        const schedule = harness.temporal.schedule.getHandle(id);
+        await (ids.includes(id) ? schedule.unpause() : schedule.pause());
+      }
+    },
+    killPostgres: () => postgres.kill(),
+    async restartPostgres() {
+      postgres = await startEmbeddedPostgres(postgresOptions);
+    },
+    async moveToVictim() {
+      await worker?.stop();
+      worker = null;
+      const options: VictimOptions = { databaseUrl, temporal };
+      const child = fork(VICTIM, [JSON.stringify(options)], { execArgv: ['--import', 'tsx'] });
+      victim = child;
+      guardChild(child.pid ?? 0, 'KILL');
+      let ready = false;
+      child.on('message', (message: ToParent) => {
+        if ('ready' in message) ready = true;
+        else injector.reached(message.planId, message.moment, message.execution);
+      });
+      await waitUntil(() => ready || child.exitCode !== null, 'the worker process never came up', READY_MS);
+      if (!ready) throw new Error(`the worker process ended with exit code ${child.exitCode}`);
+    },
+    async killVictim() {
+      const child = victim;
+      victim = null;
+      if (child === null) return;
+      const gone = new Promise((resolve) => child.once('exit', resolve));
+      child.kill('SIGKILL');
+      await gone;
+    },
+    async moveBack() {
+      worker = await startWorker({
+        databaseUrl,
+        temporal,
+        log: createLog('worker', 'error'),
+        reconcileEveryMs: 0,
+        testInterceptors,
+      });
+    },
+    async close() {
+      injector.releaseAll();
+      victim?.kill('SIGKILL');
+      await worker?.stop();
+      await harness.close();
+      await postgres.stop();
+      await rm(directory, { recursive: true, force: true });
+    },
+  };
+}

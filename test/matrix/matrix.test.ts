@@ -1,0 +1,41 @@
+/**
+ * The fault matrix, cell by cell. Which part of it runs here: `MOORING_MATRIX=whole` everything; by default every step
+ * under every fault of one instance's own and one kill of the worker. `npm run matrix` always runs it whole.
+ */
+import { beforeAll, describe, expect, test } from 'vitest';
+import { SAGA_STEPS, type SagaSteps, type SagaType } from '../../model/saga-steps.ts';
+import { COLUMNS } from './columns.ts';
+import { type MatrixResult, runMatrix } from './run-matrix.ts';
+
+const WHOLE_MS = 30 * 60_000;
+const whole = process.env.MOORING_MATRIX === 'whole';
+const columns = COLUMNS.filter(({ head, disaster }) => whole || disaster === undefined || head === 'worker after');
+
+let result: MatrixResult;
+beforeAll(async () => {
+  result = await runMatrix({ columns });
+}, WHOLE_MS);
+
+const workflows = Object.entries(SAGA_STEPS) as [SagaType, SagaSteps][];
+
+test('every step of every workflow is reached by a scenario that does what it says', () => {
+  expect(result.problems).toEqual([]);
+  expect(result.rows.map(({ scenario, activity }) => `${scenario.workflow}.${activity}`)).toEqual(
+    workflows.flatMap(([workflow, { steps, compensations }]) =>
+      [...steps, ...compensations].map(({ activity }) => `${workflow}.${activity}`),
+    ),
+  );
+});
+
+describe.each(workflows)('%s', (workflow, { steps, compensations }) => {
+  describe.each([...steps, ...compensations].map(({ activity }) => activity))('%s', (activity) => {
+    test.each(columns.map(({ head, title }) => [title, head]))('%s', (_, head) => {
+      const cell = result.cells.find(
+        ({ row, column }) => row.scenario.workflow === workflow && row.activity === activity && column.head === head,
+      );
+      expect(cell?.verdict.kind === 'broken' ? cell.verdict.reason : cell?.verdict.kind).toMatch(
+        /^(holds|not applicable)$/,
+      );
+    });
+  });
+});

@@ -1,0 +1,346 @@
+/**
+ * What brings each workflow to each of its steps. A workflow that is added to `SAGA_STEPS` needs a scenario here; a step
+ * that is added to a workflow joins by itself if one of these reaches it, and fails the matrix if none does.
+ */
+import { applyReport } from '../../db/transactions/apply-report.ts';
+import type { SagaType } from '../../model/saga-steps.ts';
+import type { ShownState } from '../../model/states.ts';
+import { workflowIds } from '../../model/workflow-names.ts';
+import { sledVmmState } from '../../wire/sled-protocol.ts';
+import { waitUntil } from '../../worker/child-process.ts';
+import type { CallOutcome, OperationName, Subject } from './subject.ts';
+
+export interface Scenario {
+  readonly name: string;
+  /** The workflow whose steps it is for. */
+  readonly workflow: SagaType;
+  /** The operation whose caller is answered; `null` when nobody's call is under test any more. */
+  readonly operation: OperationName | null;
+  /** What the instance shows before, and again after a failure. */
+  readonly before: ShownState;
+  /** How it ends without a fault of the matrix. */
+  readonly plain: { readonly outcome: 'succeeded' | 'undone'; readonly settles: ShownState };
+  /** What the instance shows at rest after success. */
+  readonly success: ShownState;
+  /** Brings the instance to where the operation begins. */
+  prepare(subject: Subject): Promise<void>;
+  /** The operation. */
+  act(subject: Subject, options: { waitSeconds?: number }): Promise<CallOutcome>;
+  /** A pass of a loop: it runs alone, since it sees every instance. */
+  readonly alone?: boolean;
+}
+
+const TICK_MS = 30;
+/** A step that is held is given up by time-out and tried again: every attempt is meant. */
+const ATTEMPTS = 1_000;
+const WAIT_MS = 60_000;
+
+async function stopped(): Promise<void> {}
+
+async function running(subject: Subject): Promise<void> {
+  const started = await subject.call('start');
+  if (started.kind !== 'succeeded') throw new Error(`it could not be started: ${JSON.stringify(started)}`);
+  await subject.waitForState(['running']);
+}
+
+/** Ends a saga by hand once a step of it has arrived, and hears its caller's error. */
+async function terminated(subject: Subject, call: Promise<CallOutcome>, workflowId: string): Promise<void> {
+  await subject.stack.temporal.workflow.getHandle(workflowId).terminate('the scenario');
+  const outcome = await call;
+  if (outcome.kind !== 'undone' || outcome.status !== 409)
+    throw new Error(`the terminated operation's caller got ${JSON.stringify(outcome)}`);
+}
+
+/** Waits until the scan has found the operation that was cut off, and follows it to its end. */
+async function found(subject: Subject): Promise<CallOutcome> {
+  const operation = await subject.newestOperation();
+  if (operation === null) throw new Error('there is no operation');
+  await subject.age();
+  return subject.follow(operation.id);
+}
+
+/** Runs a pass of a loop, and once more if it was cut off: the next pass makes up for it. */
+async function pass(subject: Subject, loop: SagaType): Promise<CallOutcome> {
+  const first = await subject.run(loop);
+  return first.kind === 'succeeded' ? first : subject.run(loop);
+}
+
+export const SCENARIOS: readonly Scenario[] = [
+  {
+    name: 'a start',
+    workflow: 'instanceStart',
+    operation: 'start',
+    before: 'stopped',
+    success: 'running',
+    plain: { outcome: 'succeeded', settles: 'running' },
+    prepare: stopped,
+    act: (subject, options) => subject.call('start', options),
+  },
+  {
+    name: 'a start that its sled refuses to run',
+    workflow: 'instanceStart',
+    operation: 'start',
+    before: 'stopped',
+    success: 'running',
+    plain: { outcome: 'undone', settles: 'stopped' },
+    prepare: stopped,
+    async act(subject, options) {
+      const lift = subject.onSleds({ call: 'state:running', act: { type: 'refuse', status: 409 } });
+      const unwinds = subject.plan({ workflowType: 'instanceStart', activity: 'beginUnwind', observe: true });
+      const call = subject.call('start', options);
+      await unwinds.waitFor('arrived');
+      lift();
+      return call;
+    },
+  },
+  {
+    name: 'a start that is told failed while its guest runs',
+    workflow: 'instanceStart',
+    operation: 'start',
+    before: 'stopped',
+    success: 'running',
+    plain: { outcome: 'succeeded', settles: 'running' },
+    prepare: stopped,
+    async act(subject, options) {
+      const told = subject.plan({
+        workflowType: 'instanceStart',
+        activity: 'runVmm',
+        holdAfter: true,
+        fail: 'final',
+        times: ATTEMPTS,
+      });
+      const call = subject.call('start', options);
+      await told.waitFor('ran');
+      await subject.waitForState(['running']);
+      told.release('after');
+      await told.waitFor('ended');
+      told.drop();
+      return call;
+    },
+  },
+  {
+    name: 'a migration',
+    workflow: 'instanceMigrate',
+    operation: 'migrate',
+    before: 'running',
+    success: 'running',
+    plain: { outcome: 'succeeded', settles: 'running' },
+    prepare: running,
+    act: (subject, options) => subject.call('migrate', options),
+  },
+  {
+    name: 'a migration that its destination refuses',
+    workflow: 'instanceMigrate',
+    operation: 'migrate',
+    before: 'running',
+    success: 'running',
+    plain: { outcome: 'undone', settles: 'running' },
+    prepare: running,
+    async act(subject, options) {
+      const lift = subject.onSleds({ call: 'state:migration_target', act: { type: 'refuse', status: 409 } });
+      const unwinds = subject.plan({ workflowType: 'instanceMigrate', activity: 'beginUnwind', observe: true });
+      const call = subject.call('migrate', options);
+      await unwinds.waitFor('arrived');
+      lift();
+      return call;
+    },
+  },
+  {
+    name: 'a migration that is told failed while it is under way',
+    workflow: 'instanceMigrate',
+    operation: 'migrate',
+    before: 'running',
+    success: 'running',
+    plain: { outcome: 'succeeded', settles: 'running' },
+    prepare: running,
+    async act(subject, options) {
+      const told = subject.plan({
+        workflowType: 'instanceMigrate',
+        activity: 'migrateIn',
+        holdAfter: true,
+        fail: 'final',
+        times: ATTEMPTS,
+      });
+      const call = subject.call('migrate', options);
+      await told.waitFor('ran');
+      const { vmmId } = told.execution();
+      await waitUntil(
+        async () => {
+          const { active, migration } = await subject.record();
+          return active?.id === vmmId || ['in_progress', 'completed'].includes(migration?.targetState ?? '');
+        },
+        'the migration was never under way',
+        WAIT_MS,
+        TICK_MS,
+      );
+      told.release('after');
+      await told.waitFor('ended');
+      told.drop();
+      return call;
+    },
+  },
+  {
+    name: 'a migration over what an earlier one left',
+    workflow: 'instanceMigrate',
+    operation: 'migrate',
+    before: 'running',
+    success: 'running',
+    plain: { outcome: 'succeeded', settles: 'running' },
+    async prepare(subject) {
+      await running(subject);
+      subject.onSleds({ migration: { side: 'target', point: 'before' } });
+      const update = subject.plan({
+        workflowType: 'instanceUpdate',
+        activity: 'updateInstance',
+        holdBefore: true,
+        times: ATTEMPTS,
+      });
+      const earlier = await subject.call('migrate');
+      if (earlier.kind !== 'succeeded') throw new Error(`the earlier migration: ${JSON.stringify(earlier)}`);
+      await update.waitFor('arrived');
+      subject.kept = update;
+      await subject.waitForState(['running']);
+    },
+    async act(subject, options) {
+      const asked = subject.plan({ workflowType: 'instanceMigrate', activity: 'signalUpdate', observe: true });
+      const call = subject.call('migrate', options);
+      await Promise.race([asked.waitFor('arrived'), call]);
+      subject.kept?.release('before');
+      subject.kept?.drop();
+      return call;
+    },
+  },
+  {
+    name: 'the update after a migration',
+    workflow: 'instanceUpdate',
+    operation: 'migrate',
+    before: 'running',
+    success: 'running',
+    plain: { outcome: 'succeeded', settles: 'running' },
+    prepare: running,
+    act: (subject, options) => subject.call('migrate', options),
+  },
+  {
+    name: 'a stop',
+    workflow: 'instanceStop',
+    operation: 'stop',
+    before: 'running',
+    success: 'stopped',
+    plain: { outcome: 'succeeded', settles: 'stopped' },
+    prepare: running,
+    act: (subject) => subject.call('stop'),
+  },
+  {
+    name: 'a migration that its source gave up and whose target says nothing',
+    workflow: 'vmmUnregister',
+    operation: 'migrate',
+    before: 'running',
+    success: 'running',
+    plain: { outcome: 'succeeded', settles: 'running' },
+    prepare: running,
+    async act(subject, options) {
+      subject.onSleds({ migration: { side: 'source', point: 'middle' } });
+      const told = subject.plan({ workflowType: 'instanceMigrate', activity: 'migrateIn', holdBefore: true });
+      const call = subject.call('migrate', options);
+      await told.waitFor('arrived');
+      const { target } = await subject.record();
+      subject.silence(target?.id ?? '', subject.sled(target?.sledId));
+      told.release('before');
+      return call;
+    },
+  },
+  {
+    name: 'a start that was terminated before its sled was told',
+    workflow: 'vmmUnwind',
+    operation: null,
+    before: 'stopped',
+    success: 'running',
+    plain: { outcome: 'undone', settles: 'stopped' },
+    async prepare(subject) {
+      const told = subject.plan({ workflowType: 'instanceStart', activity: 'runVmm', holdBefore: true, run: 'never' });
+      const call = subject.call('start');
+      await told.waitFor('arrived');
+      await terminated(subject, call, workflowIds.start(subject.id));
+      told.release('before');
+    },
+    act: found,
+  },
+  {
+    name: 'a migration that was terminated before its destination was told',
+    workflow: 'vmmUnwind',
+    operation: null,
+    before: 'running',
+    success: 'running',
+    plain: { outcome: 'succeeded', settles: 'running' },
+    async prepare(subject) {
+      await running(subject);
+      const told = subject.plan({
+        workflowType: 'instanceMigrate',
+        activity: 'migrateIn',
+        holdBefore: true,
+        run: 'never',
+      });
+      const call = subject.call('migrate');
+      await told.waitFor('arrived');
+      await terminated(subject, call, workflowIds.migrate(subject.id));
+      told.release('before');
+    },
+    act: found,
+  },
+  {
+    name: 'a start that was terminated while its guest ran',
+    workflow: 'vmmUnwind',
+    operation: null,
+    before: 'stopped',
+    success: 'running',
+    plain: { outcome: 'succeeded', settles: 'running' },
+    async prepare(subject) {
+      subject.onSleds({ call: 'state:running', act: { type: 'drop_after' } });
+      const call = subject.call('start');
+      await subject.waitForState(['running']);
+      await terminated(subject, call, workflowIds.start(subject.id));
+    },
+    act: found,
+  },
+  {
+    name: 'a pass of the watcher that finds a VMM lost',
+    workflow: 'watcher',
+    operation: null,
+    before: 'running',
+    success: 'failed',
+    plain: { outcome: 'succeeded', settles: 'failed' },
+    alone: true,
+    async prepare(subject) {
+      await running(subject);
+      const { active } = await subject.record();
+      subject.sled(active?.sledId).agent.faults.lose(active?.id ?? '');
+    },
+    act: (subject) => pass(subject, 'watcher'),
+  },
+  {
+    name: 'a pass of the scan that finds an update whose signal was lost',
+    workflow: 'updaterScan',
+    operation: null,
+    before: 'stopping',
+    success: 'stopped',
+    plain: { outcome: 'succeeded', settles: 'stopped' },
+    alone: true,
+    async prepare(subject) {
+      await running(subject);
+      const { active } = await subject.record();
+      const [vmmId, { agent }] = [active?.id ?? '', subject.sled(active?.sledId)];
+      subject.silence(vmmId, subject.sled(active?.sledId));
+      agent.faults.halt(vmmId);
+      const read = async () => sledVmmState.parse(await (await fetch(`${agent.url}/vmms/${vmmId}/state`)).json());
+      await waitUntil(
+        async () => (await read()).vmm_state.state === 'destroyed',
+        'the guest never halted',
+        WAIT_MS,
+        TICK_MS,
+      );
+      // The report is written, and then whoever wrote it dies before the signal.
+      await applyReport(subject.stack.database.db, vmmId, await read());
+    },
+    act: (subject) => pass(subject, 'updaterScan'),
+  },
+];
