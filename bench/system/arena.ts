@@ -76,6 +76,7 @@ export class Arena {
     this.postgres = postgres;
     this.#external = external;
     this.#admin = new pg.Pool({ connectionString: postgres.url, max: 1 });
+    this.#admin.on('error', () => {});
   }
 
   /** Brings PostgreSQL up, as durable as it is shipped. `external`: the address of a Temporal server of the user's. */
