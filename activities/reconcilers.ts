@@ -2,7 +2,7 @@
 import { activityInfo, heartbeat } from '@temporalio/activity';
 import { ne } from 'drizzle-orm';
 import { readSnapshot } from '../db/queries/read-snapshot.ts';
-import { findOpenOperations, findUpdateCandidates, readSledVmms } from '../db/queries/reconcile.ts';
+import { findOpenOperations, findStrays, findUpdateCandidates, readSledVmms } from '../db/queries/reconcile.ts';
 import { sled } from '../db/schema.ts';
 import { applyReport } from '../db/transactions/apply-report.ts';
 import { failVmm } from '../db/transactions/fail-vmm.ts';
@@ -20,6 +20,8 @@ const CONCURRENT_SLEDS = 16;
 const POLL_MS = 3_000;
 /** A saga younger than this is not looked at: its workflow may be about to be seen, in milliseconds. */
 const OPERATION_GRACE_MS = 5_000;
+/** How often a worker's scan also looks for what should not be there at all, in milliseconds. */
+const STRAYS_EVERY_MS = 60_000;
 
 export type ReconcilerActivities = ReturnType<typeof createReconcilerActivities>;
 
@@ -45,6 +47,7 @@ export interface ScanFindings {
 
 /** Makes the activities of the reconciling loops. */
 export function createReconcilerActivities({ db, sleds, workflows }: ActivityContext) {
+  let straysDueMs = 0;
   return {
     async watchSleds(): Promise<WatcherFindings> {
       const findings: WatcherFindings = { sleds: 0, silent: [], lost: [], unregistered: [], released: [] };
@@ -69,6 +72,10 @@ export function createReconcilerActivities({ db, sleds, workflows }: ActivityCon
       const unwinding: string[] = [];
       try {
         const candidates = await findUpdateCandidates(db);
+        if (performance.now() >= straysDueMs) {
+          straysDueMs = performance.now() + STRAYS_EVERY_MS;
+          for (const stray of await findStrays(db)) if (!candidates.includes(stray)) candidates.push(stray);
+        }
         for (const instanceId of candidates) {
           beat();
           const snapshot = await readSnapshot(db, instanceId);
@@ -109,11 +116,7 @@ export function createReconcilerActivities({ db, sleds, workflows }: ActivityCon
     try {
       const { vmms: reported } = await sleds.readInventory(address, POLL_MS);
       // Read after the inventory: what the sled had been told to register was in the database before.
-      const known = await readSledVmms(
-        db,
-        sledId,
-        reported.map((vmm) => vmm.vmm_id),
-      );
+      const known = await readSledVmms(db, sledId, reported);
       const byId = new Map(known.map((vmm) => [vmm.id, vmm]));
       const present = new Set(reported.map((vmm) => vmm.vmm_id));
       for (const { vmm_id, instance_id: _, ...state } of reported) {
@@ -123,7 +126,7 @@ export function createReconcilerActivities({ db, sleds, workflows }: ActivityCon
           await sleds.unregister(address, vmm_id, POLL_MS).catch(ignoreGone);
           findings.unregistered.push(vmm_id);
           await settleUnwound(vmm_id, vmm?.instance_id, findings);
-        } else {
+        } else if (vmm.news) {
           await applyReport(db, vmm_id, state);
           await signalIfNeeded({ db, workflows }, vmm.instance_id);
         }
