@@ -127,8 +127,8 @@ export function createReconcilerActivities({ db, sleds, workflows }: ActivityCon
           findings.unregistered.push(vmm_id);
           await settleUnwound(vmm_id, vmm?.instance_id, findings);
         } else if (vmm.news) {
-          await applyReport(db, vmm_id, state);
-          await signalIfNeeded({ db, workflows }, vmm.instance_id);
+          const applied = await applyReport(db, vmm_id, state);
+          if (!applied?.settled) await signalIfNeeded({ db, workflows }, vmm.instance_id);
         }
       }
       for (const vmm of known) {

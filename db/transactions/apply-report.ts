@@ -1,6 +1,6 @@
 import { sql } from 'drizzle-orm';
 import { z } from 'zod';
-import { INTENDED_STATES, type IntendedState, VMM_STATES, type VmmState } from '../../model/states.ts';
+import { INTENDED_STATES, type IntendedState, isGoneVmmState, VMM_STATES, type VmmState } from '../../model/states.ts';
 import type { MigrationRuntime, SledVmmState } from '../../wire/sled-protocol.ts';
 import type { Queryable } from '../connect.ts';
 
@@ -11,6 +11,7 @@ const subjectRow = z.object({
   deleted: z.boolean(),
   intended_state: z.enum(INTENDED_STATES),
   wrote: z.boolean(),
+  alone: z.boolean(),
 });
 
 export interface AppliedReport {
@@ -22,6 +23,11 @@ export interface AppliedReport {
   /** The VMM's state after it. */
   readonly state: VmmState;
   readonly intendedState: IntendedState;
+  /**
+   * The instance is alone with this VMM, which is its active one and not gone: no migration, no other VMM. Then nothing
+   * can need an update (`needsUpdate` of any such snapshot is false), and no snapshot need be read to find that out.
+   */
+  readonly settled: boolean;
 }
 
 const NO_MIGRATION = { migration_id: null, state: 'pending', gen: 0 } as const;
@@ -50,7 +56,10 @@ export async function applyReport(
     ), open AS (
       SELECT id FROM subject WHERE NOT unwinding AND NOT deleted AND state <> 'saga_unwound'
     ), wanted AS (
-      SELECT instance.id, instance.intended_state, instance.intended_state = 'running' AS runs
+      SELECT instance.id, instance.intended_state, instance.intended_state = 'running' AS runs,
+        instance.state = 'vmm' AND instance.active_vmm_id = subject.id AND instance.migration_id IS NULL
+          AND NOT EXISTS (SELECT 1 FROM vmm other WHERE other.instance_id = instance.id AND other.time_deleted IS NULL
+            AND other.id <> subject.id) AS alone
       FROM instance JOIN subject ON subject.instance_id = instance.id
     ), wrote AS (
       UPDATE vmm SET
@@ -86,7 +95,7 @@ export async function applyReport(
       WHERE id = ${saga.succeed?.operationId ?? null}::uuid AND time_ended IS NULL
     )
     SELECT subject.instance_id, coalesce((SELECT wrote.state FROM wrote), subject.state) AS state, subject.unwinding, subject.deleted,
-      wanted.intended_state,
+      wanted.intended_state, coalesce(wanted.alone, false) AS alone,
       EXISTS (SELECT 1 FROM wrote) OR EXISTS (SELECT 1 FROM side_out) OR EXISTS (SELECT 1 FROM side_in) AS wrote
     FROM subject, wanted`);
   const found = result.rows[0];
@@ -99,5 +108,6 @@ export async function applyReport(
     wrote: row.wrote,
     state: row.state,
     intendedState: row.intended_state,
+    settled: row.alone && !isGoneVmmState(row.state),
   };
 }
