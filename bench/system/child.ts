@@ -1,5 +1,6 @@
 /** Processes of the benchmark: each part that is measured runs alone in one, so that its CPU and memory are its own. */
 import { type ChildProcess, spawn } from 'node:child_process';
+import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 
@@ -12,6 +13,8 @@ export interface BenchProcess<Ready> {
   stop(): Promise<void>;
 }
 
+/** Names a folder into which every process writes a CPU profile when it ends, for Chrome's developer tools; none when unset. */
+const PROFILE_FOLDER = process.env.MOORING_BENCH_PROFILE;
 const START_TIMEOUT_MS = 90_000;
 const STOP_TIMEOUT_MS = 20_000;
 
@@ -19,14 +22,13 @@ const STOP_TIMEOUT_MS = 20_000;
  * Runs a TypeScript file of `bench/` in a process of its own with `input` as its first argument, and waits for its first
  * line of JSON. It ends with this process, since it reads its standard input. Throws, with what it said, when it ends first.
  */
-export async function startProcess<Ready>(
-  name: string,
-  file: string,
-  input: unknown,
-  nodeOptions: readonly string[] = [],
-): Promise<BenchProcess<Ready>> {
+export async function startProcess<Ready>(name: string, file: string, input: unknown): Promise<BenchProcess<Ready>> {
   const path = fileURLToPath(new URL(`../${file}`, import.meta.url));
-  const child = spawn(process.execPath, [...nodeOptions, '--import', 'tsx', path, JSON.stringify(input)], {
+  const profiling =
+    PROFILE_FOLDER === undefined
+      ? []
+      : ['--cpu-prof', `--cpu-prof-dir=${join(PROFILE_FOLDER, name.replaceAll(' ', '-'))}`];
+  const child = spawn(process.execPath, [...profiling, '--import', 'tsx', path, JSON.stringify(input)], {
     stdio: ['pipe', 'pipe', 'pipe'],
     env: { ...process.env, DBOS__CLOUD: '', SCARF_ANALYTICS: 'false', MOORING_LOG_LEVEL: 'error' },
   });
