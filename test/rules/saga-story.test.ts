@@ -19,13 +19,13 @@ test('the progress says what is done, doing and to do, and while it compensates,
   const story = new SagaStory('instanceStart', facts);
   story.begin('claimStart', 'claim')('done', '');
   const failed = story.begin('runVmm', 'tell sled-2 to run it');
-  expect(story.toMarkdown()).toMatch(/Running\.[^]*✓ claim[^]*▶ \*\*tell sled-2/);
+  expect(story.toMarkdown()).toMatch(/Running\.[\s\S]*✓ claim[\s\S]*▶ \*\*tell sled-2/);
   failed('failed', 'refused *twice*');
   story.begin('beginUnwind', 'mark it');
   expect(story.toMarkdown()).toMatch(
     /\*\*Compensating\*\*, because this failed: tell sled-2 to run it\. refused \\\*twice\\\*/,
   );
-  expect(story.toMarkdown()).toMatch(/▶ \*\*mark it\*\*[^]*○ write saga_unwound/);
+  expect(story.toMarkdown()).toMatch(/▶ \*\*mark it\*\*[\s\S]*○ write saga_unwound/);
   story.end({ outcome: 'unwound', message: 'it failed' });
   expect(story.toMarkdown()).toMatch(/Ended: \*\*unwound\*\*: it failed\./);
   expect(story.toMarkdown()).not.toMatch(/○/);
