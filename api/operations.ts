@@ -138,11 +138,14 @@ export class Operations {
     deadline: number,
   ): Promise<boolean> {
     let timer: NodeJS.Timeout | undefined;
+    const answered = new AbortController();
     const late = new Promise<'late'>((resolve) => {
       timer = setTimeout(() => resolve('late'), Math.max(0, deadline - performance.now()));
     });
     try {
-      const first = await Promise.race([handle.result().then(() => 'done' as const), late]);
+      const result = this.#client.withAbortSignal(answered.signal, () => handle.result());
+      const first = await Promise.race([result.then(() => 'done' as const), late]);
+      if (first === 'late') result.catch(() => {});
       if (first === 'done') return true;
       // Whoever is sent to an operation must find it, even if its claim has not run yet.
       await this.#db
@@ -154,6 +157,8 @@ export class Operations {
       throw error instanceof WorkflowFailedError ? failureOf(error, request) : error;
     } finally {
       clearTimeout(timer);
+      // A poll that nobody waits for would outlive the call, and meet a closed connection when the API stops.
+      answered.abort();
     }
   }
 
