@@ -184,18 +184,21 @@ export class Operations {
     deadline: number,
   ): Promise<boolean> {
     let timer: NodeJS.Timeout | undefined;
+    const answered = new AbortController();
     const late = new Promise<'late'>((resolve) => {
       timer = setTimeout(() => resolve('late'), Math.max(0, deadline - performance.now()));
     });
     try {
       for (;;) {
-        const outcome = await Promise.race([this.#outcome(handle, request, operationId), late]);
+        const outcome = await Promise.race([this.#outcome(handle, request, operationId, answered.signal), late]);
         if (outcome === 'done') return true;
         if (outcome === 'late') break;
         if ((await Promise.race([pause(ASK_AGAIN_MS), late])) === 'late') break;
       }
     } finally {
       clearTimeout(timer);
+      // A poll that nobody waits for would outlive the call, and meet a closed connection when the API stops.
+      answered.abort();
     }
     // Whoever is sent to an operation must find it, even if its claim has not run yet.
     await this.#db
@@ -206,12 +209,18 @@ export class Operations {
   }
 
   /** A run's outcome: `done`, {@link OperationFailed}, or `unknown` when Temporal could not be asked and no row says it. */
-  async #outcome(handle: WorkflowHandle, request: OperationRequest, operationId: string): Promise<'done' | 'unknown'> {
+  async #outcome(
+    handle: WorkflowHandle,
+    request: OperationRequest,
+    operationId: string,
+    signal: AbortSignal,
+  ): Promise<'done' | 'unknown'> {
     try {
-      await handle.result();
+      await this.#client.withAbortSignal(signal, () => handle.result());
       return 'done';
     } catch (error) {
       if (error instanceof WorkflowFailedError) throw failureOf(error, request);
+      if (signal.aborted) return 'unknown';
       const row = await this.#read(operationId).catch(() => null);
       if (row?.error) throw new OperationFailed(row.error);
       return row?.succeeded ? 'done' : 'unknown';

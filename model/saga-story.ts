@@ -129,7 +129,7 @@ export class SagaStory {
   /** The progress in Markdown: who it is about, how it stands, then what is done, being done and to do. */
   toMarkdown(): string {
     const { steps, compensations } = stepsOf(this.#type);
-    const undoing = this.#runs.filter((run) => compensations.some((step) => step.activity === run.activity));
+    const undoing = this.#undoing();
     const lines = [`**${this.#heading()}**`, '', this.#standing(undoing.length > 0), ''];
     lines.push(...this.#list(steps, undoing.length === 0 && this.#ending === null));
     const extra = this.#runs.filter((run) => findStep(this.#type, run.activity) === undefined);
@@ -137,6 +137,11 @@ export class SagaStory {
     if (undoing.length > 0)
       lines.push('', 'Undoing, newest first:', '', ...this.#list(compensations, this.#ending === null));
     return lines.join('\n');
+  }
+
+  #undoing(): readonly StepRun[] {
+    const { compensations } = stepsOf(this.#type);
+    return this.#runs.filter((run) => compensations.some((step) => step.activity === run.activity));
   }
 
   #heading(): string {
@@ -169,8 +174,8 @@ export class SagaStory {
     if (latest === undefined) return '';
     const text = latest.state === 'doing' ? `**${latest.summary}**` : latest.summary;
     const count = runs.length > 1 ? ` (${runs.length} times)` : '';
-    // At the end, the workflow's own message has the reason.
-    const told = latest.state === 'failed' && this.#ending?.message !== undefined;
+    // The line on how it stands has the reason.
+    const told = latest.state === 'failed' && (this.#ending?.message !== undefined || this.#undoing().length > 0);
     const said = told
       ? ''
       : runs

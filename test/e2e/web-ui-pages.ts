@@ -54,9 +54,7 @@ async function lookFor(page: Page, finds: readonly (string | RegExp)[]): Promise
 
 /** What is rendered in a frame: the Web UI shows each piece of Markdown in a frame of its own, which may go at any time. */
 async function readFrame(frame: Frame): Promise<string> {
+  const body = frame.locator('body');
   // biome-ignore lint/performance/useDomNodeTextContent: only what is rendered can be read by a person
-  return frame
-    .locator('body')
-    .innerText({ timeout: 5_000 })
-    .catch(() => '');
+  return body.innerText({ timeout: 5_000 }).catch(() => '');
 }

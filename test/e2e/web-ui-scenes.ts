@@ -77,7 +77,7 @@ export async function playScenes(harness: Harness): Promise<{ scenes: Scene[]; r
     path: await pathOf(harness, workflowIds.start(shop)),
     tabs: { 'User Metadata': [/start instance .shop./, 'Ended: unwound', 'Undoing, newest first'] },
     finds: [
-      new RegExp(`the start failed and was undone: sled "(${broken})".*the hypervisor is out of order`),
+      new RegExp(`the start failed and was undone: sled .{1,2}(${broken}).*the hypervisor is out of order`),
       /write saga_unwound on VMM/,
     ],
   });
