@@ -211,7 +211,7 @@ export async function explore(
 }
 
 /** Two variants of one attempt don't race each other, and there is one hand-over at a time. */
-function excludeEachOther(a: Actor, b: Actor): boolean {
+export function excludeEachOther(a: Actor, b: Actor): boolean {
   const root = (actor: Actor) =>
     actor.name.startsWith('hand-over') ? 'hand-over' : actor.name.replace(/ \((?!active|target).*/, '');
   return root(a) === root(b);
