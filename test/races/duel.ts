@@ -157,6 +157,11 @@ export async function duel(
       for (const { actor } of [one, other])
         moved = (world.at[actor.name] != null && (await take(plain, world, actor))) || moved;
     }
+    for (const actor of scenario.actors) {
+      if (!scenario.underWay?.includes(actor.name) || [one.actor, other.actor].includes(actor)) continue;
+      world.at[actor.name] = firstStep(scenario, actor);
+      while (await take(plain, world, actor));
+    }
     const later = await wrongsNow(plain, world, false);
     return { held, waited, wrongs: later.length > 0 ? later : await wrongsAtRest(plain, world) };
   } finally {

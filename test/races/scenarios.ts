@@ -28,6 +28,8 @@ export interface Scenario {
   /** Brings a stopped instance to where the race begins. */
   readonly prepare: (db: Database, world: World) => Promise<void>;
   readonly actors: readonly Actor[];
+  /** Actors that are under way when the race begins: they take part in every one. */
+  readonly underWay?: readonly string[];
 }
 
 const GIB = 1024 ** 3;
@@ -210,6 +212,7 @@ export const SCENARIOS: readonly Scenario[] = [
       tell(world, vmmId ?? '', world.there);
       await recordStop(db, world.instanceId);
     },
+    underWay: ['unwind'],
     actors: [
       { ...migrate('first migration'), name: 'unwind', first: 'begin' },
       handOver('completes'),
