@@ -118,8 +118,9 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
           );
           location(reply, operationId);
         } catch (error) {
-          // The instance is there, stopped: its creation has succeeded.
-          if (!(error instanceof OperationFailed) && !(error instanceof Refusal)) throw error;
+          // The instance is there, stopped: its creation has succeeded, also where Temporal is away.
+          if (!(error instanceof OperationFailed) && !(error instanceof Refusal))
+            log.warn({ err: error }, 'an instance was created, and not started');
         }
       }
       return reply.status(201).send(await showInstance(db, instanceId));
@@ -157,7 +158,10 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
     async (request, reply) => {
       const { instance } = await findInstance(db, request.params.instance, request.query.project);
       await deleteInstance(db, instance.id);
-      await signalIfNeeded(context, instance.id);
+      // It is deleted: should the signal be lost, the scan finds what it left.
+      await signalIfNeeded(context, instance.id).catch((error: unknown) =>
+        log.warn({ err: error }, 'a deleted instance waits for the scan'),
+      );
       return reply.status(204).send(null);
     },
   );
