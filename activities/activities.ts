@@ -2,7 +2,8 @@
  * The steps of the sagas: each one effect on one system, idempotent, and thin. The database's rules live in `db/`, the
  * protocol's in `sled-client.ts`, what an error means in `failures.ts`.
  */
-import { activityInfo } from '@temporalio/activity';
+import { activityInfo, log } from '@temporalio/activity';
+import { ApplicationFailure } from '@temporalio/common';
 import type { Database } from '../db/connect.ts';
 import { readLinkedVmms, readVmmPlace, type VmmPlace } from '../db/queries/saga-progress.ts';
 import { applyReport } from '../db/transactions/apply-report.ts';
@@ -18,6 +19,7 @@ import {
   recordSucceededOperation,
 } from '../db/transactions/unwind-vmm.ts';
 import { isGoneVmmState, type OperationKind } from '../model/states.ts';
+import type { Metrics, StepOutcome } from '../telemetry/metrics.ts';
 import type { SledVmmState, VmmCommand } from '../wire/sled-protocol.ts';
 import { classifyFailure, FAILURE_TYPES, finalFailure } from './failures.ts';
 import { signalIfNeeded } from './signal-update.ts';
@@ -29,6 +31,7 @@ export interface ActivityContext {
   readonly db: Database;
   readonly sleds: SledClient;
   readonly workflows: WorkflowStarter;
+  readonly metrics?: Metrics;
 }
 
 /** One run of a saga and the VMM that it makes. */
@@ -47,7 +50,7 @@ const BRIEF_SLED_CALL_MS = 1_500;
 export type ControlActivities = ReturnType<typeof createControlActivities>;
 
 /** Makes the activities of the sagas over one database, one set of sleds and one Temporal client. */
-export function createControlActivities({ db, sleds, workflows }: ActivityContext) {
+export function createControlActivities({ db, sleds, workflows, metrics }: ActivityContext) {
   /** Applies a sled's word and signals the update if the stored state then needs one. */
   async function applyWord(vmmId: string, report: SledVmmState | null, saga: Parameters<typeof applyReport>[3] = {}) {
     if (report === null) return null;
@@ -57,19 +60,23 @@ export function createControlActivities({ db, sleds, workflows }: ActivityContex
   }
 
   /** Throws what makes it pointless to go on telling a VMM to run or to migrate in. */
-  async function checkStillWanted(vmmId: string): Promise<void> {
+  async function checkStillWanted(vmmId: string, options: { readIntent: boolean }): Promise<void> {
     const place = await readVmmPlace(db, vmmId);
     if (place === null) return;
-    const body = (status: number, error_code: string, message: string) => ({ status, error_code, message });
-    if (place.sledPolicy === 'expunged') {
-      const message = `sled "${place.sledName}" was expunged`;
-      throw finalFailure(FAILURE_TYPES.sledExpunged, message, body(503, 'ServiceUnavailable', message));
+    if (options.readIntent && place.intendedState !== 'running') throw stopRequested();
+    if (place.givenUp) {
+      const message = `sled "${place.sledName}" was ${place.sledPolicy === 'expunged' ? 'expunged' : 'stated to be powered off'}`;
+      throw finalFailure(FAILURE_TYPES.sledExpunged, message, {
+        status: 503,
+        error_code: 'ServiceUnavailable',
+        message,
+      });
     }
-    if (isGoneVmmState(place.state)) {
-      const message = `the VMM on sled "${place.sledName}" is ${place.state}`;
-      throw finalFailure(FAILURE_TYPES.vmmLost, message, body(503, 'ServiceUnavailable', message));
-    }
-    if (place.intendedState !== 'running') throw stopRequested();
+    if (isGoneVmmState(place.state)) throw vmmLost(`the VMM on sled "${place.sledName}" is ${place.state}`);
+  }
+
+  function vmmLost(message: string) {
+    return finalFailure(FAILURE_TYPES.vmmLost, message, { status: 503, error_code: 'ServiceUnavailable', message });
   }
 
   function stopRequested() {
@@ -77,15 +84,19 @@ export function createControlActivities({ db, sleds, workflows }: ActivityContex
     return finalFailure(FAILURE_TYPES.stopRequested, message, { status: 409, error_code: 'Conflict', message });
   }
 
-  async function tell(attempt: Attempt & { sled: SledAddress }, command: VmmCommand): Promise<void> {
+  async function tell(
+    attempt: Attempt & { sled: SledAddress },
+    command: VmmCommand,
+    again: { readIntent: boolean },
+  ): Promise<void> {
     // The first attempt comes right after the step that read the intent and marked the VMM as told.
-    if (activityInfo().attempt > 1) await checkStillWanted(attempt.vmmId);
+    if (activityInfo().attempt > 1) await checkStillWanted(attempt.vmmId, again);
     const { updated_runtime } = await sleds.setState(attempt.sled, attempt.vmmId, command, SLED_CALL_MS);
     const applied = await applyWord(attempt.vmmId, updated_runtime, { succeed: attempt });
     if (applied === null) await recordSucceededOperation(db, attempt);
   }
 
-  return classified({
+  return classified(metrics, {
     /** Start: claims the VMM. `null` when the instance is started already. */
     async claimStart(request: Omit<ClaimStartRequest, 'isRetry'>): Promise<ClaimedVmm | null> {
       const claim = await claimStart(db, { ...request, isRetry: activityInfo().attempt > 1 });
@@ -102,9 +113,11 @@ export function createControlActivities({ db, sleds, workflows }: ActivityContex
 
     /**
      * Registers a VMM with its sled, then writes the sled's word and, in the same transaction, reads the intent and marks
-     * the VMM as about to be told. Final when the user asked for stop meanwhile.
+     * the VMM as about to be told. Final when the user asked for stop meanwhile, or when the VMM was ended: without the
+     * mark nothing may tell the sled to run it.
      */
     async registerVmm(claim: ClaimedVmm & { instanceId: string; migrationId?: string }): Promise<void> {
+      if (activityInfo().attempt > 1) await checkStillWanted(claim.vmmId, { readIntent: true });
       const state = await sleds.register(
         { name: claim.sledName, address: claim.sledAddress },
         claim.vmmId,
@@ -123,16 +136,25 @@ export function createControlActivities({ db, sleds, workflows }: ActivityContex
       );
       const applied = await applyWord(claim.vmmId, state, { tell: true });
       if (applied !== null && applied.intendedState !== 'running') throw stopRequested();
+      // Unwound meanwhile, by another workflow or an operator's reset of this one: it was not marked, so it isn't told.
+      if (!applied?.told) throw vmmLost(`the VMM on sled "${claim.sledName}" was ended meanwhile`);
     },
 
     /** Start: tells the sled to run the guest, and records the start's success with the sled's word. */
     async runVmm(attempt: Attempt & { sled: SledAddress }): Promise<void> {
-      await tell(attempt, { type: 'running' });
+      await tell(attempt, { type: 'running' }, { readIntent: true });
     },
 
-    /** Migrate: tells the destination to migrate the guest in. */
+    /**
+     * Migrate: tells the destination to migrate the guest in. A stop meanwhile doesn't end this: the guest may be on its
+     * way already, and the stop is carried to both sides.
+     */
     async migrateIn(attempt: Attempt & { sled: SledAddress; sourceAddress: string }): Promise<void> {
-      await tell(attempt, { type: 'migration_target', value: { src_vmm_addr: attempt.sourceAddress } });
+      await tell(
+        attempt,
+        { type: 'migration_target', value: { src_vmm_addr: attempt.sourceAddress } },
+        { readIntent: false },
+      );
     },
 
     /** Unwind, first transaction. */
@@ -146,7 +168,7 @@ export function createControlActivities({ db, sleds, workflows }: ActivityContex
     async unregisterVmm(request: { vmmId: string; sled: SledAddress }): Promise<void> {
       if (activityInfo().attempt > 1) {
         const place = await readVmmPlace(db, request.vmmId);
-        if (place?.sledPolicy === 'expunged') return;
+        if (place?.givenUp) return;
       }
       await unregister(request.sled, request.vmmId);
     },
@@ -186,6 +208,8 @@ export function createControlActivities({ db, sleds, workflows }: ActivityContex
         if (update === null) return null;
         if (update.changed) {
           done.push(update.case);
+          const { factAgeSeconds } = update.snapshot;
+          if (factAgeSeconds !== null) metrics?.updateLagSeconds.observe({ case: update.case }, factAgeSeconds);
           continue;
         }
         for (const vmmId of update.decision.unregister) await workflows.unregisterVmm(vmmId);
@@ -216,10 +240,10 @@ export function createControlActivities({ db, sleds, workflows }: ActivityContex
       if (place === null || place.deleted || isGoneVmmState(place.state)) return 'gone already';
       if (place.linked) return 'named by its instance: not a leftover';
       if (place.unwinding) return 'being unwound by its saga';
-      if (place.sledPolicy === 'expunged' || place.sledName === null || place.sledAddress === null) {
-        const instanceId = await failVmm(db, request.vmmId, 'its sled was expunged');
+      if (place.givenUp || place.sledName === null || place.sledAddress === null) {
+        const instanceId = await failVmm(db, request.vmmId, 'its sled was given up');
         if (instanceId !== null) await workflows.signalUpdate(instanceId);
-        return 'its sled was expunged';
+        return 'its sled was given up';
       }
       const word = await unregister({ name: place.sledName, address: place.sledAddress }, request.vmmId);
       await applyWord(request.vmmId, word);
@@ -242,7 +266,7 @@ export function createControlActivities({ db, sleds, workflows }: ActivityContex
   /** Asks a VMM's sled for its word, once. */
   async function ask(vmmId: string): Promise<'news' | 'none'> {
     const place = await readVmmPlace(db, vmmId);
-    if (place?.sledName == null || place.sledAddress === null || place.sledPolicy === 'expunged') return 'none';
+    if (place?.sledName == null || place.sledAddress === null || place.givenUp) return 'none';
     try {
       const word = await sleds.readState(
         { name: place.sledName, address: place.sledAddress },
@@ -262,7 +286,7 @@ export function createControlActivities({ db, sleds, workflows }: ActivityContex
     if (vmm.state === 'stopping' || vmm.state === 'stopped') return null;
     if (vmm.unwinding) return `VMM ${vmm.vmmId} is being unwound`;
     if (vmm.sledName === null || vmm.sledAddress === null) return `VMM ${vmm.vmmId} has no sled`;
-    if (vmm.sledPolicy === 'expunged') return `VMM ${vmm.vmmId}: sled "${vmm.sledName}" was expunged`;
+    if (vmm.givenUp) return `VMM ${vmm.vmmId}: sled "${vmm.sledName}" was given up`;
     // Its sled may not know it yet; its saga reads the intent before it tells it to run.
     if (vmm.state === 'creating') return `VMM ${vmm.vmmId} is being created`;
     try {
@@ -287,20 +311,41 @@ export function createControlActivities({ db, sleds, workflows }: ActivityContex
   }
 }
 
-/** Wraps every activity so that what it throws is classed in one place. */
-function classified<Activities extends Record<string, (...args: never[]) => Promise<unknown>>>(
+/** Wraps every activity so that what it throws is classed in one place, and every attempt is measured. */
+export function classified<Activities extends Record<string, (...args: never[]) => Promise<unknown>>>(
+  metrics: Metrics | undefined,
   activities: Activities,
 ): Activities {
   return Object.fromEntries(
     Object.entries(activities).map(([name, activity]) => [
       name,
       async (...args: never[]) => {
+        const begun = performance.now();
+        let outcome: StepOutcome = 'done';
         try {
           return await activity(...args);
         } catch (error) {
-          throw classifyFailure(error);
+          const failure = classifyFailure(error);
+          outcome = failure instanceof ApplicationFailure && failure.nonRetryable ? 'final' : 'retry';
+          logFailure(outcome, failure, args[0]);
+          throw failure;
+        } finally {
+          metrics?.stepSeconds.observe({ step: name, outcome }, (performance.now() - begun) / 1000);
         }
       },
     ]),
   ) as Activities;
+}
+
+/** A step that is tried for hours gets a line at its 1st, 2nd, 4th, 8th … attempt. */
+function logFailure(outcome: StepOutcome, failure: unknown, input: unknown): void {
+  const { attempt } = activityInfo();
+  if (outcome === 'retry' && (attempt & (attempt - 1)) !== 0) return;
+  const { vmmId } = (input ?? {}) as { vmmId?: unknown };
+  const fields = {
+    ...(typeof vmmId === 'string' ? { vmm_id: vmmId } : {}),
+    reason: failure instanceof Error ? failure.message : String(failure),
+  };
+  if (outcome === 'final') log.warn('a step failed for good', fields);
+  else log.warn('a step failed and is tried again', fields);
 }

@@ -1,11 +1,14 @@
 import { Agent, request } from 'undici';
 import type { z } from 'zod';
 import { classifySledAnswer, type SledCommand } from '../model/sled-answer.ts';
+import { inCallSpan } from '../telemetry/tracing.ts';
 import {
   errorBody,
   type RegisterRequest,
+  type SerialConsoleData,
   type SledInventory,
   type SledVmmState,
+  serialConsoleData,
   sledInventory,
   sledVmmState,
   type UpdatedRuntime,
@@ -37,9 +40,22 @@ export class SledError extends Error {
 /** More than any answer of the protocol needs, in bytes; an inventory of some thousand VMMs fits. */
 const MAX_ANSWER_BYTES = 16 * 1024 * 1024;
 
+/** Hears of every call to a sled agent: what the answer meant, and how long it took. */
+export type SledCallObserver = (
+  sled: SledAddress,
+  command: SledCommand,
+  answer: 'accepted' | SledErrorKind,
+  seconds: number,
+) => void;
+
 /** The control plane's side of the sled agent protocol. One pool of connections for all sleds. */
 export class SledClient {
   readonly #dispatcher = new Agent({ connections: 16, keepAliveTimeout: 10_000, connect: { timeout: 2_000 } });
+  readonly #observe: SledCallObserver;
+
+  constructor(observe: SledCallObserver = () => {}) {
+    this.#observe = observe;
+  }
 
   /** Registers a VMM. Throws a {@link SledError}; `timeoutMs` bounds the call. */
   register(sled: SledAddress, vmmId: string, body: RegisterRequest, timeoutMs: number): Promise<SledVmmState> {
@@ -61,9 +77,37 @@ export class SledClient {
     return this.#call(sled, 'read', 'GET', `/vmms/${vmmId}/state`, undefined, sledVmmState, timeoutMs);
   }
 
+  /** Asks for a piece of a VMM's serial console; a negative offset counts from the end. */
+  readConsole(
+    sled: SledAddress,
+    vmmId: string,
+    { fromOffset, maxBytes }: { fromOffset: number; maxBytes: number },
+    timeoutMs: number,
+  ): Promise<SerialConsoleData> {
+    const path = `/vmms/${vmmId}/serial-console?from_start=${fromOffset}&max_bytes=${maxBytes}`;
+    return this.#call(sled, 'read', 'GET', path, undefined, serialConsoleData, timeoutMs);
+  }
+
   /** Asks for all that a sled has. */
   readInventory(sled: SledAddress, timeoutMs: number): Promise<SledInventory> {
     return this.#call(sled, 'read', 'GET', '/vmms', undefined, sledInventory, timeoutMs);
+  }
+
+  /**
+   * Whether an agent answers at a sled's address, whatever it says: then the sled is powered on. A connection that is
+   * refused is no agent's answer: it says nothing of the guests. Never throws.
+   */
+  async answers(sled: SledAddress, timeoutMs: number): Promise<boolean> {
+    try {
+      const { body } = await request(`http://${sled.address}/vmms`, {
+        dispatcher: this.#dispatcher,
+        signal: AbortSignal.timeout(timeoutMs),
+      });
+      await body.dump().catch(() => {});
+      return true;
+    } catch {
+      return false;
+    }
   }
 
   /** Cuts every connection. */
@@ -80,6 +124,34 @@ export class SledClient {
     schema: z.ZodType<Answer>,
     timeoutMs: number,
   ): Promise<Answer> {
+    const begun = performance.now();
+    let answer: 'accepted' | SledErrorKind = 'unavailable';
+    try {
+      const value = await inCallSpan(
+        `sled ${method} ${path.replace(/[0-9a-f-]{36}/, '{vmm_id}')}`,
+        { 'mooring.sled': sled.name, 'server.address': sled.address, 'url.path': path },
+        (headers) => this.#send(sled, command, method, path, body, schema, timeoutMs, headers),
+      );
+      answer = 'accepted';
+      return value;
+    } catch (error) {
+      if (error instanceof SledError) answer = error.kind;
+      throw error;
+    } finally {
+      this.#observe(sled, command, answer, (performance.now() - begun) / 1000);
+    }
+  }
+
+  async #send<Answer>(
+    sled: SledAddress,
+    command: SledCommand,
+    method: 'GET' | 'PUT' | 'DELETE',
+    path: string,
+    body: unknown,
+    schema: z.ZodType<Answer>,
+    timeoutMs: number,
+    traceHeaders: Record<string, string>,
+  ): Promise<Answer> {
     const what = `sled "${sled.name}" (${sled.address}): ${method} ${path}`;
     let status: number;
     let text: string;
@@ -87,7 +159,8 @@ export class SledClient {
       const response = await request(`http://${sled.address}${path}`, {
         method,
         dispatcher: this.#dispatcher,
-        ...(body === undefined ? {} : { headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) }),
+        headers: { ...traceHeaders, ...(body === undefined ? {} : { 'content-type': 'application/json' }) },
+        ...(body === undefined ? {} : { body: JSON.stringify(body) }),
         headersTimeout: timeoutMs,
         bodyTimeout: timeoutMs,
         signal: AbortSignal.timeout(timeoutMs),

@@ -1,6 +1,7 @@
-import type { Client } from '@temporalio/client';
+import { type Client, WorkflowExecutionAlreadyStartedError } from '@temporalio/client';
 import { WorkflowIdConflictPolicy } from '@temporalio/common';
 import { TASK_QUEUE, UPDATE_TASK_QUEUE, workflowIds } from '../model/workflow-names.ts';
+import type { instanceStart } from '../workflows/instance-start.ts';
 import type { instanceStop } from '../workflows/instance-stop.ts';
 import type { instanceUpdate } from '../workflows/instance-update.ts';
 import type { UnwindInput } from '../workflows/unwind.ts';
@@ -60,6 +61,23 @@ export class WorkflowStarter {
       workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
       staticSummary: `unwind VMM ${input.vmmId}, whose ${input.kind} was cut off`,
     });
+  }
+
+  /** Begins the automatic start of an instance. Returns `false` when a start of it is on its way already. */
+  async autoRestart(instanceId: string, name: string): Promise<boolean> {
+    try {
+      await this.#client.workflow.start<typeof instanceStart>('instanceStart', {
+        workflowId: workflowIds.start(instanceId),
+        taskQueue: TASK_QUEUE,
+        args: [{ instanceId, reason: 'auto_restart' }],
+        workflowIdConflictPolicy: WorkflowIdConflictPolicy.FAIL,
+        staticSummary: `start instance "${name}" again by itself`,
+      });
+      return true;
+    } catch (error) {
+      if (error instanceof WorkflowExecutionAlreadyStartedError) return false;
+      throw error;
+    }
   }
 
   /** Whether a run of a workflow is still open. A run that Temporal has forgotten is not. */

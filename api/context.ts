@@ -11,6 +11,7 @@ import type { Database } from '../db/connect.ts';
 import { findInstanceByName, type InstanceRecord, readInstance } from '../db/queries/read-instance.ts';
 import { requireProject } from '../db/transactions/manage-inventory.ts';
 import { Refusal } from '../model/refusal.ts';
+import type { Metrics } from '../telemetry/metrics.ts';
 import { type InstanceView, isUuid, nameOrId } from '../wire/operator-api.ts';
 import type { Operations } from './operations.ts';
 import { viewInstance } from './views.ts';
@@ -30,6 +31,7 @@ export interface ApiContext {
   readonly operations: Operations;
   readonly sleds: SledClient;
   readonly log: Logger;
+  readonly metrics: Metrics;
   /** How long a call waits for its saga's word when it asks for nothing less, in milliseconds. */
   readonly waitLimitMs: number;
   /** How long registering a VMM may take, in milliseconds; the sagas' own default when absent. */
@@ -77,4 +79,17 @@ export function waitMs(request: FastifyRequest, limitMs: number): number {
 /** Says where the operation that a call began or joined can be followed. */
 export function location(reply: FastifyReply, operationId: string): void {
   reply.header('location', `/v1/operations/${operationId}`);
+}
+
+/**
+ * The key that a client gave its call (`Idempotency-Key`, a UUID), so that the same call again is the same operation.
+ * Throws a {@link Refusal} for one that is no UUID. Source: draft-ietf-httpapi-idempotency-key-header.
+ */
+export function idempotencyKey(request: FastifyRequest): string | undefined {
+  const given = request.headers['idempotency-key'];
+  if (given === undefined) return undefined;
+  // The draft has it as a quoted string; most clients leave the quotes out.
+  const key = String(given).replace(/^"(.*)"$/, '$1');
+  if (!isUuid(key)) throw Refusal.invalid('Idempotency-Key: must be a UUID, a new one for each new call');
+  return key.toLowerCase();
 }

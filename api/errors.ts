@@ -45,7 +45,9 @@ function isConnectionError(error: unknown): boolean {
     if (typeof code === 'string' && ['ECONNREFUSED', 'ECONNRESET', 'EPIPE', 'ETIMEDOUT'].includes(code)) return true;
     // gRPC: UNAVAILABLE, DEADLINE_EXCEEDED.
     if (code === 14 || code === 4) return true;
-    if (/timeout exceeded when trying to connect|Connection terminated/.test(cause.message)) return true;
+    // The last one: the rollback of a transaction whose connection broke, which hides what broke it.
+    if (/timeout exceeded when trying to connect|Connection terminated|is not queryable/.test(cause.message))
+      return true;
   }
   return false;
 }

@@ -2,6 +2,7 @@
  * How a call becomes a run of a saga and hears its word: two calls that are one operation join one workflow and get one
  * outcome; a call that would wait too long gets the operation to follow instead.
  */
+import { setTimeout as pause } from 'node:timers/promises';
 import {
   type Client,
   WorkflowExecutionAlreadyStartedError,
@@ -12,9 +13,12 @@ import { ApplicationFailure, WorkflowIdConflictPolicy } from '@temporalio/common
 import { eq } from 'drizzle-orm';
 import type { Database } from '../db/connect.ts';
 import { type OperationError, operation } from '../db/schema.ts';
+import { settleKey, takeKey } from '../db/transactions/idempotency-key.ts';
 import { Refusal } from '../model/refusal.ts';
-import type { OperationKind } from '../model/states.ts';
+import { SAGA_STEPS, type SagaSteps } from '../model/saga-steps.ts';
+import type { KeyedCall, OperationKind } from '../model/states.ts';
 import { TASK_QUEUE } from '../model/workflow-names.ts';
+import type { OperationProgress } from '../wire/operator-api.ts';
 
 /** The outcome of an operation that failed, as its caller gets it. */
 export class OperationFailed extends Error {
@@ -35,6 +39,8 @@ export interface OperationRequest {
   readonly args: [unknown];
   readonly summary: string;
   readonly waitMs: number;
+  /** The client's key for this call: see {@link Operations.repeated}. */
+  readonly key?: { readonly value: string; readonly call: KeyedCall } | undefined;
   /** Whether a run that is open, with its input, may be joined by this call; otherwise it is a conflict. Default: yes. */
   readonly mayJoin?: (input: unknown) => boolean;
 }
@@ -44,6 +50,8 @@ export interface OperationAnswer {
   readonly done: boolean;
 }
 
+/** How long until a Temporal server that did not answer is asked again, in milliseconds. */
+const ASK_AGAIN_MS = 250;
 /** How often a run that was over already is waited out before a new one begins. */
 const MAX_STALE_RUNS = 5;
 
@@ -58,6 +66,38 @@ export class Operations {
   }
 
   /**
+   * Takes the key of a call; where an earlier call took it, hears that one's outcome: the same call again, after its
+   * answer was lost, is the same operation. `null` when nothing was begun under it yet. Throws {@link OperationFailed} with
+   * the operation's error, and a {@link Refusal} for a key of another call.
+   */
+  async repeated(request: OperationRequest): Promise<OperationAnswer | null> {
+    const { key, instanceId, workflowId } = request;
+    if (key === undefined) return null;
+    const taken = await takeKey(this.#db, { key: key.value, call: key.call, instanceId });
+    if (taken.fresh) return null;
+    const operationId = taken.operationId ?? (await this.#findByKey(workflowId, key.value));
+    if (operationId === null) return null;
+    if (taken.operationId === null) await settleKey(this.#db, key.value, operationId);
+    const row = await this.#read(operationId);
+    if (row?.error) throw new OperationFailed(row.error);
+    if (row?.succeeded) return { operationId, done: true };
+    const handle = this.#client.workflow.getHandle(workflowId, operationId);
+    return { operationId, done: await this.#wait(handle, request, operationId, performance.now() + request.waitMs) };
+  }
+
+  /** Finds the run that an API began under a key and could not record: it ended between the two. */
+  async #findByKey(workflowId: string, key: string): Promise<string | null> {
+    for await (const run of this.#client.workflow.list({ query: `WorkflowId = "${workflowId}"` })) {
+      if (run.memo?.idempotencyKey === key) return run.runId;
+    }
+    const latest = await this.#client.workflow
+      .getHandle(workflowId)
+      .describe()
+      .catch(() => null);
+    return latest?.memo?.idempotencyKey === key ? latest.runId : null;
+  }
+
+  /**
    * Begins an operation, or joins the one that is open, and waits for its word. Throws {@link OperationFailed} with the
    * saga's error.
    */
@@ -66,6 +106,7 @@ export class Operations {
     for (let stale = 0; ; stale++) {
       const handle = await this.#startOrJoin(request);
       const operationId = handle.runId;
+      if (request.key !== undefined) await settleKey(this.#db, request.key.value, operationId);
       const before = handle.joined ? await this.#read(operationId) : null;
       const done = await this.#wait(handle.handle, request, operationId, deadline).catch((error: unknown) => {
         // A run whose outcome was known before this call asked is not this call's: it was only closing.
@@ -105,6 +146,7 @@ export class Operations {
           args: request.args,
           workflowIdConflictPolicy: WorkflowIdConflictPolicy.FAIL,
           staticSummary: request.summary,
+          ...(request.key === undefined ? {} : { memo: { idempotencyKey: request.key.value } }),
         });
         return { handle, runId: handle.firstExecutionRunId, joined: false };
       } catch (error) {
@@ -131,6 +173,10 @@ export class Operations {
     return request.mayJoin(input);
   }
 
+  /**
+   * Waits for a run's outcome until the deadline; `false` when it is still open then. A Temporal server that is away says
+   * nothing about the outcome: it is asked again, and the operation's own row is looked at meanwhile.
+   */
   async #wait(
     handle: WorkflowHandle,
     request: OperationRequest,
@@ -142,24 +188,58 @@ export class Operations {
       timer = setTimeout(() => resolve('late'), Math.max(0, deadline - performance.now()));
     });
     try {
-      const first = await Promise.race([handle.result().then(() => 'done' as const), late]);
-      if (first === 'done') return true;
-      // Whoever is sent to an operation must find it, even if its claim has not run yet.
-      await this.#db
-        .insert(operation)
-        .values({ id: operationId, kind: request.kind, instanceId: request.instanceId, workflowId: request.workflowId })
-        .onConflictDoNothing();
-      return false;
-    } catch (error) {
-      throw error instanceof WorkflowFailedError ? failureOf(error, request) : error;
+      for (;;) {
+        const outcome = await Promise.race([this.#outcome(handle, request, operationId), late]);
+        if (outcome === 'done') return true;
+        if (outcome === 'late') break;
+        if ((await Promise.race([pause(ASK_AGAIN_MS), late])) === 'late') break;
+      }
     } finally {
       clearTimeout(timer);
+    }
+    // Whoever is sent to an operation must find it, even if its claim has not run yet.
+    await this.#db
+      .insert(operation)
+      .values({ id: operationId, kind: request.kind, instanceId: request.instanceId, workflowId: request.workflowId })
+      .onConflictDoNothing();
+    return false;
+  }
+
+  /** A run's outcome: `done`, {@link OperationFailed}, or `unknown` when Temporal could not be asked and no row says it. */
+  async #outcome(handle: WorkflowHandle, request: OperationRequest, operationId: string): Promise<'done' | 'unknown'> {
+    try {
+      await handle.result();
+      return 'done';
+    } catch (error) {
+      if (error instanceof WorkflowFailedError) throw failureOf(error, request);
+      const row = await this.#read(operationId).catch(() => null);
+      if (row?.error) throw new OperationFailed(row.error);
+      return row?.succeeded ? 'done' : 'unknown';
     }
   }
 
   async #read(operationId: string) {
     const [row] = await this.#db.select().from(operation).where(eq(operation.id, operationId));
     return row ?? null;
+  }
+
+  /** The step that an open operation's saga is at, from Temporal; `null` between two steps, or when Temporal is away. */
+  async progress(row: typeof operation.$inferSelect): Promise<OperationProgress | null> {
+    const description = await this.#client.workflow
+      .getHandle(row.workflowId, row.id)
+      .describe()
+      .catch(() => null);
+    const [pending] = description?.raw.pendingActivities ?? [];
+    const step = pending?.activityType?.name;
+    if (pending == null || step == null) return null;
+    const { title, undoing } = declaredStep(row.kind, step);
+    return {
+      phase: undoing ? 'undoing' : 'doing',
+      step,
+      title,
+      attempt: pending.attempt ?? 1,
+      last_failure: pending.lastFailure?.message ?? null,
+    };
   }
 
   /** Reads an operation; one whose workflow was ended by hand has failed, whatever its row says. `null`: unknown. */
@@ -177,6 +257,14 @@ export class Operations {
       return { ...again, succeeded: true, timeEnded: description.closeTime ?? new Date() };
     return again;
   }
+}
+
+/** The declared step of an activity, and whether it undoes. */
+function declaredStep(kind: OperationKind, activity: string): { title: string; undoing: boolean } {
+  const { steps, compensations }: SagaSteps = SAGA_STEPS[kind === 'start' ? 'instanceStart' : 'instanceMigrate'];
+  const compensation = compensations.find((step) => step.activity === activity);
+  const title = (compensation ?? steps.find((step) => step.activity === activity))?.title ?? activity;
+  return { title, undoing: compensation !== undefined };
 }
 
 function failureOf(error: WorkflowFailedError, request: OperationRequest): Error {

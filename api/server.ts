@@ -1,7 +1,6 @@
 /** The API: operators and their programs, and the reports of sled agents. */
 import { randomUUID } from 'node:crypto';
 import swagger from '@fastify/swagger';
-import { Client, Connection } from '@temporalio/client';
 import { fastify } from 'fastify';
 import {
   jsonSchemaTransform,
@@ -13,14 +12,26 @@ import type { Logger } from 'pino';
 import { SledClient } from '../activities/sled-client.ts';
 import { WorkflowStarter } from '../activities/workflow-starter.ts';
 import { openDatabase } from '../db/connect.ts';
+import { readCapacity } from '../db/queries/read-capacity.ts';
+import { startEndpoint } from '../telemetry/endpoint.ts';
+import { Metrics } from '../telemetry/metrics.ts';
+import { readinessProblems } from '../telemetry/readiness.ts';
+import { beginRequestSpan, endRequestSpan, installTracing } from '../telemetry/tracing.ts';
+import { connectTemporalClient } from '../worker/temporal-client.ts';
 import type { TemporalSettings } from '../worker/temporal-connection.ts';
 import type { ApiContext } from './context.ts';
 import { describeError } from './errors.ts';
 import { Operations } from './operations.ts';
+import { addAffinityGroupRoutes } from './routes/affinity-groups.ts';
+import { addDrainRoutes } from './routes/drains.ts';
+import { addHistoryRoutes } from './routes/history.ts';
 import { addInstanceRoutes } from './routes/instances.ts';
+import { addNetworkRoutes } from './routes/network.ts';
 import { addOperationRoutes } from './routes/operations.ts';
 import { addProjectRoutes } from './routes/projects.ts';
+import { addReconcilerRoutes } from './routes/reconcilers.ts';
 import { addReportRoutes } from './routes/reports.ts';
+import { addSerialConsoleRoutes } from './routes/serial-console.ts';
 import { addSledRoutes } from './routes/sleds.ts';
 
 export interface ApiOptions {
@@ -36,10 +47,14 @@ export interface ApiOptions {
   readonly waitMs?: number;
   /** How long registering a VMM may take, in milliseconds; default 15000. */
   readonly registerTimeoutMs?: number;
+  /** `ip:port` where metrics are shown; nowhere when absent. */
+  readonly metricsListen?: string | undefined;
 }
 
 export interface RunningApi {
   readonly url: string;
+  /** Where its metrics are; `null` when nowhere. */
+  readonly metricsUrl: string | null;
   /** Takes no new calls, answers those that wait, and closes every connection. */
   stop(): Promise<void>;
 }
@@ -51,9 +66,14 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
   const database = openDatabase(options.databaseUrl, { maxConnections: 20, applicationName: 'mooring-api' });
   const { db } = database;
   const { namespace } = options.temporal;
-  const connection = await Connection.connect(options.temporal.connection);
-  const temporal = new Client({ connection, namespace });
-  const sleds = new SledClient();
+  const tracing = await installTracing('mooring-api');
+  const connected = await connectTemporalClient(options.temporal, db, options.log, tracing !== null);
+  const temporal = connected.client;
+  const metrics = new Metrics();
+  metrics.watchCapacity(() => readCapacity(db));
+  const sleds = new SledClient((sled, call, answer, seconds) =>
+    metrics.sledCallSeconds.observe({ sled: sled.name, call, answer }, seconds),
+  );
   const context: ApiContext = {
     db,
     temporal,
@@ -61,6 +81,7 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
     operations: new Operations(temporal, db),
     sleds,
     log: options.log,
+    metrics,
     waitLimitMs: options.waitMs ?? DEFAULT_WAIT_MS,
     registerTimeoutMs: options.registerTimeoutMs,
     webUiLink: (workflowId, runId) =>
@@ -85,6 +106,8 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
     transform: jsonSchemaTransform,
   });
 
+  app.addHook('onRequest', beginRequestSpan);
+  app.addHook('onResponse', endRequestSpan);
   app.addHook('onSend', async (request, reply) => {
     reply.header('x-request-id', request.id);
   });
@@ -111,25 +134,64 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
     }
   });
 
+  app.addHook('onResponse', async (request, reply) => {
+    const route = request.routeOptions.url ?? 'none';
+    if (request.method !== 'GET') {
+      const { instance, sled_id, vmm_id, project } = request.params as Record<string, string | undefined>;
+      const subject = { instance, sled_id, vmm_id, project };
+      const call = { method: request.method, route, status: reply.statusCode, ms: Math.round(reply.elapsedTime) };
+      // A report is one of thousands; what people ask for is worth a line.
+      options.log[route === '/vmms/:vmm_id' ? 'debug' : 'info'](
+        { request_id: request.id, ...subject, ...call },
+        'a request was answered',
+      );
+    }
+    metrics.httpRequestSeconds.observe(
+      { method: request.method, route, status: String(reply.statusCode) },
+      reply.elapsedTime / 1000,
+    );
+  });
+
   addInstanceRoutes(app, context);
+  addHistoryRoutes(app, context);
+  addAffinityGroupRoutes(app, context);
+  addSerialConsoleRoutes(app, context);
   addOperationRoutes(app, context);
   addProjectRoutes(app, context);
   addSledRoutes(app, context);
+  addDrainRoutes(app, context);
+  addReconcilerRoutes(app, context);
   addReportRoutes(app, context);
+  addNetworkRoutes(app, context);
   app.get('/openapi.json', { schema: { hide: true } }, async () => app.swagger());
+  app.get('/healthz', { schema: { hide: true } }, async () => 'ok\n');
+  app.get('/readyz', { schema: { hide: true } }, async (_, reply) => {
+    const problems = await readinessProblems(db, connected.connection);
+    return reply.status(problems.length === 0 ? 200 : 503).send(`${problems.join('\n') || 'ready'}\n`);
+  });
+  const endpoint =
+    options.metricsListen === undefined
+      ? null
+      : await startEndpoint({
+          listen: options.metricsListen,
+          metrics: () => metrics.registry.metrics(),
+          problems: () => readinessProblems(db, connected.connection),
+        });
   await app.listen({ host: options.host, port: options.port });
   const bound = app.server.address();
   const port = typeof bound === 'object' && bound !== null ? bound.port : options.port;
   const host = options.host.includes(':') ? `[${options.host}]` : options.host;
   return {
     url: `http://${host}:${port}`,
+    metricsUrl: endpoint?.url ?? null,
     async stop() {
+      await endpoint?.stop();
       app.server.closeIdleConnections();
       const closing = app.close();
       const cut = setTimeout(() => app.server.closeAllConnections(), 5_000);
       await closing;
       clearTimeout(cut);
-      await Promise.allSettled([connection.close(), database.close(), sleds.close()]);
+      await Promise.allSettled([connected.close(), database.close(), sleds.close(), tracing?.flush()]);
     },
   };
 }

@@ -1,9 +1,23 @@
 /** From rows to what the wire shows. */
 import type { InstanceRecord } from '../db/queries/read-instance.ts';
 import { instanceFacts } from '../db/queries/read-instance.ts';
-import type { operation, project, sled } from '../db/schema.ts';
+import type { affinityGroup, operation, project, sled } from '../db/schema.ts';
+import { cooldownEnd, DEFAULT_AUTO_RESTART_POLICY } from '../model/auto-restart.ts';
+import { type DrainEntry, type DrainProgress, describeDrain } from '../model/drain.ts';
 import { isLiveMigration } from '../model/external-state.ts';
-import type { InstanceView, OperationView, ProjectView, QuotaView, SledView } from '../wire/operator-api.ts';
+import type { ReconcilerName, ReconcilerPass } from '../model/reconcilers.ts';
+import type {
+  AffinityGroupMember,
+  AffinityGroupView,
+  DrainView,
+  InstanceView,
+  OperationProgress,
+  OperationView,
+  ProjectView,
+  QuotaView,
+  ReconcilerPassView,
+  SledView,
+} from '../wire/operator-api.ts';
 
 /** The Oxide API shows a sled's rack; this installation is one. */
 const RACK_ID = '00000000-0000-4000-8000-000000000001';
@@ -29,10 +43,10 @@ export function viewQuota(row: typeof project.$inferSelect): QuotaView {
 
 export function viewInstance(record: InstanceRecord): InstanceView {
   const { instance, active, target, shown } = record;
-  const cooldownEnds =
-    instance.timeLastAutoRestarted === null
-      ? null
-      : new Date(instance.timeLastAutoRestarted.getTime() + instance.autoRestartCooldownSeconds * 1000);
+  const cooldownEnds = cooldownEnd({
+    timeLastAutoRestarted: instance.timeLastAutoRestarted,
+    cooldownSeconds: instance.autoRestartCooldownSeconds,
+  });
   const stateUpdated = Math.max(
     ...[
       instance.timeStateUpdated,
@@ -53,8 +67,9 @@ export function viewInstance(record: InstanceRecord): InstanceView {
     time_created: instance.timeCreated.toISOString(),
     time_modified: instance.timeModified.toISOString(),
     time_run_state_updated: new Date(stateUpdated).toISOString(),
-    auto_restart_enabled: (instance.autoRestartPolicy ?? 'best_effort') !== 'never',
+    auto_restart_enabled: (instance.autoRestartPolicy ?? DEFAULT_AUTO_RESTART_POLICY) !== 'never',
     auto_restart_policy: instance.autoRestartPolicy,
+    auto_restart_cooldown_seconds: instance.autoRestartCooldownSeconds,
     auto_restart_cooldown_expiration:
       cooldownEnds !== null && cooldownEnds > new Date() ? cooldownEnds.toISOString() : null,
     time_last_auto_restarted: instance.timeLastAutoRestarted?.toISOString() ?? null,
@@ -91,7 +106,38 @@ export function viewSled(row: typeof sled.$inferSelect, vmmCount: number): SledV
   };
 }
 
-export function viewOperation(row: typeof operation.$inferSelect, webUi: string | null): OperationView {
+export function viewDrain(
+  progress: DrainProgress,
+  run: { readonly begun: Date; readonly ended: Date | null; readonly webUi: string | null },
+): DrainView {
+  const named = ({ instanceId, name }: DrainEntry) => ({ instance_id: instanceId, name });
+  return {
+    sled_id: progress.sledId,
+    state: progress.state,
+    summary: describeDrain(progress),
+    total: progress.total,
+    moved: progress.moved,
+    ended: progress.ended,
+    moving: progress.moving.map((entry) => ({ ...named(entry), destination: entry.detail })),
+    waiting: progress.waiting.map((entry) => ({ ...named(entry), until: entry.detail })),
+    could_not_move: progress.couldNotMove.map((entry) => ({ ...named(entry), reason: entry.detail })),
+    parallel: progress.parallel,
+    time_started: run.begun.toISOString(),
+    time_ended: run.ended?.toISOString() ?? null,
+    web_ui: run.webUi,
+  };
+}
+
+export function viewReconcilerPass(name: ReconcilerName, { summary, found }: ReconcilerPass): ReconcilerPassView {
+  const snake = (key: string) => key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+  return { name, summary, found: Object.fromEntries(Object.entries(found).map(([key, value]) => [snake(key), value])) };
+}
+
+export function viewOperation(
+  row: typeof operation.$inferSelect,
+  progress: OperationProgress | null,
+  webUi: string | null,
+): OperationView {
   return {
     id: row.id,
     kind: row.kind,
@@ -99,8 +145,26 @@ export function viewOperation(row: typeof operation.$inferSelect, webUi: string 
     state: row.timeEnded === null ? 'running' : 'done',
     outcome: row.succeeded === null ? null : row.succeeded ? 'succeeded' : 'failed',
     error: row.error === null ? null : { ...row.error },
+    progress,
     time_started: row.timeStarted.toISOString(),
     time_ended: row.timeEnded?.toISOString() ?? null,
     web_ui: webUi,
   };
+}
+
+export function viewAffinityGroup(row: typeof affinityGroup.$inferSelect): AffinityGroupView {
+  return {
+    id: row.id,
+    name: row.name,
+    description: row.description,
+    policy: row.policy,
+    failure_domain: row.failureDomain,
+    project_id: row.projectId,
+    time_created: row.timeCreated.toISOString(),
+    time_modified: row.timeModified.toISOString(),
+  };
+}
+
+export function viewAffinityMember({ instance, shown }: InstanceRecord): AffinityGroupMember {
+  return { type: 'instance', value: { id: instance.id, name: instance.name, run_state: shown } };
 }

@@ -28,7 +28,7 @@ export function withApiOptions(command: Command): Command {
 }
 
 /** Makes the context from a command's options. */
-export function contextOf(options: { apiUrl: string; project: string; json?: boolean }): CommandContext {
+export function contextOf(options: { apiUrl: string; project: string; json?: boolean | undefined }): CommandContext {
   const json = options.json ?? false;
   return {
     client: new MooringClient({ url: options.apiUrl }),

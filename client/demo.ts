@@ -1,9 +1,9 @@
 import { fileURLToPath } from 'node:url';
 import pc from 'picocolors';
 import { startStack } from '../worker/stack.ts';
-import { untilTold } from './commands/processes.ts';
+import { type HypervisorChoice, untilTold } from './commands/processes.ts';
 import { paintState, table } from './output.ts';
-import { playScenario, readScenario, type StepResult } from './scenario.ts';
+import { type InstanceSize, playScenario, readScenario, type StepResult } from './scenario.ts';
 
 const DEMO = fileURLToPath(new URL('../examples/demo.yaml', import.meta.url));
 
@@ -11,17 +11,22 @@ const DEMO = fileURLToPath(new URL('../examples/demo.yaml', import.meta.url));
  * Brings up a stack, plays a scenario and shows it as it happens. Returns whether every step ended as the scenario says.
  * With `keep`, everything runs on until Ctrl-C.
  */
-export async function runDemo(options: { keep: boolean; scenarioFile?: string | undefined }): Promise<boolean> {
+export async function runDemo(options: {
+  keep: boolean;
+  scenarioFile?: string | undefined;
+  hypervisor?: HypervisorChoice;
+}): Promise<boolean> {
   const scenario = await readScenario(options.scenarioFile ?? DEMO);
   const told = untilTold();
   const stack = await startStack({
     sleds: 3,
+    hypervisor: options.hypervisor ?? 'simulated',
     reconcileEveryMs: 1_000,
     onProgress: (message) => console.log(`${pc.green('✓')} ${message}`),
   });
   try {
     console.log();
-    const played = playScenario(stack, scenario, showStep);
+    const played = playScenario(stack, scenario, showStep, instanceSize(options.hypervisor));
     const results = await Promise.race([played, told]);
     if (results === undefined) {
       played.catch(() => {});
@@ -42,12 +47,19 @@ export async function runDemo(options: { keep: boolean; scenarioFile?: string | 
   }
 }
 
+/** Real guests share this machine: small ones. */
+function instanceSize(hypervisor: HypervisorChoice = 'simulated'): InstanceSize {
+  return hypervisor === 'qemu' ? { ncpus: 1, memory: 128 * 1024 ** 2 } : { ncpus: 2, memory: 1024 ** 3 };
+}
+
 function showStep(result: StepResult): void {
   const mark = result.problems.length === 0 ? pc.green('✓') : pc.red('✗');
   console.log(
     `${mark} ${pc.bold(result.title)}${result.shown === '' ? '' : `  → ${paintState(result.shown)}`}  ${pc.dim(`${Math.round(result.ms)} ms`)}`,
   );
   if (result.call !== 'succeeded') console.log(`    the caller was told ${pc.yellow(result.call)}`);
+  if (result.counted !== null)
+    console.log(`    its guest counts: ${pc.cyan(`${result.counted.before} → ${result.counted.after}`)}`);
   for (const problem of result.problems) console.log(`    ${pc.red(problem)}`);
   if (result.link !== null) console.log(`    ${pc.dim(result.link)}`);
 }

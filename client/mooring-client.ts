@@ -7,9 +7,24 @@
  * const { instance } = await mooring.startInstance('web', { project: 'default' });
  */
 import { z } from 'zod';
+import type { ReconcilerName } from '../model/reconcilers.ts';
+import type { AffinityKind } from '../model/states.ts';
+import { type NetworkEntry, networkPage } from '../wire/network-protocol.ts';
 import {
+  type AffinityGroupCreate,
+  type AffinityGroupMember,
+  type AffinityGroupUpdate,
+  type AffinityGroupView,
+  affinityGroupMember,
+  affinityGroupView,
+  type DrainBegin,
+  type DrainView,
+  drainView,
   errorResponse,
+  type HistoryView,
+  historyView,
   type InstanceCreate,
+  type InstanceForceStop,
   type InstanceUpdate,
   type InstanceView,
   instanceView,
@@ -21,12 +36,17 @@ import {
   type QuotaUpdate,
   type QuotaView,
   quotaView,
+  type ReconcilerPassView,
+  type ReconcilerView,
   type ResultsPage,
+  reconcilerPassView,
+  reconcilerView,
   resultsPage,
   type SledAdd,
   type SledView,
   sledView,
 } from '../wire/operator-api.ts';
+import { type SerialConsoleData, serialConsoleData } from '../wire/sled-protocol.ts';
 
 /** The API refused a request or failed to do it. */
 export class MooringApiError extends Error {
@@ -49,6 +69,13 @@ export class MooringApiError extends Error {
 /** No API answered at the address. */
 export class MooringConnectionError extends Error {
   override readonly name = 'MooringConnectionError';
+  /** Nobody listens there: the call was not done. Otherwise it may have been. */
+  readonly neverSent: boolean;
+
+  constructor(message: string, neverSent: boolean, options?: ErrorOptions) {
+    super(message, options);
+    this.neverSent = neverSent;
+  }
 }
 
 export interface MooringClientOptions {
@@ -68,6 +95,11 @@ export interface InstanceCallOptions extends CallOptions {
 /** For calls that wait for a saga's word: how long to wait, in whole seconds; the API's limit when absent. */
 export interface OperationCallOptions extends InstanceCallOptions {
   readonly waitSeconds?: number | undefined;
+  /**
+   * A UUID that makes the same call again, from this process or another, the same operation with the same outcome. Each
+   * call has a new one by itself, under which it is sent again when its answer was lost.
+   */
+  readonly idempotencyKey?: string | undefined;
 }
 
 /** An instance and, where a saga was begun or joined, the operation to follow. */
@@ -77,6 +109,22 @@ export interface OperationStarted {
 }
 
 const FOLLOW_EVERY_MS = 200;
+/** How often a call with a key is sent again when its answer was lost, and how long between, in milliseconds. */
+const MAX_RESENDS = 4;
+const RESEND_AFTER_MS = 250;
+
+/** Waits `ms` milliseconds, or until the signal is given. */
+async function pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
+  await new Promise<void>((resolve) => {
+    const end = () => {
+      clearTimeout(timer);
+      signal?.removeEventListener('abort', end);
+      resolve();
+    };
+    const timer = setTimeout(end, ms);
+    signal?.addEventListener('abort', end);
+  });
+}
 
 export class MooringClient {
   readonly #url: string;
@@ -119,12 +167,21 @@ export class MooringClient {
     return this.#call(
       'POST',
       '/v1/instances',
-      { ...options, query: { project: options.project }, body: instance },
+      {
+        ...options,
+        idempotencyKey: options.idempotencyKey ?? crypto.randomUUID(),
+        query: { project: options.project },
+        body: instance,
+      },
       instanceView,
     );
   }
   getInstance(instance: string, options: InstanceCallOptions = {}): Promise<InstanceView> {
     return this.#call('GET', instancePath(instance), instanceQuery(options), instanceView);
+  }
+  /** Tells an instance's story, oldest first; by its id also a deleted one's. */
+  getInstanceHistory(instance: string, options: InstanceCallOptions = {}): Promise<HistoryView> {
+    return this.#call('GET', `${instancePath(instance)}/history`, instanceQuery(options), historyView);
   }
   updateInstance(instance: string, changes: InstanceUpdate, options: InstanceCallOptions = {}): Promise<InstanceView> {
     return this.#call('PUT', instancePath(instance), { ...instanceQuery(options), body: changes }, instanceView);
@@ -134,18 +191,115 @@ export class MooringClient {
   }
   /** Starts an instance; returns when its sled has accepted to run it. Throws {@link MooringApiError} when the start was undone. */
   startInstance(instance: string, options: OperationCallOptions = {}): Promise<OperationStarted> {
-    return this.#operate(instance, 'start', undefined, options);
+    return this.#operate(instance, 'start', undefined, { idempotencyKey: crypto.randomUUID(), ...options });
   }
   /** Stops an instance: returns when the wish is recorded, from which on it ends Stopped. */
   async stopInstance(instance: string, options: InstanceCallOptions = {}): Promise<InstanceView> {
     return (await this.#operate(instance, 'stop', undefined, options)).instance;
+  }
+  /**
+   * Stops an instance whose sled doesn't answer, on the caller's word (`sled_powered_off`) that the sled runs nothing any
+   * more. Throws {@link MooringApiError} (409) when the sled answers, or the word is not given.
+   */
+  async forceStopInstance(
+    instance: string,
+    statement: InstanceForceStop = {},
+    options: InstanceCallOptions = {},
+  ): Promise<InstanceView> {
+    return (await this.#operate(instance, 'force-stop', statement, options)).instance;
   }
   async rebootInstance(instance: string, options: InstanceCallOptions = {}): Promise<InstanceView> {
     return (await this.#operate(instance, 'reboot', undefined, options)).instance;
   }
   /** Migrates an instance to a sled (by id); returns when the destination has accepted to migrate it in. */
   migrateInstance(instance: string, sledId: string, options: OperationCallOptions = {}): Promise<OperationStarted> {
-    return this.#operate(instance, 'migrate', { dst_sled_id: sledId }, options);
+    return this.#operate(
+      instance,
+      'migrate',
+      { dst_sled_id: sledId },
+      { idempotencyKey: crypto.randomUUID(), ...options },
+    );
+  }
+
+  /** Lists the affinity or anti-affinity groups of a project. */
+  listAffinityGroups(
+    kind: AffinityKind,
+    options: CallOptions & { project: string },
+  ): AsyncGenerator<AffinityGroupView> {
+    return this.#pages(groupsPath(kind), { project: options.project }, affinityGroupView, { signal: options.signal });
+  }
+  createAffinityGroup(
+    kind: AffinityKind,
+    group: AffinityGroupCreate,
+    options: CallOptions & { project: string },
+  ): Promise<AffinityGroupView> {
+    return this.#call('POST', groupsPath(kind), { ...instanceQuery(options), body: group }, affinityGroupView);
+  }
+  getAffinityGroup(kind: AffinityKind, group: string, options: InstanceCallOptions = {}): Promise<AffinityGroupView> {
+    return this.#call('GET', groupsPath(kind, group), instanceQuery(options), affinityGroupView);
+  }
+  updateAffinityGroup(
+    kind: AffinityKind,
+    group: string,
+    changes: AffinityGroupUpdate,
+    options: InstanceCallOptions = {},
+  ): Promise<AffinityGroupView> {
+    return this.#call('PUT', groupsPath(kind, group), { ...instanceQuery(options), body: changes }, affinityGroupView);
+  }
+  /** Deletes a group; its members stay where they are. */
+  async deleteAffinityGroup(kind: AffinityKind, group: string, options: InstanceCallOptions = {}): Promise<void> {
+    await this.#call('DELETE', groupsPath(kind, group), instanceQuery(options), z.unknown());
+  }
+  listAffinityMembers(
+    kind: AffinityKind,
+    group: string,
+    options: InstanceCallOptions = {},
+  ): AsyncGenerator<AffinityGroupMember> {
+    const { query, signal } = instanceQuery(options);
+    return this.#pages(`${groupsPath(kind, group)}/members`, query, affinityGroupMember, { signal });
+  }
+  /** Adds an instance of the group's project that is not placed on a sled. */
+  addAffinityMember(
+    kind: AffinityKind,
+    group: string,
+    instance: string,
+    options: InstanceCallOptions = {},
+  ): Promise<AffinityGroupMember> {
+    return this.#call('POST', memberPath(kind, group, instance), instanceQuery(options), affinityGroupMember);
+  }
+  async removeAffinityMember(
+    kind: AffinityKind,
+    group: string,
+    instance: string,
+    options: InstanceCallOptions = {},
+  ): Promise<void> {
+    await this.#call('DELETE', memberPath(kind, group, instance), instanceQuery(options), z.unknown());
+  }
+  /** Lists the groups that an instance is in. */
+  listAffinityGroupsOf(
+    kind: AffinityKind,
+    instance: string,
+    options: InstanceCallOptions = {},
+  ): AsyncGenerator<AffinityGroupView> {
+    const { query, signal } = instanceQuery(options);
+    return this.#pages(`${instancePath(instance)}/${GROUP_PATHS[kind]}`, query, affinityGroupView, { signal });
+  }
+
+  /** Reads a piece of an instance's serial console, from an offset since the guest began; it goes on counting across migrations. */
+  readSerialConsole(
+    instance: string,
+    options: InstanceCallOptions & { fromStart?: number; maxBytes?: number } = {},
+  ): Promise<SerialConsoleData> {
+    const { query, signal } = instanceQuery(options);
+    return this.#call(
+      'GET',
+      `${instancePath(instance)}/serial-console`,
+      {
+        query: { ...query, from_start: options.fromStart?.toString(), max_bytes: options.maxBytes?.toString() },
+        signal,
+      },
+      serialConsoleData,
+    );
   }
 
   getOperation(operationId: string, options: CallOptions = {}): Promise<OperationView> {
@@ -160,7 +314,7 @@ export class MooringClient {
       const operation = await this.getOperation(operationId, options);
       options.onProgress?.(operation);
       if (operation.state === 'done') return operation;
-      await new Promise((resolve) => setTimeout(resolve, FOLLOW_EVERY_MS));
+      await pause(FOLLOW_EVERY_MS, options.signal);
       options.signal?.throwIfAborted();
     }
   }
@@ -187,6 +341,55 @@ export class MooringClient {
     return this.#call('POST', `/v1/system/hardware/sleds/${encodeURIComponent(sledId)}/expunge`, options, sledView);
   }
 
+  /** Lists where each instance lives, as sled agents are told. */
+  async *listNetwork(options: CallOptions = {}): AsyncGenerator<NetworkEntry> {
+    for (let after: string | undefined; ; ) {
+      const page = await this.#call('GET', '/network/instances', { ...options, query: { after } }, networkPage);
+      yield* page.items;
+      if (!page.more) return;
+      after = page.next;
+    }
+  }
+
+  /** Begins to drain a sled, or joins the drain that is under way. */
+  drainSled(sledId: string, drain: DrainBegin = {}, options: CallOptions = {}): Promise<DrainView> {
+    return this.#call('POST', drainPath(sledId), { body: drain, ...options }, drainView);
+  }
+  /** How far the last drain of a sled has come. Throws {@link MooringApiError} (404) when there was none. */
+  getDrain(sledId: string, options: CallOptions = {}): Promise<DrainView> {
+    return this.#call('GET', drainPath(sledId), options, drainView);
+  }
+  /** Stops a drain: nothing more is moved; the sled stays out of service for new instances. */
+  stopDrain(sledId: string, options: CallOptions = {}): Promise<DrainView> {
+    return this.#call('DELETE', drainPath(sledId), options, drainView);
+  }
+  /** Follows a drain to its end; `onProgress` hears every look at it. Throws the signal's reason when cancelled. */
+  async waitForDrain(
+    sledId: string,
+    options: CallOptions & { onProgress?: (drain: DrainView) => void } = {},
+  ): Promise<DrainView> {
+    for (;;) {
+      const drain = await this.getDrain(sledId, options);
+      options.onProgress?.(drain);
+      if (drain.state !== 'running') return drain;
+      await new Promise((resolve) => setTimeout(resolve, FOLLOW_EVERY_MS));
+      options.signal?.throwIfAborted();
+    }
+  }
+
+  async listReconcilers(options: CallOptions = {}): Promise<ReconcilerView[]> {
+    const page = z.object({ items: z.array(reconcilerView) });
+    return (await this.#call('GET', '/v1/system/reconcilers', options, page)).items;
+  }
+  /** Switches a reconciling loop on or off. */
+  setReconciler(name: ReconcilerName, enabled: boolean, options: CallOptions = {}): Promise<ReconcilerView> {
+    return this.#call('PUT', `/v1/system/reconcilers/${name}`, { body: { enabled }, ...options }, reconcilerView);
+  }
+  /** Runs one pass of a reconciling loop now, also while it is switched off; returns what it found and did. */
+  runReconciler(name: ReconcilerName, options: CallOptions = {}): Promise<ReconcilerPassView> {
+    return this.#call('POST', `/v1/system/reconcilers/${name}/run`, options, reconcilerPassView);
+  }
+
   async #operate(
     instance: string,
     what: string,
@@ -196,6 +399,7 @@ export class MooringClient {
     const { headers, value } = await this.#request('POST', `${instancePath(instance)}/${what}`, {
       ...instanceQuery(options),
       waitSeconds: options.waitSeconds,
+      idempotencyKey: options.idempotencyKey,
       body,
     });
     return { instance: instanceView.parse(value), operationId: headers.get('location')?.split('/').at(-1) ?? null };
@@ -221,13 +425,29 @@ export class MooringClient {
   }
 
   async #request(method: string, path: string, request: RequestParts): Promise<{ headers: Headers; value: unknown }> {
+    for (let sent = 1; ; sent++) {
+      try {
+        return await this.#send(method, path, request);
+      } catch (error) {
+        // Only a call with a key may have been done already without harm.
+        const again = error instanceof MooringConnectionError && request.idempotencyKey !== undefined;
+        if (!again || sent > MAX_RESENDS || (sent === 1 && error.neverSent)) throw error;
+        await pause(RESEND_AFTER_MS * sent, request.signal);
+        request.signal?.throwIfAborted();
+      }
+    }
+  }
+
+  async #send(method: string, path: string, request: RequestParts): Promise<{ headers: Headers; value: unknown }> {
     const url = new URL(this.#url + path);
     for (const [name, value] of Object.entries(request.query ?? {}))
       if (value !== undefined) url.searchParams.set(name, value);
     const headers: Record<string, string> = {};
     if (request.body !== undefined) headers['content-type'] = 'application/json';
     if (request.waitSeconds !== undefined) headers.prefer = `wait=${request.waitSeconds}`;
+    if (request.idempotencyKey !== undefined) headers['idempotency-key'] = request.idempotencyKey;
     let response: Response;
+    let text: string;
     try {
       response = await fetch(url, {
         method,
@@ -235,15 +455,17 @@ export class MooringClient {
         ...(request.body === undefined ? {} : { body: JSON.stringify(request.body) }),
         ...(request.signal === undefined ? {} : { signal: request.signal }),
       });
+      text = await response.text();
     } catch (error) {
       request.signal?.throwIfAborted();
       const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error;
+      const neverSent = (cause as { code?: unknown } | null)?.code === 'ECONNREFUSED';
       throw new MooringConnectionError(
         `no Mooring API answers at ${this.#url} (${cause instanceof Error ? cause.message : cause}): start one with "mooring up", or name another with --api-url`,
+        neverSent,
         { cause: error },
       );
     }
-    const text = await response.text();
     const value = parseJson(text);
     if (!response.ok) {
       const body = errorResponse.partial({ request_id: true }).safeParse(value);
@@ -261,10 +483,25 @@ interface RequestParts extends CallOptions {
   readonly query?: Query;
   readonly body?: unknown;
   readonly waitSeconds?: number | undefined;
+  readonly idempotencyKey?: string | undefined;
 }
 
 function instancePath(instance: string): string {
   return `/v1/instances/${encodeURIComponent(instance)}`;
+}
+
+const GROUP_PATHS: Readonly<Record<AffinityKind, string>> = {
+  affinity: 'affinity-groups',
+  anti_affinity: 'anti-affinity-groups',
+};
+
+function groupsPath(kind: AffinityKind, group?: string): string {
+  const all = `/v1/${GROUP_PATHS[kind]}`;
+  return group === undefined ? all : `${all}/${encodeURIComponent(group)}`;
+}
+
+function memberPath(kind: AffinityKind, group: string, instance: string): string {
+  return `${groupsPath(kind, group)}/members/instance/${encodeURIComponent(instance)}`;
 }
 
 function instanceQuery(options: InstanceCallOptions): { query: Query; signal?: AbortSignal | undefined } {
@@ -277,4 +514,8 @@ function parseJson(text: string): unknown {
   } catch {
     return undefined;
   }
+}
+
+function drainPath(sledId: string): string {
+  return `/v1/system/hardware/sleds/${encodeURIComponent(sledId)}/drain`;
 }

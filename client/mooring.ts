@@ -1,10 +1,16 @@
 /** The `mooring` command. */
 import { Command } from 'commander';
 import pc from 'picocolors';
+import { addAffinityGroupCommands } from './commands/affinity-group.ts';
+import { addCompletionCommands } from './commands/completion.ts';
 import { addDoctorCommand } from './commands/doctor.ts';
 import { addInstanceCommands } from './commands/instance.ts';
 import { addOperationCommands, addProjectCommands, addSledCommands } from './commands/inventory.ts';
+import { addNetworkCommands } from './commands/network.ts';
 import { addProcessCommands } from './commands/processes.ts';
+import { addReconcileCommands } from './commands/reconcile.ts';
+import { addTopCommand } from './commands/top.ts';
+import { StillRunning } from './follow.ts';
 import { MooringApiError } from './mooring-client.ts';
 
 const program = new Command('mooring')
@@ -23,14 +29,23 @@ Examples:
   );
 addProcessCommands(program);
 addInstanceCommands(program);
+addAffinityGroupCommands(program);
 addSledCommands(program);
 addProjectCommands(program);
+addNetworkCommands(program);
 addOperationCommands(program);
+addTopCommand(program);
+addCompletionCommands(program);
 addDoctorCommand(program);
+addReconcileCommands(program);
 
 try {
   await program.parseAsync();
 } catch (error) {
+  if (error instanceof StillRunning && !process.argv.includes('--json')) {
+    console.error(error.message);
+    process.exit(error.exitCode);
+  }
   const message = error instanceof Error ? error.message : String(error);
   if (process.argv.includes('--json')) {
     const details =
@@ -39,5 +54,5 @@ try {
         : {};
     console.error(JSON.stringify({ message, ...details }));
   } else console.error(`${pc.red('error:')} ${message}`);
-  process.exitCode = 1;
+  process.exitCode = error instanceof StillRunning ? error.exitCode : 1;
 }

@@ -1,3 +1,4 @@
+import { stripVTControlCharacters } from 'node:util';
 import Table from 'cli-table3';
 import pc from 'picocolors';
 
@@ -40,4 +41,28 @@ export function paintState(state: string): string {
   if (state === 'failed') return pc.red(state);
   if (state === 'stopped') return pc.dim(state);
   return pc.yellow(state);
+}
+
+/**
+ * A line of text on standard error that is written over again and again, when that is a terminal; nothing otherwise, so
+ * that what is piped stays clean.
+ */
+export class StatusLine {
+  readonly #on: boolean;
+
+  constructor(wanted: boolean) {
+    this.#on = wanted && process.stderr.isTTY === true;
+  }
+
+  show(text: string): void {
+    if (!this.#on) return;
+    const width = process.stderr.columns ?? 80;
+    const plain = stripVTControlCharacters(text);
+    // A line that wraps could not be written over.
+    process.stderr.write(`\r\u001b[K${plain.length < width ? text : `${plain.slice(0, width - 2)}…`}`);
+  }
+
+  clear(): void {
+    if (this.#on) process.stderr.write('\r\u001b[K');
+  }
 }

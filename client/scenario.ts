@@ -36,6 +36,8 @@ const expectation = z.strictObject({
   sled: z.enum(['same', 'other']).optional(),
   /** No migration is named any more. */
   ids: z.literal('cleared').optional(),
+  /** Its guest comes to count, on from where it was before the step, if it ran then. */
+  guest: z.literal('counts').optional(),
 });
 
 const scenario = z.strictObject({
@@ -66,6 +68,8 @@ export interface StepResult {
   /** What did not hold; empty when the step ended as the scenario says. */
   readonly problems: readonly string[];
   readonly ms: number;
+  /** How far its guest had counted before the step and how far afterwards, where the scenario asks for it. */
+  readonly counted: { readonly before: number; readonly after: number } | null;
   /** Where the Temporal Web UI shows the saga. */
   readonly link: string | null;
 }
@@ -73,12 +77,21 @@ export interface StepResult {
 const PROJECT = 'default';
 const SETTLE_MS = 20_000;
 const LOOK_EVERY_MS = 25;
+/** How long a real guest may take to boot on a busy machine, in milliseconds. */
+const BOOT_MS = 60_000;
+
+/** How large the instances of a scenario are: virtual CPUs, and memory in bytes. */
+export interface InstanceSize {
+  readonly ncpus: number;
+  readonly memory: number;
+}
 
 /** Plays a scenario on a stack, through its public API; `onStep` hears each step's result as it ends. */
 export async function playScenario(
   stack: RunningStack,
   played: Scenario,
   onStep: (result: StepResult) => void,
+  size: InstanceSize = { ncpus: 2, memory: 1024 ** 3 },
 ): Promise<StepResult[]> {
   const client = new MooringClient({ url: stack.apiUrl });
   const database = openDatabase(stack.databaseUrl, { maxConnections: 2, applicationName: 'mooring-scenario' });
@@ -100,6 +113,7 @@ export async function playScenario(
     const begun = performance.now();
     const subject = subjectOf(step.do);
     const before = subject === null ? null : await record(subject);
+    const countBefore = countOf(before);
     let call: string;
     try {
       call = await act(step.do, before);
@@ -112,13 +126,20 @@ export async function playScenario(
     }
     const after = subject === null || 'delete' in step.do ? null : await record(subject);
     const problems = await check(step, call, before, after, subject);
+    const ms = performance.now() - begun;
+    let counted: StepResult['counted'] = null;
+    if (subject !== null && step.expect?.guest !== undefined) {
+      counted = { before: countBefore, after: await countsOn(subject, countBefore) };
+      if (counted.after <= countBefore) problems.push(`its guest does not count on from ${countBefore}`);
+    }
     const last = subject === null || 'delete' in step.do ? null : await record(subject);
     return {
       title: step.title,
       call,
       shown: last?.shown ?? '',
       problems,
-      ms: performance.now() - begun,
+      ms,
+      counted,
       link: linkOf(step.do, subject),
     };
   }
@@ -127,7 +148,15 @@ export async function playScenario(
     if ('create' in wanted) {
       for (const one of wanted.create) {
         const made = await client.createInstance(
-          { name: one, description: 'made by the scenario', hostname: one, ncpus: 2, memory: 1024 ** 3, start: false },
+          {
+            name: one,
+            description: 'made by the scenario',
+            hostname: one,
+            ...size,
+            start: false,
+            // What happens is what the steps do.
+            auto_restart_policy: 'never',
+          },
           { project: PROJECT },
         );
         ids.set(one, made.id);
@@ -186,6 +215,22 @@ export async function playScenario(
       left = holds(await record(subject));
     }
     return [...problems, ...left];
+  }
+
+  /** How far the guest of an instance has counted, by the witness of the sled that it is on. */
+  function countOf(known: InstanceRecord | null): number {
+    const host = stack.sleds.find(({ id }) => id === known?.active?.sledId);
+    return Math.floor(host?.agent.hypervisor.count(known?.active?.id ?? '') ?? 0);
+  }
+
+  async function countsOn(subject: string, before: number): Promise<number> {
+    const end = performance.now() + BOOT_MS;
+    let now = countOf(await record(subject));
+    while (now <= before && performance.now() < end) {
+      await new Promise((resolve) => setTimeout(resolve, LOOK_EVERY_MS));
+      now = countOf(await record(subject));
+    }
+    return now;
   }
 
   async function record(subject: string): Promise<InstanceRecord> {

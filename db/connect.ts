@@ -42,12 +42,16 @@ export function openDatabase(
   });
   // An idle connection that breaks (a restart of PostgreSQL) is replaced by the pool; without a listener it would end the process.
   pool.on('error', () => {});
+  // The same for one in use between two statements of a transaction: its next statement fails.
+  pool.on('connect', (client) => client.on('error', () => {}));
   return { db: drizzle(pool, { schema }), pool, close: () => pool.end() };
 }
 
 /** Brings the database at `url` to the newest schema; several processes may do so at once. Throws what PostgreSQL says. */
 export async function migrateDatabase(url: string): Promise<void> {
   const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 10_000 });
+  // The statement that meets it fails; without a listener the process would end.
+  client.on('error', () => {});
   await client.connect();
   try {
     const db = drizzle(client);

@@ -8,20 +8,26 @@ import {
   bigint,
   boolean,
   check,
+  customType,
   index,
   integer,
   jsonb,
   pgEnum,
   pgTable,
+  primaryKey,
   text,
   timestamp,
   uniqueIndex,
   uuid,
 } from 'drizzle-orm/pg-core';
 import {
+  AFFINITY_KINDS,
+  AFFINITY_POLICIES,
   AUTO_RESTART_POLICIES,
+  FAILURE_DOMAINS,
   INSTANCE_STATES,
   INTENDED_STATES,
+  KEYED_CALLS,
   MIGRATION_STATES,
   OPERATION_KINDS,
   RESERVATION_KINDS,
@@ -39,7 +45,14 @@ export const sledPolicy = pgEnum('sled_policy', SLED_POLICIES);
 export const autoRestartPolicy = pgEnum('auto_restart_policy', AUTO_RESTART_POLICIES);
 export const startReason = pgEnum('start_reason', START_REASONS);
 export const operationKind = pgEnum('operation_kind', OPERATION_KINDS);
+export const keyedCall = pgEnum('keyed_call', KEYED_CALLS);
 
+export const affinityKind = pgEnum('affinity_kind', AFFINITY_KINDS);
+export const affinityPolicy = pgEnum('affinity_policy', AFFINITY_POLICIES);
+export const failureDomain = pgEnum('failure_domain', FAILURE_DOMAINS);
+
+/** A transaction's number, 64 bits wide: it never wraps around. As text, since no JavaScript number holds it. */
+const transactionNumber = customType<{ data: string }>({ dataType: () => 'xid8' });
 const moment = (name: string) => timestamp(name, { withTimezone: true, mode: 'date' });
 /** Bytes and generations fit exactly into a JavaScript number; the check constraints keep them there. */
 const exact = (name: string) => bigint(name, { mode: 'number' });
@@ -126,6 +139,9 @@ export const instance = pgTable(
     uniqueIndex('instance_active_vmm').on(table.activeVmmId).where(sql`active_vmm_id IS NOT NULL`),
     uniqueIndex('instance_target_vmm').on(table.targetVmmId).where(sql`target_vmm_id IS NOT NULL`),
     index('instance_failed').on(table.id).where(sql`state = 'failed' AND time_deleted IS NULL`),
+    index('instance_auto_restart')
+      .on(table.id)
+      .where(sql`intended_state = 'running' AND last_start_reason = 'auto_restart' AND time_deleted IS NULL`),
     check('instance_vmm_iff_active', sql`(state = 'vmm') = (active_vmm_id IS NOT NULL)`),
     check('instance_target_iff_migration', sql`(target_vmm_id IS NOT NULL) = (migration_id IS NOT NULL)`),
     check('instance_target_needs_vmm', sql`target_vmm_id IS NULL OR state = 'vmm'`),
@@ -152,6 +168,8 @@ export const vmm = pgTable(
     failureReason: text('failure_reason'),
     /** Set before the sled is told to run the guest or to migrate it in: from then on only its answer settles a doubt. */
     toldAt: moment('told_at'),
+    /** An operator has stated that the VMM's sled is powered off: its answer is awaited no more, as with an expunged sled. */
+    vouchedGoneAt: moment('vouched_gone_at'),
     timeStateUpdated: moment('time_state_updated').notNull().defaultNow(),
     timeCreated: moment('time_created').notNull().defaultNow(),
     timeDeleted: moment('time_deleted'),
@@ -245,6 +263,69 @@ export const provisioningCharge = pgTable(
   ],
 );
 
+/** An affinity or anti-affinity group of a project's instances. */
+export const affinityGroup = pgTable(
+  'affinity_group',
+  {
+    id: uuid('id').primaryKey(),
+    projectId: uuid('project_id')
+      .notNull()
+      .references(() => project.id),
+    kind: affinityKind('kind').notNull(),
+    name: text('name').notNull(),
+    description: text('description').notNull(),
+    policy: affinityPolicy('policy').notNull(),
+    failureDomain: failureDomain('failure_domain').notNull(),
+    timeCreated: moment('time_created').notNull().defaultNow(),
+    timeModified: moment('time_modified').notNull().defaultNow(),
+  },
+  (table) => [uniqueIndex('affinity_group_name').on(table.projectId, table.kind, table.name)],
+);
+
+/** Who belongs to a group. The triggers in `0002_placement.sql` say who may. */
+export const affinityGroupMember = pgTable(
+  'affinity_group_member',
+  {
+    groupId: uuid('group_id')
+      .notNull()
+      .references(() => affinityGroup.id, { onDelete: 'cascade' }),
+    instanceId: uuid('instance_id')
+      .notNull()
+      .references(() => instance.id),
+  },
+  (table) => [
+    primaryKey({ columns: [table.groupId, table.instanceId], name: 'affinity_group_member_pkey' }),
+    index('affinity_group_member_instance').on(table.instanceId),
+  ],
+);
+
+/**
+ * Where each instance lives on the network: the sled, the VMM and its address; nowhere (all NULL) once it was removed,
+ * so that pollers see the removal. An instance that never ran has no row.
+ */
+export const instanceNetwork = pgTable(
+  'instance_network',
+  {
+    instanceId: uuid('instance_id')
+      .primaryKey()
+      .references(() => instance.id),
+    sledId: uuid('sled_id').references(() => sled.id),
+    vmmId: uuid('vmm_id').references(() => vmm.id),
+    ip: text('ip'),
+    port: integer('port'),
+    /** Rises by one with each change. */
+    generation: exact('generation').notNull().default(1),
+    /** The transaction that made the last change: what pollers go by. */
+    changedIn: transactionNumber('changed_in').notNull().default(sql`pg_current_xact_id()`),
+    timeModified: moment('time_modified').notNull().defaultNow(),
+  },
+  (table) => [
+    index('instance_network_changed').on(table.changedIn, table.instanceId),
+    check('instance_network_whole', sql`num_nulls(sled_id, vmm_id, ip, port) IN (0, 4)`),
+    check('instance_network_generation', sql`generation >= 1`),
+  ],
+);
+
 /** The error body that a failed operation's caller got. */
 export interface OperationError {
   readonly status: number;
@@ -277,4 +358,20 @@ export const operation = pgTable(
     check('operation_outcome', sql`(time_ended IS NULL) = (succeeded IS NULL)`),
     check('operation_error', sql`(error IS NOT NULL) = (succeeded IS NOT DISTINCT FROM false)`),
   ],
+);
+
+/** A client's key for a call, so that the same call again, after its answer was lost, is the same operation. */
+export const idempotencyKey = pgTable(
+  'idempotency_key',
+  {
+    key: uuid('key').primaryKey(),
+    call: keyedCall('call').notNull(),
+    instanceId: uuid('instance_id')
+      .notNull()
+      .references(() => instance.id),
+    /** `null` until the saga has begun, and for a call that needed none. */
+    operationId: uuid('operation_id'),
+    timeCreated: moment('time_created').notNull().defaultNow(),
+  },
+  (table) => [index('idempotency_key_age').on(table.timeCreated)],
 );

@@ -8,7 +8,7 @@
 import type { Client } from '@temporalio/client';
 import type { SledClient } from '../activities/sled-client.ts';
 import type { Database } from '../db/connect.ts';
-import type { GuestLogEntry } from '../sled-agent/simulated-hypervisor.ts';
+import type { GuestLogEntry } from '../sled-agent/hypervisor.ts';
 import { examineDatabase } from './database.ts';
 import type { Finding } from './finding.ts';
 import { findStrangers, findTwins, surveySleds } from './sleds.ts';

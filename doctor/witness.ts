@@ -1,4 +1,4 @@
-import type { GuestLogEntry } from '../sled-agent/simulated-hypervisor.ts';
+import type { GuestLogEntry } from '../sled-agent/hypervisor.ts';
 import type { Finding } from './finding.ts';
 
 interface Stretch {

@@ -7,7 +7,8 @@ import { workflowIds } from '../model/workflow-names.ts';
 import type { Finding } from './finding.ts';
 
 /** The beginnings of the ids of an instance's and a VMM's workflows: every kind there is. */
-const PREFIXES = Object.values(workflowIds).map((idOf) => idOf(''));
+const { drain: _drain, reconcileOnce: _reconcileOnce, ...OF_INSTANCES } = workflowIds;
+const PREFIXES = Object.values(OF_INSTANCES).map((idOf) => idOf(''));
 
 const owner = z.object({ subject: z.string(), instance_id: z.string() });
 

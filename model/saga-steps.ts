@@ -8,6 +8,8 @@ export interface SagaStep {
   readonly activity: string;
   /** What it does, in words for an operator; follows "to" or stands alone. */
   readonly title: string;
+  /** The same of one run, with `{vmm}`, `{sled}` and `{instance}` for whom it is about; the title when absent. */
+  readonly summary?: string;
   /** It runs only when what came before asks for it. */
   readonly sometimes?: boolean;
 }
@@ -16,52 +18,120 @@ export interface SagaSteps {
   readonly steps: readonly SagaStep[];
   /** What undoes the steps, in the order in which it runs. */
   readonly compensations: readonly SagaStep[];
+  /**
+   * It ends within moments, so that it may end on the build of the worker that began it. The others may last, and go over
+   * to a new build with their next step.
+   */
+  readonly pinned?: true;
 }
 
 const UNWIND_VMM: readonly SagaStep[] = [
-  { activity: 'beginUnwind', title: 'mark the VMM as unwinding' },
-  { activity: 'unregisterVmm', title: 'unregister the VMM from its sled', sometimes: true },
-  { activity: 'finishUnwind', title: 'write saga_unwound and release what was held' },
+  { activity: 'beginUnwind', title: 'mark the VMM as unwinding', summary: 'mark {vmm} as unwinding' },
+  {
+    activity: 'unregisterVmm',
+    title: 'unregister the VMM from its sled',
+    summary: 'unregister {vmm} from {sled}',
+    sometimes: true,
+  },
+  {
+    activity: 'finishUnwind',
+    title: 'write saga_unwound and release what was held',
+    summary: 'write saga_unwound on {vmm} and release what it held',
+  },
   { activity: 'succeedOperation', title: 'record that the guest runs after all', sometimes: true },
 ];
 
 /** By workflow type. */
 export const SAGA_STEPS = {
   instanceStart: {
+    pinned: true,
     steps: [
-      { activity: 'claimStart', title: 'claim a place, its capacity and quota' },
-      { activity: 'registerVmm', title: 'register the VMM with its sled' },
-      { activity: 'runVmm', title: 'tell the sled to run it' },
+      {
+        activity: 'claimStart',
+        title: 'claim a place, its capacity and quota',
+        summary: 'claim a place for {instance}, its capacity and quota',
+      },
+      { activity: 'registerVmm', title: 'register the VMM with its sled', summary: 'register {vmm} on {sled}' },
+      { activity: 'runVmm', title: 'tell the sled to run it', summary: 'tell {sled} to run {vmm}' },
     ],
     compensations: UNWIND_VMM,
   },
   instanceMigrate: {
+    pinned: true,
     steps: [
-      { activity: 'claimMigration', title: 'claim a place on the destination' },
-      { activity: 'signalUpdate', title: 'have what an earlier migration left cleared', sometimes: true },
-      { activity: 'registerVmm', title: 'register the target VMM with the destination' },
-      { activity: 'migrateIn', title: 'tell the destination to migrate it in' },
+      {
+        activity: 'claimMigration',
+        title: 'claim a place on the destination',
+        summary: 'claim a place for {instance} on {sled}',
+      },
+      {
+        activity: 'signalUpdate',
+        title: 'have what an earlier migration left cleared',
+        summary: 'have what an earlier migration of {instance} left cleared',
+        sometimes: true,
+      },
+      {
+        activity: 'registerVmm',
+        title: 'register the target VMM with the destination',
+        summary: 'register target {vmm} on {sled}',
+      },
+      {
+        activity: 'migrateIn',
+        title: 'tell the destination to migrate it in',
+        summary: 'tell {sled} to migrate {vmm} in',
+      },
     ],
     compensations: UNWIND_VMM,
   },
   instanceUpdate: {
-    steps: [{ activity: 'updateInstance', title: 'bring the records in line with what happened' }],
+    steps: [
+      {
+        activity: 'updateInstance',
+        title: 'bring the records in line with what happened',
+        summary: 'bring the records of {instance} in line with what happened',
+      },
+    ],
     compensations: [],
   },
   instanceStop: {
-    steps: [{ activity: 'deliverStop', title: 'tell whichever sled has the guest to stop it' }],
+    steps: [
+      {
+        activity: 'deliverStop',
+        title: 'tell whichever sled has the guest to stop it',
+        summary: 'tell whichever sled has {instance} to stop it',
+      },
+    ],
     compensations: [],
   },
   vmmUnregister: {
-    steps: [{ activity: 'unregisterLeftover', title: 'unregister the leftover VMM from its sled' }],
+    steps: [
+      {
+        activity: 'unregisterLeftover',
+        title: 'unregister the leftover VMM from its sled',
+        summary: 'unregister leftover {vmm} from {sled}',
+      },
+    ],
     compensations: [],
   },
   vmmUnwind: {
     steps: [
       { activity: 'readTold', title: 'see whether the destination was told to migrate in', sometimes: true },
-      { activity: 'migrateIn', title: 'carry the migration forward', sometimes: true },
+      {
+        activity: 'migrateIn',
+        title: 'carry the migration forward',
+        summary: 'tell {sled} again to migrate {vmm} in',
+        sometimes: true,
+      },
     ],
     compensations: UNWIND_VMM,
+  },
+  sledDrain: {
+    steps: [
+      { activity: 'beginDrain', title: 'take the sled out of service for new VMMs' },
+      { activity: 'readDrainWork', title: 'read what is on the sled' },
+      { activity: 'planMove', title: 'pick a destination for an instance, or wait for it', sometimes: true },
+    ],
+    compensations: [],
   },
   watcher: {
     steps: [{ activity: 'watchSleds', title: 'poll every sled and compare its inventory with the database' }],
@@ -69,6 +139,14 @@ export const SAGA_STEPS = {
   },
   updaterScan: {
     steps: [{ activity: 'scanForUpdates', title: 'signal every instance that needs an update' }],
+    compensations: [],
+  },
+  reaper: {
+    steps: [{ activity: 'reap', title: 'delete abandoned VMM rows and orphan reservations and charges' }],
+    compensations: [],
+  },
+  autoRestart: {
+    steps: [{ activity: 'restartInstances', title: 'start instances again that failed and are meant to run' }],
     compensations: [],
   },
 } as const satisfies Record<string, SagaSteps>;

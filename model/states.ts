@@ -39,6 +39,23 @@ export type ReservationKind = (typeof RESERVATION_KINDS)[number];
 export const SLED_POLICIES = ['in_service', 'no_provision', 'expunged'] as const;
 export type SledPolicy = (typeof SLED_POLICIES)[number];
 
+/** What a group asks of its members' places: together on one failure domain, or apart. */
+export const AFFINITY_KINDS = ['affinity', 'anti_affinity'] as const;
+export type AffinityKind = (typeof AFFINITY_KINDS)[number];
+
+/** What a kind of group is called in messages. */
+export function groupNoun(kind: AffinityKind): string {
+  return kind === 'affinity' ? 'affinity group' : 'anti-affinity group';
+}
+
+/** What becomes of a placement that a group can't be honoured in: it goes ahead, or it fails. Source: Oxide `AffinityPolicy`. */
+export const AFFINITY_POLICIES = ['allow', 'fail'] as const;
+export type AffinityPolicy = (typeof AFFINITY_POLICIES)[number];
+
+/** Where members are together or apart. Source: Oxide `FailureDomain`, which has this one. */
+export const FAILURE_DOMAINS = ['sled'] as const;
+export type FailureDomain = (typeof FAILURE_DOMAINS)[number];
+
 export const AUTO_RESTART_POLICIES = ['never', 'best_effort'] as const;
 export type AutoRestartPolicy = (typeof AUTO_RESTART_POLICIES)[number];
 
@@ -61,6 +78,10 @@ export type ShownState = (typeof SHOWN_STATES)[number];
 
 export const OPERATION_KINDS = ['start', 'migrate'] as const;
 export type OperationKind = (typeof OPERATION_KINDS)[number];
+
+/** The calls that a client may give an idempotency key. */
+export const KEYED_CALLS = ['create', ...OPERATION_KINDS] as const;
+export type KeyedCall = (typeof KEYED_CALLS)[number];
 
 /** A state from which a sled agent's VMM never comes back. */
 export function isTerminalVmmState(state: VmmState): boolean {

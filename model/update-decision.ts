@@ -71,6 +71,10 @@ function place(snapshot: UpdateSnapshot): Placement {
   if (migration === null || target === null) {
     return { case: 'settled', active, keepMigration: false, guestLost: false };
   }
+  // A start has replaced the VMM that the migration was about: whatever became of it, the new one stays.
+  if (active !== null && active.id !== migration.sourceVmmId && active.id !== migration.targetVmmId) {
+    return { case: 'not-moved', active, keepMigration: false, guestLost: false };
+  }
   const targetEnded = migration.targetState === 'failed' || isGoneVmmState(target.state);
   if (migration.targetState === 'completed') {
     return { case: 'moved', active: target, keepMigration: false, guestLost: false };

@@ -1,6 +1,7 @@
 /**
- * The book of a sled: which VMMs it has, their states with the generations that only it counts, and which ids are dead.
- * It turns the protocol's commands into the hypervisor's, and the hypervisor's events into reports.
+ * The authority on a sled: which VMMs it has, their states with the generations that only it counts, and which ids are
+ * dead. It turns the protocol's commands into the hypervisor's, and the hypervisor's events into reports. Everything is
+ * in its book before it is said, so that a restarted agent goes on where the last one ended.
  * Source: section 7 of the design.
  */
 import { isTerminalVmmState } from '../model/states.ts';
@@ -8,12 +9,15 @@ import {
   type MigrationRuntime,
   NO_SUCH_INSTANCE,
   type RegisterRequest,
+  type SerialConsoleData,
   type SledVmmState,
   VMM_UNREGISTERED,
   type VmmCommand,
   type VmmRuntime,
+  type VmmStateAnswer,
 } from '../wire/sled-protocol.ts';
-import type { Hypervisor, VmEvent } from './hypervisor.ts';
+import { SledBook, type VmmRecord } from './book.ts';
+import { type Hypervisor, UnfitGuest, type VmEvent, type VmSpec } from './hypervisor.ts';
 import { Reporter } from './reporter.ts';
 
 /** An answer that is not a success. */
@@ -29,53 +33,76 @@ export class AgentRefusal extends Error {
   }
 }
 
-interface VmmRecord {
-  readonly vmmId: string;
-  readonly instanceId: string;
-  readonly name: string;
-  readonly ncpus: number;
-  readonly memoryBytes: number;
-  readonly migrationId: string | null;
-  runtime: VmmRuntime;
-  migrationIn: MigrationRuntime | null;
-  migrationOut: MigrationRuntime | null;
-  /** What it was told last, so that a second telling is known. */
-  told: 'nothing' | 'running' | 'migration_target';
-  refusedMigration: boolean;
-}
-
 export interface AgentOptions {
   readonly threads: number;
   readonly memoryBytes: number;
   readonly controlPlaneUrl: string;
   readonly hypervisor: Hypervisor;
+  /** Where the book is kept; in memory when `null`. */
+  readonly dataDir: string | null;
 }
 
 export class SledAgent {
-  readonly #vmms = new Map<string, VmmRecord>();
-  readonly #dead = new Set<string>();
   readonly #options: AgentOptions;
+  readonly #book: SledBook;
+  /** VMMs whose processes are being made. */
+  readonly #making = new Map<string, Promise<void>>();
+  #ready = false;
   readonly reporter: Reporter;
 
-  constructor(options: AgentOptions) {
+  private constructor(options: AgentOptions, book: SledBook) {
     this.#options = options;
+    this.#book = book;
     this.reporter = new Reporter(options.controlPlaneUrl, (vmmId, report) => this.#reported(vmmId, report));
+  }
+
+  /** Opens the agent's book. Throws when it can't be read, or another agent has it. It answers 503 until {@link recover}. */
+  static async open(options: AgentOptions): Promise<SledAgent> {
+    return new SledAgent(options, await SledBook.open(options.dataDir));
+  }
+
+  /** Finds out what runs here, and says what happened while the agent was away. */
+  async recover(): Promise<void> {
+    const booked = [];
+    for (const vmm of this.#book.all()) {
+      this.reporter.report(vmm.vmmId, stateOf(vmm));
+      if (isTerminalVmmState(vmm.runtime.state)) continue;
+      booked.push({
+        spec: specOf(vmm),
+        listener: (event: VmEvent) => this.#happened(vmm.vmmId, event),
+        state: vmm.runtime.state,
+        told: vmm.told,
+        migrationId: vmm.migrationId,
+        migrationIn: vmm.migrationIn?.state ?? null,
+        migrationOut:
+          vmm.migrationOut === null
+            ? null
+            : { migrationId: vmm.migrationOut.migration_id, state: vmm.migrationOut.state },
+      });
+    }
+    await this.#options.hypervisor.recover(booked);
+    this.#ready = true;
+  }
+
+  /** Refuses with 503 as long as the agent doesn't know what runs here: not knowing yet is never "gone". */
+  requireReady(): void {
+    if (this.#ready) return;
+    throw new AgentRefusal(503, 'NOT_READY', 'the sled agent has just started and is finding out what runs here');
   }
 
   /** Registers a VMM; the same once more gives its state as it is. */
   async register(vmmId: string, request: RegisterRequest): Promise<SledVmmState> {
-    if (this.#dead.has(vmmId)) {
-      throw new AgentRefusal(409, VMM_UNREGISTERED, `VMM ${vmmId} was unregistered: its id stays dead`);
-    }
-    const known = this.#vmms.get(vmmId);
+    this.#refuseDead(vmmId);
+    const known = this.#book.get(vmmId);
     if (known !== undefined) {
       if (known.instanceId !== request.instance_id) {
         throw new AgentRefusal(409, 'VMM_OF_ANOTHER_INSTANCE', `VMM ${vmmId} belongs to instance ${known.instanceId}`);
       }
+      await this.#making.get(vmmId);
       return stateOf(known);
     }
     const { ncpus, memory_bytes: memoryBytes, name } = request.vmm_spec;
-    const used = [...this.#vmms.values()].filter((vmm) => !isTerminalVmmState(vmm.runtime.state));
+    const used = this.#book.all().filter((vmm) => !isTerminalVmmState(vmm.runtime.state));
     const threadsLeft = this.#options.threads - used.reduce((sum, vmm) => sum + vmm.ncpus, 0);
     const memoryLeft = this.#options.memoryBytes - used.reduce((sum, vmm) => sum + vmm.memoryBytes, 0);
     if (ncpus > threadsLeft || memoryBytes > memoryLeft) {
@@ -91,6 +118,7 @@ export class SledAgent {
       name,
       ncpus,
       memoryBytes,
+      address: request.vmm_addr,
       migrationId: request.migration_id ?? null,
       runtime: { state: request.vmm_runtime.state, gen: request.vmm_runtime.gen, time_updated: now() },
       migrationIn: null,
@@ -98,53 +126,35 @@ export class SledAgent {
       told: 'nothing',
       refusedMigration: false,
     };
-    this.#vmms.set(vmmId, record);
-    try {
-      await this.#options.hypervisor.create(
-        {
-          vmmId,
-          instanceId: request.instance_id,
-          name,
-          ncpus,
-          memoryBytes,
-          address: request.vmm_addr,
-          incoming: record.migrationId !== null,
-        },
-        (event) => this.#happened(vmmId, event),
-      );
-    } catch (error) {
-      this.#vmms.delete(vmmId);
-      throw new AgentRefusal(
-        503,
-        'VMM_NOT_MADE',
-        `VMM ${vmmId} can't be made at ${request.vmm_addr}: ${error instanceof Error ? error.message : error}`,
-      );
-    }
+    this.#book.save(record);
+    const made = this.#make(record).finally(() => this.#making.delete(vmmId));
+    this.#making.set(vmmId, made);
+    await made;
     // Unregistered while its process was being made.
-    if (this.#dead.has(vmmId)) {
-      this.#options.hypervisor.kill(vmmId);
-      throw new AgentRefusal(409, VMM_UNREGISTERED, `VMM ${vmmId} was unregistered: its id stays dead`);
+    if (this.#book.isDead(vmmId)) {
+      await this.#options.hypervisor.kill(vmmId);
+      this.#refuseDead(vmmId);
     }
     this.reporter.report(vmmId, stateOf(record));
     return stateOf(record);
   }
 
-  /** Ends a VMM and makes its id dead, whether it was known or not. */
-  unregister(vmmId: string): SledVmmState | null {
-    this.#dead.add(vmmId);
-    const vmm = this.#vmms.get(vmmId);
+  /** Ends a VMM and makes its id dead, whether it was known or not. Resolves when its process is gone. */
+  async unregister(vmmId: string): Promise<SledVmmState | null> {
+    this.#book.bury(vmmId);
+    await this.#making.get(vmmId)?.catch(() => {});
+    const vmm = this.#book.get(vmmId);
     if (vmm === undefined) return null;
-    this.#options.hypervisor.kill(vmmId);
+    await this.#options.hypervisor.kill(vmmId);
     if (isTerminalVmmState(vmm.runtime.state)) return stateOf(vmm);
-    const migrationIn = vmm.migrationIn;
-    if (migrationIn !== null && !isOver(migrationIn)) vmm.migrationIn = advance(migrationIn, 'failed');
     this.#become(vmm, vmm.runtime.state === 'stopped' ? 'destroyed' : 'failed');
     return stateOf(vmm);
   }
 
   /** Tells a VMM what to do. */
-  command(vmmId: string, command: VmmCommand): SledVmmState {
+  async command(vmmId: string, command: VmmCommand): Promise<SledVmmState> {
     const vmm = this.#require(vmmId);
+    await this.#making.get(vmmId);
     switch (command.type) {
       case 'running':
         this.#refuseEnding(vmm);
@@ -152,12 +162,12 @@ export class SledAgent {
           throw new AgentRefusal(409, 'MIGRATING_IN', `VMM ${vmmId} runs when its guest has arrived`);
         }
         if (vmm.told === 'nothing') {
-          vmm.told = 'running';
+          this.#note(vmm, { told: 'running' });
           this.#options.hypervisor.run(vmmId);
         }
         return stateOf(vmm);
       case 'stopped':
-        if (this.#options.hypervisor.stop(vmmId) === 'left') {
+        if ((await this.#options.hypervisor.stop(vmmId)) === 'left') {
           throw new AgentRefusal(
             409,
             'GUEST_LEFT',
@@ -174,10 +184,10 @@ export class SledAgent {
         if (vmm.told === 'migration_target') return stateOf(vmm);
         this.#refuseEnding(vmm);
         if (vmm.refusedMigration || vmm.migrationId === null || vmm.told !== 'nothing') {
-          vmm.refusedMigration = true;
+          this.#note(vmm, { refusedMigration: true });
           throw new AgentRefusal(409, 'NOT_A_TARGET', `VMM ${vmmId} takes no migration in`);
         }
-        vmm.told = 'migration_target';
+        this.#note(vmm, { told: 'migration_target' });
         this.#options.hypervisor.migrateIn(vmmId, vmm.migrationId, command.value.src_vmm_addr);
         return stateOf(vmm);
     }
@@ -185,42 +195,71 @@ export class SledAgent {
 
   /** A refused migration stays refused, so that an earlier telling can't land after its saga unwound. */
   refuseMigration(vmmId: string): void {
-    const vmm = this.#vmms.get(vmmId);
-    if (vmm !== undefined && vmm.told === 'nothing') vmm.refusedMigration = true;
+    const vmm = this.#book.get(vmmId);
+    if (vmm !== undefined && vmm.told === 'nothing') this.#note(vmm, { refusedMigration: true });
   }
 
-  /** A VMM's state as it is. */
-  read(vmmId: string): SledVmmState {
-    return stateOf(this.#require(vmmId));
+  /** A VMM's state as it is, with how far its migration is where the hypervisor knows. */
+  read(vmmId: string): VmmStateAnswer {
+    const state = stateOf(this.#require(vmmId));
+    const progress = this.#options.hypervisor.progress(vmmId);
+    return progress === null ? state : { ...state, migration_progress: progress };
+  }
+
+  /** A piece of a VMM's serial console; `from` and `maxBytes` in bytes. Throws 409 where there is none. */
+  async readConsole(vmmId: string, from: number, maxBytes: number): Promise<SerialConsoleData> {
+    this.#require(vmmId);
+    const piece = await this.#options.hypervisor.readConsole(vmmId, from, maxBytes);
+    if (piece === null)
+      throw new AgentRefusal(409, 'NO_SERIAL_CONSOLE', `VMM ${vmmId} is simulated: it has no serial console`);
+    return { data: [...piece.data], last_byte_offset: piece.endOffset };
   }
 
   /** All that this sled has. */
   inventory(): (SledVmmState & { vmm_id: string; instance_id: string })[] {
-    return [...this.#vmms.values()].map((vmm) => ({ vmm_id: vmm.vmmId, instance_id: vmm.instanceId, ...stateOf(vmm) }));
+    return this.#book.all().map((vmm) => ({ vmm_id: vmm.vmmId, instance_id: vmm.instanceId, ...stateOf(vmm) }));
   }
 
   /** The name of the instance that a VMM runs; `null` for an unknown one. */
   nameOf(vmmId: string): string | null {
-    return this.#vmms.get(vmmId)?.name ?? null;
+    return this.#book.get(vmmId)?.name ?? null;
   }
 
-  /** Test only: forgets a VMM as if it had never been, without a word. */
-  lose(vmmId: string): void {
-    this.#options.hypervisor.kill(vmmId);
-    this.#vmms.delete(vmmId);
+  /** Test only: forgets a VMM as if it had never been, without a word. Resolves when its process is gone. */
+  async lose(vmmId: string): Promise<void> {
+    this.#book.remove(vmmId);
     this.reporter.forget(vmmId);
+    await this.#options.hypervisor.kill(vmmId);
   }
 
-  /** Ends every VM and stops reporting. */
-  async close(): Promise<void> {
+  /** Stops reporting; ends every VM, or lets go of them as {@link Hypervisor.detach} says. */
+  async close(vms: 'end' | 'detach'): Promise<void> {
     await this.reporter.stop();
-    this.#options.hypervisor.close();
+    await (vms === 'end' ? this.#options.hypervisor.close() : this.#options.hypervisor.detach());
+    this.#book.close();
+  }
+
+  async #make(record: VmmRecord): Promise<void> {
+    const { vmmId } = record;
+    try {
+      await this.#options.hypervisor.create(specOf(record), (event) => this.#happened(vmmId, event));
+    } catch (error) {
+      this.#book.remove(vmmId);
+      const message = `VMM ${vmmId} can't be made at ${record.address}: ${error instanceof Error ? error.message : error}`;
+      if (error instanceof UnfitGuest) throw new AgentRefusal(422, 'UNFIT_GUEST', message);
+      throw new AgentRefusal(503, 'VMM_NOT_MADE', message);
+    }
   }
 
   #require(vmmId: string): VmmRecord {
-    const vmm = this.#vmms.get(vmmId);
+    const vmm = this.#book.get(vmmId);
     if (vmm === undefined) throw new AgentRefusal(404, NO_SUCH_INSTANCE, `there is no VMM ${vmmId} on this sled`);
     return vmm;
+  }
+
+  #refuseDead(vmmId: string): void {
+    if (!this.#book.isDead(vmmId)) return;
+    throw new AgentRefusal(409, VMM_UNREGISTERED, `VMM ${vmmId} was unregistered: its id stays dead`);
   }
 
   #refuseEnding(vmm: VmmRecord): void {
@@ -231,36 +270,42 @@ export class SledAgent {
   }
 
   #happened(vmmId: string, event: VmEvent): void {
-    const vmm = this.#vmms.get(vmmId);
+    const vmm = this.#book.get(vmmId);
     if (vmm === undefined || isTerminalVmmState(vmm.runtime.state)) return;
     if (event.kind === 'state') {
-      if (isTerminalVmmState(event.state) && vmm.migrationIn !== null && !isOver(vmm.migrationIn)) {
-        vmm.migrationIn = advance(vmm.migrationIn, 'failed');
-      }
       this.#become(vmm, event.state);
       return;
     }
     const side = event.kind === 'migration-in' ? 'migrationIn' : 'migrationOut';
-    const before = vmm[side];
-    vmm[side] =
-      before?.migration_id === event.migrationId
-        ? advance(before, event.state)
-        : { migration_id: event.migrationId, state: event.state, gen: 2, time_updated: now() };
+    vmm[side] = sideOf(vmm[side], event.migrationId, event.state);
+    this.#book.save(vmm);
     this.reporter.report(vmmId, stateOf(vmm));
   }
 
   #become(vmm: VmmRecord, state: VmmRuntime['state']): void {
     vmm.runtime = { state, gen: vmm.runtime.gen + 1, time_updated: now() };
+    // A VMM that dies before its guest has arrived: its side of the migration failed.
+    if (isTerminalVmmState(state) && vmm.migrationId !== null && !(vmm.migrationIn !== null && isOver(vmm.migrationIn)))
+      vmm.migrationIn = sideOf(vmm.migrationIn, vmm.migrationId, 'failed');
+    this.#book.save(vmm);
     this.reporter.report(vmm.vmmId, stateOf(vmm));
   }
 
-  /** A terminal state is forgotten only after the control plane has heard it. */
+  #note(vmm: VmmRecord, change: Partial<Pick<VmmRecord, 'told' | 'refusedMigration'>>): void {
+    this.#book.save(Object.assign(vmm, change));
+  }
+
+  /** A terminal state is forgotten only after the control plane has heard it, and nothing of the VMM is left. */
   #reported(vmmId: string, report: SledVmmState): void {
     if (!isTerminalVmmState(report.vmm_state.state)) return;
-    this.#options.hypervisor.kill(vmmId);
-    this.#vmms.delete(vmmId);
-    this.#dead.add(vmmId);
+    this.#book.bury(vmmId);
+    void this.#options.hypervisor.kill(vmmId).then(() => this.#book.remove(vmmId));
   }
+}
+
+function specOf(vmm: VmmRecord): VmSpec {
+  const { vmmId, instanceId, name, ncpus, memoryBytes, address } = vmm;
+  return { vmmId, instanceId, name, ncpus, memoryBytes, address, incoming: vmm.migrationId !== null };
 }
 
 function stateOf(vmm: VmmRecord): SledVmmState {
@@ -271,8 +316,14 @@ function stateOf(vmm: VmmRecord): SledVmmState {
   };
 }
 
-function advance(side: MigrationRuntime, state: MigrationRuntime['state']): MigrationRuntime {
-  return { ...side, state, gen: side.gen + 1, time_updated: now() };
+/** A side of a migration in its next state. The database's generation of a side starts at 1: the agent's first word is 2. */
+function sideOf(
+  before: MigrationRuntime | null,
+  migrationId: string,
+  state: MigrationRuntime['state'],
+): MigrationRuntime {
+  const gen = before?.migration_id === migrationId ? before.gen + 1 : 2;
+  return { migration_id: migrationId, state, gen, time_updated: now() };
 }
 
 function isOver(side: MigrationRuntime): boolean {

@@ -1,4 +1,5 @@
 import { Agent, request } from 'undici';
+import { inCallSpan } from '../telemetry/tracing.ts';
 import type { SledVmmState } from '../wire/sled-protocol.ts';
 
 const CALL_MS = 5_000;
@@ -78,13 +79,15 @@ export class Reporter {
 
   async #put(vmmId: string, report: SledVmmState): Promise<boolean> {
     try {
-      const { statusCode, body } = await request(`${this.#url}/vmms/${vmmId}`, {
-        method: 'PUT',
-        headers: { 'content-type': 'application/json' },
-        body: JSON.stringify(report),
-        dispatcher: this.#dispatcher,
-        signal: AbortSignal.any([AbortSignal.timeout(CALL_MS), this.#stopped.signal]),
-      });
+      const { statusCode, body } = await inCallSpan('report VMM', { 'mooring.vmm_id': vmmId }, (headers) =>
+        request(`${this.#url}/vmms/${vmmId}`, {
+          method: 'PUT',
+          headers: { ...headers, 'content-type': 'application/json' },
+          body: JSON.stringify(report),
+          dispatcher: this.#dispatcher,
+          signal: AbortSignal.any([AbortSignal.timeout(CALL_MS), this.#stopped.signal]),
+        }),
+      );
       await body.dump();
       return statusCode === 204 || (statusCode >= 400 && statusCode < 500 && !TRY_AGAIN.has(statusCode));
     } catch {

@@ -1,10 +1,13 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import { type FastifyReply, type FastifyRequest, fastify } from 'fastify';
 import { z } from 'zod';
-import { registerRequest, vmmStateRequest } from '../wire/sled-protocol.ts';
+import { beginRequestSpan, endRequestSpan, installTracing } from '../telemetry/tracing.ts';
+import { registerRequest, serialConsoleRequest, vmmStateRequest } from '../wire/sled-protocol.ts';
 import { AgentRefusal, SledAgent } from './agent.ts';
 import { type Fault, FaultBook, type FaultCall, fault } from './faults.ts';
-import { type GuestLogEntry, SimulatedHypervisor } from './simulated-hypervisor.ts';
+import type { GuestLogEntry, WitnessedHypervisor } from './hypervisor.ts';
+import { NetworkTable } from './network-table.ts';
+import { SimulatedHypervisor } from './simulated-hypervisor.ts';
 
 export interface SledAgentOptions {
   readonly name: string;
@@ -16,6 +19,17 @@ export interface SledAgentOptions {
   readonly memoryBytes: number;
   /** How long each transition of a simulated VM takes, in milliseconds; default 50. */
   readonly transitionMs?: number;
+  /** How often it asks where instances live, in milliseconds; default 1000, 0 never. */
+  readonly networkPollMs?: number;
+  /** Appends when a guest began or ceased to execute to this file, a line of JSON each; nowhere when absent. */
+  readonly guestLogFile?: string;
+  /**
+   * Makes what runs the VMs; simulated ones by default. `faults` are those planted on the agent; `agentAddress` is its
+   * `ip:port`, known once it listens.
+   */
+  readonly makeHypervisor?: (faults: FaultBook, agentAddress: () => string) => WitnessedHypervisor;
+  /** Where the agent keeps its book between runs; without it, the book is gone with the agent. */
+  readonly dataDir?: string | undefined;
   /** Serves the endpoints below `/test/`, by which faults are planted. */
   readonly testEndpoints?: boolean;
 }
@@ -36,28 +50,42 @@ export interface SledAgentHandle {
     holdReports(on: boolean, vmmId?: string): void;
     guestLog(): readonly GuestLogEntry[];
   };
-  readonly hypervisor: SimulatedHypervisor;
+  readonly hypervisor: WitnessedHypervisor;
+  /** What it knows of where instances live. */
+  readonly network: Pick<NetworkTable, 'entries' | 'passes'>;
   /** Answers what it has begun to, then ends every VM. */
   stop(): Promise<void>;
+  /** Ends without ending the VMs, where the hypervisor can: an agent that is started again with the same data finds them. */
+  detach(): Promise<void>;
   /** Ends as a crash of the server would: connections are cut, nothing more is said. */
   kill(): Promise<void>;
 }
 
+const DEFAULT_NETWORK_POLL_MS = 1_000;
 const vmmParams = z.object({ vmm_id: z.guid() });
 
-/** Starts a sled agent with simulated VMs. Throws when it can't listen. */
+/**
+ * Starts a sled agent, with simulated VMs unless told otherwise. It listens at once, and answers 503 until it knows what
+ * runs here; then this resolves. Throws when it can't listen, or its data can't be used.
+ */
 export async function startSledAgent(options: SledAgentOptions): Promise<SledAgentHandle> {
   const book = new FaultBook();
-  const hypervisor = new SimulatedHypervisor(options.transitionMs ?? 50, book);
-  const agent = new SledAgent({ ...options, hypervisor });
+  let address = options.listen;
+  const hypervisor =
+    options.makeHypervisor?.(book, () => address) ??
+    new SimulatedHypervisor(options.transitionMs ?? 50, book, options.guestLogFile);
+  const agent = await SledAgent.open({ ...options, hypervisor, dataDir: options.dataDir ?? null });
   const app = fastify({ forceCloseConnections: true, bodyLimit: 1024 * 1024 });
+  app.addHook('onRequest', beginRequestSpan);
+  app.addHook('onResponse', endRequestSpan);
+  await installTracing('mooring-sled-agent');
   const faults = {
     plant: (planted: Fault) => book.plant(planted),
     clear: () => {
       book.clear();
       agent.reporter.hold(false);
     },
-    lose: (vmmId: string) => agent.lose(vmmId),
+    lose: (vmmId: string) => void agent.lose(vmmId),
     halt: (vmmId: string) => hypervisor.halt(vmmId),
     crash: (vmmId: string) => hypervisor.crash(vmmId),
     holdReports: (on: boolean, vmmId?: string) => agent.reporter.hold(on, vmmId),
@@ -74,6 +102,10 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
     const message =
       error instanceof z.ZodError ? z.prettifyError(error) : error instanceof Error ? error.message : String(error);
     void reply.status(status).send({ error_code: code, message, request_id: request.id });
+  });
+
+  app.addHook('onRequest', async (request) => {
+    if (!request.url.startsWith('/test/')) agent.requireReady();
   });
 
   /** Answers a call, with the fault that is planted for it, if any. */
@@ -124,15 +156,15 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
   });
   app.delete('/vmms/:vmm_id', async (request, reply) => {
     const { vmm_id } = vmmParams.parse(request.params);
-    return answer(request, reply, 'unregister', vmm_id, agent.nameOf(vmm_id), () => ({
-      updated_runtime: agent.unregister(vmm_id),
+    return answer(request, reply, 'unregister', vmm_id, agent.nameOf(vmm_id), async () => ({
+      updated_runtime: await agent.unregister(vmm_id),
     }));
   });
   app.put('/vmms/:vmm_id/state', async (request, reply) => {
     const { vmm_id } = vmmParams.parse(request.params);
     const { state } = vmmStateRequest.parse(request.body);
-    return answer(request, reply, `state:${state.type}`, vmm_id, agent.nameOf(vmm_id), () => ({
-      updated_runtime: agent.command(vmm_id, state),
+    return answer(request, reply, `state:${state.type}`, vmm_id, agent.nameOf(vmm_id), async () => ({
+      updated_runtime: await agent.command(vmm_id, state),
     }));
   });
   app.get('/vmms/:vmm_id/state', async (request, reply) => {
@@ -142,6 +174,11 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
   app.get('/vmms', async (request, reply) =>
     answer(request, reply, 'list', null, null, () => ({ vmms: agent.inventory() })),
   );
+  app.get('/vmms/:vmm_id/serial-console', async (request) => {
+    const { vmm_id } = vmmParams.parse(request.params);
+    const { from_start, max_bytes } = serialConsoleRequest.parse(request.query);
+    return agent.readConsole(vmm_id, from_start, max_bytes);
+  });
 
   if (options.testEndpoints) {
     app.post('/test/faults', async (request, reply) => {
@@ -162,14 +199,31 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
 
   const at = options.listen.lastIndexOf(':');
   const host = options.listen.slice(0, at).replace(/[[\]]/g, '');
-  await app.listen({ host, port: Number(options.listen.slice(at + 1)) });
-  const bound = app.server.address();
-  const port = typeof bound === 'object' && bound !== null ? bound.port : 0;
-  const address = `${options.listen.slice(0, at)}:${port}`;
-  const end = async () => {
-    await agent.close();
+  const network = new NetworkTable(options.controlPlaneUrl, options.networkPollMs ?? DEFAULT_NETWORK_POLL_MS);
+  const end = async (vms: 'end' | 'detach') => {
+    await network.stop();
+    await agent.close(vms);
     app.server.closeAllConnections();
     await app.close();
   };
-  return { address, url: `http://${address}`, faults, hypervisor, stop: end, kill: end };
+  try {
+    await app.listen({ host, port: Number(options.listen.slice(at + 1)) });
+    const bound = app.server.address();
+    const port = typeof bound === 'object' && bound !== null ? bound.port : 0;
+    address = `${options.listen.slice(0, at)}:${port}`;
+    await agent.recover();
+  } catch (error) {
+    await end('detach');
+    throw error;
+  }
+  return {
+    address,
+    url: `http://${address}`,
+    faults,
+    hypervisor,
+    network,
+    stop: () => end('end'),
+    detach: () => end('detach'),
+    kill: () => end('end'),
+  };
 }

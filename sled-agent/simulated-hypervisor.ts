@@ -2,7 +2,7 @@
  * VMs that only count. All else is real: each has a listener at its own address, and a live migration is a hand-over
  * between two of them over TCP, in lines of JSON:
  *
- *   destination → source   {fetch: migration id}
+ *   destination → source   {fetch: migration id, instance: id}
  *   source → destination   {begin}                      both sides are in progress
  *   source → destination   {memory: counter}            the source has paused its guest
  *   destination → source   {complete}                   the destination has everything
@@ -11,23 +11,15 @@
  * Before `complete` a broken connection leaves the guest with the source. After it, a destination that has not heard
  * `yours` asks again; a source that refuses connections is dead, and a dead source runs nothing.
  */
+import { appendFileSync } from 'node:fs';
 import { connect as connectTcp, createServer, type Server, type Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 import { z } from 'zod';
 import type { FaultBook } from './faults.ts';
-import type { Hypervisor, StopAnswer, VmEvent, VmSpec } from './hypervisor.ts';
-
-/** When a guest began or ceased to execute here: what a witness needs to show that none ever ran twice at a time. */
-export interface GuestLogEntry {
-  readonly instance_id: string;
-  readonly vmm_id: string;
-  readonly event: 'began' | 'ceased';
-  readonly reason: string;
-  readonly time: string;
-}
+import type { BookedVm, GuestLogEntry, StopAnswer, VmListener, VmSpec, WitnessedHypervisor } from './hypervisor.ts';
 
 const message = z.union([
-  z.object({ fetch: z.string() }),
+  z.object({ fetch: z.string(), instance: z.string() }),
   z.object({ begin: z.literal(true) }),
   z.object({ memory: z.number() }),
   z.object({ complete: z.literal(true) }),
@@ -46,7 +38,7 @@ interface Guest {
 
 interface SimulatedVm {
   readonly spec: VmSpec;
-  readonly emit: (event: VmEvent) => void;
+  readonly emit: VmListener;
   readonly server: Server;
   readonly sockets: Set<Socket>;
   readonly timers: Set<NodeJS.Timeout>;
@@ -61,19 +53,24 @@ interface SimulatedVm {
 const COUNTS_PER_SECOND = 50;
 const SETTLE_EVERY_MS = 200;
 
-export class SimulatedHypervisor implements Hypervisor {
+export class SimulatedHypervisor implements WitnessedHypervisor {
   readonly guestLog: GuestLogEntry[] = [];
   readonly #vms = new Map<string, SimulatedVm>();
   readonly #transitionMs: number;
   readonly #faults: FaultBook;
+  readonly #guestLogFile: string | undefined;
 
-  /** `transitionMs`: how long each transition takes, in milliseconds. */
-  constructor(transitionMs: number, faults: FaultBook) {
+  /**
+   * `transitionMs`: how long each transition takes, in milliseconds. `guestLogFile`: the guest log is also appended to
+   * this file, a line of JSON an entry, so that it outlives this process.
+   */
+  constructor(transitionMs: number, faults: FaultBook, guestLogFile?: string) {
     this.#transitionMs = transitionMs;
     this.#faults = faults;
+    this.#guestLogFile = guestLogFile;
   }
 
-  async create(spec: VmSpec, emit: (event: VmEvent) => void): Promise<void> {
+  async create(spec: VmSpec, emit: VmListener): Promise<void> {
     if (this.#vms.has(spec.vmmId)) return;
     const server = createServer();
     const vm: SimulatedVm = {
@@ -95,6 +92,11 @@ export class SimulatedHypervisor implements Hypervisor {
     });
     server.on('connection', (socket) => this.#serve(vm, socket));
     this.#vms.set(spec.vmmId, vm);
+  }
+
+  /** Simulated VMs die with the process of their agent. What their guests were doing then, nobody can know. */
+  async recover(booked: readonly BookedVm[]): Promise<void> {
+    for (const { listener } of booked) listener({ kind: 'state', state: 'failed' });
   }
 
   run(vmmId: string): void {
@@ -164,7 +166,7 @@ export class SimulatedHypervisor implements Hypervisor {
       }
       if ('yours' in said && memory !== null) this.#arrive(vm, migrationId, memory);
     });
-    socket.once('connect', () => send(socket, { fetch: migrationId }));
+    socket.once('connect', () => send(socket, { fetch: migrationId, instance: vm.spec.instanceId }));
     socket.once('close', () => {
       if (vm.state !== 'migrating-in') return;
       if (complete && memory !== null) this.#settle(vm, migrationId, sourceAddress, memory);
@@ -172,7 +174,15 @@ export class SimulatedHypervisor implements Hypervisor {
     });
   }
 
-  kill(vmmId: string): void {
+  progress(): null {
+    return null;
+  }
+
+  async readConsole(): Promise<null> {
+    return null;
+  }
+
+  async kill(vmmId: string): Promise<void> {
     const vm = this.#vms.get(vmmId);
     if (vm === undefined) return;
     this.#vms.delete(vmmId);
@@ -180,8 +190,13 @@ export class SimulatedHypervisor implements Hypervisor {
     this.#release(vm);
   }
 
-  close(): void {
-    for (const vmmId of [...this.#vms.keys()]) this.kill(vmmId);
+  async close(): Promise<void> {
+    await Promise.all([...this.#vms.keys()].map((vmmId) => this.kill(vmmId)));
+  }
+
+  /** They can't live without the agent. */
+  detach(): Promise<void> {
+    return this.close();
   }
 
   /** Test only: the guest powers itself off. */
@@ -216,7 +231,11 @@ export class SimulatedHypervisor implements Hypervisor {
       if ('settle' in said) {
         send(socket, vm.given.has(said.settle) ? { yours: true } : { error: 'the guest did not leave' });
       }
-      if ('fetch' in said) this.#give(vm, said.fetch, socket);
+      if ('fetch' in said) {
+        // An address is used again: a late call must not get another instance's guest.
+        if (said.instance === vm.spec.instanceId) this.#give(vm, said.fetch, socket);
+        else socket.destroy();
+      }
       if ('complete' in said && vm.outgoing?.socket === socket) {
         const { migrationId } = vm.outgoing;
         vm.outgoing = null;
@@ -337,7 +356,10 @@ export class SimulatedHypervisor implements Hypervisor {
 
   #log(vm: SimulatedVm, event: GuestLogEntry['event'], reason: string): void {
     const { instanceId, vmmId } = vm.spec;
-    this.guestLog.push({ instance_id: instanceId, vmm_id: vmmId, event, reason, time: new Date().toISOString() });
+    const entry = { instance_id: instanceId, vmm_id: vmmId, event, reason, time: new Date().toISOString() };
+    this.guestLog.push(entry);
+    // Written before anyone else can hear of it: the witness must know what a process that is killed next has done.
+    if (this.#guestLogFile !== undefined) appendFileSync(this.#guestLogFile, `${JSON.stringify(entry)}\n`);
   }
 
   #after(vm: SimulatedVm, act: () => void, ms = this.#transitionMs): void {
@@ -369,7 +391,10 @@ export class SimulatedHypervisor implements Hypervisor {
   }
 
   #listen(socket: Socket, hear: (said: Message) => void): void {
-    createInterface({ input: socket }).on('line', (line) => {
+    const lines = createInterface({ input: socket });
+    // It passes its input's errors on: without a listener a refused connection would end the whole agent.
+    lines.on('error', () => {});
+    lines.on('line', (line) => {
       try {
         hear(message.parse(JSON.parse(line)));
       } catch {

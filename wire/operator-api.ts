@@ -4,7 +4,17 @@
  * Source: https://docs.oxide.computer/api
  */
 import { z } from 'zod';
-import { AUTO_RESTART_POLICIES, OPERATION_KINDS, SHOWN_STATES, SLED_POLICIES } from '../model/states.ts';
+import { DRAIN_STATES } from '../model/drain.ts';
+import { RECONCILERS } from '../model/reconcilers.ts';
+import {
+  AFFINITY_POLICIES,
+  AUTO_RESTART_POLICIES,
+  FAILURE_DOMAINS,
+  OPERATION_KINDS,
+  SHOWN_STATES,
+  SLED_POLICIES,
+} from '../model/states.ts';
+import { TIMELINE_KINDS } from '../model/timeline.ts';
 import { socketAddress } from './sled-protocol.ts';
 
 const MEBIBYTE = 1024 * 1024;
@@ -14,6 +24,8 @@ const GIBIBYTE = 1024 * MEBIBYTE;
 export const MIN_MEMORY_BYTES = 64 * MEBIBYTE;
 export const MAX_MEMORY_BYTES = 1536 * GIBIBYTE;
 export const MAX_INSTANCE_CPUS = 254;
+/** The longest cooldown of automatic restarts, in seconds: thirty days. */
+const MAX_COOLDOWN_SECONDS = 30 * 24 * 3600;
 /** The page size of a list that names none, and the largest that may be asked for. Source: Dropshot's defaults. */
 export const DEFAULT_PAGE_LIMIT = 100;
 export const MAX_PAGE_LIMIT = 10_000;
@@ -55,6 +67,26 @@ const instanceMemory = z
   .min(MIN_MEMORY_BYTES)
   .max(MAX_MEMORY_BYTES)
   .multipleOf(MEBIBYTE, 'must be a multiple of 1 MiB (1048576 bytes)');
+
+/** What is asked of an instance's serial console. Source: the Oxide API's `instance_serial_console`. */
+export const serialConsoleParams = z
+  .object({
+    project: nameOrId.optional(),
+    /** The offset of the first byte, since the guest began. */
+    from_start: z.coerce.number().int().min(0).optional(),
+    /** How many of the newest bytes. */
+    most_recent: z.coerce.number().int().min(1).optional(),
+    max_bytes: z.coerce
+      .number()
+      .int()
+      .min(1)
+      .max(1024 * 1024)
+      .default(64 * 1024),
+  })
+  .refine(
+    ({ from_start, most_recent }) => from_start === undefined || most_recent === undefined,
+    'from_start and most_recent exclude each other: give one of them',
+  );
 
 export const shownState = z.enum(SHOWN_STATES);
 export const autoRestartPolicy = z.enum(AUTO_RESTART_POLICIES);
@@ -109,6 +141,8 @@ export const instanceUpdate = z.object({
   memory: instanceMemory.optional(),
   /** `null` unsets the policy: the default, `best_effort`, holds. */
   auto_restart_policy: autoRestartPolicy.nullish(),
+  /** How long after an automatic restart the next one may come, in seconds; ours, beside the Oxide fields. */
+  auto_restart_cooldown_seconds: z.number().int().min(0).max(MAX_COOLDOWN_SECONDS).optional(),
 });
 export type InstanceUpdate = z.input<typeof instanceUpdate>;
 
@@ -127,6 +161,8 @@ export const instanceView = z.object({
   time_run_state_updated: timestamp,
   auto_restart_enabled: z.boolean(),
   auto_restart_policy: autoRestartPolicy.nullable(),
+  /** Ours, beside the Oxide fields. */
+  auto_restart_cooldown_seconds: z.number().int(),
   auto_restart_cooldown_expiration: timestamp.nullable(),
   time_last_auto_restarted: timestamp.nullable(),
   boot_disk_id: z.null(),
@@ -190,6 +226,86 @@ export const sledView = z.object({
 });
 export type SledView = z.infer<typeof sledView>;
 
+/** Affinity and anti-affinity groups have one shape. Source: Oxide `AffinityGroup` and `AntiAffinityGroup`. */
+export const affinityGroupCreate = z.object({
+  name: resourceName,
+  description,
+  policy: z.enum(AFFINITY_POLICIES),
+  failure_domain: z.enum(FAILURE_DOMAINS),
+});
+export type AffinityGroupCreate = z.infer<typeof affinityGroupCreate>;
+
+export const affinityGroupUpdate = z.object({ name: resourceName.nullish(), description: description.nullish() });
+export type AffinityGroupUpdate = z.infer<typeof affinityGroupUpdate>;
+
+export const affinityGroupView = z.object({
+  id: uuid,
+  name: z.string(),
+  description: z.string(),
+  policy: z.enum(AFFINITY_POLICIES),
+  failure_domain: z.enum(FAILURE_DOMAINS),
+  project_id: uuid,
+  time_created: timestamp,
+  time_modified: timestamp,
+});
+export type AffinityGroupView = z.infer<typeof affinityGroupView>;
+
+export const affinityGroupMember = z.object({
+  type: z.literal('instance'),
+  value: z.object({ id: uuid, name: z.string(), run_state: shownState }),
+});
+export type AffinityGroupMember = z.infer<typeof affinityGroupMember>;
+
+/** How a drain is begun: how many instances are moved at a time. */
+export const drainBegin = z.object({ parallel: z.number().int().min(1).max(64).default(4) });
+export type DrainBegin = z.input<typeof drainBegin>;
+
+const drainEntry = z.object({ instance_id: uuid, name: z.string() });
+/** A drain: how far it has come, and what could not move. */
+export const drainView = z.object({
+  sled_id: uuid,
+  state: z.enum(DRAIN_STATES),
+  /** All of it in one line, for people. */
+  summary: z.string(),
+  total: z.number().int(),
+  moved: z.number().int(),
+  /** Instances that left the sled in another way: stopped, deleted or failed meanwhile. */
+  ended: z.number().int(),
+  moving: z.array(drainEntry.extend({ destination: z.string() })),
+  waiting: z.array(drainEntry.extend({ until: z.string() })),
+  could_not_move: z.array(drainEntry.extend({ reason: z.string() })),
+  parallel: z.number().int(),
+  time_started: timestamp,
+  time_ended: timestamp.nullable(),
+  web_ui: z.string().nullable(),
+});
+export type DrainView = z.infer<typeof drainView>;
+
+export const reconcilerName = z.enum(RECONCILERS);
+export const reconcilerUpdate = z.object({ enabled: z.boolean() });
+export type ReconcilerUpdate = z.infer<typeof reconcilerUpdate>;
+export const reconcilerView = z.object({
+  name: reconcilerName,
+  purpose: z.string(),
+  /** Whether a worker has made its schedule. */
+  scheduled: z.boolean(),
+  enabled: z.boolean(),
+  every_seconds: z.number().nullable(),
+  note: z.string().nullable(),
+  time_last_run: timestamp.nullable(),
+  time_next_run: timestamp.nullable(),
+  /** What its last run found and did, in words; `null` while it runs. */
+  last_summary: z.string().nullable(),
+});
+export type ReconcilerView = z.infer<typeof reconcilerView>;
+/** One pass: what it found and did, in words and as counts and ids. */
+export const reconcilerPassView = z.object({
+  name: reconcilerName,
+  summary: z.string(),
+  found: z.record(z.string(), z.union([z.number(), z.array(z.string())])),
+});
+export type ReconcilerPassView = z.infer<typeof reconcilerPassView>;
+
 /** An operation: one run of a saga, from the call that began it to its outcome. */
 export const operationView = z.object({
   id: uuid,
@@ -198,12 +314,43 @@ export const operationView = z.object({
   state: z.enum(['running', 'done']),
   outcome: z.enum(['succeeded', 'failed']).nullable(),
   error: z.object({ status: z.number().int(), error_code: z.string(), message: z.string() }).nullable(),
+  /** What the saga is doing now; `null` when the operation is done, or between two steps. */
+  progress: z
+    .object({
+      /** `undoing`: the saga compensates. */
+      phase: z.enum(['doing', 'undoing']),
+      /** The step's name, and what it does in words. */
+      step: z.string(),
+      title: z.string(),
+      /** How often it has been tried, this time included. */
+      attempt: z.number().int(),
+      /** Why the last attempt failed; `null` on the first. */
+      last_failure: z.string().nullable(),
+    })
+    .nullable(),
   time_started: timestamp,
   time_ended: timestamp.nullable(),
   /** Where the Temporal Web UI shows it, when the API knows the address of one. */
   web_ui: z.string().nullable(),
 });
 export type OperationView = z.infer<typeof operationView>;
+export type OperationProgress = NonNullable<OperationView['progress']>;
+
+/** An instance's story, oldest first. `complete` is false when Temporal could not be asked. */
+export const historyView = z.object({
+  instance_id: uuid,
+  complete: z.boolean(),
+  items: z.array(
+    z.object({
+      time: timestamp,
+      kind: z.enum(TIMELINE_KINDS),
+      text: z.string(),
+      workflow_id: z.string().nullable(),
+      web_ui: z.string().nullable(),
+    }),
+  ),
+});
+export type HistoryView = z.infer<typeof historyView>;
 
 /** One page of a list. `next_page` is the token of the page after it; `null` on the last. */
 export function resultsPage<Item extends z.ZodType>(item: Item) {

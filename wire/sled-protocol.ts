@@ -41,6 +41,47 @@ export const sledVmmState = z.object({
 });
 export type SledVmmState = z.infer<typeof sledVmmState>;
 
+/**
+ * How far a migration out of a VMM is. Beside the protocol: an agent may add it to the answer of `GET /vmms/{id}/state`,
+ * and a control plane that doesn't know it takes no notice.
+ */
+export const migrationProgress = z.object({
+  migration_id: z.guid(),
+  /** The hypervisor's own word, for example `active` or `completed`. */
+  status: z.string(),
+  bytes_total: z.number(),
+  bytes_sent: z.number(),
+  bytes_left: z.number(),
+  /** How long the guest stood still, in milliseconds; `null` until it is known. */
+  downtime_ms: z.number().nullable(),
+  elapsed_ms: z.number(),
+});
+export type MigrationProgress = z.infer<typeof migrationProgress>;
+
+/** The answer of `GET /vmms/{id}/state`. */
+export const vmmStateAnswer = sledVmmState.extend({ migration_progress: migrationProgress.nullish() });
+export type VmmStateAnswer = z.infer<typeof vmmStateAnswer>;
+
+/** What is asked of `GET /vmms/{id}/serial-console`, beside the protocol. */
+export const serialConsoleRequest = z.object({
+  /** The offset of the first byte, since the guest began; a negative one counts from the end. */
+  from_start: z.coerce.number().int().default(0),
+  max_bytes: z.coerce
+    .number()
+    .int()
+    .min(1)
+    .max(1024 * 1024)
+    .default(64 * 1024),
+});
+
+/** A piece of a serial console. Shape: the Oxide API's `InstanceSerialConsoleData`. */
+export const serialConsoleData = z.object({
+  data: z.array(z.number().int().min(0).max(255)),
+  /** The offset after the last byte of `data`; it goes on counting across migrations. */
+  last_byte_offset: z.number().int().min(0),
+});
+export type SerialConsoleData = z.infer<typeof serialConsoleData>;
+
 export const registerRequest = z.object({
   instance_id: z.guid(),
   migration_id: z.guid().nullish(),
@@ -70,7 +111,7 @@ export const updatedRuntime = z.object({ updated_runtime: sledVmmState.nullable(
 export type UpdatedRuntime = z.infer<typeof updatedRuntime>;
 
 export const sledInventory = z.object({
-  vmms: z.array(sledVmmState.extend({ vmm_id: z.guid(), instance_id: z.uuid() })),
+  vmms: z.array(sledVmmState.extend({ vmm_id: z.guid(), instance_id: z.guid() })),
 });
 export type SledInventory = z.infer<typeof sledInventory>;
 

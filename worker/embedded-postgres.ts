@@ -131,6 +131,8 @@ function handle(child: ChildProcess, pid: number, url: string, port: number): Em
   const end = async (signal: 'SIGINT' | 'SIGKILL') => {
     callOffGuard();
     if (child.exitCode !== null || child.signalCode !== null) return;
+    // The process must not end for want of anything else to wait for.
+    child.ref();
     const gone = new Promise<void>((resolve) => child.once('exit', () => resolve()));
     child.kill(signal);
     await gone;

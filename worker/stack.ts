@@ -1,18 +1,21 @@
-/** A whole installation in one process: PostgreSQL, Temporal with its Web UI, a worker, the API and simulated sleds. */
+/** A whole installation in one process: PostgreSQL, Temporal with its Web UI, a worker, the API and sleds. */
 import { randomInt } from 'node:crypto';
 import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { platform } from 'node:os';
+import { availableParallelism, platform, totalmem } from 'node:os';
 import { join, resolve } from 'node:path';
 import { z } from 'zod';
 import { type RunningApi, startApi } from '../api/server.ts';
 import { migrateDatabase } from '../db/connect.ts';
+import type { ReconcilerName } from '../model/reconcilers.ts';
+import { prepareQemu } from '../sled-agent/qemu/prepare-qemu.ts';
+import { QemuHypervisor } from '../sled-agent/qemu-hypervisor.ts';
 import { type SledAgentHandle, startSledAgent } from '../sled-agent/server.ts';
 import { freePort } from './child-process.ts';
 import { startEmbeddedPostgres } from './embedded-postgres.ts';
 import { createLog } from './log.ts';
 import { writeStackFile } from './stack-file.ts';
 import { plainTemporal, readTemporalSettings, type TemporalSettings } from './temporal-connection.ts';
-import { findTemporalBinary, startTemporalServer } from './temporal-server.ts';
+import { cacheDirectory, findTemporalBinary, startTemporalServer } from './temporal-server.ts';
 import { type RunningWorker, startWorker, type TestInterceptors } from './worker.ts';
 
 export interface StackOptions {
@@ -21,14 +24,21 @@ export interface StackOptions {
   /** 0 chooses a free one. */
   readonly apiPort?: number;
   readonly temporalUiPort?: number;
-  /** How many simulated sleds. */
+  /** How many sleds. */
   readonly sleds: number;
+  /** What runs their VMs; simulated by default. */
+  readonly hypervisor?: 'simulated' | 'qemu';
   /** How long a transition of a simulated VM takes, in milliseconds. */
   readonly transitionMs?: number;
   readonly updates?: boolean;
   readonly reconcileEveryMs?: number;
+  readonly reconcilersOff?: readonly ReconcilerName[];
   readonly registerTimeoutMs?: number;
   readonly waitMs?: number;
+  /** `ip:port` where the worker shows its metrics; nowhere when absent. */
+  readonly metricsListen?: string | undefined;
+  /** How often sled agents ask where instances live, in milliseconds. */
+  readonly networkPollMs?: number;
   /** Serves the sled agents' endpoints below `/test/`. */
   readonly testEndpoints?: boolean;
   readonly env?: NodeJS.ProcessEnv;
@@ -61,8 +71,9 @@ export interface RunningStack {
 
 /** How long one part may take to stop before the next one is told, in milliseconds. */
 const STOP_TIMEOUT_MS = 15_000;
-const SLED_THREADS = 64;
-const SLED_MEMORY_BYTES = 256 * 1024 ** 3;
+/** What a simulated sled says it has. */
+const SIMULATED_SLED = { threads: 64, memoryBytes: 256 * 1024 ** 3 };
+const MIB = 1024 ** 2;
 
 /** Brings up a stack. When a part fails to start, what was started is stopped and its error is thrown. */
 export async function startStack(options: StackOptions): Promise<RunningStack> {
@@ -115,9 +126,11 @@ export async function startStack(options: StackOptions): Promise<RunningStack> {
       databaseUrl,
       temporal,
       log: createLog('worker', env.MOORING_LOG_LEVEL ?? 'error'),
+      metricsListen: options.metricsListen,
       ...(options.updates === undefined ? {} : { updates: options.updates }),
       ...(options.reconcileEveryMs === undefined ? {} : { reconcileEveryMs: options.reconcileEveryMs }),
-      ...(options.testInterceptors === undefined ? {} : { testInterceptors: options.testInterceptors }),
+import { cacheDirectory, findTemporalBinary, startTemporalServer } from './temporal-server.ts';
+import { type RunningWorker, startWorker, type TestInterceptors } from './worker.ts';
     });
     stops.push({ name: 'worker', stop: worker.stop });
     say('worker');
@@ -135,6 +148,18 @@ export async function startStack(options: StackOptions): Promise<RunningStack> {
     say(`API at ${api.url}`);
 
     const sleds: StackSled[] = [];
+    const qemu =
+      options.hypervisor === 'qemu' && options.sleds > 0 ? await prepareQemu({ cacheDir: cacheDirectory(env) }) : null;
+    if (qemu !== null)
+      say(`QEMU ${qemu.program.version} with ${qemu.accelerator.toUpperCase()} (${qemu.reason}) runs the VMs`);
+    // Real sleds of one machine share what it has.
+    const size =
+      qemu === null
+        ? SIMULATED_SLED
+        : {
+            threads: availableParallelism(),
+            memoryBytes: Math.floor(totalmem() / 2 / options.sleds / MIB) * MIB,
+          };
     const addresses = await sledAddresses(dataDir, options.sleds);
     for (const [index, listen] of addresses.entries()) {
       const name = `sled-${index + 1}`;
@@ -142,14 +167,22 @@ export async function startStack(options: StackOptions): Promise<RunningStack> {
         name,
         listen,
         controlPlaneUrl: api.url,
-        threads: SLED_THREADS,
-        memoryBytes: SLED_MEMORY_BYTES,
+        ...size,
+        ...(qemu === null
+          ? {}
+          : {
+              dataDir: join(dataDir, name),
+              makeHypervisor: (faults, agentAddress) =>
+                new QemuHypervisor({ ...qemu, dataDir: join(dataDir, name), faults, agentAddress, endWithAgent: true }),
+            }),
+        ...(qemu === null && options.dataDir !== undefined ? { dataDir: join(dataDir, name) } : {}),
         ...(options.transitionMs === undefined ? {} : { transitionMs: options.transitionMs }),
+        ...(options.networkPollMs === undefined ? {} : { networkPollMs: options.networkPollMs }),
         ...(options.testEndpoints === undefined ? {} : { testEndpoints: options.testEndpoints }),
       });
       stops.push({ name, stop: agent.stop });
-      sleds.push({ id: await registerSled(api.url, name, agent.address), name, agent });
-      say(`${name} (simulated) at ${agent.address}`);
+      sleds.push({ id: await registerSled(api.url, name, agent.address, size), name, agent });
+      say(`${name} (${qemu === null ? 'simulated' : 'QEMU'}) at ${agent.address}`);
     }
     await writeStackFile(
       {
@@ -193,7 +226,7 @@ async function temporaryDirectory(): Promise<string> {
 const addressFile = z.array(z.string());
 
 /**
- * Where the simulated sleds listen: each on a loopback address of its own where the system has them, so that the ports
+ * Where the sleds listen: each on a loopback address of its own where the system has them, so that the ports
  * of its VMs are its own; the same ones again on the same data.
  */
 async function sledAddresses(dataDir: string, count: number): Promise<string[]> {
@@ -210,7 +243,12 @@ async function sledAddresses(dataDir: string, count: number): Promise<string[]> 
 
 const sledsPage = z.object({ items: z.array(z.object({ id: z.string(), name: z.string(), address: z.string() })) });
 
-async function registerSled(apiUrl: string, name: string, address: string): Promise<string> {
+async function registerSled(
+  apiUrl: string,
+  name: string,
+  address: string,
+  { threads, memoryBytes }: { threads: number; memoryBytes: number },
+): Promise<string> {
   const sleds = `${apiUrl}/v1/system/hardware/sleds`;
   const { items } = sledsPage.parse(await (await fetch(`${sleds}?limit=10000`)).json());
   const known = items.find((sled) => sled.name === name && sled.address === address);
@@ -218,7 +256,7 @@ async function registerSled(apiUrl: string, name: string, address: string): Prom
   const response = await fetch(sleds, {
     method: 'POST',
     headers: { 'content-type': 'application/json' },
-    body: JSON.stringify({ name, address, threads: SLED_THREADS, memory: SLED_MEMORY_BYTES }),
+    body: JSON.stringify({ name, address, threads, memory: memoryBytes }),
   });
   if (!response.ok) throw new Error(`${name} could not be added: ${await response.text()}`);
   return z.object({ id: z.string() }).parse(await response.json()).id;

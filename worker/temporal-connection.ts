@@ -1,3 +1,5 @@
+import { setTimeout as pause } from 'node:timers/promises';
+import { Connection, defaultGrpcRetryOptions, makeGrpcRetryInterceptor } from '@temporalio/client';
 import { loadClientConnectConfig } from '@temporalio/envconfig';
 import type { NativeConnectionOptions } from '@temporalio/worker';
 
@@ -37,4 +39,47 @@ export function readTemporalSettings(env: NodeJS.ProcessEnv): TemporalSettings {
       `the Temporal settings in the environment (TEMPORAL_*) can't be read: ${error instanceof Error ? error.message : error}`,
     );
   }
+}
+
+/** A client's connection that can be closed at any time. */
+export interface ClientConnection {
+  readonly connection: Connection;
+  /** Lets no call be tried again, waits for the one that is about to be, and closes. */
+  close(): Promise<void>;
+}
+
+/** The longest pause before a call is tried again, in milliseconds: a close waits for it. */
+const MAX_RETRY_PAUSE_MS = 1_000;
+
+/**
+ * Connects a client. The SDK's own retry of a call throws, outside of every promise, when its connection was closed during
+ * the pause before it: so the pauses are known here, and a close waits for the last one. Throws when no server answers.
+ */
+export async function connectClient(settings: TemporalSettings['connection']): Promise<ClientConnection> {
+  const retry = defaultGrpcRetryOptions();
+  let closing = false;
+  let pausedUntil = 0;
+  const connection = await Connection.connect({
+    ...settings,
+    interceptors: [
+      makeGrpcRetryInterceptor({
+        retryableDecider: (attempt, status) => !closing && retry.retryableDecider(attempt, status),
+        delayFunction: (attempt, status) => {
+          const ms = Math.min(MAX_RETRY_PAUSE_MS, retry.delayFunction(attempt, status));
+          pausedUntil = Math.max(pausedUntil, performance.now() + ms);
+          return ms;
+        },
+      }),
+    ],
+  });
+  return {
+    connection,
+    async close() {
+      closing = true;
+      const left = pausedUntil - performance.now();
+      // A timer may fire a little late.
+      if (left > -50) await pause(left + 100);
+      await connection.close();
+    },
+  };
 }

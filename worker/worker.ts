@@ -1,6 +1,7 @@
 /** The worker: runs workflows and activities on both task queues, and sees to the schedules of the reconciling loops. */
+import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
-import { Client, Connection } from '@temporalio/client';
+import { OpenTelemetryPlugin } from '@temporalio/interceptors-opentelemetry';
 import {
   type ActivityInterceptorsFactory,
   bundleWorkflowCode,
@@ -12,12 +13,21 @@ import {
 } from '@temporalio/worker';
 import type { Logger } from 'pino';
 import { createControlActivities } from '../activities/activities.ts';
+import { createDrainActivities } from '../activities/drain.ts';
 import { createReconcilerActivities } from '../activities/reconcilers.ts';
 import { SledClient } from '../activities/sled-client.ts';
 import { WorkflowStarter } from '../activities/workflow-starter.ts';
 import { openDatabase } from '../db/connect.ts';
+import type { ReconcilerName } from '../model/reconcilers.ts';
 import { TASK_QUEUE, UPDATE_TASK_QUEUE } from '../model/workflow-names.ts';
+import { startEndpoint } from '../telemetry/endpoint.ts';
+import { logFields } from '../telemetry/log-fields.ts';
+import { Metrics } from '../telemetry/metrics.ts';
+import { readinessProblems } from '../telemetry/readiness.ts';
+import { installTracing } from '../telemetry/tracing.ts';
+import { freePort } from './child-process.ts';
 import { ensureSchedules } from './schedules.ts';
+import { connectTemporalClient } from './temporal-client.ts';
 import type { TemporalSettings } from './temporal-connection.ts';
 
 export interface WorkerOptions {
@@ -26,8 +36,10 @@ export interface WorkerOptions {
   readonly log: Logger;
   /** Whether this process works on the update saga's queue; default true. */
   readonly updates?: boolean;
-  /** How often the reconciling loops run, in milliseconds; 0 leaves the schedules alone. Default 5000. */
+  /** How often every reconciling loop runs, in milliseconds, instead of each at its own pace; 0 leaves the schedules alone. */
   readonly reconcileEveryMs?: number;
+  /** `ip:port` where metrics are shown, the SDK's among them, with `/healthz` and `/readyz`; nowhere when absent. */
+  readonly metricsListen?: string | undefined;
   /** For tests alone. */
   readonly testInterceptors?: TestInterceptors;
 }
@@ -43,36 +55,71 @@ export interface TestInterceptors {
 export interface RunningWorker {
   /** Lets this process work on the update saga's queue, or not. */
   setUpdates(on: boolean): Promise<void>;
+  /** Where its metrics are; `null` when nowhere. */
+  readonly metricsUrl: string | null;
   /** Resolves when the worker has ended by itself, which it does only by failing. */
   readonly ended: Promise<void>;
   /** Takes no new work, lets what runs finish, then closes every connection. */
   stop(): Promise<void>;
 }
 
+const TRACING_INTERCEPTORS = createRequire(import.meta.url).resolve(
+  '@temporalio/interceptors-opentelemetry/lib/workflow-interceptors',
+);
+const INTERCEPTORS = fileURLToPath(new URL('../workflows/interceptors.ts', import.meta.url));
+
 const bundles = new Map<string, Promise<WorkflowBundleWithSourceMap>>();
 
-/** The workflow code as one bundle, with the interceptors of `interceptorModules`; made once a process. */
-export function workflowBundle(interceptorModules: string[] = []): Promise<WorkflowBundleWithSourceMap> {
-  const key = interceptorModules.join('\n');
+/**
+ * The workflow code as one bundle, with tracing's interceptors when it is on, and with those of the files
+ * `testInterceptors`; each made once a process.
+ */
+export function workflowBundle(
+  tracing = false,
+  testInterceptors: readonly string[] = [],
+): Promise<WorkflowBundleWithSourceMap> {
+  const interceptors = [INTERCEPTORS, ...(tracing ? [TRACING_INTERCEPTORS] : []), ...testInterceptors];
+  const key = interceptors.join('\n');
   const made =
     bundles.get(key) ??
     bundleWorkflowCode({
       workflowsPath: fileURLToPath(new URL('../workflows/index.ts', import.meta.url)),
-      workflowInterceptorModules: interceptorModules,
+      workflowInterceptorModules: interceptors,
       logger: new DefaultLogger('WARN'),
     });
   bundles.set(key, made);
   return made;
 }
 
-/** Silences the SDK's own log lines below warnings; the first call of a process decides. */
-export function installRuntime(log: Logger): void {
+/**
+ * Makes the SDK's log lines ours (its own below warnings are left out), and has it show its metrics at `sdkMetricsListen` (`ip:port`); the first
+ * call of a process decides.
+ */
+export function installRuntime(log: Logger, sdkMetricsListen?: string): void {
   try {
     Runtime.install({
-      logger: new DefaultLogger('WARN', ({ level, message, meta }) => {
-        const { error: _, ...rest } = meta ?? {};
-        if (level === 'ERROR') log.error(rest, message);
-        else log.warn(rest, message);
+      ...(sdkMetricsListen === undefined
+        ? {}
+        : {
+            telemetryOptions: {
+              metrics: {
+                prometheus: {
+                  bindAddress: sdkMetricsListen,
+                  countersTotalSuffix: true,
+                  unitSuffix: true,
+                  useSecondsForDurations: true,
+                },
+              },
+            },
+          }),
+      logger: new DefaultLogger('INFO', ({ level, message, meta }) => {
+        // Every step that fails has a line of ours, with its reason and what follows.
+        if (message === 'Activity failed') return;
+        const fields = logFields(meta ?? {});
+        if (level === 'ERROR') log.error(fields, message);
+        else if (level === 'WARN') log.warn(fields, message);
+        // What workflows and activities say of themselves is ours; the SDK's own news is not worth a line.
+        else if (meta?.sdkComponent === 'workflow' || meta?.sdkComponent === 'activity') log.info(fields, message);
       }),
       // Signals are the process's own: it stops its workers itself.
       shutdownSignals: [],
@@ -84,27 +131,33 @@ export function installRuntime(log: Logger): void {
 
 /** Starts a worker. Throws when the database or Temporal can't be reached. */
 export async function startWorker(options: WorkerOptions): Promise<RunningWorker> {
-  installRuntime(options.log);
+  // The SDK shows its metrics by a server of its own: ours passes them on, so that there is one place to scrape.
+  const sdkMetrics = options.metricsListen === undefined ? undefined : `127.0.0.1:${await freePort()}`;
+  installRuntime(options.log, sdkMetrics);
+  const metrics = new Metrics();
   const { connection: settings, namespace } = options.temporal;
   const database = openDatabase(options.databaseUrl, { maxConnections: 20, applicationName: 'mooring-worker' });
-  const sleds = new SledClient();
-  const clientConnection = await Connection.connect(settings);
+  const sleds = new SledClient((sled, call, answer, seconds) =>
+    metrics.sledCallSeconds.observe({ sled: sled.name, call, answer }, seconds),
+  );
+  const tracing = await installTracing('mooring-worker');
   const native = await NativeConnection.connect(settings);
-  const client = new Client({ connection: clientConnection, namespace });
-  const context = { db: database.db, sleds, workflows: new WorkflowStarter(client) };
+  const connected = await connectTemporalClient(options.temporal, database.db, options.log, tracing !== null);
+  const context = { db: database.db, sleds, workflows: new WorkflowStarter(connected.client), metrics };
   const control = createControlActivities(context);
   const common = {
     connection: native,
     namespace,
-    workflowBundle: await workflowBundle(options.testInterceptors?.workflowModules),
+    workflowBundle: await workflowBundle(tracing !== null, options.testInterceptors?.workflowModules),
     interceptors: { activity: options.testInterceptors?.activity ?? [] },
+    ...(tracing === null ? {} : { plugins: [new OpenTelemetryPlugin(tracing)] }),
     shutdownGraceTime: '10s',
   } as const;
 
   const main = await Worker.create({
     ...common,
     taskQueue: TASK_QUEUE,
-    activities: { ...control, ...createReconcilerActivities(context) },
+    activities: { ...control, ...createReconcilerActivities(context), ...createDrainActivities(context) },
     maxConcurrentActivityTaskExecutions: 200,
     maxConcurrentWorkflowTaskExecutions: 40,
   });
@@ -124,16 +177,32 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     updates = { worker, run: worker.run() };
   }
   if (options.updates ?? true) await setUpdates(true);
-  const everyMs = options.reconcileEveryMs ?? 5_000;
-  if (everyMs > 0) await ensureSchedules(client, everyMs);
+  if (options.reconcileEveryMs !== 0)
+    await ensureSchedules(connected.client, { everyMs: options.reconcileEveryMs, off: options.reconcilersOff });
+  const endpoint =
+    options.metricsListen === undefined
+      ? null
+      : await startEndpoint({
+          listen: options.metricsListen,
+          metrics: async () => {
+            const fromSdk = await fetch(`http://${sdkMetrics}/metrics`).then((response) => response.text());
+            return `${await metrics.registry.metrics()}\n${fromSdk}`;
+          },
+          problems: async () => [
+            ...(main.getState() === 'RUNNING' ? [] : [`the worker is ${main.getState().toLowerCase()}`]),
+            ...(await readinessProblems(database.db, connected.connection)),
+          ],
+        });
 
   return {
     setUpdates,
+    metricsUrl: endpoint?.url ?? null,
     ended: mainRun,
     async stop() {
+      await endpoint?.stop();
       if (main.getState() === 'RUNNING') main.shutdown();
       await Promise.allSettled([setUpdates(false), mainRun]);
-      await Promise.allSettled([native.close(), clientConnection.close(), database.close(), sleds.close()]);
+      await Promise.allSettled([native.close(), connected.close(), tracing?.flush(), database.close(), sleds.close()]);
     },
   };
 }

@@ -37,7 +37,7 @@ export async function instanceMigrate(input: InstanceMigrateInput): Promise<Inst
   const vmmId = uuid4();
   const migrationId = uuid4();
   const attempt = { kind: 'migrate' as const, instanceId, vmmId, operationId, workflowId };
-  const saga = new Saga();
+  const saga = new Saga({ vmm_id: vmmId });
   let failure: unknown;
   let spared = false;
   let sled: string | undefined;
@@ -51,7 +51,7 @@ export async function instanceMigrate(input: InstanceMigrateInput): Promise<Inst
     let claimed = await database.claimMigration({ ...attempt, destinationSledId, migrationId });
     for (let round = 1; claimed.outcome === 'awaits-update' && round <= UPDATE_WAIT_ROUNDS; round++) {
       await database.signalUpdate({ instanceId });
-      await sleep(UPDATE_WAIT_MS);
+      await sleep(UPDATE_WAIT_MS, { summary: 'until the update has cleared what an earlier migration left' });
       claimed = await database.claimMigration({ ...attempt, destinationSledId, migrationId });
     }
     if (claimed.outcome === 'already') return { outcome: 'already migrating' };

@@ -33,7 +33,7 @@ export async function instanceStart(input: InstanceStartInput): Promise<Instance
   // Made here, so that every attempt of every step speaks of the same VMM.
   const vmmId = uuid4();
   const attempt = { kind: 'start' as const, instanceId, vmmId, operationId, workflowId };
-  const saga = new Saga();
+  const saga = new Saga({ vmm_id: vmmId });
   let failure: unknown;
   let spared = false;
   let sled: string | undefined;

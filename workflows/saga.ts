@@ -8,6 +8,12 @@ type Compensation = () => Promise<void>;
  */
 export class Saga {
   readonly #compensations: { name: string; run: Compensation }[] = [];
+  readonly #logFields: Readonly<Record<string, string>>;
+
+  /** `logFields` stand on each of its log lines. */
+  constructor(logFields: Readonly<Record<string, string>> = {}) {
+    this.#logFields = logFields;
+  }
 
   /** Registers what undoes the step that comes next. It must be harmless when the step never happened. */
   compensateWith(name: string, run: Compensation): void {
@@ -20,9 +26,10 @@ export class Saga {
     await CancellationScope.nonCancellable(async () => {
       for (const { name, run } of this.#compensations.reverse()) {
         try {
+          log.info('compensating', { ...this.#logFields, compensation: name });
           await run();
         } catch (error) {
-          log.error('a compensation failed', { compensation: name, error });
+          log.error('a compensation failed', { ...this.#logFields, compensation: name, error });
           errors.push(error);
         }
       }

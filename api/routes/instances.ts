@@ -3,18 +3,27 @@ import { z } from 'zod';
 import { signalIfNeeded } from '../../activities/signal-update.ts';
 import { SledError } from '../../activities/sled-client.ts';
 import { listInstances } from '../../db/queries/read-instance.ts';
+import { readLinkedVmms, type VmmPlace } from '../../db/queries/saga-progress.ts';
 import { sled } from '../../db/schema.ts';
 import { applyReport } from '../../db/transactions/apply-report.ts';
 import { checkMigration } from '../../db/transactions/claim-migration.ts';
 import { failVmm } from '../../db/transactions/fail-vmm.ts';
 import { createInstance, requireProject, updateInstanceRecord } from '../../db/transactions/manage-inventory.ts';
-import { deleteInstance, recordRunningIntent, recordStop } from '../../db/transactions/record-intent.ts';
+import {
+  deleteInstance,
+  recordForceStop,
+  recordRunningIntent,
+  recordStop,
+} from '../../db/transactions/record-intent.ts';
+import { type ForceStopSide, judgeForceStop } from '../../model/force-stop.ts';
 import { refusalMessage, verdict } from '../../model/legality.ts';
 import { Refusal } from '../../model/refusal.ts';
+import { isGoneVmmState } from '../../model/states.ts';
 import { workflowIds } from '../../model/workflow-names.ts';
 import {
   DEFAULT_PAGE_LIMIT,
   instanceCreate,
+  instanceForceStop,
   instanceMigrate,
   instanceUpdate,
   instanceView,
@@ -28,6 +37,7 @@ import {
   type ApiApp,
   type ApiContext,
   findInstance,
+  idempotencyKey,
   location,
   projectQuery,
   showInstance,
@@ -39,6 +49,10 @@ import { readPage, writePage } from '../paging.ts';
 import { viewInstance } from '../views.ts';
 
 const REBOOT_CALL_MS = 5_000;
+/** How long a sled that is said to be powered off is listened to, in milliseconds. */
+const PROBE_MS = 3_000;
+/** How often a stop by force looks again when the instance's VMMs change under it. */
+const FORCE_STOP_ROUNDS = 3;
 
 /** Adds the endpoints of instances. */
 export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
@@ -102,7 +116,9 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
       const { project: owner } = request.query;
       const { body } = request;
       const { id: projectId } = await requireProject(db, owner, isUuid(owner));
+      const key = idempotencyKey(request);
       const instanceId = await createInstance(db, {
+        idempotencyKey: key,
         projectId,
         name: body.name,
         description: body.description,
@@ -110,16 +126,24 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
         ncpus: body.ncpus,
         memoryBytes: body.memory,
         autoRestartPolicy: body.auto_restart_policy ?? null,
+        antiAffinityGroups: (body.anti_affinity_groups ?? []).map((named) =>
+          isUuid(named) ? { id: named } : { name: named },
+        ),
       });
       if (body.start) {
         try {
-          const { operationId } = await operations.run(
-            startRequest(instanceId, body.name, waitMs(request, context.waitLimitMs)),
+          const start = startRequest(
+            instanceId,
+            body.name,
+            waitMs(request, context.waitLimitMs),
+            key === undefined ? undefined : { value: key, call: 'create' },
           );
+          const { operationId } = (await operations.repeated(start)) ?? (await operations.run(start));
           location(reply, operationId);
         } catch (error) {
-          // The instance is there, stopped: its creation has succeeded.
-          if (!(error instanceof OperationFailed) && !(error instanceof Refusal)) throw error;
+          // The instance is there, stopped: its creation has succeeded, whatever became of its start.
+          if (!(error instanceof OperationFailed) && !(error instanceof Refusal))
+            log.warn({ err: error, instance_id: instanceId }, 'a new instance was not started');
         }
       }
       return reply.status(201).send(await showInstance(db, instanceId));
@@ -139,13 +163,16 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
     { schema: { ...instanceRoute, body: instanceUpdate, response: { 200: instanceView, ...errors } } },
     async (request) => {
       const { instance } = await findInstance(db, request.params.instance, request.query.project);
-      const { name, description, ncpus, memory, auto_restart_policy } = request.body;
+      const { name, description, ncpus, memory, auto_restart_policy, auto_restart_cooldown_seconds } = request.body;
       await updateInstanceRecord(db, instance.id, {
         ...(name === undefined ? {} : { name }),
         ...(description === undefined ? {} : { description }),
         ...(ncpus === undefined ? {} : { ncpus }),
         ...(memory === undefined ? {} : { memoryBytes: memory }),
         ...(auto_restart_policy === undefined ? {} : { autoRestartPolicy: auto_restart_policy }),
+        ...(auto_restart_cooldown_seconds === undefined
+          ? {}
+          : { autoRestartCooldownSeconds: auto_restart_cooldown_seconds }),
       });
       return showInstance(db, instance.id);
     },
@@ -162,8 +189,14 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
     },
   );
 
-  function startRequest(instanceId: string, name: string, wait: number): OperationRequest {
+  function startRequest(
+    instanceId: string,
+    name: string,
+    wait: number,
+    key: OperationRequest['key'] = undefined,
+  ): OperationRequest {
     return {
+      key,
       kind: 'start',
       instanceId,
       workflowId: workflowIds.start(instanceId),
@@ -179,7 +212,18 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
     { schema: { ...instanceRoute, response: accepted } },
     async (request, reply) => {
       const { instance, shown } = await findInstance(db, request.params.instance, request.query.project);
-      const start = startRequest(instance.id, instance.name, waitMs(request, context.waitLimitMs));
+      const key = idempotencyKey(request);
+      const start = startRequest(
+        instance.id,
+        instance.name,
+        waitMs(request, context.waitLimitMs),
+        key === undefined ? undefined : { value: key, call: 'start' },
+      );
+      const repeated = await operations.repeated(start);
+      if (repeated !== null) {
+        location(reply, repeated.operationId);
+        return reply.status(202).send(await showInstance(db, instance.id));
+      }
       const legal = verdict(shown, 'start');
       if (legal === 'conflict' || legal === 'invalid')
         throw Refusal.conflict(refusalMessage('start', instance.name, shown));
@@ -209,14 +253,52 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
     async (request, reply) => {
       const { instance } = await findInstance(db, request.params.instance, request.query.project);
       const { carry } = await recordStop(db, instance.id);
-      // The intent is what counts; should this be lost, the scan finds a stop that nobody carries.
-      if (carry)
-        await workflows
-          .carryStop(instance.id)
-          .catch((error: unknown) => log.warn({ err: error }, 'a stop waits for the scan'));
+      if (carry) await carryStop(instance.id);
       return reply.status(202).send(await showInstance(db, instance.id));
     },
   );
+
+  app.post(
+    '/v1/instances/:instance/force-stop',
+    { schema: { ...instanceRoute, body: instanceForceStop.nullish(), response: accepted } },
+    async (request, reply) => {
+      const { instance, shown } = await findInstance(db, request.params.instance, request.query.project);
+      if (verdict(shown, 'stop') === 'conflict') throw Refusal.conflict(refusalMessage('stop', instance.name, shown));
+      for (let round = 1; round <= FORCE_STOP_ROUNDS; round++) {
+        const living = (await readLinkedVmms(db, instance.id)).filter((vmm) => !isGoneVmmState(vmm.state));
+        const sides = await Promise.all(living.map(lookAt));
+        const judged = judgeForceStop(instance.name, sides, request.body?.sled_powered_off ?? false);
+        if (judged.verdict === 'refuse') throw Refusal.conflict(judged.message);
+        const recorded = await recordForceStop(db, instance.id, {
+          seen: living.map((vmm) => vmm.vmmId),
+          vouched: judged.vouched,
+        });
+        if (recorded === null) continue;
+        // Both are found by the scan, should this process end here.
+        await signalIfNeeded(context, instance.id).catch((error: unknown) =>
+          log.warn({ err: error }, 'an update waits for the scan'),
+        );
+        if (recorded.carry) await carryStop(instance.id);
+        return reply.status(202).send(await showInstance(db, instance.id));
+      }
+      throw Refusal.conflict(`the VMs of instance "${instance.name}" changed meanwhile: look at it, then try again`);
+    },
+  );
+
+  async function carryStop(instanceId: string): Promise<void> {
+    // The intent is what counts; should this be lost, the scan finds a stop that nobody carries.
+    await workflows
+      .carryStop(instanceId)
+      .catch((error: unknown) => log.warn({ err: error }, 'a stop waits for the scan'));
+  }
+
+  /** Asks a VMM's sled for a sign of life. */
+  async function lookAt(vmm: VmmPlace): Promise<ForceStopSide> {
+    const side = { vmmId: vmm.vmmId, sledName: vmm.sledName ?? '' };
+    if (vmm.givenUp || vmm.sledAddress === null) return { ...side, standing: 'given-up' };
+    const answers = await sleds.answers({ name: side.sledName, address: vmm.sledAddress }, PROBE_MS);
+    return { ...side, standing: answers ? 'answers' : 'silent' };
+  }
 
   app.post(
     '/v1/instances/:instance/reboot',
@@ -260,7 +342,9 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
       const record = await findInstance(db, request.params.instance, request.query.project);
       const { instance } = record;
       const destinationSledId = request.body.dst_sled_id.toLowerCase();
+      const key = idempotencyKey(request);
       const migrate: OperationRequest = {
+        key: key === undefined ? undefined : { value: key, call: 'migrate' },
         kind: 'migrate',
         instanceId: instance.id,
         workflowId: workflowIds.migrate(instance.id),
@@ -270,8 +354,10 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
         waitMs: waitMs(request, context.waitLimitMs),
         mayJoin: (input) => (input as { destinationSledId?: string } | null)?.destinationSledId === destinationSledId,
       };
-      const check = await checkMigration(db, record, destinationSledId);
-      const answer = check === 'legal' ? await operations.run(migrate) : await operations.joinOpen(migrate);
+      const repeated = await operations.repeated(migrate);
+      const check = repeated === null ? await checkMigration(db, record, destinationSledId) : null;
+      const answer =
+        repeated ?? (check === 'legal' ? await operations.run(migrate) : await operations.joinOpen(migrate));
       if (answer !== null) location(reply, answer.operationId);
       return reply.status(202).send(await showInstance(db, instance.id));
     },

@@ -19,7 +19,8 @@ export function addOperationRoutes(app: ApiApp, context: ApiContext): void {
     async (request) => {
       const row = await context.operations.read(request.params.operation_id);
       if (row === null) throw Refusal.notFound('operation', request.params.operation_id);
-      return viewOperation(row, context.webUiLink(row.workflowId, row.id));
+      const progress = row.timeEnded === null ? await context.operations.progress(row) : null;
+      return viewOperation(row, progress, context.webUiLink(row.workflowId, row.id));
     },
   );
 }

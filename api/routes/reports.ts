@@ -22,6 +22,10 @@ export function addReportRoutes(app: ApiApp, context: ApiContext): void {
     async (request, reply) => {
       const { vmm_id: vmmId } = request.params;
       const applied = await applyReport(db, vmmId, request.body);
+      context.metrics.reports.inc({
+        verdict:
+          applied === null ? 'unknown' : applied.wrote ? 'news' : applied.verdict === 'unwound' ? 'unwound' : 'old',
+      });
       if (applied === null) throw Refusal.notFound('VMM', vmmId);
       // Judged by what is stored, not by what this report changed; only a signal that was taken may be answered with 204.
       if (applied.verdict === 'applied') await signalIfNeeded(context, applied.instanceId);

@@ -1,12 +1,16 @@
 import type { Command } from 'commander';
+import pc from 'picocolors';
 import type { InstanceView } from '../../wire/operator-api.ts';
 import { type CommandContext, contextOf, findSled, withApiOptions } from '../context.ts';
-import { MooringApiError } from '../mooring-client.ts';
-import { paintState, table } from '../output.ts';
+import { followOperation, StillRunning } from '../follow.ts';
+import { MooringApiError, type OperationStarted } from '../mooring-client.ts';
+import { paintState, printJson, StatusLine, table } from '../output.ts';
 import { formatSize, parseSize } from '../sizes.ts';
 
 type ApiOptions = { apiUrl: string; project: string; json?: boolean };
 const WATCH_EVERY_MS = 250;
+const CONSOLE_EVERY_MS = 100;
+const SAY_WAITING_AFTER_MS = 3_000;
 
 /** Adds `mooring instance …`. */
 export function addInstanceCommands(program: Command): void {
@@ -20,6 +24,7 @@ export function addInstanceCommands(program: Command): void {
     .option('--hostname <name>', 'its host name; the name by default')
     .option('--no-start', 'leave it stopped')
     .option('--auto-restart-policy <policy>', 'never or best_effort')
+    .option('--anti-affinity-group <group...>', 'anti-affinity groups to join, by name or id')
     .action(
       async (
         name: string,
@@ -30,6 +35,7 @@ export function addInstanceCommands(program: Command): void {
           hostname?: string;
           start: boolean;
           autoRestartPolicy?: 'never' | 'best_effort';
+          antiAffinityGroup?: string[];
         },
       ) => {
         const context = contextOf(options);
@@ -37,42 +43,58 @@ export function addInstanceCommands(program: Command): void {
         const { description, ncpus, memory, start } = options;
         const policy =
           options.autoRestartPolicy === undefined ? {} : { auto_restart_policy: options.autoRestartPolicy };
+        const groups =
+          options.antiAffinityGroup === undefined ? {} : { anti_affinity_groups: options.antiAffinityGroup };
         const made = await context.client.createInstance(
-          { name, hostname: options.hostname ?? name, description, ncpus, memory, start, ...policy },
+          { name, hostname: options.hostname ?? name, description, ncpus, memory, start, ...policy, ...groups },
           { project: context.project },
         );
         show(context, made);
       },
     );
   sub('start <instance>', 'start an instance; returns when its sled has accepted to run it')
-    .option('--timeout <seconds>', 'how long to wait for the saga’s word', Number)
-    .action(async (name: string, options: ApiOptions & { timeout?: number }) => {
+    .option('--wait', 'wait until it runs')
+    .option('--no-follow', 'return at once, with the operation to follow')
+    .option('--timeout <seconds>', 'how long to wait', Number)
+    .action(async (name: string, options: ApiOptions & FollowFlags) => {
       const context = contextOf(options);
-      const { instance: started } = await context.client.startInstance(name, {
-        project: context.project,
-        waitSeconds: options.timeout,
-      });
-      show(context, started);
+      const { project } = context;
+      const started = await context.client.startInstance(name, { project, waitSeconds: 0 });
+      await settle(context, started, `start ${name}`, options, (now) => now.run_state === 'running');
     });
   sub('stop <instance>', 'stop an instance').action(async (name: string, options: ApiOptions) => {
     const context = contextOf(options);
     show(context, await context.client.stopInstance(name, { project: context.project }));
   });
+  sub('force-stop <instance>', 'stop an instance whose sled does not answer, because it is powered off or expunged')
+    .option(
+      '--sled-powered-off',
+      'your word that the silent sled is powered off: if it is not, the guest may run twice',
+    )
+    .action(async (name: string, options: ApiOptions & { sledPoweredOff?: boolean }) => {
+      const context = contextOf(options);
+      const statement = { sled_powered_off: options.sledPoweredOff ?? false };
+      show(context, await context.client.forceStopInstance(name, statement, { project: context.project }));
+    });
   sub('reboot <instance>', 'reboot an instance').action(async (name: string, options: ApiOptions) => {
     const context = contextOf(options);
     show(context, await context.client.rebootInstance(name, { project: context.project }));
   });
   sub('migrate <instance>', 'live-migrate an instance to another sled')
     .requiredOption('--to <sled>', 'the destination sled, by name or id')
-    .option('--timeout <seconds>', 'how long to wait for the saga’s word', Number)
-    .action(async (name: string, options: ApiOptions & { to: string; timeout?: number }) => {
+    .option('--wait', 'wait until it runs there, or its migration has failed')
+    .option('--no-follow', 'return at once, with the operation to follow')
+    .option('--timeout <seconds>', 'how long to wait', Number)
+    .action(async (name: string, options: ApiOptions & FollowFlags & { to: string }) => {
       const context = contextOf(options);
+      const { project } = context;
       const destination = await findSled(context.client, options.to);
-      const { instance: migrating } = await context.client.migrateInstance(name, destination.id, {
-        project: context.project,
-        waitSeconds: options.timeout,
-      });
-      show(context, migrating);
+      const migrating = await context.client.migrateInstance(name, destination.id, { project, waitSeconds: 0 });
+      const what = `migrate ${name} to ${destination.name}`;
+      const settled = await settle(context, migrating, what, options, (now) => now.run_state !== 'migrating');
+      if (options.wait && settled.sled_id !== destination.id) {
+        throw new Error(`${name} did not move to ${destination.name}: it is ${settled.run_state} where it was`);
+      }
     });
   sub('delete <instance>', 'delete a stopped or failed instance').action(async (name: string, options: ApiOptions) => {
     const context = contextOf(options);
@@ -106,6 +128,27 @@ export function addInstanceCommands(program: Command): void {
         ),
       );
     });
+  sub('history <instance>', 'tell an instance’s story: what happened to it, when, and where to look further').action(
+    async (name: string, options: ApiOptions) => {
+      const context = contextOf(options);
+      const { items, complete, instance_id } = await context.client.getInstanceHistory(name, {
+        project: context.project,
+      });
+      context.print({ instance_id, complete, items }, () => {
+        const rows = items.map((item) => [pc.dim(item.time), item.kind, item.text, pc.dim(item.web_ui ?? '')]);
+        const told = table(['TIME', 'WHAT', 'HAPPENED', 'LINK'], rows);
+        return complete ? told : `${told}\n${pc.yellow('Temporal did not answer: its workflows are missing here.')}`;
+      });
+    },
+  );
+  sub('console <instance>', 'show the serial console and follow it, also across a migration, until Ctrl-C')
+    .option('--no-follow', 'end when everything that is there was shown')
+    .action(async (name: string, options: ApiOptions & { follow: boolean }) => {
+      const context = contextOf(options);
+      for await (const piece of followConsole(context, name, options.follow))
+        if (context.json) printJson({ data: piece.data.toString('utf8'), last_byte_offset: piece.endOffset });
+        else process.stdout.write(piece.data);
+    });
   sub('watch <instance>', 'print every change of an instance until Ctrl-C')
     .option('--until <state>', 'end when it shows this state')
     .action(async (name: string, options: ApiOptions & { until?: string }) => {
@@ -124,6 +167,79 @@ export function addInstanceCommands(program: Command): void {
         await new Promise((resolve) => setTimeout(resolve, WATCH_EVERY_MS));
       }
     });
+}
+
+interface FollowFlags {
+  readonly wait?: boolean;
+  readonly follow: boolean;
+  readonly timeout?: number;
+}
+
+/** Follows what a call began, as far as its flags say, and shows the instance. */
+async function settle(
+  context: CommandContext,
+  { instance, operationId }: OperationStarted,
+  what: string,
+  { wait, follow, timeout }: FollowFlags,
+  settled: (instance: InstanceView) => boolean,
+): Promise<InstanceView> {
+  const end = timeout === undefined ? Number.POSITIVE_INFINITY : performance.now() + timeout * 1000;
+  if (operationId !== null && follow) await followOperation(context, operationId, { what, timeoutSeconds: timeout });
+  let now = await context.client.getInstance(instance.id);
+  const line = new StatusLine(!context.json);
+  while (wait && follow && !settled(now)) {
+    if (performance.now() > end) throw new StillRunning(`${what}: it is still ${now.run_state} after ${timeout} s`, 75);
+    if (['stopped', 'failed'].includes(now.run_state)) throw new Error(`${what}: it is ${now.run_state} now`);
+    line.show(`${what}: ${now.run_state}`);
+    await new Promise((resolve) => setTimeout(resolve, WATCH_EVERY_MS));
+    now = await context.client.getInstance(instance.id);
+  }
+  line.clear();
+  show(context, now);
+  if (!follow && operationId !== null && !context.json) {
+    console.log(`follow it with: mooring operation show ${operationId} --wait`);
+  }
+  return now;
+}
+
+/**
+ * An instance's serial console, piece by piece. Following it goes on through what passes: a sled that doesn't answer, a
+ * hand-over, a VM that is stopped and started again. Throws what can't pass, and without following everything.
+ */
+async function* followConsole(
+  { client, project }: CommandContext,
+  name: string,
+  follow: boolean,
+): AsyncGenerator<{ data: Buffer; endOffset: number }> {
+  let offset = 0;
+  let waitingSince: number | null = null;
+  for (;;) {
+    let read = 0;
+    try {
+      const piece = await client.readSerialConsole(name, { project, fromStart: offset });
+      read = piece.data.length;
+      if (piece.last_byte_offset < offset) {
+        console.error('[the guest has begun anew]');
+        offset = 0;
+        continue;
+      }
+      offset = piece.last_byte_offset;
+      waitingSince = null;
+      if (read > 0) yield { data: Buffer.from(piece.data), endOffset: offset };
+    } catch (error) {
+      const passes = error instanceof MooringApiError && (error.status === 503 || (error.status === 409 && offset > 0));
+      if (!follow || !passes) throw error;
+      // A hand-over passes in less: only what lasts is worth a word.
+      if (waitingSince === null) waitingSince = performance.now();
+      else if (performance.now() > waitingSince + SAY_WAITING_AFTER_MS) {
+        console.error(`[${error.message}]`);
+        waitingSince = Number.POSITIVE_INFINITY;
+      }
+    }
+    if (read > 0) continue;
+    if (!follow) return;
+    await new Promise((resolve) => setTimeout(resolve, CONSOLE_EVERY_MS));
+  }
 }
 
 function show(context: CommandContext, instance: InstanceView): void {

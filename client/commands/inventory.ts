@@ -1,8 +1,10 @@
 import type { Command } from 'commander';
 import type { ProjectView, SledView } from '../../wire/operator-api.ts';
 import { contextOf, findSled, withApiOptions } from '../context.ts';
+import { followOperation } from '../follow.ts';
 import { table } from '../output.ts';
 import { formatSize, parseSize } from '../sizes.ts';
+import { addDrainCommands } from './drain.ts';
 
 type ApiOptions = { apiUrl: string; project: string; json?: boolean };
 
@@ -48,6 +50,7 @@ export function addSledCommands(program: Command): void {
       context.print(gone, () => sledTable([gone]));
     },
   );
+  addDrainCommands(sled);
 }
 
 /** Adds `mooring project …`. */
@@ -116,11 +119,13 @@ export function addOperationCommands(program: Command): void {
     .option('--wait', 'wait for its outcome')
     .action(async (id: string, options: ApiOptions & { wait?: boolean }) => {
       const context = contextOf(options);
-      const found = options.wait ? await context.client.waitForOperation(id) : await context.client.getOperation(id);
+      const found = options.wait
+        ? await followOperation(context, id, { what: `operation ${id}` })
+        : await context.client.getOperation(id);
       context.print(found, () =>
         table(
-          ['KIND', 'STATE', 'OUTCOME', 'ERROR'],
-          [[found.kind, found.state, found.outcome ?? '-', found.error?.message ?? '-']],
+          ['KIND', 'STATE', 'STEP', 'OUTCOME', 'ERROR'],
+          [[found.kind, found.state, found.progress?.title ?? '-', found.outcome ?? '-', found.error?.message ?? '-']],
         ),
       );
     });

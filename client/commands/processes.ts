@@ -1,8 +1,16 @@
-import type { Command } from 'commander';
+import { availableParallelism, totalmem } from 'node:os';
+import { type Command, Option } from 'commander';
 import pc from 'picocolors';
 import { DEFAULT_API_PORT } from '../context.ts';
 import { printJson } from '../output.ts';
 import { parseSize } from '../sizes.ts';
+
+/** What can run the VMs of a sled. */
+export const HYPERVISORS = ['simulated', 'qemu'] as const;
+export type HypervisorChoice = (typeof HYPERVISORS)[number];
+
+const hypervisorOption = () =>
+  new Option('--hypervisor <which>', 'what runs the VMs').choices(HYPERVISORS).default('simulated');
 
 /** Resolves at the first SIGINT or SIGTERM; a second one ends the process at once. */
 export async function untilTold(): Promise<void> {
@@ -22,12 +30,13 @@ export async function untilTold(): Promise<void> {
 export function addProcessCommands(program: Command): void {
   program
     .command('up')
-    .description('run a whole stack: PostgreSQL, Temporal with its Web UI, a worker, the API, simulated sleds')
+    .description('run a whole stack: PostgreSQL, Temporal with its Web UI, a worker, the API, sleds')
     .option('--data <dir>', 'keep the data here between runs; thrown away by default')
     .option('--api-port <port>', 'port of the API; 0 chooses one', Number, DEFAULT_API_PORT)
     .option('--temporal-ui-port <port>', 'port of the Temporal Web UI; 0 chooses one', Number, 0)
-    .option('--sleds <n>', 'how many simulated sleds; 0 to bring your own', Number, 3)
-    .option('--test-endpoints', 'let the simulated sleds take planted faults over HTTP')
+    .option('--sleds <n>', 'how many sleds; 0 to bring your own', Number, 3)
+    .addOption(hypervisorOption())
+    .option('--test-endpoints', 'let the sleds take planted faults over HTTP')
     .option('--json', 'print one line of JSON when it is ready')
     .action(
       async (options: {
@@ -35,6 +44,7 @@ export function addProcessCommands(program: Command): void {
         apiPort: number;
         temporalUiPort: number;
         sleds: number;
+        hypervisor: HypervisorChoice;
         testEndpoints?: boolean;
         json?: boolean;
       }) => {
@@ -45,6 +55,7 @@ export function addProcessCommands(program: Command): void {
           apiPort: options.apiPort,
           temporalUiPort: options.temporalUiPort,
           sleds: options.sleds,
+          hypervisor: options.hypervisor,
           testEndpoints: options.testEndpoints ?? false,
           onProgress: (message) => options.json || console.log(`${pc.green('✓')} ${message}`),
         });
@@ -61,7 +72,8 @@ export function addProcessCommands(program: Command): void {
             [
               '',
               `${pc.bold('Ready.')} In another terminal:`,
-              `  npx mooring instance create web${flag}`,
+              `  npx mooring instance create web${options.hypervisor === 'qemu' ? ' --memory 128MiB' : ''}${flag}`,
+              ...(options.hypervisor === 'qemu' ? [`  npx mooring instance console web${flag}`] : []),
               `  npx mooring instance migrate web --to sled-2${flag}`,
               `  npx mooring instance list${flag}`,
               ...(stack.temporalUiUrl === null ? [] : [`Watch the sagas at ${pc.cyan(stack.temporalUiUrl)}`]),
@@ -78,15 +90,21 @@ export function addProcessCommands(program: Command): void {
   program
     .command('worker')
     .description('run one worker process, against DATABASE_URL and TEMPORAL_ADDRESS')
-    .action(async () => {
+    .option('--metrics <ip:port>', 'show /metrics, /healthz and /readyz here', process.env.MOORING_METRICS_LISTEN)
+    .action(async (options: { metrics?: string }) => {
       const { databaseUrl, temporal } = await externalParts();
       const { startWorker } = await import('../../worker/worker.ts');
       const { migrateDatabase } = await import('../../db/connect.ts');
       const { createLog } = await import('../../worker/log.ts');
       const told = untilTold();
       await migrateDatabase(databaseUrl);
-      const worker = await startWorker({ databaseUrl, temporal, log: createLog('worker') });
-      console.log('worker: running');
+      const worker = await startWorker({
+        databaseUrl,
+        temporal,
+        log: createLog('worker'),
+        metricsListen: options.metrics,
+      });
+      console.log(`worker: running${worker.metricsUrl === null ? '' : `, metrics at ${worker.metricsUrl}/metrics`}`);
       await Promise.race([told, worker.ended]);
       await worker.stop();
     });
@@ -97,7 +115,8 @@ export function addProcessCommands(program: Command): void {
     .option('--host <address>', 'the address to listen on', '127.0.0.1')
     .option('--port <port>', 'the port to listen on; 0 chooses one', Number, DEFAULT_API_PORT)
     .option('--temporal-ui-url <url>', 'where the Temporal Web UI is, for links')
-    .action(async (options: { host: string; port: number; temporalUiUrl?: string }) => {
+    .option('--metrics <ip:port>', 'show /metrics, /healthz and /readyz here', process.env.MOORING_METRICS_LISTEN)
+    .action(async (options: { host: string; port: number; temporalUiUrl?: string; metrics?: string }) => {
       const { databaseUrl, temporal } = await externalParts();
       const { startApi } = await import('../../api/server.ts');
       const { migrateDatabase } = await import('../../db/connect.ts');
@@ -109,6 +128,7 @@ export function addProcessCommands(program: Command): void {
         temporal,
         ...options,
         temporalUiUrl: options.temporalUiUrl ?? null,
+        metricsListen: options.metrics,
         log: createLog('api'),
       });
       console.log(`API: ${api.url}`);
@@ -118,38 +138,80 @@ export function addProcessCommands(program: Command): void {
 
   program
     .command('sled-agent')
-    .description('run a sled agent with simulated VMs; add it with "mooring sled add"')
+    .description('run a sled agent with simulated or real VMs; add it with "mooring sled add"')
     .requiredOption('--name <name>', 'its name')
     .requiredOption('--address <ip:port>', 'the address to listen on; port 0 chooses one')
     .option('--control-plane <url>', 'where the API is', `http://127.0.0.1:${DEFAULT_API_PORT}`)
-    .option('--threads <n>', 'hardware threads for VMs', Number, 16)
-    .option('--memory <size>', 'memory for VMs', parseSize, 64 * 1024 ** 3)
-    .option('--transition-ms <ms>', 'how long a transition of a VM takes', Number, 50)
+    .addOption(hypervisorOption())
+    .option(
+      '--data <dir>',
+      'keep the book here between runs; real VMs then live on when the agent ends, and are found again',
+    )
+    .option('--threads <n>', 'hardware threads for VMs; 16 for simulated ones, else what this machine has', Number)
+    .option(
+      '--memory <size>',
+      'memory for VMs; 64GiB for simulated ones, else half of what this machine has',
+      parseSize,
+    )
+    .option('--transition-ms <ms>', 'how long a transition of a simulated VM takes', Number, 50)
+    .option('--stop-timeout <seconds>', 'how long a real guest may take to power off', Number, 30)
+    .addOption(
+      new Option(
+        '--accelerator <which>',
+        'what speeds real VMs up; "auto" is KVM where a guest boots with it, else TCG',
+      )
+        .choices(['auto', 'kvm', 'tcg'])
+        .default('auto'),
+    )
+    .option('--kernel <file>', 'the kernel that real VMs boot; by default one is made from Debian’s packages')
+    .option('--initramfs <file>', 'the initramfs to go with it')
+    .option('--network-poll-ms <ms>', 'how often to ask where instances live; 0 never', Number, 1000)
+    .option('--guest-log <file>', 'append when a guest begins or ceases to execute to this file, as lines of JSON')
     .option('--test-endpoints', 'take planted faults over HTTP')
     .action(
       async (options: {
         name: string;
         address: string;
         controlPlane: string;
-        threads: number;
-        memory: number;
+        hypervisor: HypervisorChoice;
+        data?: string;
+        threads?: number;
+        memory?: number;
         transitionMs: number;
+        networkPollMs: number;
+        guestLog?: string;
+        stopTimeout: number;
+        accelerator: 'auto' | 'kvm' | 'tcg';
+        kernel?: string;
+        initramfs?: string;
         testEndpoints?: boolean;
       }) => {
         const { startSledAgent } = await import('../../sled-agent/server.ts');
         const told = untilTold();
+        const real = options.hypervisor === 'qemu';
+        const vms = real ? await prepareRealVms(options) : null;
         const agent = await startSledAgent({
           name: options.name,
           listen: options.address,
           controlPlaneUrl: options.controlPlane,
-          threads: options.threads,
-          memoryBytes: options.memory,
+          threads: options.threads ?? (real ? availableParallelism() : 16),
+          memoryBytes: options.memory ?? (real ? Math.floor(totalmem() / 2) : 64 * 1024 ** 3),
           transitionMs: options.transitionMs,
+          networkPollMs: options.networkPollMs,
+          ...(options.guestLog === undefined ? {} : { guestLogFile: options.guestLog }),
           testEndpoints: options.testEndpoints ?? false,
+          dataDir: options.data ?? vms?.dataDir,
+          ...(vms === null ? {} : { makeHypervisor: vms.makeHypervisor }),
         });
-        console.log(`sled agent "${options.name}": ${agent.address}`);
+        console.log(`sled agent "${options.name}": ${agent.address}${vms === null ? '' : `, ${vms.description}`}`);
         await told;
-        await agent.stop();
+        if (options.data === undefined) {
+          await agent.stop();
+          await vms?.removeData();
+        } else {
+          await agent.detach();
+          if (real) console.log(`its VMs run on; start it again with --data ${options.data} to find them`);
+        }
       },
     );
 
@@ -158,9 +220,11 @@ export function addProcessCommands(program: Command): void {
     .description('play the main job on a stack of its own: start, live-migrate, fail and clean up')
     .option('--keep', 'leave everything running afterwards')
     .option('--scenario <file>', 'the scenario to play')
-    .action(async (options: { keep?: boolean; scenario?: string }) => {
+    .addOption(hypervisorOption())
+    .action(async (options: { keep?: boolean; scenario?: string; hypervisor: HypervisorChoice }) => {
       const { runDemo } = await import('../demo.ts');
-      process.exitCode = (await runDemo({ keep: options.keep ?? false, scenarioFile: options.scenario })) ? 0 : 1;
+      const { keep = false, scenario, hypervisor } = options;
+      process.exitCode = (await runDemo({ keep, scenarioFile: scenario, hypervisor })) ? 0 : 1;
     });
 }
 
@@ -173,4 +237,40 @@ async function externalParts() {
     );
   }
   return { databaseUrl, temporal: readTemporalSettings(process.env) };
+}
+
+/** What an agent with real VMs is started with. Without `data`, all of it is thrown away at the end. */
+async function prepareRealVms(options: {
+  data?: string;
+  stopTimeout: number;
+  accelerator: 'auto' | 'kvm' | 'tcg';
+  kernel?: string;
+  initramfs?: string;
+}) {
+  const { mkdtemp, rm } = await import('node:fs/promises');
+  const { tmpdir } = await import('node:os');
+  const { join } = await import('node:path');
+  const { prepareQemu } = await import('../../sled-agent/qemu/prepare-qemu.ts');
+  const { QemuHypervisor } = await import('../../sled-agent/qemu-hypervisor.ts');
+  const { cacheDirectory } = await import('../../worker/temporal-server.ts');
+  const qemu = await prepareQemu({ ...options, cacheDir: cacheDirectory() });
+  const dataDir = options.data ?? (await mkdtemp(join(tmpdir(), 'mooring-sled-')));
+  return {
+    dataDir,
+    description: `QEMU ${qemu.program.version} with ${qemu.accelerator.toUpperCase()} (${qemu.reason})`,
+    makeHypervisor: (
+      faults: import('../../sled-agent/faults.ts').FaultBook,
+      agentAddress: () => string,
+    ): import('../../sled-agent/hypervisor.ts').WitnessedHypervisor =>
+      new QemuHypervisor({
+        ...qemu,
+        dataDir,
+        faults,
+        agentAddress,
+        endWithAgent: options.data === undefined,
+        stopTimeoutMs: options.stopTimeout * 1000,
+        onTrouble: (message) => console.error(message),
+      }),
+    removeData: () => (options.data === undefined ? rm(dataDir, { recursive: true, force: true }) : Promise.resolve()),
+  };
 }

@@ -56,6 +56,13 @@ export async function readInstance(db: Queryable, instanceId: string): Promise<I
   return row === undefined ? null : withShown(row);
 }
 
+/** Reads instances by their ids, in no order; those that aren't there are left out. */
+export async function readInstances(db: Queryable, instanceIds: readonly string[]): Promise<InstanceRecord[]> {
+  if (instanceIds.length === 0) return [];
+  const rows = await select(db).where(inArray(instance.id, [...instanceIds]));
+  return rows.map(withShown);
+}
+
 /** Locks an instance's row until the transaction ends, then reads it as {@link readInstance} does. */
 export async function lockInstance(transaction: Queryable, instanceId: string): Promise<InstanceRecord | null> {
   await transaction.execute(sql`SELECT 1 FROM instance WHERE id = ${instanceId} FOR UPDATE`);

@@ -24,6 +24,7 @@ const snapshotRow = z.object({
   active_guest_left: z.boolean(),
   unlinked: z.array(vmmFacts.extend({ hasReservation: z.boolean(), guestLeft: z.boolean() })),
   has_charge: z.boolean(),
+  fact_age_seconds: z.coerce.number().nullable(),
 });
 
 const vmmJson = (alias: string) =>
@@ -33,6 +34,8 @@ const vmmJson = (alias: string) =>
 /** An instance's snapshot and the generation that it was read at. */
 export interface GenerationSnapshot extends UpdateSnapshot {
   readonly generation: number;
+  /** How long ago the newest fact about its linked VMMs and its migration was written; `null` when it names none. */
+  readonly factAgeSeconds: number | null;
 }
 
 /** Reads, in one statement, all that the update decision needs; `null` when there is no such instance. */
@@ -51,7 +54,9 @@ export async function readSnapshot(db: Queryable, instanceId: string): Promise<G
           ORDER BY v.id)
         FROM vmm v WHERE v.instance_id = i.id AND v.time_deleted IS NULL
           AND v.id IS DISTINCT FROM i.active_vmm_id AND v.id IS DISTINCT FROM i.target_vmm_id), '[]'::jsonb) AS unlinked,
-      EXISTS (SELECT 1 FROM provisioning_charge c WHERE c.instance_id = i.id) AS has_charge
+      EXISTS (SELECT 1 FROM provisioning_charge c WHERE c.instance_id = i.id) AS has_charge,
+      extract(epoch FROM clock_timestamp() - greatest(a.time_state_updated, t.time_state_updated, m.time_source_updated,
+        m.time_target_updated)) AS fact_age_seconds
     FROM instance i
     LEFT JOIN vmm a ON a.id = i.active_vmm_id
     LEFT JOIN vmm t ON t.id = i.target_vmm_id
@@ -71,5 +76,6 @@ export async function readSnapshot(db: Queryable, instanceId: string): Promise<G
     activeGuestLeft: row.active_guest_left,
     unlinked: row.unlinked,
     hasCharge: row.has_charge,
+    factAgeSeconds: row.fact_age_seconds,
   };
 }

@@ -11,6 +11,8 @@ const placeRow = z.object({
   deleted: z.boolean(),
   linked: z.boolean(),
   told: z.boolean(),
+  /** Its sled is expunged, or an operator has stated that it is powered off: no answer is awaited from there. */
+  givenUp: z.boolean(),
   intendedState: z.enum(INTENDED_STATES),
   sledName: z.string().nullable(),
   sledAddress: z.string().nullable(),
@@ -22,7 +24,8 @@ export type VmmPlace = z.infer<typeof placeRow>;
 const columns = sql.raw(`
   SELECT vmm.id AS "vmmId", vmm.instance_id AS "instanceId", vmm.state, vmm.unwinding_since IS NOT NULL AS unwinding,
     vmm.time_deleted IS NOT NULL AS deleted, coalesce(vmm.id IN (instance.active_vmm_id, instance.target_vmm_id), false) AS linked,
-    vmm.told_at IS NOT NULL AS told, instance.intended_state AS "intendedState",
+    vmm.told_at IS NOT NULL AS told,
+    vmm.vouched_gone_at IS NOT NULL OR sled.policy IS NOT DISTINCT FROM 'expunged' AS "givenUp", instance.intended_state AS "intendedState",
     sled.name AS "sledName", sled.address AS "sledAddress", sled.policy AS "sledPolicy",
     (SELECT source.ip || ':' || source.port FROM migration JOIN vmm source ON source.id = migration.source_vmm_id
       WHERE migration.target_vmm_id = vmm.id) AS "sourceAddress"

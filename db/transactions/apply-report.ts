@@ -11,6 +11,7 @@ const subjectRow = z.object({
   deleted: z.boolean(),
   intended_state: z.enum(INTENDED_STATES),
   wrote: z.boolean(),
+  told: z.boolean(),
 });
 
 export interface AppliedReport {
@@ -22,6 +23,8 @@ export interface AppliedReport {
   /** The VMM's state after it. */
   readonly state: VmmState;
   readonly intendedState: IntendedState;
+  /** Its sled may have been told to run the guest or migrate it in: `tell` has marked it, now or before. */
+  readonly told: boolean;
 }
 
 const NO_MIGRATION = { migration_id: null, state: 'pending', gen: 0 } as const;
@@ -32,7 +35,7 @@ const NO_MIGRATION = { migration_id: null, state: 'pending', gen: 0 } as const;
  * not over. Returns `null` for a VMM that is unknown or deleted. Source: section 7 of the design.
  *
  * `saga` is for the sagas' own steps: `tell` marks, in the same statement, that the sled is about to be told to run the
- * guest or migrate it in (only while the user wants it to run); `succeed` records the operation's success.
+ * guest or migrate it in (only while the user wants it to run, and the VMM is not gone); `succeed` records the operation's success.
  */
 export async function applyReport(
   db: Queryable,
@@ -45,12 +48,12 @@ export async function applyReport(
   const migrationOut: MigrationRuntime | typeof NO_MIGRATION = report.migration_out ?? NO_MIGRATION;
   const result = await db.execute(sql`/* apply-report */
     WITH subject AS (
-      SELECT id, instance_id, state, state_generation, unwinding_since IS NOT NULL AS unwinding, time_deleted IS NOT NULL AS deleted
+      SELECT id, instance_id, state, state_generation, told_at, unwinding_since IS NOT NULL AS unwinding, time_deleted IS NOT NULL AS deleted
       FROM vmm WHERE id = ${vmmId} FOR UPDATE
     ), open AS (
       SELECT id FROM subject WHERE NOT unwinding AND NOT deleted AND state <> 'saga_unwound'
     ), wanted AS (
-      SELECT instance.id, instance.intended_state, instance.intended_state = 'running' AS runs
+      SELECT instance.id, instance.intended_state, instance.intended_state = 'running' AND subject.state NOT IN ('destroyed', 'failed') AS runs
       FROM instance JOIN subject ON subject.instance_id = instance.id
     ), wrote AS (
       UPDATE vmm SET
@@ -66,7 +69,7 @@ export async function applyReport(
       FROM subject JOIN open USING (id), wanted
       WHERE vmm.id = subject.id AND ((subject.state_generation < ${news.gen}::bigint AND subject.state NOT IN ('destroyed', 'failed'))
         OR (${saga.tell ?? false} AND wanted.runs AND vmm.told_at IS NULL))
-      RETURNING vmm.id, vmm.state
+      RETURNING vmm.id, vmm.state, vmm.told_at
     ), side_out AS (
       UPDATE migration SET source_state = ${migrationOut.state}::migration_state, source_generation = ${migrationOut.gen}::bigint,
         time_source_updated = now()
@@ -86,7 +89,7 @@ export async function applyReport(
       WHERE id = ${saga.succeed?.operationId ?? null}::uuid AND time_ended IS NULL
     )
     SELECT subject.instance_id, coalesce((SELECT wrote.state FROM wrote), subject.state) AS state, subject.unwinding, subject.deleted,
-      wanted.intended_state,
+      wanted.intended_state, coalesce((SELECT wrote.told_at FROM wrote), subject.told_at) IS NOT NULL AS told,
       EXISTS (SELECT 1 FROM wrote) OR EXISTS (SELECT 1 FROM side_out) OR EXISTS (SELECT 1 FROM side_in) AS wrote
     FROM subject, wanted`);
   const found = result.rows[0];
@@ -99,5 +102,6 @@ export async function applyReport(
     wrote: row.wrote,
     state: row.state,
     intendedState: row.intended_state,
+    told: row.told,
   };
 }

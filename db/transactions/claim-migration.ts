@@ -1,13 +1,13 @@
 import { randomInt } from 'node:crypto';
-import { eq, sql } from 'drizzle-orm';
+import { sql } from 'drizzle-orm';
 import { migrateVerdict, refusalMessage } from '../../model/legality.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { isGoneVmmState } from '../../model/states.ts';
-import type { Database } from '../connect.ts';
+import type { Database, Queryable } from '../connect.ts';
 import { violatedConstraint } from '../errors.ts';
+import { type Destination, readDestination } from '../queries/pick-sled.ts';
 import { type InstanceRecord, readInstance } from '../queries/read-instance.ts';
-import { sled } from '../schema.ts';
-import { type ClaimedVmm, readClaim, VMM_PORTS } from './claim-start.ts';
+import { type ClaimedVmm, isLostPlacement, readClaim, VMM_PORTS } from './claim-start.ts';
 import { burnVmmId, recordRefusedOperation } from './unwind-vmm.ts';
 
 const MAX_ATTEMPTS = 12;
@@ -40,21 +40,30 @@ export type MigrationClaim =
  * `already` where the instance is on its way to this sled.
  */
 export async function checkMigration(
-  db: Database,
+  db: Queryable,
   record: InstanceRecord,
   destinationSledId: string,
 ): Promise<'already' | 'legal'> {
+  return (await findDestination(db, record, destinationSledId)) === 'already' ? 'already' : 'legal';
+}
+
+async function findDestination(
+  db: Queryable,
+  record: InstanceRecord,
+  destinationSledId: string,
+): Promise<'already' | Destination> {
   const { instance, active, target, shown } = record;
   const verdict = migrateVerdict(shown, destinationSledId, target?.sledId ?? null);
   if (verdict === 'no-op') return 'already';
   if (verdict === 'conflict') throw Refusal.conflict(refusalMessage('migrate', instance.name, shown));
   if (verdict === 'invalid') throw Refusal.invalid(refusalMessage('migrate', instance.name, shown));
 
-  const [destination] = await db.select().from(sled).where(eq(sled.id, destinationSledId));
-  if (destination === undefined) throw Refusal.notFound('sled', destinationSledId);
+  const { name, ncpus, memoryBytes } = instance;
+  const destination = await readDestination(db, destinationSledId, { instanceId: instance.id, ncpus, memoryBytes });
+  if (destination === null) throw Refusal.notFound('sled', destinationSledId);
   if (active?.sledId === destinationSledId) {
     throw Refusal.invalid(
-      `dst_sled_id: instance "${instance.name}" is on sled "${destination.name}" already; name another sled`,
+      `dst_sled_id: instance "${name}" is on sled "${destination.name}" already; name another sled`,
     );
   }
   if (destination.policy !== 'in_service') {
@@ -62,15 +71,18 @@ export async function checkMigration(
       `dst_sled_id: sled "${destination.name}" takes no instances (${destination.policy}); name one that is in service`,
     );
   }
-  if (
-    destination.reservedThreads + instance.ncpus > destination.threads ||
-    destination.reservedMemoryBytes + instance.memoryBytes > destination.memoryBytes
-  ) {
+  if (!destination.room) {
     throw Refusal.noCapacity(
-      `dst_sled_id: sled "${destination.name}" has no room for "${instance.name}" (${instance.ncpus} CPUs, ${instance.memoryBytes} bytes); name another sled, or make room`,
+      `dst_sled_id: sled "${destination.name}" has no room for "${name}" (${ncpus} CPUs, ${memoryBytes} bytes); name another sled, or make room`,
     );
   }
-  return 'legal';
+  // As a lack of capacity, like Omicron: its placement finds no target where a group's policy bans the only candidate.
+  if (destination.forbiddenBy !== null) {
+    throw Refusal.noCapacity(
+      `dst_sled_id: ${destination.forbiddenBy} sled "${destination.name}" for "${name}"; name another sled, or change the group`,
+    );
+  }
+  return destination;
 }
 
 /**
@@ -92,84 +104,88 @@ export async function claimMigration(db: Database, request: ClaimMigrationReques
 
 async function tryClaim(db: Database, request: ClaimMigrationRequest): Promise<MigrationClaim> {
   for (let attempt = 1; attempt <= MAX_ATTEMPTS; attempt++) {
-    const record = await readInstance(db, request.instanceId);
-    if (record === null || record.instance.timeDeleted !== null) throw Refusal.notFound('instance', request.instanceId);
-    const { instance, active, target } = record;
-    if (instance.targetVmmId === request.vmmId && target !== null && active !== null) {
-      if (target.state === 'saga_unwound') throw Refusal.conflict('this migration was already unwound; migrate again');
-      const claim = await readClaim(db, request.vmmId);
-      return {
-        outcome: 'claimed',
-        claim: { ...claim, migrationId: request.migrationId, sourceAddress: `${active.ip}:${active.port}` },
-      };
-    }
-    if ((await checkMigration(db, record, request.destinationSledId)) === 'already') return { outcome: 'already' };
-    if (target !== null && target.state !== 'saga_unwound') {
-      if (target.unwindingSince !== null && !isGoneVmmState(target.state)) {
-        throw Refusal.conflict(
-          `an earlier migration of "${instance.name}" is still being unwound, since its sled has not answered: try again when that is over, or expunge the sled`,
-        );
-      }
-      return { outcome: 'awaits-update' };
-    }
-    const [destination] = await db.select().from(sled).where(eq(sled.id, request.destinationSledId));
-    if (destination === undefined || active === null) continue;
-    const ip = destination.address.slice(0, destination.address.lastIndexOf(':'));
-    const port = randomInt(VMM_PORTS.first, VMM_PORTS.last);
     try {
-      const result = await db.execute(sql`/* claim-migration */
-        WITH claimed AS (
-          UPDATE instance SET target_vmm_id = ${request.vmmId}, migration_id = ${request.migrationId},
-            state_generation = state_generation + 1, time_state_updated = now()
-          WHERE id = ${instance.id} AND state_generation = ${instance.stateGeneration} AND time_deleted IS NULL
-            AND EXISTS (SELECT 1 FROM vmm source WHERE source.id = ${active.id} AND source.state = 'running')
-          RETURNING id, ncpus, memory_bytes
-        ), made AS (
-          INSERT INTO vmm (id, instance_id, sled_id, ip, port, state)
-          SELECT ${request.vmmId}, id, ${destination.id}, ${ip}, ${port}, 'creating' FROM claimed
-        ), migrating AS (
-          INSERT INTO migration (id, instance_id, source_vmm_id, target_vmm_id)
-          SELECT ${request.migrationId}, id, ${active.id}, ${request.vmmId} FROM claimed
-        ), replaced AS (
-          UPDATE vmm SET time_deleted = now()
-          WHERE id = ${target?.id ?? null} AND EXISTS (SELECT 1 FROM claimed)
-            AND NOT EXISTS (SELECT 1 FROM sled_reservation held WHERE held.vmm_id = vmm.id)
-        ), reserved AS (
-          INSERT INTO sled_reservation (vmm_id, instance_id, sled_id, threads, memory_bytes, kind)
-          SELECT ${request.vmmId}, id, ${destination.id}, ncpus, memory_bytes, 'target' FROM claimed
-        ), begun AS (
-          INSERT INTO operation (id, kind, instance_id, vmm_id, workflow_id)
-          SELECT ${request.operationId}, 'migrate', id, ${request.vmmId}, ${request.workflowId} FROM claimed
-          ON CONFLICT (id) DO UPDATE SET vmm_id = excluded.vmm_id
-        )
-        SELECT id FROM claimed`);
-      if (result.rows.length > 0) {
-        return {
-          outcome: 'claimed',
-          claim: {
-            vmmId: request.vmmId,
-            sledId: destination.id,
-            sledName: destination.name,
-            sledAddress: destination.address,
-            vmmAddress: `${ip}:${port}`,
-            instanceName: instance.name,
-            ncpus: instance.ncpus,
-            memoryBytes: instance.memoryBytes,
-            registerGeneration: 2,
-            migrationId: request.migrationId,
-            sourceAddress: `${active.ip}:${active.port}`,
-          },
-        };
-      }
+      const claim = await claimOnce(db, request);
+      if (claim !== 'lost') return claim;
     } catch (error) {
       const constraint = violatedConstraint(error);
       if (constraint === 'vmm_pkey') throw Refusal.conflict('this migration was already unwound; migrate again');
-      // The destination filled up or left service since it was read: the next round says which.
-      if (constraint !== 'sled_capacity' && constraint !== 'sled_in_service' && constraint !== 'vmm_address')
-        throw error;
+      // The destination was taken or left service since it was read: the next round says which.
+      if (!isLostPlacement(constraint)) throw error;
     }
   }
   throw Refusal.unavailable(
     `gave way ${MAX_ATTEMPTS} times to other requests for the same instance or sled: migrate again`,
   );
+}
+
+/** One attempt: read, check, claim. `lost` when the instance changed meanwhile. */
+async function claimOnce(db: Queryable, request: ClaimMigrationRequest): Promise<MigrationClaim | 'lost'> {
+  const record = await readInstance(db, request.instanceId);
+  if (record === null || record.instance.timeDeleted !== null) throw Refusal.notFound('instance', request.instanceId);
+  const { instance, active, target } = record;
+  if (instance.targetVmmId === request.vmmId && target !== null && active !== null) {
+    if (target.state === 'saga_unwound') throw Refusal.conflict('this migration was already unwound; migrate again');
+    const claim = await readClaim(db, request.vmmId);
+    return {
+      outcome: 'claimed',
+      claim: { ...claim, migrationId: request.migrationId, sourceAddress: `${active.ip}:${active.port}` },
+    };
+  }
+  const destination = await findDestination(db, record, request.destinationSledId);
+  if (destination === 'already') return { outcome: 'already' };
+  if (target !== null && target.state !== 'saga_unwound') {
+    if (target.unwindingSince !== null && !isGoneVmmState(target.state)) {
+      throw Refusal.conflict(
+        `an earlier migration of "${instance.name}" is still being unwound, since its sled has not answered: try again when that is over, or expunge the sled`,
+      );
+    }
+    return { outcome: 'awaits-update' };
+  }
+  if (active === null) return 'lost';
+  const ip = destination.address.slice(0, destination.address.lastIndexOf(':'));
+  const port = randomInt(VMM_PORTS.first, VMM_PORTS.last);
+  const result = await db.execute(sql`/* claim-migration */
+    WITH claimed AS (
+      UPDATE instance SET target_vmm_id = ${request.vmmId}, migration_id = ${request.migrationId},
+        state_generation = state_generation + 1, time_state_updated = now()
+      WHERE id = ${instance.id} AND state_generation = ${instance.stateGeneration} AND time_deleted IS NULL
+        AND EXISTS (SELECT 1 FROM vmm source WHERE source.id = ${active.id} AND source.state = 'running')
+      RETURNING id, ncpus, memory_bytes
+    ), made AS (
+      INSERT INTO vmm (id, instance_id, sled_id, ip, port, state)
+      SELECT ${request.vmmId}, id, ${destination.id}, ${ip}, ${port}, 'creating' FROM claimed
+    ), migrating AS (
+      INSERT INTO migration (id, instance_id, source_vmm_id, target_vmm_id)
+      SELECT ${request.migrationId}, id, ${active.id}, ${request.vmmId} FROM claimed
+    ), replaced AS (
+      UPDATE vmm SET time_deleted = now()
+      WHERE id = ${target?.id ?? null} AND EXISTS (SELECT 1 FROM claimed)
+        AND NOT EXISTS (SELECT 1 FROM sled_reservation held WHERE held.vmm_id = vmm.id)
+    ), reserved AS (
+      INSERT INTO sled_reservation (vmm_id, instance_id, sled_id, threads, memory_bytes, kind)
+      SELECT ${request.vmmId}, id, ${destination.id}, ncpus, memory_bytes, 'target' FROM claimed
+    ), begun AS (
+      INSERT INTO operation (id, kind, instance_id, vmm_id, workflow_id)
+      SELECT ${request.operationId}, 'migrate', id, ${request.vmmId}, ${request.workflowId} FROM claimed
+      ON CONFLICT (id) DO UPDATE SET vmm_id = excluded.vmm_id
+    )
+    SELECT id FROM claimed`);
+  if (result.rows.length === 0) return 'lost';
+  return {
+    outcome: 'claimed',
+    claim: {
+      vmmId: request.vmmId,
+      sledId: destination.id,
+      sledName: destination.name,
+      sledAddress: destination.address,
+      vmmAddress: `${ip}:${port}`,
+      instanceName: instance.name,
+      ncpus: instance.ncpus,
+      memoryBytes: instance.memoryBytes,
+      registerGeneration: 2,
+      migrationId: request.migrationId,
+      sourceAddress: `${active.ip}:${active.port}`,
+    },
+  };
 }

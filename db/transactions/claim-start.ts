@@ -1,18 +1,26 @@
 import { randomInt } from 'node:crypto';
 import { sql } from 'drizzle-orm';
 import { z } from 'zod';
+import { autoRestartVerdict } from '../../model/auto-restart.ts';
 import { refusalMessage, verdict } from '../../model/legality.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { isGoneVmmState, type StartReason } from '../../model/states.ts';
-import type { Database } from '../connect.ts';
+import type { Database, Queryable } from '../connect.ts';
 import { violatedConstraint } from '../errors.ts';
+import { network } from '../network.ts';
+import { autoRestartFacts, readDatabaseTime } from '../queries/auto-restart.ts';
+import { explainNoSled, type PlacementRequest, pickSled } from '../queries/pick-sled.ts';
 import { readInstance } from '../queries/read-instance.ts';
 import { burnVmmId, recordRefusedOperation } from './unwind-vmm.ts';
 
 /** The ports that a VMM may get: below every usual ephemeral range, so that no client socket sits on one. */
 export const VMM_PORTS = { first: 12_500, last: 32_500 } as const;
-/** How often a claim that lost a race is tried again before it says that the sleds are full or busy. */
+/** How often a claim that lost a race is tried again before it says that the sleds are busy. */
 const MAX_ATTEMPTS = 12;
+/** After so many lost races a claim queues up with the others that lost: one places at a time, so none loses for ever. */
+const FREE_ATTEMPTS = 3;
+/** Any constant: the claims that queue up must agree on one. */
+const PLACEMENT_LOCK = 7_301_856;
 
 export interface ClaimStartRequest {
   readonly instanceId: string;
@@ -38,8 +46,6 @@ export interface ClaimedVmm {
   readonly registerGeneration: number;
 }
 
-const placementRow = z.object({ id: z.string(), name: z.string(), address: z.string() });
-
 /**
  * Claims all that a start needs in one statement: places the VMM, reserves, charges, makes its row and links it, over
  * NULL or a `saga_unwound` leftover (rule 1). It is guarded by the instance's generation; a lost guard reads again.
@@ -59,108 +65,135 @@ export async function claimStart(db: Database, request: ClaimStartRequest): Prom
 }
 
 async function tryClaim(db: Database, request: ClaimStartRequest): Promise<ClaimedVmm | null> {
-  let lost = '';
   for (let attempt = 1; attempt <= MAX_ATTEMPTS; attempt++) {
-    const record = await readInstance(db, request.instanceId);
-    if (record === null || record.instance.timeDeleted !== null) throw Refusal.notFound('instance', request.instanceId);
-    const { instance, active, shown } = record;
-
-    if (instance.activeVmmId === request.vmmId && active !== null) {
-      if (active.state === 'saga_unwound') throw Refusal.conflict('this start was already unwound; start it again');
-      return readClaim(db, request.vmmId);
-    }
-    const legal = verdict(shown, 'start');
-    if (legal === 'no-op') return null;
-    if (legal !== 'act') throw Refusal.conflict(refusalMessage('start', instance.name, shown));
-    if (request.reason === 'auto_restart' && instance.intendedState !== 'running') {
-      throw Refusal.conflict(`instance "${instance.name}" is not meant to run: it is not restarted`);
-    }
-    // What shows Stopped or Failed holds no live VMM, whatever else changes in the model.
-    if (active !== null && !isGoneVmmState(active.state))
-      throw new Error(`VMM ${active.id} is alive under a ${shown} instance`);
-
-    const sled = await pickSled(db, instance.ncpus, instance.memoryBytes);
-    if (sled === null) {
-      throw Refusal.noCapacity(
-        `no sled has room for "${instance.name}" (${instance.ncpus} CPUs, ${instance.memoryBytes} bytes): add a sled, or stop or move other instances`,
-      );
-    }
-    const ip = sled.address.slice(0, sled.address.lastIndexOf(':'));
-    const port = randomInt(VMM_PORTS.first, VMM_PORTS.last);
     try {
-      const result = await db.execute(sql`/* claim-start */
-        WITH claimed AS (
-          UPDATE instance SET state = 'vmm', active_vmm_id = ${request.vmmId}, state_generation = state_generation + 1,
-            intended_state = 'running', last_start_reason = ${request.reason}, time_state_updated = now(),
-            time_last_auto_restarted = CASE WHEN ${request.reason} = 'auto_restart' THEN now() ELSE time_last_auto_restarted END
-          WHERE id = ${instance.id} AND state_generation = ${instance.stateGeneration} AND time_deleted IS NULL
-            AND intended_state = ${instance.intendedState}
-            AND ncpus = ${instance.ncpus} AND memory_bytes = ${instance.memoryBytes}
-          RETURNING id, project_id, ncpus, memory_bytes
-        ), made AS (
-          INSERT INTO vmm (id, instance_id, sled_id, ip, port, state)
-          SELECT ${request.vmmId}, id, ${sled.id}, ${ip}, ${port}, 'creating' FROM claimed
-        ), charged AS (
-          INSERT INTO provisioning_charge (instance_id, project_id, cpus, memory_bytes)
-          SELECT id, project_id, ncpus, memory_bytes FROM claimed
-        ), reserved AS (
-          INSERT INTO sled_reservation (vmm_id, instance_id, sled_id, threads, memory_bytes, kind)
-          SELECT ${request.vmmId}, id, ${sled.id}, ncpus, memory_bytes, 'active' FROM claimed
-        ), begun AS (
-          INSERT INTO operation (id, kind, instance_id, vmm_id, workflow_id)
-          SELECT ${request.operationId}, 'start', id, ${request.vmmId}, ${request.workflowId} FROM claimed
-          ON CONFLICT (id) DO UPDATE SET vmm_id = excluded.vmm_id
-        ), replaced AS (
-          UPDATE vmm SET time_deleted = now()
-          WHERE id = ${instance.activeVmmId} AND EXISTS (SELECT 1 FROM claimed)
-            AND NOT EXISTS (SELECT 1 FROM sled_reservation held WHERE held.vmm_id = vmm.id)
-        )
-        SELECT id FROM claimed`);
-      if (result.rows.length > 0) {
-        return {
-          vmmId: request.vmmId,
-          sledId: sled.id,
-          sledName: sled.name,
-          sledAddress: sled.address,
-          vmmAddress: `${ip}:${port}`,
-          instanceName: instance.name,
-          ncpus: instance.ncpus,
-          memoryBytes: instance.memoryBytes,
-          registerGeneration: 2,
-        };
-      }
-      lost = 'other requests for the same instance';
+      const claim = await inPlacementQueue(db, attempt > FREE_ATTEMPTS, (queryable) => claimOnce(queryable, request));
+      if (claim !== 'lost') return claim;
     } catch (error) {
       const constraint = violatedConstraint(error);
-      if (constraint === 'project_quota') {
-        throw Refusal.noCapacity(
-          `the quota of the project does not allow "${instance.name}" (${instance.ncpus} CPUs, ${instance.memoryBytes} bytes): raise it, or stop other instances`,
-        );
-      }
       // The id was burnt: this attempt comes after its saga has unwound.
       if (constraint === 'vmm_pkey') throw Refusal.conflict('this start was already unwound; start it again');
-      if (constraint !== 'sled_capacity' && constraint !== 'sled_in_service' && constraint !== 'vmm_address')
-        throw error;
-      lost = 'other starts on the same sled';
+      if (constraint === 'project_quota') throw await quotaRefusal(db, request.instanceId);
+      if (!isLostPlacement(constraint)) throw error;
     }
   }
-  throw Refusal.unavailable(`gave way ${MAX_ATTEMPTS} times to ${lost}: start it again`);
+  throw Refusal.unavailable(
+    `gave way ${MAX_ATTEMPTS} times to other requests for the same instance or sleds: start it again`,
+  );
+}
+
+/** A place that was free when it was picked was taken meanwhile: by room, by policy, by a group's member or by address. */
+export function isLostPlacement(constraint: string | null): boolean {
+  return (
+    constraint !== null &&
+    ['sled_capacity', 'sled_in_service', 'affinity_group_forbids', 'vmm_address'].includes(constraint)
+  );
+}
+
+/** Runs one attempt of a claim; where it has to `queue`, when those that queued before it are through. */
+export async function inPlacementQueue<T>(
+  db: Database,
+  queue: boolean,
+  attempt: (queryable: Queryable) => Promise<T>,
+): Promise<T> {
+  if (!queue) return attempt(db);
+  return db.transaction(async (transaction) => {
+    await transaction.execute(sql`/* claim-start */ SELECT pg_advisory_xact_lock(${PLACEMENT_LOCK})`);
+    return attempt(transaction);
+  });
 }
 
 /**
- * The sled with the smallest share in use after the placement, among those in service that fit. Sleds within a tenth
- * of each other count as equal and one is drawn, so that starts at the same time don't all queue for one row.
+ * One attempt: read, pick, claim. `lost` when the instance changed meanwhile. The charge waits for the reservation, so that
+ * the row of the sled is locked before the project's, here as in an unwind and in an update.
  */
-async function pickSled(db: Database, ncpus: number, memoryBytes: number) {
+async function claimOnce(db: Queryable, request: ClaimStartRequest): Promise<ClaimedVmm | null | 'lost'> {
+  const record = await readInstance(db, request.instanceId);
+  if (record === null || record.instance.timeDeleted !== null) throw Refusal.notFound('instance', request.instanceId);
+  const { instance, active, shown } = record;
+
+  if (instance.activeVmmId === request.vmmId && active !== null) {
+    if (active.state === 'saga_unwound') throw Refusal.conflict('this start was already unwound; start it again');
+    return readClaim(db, request.vmmId);
+  }
+  const legal = verdict(shown, 'start');
+  if (legal === 'no-op') return null;
+  if (legal !== 'act') throw Refusal.conflict(refusalMessage('start', instance.name, shown));
+  if (request.reason === 'auto_restart') {
+    const judged = autoRestartVerdict(autoRestartFacts(record), await readDatabaseTime(db));
+    const why = judged.verdict === 'ineligible' ? judged.reason : 'its cooldown is not over';
+    if (judged.verdict !== 'eligible')
+      throw Refusal.conflict(`instance "${instance.name}" is not started again by itself: ${why}`);
+  }
+  // What shows Stopped or Failed holds no live VMM, whatever else changes in the model.
+  if (active !== null && !isGoneVmmState(active.state))
+    throw new Error(`VMM ${active.id} is alive under a ${shown} instance`);
+
+  const placement: PlacementRequest = {
+    instanceId: instance.id,
+    ncpus: instance.ncpus,
+    memoryBytes: instance.memoryBytes,
+  };
+  const sled = await pickSled(db, placement);
+  if (sled === null) {
+    throw Refusal.noCapacity(`instance "${instance.name}" can't be placed: ${await explainNoSled(db, placement)}`);
+  }
+  const ip = sled.address.slice(0, sled.address.lastIndexOf(':'));
+  const port = randomInt(VMM_PORTS.first, VMM_PORTS.last);
   const result = await db.execute(sql`/* claim-start */
-    SELECT id, name, address FROM sled
-    WHERE policy = 'in_service' AND reserved_threads + ${ncpus} <= threads
-      AND reserved_memory_bytes + ${memoryBytes}::bigint <= memory_bytes
-    ORDER BY floor(10 * greatest((reserved_threads + ${ncpus})::float8 / threads,
-      (reserved_memory_bytes + ${memoryBytes}::bigint)::float8 / memory_bytes)), random()
-    LIMIT 1`);
-  const row = result.rows[0];
-  return row === undefined ? null : placementRow.parse(row);
+    WITH claimed AS (
+      UPDATE instance SET state = 'vmm', active_vmm_id = ${request.vmmId}, state_generation = state_generation + 1,
+        intended_state = 'running', last_start_reason = ${request.reason}, time_state_updated = now(),
+        time_last_auto_restarted = CASE WHEN ${request.reason} = 'auto_restart' THEN now() ELSE time_last_auto_restarted END
+      WHERE id = ${instance.id} AND state_generation = ${instance.stateGeneration} AND time_deleted IS NULL
+        AND intended_state = ${instance.intendedState}
+        AND ncpus = ${instance.ncpus} AND memory_bytes = ${instance.memoryBytes}
+      RETURNING id, project_id, ncpus, memory_bytes
+    ), made AS (
+      INSERT INTO vmm (id, instance_id, sled_id, ip, port, state)
+      SELECT ${request.vmmId}, id, ${sled.id}, ${ip}, ${port}, 'creating' FROM claimed
+    ), reserved AS (
+      INSERT INTO sled_reservation (vmm_id, instance_id, sled_id, threads, memory_bytes, kind)
+      SELECT ${request.vmmId}, id, ${sled.id}, ncpus, memory_bytes, 'active' FROM claimed
+      RETURNING vmm_id
+    ), charged AS (
+      INSERT INTO provisioning_charge (instance_id, project_id, cpus, memory_bytes)
+      SELECT id, project_id, ncpus, memory_bytes FROM claimed WHERE EXISTS (SELECT 1 FROM reserved)
+    ), networked AS (
+      ${network.ensure(sql`
+        SELECT id AS instance_id, ${sled.id}::uuid AS sled_id, ${request.vmmId}::uuid AS vmm_id, ${ip} AS ip, ${port}::int AS port
+        FROM claimed`)}
+    ), begun AS (
+      INSERT INTO operation (id, kind, instance_id, vmm_id, workflow_id)
+      SELECT ${request.operationId}, 'start', id, ${request.vmmId}, ${request.workflowId} FROM claimed
+      ON CONFLICT (id) DO UPDATE SET vmm_id = excluded.vmm_id
+    ), replaced AS (
+      UPDATE vmm SET time_deleted = now()
+      WHERE id = ${instance.activeVmmId} AND id IS DISTINCT FROM ${instance.targetVmmId}::uuid AND EXISTS (SELECT 1 FROM claimed)
+        AND NOT EXISTS (SELECT 1 FROM sled_reservation held WHERE held.vmm_id = vmm.id)
+    )
+    SELECT id FROM claimed`);
+  if (result.rows.length === 0) return 'lost';
+  return {
+    vmmId: request.vmmId,
+    sledId: sled.id,
+    sledName: sled.name,
+    sledAddress: sled.address,
+    vmmAddress: `${ip}:${port}`,
+    instanceName: instance.name,
+    ncpus: instance.ncpus,
+    memoryBytes: instance.memoryBytes,
+    registerGeneration: 2,
+  };
+}
+
+async function quotaRefusal(db: Database, instanceId: string): Promise<Refusal> {
+  const record = await readInstance(db, instanceId);
+  if (record === null) return Refusal.notFound('instance', instanceId);
+  const { name, ncpus, memoryBytes } = record.instance;
+  return Refusal.noCapacity(
+    `the quota of the project does not allow "${name}" (${ncpus} CPUs, ${memoryBytes} bytes): raise it, or stop other instances`,
+  );
 }
 
 const claimRow = z.object({
@@ -175,7 +208,7 @@ const claimRow = z.object({
 });
 
 /** What an earlier attempt of a claim made. Throws when the VMM isn't there. */
-export async function readClaim(db: Database, vmmId: string): Promise<ClaimedVmm> {
+export async function readClaim(db: Queryable, vmmId: string): Promise<ClaimedVmm> {
   const result = await db.execute(sql`/* claim-start */
     SELECT vmm.id AS "vmmId", sled.id AS "sledId", sled.name AS "sledName", sled.address AS "sledAddress",
       vmm.ip || ':' || vmm.port AS "vmmAddress", instance.name AS "instanceName",

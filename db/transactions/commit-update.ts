@@ -2,6 +2,7 @@ import { sql } from 'drizzle-orm';
 import { decideUpdate, type UpdateCase, type UpdateDecision, updateCase } from '../../model/update-decision.ts';
 import type { Database, Queryable } from '../connect.ts';
 import { retryOnConflict } from '../errors.ts';
+import { network } from '../network.ts';
 import { type GenerationSnapshot, readSnapshot } from '../queries/read-snapshot.ts';
 
 export interface CommittedUpdate {
@@ -45,11 +46,24 @@ async function write(
   let changed = false;
   if (decision.instance !== null) {
     const { state, activeVmmId, targetVmmId, migrationId } = decision.instance;
+    // The network follows in the same statement: an instance that moved is reached where it is, one that ended nowhere.
     const result = await transaction.execute(sql`/* commit-update */
-      UPDATE instance SET state = ${state}, active_vmm_id = ${activeVmmId}, target_vmm_id = ${targetVmmId},
-        migration_id = ${migrationId}, state_generation = state_generation + 1, time_state_updated = now()
-      WHERE id = ${instanceId} AND state_generation = ${snapshot.generation}`);
-    if (result.rowCount !== 1) throw new Error(`instance ${instanceId} changed under its lock`);
+      WITH changed AS (
+        UPDATE instance SET state = ${state}, active_vmm_id = ${activeVmmId}, target_vmm_id = ${targetVmmId},
+          migration_id = ${migrationId}, state_generation = state_generation + 1, time_state_updated = now()
+        WHERE id = ${instanceId} AND state_generation = ${snapshot.generation}
+        RETURNING id
+      ), networked AS (
+        ${
+          activeVmmId === null
+            ? network.remove(sql`SELECT id AS instance_id, NULL::uuid AS vmm_id FROM changed`)
+            : network.ensure(sql`
+                SELECT changed.id AS instance_id, sled_id, vmm.id AS vmm_id, ip, port
+                FROM changed JOIN vmm ON vmm.id = ${activeVmmId} AND vmm.state <> 'saga_unwound'`)
+        }
+      )
+      SELECT id FROM changed`);
+    if (result.rows.length !== 1) throw new Error(`instance ${instanceId} changed under its lock`);
     changed = true;
   }
   if (decision.intendedState !== null) {

@@ -2,11 +2,14 @@
 import { randomUUID } from 'node:crypto';
 import { and, eq, isNull, sql } from 'drizzle-orm';
 import { Refusal } from '../../model/refusal.ts';
-import type { AutoRestartPolicy } from '../../model/states.ts';
+import { type AutoRestartPolicy, groupNoun } from '../../model/states.ts';
 import type { Database, Queryable } from '../connect.ts';
 import { retryOnConflict, violatedConstraint } from '../errors.ts';
+import { type AffinityGroupRow, requireAffinityGroup } from '../queries/affinity-groups.ts';
 import { lockInstance } from '../queries/read-instance.ts';
-import { instance, project, sled } from '../schema.ts';
+import { affinityGroup, instance, project, sled } from '../schema.ts';
+import { findCreated, takeKey } from './idempotency-key.ts';
+import { addAffinityMember } from './manage-affinity.ts';
 
 /** Runs a write whose unique name may be taken: that becomes a refusal that says so. */
 async function naming<T>(constraint: string, kind: string, name: string, write: () => Promise<T>): Promise<T> {
@@ -51,7 +54,7 @@ export async function updateProject(db: Database, projectId: string, values: { n
   });
 }
 
-/** Deletes a project. Throws a {@link Refusal} while it has instances. */
+/** Deletes a project. Throws a {@link Refusal} while it has instances or groups. */
 export async function deleteProject(db: Database, projectId: string): Promise<void> {
   await db.transaction(async (transaction) => {
     await transaction.execute(sql`/* delete-project */ SELECT 1 FROM project WHERE id = ${projectId} FOR UPDATE`);
@@ -62,6 +65,16 @@ export async function deleteProject(db: Database, projectId: string): Promise<vo
       .limit(1);
     if (left !== undefined) {
       throw Refusal.invalid(`the project still has instances, "${left.name}" among them: delete them first`);
+    }
+    const [group] = await transaction
+      .select({ name: affinityGroup.name, kind: affinityGroup.kind })
+      .from(affinityGroup)
+      .where(eq(affinityGroup.projectId, projectId))
+      .limit(1);
+    if (group !== undefined) {
+      throw Refusal.invalid(
+        `the project still has groups, ${groupNoun(group.kind)} "${group.name}" among them: delete them first`,
+      );
     }
     await transaction.update(project).set({ timeDeleted: sql`now()` }).where(eq(project.id, projectId));
   });
@@ -82,6 +95,16 @@ export async function setQuota(
   return row;
 }
 
+/** The same call was quicker: this one's transaction is given up. */
+class CreatedMeanwhile extends Error {
+  readonly instanceId: string;
+
+  constructor(instanceId: string) {
+    super('created meanwhile');
+    this.instanceId = instanceId;
+  }
+}
+
 export interface NewInstance {
   readonly projectId: string;
   readonly name: string;
@@ -90,11 +113,24 @@ export interface NewInstance {
   readonly ncpus: number;
   readonly memoryBytes: number;
   readonly autoRestartPolicy: AutoRestartPolicy | null;
+  /** The client's key for this call. */
+  readonly idempotencyKey?: string | undefined;
+  /** The anti-affinity groups that it joins, by id or by name within its project. */
+  readonly antiAffinityGroups?: readonly ({ readonly id: string } | { readonly name: string })[];
 }
 
-/** Creates an instance, stopped. Returns its id. */
+/**
+ * Creates an instance, stopped, a member of its groups from the first moment. Returns its id. With a key, the same call
+ * again returns the instance that the first one made. Throws a {@link Refusal}.
+ */
 export async function createInstance(db: Database, values: NewInstance): Promise<string> {
-  const id = randomUUID();
+  const id: string = randomUUID();
+  const { antiAffinityGroups = [], idempotencyKey, ...columns } = values;
+  if (idempotencyKey !== undefined) {
+    const made = await findCreated(db, idempotencyKey);
+    if (made !== null) return made;
+  }
+  let created = id;
   await naming('instance_name', 'instance', values.name, () =>
     db.transaction(async (transaction) => {
       // So that the project isn't deleted meanwhile.
@@ -102,10 +138,34 @@ export async function createInstance(db: Database, values: NewInstance): Promise
         sql`/* create-instance */ SELECT 1 FROM project WHERE id = ${values.projectId} AND time_deleted IS NULL FOR SHARE`,
       );
       if (found.rows.length === 0) throw Refusal.notFound('project', values.projectId);
-      await transaction.insert(instance).values({ id, ...values, state: 'no_vmm', intendedState: 'stopped' });
+      await transaction.insert(instance).values({ id, ...columns, state: 'no_vmm', intendedState: 'stopped' });
+      if (idempotencyKey !== undefined) {
+        const taken = await takeKey(transaction, { key: idempotencyKey, call: 'create', instanceId: id });
+        if (!taken.fresh) throw new CreatedMeanwhile(taken.instanceId);
+      }
+      const groups = new Map<string, AffinityGroupRow>();
+      for (const named of antiAffinityGroups) {
+        const { projectId } = values;
+        const group = await requireAffinityGroup(transaction, 'anti_affinity', { ...named, projectId });
+        // Named twice, once by its id perhaps, it is joined once.
+        groups.set(group.id, group);
+      }
+      // In the order in which a start locks them.
+      for (const group of [...groups.values()].sort((a, b) => (a.id < b.id ? -1 : 1)))
+        await addAffinityMember(transaction, group, { id, name: values.name });
     }),
-  );
-  return id;
+  ).catch(async (error: unknown) => {
+    // The same call at the same time: it has the key, or the name that this one found taken.
+    const made =
+      error instanceof CreatedMeanwhile
+        ? error.instanceId
+        : idempotencyKey !== undefined && error instanceof Refusal
+          ? await findCreated(db, idempotencyKey)
+          : null;
+    if (made === null) throw error;
+    created = made;
+  });
+  return created;
 }
 
 export interface InstanceChanges {
@@ -115,6 +175,7 @@ export interface InstanceChanges {
   readonly memoryBytes?: number;
   /** `null` unsets the policy. */
   readonly autoRestartPolicy?: AutoRestartPolicy | null;
+  readonly autoRestartCooldownSeconds?: number;
 }
 
 /** Renames and resizes an instance. Throws a {@link Refusal} when a size would change while a VMM has it. */

@@ -8,6 +8,7 @@ import { z } from 'zod';
 import type { Refusal } from '../../model/refusal.ts';
 import { type OperationKind, SLED_POLICIES, VMM_STATES } from '../../model/states.ts';
 import type { Queryable } from '../connect.ts';
+import { network } from '../network.ts';
 import type { OperationError } from '../schema.ts';
 
 const begunRow = z.object({
@@ -17,13 +18,14 @@ const begunRow = z.object({
   sledAddress: z.string().nullable(),
   sledPolicy: z.enum(SLED_POLICIES).nullable(),
   told: z.boolean(),
+  vouched: z.boolean(),
   spared: z.boolean(),
 });
 
 export interface BegunUnwind {
   /** The guest runs after all, so nothing was marked: asked for by `spareRunning`. */
   readonly spared: boolean;
-  /** Where the VMM may be registered; `null` when its claim never arrived, or its sled was expunged. */
+  /** Where the VMM may be registered; `null` when its claim never arrived, or its sled was given up. */
   readonly sled: { readonly name: string; readonly address: string } | null;
   /** The sled was told, or was about to be told, to run the guest or migrate it in. */
   readonly told: boolean;
@@ -49,10 +51,11 @@ export async function beginUnwind(
       RETURNING id
     )
     SELECT vmm.state, sled.id AS "sledId", sled.name AS "sledName", sled.address AS "sledAddress",
-      sled.policy AS "sledPolicy", vmm.told_at IS NOT NULL AS told, NOT EXISTS (SELECT 1 FROM marked) AS spared
+      sled.policy AS "sledPolicy", vmm.told_at IS NOT NULL AS told,
+      vmm.vouched_gone_at IS NOT NULL AS vouched, NOT EXISTS (SELECT 1 FROM marked) AS spared
     FROM vmm LEFT JOIN sled ON sled.id = vmm.sled_id WHERE vmm.id = ${request.vmmId}`);
   const row = begunRow.parse(result.rows[0]);
-  const reachable = row.sledAddress !== null && row.sledName !== null && row.sledPolicy !== 'expunged';
+  const reachable = row.sledAddress !== null && row.sledName !== null && row.sledPolicy !== 'expunged' && !row.vouched;
   return {
     spared: row.spared,
     sled: reachable ? { name: row.sledName ?? '', address: row.sledAddress ?? '' } : null,
@@ -83,7 +86,8 @@ export interface FinishUnwindRequest {
 
 /**
  * Ends an unwind in one statement: writes `saga_unwound`, releases what the attempt held, fails its migration and
- * records the operation's outcome. Does nothing a second time.
+ * records the operation's outcome. Does nothing a second time. The charge waits for the reservation, so that the row of
+ * the sled is locked before the project's, as in a claim.
  *
  * The sled's row is locked: an expunge either has ended the wait for its answer already, which is read here, or comes
  * after this and releases what is tombstoned. Else the claim on an expunged sled would be nobody's to release.
@@ -102,12 +106,15 @@ export async function finishUnwind(db: Queryable, request: FinishUnwindRequest):
       UPDATE vmm SET state = 'saga_unwound', failure_reason = NULL, state_generation = state_generation + 1, time_state_updated = now()
       FROM linked WHERE vmm.id = ${vmmId} AND vmm.state <> 'saga_unwound' AND vmm.unwinding_since IS NOT NULL AND vmm.time_deleted IS NULL
     ), released AS (
-      DELETE FROM sled_reservation USING linked, answered WHERE vmm_id = ${vmmId} AND definitely
+      DELETE FROM sled_reservation USING linked, answered WHERE vmm_id = ${vmmId} AND definitely RETURNING vmm_id
     ), tombstoned AS (
       UPDATE sled_reservation SET kind = 'tombstoned' FROM linked, answered WHERE vmm_id = ${vmmId} AND NOT definitely
     ), refunded AS (
       DELETE FROM provisioning_charge USING linked
       WHERE provisioning_charge.instance_id = linked.id AND linked.active_vmm_id = ${vmmId}
+        AND (SELECT count(*) FROM released) >= 0
+    ), unnetworked AS (
+      ${network.remove(sql`SELECT id AS instance_id, ${vmmId}::uuid AS vmm_id FROM linked`)}
     ), failed AS (
       UPDATE migration SET
         target_state = CASE WHEN target_state IN ('completed', 'failed') THEN target_state ELSE 'failed'::migration_state END,

@@ -17,7 +17,8 @@ export const WRITERS = {
   unwinds: ['finish-unwind', 'burn-vmm-id'],
   reserves: ['claim-start', 'claim-migration'],
   charges: ['claim-start'],
-  refunds: ['commit-update', 'finish-unwind'],
+  /** The reaper only what is orphaned. */
+  refunds: ['commit-update', 'finish-unwind', 'reap'],
 } as const;
 
 const tags = (...lists: (readonly string[])[]) => `(${[...new Set(lists.flat())].map((tag) => `'${tag}'`).join(', ')})`;

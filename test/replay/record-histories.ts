@@ -3,6 +3,7 @@ import { execFile } from 'node:child_process';
 import { access, mkdir, writeFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
+import type { ReconcilerName } from '../../model/reconcilers.ts';
 import { workflowIds } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../worker/child-process.ts';
 import { findTemporalBinary } from '../../worker/temporal-server.ts';
@@ -68,7 +69,52 @@ const RECORDINGS: Readonly<Record<string, (harness: Harness) => Promise<string>>
     await harness.shows(id, 'stopped');
     return workflowIds.stop(id);
   },
+  'sled-drain.drained': async (harness) => {
+    const { here } = await harness.placed(await harness.running());
+    await harness.client.drainSled(here.id);
+    await harness.client.waitForDrain(here.id);
+    await harness.client.setSledPolicy(here.id, 'provisionable');
+    return workflowIds.drain(here.id);
+  },
+  'sled-drain.incomplete': async (harness) => {
+    const { here } = await harness.placed(await harness.running());
+    harness.everywhere(({ agent }) => agent.faults.plant({ call: 'register', act: { type: 'refuse', status: 409 } }));
+    await harness.client.drainSled(here.id);
+    await harness.client.waitForDrain(here.id);
+    await harness.client.setSledPolicy(here.id, 'provisionable');
+    return workflowIds.drain(here.id);
+  },
+  'sled-drain.stopped': async (harness) => {
+    const { here } = await harness.placed(await harness.running());
+    harness.everywhere(({ agent }) => agent.faults.plant({ call: 'register', act: { type: 'delay', ms: 1_000 } }));
+    await harness.client.drainSled(here.id);
+    await waitUntil(async () => (await harness.client.getDrain(here.id)).moving.length > 0, 'it never began');
+    await harness.client.stopDrain(here.id);
+    await harness.client.waitForDrain(here.id);
+    await harness.client.setSledPolicy(here.id, 'provisionable');
+    return workflowIds.drain(here.id);
+  },
+  'vmm-unwind.success': async (harness) => {
+    const id = await harness.create();
+    harness.everywhere(({ agent }) => agent.faults.plant({ call: 'state:running', act: { type: 'drop_before' } }));
+    const start = refused(harness.client.startInstance(id));
+    await waitUntil(async () => (await harness.record(id)).active?.toldAt != null, 'its sled was never told');
+    const vmmId = (await harness.record(id)).active?.id ?? '';
+    await harness.temporal.workflow.getHandle(workflowIds.start(id)).terminate('by hand');
+    await start;
+    await waitUntil(async () => (await harness.record(id)).shown === 'stopped', 'it was never unwound');
+    return workflowIds.unwind(vmmId);
+  },
+  'watcher.success': async (harness) => byHand(harness, 'watcher'),
+  'updater-scan.success': async (harness) => byHand(harness, 'updater'),
+  'reaper.success': async (harness) => byHand(harness, 'reaper'),
+  'auto-restart.success': async (harness) => byHand(harness, 'auto-restart'),
 };
+
+async function byHand(harness: Harness, name: ReconcilerName): Promise<string> {
+  await harness.client.runReconciler(name);
+  return workflowIds.reconcileOnce(name);
+}
 
 /** What names the machine that recorded it says nothing of the workflow. */
 function portable(key: string, value: unknown): unknown {

@@ -40,6 +40,18 @@ function snapshot(
   };
 }
 
+test.each(MIGRATION_STATES.flatMap((source) => MIGRATION_STATES.map((target) => [source, target] as const)))(
+  'a VMM that a start put in the place of a migrating one stays, whatever the migration came to: source %s, target %s',
+  (source, target) => {
+    const before = { ...snapshot('starting', 'saga_unwound', source, target), active: vmm('new', 'starting') };
+    const decision = decideUpdate(before);
+    expect(updateCase(before)).toBe('not-moved');
+    expect(decision.instance).toEqual({ state: 'vmm', activeVmmId: 'new', targetVmmId: null, migrationId: null });
+    expect(decision.releaseCharge).toBe(false);
+    expect(decision.unregister).toEqual([]);
+  },
+);
+
 /** The snapshot after a decision was written, as the database would give it. */
 function apply(before: UpdateSnapshot, decision: UpdateDecision): UpdateSnapshot {
   const all = [before.active, before.target, ...before.unlinked].filter((one) => one !== null);
@@ -150,6 +162,14 @@ describe('the update decision', () => {
       intendedState: 'stopped',
     });
     expect(stopped.instance?.state).toBe('no_vmm');
+  });
+  test('2: left, and the target’s side fails while its VMM lives, or its VMM ends well: the guest is lost all the same', () => {
+    const alive = decideUpdate(snapshot('destroyed', 'migrating', 'completed', 'failed'));
+    expect(alive.instance).toEqual({ state: 'failed', activeVmmId: null, targetVmmId: null, migrationId: null });
+    expect(alive.unregister).toEqual(['t']);
+    const ended = decideUpdate(snapshot('stopping', 'destroyed', 'completed', 'in_progress'));
+    expect(ended.instance?.state).toBe('failed');
+    expect(ended.intendedState).toBeNull();
   });
   test('3: not moved: the instance stays, and a target that lives is unregistered', () => {
     const decision = decideUpdate(snapshot('running', 'migrating', 'failed', 'in_progress'));

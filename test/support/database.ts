@@ -70,7 +70,7 @@ export async function startTestDatabase(options: { maxConnections?: number } = {
     },
     async clear() {
       await database.db.execute(sql`
-        TRUNCATE project, sled, instance, vmm, migration, sled_reservation, provisioning_charge, operation, doctor.journal`);
+        TRUNCATE project, sled, instance, vmm, migration, sled_reservation, provisioning_charge, operation, doctor.journal CASCADE`);
     },
     async stop() {
       await database.close();

@@ -13,6 +13,8 @@ import { installJournal } from '../../doctor/journal.ts';
 import type { ShownState } from '../../model/states.ts';
 import { needsAction } from '../../model/update-decision.ts';
 import { TASK_QUEUE } from '../../model/workflow-names.ts';
+import { FAULT_CALLS } from '../../sled-agent/faults.ts';
+import type { InstanceCreate } from '../../wire/operator-api.ts';
 import { waitUntil } from '../../worker/child-process.ts';
 import { type RunningStack, type StackOptions, type StackSled, startStack } from '../../worker/stack.ts';
 
@@ -21,10 +23,10 @@ export interface Harness {
   readonly client: MooringClient;
   readonly temporal: Client;
   readonly database: OpenDatabase;
-  /** Creates a stopped instance; returns its id. */
-  create(name?: string, size?: { ncpus?: number; memory?: number }): Promise<string>;
+  /** Creates a stopped instance, which is not restarted by itself unless asked for; returns its id. */
+  create(name?: string, values?: Partial<InstanceCreate>): Promise<string>;
   /** Creates and starts an instance, and waits until it runs; returns its id. */
-  running(): Promise<string>;
+  running(values?: Partial<InstanceCreate>): Promise<string>;
   record(id: string): Promise<InstanceRecord>;
   shows(id: string, shown: ShownState): Promise<InstanceRecord>;
   /** Waits until nothing is left to do for an instance. */
@@ -40,6 +42,8 @@ export interface Harness {
   examined(atRest: boolean): Promise<Examination>;
   /** One pass of the watcher, then one of the updater scan: for stacks whose schedules are off. */
   reconcile(): Promise<void>;
+  /** The sled of the stack with this id. */
+  sled(id: string | null | undefined): StackSled;
   /** Plants the same fault on every sled. */
   everywhere(plant: (sled: StackSled) => void): void;
   close(): Promise<void>;
@@ -75,17 +79,26 @@ export async function startHarness(
     client,
     temporal,
     database,
-    async create(name, size) {
+    async create(name, values) {
       named += 1;
       const unique = name ?? `vm-${named}`;
       const made = await client.createInstance(
-        { name: unique, hostname: unique, description: '', ncpus: 2, memory: 1024 ** 3, ...size, start: false },
+        {
+          name: unique,
+          hostname: unique,
+          description: '',
+          ncpus: 2,
+          memory: 1024 ** 3,
+          auto_restart_policy: 'never',
+          ...values,
+          start: false,
+        },
         { project: 'default' },
       );
       return made.id;
     },
-    async running() {
-      const id = await harness.create();
+    async running(values) {
+      const id = await harness.create(undefined, values);
       await client.startInstance(id);
       await harness.shows(id, 'running');
       return id;
@@ -167,6 +180,11 @@ export async function startHarness(
         });
       }
     },
+    sled(id) {
+      const found = stack.sleds.find((one) => one.id === id);
+      if (found === undefined) throw new Error(`there is no sled ${id} in this stack`);
+      return found;
+    },
     everywhere: (plant) => stack.sleds.forEach(plant),
     async close() {
       await Promise.allSettled([database.close(), connection.close(), sledClient.close()]);
@@ -174,6 +192,17 @@ export async function startHarness(
     },
   };
   return harness;
+}
+
+/** Makes a sled silent, as one without power is: it answers no call and reports nothing. Its guests go on. */
+export function silence({ agent }: StackSled): void {
+  for (const call of FAULT_CALLS) agent.faults.plant({ call, act: { type: 'drop_before' } });
+  agent.faults.holdReports(true);
+}
+
+/** Lets a silent sled speak again. */
+export function wake({ agent }: StackSled): void {
+  agent.faults.clear();
 }
 
 /** The API's error of a call that must fail. */

@@ -1,0 +1,76 @@
+/** Auto-restart: begins the starts of instances that failed and are meant to run, as far as there is room for them. */
+import type { Database } from '../db/connect.ts';
+import {
+  autoRestartFacts,
+  findRestartCandidates,
+  type Room,
+  readDatabaseTime,
+  readQuotaRoom,
+  readSledRoom,
+} from '../db/queries/auto-restart.ts';
+import { pickSled } from '../db/queries/pick-sled.ts';
+import { autoRestartVerdict } from '../model/auto-restart.ts';
+import type { AutoRestartFindings } from '../model/reconcilers.ts';
+import type { WorkflowStarter } from './workflow-starter.ts';
+
+/** How many instances one pass looks at, and how many starts it begins. */
+const MAX_CANDIDATES = 500;
+export const MAX_STARTS_A_PASS = 20;
+
+/**
+ * One pass. A start is begun only where a sled and the quota have room for it beside those begun before in this pass, so
+ * that a full installation isn't stormed by starts that can only be refused.
+ */
+export async function restartInstances(
+  db: Database,
+  workflows: Pick<WorkflowStarter, 'autoRestart'>,
+): Promise<AutoRestartFindings> {
+  const candidates = await findRestartCandidates(db, MAX_CANDIDATES);
+  const started: string[] = [];
+  const coolingDown: string[] = [];
+  const withoutRoom: string[] = [];
+  const postponed: string[] = [];
+  if (candidates.length > 0) {
+    const now = await readDatabaseTime(db);
+    const sleds = await readSledRoom(db);
+    const quotas = await readQuotaRoom(db, [...new Set(candidates.map(({ instance }) => instance.projectId))]);
+    for (const record of candidates) {
+      const { instance } = record;
+      const judged = autoRestartVerdict(autoRestartFacts(record), now);
+      if (judged.verdict === 'cooling-down') coolingDown.push(instance.id);
+      if (judged.verdict !== 'eligible') continue;
+      if (started.length >= MAX_STARTS_A_PASS) {
+        postponed.push(instance.id);
+        continue;
+      }
+      const quota = quotas.find(({ id }) => id === instance.projectId);
+      const full = sleds.filter((sled) => !fits(instance, sled)).map(({ id }) => id);
+      const picked =
+        quota !== undefined && fits(instance, quota) && full.length < sleds.length
+          ? await pickSled(db, {
+              instanceId: instance.id,
+              ncpus: instance.ncpus,
+              memoryBytes: instance.memoryBytes,
+              excludeSledIds: full,
+            })
+          : null;
+      if (picked === null) {
+        withoutRoom.push(instance.id);
+        continue;
+      }
+      // One that is being started already is somebody else's.
+      if (!(await workflows.autoRestart(instance.id, instance.name))) continue;
+      started.push(instance.id);
+      for (const taken of [quota, sleds.find(({ id }) => id === picked.id)]) {
+        if (taken === undefined) continue;
+        taken.cpus -= instance.ncpus;
+        taken.memoryBytes -= instance.memoryBytes;
+      }
+    }
+  }
+  return { candidates: candidates.length, started, coolingDown, withoutRoom, postponed };
+}
+
+function fits(instance: { ncpus: number; memoryBytes: number }, room: Room): boolean {
+  return instance.ncpus <= room.cpus && instance.memoryBytes <= room.memoryBytes;
+}

@@ -1,0 +1,31 @@
+/** The reaper: deletes, batch by batch, what nothing names and nothing waits for. */
+import type { Database } from '../db/connect.ts';
+import { retryOnConflict } from '../db/errors.ts';
+import { forgetOldKeys } from '../db/transactions/idempotency-key.ts';
+import { REAP_BATCH, reapCharges, reapReservations, reapVmms } from '../db/transactions/reap.ts';
+import type { ReaperFindings } from '../model/reconcilers.ts';
+
+/** How many batches of a kind one pass takes: what is left is the next pass's. */
+const MAX_BATCHES = 50;
+
+/** How long a client's key makes a call the same one: longer than operations can be read, in milliseconds. */
+const KEYS_KEPT_MS = 7 * 24 * 3600 * 1000;
+
+/** One pass. */
+export async function reap(db: Database): Promise<ReaperFindings> {
+  const all = async (batch: (db: Database) => Promise<string[]>) => {
+    const ids: string[] = [];
+    for (let taken = 1; taken <= MAX_BATCHES; taken++) {
+      const some = await retryOnConflict(() => batch(db));
+      ids.push(...some);
+      if (some.length < REAP_BATCH) break;
+    }
+    return ids;
+  };
+  return {
+    vmms: await all(reapVmms),
+    reservations: await all(reapReservations),
+    charges: await all(reapCharges),
+    oldKeys: await forgetOldKeys(db, KEYS_KEPT_MS, REAP_BATCH * MAX_BATCHES),
+  };
+}

@@ -1,0 +1,49 @@
+/** The updater: signals what needs an update, and finds sagas that were cut off. */
+import { readSnapshot } from '../db/queries/read-snapshot.ts';
+import { findOpenOperations, findUpdateCandidates } from '../db/queries/reconcile.ts';
+import { recordRefusedOperation } from '../db/transactions/unwind-vmm.ts';
+import type { UpdaterFindings } from '../model/reconcilers.ts';
+import { Refusal } from '../model/refusal.ts';
+import { needsAction } from '../model/update-decision.ts';
+import type { ActivityContext } from './activities.ts';
+
+/** A saga younger than this is not looked at, in milliseconds: its workflow may be about to be seen. */
+const OPERATION_GRACE_MS = 5_000;
+
+/** One pass over all that an index finds quickly; each decision is made on a snapshot. */
+export async function scanForUpdates({
+  db,
+  workflows,
+}: Pick<ActivityContext, 'db' | 'workflows'>): Promise<UpdaterFindings> {
+  const signalled: string[] = [];
+  const unwinding: string[] = [];
+  const candidates = await findUpdateCandidates(db);
+  for (const instanceId of candidates) {
+    const snapshot = await readSnapshot(db, instanceId);
+    if (snapshot === null || !needsAction(snapshot)) continue;
+    await workflows.signalUpdate(instanceId);
+    signalled.push(instanceId);
+  }
+  for (const operation of await findOpenOperations(db, OPERATION_GRACE_MS)) {
+    if (await workflows.isOpen(operation.workflow_id, operation.id)) continue;
+    const cutOff = Refusal.conflict(`the ${operation.kind} was terminated by an operator; ask for it again`);
+    const attempt = {
+      kind: operation.kind,
+      instanceId: operation.instance_id,
+      operationId: operation.id,
+      workflowId: operation.workflow_id,
+    };
+    if (operation.vmm_id === null) {
+      await recordRefusedOperation(db, { ...attempt, error: cutOff });
+      continue;
+    }
+    await workflows.unwindVmm({
+      ...attempt,
+      vmmId: operation.vmm_id,
+      spareRunning: true,
+      error: { status: cutOff.status, error_code: cutOff.code, message: cutOff.message },
+    });
+    unwinding.push(operation.vmm_id);
+  }
+  return { candidates: candidates.length, signalled, unwinding };
+}

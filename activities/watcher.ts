@@ -1,0 +1,112 @@
+/** The watcher: asks every sled what it has, and sets right what disagrees with the database. */
+import { ne } from 'drizzle-orm';
+import { readSledVmms } from '../db/queries/reconcile.ts';
+import { sled } from '../db/schema.ts';
+import { applyReport } from '../db/transactions/apply-report.ts';
+import { failVmm } from '../db/transactions/fail-vmm.ts';
+import { releaseUnwound } from '../db/transactions/unwind-vmm.ts';
+import type { WatcherFindings } from '../model/reconcilers.ts';
+import { isGoneVmmState } from '../model/states.ts';
+import type { ActivityContext } from './activities.ts';
+import { signalIfNeeded } from './signal-update.ts';
+import { type SledAddress, SledError } from './sled-client.ts';
+
+/** How many sleds are asked at a time: more than can be silent at once in a rack, so that these delay nobody. */
+const CONCURRENT_SLEDS = 32;
+/** How long one call to a sled may take, in milliseconds. */
+const POLL_MS = 3_000;
+/** How long one sled may take of a pass, in milliseconds: what is not looked at by then is looked at in the next one. */
+const SLED_BUDGET_MS = 6_000;
+
+type Found = { -readonly [Key in keyof WatcherFindings]: WatcherFindings[Key] extends number ? number : string[] };
+
+/**
+ * One pass over all sleds. Only what a sled says by name fails a VMM: silence, refusal or nonsense proves nothing about
+ * what runs there. Throws what the database threw, after every sled has had its turn.
+ */
+export async function watchSleds({ db, sleds, workflows }: ActivityContext): Promise<WatcherFindings> {
+  const found: Found = { sleds: 0, silent: [], slow: [], lost: [], unregistered: [], released: [] };
+  const errors: unknown[] = [];
+  const queue = shuffled(await db.select().from(sled).where(ne(sled.policy, 'expunged')));
+  found.sleds = queue.length;
+  const work = async () => {
+    for (let next = queue.pop(); next !== undefined; next = queue.pop()) {
+      await watchSled(next.id, next).catch((error: unknown) => errors.push(error));
+    }
+  };
+  await Promise.all(Array.from({ length: CONCURRENT_SLEDS }, work));
+  if (errors.length > 0) throw errors[0];
+  return found;
+
+  async function watchSled(sledId: string, address: SledAddress): Promise<void> {
+    const deadline = performance.now() + SLED_BUDGET_MS;
+    try {
+      const { vmms: reported } = await sleds.readInventory(address, POLL_MS);
+      // Read after the inventory: what the sled had been told to register was in the database before.
+      const known = await readSledVmms(
+        db,
+        sledId,
+        reported.map((vmm) => vmm.vmm_id),
+      );
+      const byId = new Map(known.map((vmm) => [vmm.id, vmm]));
+      const present = new Set(reported.map((vmm) => vmm.vmm_id));
+      // In an order of its own each time: a sled that is slow is got through in a few passes.
+      for (const { vmm_id, instance_id: _, ...state } of shuffled(reported)) {
+        if (performance.now() > deadline) return void found.slow.push(address.name);
+        const vmm = byId.get(vmm_id);
+        if (vmm === undefined || vmm.deleted || isGoneVmmState(vmm.state)) {
+          // Its saga is about to ask the sled itself.
+          if (vmm?.unwinding && vmm.state !== 'saga_unwound') continue;
+          await sleds.unregister(address, vmm_id, POLL_MS).catch(ignoreGone);
+          found.unregistered.push(vmm_id);
+          await settleUnwound(vmm_id, vmm?.instance_id);
+        } else {
+          await applyReport(db, vmm_id, state);
+          await signalIfNeeded({ db, workflows }, vmm.instance_id);
+        }
+      }
+      for (const vmm of shuffled(known)) {
+        if (present.has(vmm.id) || vmm.deleted) continue;
+        if (performance.now() > deadline) return void found.slow.push(address.name);
+        if (vmm.state === 'saga_unwound') {
+          if (!vmm.reserved) continue;
+          await sleds.unregister(address, vmm.id, POLL_MS).catch(ignoreGone);
+          await settleUnwound(vmm.id, vmm.instance_id);
+        } else if (!isGoneVmmState(vmm.state) && vmm.state !== 'creating' && !vmm.unwinding) {
+          await askForMissing(address, vmm);
+        }
+      }
+    } catch (error) {
+      if (!(error instanceof SledError)) throw error;
+      found.silent.push(address.name);
+    }
+  }
+
+  /** A VMM that the inventory lacks is lost only when its sled says so by name. */
+  async function askForMissing(address: SledAddress, vmm: { id: string; instance_id: string }): Promise<void> {
+    try {
+      await applyReport(db, vmm.id, await sleds.readState(address, vmm.id, POLL_MS));
+    } catch (error) {
+      if (!(error instanceof SledError) || error.kind !== 'gone') throw error;
+      if ((await failVmm(db, vmm.id, `sled "${address.name}" does not know it any more`)) !== null)
+        found.lost.push(vmm.id);
+    }
+    await signalIfNeeded({ db, workflows }, vmm.instance_id);
+  }
+
+  async function settleUnwound(vmmId: string, instanceId: string | undefined): Promise<void> {
+    if (await releaseUnwound(db, vmmId)) found.released.push(vmmId);
+    if (instanceId !== undefined) await signalIfNeeded({ db, workflows }, instanceId);
+  }
+}
+
+function ignoreGone(error: unknown): void {
+  if (!(error instanceof SledError) || error.kind !== 'gone') throw error;
+}
+
+function shuffled<T>(items: readonly T[]): T[] {
+  return items
+    .map((item) => ({ item, at: Math.random() }))
+    .sort((a, b) => a.at - b.at)
+    .map(({ item }) => item);
+}

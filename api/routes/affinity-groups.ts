@@ -1,0 +1,213 @@
+import { z } from 'zod';
+import { retryOnConflict } from '../../db/errors.ts';
+import {
+  isAffinityMember,
+  listAffinityGroups,
+  listAffinityMembers,
+  type Page,
+  requireAffinityGroup,
+} from '../../db/queries/affinity-groups.ts';
+import { readInstance } from '../../db/queries/read-instance.ts';
+import {
+  addAffinityMember,
+  createAffinityGroup,
+  deleteAffinityGroup,
+  removeAffinityMember,
+  updateAffinityGroup,
+} from '../../db/transactions/manage-affinity.ts';
+import { requireProject } from '../../db/transactions/manage-inventory.ts';
+import { Refusal } from '../../model/refusal.ts';
+import { AFFINITY_KINDS, type AffinityKind, groupNoun } from '../../model/states.ts';
+import {
+  affinityGroupCreate,
+  affinityGroupMember,
+  affinityGroupUpdate,
+  affinityGroupView,
+  DEFAULT_PAGE_LIMIT,
+  isUuid,
+  nameOrId,
+  pageParams,
+  resultsPage,
+} from '../../wire/operator-api.ts';
+import { type ApiApp, type ApiContext, findInstance, projectQuery } from '../context.ts';
+import { errors } from '../errors.ts';
+import { readPage, writePage } from '../paging.ts';
+import { viewAffinityGroup, viewAffinityMember } from '../views.ts';
+
+const PATHS: Readonly<Record<AffinityKind, string>> = {
+  affinity: 'affinity-groups',
+  anti_affinity: 'anti-affinity-groups',
+};
+
+/** Adds the endpoints of affinity and anti-affinity groups, in the shape that the Oxide API gives both. */
+export function addAffinityGroupRoutes(app: ApiApp, context: ApiContext): void {
+  for (const kind of AFFINITY_KINDS) addRoutesOf(kind, app, context);
+}
+
+function addRoutesOf(kind: AffinityKind, app: ApiApp, { db }: ApiContext): void {
+  const path = `/v1/${PATHS[kind]}` as const;
+  const tags = ['affinity'];
+  const groupParams = z.object({ group: nameOrId });
+  const memberParams = z.object({ group: nameOrId, instance: nameOrId });
+  const groupRoute = { tags, params: groupParams, querystring: projectQuery };
+  const memberRoute = { tags, params: memberParams, querystring: projectQuery };
+
+  async function findGroup(named: string, projectNameOrId: string | undefined) {
+    if (isUuid(named)) return requireAffinityGroup(db, kind, { id: named });
+    if (projectNameOrId === undefined)
+      throw Refusal.invalid(
+        `project: needed to find an ${groupNoun(kind)} by name; give ?project=, or the id of the group`,
+      );
+    const { id } = await requireProject(db, projectNameOrId, isUuid(projectNameOrId));
+    return requireAffinityGroup(db, kind, { name: named, projectId: id });
+  }
+
+  app.get(
+    path,
+    {
+      schema: {
+        tags,
+        querystring: pageParams.extend({ project: nameOrId }),
+        response: { 200: resultsPage(affinityGroupView), ...errors },
+      },
+    },
+    async (request) => {
+      const { project: owner } = request.query;
+      const { id: projectId } = await requireProject(db, owner, isUuid(owner));
+      const page = pageOf(request.query);
+      const rows = await listAffinityGroups(db, kind, { projectId }, page);
+      return { items: rows.map(viewAffinityGroup), next_page: nextPage(page, rows) };
+    },
+  );
+  app.post(
+    path,
+    {
+      schema: {
+        tags,
+        querystring: z.object({ project: nameOrId }),
+        body: affinityGroupCreate,
+        response: { 201: affinityGroupView, ...errors },
+      },
+    },
+    async (request, reply) => {
+      const { project: owner } = request.query;
+      const { id: projectId } = await requireProject(db, owner, isUuid(owner));
+      const { failure_domain: failureDomain, ...rest } = request.body;
+      const group = await createAffinityGroup(db, { projectId, kind, failureDomain, ...rest });
+      return reply.status(201).send(viewAffinityGroup(group));
+    },
+  );
+  app.get(
+    `${path}/:group`,
+    { schema: { ...groupRoute, response: { 200: affinityGroupView, ...errors } } },
+    async (request) => viewAffinityGroup(await findGroup(request.params.group, request.query.project)),
+  );
+  app.put(
+    `${path}/:group`,
+    { schema: { ...groupRoute, body: affinityGroupUpdate, response: { 200: affinityGroupView, ...errors } } },
+    async (request) => {
+      const group = await findGroup(request.params.group, request.query.project);
+      const { name, description } = request.body;
+      return viewAffinityGroup(
+        await updateAffinityGroup(db, group, {
+          ...(name == null ? {} : { name }),
+          ...(description == null ? {} : { description }),
+        }),
+      );
+    },
+  );
+  app.delete(
+    `${path}/:group`,
+    { schema: { ...groupRoute, response: { 204: z.null(), ...errors } } },
+    async (request, reply) => {
+      await deleteAffinityGroup(db, await findGroup(request.params.group, request.query.project));
+      return reply.status(204).send(null);
+    },
+  );
+  app.get(
+    `${path}/:group/members`,
+    {
+      schema: {
+        tags,
+        params: groupParams,
+        querystring: pageParams.extend({ project: nameOrId.optional() }),
+        response: { 200: resultsPage(affinityGroupMember), ...errors },
+      },
+    },
+    async (request) => {
+      const group = await findGroup(request.params.group, request.query.project);
+      const page = pageOf(request.query);
+      const records = await listAffinityMembers(db, group.id, page);
+      return {
+        items: records.map(viewAffinityMember),
+        next_page: nextPage(
+          page,
+          records.map((record) => record.instance),
+        ),
+      };
+    },
+  );
+  app.get(
+    `${path}/:group/members/instance/:instance`,
+    { schema: { ...memberRoute, response: { 200: affinityGroupMember, ...errors } } },
+    async (request) => {
+      const group = await findGroup(request.params.group, request.query.project);
+      const record = await findInstance(db, request.params.instance, request.query.project);
+      if (!(await isAffinityMember(db, group.id, record.instance.id)))
+        throw Refusal.notFound(`member of ${groupNoun(kind)} "${group.name}"`, request.params.instance);
+      return viewAffinityMember(record);
+    },
+  );
+  app.post(
+    `${path}/:group/members/instance/:instance`,
+    { schema: { ...memberRoute, response: { 201: affinityGroupMember, ...errors } } },
+    async (request, reply) => {
+      const group = await findGroup(request.params.group, request.query.project);
+      const { instance } = await findInstance(db, request.params.instance, request.query.project);
+      await retryOnConflict(() => addAffinityMember(db, group, instance));
+      const record = await readInstance(db, instance.id);
+      if (record === null) throw Refusal.notFound('instance', request.params.instance);
+      return reply.status(201).send(viewAffinityMember(record));
+    },
+  );
+  app.delete(
+    `${path}/:group/members/instance/:instance`,
+    { schema: { ...memberRoute, response: { 204: z.null(), ...errors } } },
+    async (request, reply) => {
+      const group = await findGroup(request.params.group, request.query.project);
+      const { instance } = await findInstance(db, request.params.instance, request.query.project);
+      await removeAffinityMember(db, group, instance);
+      return reply.status(204).send(null);
+    },
+  );
+  app.get(
+    `/v1/instances/:instance/${PATHS[kind]}`,
+    {
+      schema: {
+        tags,
+        params: z.object({ instance: nameOrId }),
+        querystring: pageParams.extend({ project: nameOrId.optional() }),
+        response: { 200: resultsPage(affinityGroupView), ...errors },
+      },
+    },
+    async (request) => {
+      const { instance } = await findInstance(db, request.params.instance, request.query.project);
+      const page = pageOf(request.query);
+      const rows = await listAffinityGroups(db, kind, { instanceId: instance.id }, page);
+      return { items: rows.map(viewAffinityGroup), next_page: nextPage(page, rows) };
+    },
+  );
+}
+
+function pageOf(query: z.infer<typeof pageParams>): Page {
+  return {
+    ...readPage(query.page_token, query.sort_by ?? 'name_ascending'),
+    limit: query.limit ?? DEFAULT_PAGE_LIMIT,
+  };
+}
+
+function nextPage(page: Page, rows: readonly { readonly id: string; readonly name: string }[]): string | null {
+  const last = rows.at(-1);
+  if (rows.length < page.limit || last === undefined) return null;
+  return writePage(page.order, page.order === 'id_ascending' ? last.id : last.name);
+}

@@ -1,0 +1,76 @@
+import type { Client } from '@temporalio/client';
+import { z } from 'zod';
+import { readHistory } from '../../db/queries/read-history.ts';
+import { Refusal } from '../../model/refusal.ts';
+import { SAGA_STEPS, type SagaSteps } from '../../model/saga-steps.ts';
+import { type TimelineFacts, timeline } from '../../model/timeline.ts';
+import { workflowIds } from '../../model/workflow-names.ts';
+import { historyView, isUuid, nameOrId } from '../../wire/operator-api.ts';
+import { type ApiApp, type ApiContext, findInstance, projectQuery } from '../context.ts';
+import { errors } from '../errors.ts';
+
+/** How many runs of workflows a history shows: the newest. */
+const MOST_RUNS = 200;
+/** Of how many VMMs, the newest, the workflows are looked up: Temporal's queries have a limit of length. */
+const MOST_VMMS = 20;
+
+/** Adds the endpoint that tells an instance's story. */
+export function addHistoryRoutes(app: ApiApp, context: ApiContext): void {
+  app.get(
+    '/v1/instances/:instance/history',
+    {
+      schema: {
+        tags: ['instances'],
+        params: z.object({ instance: nameOrId }),
+        querystring: projectQuery,
+        response: { 200: historyView, ...errors },
+      },
+    },
+    async (request) => {
+      const named = request.params.instance;
+      // By its id, a deleted instance's story can still be read.
+      const id = isUuid(named) ? named : (await findInstance(context.db, named, request.query.project)).instance.id;
+      const stored = await readHistory(context.db, id);
+      if (stored === null) throw Refusal.notFound('instance', named);
+      const vmmIds = stored.vmms.slice(0, MOST_VMMS).map((vmm) => vmm.id);
+      const runs = await readRuns(context.temporal, id, vmmIds).catch((error: unknown) => {
+        context.log.warn({ err: error, instance_id: id }, 'a history is told without its workflows');
+        return null;
+      });
+      const events = timeline({ ...stored, runs: runs ?? [] });
+      return {
+        instance_id: id,
+        complete: runs !== null,
+        items: events.map(({ time, kind, text, workflow }) => ({
+          time: time.toISOString(),
+          kind,
+          text,
+          workflow_id: workflow?.workflowId ?? null,
+          web_ui: workflow === null ? null : context.webUiLink(workflow.workflowId, workflow.runId),
+        })),
+      };
+    },
+  );
+}
+
+/** The runs of an instance's workflows that are no operations; Temporal keeps them for its namespace's retention. */
+async function readRuns(temporal: Client, instanceId: string, vmmIds: string[]): Promise<TimelineFacts['runs']> {
+  const ofVmms = vmmIds.flatMap((id) => [workflowIds.unwind(id), workflowIds.unregister(id)]);
+  const ids = [workflowIds.update(instanceId), workflowIds.stop(instanceId), ...ofVmms];
+  const query = `WorkflowId IN (${ids.map((id) => `"${id}"`).join(', ')})`;
+  const runs: TimelineFacts['runs'][number][] = [];
+  for await (const run of temporal.workflow.list({ query, pageSize: MOST_RUNS })) {
+    const declared: SagaSteps | undefined = (SAGA_STEPS as Record<string, SagaSteps>)[run.type];
+    runs.push({
+      workflowId: run.workflowId,
+      runId: run.runId,
+      title: declared?.steps[0]?.title ?? run.type,
+      result: null,
+      status: run.status.name,
+      timeStarted: run.startTime,
+      timeEnded: run.closeTime ?? null,
+    });
+    if (runs.length === MOST_RUNS) break;
+  }
+  return runs;
+}

@@ -1,0 +1,48 @@
+import { z } from 'zod';
+import { type NetworkCursor, networkCursor, readNetworkChanges } from '../../db/queries/network.ts';
+import { Refusal } from '../../model/refusal.ts';
+import { DEFAULT_NETWORK_PAGE, MAX_NETWORK_PAGE, networkPage } from '../../wire/network-protocol.ts';
+import type { ApiApp, ApiContext } from '../context.ts';
+import { errors } from '../errors.ts';
+
+/** Adds the endpoint that sled agents poll for where instances live. */
+export function addNetworkRoutes(app: ApiApp, { db }: ApiContext): void {
+  app.get(
+    '/network/instances',
+    {
+      schema: {
+        tags: ['sled agents'],
+        querystring: z.object({
+          after: z.string().max(1024).optional(),
+          limit: z.coerce.number().int().min(1).max(MAX_NETWORK_PAGE).optional(),
+        }),
+        response: { 200: networkPage, ...errors },
+      },
+    },
+    async (request) => {
+      const { after, limit } = request.query;
+      const at = after === undefined ? null : readCursor(after);
+      const { entries, cursor, more, reset } = await readNetworkChanges(db, at, limit ?? DEFAULT_NETWORK_PAGE);
+      return {
+        items: entries.map(({ instance_id, sled_id, vmm_id, ip, port, generation }) => ({
+          instance_id,
+          sled_id,
+          vmm_id,
+          address: ip === null ? null : `${ip}:${port}`,
+          generation,
+        })),
+        next: Buffer.from(JSON.stringify(cursor)).toString('base64url'),
+        more,
+        reset,
+      };
+    },
+  );
+}
+
+function readCursor(after: string): NetworkCursor {
+  try {
+    return networkCursor.parse(JSON.parse(Buffer.from(after, 'base64url').toString('utf8')));
+  } catch {
+    throw Refusal.invalid('after: not one that this API gave; begin again without it');
+  }
+}

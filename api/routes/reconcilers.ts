@@ -1,0 +1,126 @@
+import {
+  ScheduleNotFoundError,
+  WorkflowFailedError,
+  type WorkflowHandle,
+  WorkflowNotFoundError,
+} from '@temporalio/client';
+import { WorkflowIdConflictPolicy } from '@temporalio/common';
+import { z } from 'zod';
+import { RECONCILER_PURPOSE, RECONCILERS, type ReconcilerName, type ReconcilerPass } from '../../model/reconcilers.ts';
+import { Refusal } from '../../model/refusal.ts';
+import { RECONCILER_WORKFLOWS, TASK_QUEUE, workflowIds } from '../../model/workflow-names.ts';
+import {
+  type ReconcilerView,
+  reconcilerName,
+  reconcilerPassView,
+  reconcilerUpdate,
+  reconcilerView,
+} from '../../wire/operator-api.ts';
+import { type ApiApp, type ApiContext, waitMs } from '../context.ts';
+import { errors } from '../errors.ts';
+import { viewReconcilerPass } from '../views.ts';
+
+/** Adds the endpoints of the reconciling loops: looked at, switched off and on, and run once by hand. */
+export function addReconcilerRoutes(app: ApiApp, context: ApiContext): void {
+  const { temporal } = context;
+  const params = z.object({ name: reconcilerName });
+
+  app.get(
+    '/v1/system/reconcilers',
+    { schema: { tags: ['system'], response: { 200: z.object({ items: z.array(reconcilerView) }), ...errors } } },
+    async () => ({ items: await Promise.all(RECONCILERS.map(show)) }),
+  );
+  app.put(
+    '/v1/system/reconcilers/:name',
+    { schema: { tags: ['system'], params, body: reconcilerUpdate, response: { 200: reconcilerView, ...errors } } },
+    async (request) => {
+      const { name } = request.params;
+      const handle = temporal.schedule.getHandle(name);
+      try {
+        if (request.body.enabled) await handle.unpause('switched on through the API');
+        else await handle.pause('switched off through the API');
+      } catch (error) {
+        if (!(error instanceof ScheduleNotFoundError)) throw error;
+        throw Refusal.conflict(`reconciler "${name}" has no schedule yet: a worker makes it when it starts; start one`);
+      }
+      return show(name);
+    },
+  );
+  app.post(
+    '/v1/system/reconcilers/:name/run',
+    { schema: { tags: ['system'], params, response: { 200: reconcilerPassView, ...errors } } },
+    async (request) => {
+      const { name } = request.params;
+      const handle = await temporal.workflow.start(RECONCILER_WORKFLOWS[name], {
+        workflowId: workflowIds.reconcileOnce(name),
+        taskQueue: TASK_QUEUE,
+        args: [],
+        // Two who ask at once get one pass.
+        workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
+        staticSummary: `${RECONCILER_PURPOSE[name]}, once, by hand`,
+      });
+      return viewReconcilerPass(name, await resultOf(handle, name, waitMs(request, context.waitLimitMs)));
+    },
+  );
+
+  async function resultOf(handle: WorkflowHandle, name: ReconcilerName, limitMs: number): Promise<ReconcilerPass> {
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<null>((resolve) => {
+      timer = setTimeout(() => resolve(null), limitMs);
+    });
+    try {
+      const pass = await Promise.race([handle.result() as Promise<ReconcilerPass>, late]);
+      if (pass !== null) return pass;
+    } catch (error) {
+      if (!(error instanceof WorkflowFailedError)) throw error;
+      throw Refusal.unavailable(`the pass of "${name}" failed: ${error.cause?.message ?? error.message}; run it again`);
+    } finally {
+      clearTimeout(timer);
+    }
+    throw Refusal.unavailable(
+      `the pass of "${name}" is not over after ${Math.round(limitMs / 1000)} s: it goes on as soon as a worker has time for it; ask again to hear what it found`,
+    );
+  }
+
+  async function show(name: ReconcilerName): Promise<ReconcilerView> {
+    const base = { name, purpose: RECONCILER_PURPOSE[name] };
+    try {
+      const { spec, state, info } = await temporal.schedule.getHandle(name).describe();
+      const last = info.recentActions.at(-1);
+      return {
+        ...base,
+        scheduled: true,
+        enabled: !state.paused,
+        every_seconds: (spec.intervals?.[0]?.every ?? 0) / 1000,
+        note: state.note ?? null,
+        time_last_run: last?.takenAt.toISOString() ?? null,
+        time_next_run: state.paused ? null : (info.nextActionTimes[0]?.toISOString() ?? null),
+        last_summary: last === undefined ? null : await summaryOf(last.action.workflow),
+      };
+    } catch (error) {
+      if (!(error instanceof ScheduleNotFoundError)) throw error;
+      return {
+        ...base,
+        scheduled: false,
+        enabled: false,
+        every_seconds: null,
+        note: null,
+        time_last_run: null,
+        time_next_run: null,
+        last_summary: null,
+      };
+    }
+  }
+
+  /** What a pass said; `null` while it runs, and for one that failed or that Temporal has forgotten. */
+  async function summaryOf(run: { workflowId: string; firstExecutionRunId: string }): Promise<string | null> {
+    const handle = temporal.workflow.getHandle(run.workflowId, run.firstExecutionRunId);
+    try {
+      const { status } = await handle.describe();
+      return status.name === 'COMPLETED' ? ((await handle.result()) as ReconcilerPass).summary : null;
+    } catch (error) {
+      if (error instanceof WorkflowNotFoundError) return null;
+      throw error;
+    }
+  }
+}

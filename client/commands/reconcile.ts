@@ -1,0 +1,66 @@
+import type { Command } from 'commander';
+import pc from 'picocolors';
+import { RECONCILER_PURPOSE, RECONCILERS, type ReconcilerName } from '../../model/reconcilers.ts';
+import type { ReconcilerView } from '../../wire/operator-api.ts';
+import { contextOf, withApiOptions } from '../context.ts';
+import { table } from '../output.ts';
+
+type ApiOptions = { apiUrl: string; project: string; json?: boolean };
+
+/** Adds `mooring reconcile …`. */
+export function addReconcileCommands(program: Command): void {
+  const reconcile = program
+    .command('reconcile')
+    .description('the loops that heal what a fault has left: look at them, switch them, run one pass');
+  const sub = (usage: string, description: string) => withApiOptions(reconcile.command(usage)).description(description);
+
+  for (const name of RECONCILERS) {
+    sub(name, `run one pass now, also while it is switched off: ${RECONCILER_PURPOSE[name]}`).action(
+      async (options: ApiOptions) => {
+        const context = contextOf(options);
+        const pass = await context.client.runReconciler(name);
+        context.print(pass, () =>
+          [
+            pass.summary,
+            ...Object.entries(pass.found).flatMap(([what, ids]) =>
+              Array.isArray(ids) && ids.length > 0 ? [`  ${what.replaceAll('_', ' ')}: ${ids.join(', ')}`] : [],
+            ),
+          ].join('\n'),
+        );
+      },
+    );
+  }
+  sub('list', 'list the loops').action(async (options: ApiOptions) => {
+    const context = contextOf(options);
+    const found = await context.client.listReconcilers();
+    context.print(found, () => reconcilerTable(found));
+  });
+  for (const [verb, enabled] of [
+    ['enable', true],
+    ['disable', false],
+  ] as const) {
+    sub(`${verb} <name>`, enabled ? 'switch a loop on' : 'switch a loop off').action(
+      async (name: string, options: ApiOptions) => {
+        const known = RECONCILERS.find((one) => one === name);
+        if (known === undefined)
+          throw new Error(`there is no reconciler "${name}": they are ${RECONCILERS.join(', ')}`);
+        const context = contextOf(options);
+        const now = await context.client.setReconciler(known satisfies ReconcilerName, enabled);
+        context.print(now, () => reconcilerTable([now]));
+      },
+    );
+  }
+}
+
+function reconcilerTable(loops: ReconcilerView[]): string {
+  return table(
+    ['NAME', 'STATE', 'EVERY', 'LAST RUN', 'IT SAID'],
+    loops.map((one) => [
+      one.name,
+      one.enabled ? pc.green('on') : one.scheduled ? pc.yellow('off') : pc.dim('not scheduled'),
+      one.every_seconds === null ? '-' : `${one.every_seconds} s`,
+      one.time_last_run ?? '-',
+      one.last_summary ?? '-',
+    ]),
+  );
+}

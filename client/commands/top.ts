@@ -1,0 +1,93 @@
+import type { Command } from 'commander';
+import pc from 'picocolors';
+import type { InstanceView, SledView } from '../../wire/operator-api.ts';
+import { type CommandContext, contextOf, withApiOptions } from '../context.ts';
+import { paintState, table } from '../output.ts';
+import { formatSize } from '../sizes.ts';
+
+const DEFAULT_SECONDS = 1;
+const BAR_WIDTH = 20;
+
+interface Fleet {
+  readonly sleds: SledView[];
+  readonly instances: InstanceView[];
+}
+
+/** Adds `mooring top`. */
+export function addTopCommand(program: Command): void {
+  withApiOptions(program.command('top'))
+    .description('a live view of the sleds: their use, their instances, migrations in flight')
+    .option('--once', 'print it once')
+    .option('--every <seconds>', 'how often to look', Number, DEFAULT_SECONDS)
+    .action(async (options: { apiUrl: string; project: string; json?: boolean; once?: boolean; every: number }) => {
+      const context = contextOf(options);
+      const live = !options.once && !context.json && process.stdout.isTTY === true;
+      for (;;) {
+        const fleet = await readFleet(context);
+        if (!live) return context.print(summary(fleet), () => drawFleet(fleet));
+        // Home, then the picture, then nothing below it: no flicker.
+        process.stdout.write(`\u001b[H${drawFleet(fleet).replaceAll('\n', '\u001b[K\n')}\u001b[K\n\u001b[J`);
+        await new Promise((resolve) => setTimeout(resolve, options.every * 1000));
+      }
+    });
+}
+
+async function readFleet({ client }: CommandContext): Promise<Fleet> {
+  const fleet: Fleet = { sleds: [], instances: [] };
+  for await (const sled of client.listSleds()) fleet.sleds.push(sled);
+  for await (const instance of client.listInstances()) fleet.instances.push(instance);
+  fleet.sleds.sort((a, b) => a.name.localeCompare(b.name, 'en', { numeric: true }));
+  return fleet;
+}
+
+/** The same for programs. */
+function summary({ sleds, instances }: Fleet) {
+  return {
+    sleds: sleds.map((sled) => ({ ...sled, instances: instances.filter((one) => one.sled_id === sled.id).length })),
+    instances_by_state: countStates(instances),
+    migrations: instances.filter((one) => one.migration_target_sled_id !== null),
+  };
+}
+
+function countStates(instances: InstanceView[]): Record<string, number> {
+  const counts: Record<string, number> = {};
+  for (const { run_state } of instances) counts[run_state] = (counts[run_state] ?? 0) + 1;
+  return counts;
+}
+
+/** Draws a fleet as text. */
+export function drawFleet({ sleds, instances }: Fleet): string {
+  const names = new Map(sleds.map((sled) => [sled.id, sled.name]));
+  const states = Object.entries(countStates(instances))
+    .map(([state, count]) => `${count} ${paintState(state)}`)
+    .join('  ');
+  const rows = sleds.map((sled) => [
+    pc.bold(sled.name),
+    sled.provision_state === 'in_service' ? 'in service' : pc.yellow(sled.provision_state.replace('_', ' ')),
+    bar(sled.threads_reserved, sled.threads),
+    `${sled.threads_reserved}/${sled.threads}`,
+    bar(sled.memory_reserved, sled.memory),
+    `${formatSize(sled.memory_reserved)}/${formatSize(sled.memory)}`,
+    String(instances.filter((one) => one.sled_id === sled.id).length),
+  ]);
+  const moving = instances
+    .filter((one) => one.migration_target_sled_id !== null)
+    .map((one) => [
+      one.name,
+      `${names.get(one.sled_id ?? '') ?? '?'} → ${names.get(one.migration_target_sled_id ?? '') ?? '?'}`,
+      paintState(one.run_state),
+    ]);
+  return [
+    `${pc.bold(String(sleds.length))} sleds  ${pc.bold(String(instances.length))} instances  ${states}`,
+    '',
+    table(['SLED', 'POLICY', 'THREADS', '', 'MEMORY', '', 'INSTANCES'], rows),
+    ...(moving.length === 0 ? [] : ['', table(['MIGRATING', 'WAY', 'STATE'], moving)]),
+  ].join('\n');
+}
+
+function bar(used: number, of: number): string {
+  const share = of === 0 ? 0 : used / of;
+  const filled = Math.min(BAR_WIDTH, Math.round(share * BAR_WIDTH));
+  const paint = share > 0.9 ? pc.red : share > 0.7 ? pc.yellow : pc.green;
+  return `${paint('█'.repeat(filled))}${pc.dim('░'.repeat(BAR_WIDTH - filled))}`;
+}

@@ -1,0 +1,134 @@
+/**
+ * Placement: which sled a VMM goes to, and why there is none. What is picked here is only a proposal: the claim that
+ * follows is refused by the sled's sums and by the groups' guard if something changed meanwhile, and picks again.
+ */
+import { sql } from 'drizzle-orm';
+import { z } from 'zod';
+import { AFFINITY_KINDS, groupNoun, SLED_POLICIES } from '../../model/states.ts';
+import type { Queryable } from '../connect.ts';
+
+export interface PlacementRequest {
+  /** Its groups are honoured; where it is itself doesn't count. */
+  readonly instanceId: string;
+  readonly ncpus: number;
+  readonly memoryBytes: number;
+  /** Sleds that must not be picked, for example the one that is drained. */
+  readonly excludeSledIds?: readonly string[];
+}
+
+const pickedSled = z.object({ id: z.string(), name: z.string(), address: z.string() });
+export type PickedSled = z.infer<typeof pickedSled>;
+
+/** Where the other members of an instance's groups are, or may soon be. */
+const peers = (instanceId: string) => sql`
+  SELECT held.sled_id, other.kind, other.policy, other.name
+  FROM affinity_group_member mine
+  JOIN affinity_group other ON other.id = mine.group_id
+  JOIN affinity_group_member member ON member.group_id = mine.group_id AND member.instance_id <> mine.instance_id
+  JOIN sled_reservation held ON held.instance_id = member.instance_id AND held.kind <> 'tombstoned'
+  WHERE mine.instance_id = ${instanceId}`;
+
+/** Whether a peer's group forbids a sled: apart, but the peer is there; or together, but the peer is elsewhere. */
+const forbids = sql.raw(`peer.policy = 'fail' AND (peer.kind = 'affinity') <> (peer.sled_id = sled.id)`);
+
+const fits = (request: PlacementRequest) => sql`
+  reserved_threads + ${request.ncpus}::int <= threads AND reserved_memory_bytes + ${request.memoryBytes}::bigint <= memory_bytes`;
+
+const excluded = (request: PlacementRequest) => sql`
+  SELECT value::uuid FROM jsonb_array_elements_text(${JSON.stringify(request.excludeSledIds ?? [])}::jsonb)`;
+
+/**
+ * Picks a sled in service that fits and that no group with the policy `fail` forbids; `null` when there is none, of which
+ * {@link explainNoSled} says why. Among those it prefers, in this order: what groups with the policy `allow` ask for (a
+ * sled that one wants and another doesn't counts as neither, as in Omicron); the fewest members of anti-affinity groups;
+ * the smallest share in use after the placement. Sleds within a tenth of each other count as equal and one is drawn, so
+ * that starts at the same time don't all queue for one row.
+ */
+export async function pickSled(db: Queryable, request: PlacementRequest): Promise<PickedSled | null> {
+  const result = await db.execute(sql`
+    WITH peer AS (${peers(request.instanceId)})
+    SELECT sled.id, sled.name, sled.address FROM sled
+    CROSS JOIN LATERAL (
+      SELECT count(*) FILTER (WHERE peer.kind = 'affinity') AS wanted,
+        count(*) FILTER (WHERE peer.kind = 'anti_affinity') AS unwanted
+      FROM peer WHERE peer.sled_id = sled.id
+    ) here
+    WHERE sled.policy = 'in_service' AND ${fits(request)} AND sled.id NOT IN (${excluded(request)})
+      AND NOT EXISTS (SELECT 1 FROM peer WHERE ${forbids})
+    ORDER BY sign(here.wanted) - sign(here.unwanted) DESC, here.unwanted,
+      floor(10 * greatest((reserved_threads + ${request.ncpus}::int)::float8 / threads,
+        (reserved_memory_bytes + ${request.memoryBytes}::bigint)::float8 / memory_bytes)), random()
+    LIMIT 1`);
+  const row = result.rows[0];
+  return row === undefined ? null : pickedSled.parse(row);
+}
+
+const forbiddingGroup = z.object({ name: z.string(), kind: z.enum(AFFINITY_KINDS) });
+type ForbiddingGroup = z.infer<typeof forbiddingGroup>;
+
+const countRow = z.object({
+  in_service: z.number(),
+  with_room: z.number(),
+  groups: z.array(forbiddingGroup),
+});
+
+/**
+ * Why no sled can be picked, and what to do: no sled in service, no room, or which groups forbid the sleds that have room.
+ * For a message; by the time it is read it may have changed.
+ */
+export async function explainNoSled(db: Queryable, request: PlacementRequest): Promise<string> {
+  const result = await db.execute(sql`
+    WITH peer AS (${peers(request.instanceId)}), candidate AS (
+      SELECT sled.id, ${fits(request)} AS room FROM sled
+      WHERE policy = 'in_service' AND id NOT IN (${excluded(request)})
+    )
+    SELECT count(*)::int AS in_service, count(*) FILTER (WHERE room)::int AS with_room,
+      coalesce((SELECT jsonb_agg(DISTINCT jsonb_build_object('name', peer.name, 'kind', peer.kind))
+        FROM peer, candidate sled WHERE sled.room AND ${forbids}), '[]'::jsonb) AS groups
+    FROM candidate`);
+  const { in_service, with_room, groups } = countRow.parse(result.rows[0]);
+  const size = `${request.ncpus} CPUs, ${request.memoryBytes} bytes`;
+  if (in_service === 0) return `no sled is in service: add one, or make one provisionable`;
+  if (with_room === 0) return `no sled has room (${size}): add a sled, or stop or move other instances`;
+  return `${describeGroups(groups)} every sled that has room (${size}): stop or move other members, take the instance out of the group, or add a sled`;
+}
+
+function describeGroups(groups: readonly ForbiddingGroup[]): string {
+  const named = groups.map(({ name, kind }) => `${groupNoun(kind)} "${name}"`);
+  return `${named.join(' and ')} (policy fail) ${named.length === 1 ? 'forbids' : 'forbid'}`;
+}
+
+const destinationRow = z.object({
+  id: z.string(),
+  name: z.string(),
+  address: z.string(),
+  policy: z.enum(SLED_POLICIES),
+  room: z.boolean(),
+  forbidden_by: z.array(forbiddingGroup),
+});
+
+export interface Destination extends PickedSled {
+  readonly policy: z.infer<typeof destinationRow>['policy'];
+  /** It fits there. */
+  readonly room: boolean;
+  /** Which groups forbid it, in words; `null` when none does. */
+  readonly forbiddenBy: string | null;
+}
+
+/** Reads a sled as the destination of an instance's migration; `null` when there is no such sled. */
+export async function readDestination(
+  db: Queryable,
+  sledId: string,
+  request: PlacementRequest,
+): Promise<Destination | null> {
+  const result = await db.execute(sql`
+    WITH peer AS (${peers(request.instanceId)})
+    SELECT id, name, address, policy, ${fits(request)} AS room,
+      coalesce((SELECT jsonb_agg(DISTINCT jsonb_build_object('name', peer.name, 'kind', peer.kind))
+        FROM peer WHERE ${forbids}), '[]'::jsonb) AS forbidden_by
+    FROM sled WHERE id = ${sledId}`);
+  const found = result.rows[0];
+  if (found === undefined) return null;
+  const { forbidden_by, ...row } = destinationRow.parse(found);
+  return { ...row, forbiddenBy: forbidden_by.length === 0 ? null : describeGroups(forbidden_by) };
+}

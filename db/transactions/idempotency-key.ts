@@ -1,0 +1,68 @@
+import { sql } from 'drizzle-orm';
+import { z } from 'zod';
+import { Refusal } from '../../model/refusal.ts';
+import { KEYED_CALLS, type KeyedCall } from '../../model/states.ts';
+import type { Queryable } from '../connect.ts';
+
+/** A key that this call has taken, or that an earlier one of the same took. */
+export interface TakenKey {
+  readonly fresh: boolean;
+  readonly instanceId: string;
+  /** The operation that an earlier call began; `null` when none is on record. */
+  readonly operationId: string | null;
+}
+
+const keyRow = z.object({
+  fresh: z.boolean(),
+  call: z.enum(KEYED_CALLS),
+  instance_id: z.string(),
+  operation_id: z.string().nullable(),
+});
+
+/**
+ * Takes a client's key for a call on an instance, or finds who took it. Throws a {@link Refusal} when it was taken for
+ * another call or another instance; for a `create` the instance is what it made, whichever that is.
+ */
+export async function takeKey(
+  db: Queryable,
+  wanted: { key: string; call: KeyedCall; instanceId: string },
+): Promise<TakenKey> {
+  // The update that changes nothing locks the row and returns it; xmax tells an insert from it.
+  const result = await db.execute(sql`/* take-key */
+    INSERT INTO idempotency_key AS known (key, call, instance_id) VALUES (${wanted.key}, ${wanted.call}, ${wanted.instanceId})
+    ON CONFLICT (key) DO UPDATE SET key = known.key
+    RETURNING (xmax = 0) AS fresh, call, instance_id, operation_id`);
+  const row = keyRow.parse(result.rows[0]);
+  if (row.call !== wanted.call || (wanted.call !== 'create' && row.instance_id !== wanted.instanceId)) {
+    throw Refusal.invalid(
+      `Idempotency-Key: ${wanted.key} was given to another call (${row.call}); a new call needs a new key`,
+    );
+  }
+  return { fresh: row.fresh, instanceId: row.instance_id, operationId: row.operation_id };
+}
+
+/** Finds what a `create` with this key made; `null` when there was none. Throws a {@link Refusal} for another call's key. */
+export async function findCreated(db: Queryable, key: string): Promise<string | null> {
+  const result = await db.execute(sql`SELECT call, instance_id FROM idempotency_key WHERE key = ${key}`);
+  const row = keyRow.pick({ call: true, instance_id: true }).optional().parse(result.rows[0]);
+  if (row === undefined) return null;
+  if (row.call !== 'create')
+    throw Refusal.invalid(
+      `Idempotency-Key: ${key} was given to another call (${row.call}); a new call needs a new key`,
+    );
+  return row.instance_id;
+}
+
+/** Records the operation that a call with a key began or joined. The first one counts. */
+export async function settleKey(db: Queryable, key: string, operationId: string): Promise<void> {
+  await db.execute(sql`/* settle-key */
+    UPDATE idempotency_key SET operation_id = ${operationId} WHERE key = ${key} AND operation_id IS NULL`);
+}
+
+/** Forgets keys that are older than `ageMs` milliseconds, at most `limit` at a time. Returns how many. */
+export async function forgetOldKeys(db: Queryable, ageMs: number, limit = 1_000): Promise<number> {
+  const result = await db.execute(sql`/* forget-keys */
+    DELETE FROM idempotency_key WHERE key IN (
+      SELECT key FROM idempotency_key WHERE time_created < now() - ${ageMs} * interval '1 millisecond' LIMIT ${limit})`);
+  return result.rowCount ?? 0;
+}

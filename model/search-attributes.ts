@@ -1,0 +1,31 @@
+/**
+ * The search attributes of the workflows: what an operator may look for in the Temporal Web UI and by `temporal workflow
+ * list`. All are keywords. The client sets what it knows at the start (no event in the history); a workflow upserts what
+ * it learns, once when it has its VMM and once at its end.
+ *
+ * A server on PostgreSQL or SQLite has ten custom keywords in all (Temporal's SQL visibility schema): these leave one.
+ */
+export const SEARCH_ATTRIBUTES = {
+  /** The instance's id. */
+  instanceId: 'MooringInstanceId',
+  /** The instance's name when the workflow started. */
+  instance: 'MooringInstance',
+  /** The name of the instance's project. */
+  project: 'MooringProject',
+  /** The name of the sled that the workflow works on; of a migration: the destination. */
+  sled: 'MooringSled',
+  /** Migration only: the name of the sled that the instance leaves. */
+  sourceSled: 'MooringSourceSled',
+  /** The id of the VMM that the workflow makes or ends. */
+  vmm: 'MooringVmm',
+  /** `running`, and at the end what came of it: `started`, `migrating`, `unwound`, `refused`, `cancelled`, `failed`, an update's case… */
+  outcome: 'MooringOutcome',
+  /** The step (activity) that failed first; only where the workflow failed. */
+  failedStep: 'MooringFailedStep',
+  /** The type of that failure: `SledRefused`, `NoSuchVmm`, `StopRequested`, `Timeout`… */
+  reason: 'MooringReason',
+} as const;
+export type SearchAttribute = keyof typeof SEARCH_ATTRIBUTES;
+
+/** The outcome of a workflow that is not over. A workflow upserts only if it was started with it. */
+export const OUTCOME_RUNNING = 'running';

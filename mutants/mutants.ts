@@ -1,0 +1,906 @@
+/**
+ * Small sabotages of the product, each of which a test must catch. The text that is replaced must stand in its file exactly
+ * as often as it says, so that the list can't outlive the code that it speaks of.
+ *
+ * Where PostgreSQL's own rules are a second line of defence, the sabotage comes twice: alone, and with that rule gone too.
+ */
+
+export interface Edit {
+  readonly file: string;
+  readonly find: string;
+  readonly replace: string;
+  /** How often the text stands in the file; all of them are replaced. Default 1. */
+  readonly times?: number;
+}
+
+export interface Mutant {
+  readonly name: string;
+  /** What would go wrong. */
+  readonly why: string;
+  readonly edits: readonly Edit[];
+  /** Test files that catch it, the quickest first. */
+  readonly caughtBy: readonly string[];
+}
+
+const START = 'workflows/instance-start.ts';
+const MIGRATE = 'workflows/instance-migrate.ts';
+const UPDATE = 'workflows/instance-update.ts';
+const UNWIND = 'workflows/unwind.ts';
+const SAGA = 'workflows/saga.ts';
+const REPORT = 'db/transactions/apply-report.ts';
+const UNWIND_VMM = 'db/transactions/unwind-vmm.ts';
+const CLAIM = 'db/transactions/claim-start.ts';
+const COMMIT = 'db/transactions/commit-update.ts';
+const FAIL = 'db/transactions/fail-vmm.ts';
+const INTENT = 'db/transactions/record-intent.ts';
+const INVENTORY = 'db/transactions/manage-inventory.ts';
+const RULES = 'db/migrations/0001_rules.sql';
+const DECISION = 'model/update-decision.ts';
+const SHOWN = 'model/external-state.ts';
+const STATES = 'model/states.ts';
+const LEGALITY = 'model/legality.ts';
+const ANSWER = 'model/sled-answer.ts';
+const CLIENT = 'activities/sled-client.ts';
+const FAILURES = 'activities/failures.ts';
+const ACTIVITIES = 'activities/activities.ts';
+const RECONCILERS = 'activities/reconcilers.ts';
+const REPORTS = 'api/routes/reports.ts';
+const PROTOCOL = 'wire/sled-protocol.ts';
+const AGENT = 'sled-agent/agent.ts';
+
+const ORDER_TEST = 'test/sagas/order.test.ts';
+const DATABASE_TEST = 'test/database/transactions.test.ts';
+const ACTIVITIES_TEST = 'test/database/activities.test.ts';
+const DECISION_TEST = 'test/rules/update-decision.test.ts';
+const SHOWN_TEST = 'test/rules/external-state.test.ts';
+const LEGALITY_TEST = 'test/rules/legality.test.ts';
+const ANSWERS_TEST = 'test/rules/sled-answers.test.ts';
+const AGENT_TEST = 'test/sled-agent/protocol.test.ts';
+
+/** A trigger's rule on its own: taken away where the sabotage is to get past it. */
+const NO_GENERATION_TRIGGER: Edit = {
+  file: RULES,
+  find: 'CREATE TRIGGER instance_generation_rises BEFORE UPDATE ON instance\n  FOR EACH ROW EXECUTE FUNCTION guard_instance_generation();',
+  replace: 'SELECT 1;',
+};
+const NO_VMM_TRIGGER: Edit = {
+  file: RULES,
+  find: 'CREATE TRIGGER vmm_guard BEFORE UPDATE ON vmm FOR EACH ROW EXECUTE FUNCTION guard_vmm();',
+  replace: 'SELECT 1;',
+};
+const NO_MIGRATION_TRIGGER: Edit = {
+  file: RULES,
+  find: 'CREATE TRIGGER migration_guard BEFORE UPDATE ON migration FOR EACH ROW EXECUTE FUNCTION guard_migration();',
+  replace: 'SELECT 1;',
+};
+
+const NEWER_OR_SAME: Edit = {
+  file: REPORT,
+  find: 'subject.state_generation < ${news.gen}::bigint',
+  replace: 'subject.state_generation <= ${news.gen}::bigint',
+  times: 5,
+};
+const ANY_GENERATION: Edit = { ...NEWER_OR_SAME, replace: '${news.gen}::bigint > 0' };
+const REVIVED: Edit = {
+  file: REPORT,
+  find: "subject.state NOT IN ('destroyed', 'failed')",
+  replace: "subject.state NOT IN ('saga_unwound')",
+  times: 4,
+};
+const SIDE_NOT_FINAL: Edit = {
+  file: REPORT,
+  find: "source_state NOT IN ('completed', 'failed') AND source_generation",
+  replace: "source_state NOT IN ('pending') AND source_generation",
+};
+const GENERATION_BUMPED: Edit = {
+  file: UNWIND_VMM,
+  find: 'SELECT id, active_vmm_id FROM instance WHERE id = ${instanceId} FOR UPDATE\n    )',
+  replace:
+    'SELECT id, active_vmm_id FROM instance WHERE id = ${instanceId} FOR UPDATE\n    ), bumped AS (\n      UPDATE instance SET state_generation = state_generation + 1 WHERE id = ${instanceId}\n    )',
+};
+const UNGUARDED_CLAIM: Edit = {
+  file: CLAIM,
+  find: 'AND state_generation = ${instance.stateGeneration} AND time_deleted IS NULL',
+  replace: 'AND time_deleted IS NULL',
+};
+
+export const MUTANTS: readonly Mutant[] = [
+  // --- The sagas as workflows ---
+  {
+    name: 'start: the compensation is dropped',
+    why: 'a start that failed keeps its reservation, its charge and its VMM',
+    edits: [{ file: START, find: '    await saga.unwind();\n', replace: '' }],
+    caughtBy: [ORDER_TEST],
+  },
+  {
+    name: 'migrate: the compensation is dropped',
+    why: 'a migration that failed leaves a target that refuses the next one',
+    edits: [{ file: MIGRATE, find: '    await saga.unwind();\n', replace: '' }],
+    caughtBy: [ORDER_TEST],
+  },
+  {
+    name: 'start: the compensation is registered after its step',
+    why: 'a claim that took effect although its answer was lost is never undone',
+    edits: [
+      {
+        file: START,
+        find: "  saga.compensateWith('unwind the VMM', async () => {",
+        replace: "  const register = () => saga.compensateWith('unwind the VMM', async () => {",
+      },
+      {
+        file: START,
+        find: '    if (claim === null) return',
+        replace: '    register();\n    if (claim === null) return',
+      },
+    ],
+    caughtBy: [ORDER_TEST],
+  },
+  {
+    name: 'the compensations run inside the scope that was cancelled',
+    why: 'a start that an operator cancels is never undone',
+    edits: [
+      { file: SAGA, find: 'await CancellationScope.nonCancellable(async () => {', replace: 'await (async () => {' },
+      { file: SAGA, find: '      }\n    });\n', replace: '      }\n    })();\n' },
+      { file: SAGA, find: 'import { CancellationScope, log }', replace: 'import { log }' },
+    ],
+    caughtBy: [ORDER_TEST],
+  },
+  {
+    name: 'migrate: a cancellation tears down past the point of no return',
+    why: 'the destination may have the guest already: it would be killed',
+    edits: [
+      {
+        file: MIGRATE,
+        find: 'await CancellationScope.nonCancellable(() =>\n      untilDefinitive',
+        replace: 'await (() =>\n      untilDefinitive',
+      },
+      {
+        file: MIGRATE,
+        find: '        sourceAddress: claim.sourceAddress,\n      }),\n    );',
+        replace: '        sourceAddress: claim.sourceAddress,\n      }))();',
+      },
+      { file: MIGRATE, find: 'import { CancellationScope, sleep,', replace: 'import { sleep,' },
+    ],
+    caughtBy: [ORDER_TEST],
+  },
+  {
+    name: 'migrate: a migration that is under way is not spared',
+    why: 'a refused second word ends a guest that is arriving',
+    edits: [{ file: MIGRATE, find: 'spareRunning: true', replace: 'spareRunning: false' }],
+    caughtBy: [ORDER_TEST],
+  },
+  {
+    name: 'start: a VMM that its sled does not know is spared',
+    why: 'a start whose VMM is gone would be called a success',
+    edits: [
+      {
+        file: START,
+        find: "const spareRunning = !failedWith(failure, 'NoSuchVmm');",
+        replace: 'const spareRunning = true;',
+      },
+    ],
+    caughtBy: [ORDER_TEST],
+  },
+  {
+    name: 'unwind: the sled is not asked to unregister',
+    why: 'a guest runs on although its start was undone',
+    edits: [{ file: UNWIND, find: 'await untilDefinitive.unregisterVmm(request);', replace: '' }],
+    caughtBy: [ORDER_TEST],
+  },
+  {
+    name: 'unwind: a silent sled that was told to run is given up',
+    why: 'its guest may run while the next start runs it elsewhere',
+    edits: [
+      {
+        file: UNWIND,
+        find: 'await untilDefinitive.unregisterVmm(request);',
+        replace: 'await briefly.unregisterVmm(request).catch(() => {});',
+      },
+    ],
+    caughtBy: [ORDER_TEST],
+  },
+  {
+    name: 'unwind: silence counts as the sled’s answer',
+    why: 'the reservation is released while the VMM may still be there',
+    edits: [{ file: UNWIND, find: '        () => false,', replace: '        () => true,' }],
+    caughtBy: [ORDER_TEST],
+  },
+  {
+    name: 'update: completes with a signal pending',
+    why: 'the fact that was signalled is left to the scan, or for ever',
+    edits: [
+      { file: UPDATE, find: '    needed = false;\n    rounds += 1;', replace: '    rounds += 1;' },
+      {
+        file: UPDATE,
+        find: '    const result = await database.updateInstance(input);',
+        replace: '    const result = await database.updateInstance(input);\n    needed = false;',
+      },
+    ],
+    caughtBy: [ORDER_TEST],
+  },
+
+  // --- Reports ---
+  {
+    name: 'report: generations are compared with >=',
+    why: 'a report of the same generation overwrites a newer fact (here the trigger refuses it: the reporter is never heard)',
+    edits: [NEWER_OR_SAME],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'report: generations are compared with >=, and no trigger watches',
+    why: 'a report of the same generation overwrites a newer fact',
+    edits: [NEWER_OR_SAME, NO_VMM_TRIGGER],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'report: the generation guard is dropped, and no trigger watches',
+    why: 'a late report brings an old state back',
+    edits: [ANY_GENERATION, NO_VMM_TRIGGER],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'report: revives a dead VMM',
+    why: 'two guests: the instance may run elsewhere by now (here the trigger refuses it)',
+    edits: [REVIVED],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'report: revives a dead VMM, and no trigger watches',
+    why: 'two guests: the instance may run elsewhere by now',
+    edits: [REVIVED, NO_VMM_TRIGGER],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'report: is written to a VMM that is being unwound',
+    why: 'a start that was undone shows Running, or Failed',
+    edits: [{ file: REPORT, find: 'WHERE NOT unwinding AND NOT deleted', replace: 'WHERE NOT deleted' }],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'report: migration_out is written for whoever sends it',
+    why: 'the target’s word about itself counts as the source’s',
+    edits: [
+      { file: REPORT, find: 'AND source_vmm_id = open.id', replace: 'AND open.id IN (source_vmm_id, target_vmm_id)' },
+    ],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'report: a side of a migration changes after its last word',
+    why: 'a migration that failed would be promoted (here the trigger refuses it)',
+    edits: [{ ...SIDE_NOT_FINAL, replace: 'source_generation' }],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'report: a side of a migration changes after its last word, and no trigger watches',
+    why: 'a migration that failed would be promoted',
+    edits: [{ ...SIDE_NOT_FINAL, replace: 'source_generation' }, NO_MIGRATION_TRIGGER],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'report: no signal after it',
+    why: 'the instance waits for the scan, and for ever where none runs',
+    edits: [
+      {
+        file: REPORTS,
+        find: "if (applied.verdict === 'applied') await signalIfNeeded",
+        replace: "if (applied.verdict !== 'applied') await signalIfNeeded",
+      },
+    ],
+    caughtBy: [ACTIVITIES_TEST],
+  },
+  {
+    name: 'report: the signal depends on what this report changed',
+    why: 'a report that is sent again because its signal failed finds nothing new, and never signals',
+    edits: [{ file: REPORTS, find: "if (applied.verdict === 'applied')", replace: 'if (applied.wrote)' }],
+    caughtBy: [ACTIVITIES_TEST],
+  },
+  {
+    name: 'report: the protocol admits saga_unwound',
+    why: 'a sled agent could undo a saga',
+    edits: [
+      {
+        file: PROTOCOL,
+        find: '  state: z.enum(WIRE_VMM_STATES),',
+        replace: "  state: z.enum([...WIRE_VMM_STATES, 'saga_unwound']),",
+      },
+    ],
+    caughtBy: [ANSWERS_TEST],
+  },
+  {
+    name: 'the word that comes with a command signals no update',
+    why: 'a VMM that failed at once is found by the scan only',
+    edits: [
+      {
+        file: ACTIVITIES,
+        find: 'if (applied?.wrote) await signalIfNeeded',
+        replace: 'if (applied?.wrote === null) await signalIfNeeded',
+      },
+    ],
+    caughtBy: [ACTIVITIES_TEST],
+  },
+
+  // --- The intent, between register and run ---
+  {
+    name: 'register: the intent is not read',
+    why: 'a stop that came during the start is overrun: the guest runs',
+    edits: [
+      {
+        file: ACTIVITIES,
+        find: "if (applied !== null && applied.intendedState !== 'running') throw stopRequested();",
+        replace: '',
+      },
+    ],
+    caughtBy: [ACTIVITIES_TEST],
+  },
+  {
+    name: 'register: the VMM is marked as told although the user asked for stop',
+    why: 'the unwind waits for a silent sled that was never told anything',
+    edits: [
+      { file: REPORT, find: '${saga.tell ?? false} AND wanted.runs THEN', replace: '${saga.tell ?? false} THEN' },
+      { file: REPORT, find: '${saga.tell ?? false} AND wanted.runs AND', replace: '${saga.tell ?? false} AND' },
+    ],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'run: a further telling does not read the intent',
+    why: 'a stop during a long silence of the sled is overrun when it comes back',
+    edits: [
+      {
+        file: ACTIVITIES,
+        find: 'if (activityInfo().attempt > 1) await checkStillWanted',
+        replace: 'if (activityInfo().attempt < 0) await checkStillWanted',
+      },
+    ],
+    caughtBy: [ACTIVITIES_TEST],
+  },
+  {
+    name: 'stop: told to one side of a migration only',
+    why: 'the guest arrives on the other side and runs on',
+    edits: [
+      { file: ACTIVITIES, find: 'for (const vmm of living) {', replace: 'for (const vmm of living.slice(0, 1)) {' },
+    ],
+    caughtBy: [ACTIVITIES_TEST],
+  },
+  {
+    name: 'stop: a Failed instance stays Failed',
+    why: 'who asks for stop gets Stopped',
+    edits: [
+      { file: INTENT, find: "if (instance.state === 'failed') {", replace: "if (instance.state === 'creating') {" },
+    ],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'auto-restart: ignores the intent',
+    why: 'an instance that the user stopped starts by itself',
+    edits: [
+      {
+        file: CLAIM,
+        find: "request.reason === 'auto_restart' && instance.intendedState !== 'running'",
+        replace: "request.reason === 'auto_restart' && instance.intendedState === 'destroyed'",
+      },
+    ],
+    caughtBy: [DATABASE_TEST],
+  },
+
+  // --- Claims ---
+  {
+    name: 'claim: the generation guard is dropped',
+    why: 'two starts at once overwrite each other (here the index of active reservations refuses the second)',
+    edits: [UNGUARDED_CLAIM],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'claim: the generation guard is dropped, and no index watches',
+    why: 'two starts at once both run the guest',
+    edits: [
+      UNGUARDED_CLAIM,
+      {
+        file: 'db/migrations/0000_tables.sql',
+        find: 'CREATE UNIQUE INDEX "sled_reservation_one_active"',
+        replace: 'CREATE INDEX "sled_reservation_one_active"',
+      },
+    ],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'claim: charges another amount than it takes',
+    why: 'the quota drifts with every start',
+    edits: [
+      {
+        file: CLAIM,
+        find: 'SELECT id, project_id, ncpus, memory_bytes FROM claimed',
+        replace: 'SELECT id, project_id, ncpus + 1, memory_bytes FROM claimed',
+      },
+    ],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'claim: releases another amount than it charged',
+    why: 'the quota drifts with every stop',
+    edits: [
+      {
+        file: RULES,
+        find: 'charged_cpus = charged_cpus - OLD.cpus,',
+        replace: 'charged_cpus = charged_cpus - OLD.cpus + 1,',
+      },
+    ],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'claim: reserves for another kind',
+    why: 'at most one active reservation an instance: the next start would pass',
+    edits: [
+      {
+        file: CLAIM,
+        find: "ncpus, memory_bytes, 'active' FROM claimed",
+        replace: "ncpus, memory_bytes, 'tombstoned' FROM claimed",
+      },
+    ],
+    caughtBy: [DATABASE_TEST],
+  },
+
+  // --- Unwinds ---
+  {
+    name: 'unwind: the VMM id is not burnt',
+    why: 'a claim that arrives after its saga has unwound makes a VMM that nobody ends',
+    edits: [{ file: UNWIND_VMM, find: '  await burnVmmId(db, request);\n  const result', replace: '  const result' }],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'unwind: raises the generation of the instance',
+    why: 'it races every other writer of the ids (here the trigger refuses it)',
+    edits: [GENERATION_BUMPED],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'unwind: raises the generation of the instance, and no trigger watches',
+    why: 'it races every other writer of the ids',
+    edits: [GENERATION_BUMPED, NO_GENERATION_TRIGGER],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'unwind: clears the id itself',
+    why: 'only the update saga clears ids',
+    edits: [
+      {
+        ...GENERATION_BUMPED,
+        replace: GENERATION_BUMPED.replace.replace(
+          'SET state_generation',
+          "SET state = 'no_vmm', active_vmm_id = NULL, target_vmm_id = NULL, migration_id = NULL, state_generation",
+        ),
+      },
+    ],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'unwind: forgets to release the charge',
+    why: 'the quota leaks with every failed start',
+    edits: [
+      {
+        file: UNWIND_VMM,
+        find: 'AND linked.active_vmm_id = ${vmmId}\n',
+        replace: 'AND linked.active_vmm_id IS NULL\n',
+      },
+    ],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'unwind: releases the charge of whoever has it',
+    why: 'an unwind that ends twice releases the charge of the next start',
+    edits: [{ file: UNWIND_VMM, find: ' AND linked.active_vmm_id = ${vmmId}\n', replace: '\n' }],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'unwind: releases the reservation without the sled’s word',
+    why: 'the place is given away while the VMM may still be there',
+    edits: [
+      {
+        file: UNWIND_VMM,
+        find: 'WHERE vmm_id = ${vmmId} AND ${request.confirmed}',
+        replace: 'WHERE vmm_id = ${vmmId}',
+      },
+      {
+        file: UNWIND_VMM,
+        find: 'FROM linked WHERE vmm_id = ${vmmId} AND NOT ${request.confirmed}',
+        replace: 'FROM linked WHERE vmm_id = ${vmmId} AND false',
+      },
+    ],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'unwind: keeps the reservation',
+    why: 'a leaked reservation makes every later start fail',
+    edits: [
+      {
+        file: UNWIND_VMM,
+        find: 'WHERE vmm_id = ${vmmId} AND ${request.confirmed}',
+        replace: 'WHERE vmm_id = ${vmmId} AND NOT ${request.confirmed}',
+      },
+    ],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'unwind: does not write over a VMM that failed meanwhile',
+    why: 'a 404 between the sled’s answer and ours turns an unwound start into Failed',
+    edits: [
+      {
+        file: UNWIND_VMM,
+        find: "vmm.state <> 'saga_unwound' AND",
+        replace: "vmm.state NOT IN ('failed', 'destroyed', 'saga_unwound') AND",
+      },
+    ],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'unwind: ends a guest that runs after all',
+    why: 'a second word that was refused kills what the first one started',
+    edits: [
+      {
+        file: UNWIND_VMM,
+        find: 'AND NOT (${request.spareRunning} AND',
+        replace: 'AND NOT (NOT ${request.spareRunning} AND',
+      },
+    ],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'unwind: leaves the source’s side of a migration that never began open',
+    why: 'the source looks as if it were handing its guest over',
+    edits: [
+      {
+        file: UNWIND_VMM,
+        find: 'CASE WHEN ${request.neverTold} AND source_state',
+        replace: 'CASE WHEN NOT ${request.neverTold} AND source_state',
+      },
+    ],
+    caughtBy: [DATABASE_TEST],
+  },
+
+  // --- Verdicts ---
+  {
+    name: 'verdict: fails a VMM that is still being created',
+    why: 'its sled may not have heard of it yet',
+    edits: [{ file: FAIL, find: "NOT IN ('creating', 'destroyed'", replace: "NOT IN ('destroyed'" }],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'verdict: fails a VMM that is being unwound',
+    why: 'an unwound start shows Failed',
+    edits: [{ file: FAIL, find: 'AND unwinding_since IS NULL', replace: '' }],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'watcher: calls a VMM lost because the call timed out',
+    why: 'its guest runs on while the instance is started elsewhere',
+    edits: [
+      {
+        file: RECONCILERS,
+        find: "if (!(error instanceof SledError) || error.kind !== 'gone') throw error;\n      if (",
+        replace: 'if (!(error instanceof SledError)) throw error;\n      if (',
+      },
+    ],
+    caughtBy: [ACTIVITIES_TEST],
+  },
+  {
+    name: 'watcher: fails a VMM that is still being created',
+    why: 'its sled may not have heard of it yet',
+    edits: [
+      { file: RECONCILERS, find: "vmm.state !== 'creating' && ", replace: '' },
+      { file: FAIL, find: "NOT IN ('creating', 'destroyed'", replace: "NOT IN ('destroyed'" },
+    ],
+    caughtBy: [ACTIVITIES_TEST],
+  },
+  {
+    name: 'watcher: leaves a VMM that the database does not know',
+    why: 'it runs for ever, and holds what nobody accounts for',
+    edits: [
+      {
+        file: RECONCILERS,
+        find: 'if (vmm === undefined || vmm.deleted',
+        replace: 'if (vmm === undefined) continue;\n        if (vmm.deleted',
+      },
+    ],
+    caughtBy: [ACTIVITIES_TEST],
+  },
+  {
+    name: 'scan: signals nobody',
+    why: 'a lost signal is never made up for',
+    edits: [
+      {
+        file: RECONCILERS,
+        find: '          await workflows.signalUpdate(instanceId);\n          signalled',
+        replace: '          signalled',
+      },
+    ],
+    caughtBy: [ACTIVITIES_TEST],
+  },
+  {
+    name: 'expunge: keeps what was held for an unwound VMM',
+    why: 'the row is never retired: its sled’s answer never comes',
+    edits: [{ file: INVENTORY, find: "AND vmm.state = 'saga_unwound'\n", replace: "AND vmm.state = 'failed'\n" }],
+    caughtBy: [DATABASE_TEST],
+  },
+
+  // --- What an answer means ---
+  {
+    name: 'a 404 without the code means gone',
+    why: 'a wrong address, or a proxy, would lose every VMM',
+    edits: [{ file: ANSWER, find: "errorCode === 'NO_SUCH_INSTANCE' ? 'gone' : 'retry'", replace: "'gone'" }],
+    caughtBy: [ANSWERS_TEST],
+  },
+  {
+    name: 'a time-out means gone',
+    why: 'a time-out proves nothing',
+    edits: [
+      {
+        file: CLIENT,
+        find: "throw new SledError('unavailable', `${what}: no answer",
+        replace: "throw new SledError('gone', `${what}: no answer",
+      },
+    ],
+    caughtBy: [ANSWERS_TEST],
+  },
+  {
+    name: '410 is final',
+    why: 'terminating is not gone',
+    edits: [{ file: ANSWER, find: '403, 409,', replace: '403, 409, 410,' }],
+    caughtBy: [ANSWERS_TEST],
+  },
+  {
+    name: 'a refused unregister is final',
+    why: 'the unwind ends while the VMM is there',
+    edits: [{ file: ANSWER, find: "  if (command === 'unregister') return 'retry';\n", replace: '' }],
+    caughtBy: [ANSWERS_TEST],
+  },
+  {
+    name: 'a sled that gives no answer ends the saga',
+    why: 'every hiccup of the network fails a start',
+    edits: [
+      {
+        file: FAILURES,
+        find: 'type: FAILURE_TYPES.sledUnavailable,',
+        replace: 'nonRetryable: true,\n          type: FAILURE_TYPES.sledUnavailable,',
+      },
+    ],
+    caughtBy: [ANSWERS_TEST],
+  },
+
+  // --- The update's decision ---
+  {
+    name: 'moved: waits for the source’s word',
+    why: 'a source that died after handing over costs the guest (KubeVirt issue 13112)',
+    edits: [
+      {
+        file: DECISION,
+        find: "if (migration.targetState === 'completed') {",
+        replace: "if (migration.targetState === 'completed' && migration.sourceState === 'completed') {",
+      },
+    ],
+    caughtBy: [DECISION_TEST],
+  },
+  {
+    name: 'left: promoted although the target has failed',
+    why: 'the instance names a VMM without a guest',
+    edits: [
+      {
+        file: DECISION,
+        find: "    if (targetEnded) return { case: 'lost', active: null, keepMigration: false, guestLost: true };\n",
+        replace: '',
+      },
+    ],
+    caughtBy: [DECISION_TEST],
+  },
+  {
+    name: 'unknown: a source that died is taken for a lost guest',
+    why: 'the guest may be running at the target: a restart would make two',
+    edits: [
+      {
+        file: DECISION,
+        find: "return { case: 'unknown', active, keepMigration: true, guestLost: false };",
+        replace: "return { case: 'not-moved', active, keepMigration: false, guestLost: false };",
+      },
+    ],
+    caughtBy: [DECISION_TEST],
+  },
+  {
+    name: 'unlink: the ids survive a VMM that is gone',
+    why: 'an old target is promoted later: two guests',
+    edits: [
+      {
+        file: DECISION,
+        find: 'const unlink = incarnated && activeGone && !unknown;',
+        replace: 'const unlink = false && incarnated && activeGone && !unknown;',
+      },
+    ],
+    caughtBy: [DECISION_TEST],
+  },
+  {
+    name: 'a saga_unwound VMM is not gone',
+    why: 'rule 4: its id is never cleared, and nothing can be started over it',
+    edits: [
+      {
+        file: STATES,
+        find: "return isTerminalVmmState(state) || state === 'saga_unwound';",
+        replace: 'return isTerminalVmmState(state);',
+      },
+    ],
+    caughtBy: [DECISION_TEST, SHOWN_TEST],
+  },
+  {
+    name: 'unlink: an instance that was asked to stop becomes Failed',
+    why: 'who asks for stop gets Stopped',
+    edits: [{ file: DECISION, find: "snapshot.intendedState !== 'stopped' && (guestLost", replace: '(guestLost' }],
+    caughtBy: [DECISION_TEST],
+  },
+  {
+    name: 'a guest’s own shutdown overwrites a newer intent',
+    why: 'a stop, or a delete, is forgotten',
+    edits: [
+      {
+        file: DECISION,
+        find: "placement.active?.state === 'destroyed' && snapshot.intendedState === 'running' && !snapshot.deleted",
+        replace: "placement.active?.state === 'destroyed' && !snapshot.deleted",
+      },
+    ],
+    caughtBy: [DECISION_TEST],
+  },
+  {
+    name: 'a source whose guest has left is unregistered',
+    why: 'a destination that has not heard the source’s last word could not ask for it',
+    edits: [{ file: DECISION, find: '&& !vmm.unwinding && !vmm.guestLeft)', replace: '&& !vmm.unwinding)' }],
+    caughtBy: [DECISION_TEST],
+  },
+  {
+    name: 'an unwound VMM is retired while its sled is silent',
+    why: 'its place is given away while it may still be there',
+    edits: [{ file: DECISION, find: "if (vmm.state === 'saga_unwound') return !vmm.hasReservation;\n", replace: '' }],
+    caughtBy: [DECISION_TEST],
+  },
+  {
+    name: 'update: a retired VMM keeps its reservation',
+    why: 'a leaked reservation makes every later start fail',
+    edits: [
+      {
+        file: COMMIT,
+        find: 'for (const vmmId of decision.retire) {\n',
+        replace: 'for (const vmmId of decision.retire.slice(1)) {\n',
+      },
+    ],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'update: the charge is never released',
+    why: 'the quota leaks with every stop',
+    edits: [{ file: COMMIT, find: 'if (decision.releaseCharge) {', replace: 'if (decision.releaseCharge === null) {' }],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'update: the target’s reservation stays a target’s after the move',
+    why: 'the next migration of the instance is refused',
+    edits: [
+      {
+        file: COMMIT,
+        find: 'if (decision.activateReservation !== null) {',
+        replace: "if (decision.activateReservation === '') {",
+      },
+    ],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'delete: clears the ids itself',
+    why: 'only the update saga clears ids',
+    edits: [
+      { file: INTENT, find: "if (instance.state === 'vmm') {", replace: "if (instance.state === 'creating') {" },
+      {
+        file: INTENT,
+        find: "state = 'destroyed',\n",
+        replace: "state = 'destroyed', active_vmm_id = NULL, target_vmm_id = NULL, migration_id = NULL,\n",
+      },
+    ],
+    caughtBy: [DATABASE_TEST],
+  },
+
+  // --- What is shown, and what is legal ---
+  {
+    name: 'a saga_unwound VMM shows Failed',
+    why: 'rule 2: the instance is Stopped',
+    edits: [
+      {
+        file: SHOWN,
+        find: "if (active === 'saga_unwound') return 'stopped';",
+        replace: "if (active === 'saga_unwound') return 'failed';",
+      },
+    ],
+    caughtBy: [SHOWN_TEST],
+  },
+  {
+    name: 'a saga_unwound target shows Migrating',
+    why: 'rule 3: it changes nothing',
+    edits: [{ file: SHOWN, find: 'if (isGoneVmmState(target.state) || target.unwinding) return false;', replace: '' }],
+    caughtBy: [SHOWN_TEST],
+  },
+  {
+    name: 'a failed migration still shows Migrating',
+    why: 'the next operation is refused for nothing',
+    edits: [
+      {
+        file: SHOWN,
+        find: "if (!aSideFailed || migration.targetState === 'completed') return true;",
+        replace: 'return true;',
+      },
+    ],
+    caughtBy: [SHOWN_TEST],
+  },
+  {
+    name: 'start is legal while Stopping',
+    why: 'two guests: the old one is not down yet',
+    edits: [{ file: LEGALITY, find: "stopping: { start: 'conflict'", replace: "stopping: { start: 'act'" }],
+    caughtBy: [LEGALITY_TEST],
+  },
+  {
+    name: 'delete is legal while Migrating',
+    why: 'a guest runs that no instance names',
+    edits: [
+      {
+        file: LEGALITY,
+        find: "reboot: 'conflict', migrate: 'conflict', delete: 'invalid' },\n  stopping",
+        replace: "reboot: 'conflict', migrate: 'conflict', delete: 'act' },\n  stopping",
+      },
+    ],
+    caughtBy: [LEGALITY_TEST],
+  },
+  {
+    name: 'another destination is a no-op while Migrating',
+    why: 'the caller is told that it goes where it does not',
+    edits: [
+      {
+        file: LEGALITY,
+        find: "shown === 'migrating' && targetSledId === destinationSledId",
+        replace: "shown === 'migrating'",
+      },
+    ],
+    caughtBy: [LEGALITY_TEST],
+  },
+
+  // --- The sled agent ---
+  {
+    name: 'agent: an unregistered id may be registered again',
+    why: 'a late register brings back what was unwound',
+    edits: [{ file: AGENT, find: '    this.#dead.add(vmmId);\n    const vmm', replace: '    const vmm' }],
+    caughtBy: [AGENT_TEST],
+  },
+  {
+    name: 'agent: starts at a generation of its own',
+    why: 'its first reports are older than the row, and never written',
+    edits: [{ file: AGENT, find: 'gen: request.vmm_runtime.gen,', replace: 'gen: 1,' }],
+    caughtBy: [AGENT_TEST],
+  },
+  {
+    name: 'agent: takes more than it has room for',
+    why: 'the server runs out of memory',
+    edits: [
+      {
+        file: AGENT,
+        find: 'if (ncpus > threadsLeft || memoryBytes > memoryLeft) {',
+        replace: 'if (ncpus > threadsLeft && memoryBytes > memoryLeft) {',
+      },
+    ],
+    caughtBy: [AGENT_TEST],
+  },
+];
+
+/** Thrown when a mutant's text does not stand in its file as the list says. */
+export class StaleMutant extends Error {
+  override readonly name = 'StaleMutant';
+}
+
+/** Applies edits to a file's text. Throws {@link StaleMutant} when the text that is to be replaced isn't there as often as it says. */
+export function applyEdit(text: string, edit: Edit, mutant: string): string {
+  const found = text.split(edit.find).length - 1;
+  const expected = edit.times ?? 1;
+  if (found !== expected)
+    throw new StaleMutant(
+      `"${mutant}": ${edit.file} holds ${found} times, not ${expected}, what is to be replaced; write the mutant anew:\n${edit.find}`,
+    );
+  return text.replaceAll(edit.find, () => edit.replace);
+}

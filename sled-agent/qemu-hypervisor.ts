@@ -1,0 +1,187 @@
+/** Runs VMs as QEMU processes, one each, in folders of their own below the agent's data. */
+import { mkdirSync, readdirSync, realpathSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { MigrationProgress } from '../wire/sled-protocol.ts';
+import type { FaultBook } from './faults.ts';
+import {
+  type BookedVm,
+  type ConsolePiece,
+  type GuestLogEntry,
+  type StopAnswer,
+  UnfitGuest,
+  type VmListener,
+  type VmSpec,
+  type WitnessedHypervisor,
+} from './hypervisor.ts';
+import type { GuestImage } from './qemu/guest-image.ts';
+import { SILENCE_MS } from './qemu/hand-over.ts';
+import { type Accelerator, endProcess, findProcessesBelow, type QemuProgram } from './qemu/qemu-program.ts';
+import { QemuVm, type QemuVmContext } from './qemu/qemu-vm.ts';
+
+export interface QemuHypervisorOptions {
+  readonly program: QemuProgram;
+  readonly accelerator: Accelerator;
+  readonly image: GuestImage;
+  /** Where the VMs' folders are; made when it isn't there. */
+  readonly dataDir: string;
+  readonly faults: FaultBook;
+  readonly agentAddress: () => string;
+  /** The QEMU processes end when this process does, however it ends; else they live on, and are found again. */
+  readonly endWithAgent: boolean;
+  /** How long a guest may take to power off before it is done for it, in milliseconds; default 30000. */
+  readonly stopTimeoutMs?: number;
+  /** How long a silent connection between two agents counts as alive, in milliseconds. */
+  readonly silenceMs?: number;
+  /** How long a migration may make no progress before its source cancels it, in milliseconds; default 30000. */
+  readonly stallMs?: number;
+  /** How guests migrate; by default stopped under TCG, which corrupts a running one, and running under KVM. */
+  readonly migrationMode?: QemuVmContext['migrationMode'];
+  readonly onTrouble?: (message: string) => void;
+}
+
+/** Less, and Debian's kernel never boots, without a word. */
+export const LEAST_MEMORY_MIB = 96;
+const MIB = 1024 ** 2;
+const STOP_TIMEOUT_MS = 30_000;
+const STALL_MS = 30_000;
+
+export class QemuHypervisor implements WitnessedHypervisor {
+  readonly guestLog: GuestLogEntry[] = [];
+  readonly #options: QemuHypervisorOptions;
+  readonly #folder: string;
+  readonly #context: QemuVmContext;
+  readonly #vms = new Map<string, QemuVm>();
+
+  /** Throws when the folder of the VMs can't be made. */
+  constructor(options: QemuHypervisorOptions) {
+    this.#options = options;
+    const folder = join(options.dataDir, 'vms');
+    mkdirSync(folder, { recursive: true });
+    this.#folder = realpathSync(folder);
+    this.#context = {
+      program: options.program,
+      image: options.image,
+      faults: options.faults,
+      migrationMode: options.migrationMode ?? (options.accelerator === 'kvm' ? 'pre_copy' : 'stop_and_copy'),
+      agentAddress: options.agentAddress,
+      stopTimeoutMs: options.stopTimeoutMs ?? STOP_TIMEOUT_MS,
+      silenceMs: options.silenceMs ?? SILENCE_MS,
+      stallMs: options.stallMs ?? STALL_MS,
+      endWithAgent: options.endWithAgent,
+      onTrouble: options.onTrouble ?? (() => {}),
+      log: (entry) => this.guestLog.push(entry),
+    };
+  }
+
+  async create(spec: VmSpec, listener: VmListener): Promise<void> {
+    if (this.#vms.has(spec.vmmId)) return;
+    const memoryMib = Math.ceil(spec.memoryBytes / MIB);
+    if (memoryMib < LEAST_MEMORY_MIB)
+      throw new UnfitGuest(`a guest needs at least ${LEAST_MEMORY_MIB} MiB of memory here, not ${memoryMib}`);
+    const { accelerator, program } = this.#options;
+    const shape = { machine: program.machine, accelerator, memoryMib, ncpus: spec.ncpus };
+    const folder = join(this.#folder, spec.vmmId);
+    mkdirSync(folder, { recursive: true });
+    const vm = new QemuVm(spec, folder, shape, this.#context, listener);
+    this.#vms.set(spec.vmmId, vm);
+    try {
+      await vm.start();
+    } catch (error) {
+      this.#vms.delete(spec.vmmId);
+      await vm.kill();
+      throw error;
+    }
+  }
+
+  async recover(booked: readonly BookedVm[]): Promise<void> {
+    const processes = findProcessesBelow(this.#folder);
+    const known = new Set(booked.map(({ spec }) => spec.vmmId));
+    for (const [vmmId, pid] of processes) if (!known.has(vmmId)) await endProcess(pid, join(this.#folder, vmmId));
+    for (const vmmId of readdirSync(this.#folder))
+      if (!known.has(vmmId)) await rm(join(this.#folder, vmmId), { recursive: true, force: true });
+    await Promise.all(booked.map((vm) => this.#takeUp(vm, processes.get(vm.spec.vmmId))));
+  }
+
+  async #takeUp(booked: BookedVm, pid: number | undefined): Promise<void> {
+    const { spec, listener, state } = booked;
+    const folder = join(this.#folder, spec.vmmId);
+    if (pid === undefined) {
+      // Off already, or its guest had left: the process was ended in order.
+      const inOrder = state === 'stopped' || booked.migrationOut?.state === 'completed';
+      await rm(folder, { recursive: true, force: true });
+      listener({ kind: 'state', state: inOrder ? 'destroyed' : 'failed' });
+      return;
+    }
+    let vm: QemuVm;
+    try {
+      vm = new QemuVm(spec, folder, null, this.#context, listener);
+    } catch (error) {
+      // The agent ended while the process was being made: it was never told anything.
+      this.#context.onTrouble(`VMM ${spec.vmmId} is ended: ${error instanceof Error ? error.message : error}`);
+      await this.kill(spec.vmmId);
+      listener({ kind: 'state', state: 'failed' });
+      return;
+    }
+    this.#vms.set(spec.vmmId, vm);
+    await vm.adopt(pid, booked);
+  }
+
+  run(vmmId: string): void {
+    this.#vms.get(vmmId)?.run();
+  }
+
+  stop(vmmId: string): StopAnswer | Promise<StopAnswer> {
+    return this.#vms.get(vmmId)?.stop() ?? 'taken';
+  }
+
+  reboot(vmmId: string): void {
+    this.#vms.get(vmmId)?.reboot();
+  }
+
+  migrateIn(vmmId: string, migrationId: string, sourceAddress: string): void {
+    this.#vms.get(vmmId)?.migrateIn(migrationId, sourceAddress);
+  }
+
+  progress(vmmId: string): MigrationProgress | null {
+    return this.#vms.get(vmmId)?.progress() ?? null;
+  }
+
+  async readConsole(vmmId: string, fromOffset: number, maxBytes: number): Promise<ConsolePiece | null> {
+    return (await this.#vms.get(vmmId)?.readConsole(fromOffset, maxBytes)) ?? null;
+  }
+
+  async kill(vmmId: string): Promise<void> {
+    const vm = this.#vms.get(vmmId);
+    if (vm !== undefined) {
+      await vm.kill();
+      if (this.#vms.get(vmmId) === vm) this.#vms.delete(vmmId);
+      return;
+    }
+    const folder = join(this.#folder, vmmId);
+    const pid = findProcessesBelow(this.#folder).get(vmmId);
+    if (pid !== undefined) await endProcess(pid, folder);
+    await rm(folder, { recursive: true, force: true });
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([...this.#vms.keys()].map((vmmId) => this.kill(vmmId)));
+  }
+
+  async detach(): Promise<void> {
+    for (const vm of this.#vms.values()) vm.detach();
+    this.#vms.clear();
+  }
+
+  halt(vmmId: string): void {
+    this.#vms.get(vmmId)?.halt();
+  }
+
+  crash(vmmId: string): void {
+    this.#vms.get(vmmId)?.crash();
+  }
+
+  count(vmmId: string): number | null {
+    return this.#vms.get(vmmId)?.count() ?? null;
+  }
+}

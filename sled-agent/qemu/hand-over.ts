@@ -1,0 +1,138 @@
+/**
+ * What two agents say to each other when a guest moves between their QEMUs, in lines of JSON over TCP at the address of
+ * the source VMM. The guest itself goes from QEMU to QEMU, at an address that the destination opens.
+ *
+ *   source → destination   {hello: {vmm_id, agent}}       whom to ask later, should this connection break
+ *   destination → source   {fetch: {migration_id, instance_id, uri, shape}}
+ *   source → destination   {begin}                        both sides are in progress
+ *                          or {refused}                   nothing has happened
+ *   source → destination   {paused: console's end}        the guest stands still
+ *   source → destination   {yours}                        the commit point: the source never resumes after it
+ *
+ * Each side says {alive} all the time: a side that hears nothing for long takes the connection for broken. Then the
+ * source cancels, unless the guest has left; and the destination asks the source's agent, by the protocol of section 7 of
+ * the design, until it knows who has the guest.
+ */
+import { connect, type Socket } from 'node:net';
+import { createInterface } from 'node:readline';
+import { request } from 'undici';
+import { z } from 'zod';
+import { readSourceWord, type SourceWord } from '../../model/hand-over.ts';
+import { errorBody, NO_SUCH_INSTANCE, sledVmmState, socketAddress } from '../../wire/sled-protocol.ts';
+import { ACCELERATORS } from './qemu-program.ts';
+
+const shape = z.object({
+  machine: z.string(),
+  accelerator: z.enum(ACCELERATORS),
+  memoryMib: z.number(),
+  ncpus: z.number(),
+});
+
+const handOverMessage = z.union([
+  z.object({ hello: z.object({ vmm_id: z.guid(), agent: socketAddress }) }),
+  z.object({
+    fetch: z.object({ migration_id: z.guid(), instance_id: z.string(), uri: z.string().startsWith('tcp:'), shape }),
+  }),
+  z.object({ begin: z.literal(true) }),
+  z.object({ refused: z.string() }),
+  z.object({ paused: z.object({ endOffset: z.number().int().min(0), base64: z.string() }) }),
+  z.object({ yours: z.literal(true) }),
+  z.object({ alive: z.literal(true) }),
+]);
+export type HandOverMessage = z.infer<typeof handOverMessage>;
+
+const ALIVE_EVERY_MS = 1_000;
+/** How long a silent connection counts as alive by default, in milliseconds: longer than a busy agent ever pauses. */
+export const SILENCE_MS = 15_000;
+const DIAL_MS = 5_000;
+const ASK_MS = 3_000;
+
+/** One side of the conversation. What isn't understood, and silence, break it. */
+export class HandOverPeer {
+  readonly #socket: Socket;
+  readonly #alive: NodeJS.Timeout;
+  readonly #silence: NodeJS.Timeout;
+
+  /** `hear` gets what the other side says, `onClose` the end, once. `silenceMs` in milliseconds. */
+  constructor(
+    socket: Socket,
+    silenceMs: number,
+    hear: (said: HandOverMessage, peer: HandOverPeer) => void,
+    onClose: (peer: HandOverPeer) => void,
+  ) {
+    this.#socket = socket;
+    socket.setNoDelay(true);
+    // A socket's own time-out would count what is written as well.
+    this.#silence = setTimeout(() => socket.destroy(), silenceMs);
+    socket.on('data', () => this.#silence.refresh());
+    socket.on('error', () => {});
+    socket.once('close', () => {
+      clearInterval(this.#alive);
+      clearTimeout(this.#silence);
+      onClose(this);
+    });
+    this.#alive = setInterval(() => this.say({ alive: true }), ALIVE_EVERY_MS);
+    this.#alive.unref();
+    createInterface({ input: socket })
+      .on('error', () => {})
+      .on('line', (line) => {
+        let said: HandOverMessage;
+        try {
+          said = handOverMessage.parse(JSON.parse(line));
+        } catch {
+          socket.destroy();
+          return;
+        }
+        if (!('alive' in said)) hear(said, this);
+      });
+  }
+
+  /** Connects to a source VMM at `ip:port`. */
+  static dial(
+    address: string,
+    silenceMs: number,
+    hear: (said: HandOverMessage, peer: HandOverPeer) => void,
+    onClose: () => void,
+  ): HandOverPeer {
+    const at = address.lastIndexOf(':');
+    const socket = connect(Number(address.slice(at + 1)), address.slice(0, at).replace(/[[\]]/g, ''));
+    const timer = setTimeout(() => socket.destroy(), DIAL_MS);
+    socket.once('connect', () => clearTimeout(timer));
+    socket.once('close', () => clearTimeout(timer));
+    return new HandOverPeer(socket, silenceMs, hear, onClose);
+  }
+
+  say(message: HandOverMessage): void {
+    if (!this.#socket.destroyed && !this.#socket.connecting) this.#socket.write(`${JSON.stringify(message)}\n`);
+  }
+
+  close(): void {
+    this.#socket.destroy();
+  }
+}
+
+/** Asks the agent of a source VMM who has the guest of a migration. An agent that doesn't answer proves nothing. */
+export async function askSource(agent: string, vmmId: string, migrationId: string): Promise<SourceWord> {
+  try {
+    const { statusCode, body } = await request(`http://${agent}/vmms/${vmmId}/state`, {
+      signal: AbortSignal.timeout(ASK_MS),
+      headersTimeout: ASK_MS,
+      bodyTimeout: ASK_MS,
+    });
+    const answer: unknown = await body.json();
+    if (statusCode === 404 && errorBody.parse(answer).error_code === NO_SUCH_INSTANCE)
+      return readSourceWord(null, migrationId);
+    if (statusCode !== 200) return 'unreachable';
+    const { vmm_state, migration_out } = sledVmmState.parse(answer);
+    return readSourceWord(
+      {
+        state: vmm_state.state,
+        migrationOut:
+          migration_out == null ? null : { migrationId: migration_out.migration_id, state: migration_out.state },
+      },
+      migrationId,
+    );
+  } catch {
+    return 'unreachable';
+  }
+}

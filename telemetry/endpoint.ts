@@ -1,0 +1,56 @@
+/** Where a process shows its metrics and says how it is: for Prometheus, and for whoever restarts processes. */
+import { createServer } from 'node:http';
+
+export interface EndpointOptions {
+  /** `ip:port` to listen on; port 0 chooses a free one. */
+  readonly listen: string;
+  /** The metrics, in Prometheus's text format. */
+  readonly metrics: () => Promise<string>;
+  /** What keeps the process from doing its work, in words; empty when it is ready. */
+  readonly problems: () => Promise<string[]>;
+}
+
+export interface RunningEndpoint {
+  readonly url: string;
+  stop(): Promise<void>;
+}
+
+/**
+ * Serves `/metrics`, `/healthz` (the process runs: 200) and `/readyz` (it can do its work: 200, else 503 and why). Throws
+ * when it can't listen.
+ */
+export async function startEndpoint(options: EndpointOptions): Promise<RunningEndpoint> {
+  const server = createServer(async (request, response) => {
+    const path = new URL(request.url ?? '/', 'http://localhost').pathname;
+    const answer = (status: number, type: string, body: string) => {
+      response.writeHead(status, { 'content-type': type });
+      response.end(body);
+    };
+    try {
+      if (path === '/healthz') return answer(200, 'text/plain', 'ok\n');
+      if (path === '/metrics') return answer(200, 'text/plain; version=0.0.4; charset=utf-8', await options.metrics());
+      if (path === '/readyz') {
+        const problems = await options.problems();
+        return answer(problems.length === 0 ? 200 : 503, 'text/plain', `${problems.join('\n') || 'ready'}\n`);
+      }
+      answer(404, 'text/plain', 'there are /metrics, /healthz and /readyz\n');
+    } catch (error) {
+      answer(500, 'text/plain', `${error instanceof Error ? error.message : error}\n`);
+    }
+  });
+  const at = options.listen.lastIndexOf(':');
+  const host = options.listen.slice(0, at).replace(/[[\]]/g, '');
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject);
+    server.listen(Number(options.listen.slice(at + 1)), host, resolve);
+  });
+  const address = server.address();
+  const port = typeof address === 'object' && address !== null ? address.port : 0;
+  return {
+    url: `http://${options.listen.slice(0, at)}:${port}`,
+    async stop() {
+      server.closeAllConnections();
+      await new Promise((resolve) => server.close(resolve));
+    },
+  };
+}

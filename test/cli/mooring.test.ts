@@ -1,0 +1,132 @@
+/** The `mooring` command, as an operator or a script runs it: real processes against a real stack. */
+import { spawn } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { waitUntil } from '../../worker/child-process.ts';
+import { type Harness, startHarness } from '../support/harness.ts';
+
+const MOORING = fileURLToPath(new URL('../../client/mooring.js', import.meta.url));
+let harness: Harness;
+beforeAll(async () => {
+  harness = await startHarness();
+});
+afterAll(() => harness?.close());
+
+interface Run {
+  readonly code: number | null;
+  readonly out: string;
+  readonly err: string;
+}
+
+function begin(...args: string[]) {
+  const child = spawn(process.execPath, [MOORING, ...args], {
+    env: { ...process.env, MOORING_API_URL: harness.stack.apiUrl, NO_COLOR: '1', FORCE_COLOR: undefined },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  const said = { out: '', err: '' };
+  child.stdout.on('data', (chunk) => {
+    said.out += chunk;
+  });
+  child.stderr.on('data', (chunk) => {
+    said.err += chunk;
+  });
+  const done = new Promise<Run>((resolve) => child.once('close', (code) => resolve({ code, ...said })));
+  return { child, said, done };
+}
+const mooring = (...args: string[]) => begin(...args).done;
+async function json(...args: string[]) {
+  const run = await mooring(...args, '--json');
+  expect([run.code, run.err]).toEqual([0, '']);
+  return JSON.parse(run.out);
+}
+
+test('create, start with --wait, migrate with --wait, history and delete, by name', async () => {
+  expect(await json('instance', 'create', 'web', '--no-start', '--memory', '512MiB')).toMatchObject({
+    run_state: 'stopped',
+    memory: 512 * 1024 ** 2,
+  });
+  const started = await json('instance', 'start', 'web', '--wait');
+  expect(started.run_state).toBe('running');
+  const there = harness.stack.sleds.find(({ id }) => id !== started.sled_id);
+  const moved = await json('instance', 'migrate', 'web', '--to', there?.name ?? '', '--wait');
+  expect(moved).toMatchObject({ run_state: 'running', sled_id: there?.id });
+
+  const { items, complete } = await json('instance', 'history', 'web');
+  expect(complete).toBe(true);
+  const told: string[] = items.map((item: { text: string }) => item.text);
+  for (const part of [
+    'created as "web"',
+    'start succeeded',
+    'migrate succeeded',
+    'target completed',
+    'bring the records',
+  ])
+    expect(told.join('\n')).toContain(part);
+  expect(items.find((item: { text: string }) => item.text === 'start succeeded').web_ui).toMatch(
+    /^http:.*instance-start/,
+  );
+
+  const stopped = await mooring('instance', 'stop', 'web');
+  expect(stopped.code).toBe(0);
+  await harness.shows(started.id, 'stopped');
+  expect(await json('instance', 'delete', 'web')).toEqual({ deleted: 'web' });
+  expect((await json('instance', 'history', started.id)).items.at(-1).text).toBe('deleted');
+});
+
+test('a failed start exits with 1 and says what failed; with --json the error is JSON', async () => {
+  await json('instance', 'create', 'bad', '--no-start');
+  harness.everywhere(({ agent }) => agent.faults.plant({ call: 'register', act: { type: 'refuse', status: 409 } }));
+  const plain = await mooring('instance', 'start', 'bad');
+  expect(plain.code).toBe(1);
+  expect(plain.err).toMatch(/error: the start failed and was undone: sled "sled-\d"/);
+  const program = await mooring('instance', 'start', 'bad', '--json');
+  expect(program.code).toBe(1);
+  expect(JSON.parse(program.err)).toMatchObject({ status: 503, error_code: 'ServiceUnavailable' });
+  harness.everywhere(({ agent }) => agent.faults.clear());
+});
+
+test('Ctrl-C and a time-out leave the operation running and say how to follow it', async () => {
+  const { id } = await json('instance', 'create', 'slow', '--no-start');
+  harness.everywhere(({ agent }) => agent.faults.plant({ call: 'register', act: { type: 'refuse', status: 503 } }));
+  const late = await mooring('instance', 'start', 'slow', '--timeout', '1');
+  expect(late.code).toBe(75);
+  const [, operationId] = /mooring operation show (\S+) --wait/.exec(late.err) ?? [];
+  const shown = await json('operation', 'show', operationId ?? '');
+  expect(shown).toMatchObject({ state: 'running', progress: { step: 'registerVmm', phase: 'doing' } });
+
+  const { child, done } = begin('operation', 'show', operationId ?? '', '--wait');
+  await waitUntil(async () => (await harness.client.getOperation(operationId ?? '')).progress !== null, 'no progress');
+  // The signal counts once the command listens: sent again until it has.
+  const again = setInterval(() => child.kill('SIGINT'), 500);
+  const interrupted = await done;
+  clearInterval(again);
+  expect(interrupted.code === 130 || child.signalCode === 'SIGINT').toBe(true);
+
+  harness.everywhere(({ agent }) => agent.faults.clear());
+  expect(await json('operation', 'show', operationId ?? '', '--wait')).toMatchObject({ outcome: 'succeeded' });
+  await harness.shows(id, 'running');
+});
+
+test('top, lists and completion say what there is', async () => {
+  const top = await mooring('top', '--once');
+  expect(top.out).toMatch(/3 sleds {2}\d+ instances/);
+  expect(top.out).toMatch(/sled-1 +in service .*\/64/);
+  expect((await json('top')).sleds).toHaveLength(3);
+  const complete = async (...words: string[]) => (await mooring('complete', '--', ...words)).out.trim().split('\n');
+  expect(await complete('inst')).toEqual(['instance']);
+  expect(await complete('instance', 'mig')).toEqual(['migrate']);
+  expect(await complete('instance', 'migrate', 'sl')).toEqual(['slow']);
+  expect(await complete('instance', 'migrate', 'slow', '--to', 'sled-')).toEqual(['sled-1', 'sled-2', 'sled-3']);
+  expect(await complete('instance', 'migrate', '--ti')).toEqual(['--timeout']);
+  for (const shell of ['bash', 'zsh', 'fish']) expect((await mooring('completion', shell)).out).toContain('complete');
+  const unknown = await mooring('completion', 'tcsh');
+  expect(unknown.err).toMatch(/shell: "tcsh" is not known: one of bash, zsh, fish/);
+});
+
+test('what is wrong is said with what to do next', async () => {
+  expect((await mooring('instance', 'show', 'nobody')).err).toMatch(/not found: instance with name or id "nobody"/);
+  expect((await mooring('instance', 'migrate', 'slow', '--to', 'moon')).err).toMatch(/"mooring sled list" shows them/);
+  expect((await mooring('instance', 'create', 'x', '--memory', '12')).err).toMatch(/memory/);
+  const away = await mooring('instance', 'list', '--api-url', 'http://127.0.0.1:1');
+  expect(away.err).toMatch(/start one with "mooring up", or name another with --api-url/);
+});

@@ -1,0 +1,247 @@
+/** The activities and the reconcilers on a real PostgreSQL, with sleds that say what a test wants them to say. */
+import { randomUUID } from 'node:crypto';
+import { ApplicationFailure } from '@temporalio/common';
+import { MockActivityEnvironment } from '@temporalio/testing';
+import { DefaultLogger } from '@temporalio/worker';
+import { sql } from 'drizzle-orm';
+import { fastify } from 'fastify';
+import { serializerCompiler, validatorCompiler, type ZodTypeProvider } from 'fastify-type-provider-zod';
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import { type ActivityContext, createControlActivities } from '../../activities/activities.ts';
+import { createReconcilerActivities } from '../../activities/reconcilers.ts';
+import { type SledClient, SledError } from '../../activities/sled-client.ts';
+import type { WorkflowStarter } from '../../activities/workflow-starter.ts';
+import type { ApiContext } from '../../api/context.ts';
+import { addReportRoutes } from '../../api/routes/reports.ts';
+import { readInstance } from '../../db/queries/read-instance.ts';
+import { applyReport } from '../../db/transactions/apply-report.ts';
+import { claimMigration } from '../../db/transactions/claim-migration.ts';
+import { type ClaimedVmm, claimStart } from '../../db/transactions/claim-start.ts';
+import { recordStop } from '../../db/transactions/record-intent.ts';
+import type { WireVmmState } from '../../model/states.ts';
+import { Metrics } from '../../telemetry/metrics.ts';
+import type { SledVmmState } from '../../wire/sled-protocol.ts';
+import { startTestDatabase, type TestDatabase } from '../support/database.ts';
+
+let database: TestDatabase;
+let projectId: string;
+let said: string[];
+let signalled: string[];
+beforeAll(async () => {
+  database = await startTestDatabase();
+});
+beforeEach(async () => {
+  await database.clear();
+  projectId = await database.addProject();
+  said = [];
+  signalled = [];
+});
+afterAll(() => database?.stop());
+
+const silence = async (): Promise<never> => {
+  throw new SledError('unavailable', 'no answer');
+};
+const word = (state: WireVmmState, gen: number): SledVmmState => ({
+  vmm_state: { state, gen, time_updated: new Date().toISOString() },
+});
+
+/** The activities over sleds that are silent, but for what a test gives them to say. */
+function context(sleds: Partial<SledClient>): ActivityContext {
+  const all = {
+    register: silence,
+    unregister: silence,
+    setState: silence,
+    readState: silence,
+    readInventory: silence,
+    ...sleds,
+  };
+  const workflows = {
+    signalUpdate: async (id: string) => void signalled.push(id),
+    carryStop: async (id: string) => void said.push(`carry a stop to ${id}`),
+    unregisterVmm: async (id: string) => void said.push(`unregister ${id}`),
+    isOpen: async () => true,
+  };
+  return {
+    db: database.db,
+    sleds: all as unknown as SledClient,
+    workflows: workflows as unknown as WorkflowStarter,
+  };
+}
+const SILENT = new DefaultLogger('ERROR', () => {});
+const inActivity = <Result>(attempt: number, run: () => Promise<Result>): Promise<Result> =>
+  new MockActivityEnvironment({ attempt }, { logger: SILENT }).run(run) as Promise<Result>;
+const failureType = async (call: Promise<unknown>) => {
+  const error = await call.then(
+    () => null,
+    (failure: unknown) => failure,
+  );
+  if (!(error instanceof ApplicationFailure)) throw error ?? new Error('it succeeded');
+  return error.type;
+};
+
+async function claimed(): Promise<ClaimedVmm & { instanceId: string }> {
+  await database.addSled();
+  const instanceId = await database.addInstance(projectId);
+  const claim = await claimStart(database.db, {
+    instanceId,
+    vmmId: randomUUID(),
+    operationId: randomUUID(),
+    workflowId: 'w',
+    reason: 'user',
+    isRetry: false,
+  });
+  if (claim === null) throw new Error('nothing was claimed');
+  return { ...claim, instanceId };
+}
+async function stateOf(vmmId: string): Promise<unknown> {
+  return (await database.db.execute(sql`SELECT state FROM vmm WHERE id = ${vmmId}`)).rows[0]?.state;
+}
+const attemptOf = (claim: { instanceId: string; vmmId: string; sledName: string; sledAddress: string }) => ({
+  kind: 'start' as const,
+  instanceId: claim.instanceId,
+  vmmId: claim.vmmId,
+  operationId: randomUUID(),
+  workflowId: 'w',
+  sled: { name: claim.sledName, address: claim.sledAddress },
+});
+
+test('a stop that came while the VMM was registered ends the start before its sled is told to run it', async () => {
+  const claim = await claimed();
+  const register = async () => {
+    await recordStop(database.db, claim.instanceId);
+    return word('starting', 2);
+  };
+  const { registerVmm } = createControlActivities(context({ register }));
+  expect(await failureType(inActivity(1, () => registerVmm(claim)))).toBe('StopRequested');
+  expect((await readInstance(database.db, claim.instanceId))?.active?.toldAt).toBeNull();
+});
+
+test('each further telling to run reads the intent first', async () => {
+  const claim = await claimed();
+  await applyReport(database.db, claim.vmmId, word('starting', 2), { tell: true });
+  await recordStop(database.db, claim.instanceId);
+  const setState = async () => {
+    said.push('run');
+    return { updated_runtime: word('running', 3) };
+  };
+  const { runVmm } = createControlActivities(context({ setState }));
+  expect(await failureType(inActivity(2, () => runVmm(attemptOf(claim))))).toBe('StopRequested');
+  expect(said).toEqual([]);
+});
+
+test('silence of a sled, while it is to unregister, is no answer', async () => {
+  const claim = await claimed();
+  const { unregisterVmm } = createControlActivities(context({}));
+  const request = { vmmId: claim.vmmId, sled: { name: claim.sledName, address: claim.sledAddress } };
+  expect(await failureType(inActivity(1, () => unregisterVmm(request)))).toBe('SledUnavailable');
+});
+
+test('a stop is told to both sides of a migration', async () => {
+  const claim = await claimed();
+  await applyReport(database.db, claim.vmmId, word('running', 3));
+  const destinationSledId = await database.addSled();
+  const target = { vmmId: randomUUID(), migrationId: randomUUID() };
+  await claimMigration(database.db, {
+    ...target,
+    instanceId: claim.instanceId,
+    destinationSledId,
+    operationId: randomUUID(),
+    workflowId: 'w',
+    isRetry: false,
+  });
+  await applyReport(database.db, target.vmmId, word('migrating', 2));
+  await recordStop(database.db, claim.instanceId);
+  const setState: SledClient['setState'] = async (_, vmmId, command) => {
+    said.push(`${command.type} ${vmmId}`);
+    return { updated_runtime: null };
+  };
+  const { deliverStop } = createControlActivities(context({ setState }));
+  await inActivity(1, () => deliverStop({ instanceId: claim.instanceId }));
+  expect(said.sort()).toEqual([`stopped ${claim.vmmId}`, `stopped ${target.vmmId}`].sort());
+});
+
+test('the word that comes with a command is written, and signals the update when one is needed', async () => {
+  const claim = await claimed();
+  await applyReport(database.db, claim.vmmId, word('starting', 2), { tell: true });
+  const setState = async () => ({ updated_runtime: word('failed', 3) });
+  const { runVmm } = createControlActivities(context({ setState }));
+  await inActivity(1, () => runVmm(attemptOf(claim)));
+  expect(await stateOf(claim.vmmId)).toBe('failed');
+  expect(signalled).toEqual([claim.instanceId]);
+});
+
+test('a report that makes an update necessary signals it, and so does the same report again', async () => {
+  const claim = await claimed();
+  const { db, workflows } = context({});
+  const app = fastify().withTypeProvider<ZodTypeProvider>();
+  app.setValidatorCompiler(validatorCompiler);
+  app.setSerializerCompiler(serializerCompiler);
+  addReportRoutes(app, { db, workflows, metrics: new Metrics() } as ApiContext);
+  for (const times of [1, 2]) {
+    const url = `/vmms/${claim.vmmId}`;
+    const { statusCode } = await app.inject({ method: 'PUT', url, payload: word('destroyed', 3) });
+    expect(statusCode).toBe(204);
+    expect(signalled).toHaveLength(times);
+  }
+  await app.close();
+});
+
+test('the watcher calls a VMM lost only when its sled says so by name', async () => {
+  const claim = await claimed();
+  await applyReport(database.db, claim.vmmId, word('running', 3));
+  const readInventory = async () => ({ vmms: [] });
+  for (const readState of [silence]) {
+    const { watchSleds } = createReconcilerActivities(context({ readInventory, readState }));
+    await inActivity(1, watchSleds);
+    expect(await stateOf(claim.vmmId)).toBe('running');
+  }
+  const gone = async (): Promise<never> => {
+    throw new SledError('gone', '404 NO_SUCH_INSTANCE');
+  };
+  const { watchSleds } = createReconcilerActivities(context({ readInventory, readState: gone }));
+  expect((await inActivity(1, watchSleds)).found.lost).toEqual([claim.vmmId]);
+  expect(await stateOf(claim.vmmId)).toBe('failed');
+  expect(signalled).toEqual([claim.instanceId]);
+});
+
+test('a sled that is silent loses nothing', async () => {
+  const claim = await claimed();
+  await applyReport(database.db, claim.vmmId, word('running', 3));
+  const { watchSleds } = createReconcilerActivities(context({}));
+  expect((await inActivity(1, watchSleds)).found.silent).toHaveLength(1);
+  expect(await stateOf(claim.vmmId)).toBe('running');
+});
+
+test('the watcher does not fail a VMM that is still being created', async () => {
+  const claim = await claimed();
+  const gone = async (): Promise<never> => {
+    throw new SledError('gone', '404 NO_SUCH_INSTANCE');
+  };
+  const { watchSleds } = createReconcilerActivities(
+    context({ readInventory: async () => ({ vmms: [] }), readState: gone }),
+  );
+  await inActivity(1, watchSleds);
+  expect(await stateOf(claim.vmmId)).toBe('creating');
+});
+
+test('the watcher unregisters what the database does not know', async () => {
+  const claim = await claimed();
+  const stranger = { ...word('running', 3), vmm_id: randomUUID(), instance_id: claim.instanceId };
+  const unregister: SledClient['unregister'] = async (_, vmmId) => {
+    said.push(vmmId);
+    return { updated_runtime: null };
+  };
+  const { watchSleds } = createReconcilerActivities(
+    context({ readInventory: async () => ({ vmms: [stranger] }), unregister }),
+  );
+  expect((await inActivity(1, watchSleds)).found.unregistered).toEqual([stranger.vmm_id]);
+  expect(said).toEqual([stranger.vmm_id]);
+});
+
+test('the scan signals an instance whose signal was lost', async () => {
+  const claim = await claimed();
+  await applyReport(database.db, claim.vmmId, word('destroyed', 3));
+  const { scanForUpdates } = createReconcilerActivities(context({}));
+  expect((await inActivity(1, scanForUpdates)).found.signalled).toEqual([claim.instanceId]);
+  expect(signalled).toEqual([claim.instanceId]);
+});

@@ -1,0 +1,311 @@
+/** Each transaction of the sagas alone, on a real PostgreSQL: what it writes, what it must leave, and what it gives way to. */
+import { randomUUID } from 'node:crypto';
+import { sql } from 'drizzle-orm';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { type InstanceRecord, readInstance } from '../../db/queries/read-instance.ts';
+import { applyReport } from '../../db/transactions/apply-report.ts';
+import { claimMigration } from '../../db/transactions/claim-migration.ts';
+import { claimStart } from '../../db/transactions/claim-start.ts';
+import { commitUpdate } from '../../db/transactions/commit-update.ts';
+import { failVmm } from '../../db/transactions/fail-vmm.ts';
+import { expungeSled } from '../../db/transactions/manage-inventory.ts';
+import { deleteInstance, recordStop } from '../../db/transactions/record-intent.ts';
+import { beginUnwind, finishUnwind } from '../../db/transactions/unwind-vmm.ts';
+import { Refusal } from '../../model/refusal.ts';
+import type { MigrationState, WireVmmState } from '../../model/states.ts';
+import { waitUntil } from '../../worker/child-process.ts';
+import { startTestDatabase, type TestDatabase } from '../support/database.ts';
+
+let database: TestDatabase;
+let projectId: string;
+let sleds: string[];
+beforeAll(async () => {
+  database = await startTestDatabase();
+});
+beforeEach(async () => {
+  await database.clear();
+  projectId = await database.addProject();
+  sleds = [await database.addSled(), await database.addSled()];
+});
+afterAll(() => database?.stop());
+
+const now = () => new Date().toISOString();
+const attempt = (instanceId: string, vmmId: string = randomUUID()) => ({
+  instanceId,
+  vmmId,
+  operationId: randomUUID(),
+  workflowId: 'w',
+});
+type Attempt = ReturnType<typeof attempt>;
+
+async function start(instanceId: string, reason: 'user' | 'auto_restart' = 'user', of = attempt(instanceId)) {
+  const claim = await claimStart(database.db, { ...of, reason, isRetry: false });
+  return { ...of, claim };
+}
+async function report(
+  vmmId: string,
+  state: WireVmmState,
+  gen: number,
+  sides: { in?: [string, MigrationState, number]; out?: [string, MigrationState, number] } = {},
+) {
+  const side = (of: [string, MigrationState, number] | undefined) =>
+    of && { migration_id: of[0], state: of[1], gen: of[2], time_updated: now() };
+  return applyReport(database.db, vmmId, {
+    vmm_state: { state, gen, time_updated: now() },
+    migration_in: side(sides.in),
+    migration_out: side(sides.out),
+  });
+}
+async function running() {
+  const instanceId = await database.addInstance(projectId);
+  const begun = await start(instanceId);
+  await report(begun.vmmId, 'running', 3);
+  return begun;
+}
+async function migrating() {
+  const source = await running();
+  const { active } = await record(source.instanceId);
+  const migration = { ...attempt(source.instanceId), migrationId: randomUUID() };
+  const destinationSledId = sleds.find((id) => id !== active?.sledId) ?? '';
+  await claimMigration(database.db, { ...migration, destinationSledId, isRetry: false });
+  return { ...migration, sourceVmmId: source.vmmId };
+}
+async function record(id: string): Promise<InstanceRecord> {
+  const found = await readInstance(database.db, id);
+  if (found === null) throw new Error(`no instance ${id}`);
+  return found;
+}
+async function rows(query: ReturnType<typeof sql>): Promise<Record<string, unknown>[]> {
+  return (await database.db.execute(query)).rows;
+}
+const reservations = async () =>
+  (await rows(sql`SELECT vmm_id, kind FROM sled_reservation ORDER BY kind`)).map((row) => [row.vmm_id, row.kind]);
+const charges = async () =>
+  (await rows(sql`SELECT instance_id, cpus::int AS cpus FROM provisioning_charge`)).map(Object.values);
+const stateOf = async (vmmId: string) =>
+  (await rows(sql`SELECT state, state_generation::int AS gen FROM vmm WHERE id = ${vmmId}`))[0];
+const error = { status: 503, error_code: 'ServiceUnavailable', message: 'undone' };
+async function unwind(
+  of: Attempt,
+  kind: 'start' | 'migrate',
+  how: { confirmed?: boolean; spareRunning?: boolean } = {},
+) {
+  const begun = await beginUnwind(database.db, { ...of, kind, spareRunning: how.spareRunning ?? false });
+  if (begun.spared) return begun;
+  const { confirmed = true } = how;
+  await finishUnwind(database.db, { ...of, kind, confirmed, neverTold: !begun.told, error });
+  return begun;
+}
+
+describe('a claim', () => {
+  test('takes exactly what the instance needs, and gives exactly that back', async () => {
+    const { instanceId, vmmId } = await running();
+    expect(await charges()).toEqual([[instanceId, 2]]);
+    expect(await reservations()).toEqual([[vmmId, 'active']]);
+    await report(vmmId, 'destroyed', 4);
+    await commitUpdate(database.db, instanceId);
+    expect(await charges()).toEqual([]);
+    expect(await reservations()).toEqual([]);
+    expect(await rows(sql`SELECT sum(reserved_threads)::int AS threads FROM sled`)).toEqual([{ threads: 0 }]);
+    expect(await rows(sql`SELECT charged_cpus::int AS cpus FROM project`)).toEqual([{ cpus: 0 }]);
+  });
+  test('that another one overtook between its reading and its writing reads again', async () => {
+    const instanceId = await database.addInstance(projectId);
+    // After a start that was undone the intent says "running" already: only the generation tells the two apart.
+    await unwind(await start(instanceId), 'start');
+    const claims = await database.db.transaction(async (holder) => {
+      await holder.execute(sql`SELECT 1 FROM instance WHERE id = ${instanceId} FOR UPDATE`);
+      const both = [start(instanceId), start(instanceId)];
+      await waitUntil(async () => {
+        const waiting = await rows(sql`SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'`);
+        return waiting.length === 2;
+      }, 'the two claims never waited for the row');
+      return both;
+    });
+    const made = (await Promise.all(claims)).filter(({ claim }) => claim !== null);
+    expect(made).toHaveLength(1);
+    expect((await record(instanceId)).instance).toMatchObject({ activeVmmId: made[0]?.vmmId, stateGeneration: 3 });
+  });
+  test('by an automatic restart respects a stop that the user asked for meanwhile', async () => {
+    const { instanceId, vmmId } = await running();
+    await report(vmmId, 'failed', 4);
+    await commitUpdate(database.db, instanceId);
+    expect((await record(instanceId)).shown).toBe('failed');
+    await recordStop(database.db, instanceId);
+    expect((await record(instanceId)).shown).toBe('stopped');
+    await expect(start(instanceId, 'auto_restart')).rejects.toBeInstanceOf(Refusal);
+  });
+  test('that comes after its saga has unwound makes nothing', async () => {
+    const instanceId = await database.addInstance(projectId);
+    const late = attempt(instanceId);
+    await unwind(late, 'start');
+    await expect(start(instanceId, 'user', late)).rejects.toBeInstanceOf(Refusal);
+    expect(await reservations()).toEqual([]);
+    expect((await record(instanceId)).instance).toMatchObject({ state: 'no_vmm', activeVmmId: null });
+    expect((await start(instanceId)).claim).not.toBeNull();
+  });
+});
+
+describe('a report', () => {
+  test('counts only when its generation is newer', async () => {
+    const { vmmId } = await running();
+    for (const gen of [1, 2, 3]) await report(vmmId, 'stopping', gen);
+    expect(await stateOf(vmmId)).toEqual({ state: 'running', gen: 3 });
+    await report(vmmId, 'stopping', 4);
+    expect(await stateOf(vmmId)).toEqual({ state: 'stopping', gen: 4 });
+  });
+  test('never brings a gone VMM back to life', async () => {
+    for (const end of ['destroyed', 'failed'] as const) {
+      const { vmmId } = await running();
+      await report(vmmId, end, 4);
+      await report(vmmId, 'running', 9);
+      expect(await stateOf(vmmId)).toEqual({ state: end, gen: 4 });
+    }
+  });
+  test('is not written to a VMM that is being unwound', async () => {
+    const instanceId = await database.addInstance(projectId);
+    const begun = await start(instanceId);
+    await beginUnwind(database.db, { ...begun, kind: 'start', spareRunning: false });
+    expect(await report(begun.vmmId, 'running', 9)).toMatchObject({ verdict: 'unwound', wrote: false });
+    expect(await stateOf(begun.vmmId)).toEqual({ state: 'creating', gen: 1 });
+  });
+  test('speaks of its own side of a migration only, once and for all', async () => {
+    const { vmmId, sourceVmmId, migrationId, instanceId } = await migrating();
+    const sides = async () => {
+      const { migration } = await record(instanceId);
+      return [migration?.sourceState, migration?.targetState];
+    };
+    await report(vmmId, 'migrating', 2, { out: [migrationId, 'completed', 5] });
+    await report(sourceVmmId, 'migrating', 4, { in: [migrationId, 'completed', 5] });
+    expect(await sides()).toEqual(['pending', 'pending']);
+    await report(vmmId, 'migrating', 3, { in: [migrationId, 'in_progress', 2] });
+    await report(sourceVmmId, 'migrating', 5, { out: [migrationId, 'failed', 2] });
+    expect(await sides()).toEqual(['failed', 'in_progress']);
+    await report(sourceVmmId, 'running', 6, { out: [migrationId, 'completed', 9] });
+    await report(vmmId, 'migrating', 4, { in: [migrationId, 'pending', 2] });
+    expect(await sides()).toEqual(['failed', 'in_progress']);
+  });
+  test('that comes with a register marks the VMM as told only while the user wants it to run', async () => {
+    const instanceId = await database.addInstance(projectId);
+    const { vmmId } = await start(instanceId);
+    await recordStop(database.db, instanceId);
+    const word = { vmm_state: { state: 'starting', gen: 2, time_updated: now() } } as const;
+    expect(await applyReport(database.db, vmmId, word, { tell: true })).toMatchObject({ intendedState: 'stopped' });
+    expect((await record(instanceId)).active?.toldAt).toBeNull();
+  });
+});
+
+describe('an unwind', () => {
+  test('marks its own VMM, and leaves the ids and the generation of the instance', async () => {
+    const instanceId = await database.addInstance(projectId);
+    const begun = await start(instanceId);
+    const before = (await record(instanceId)).instance;
+    await unwind(begun, 'start');
+    const after = await record(instanceId);
+    expect(after.instance).toMatchObject({
+      state: 'vmm',
+      activeVmmId: begun.vmmId,
+      stateGeneration: before.stateGeneration,
+    });
+    expect(after).toMatchObject({ shown: 'stopped', active: { state: 'saga_unwound' } });
+    expect(await reservations()).toEqual([]);
+    expect(await charges()).toEqual([]);
+  });
+  test('of a migration fails its side, and leaves the guest where it was', async () => {
+    const migration = await migrating();
+    await unwind(migration, 'migrate');
+    const after = await record(migration.instanceId);
+    expect(after.shown).toBe('running');
+    expect(after.instance).toMatchObject({ activeVmmId: migration.sourceVmmId, targetVmmId: migration.vmmId });
+    expect(after.migration).toMatchObject({ sourceState: 'failed', targetState: 'failed' });
+    expect(await reservations()).toEqual([[migration.sourceVmmId, 'active']]);
+    expect(await charges()).toHaveLength(1);
+  });
+  test('that ends twice, after a new start, takes nothing from the new one', async () => {
+    const instanceId = await database.addInstance(projectId);
+    const first = await start(instanceId);
+    const begun = await unwind(first, 'start');
+    const second = await start(instanceId);
+    await finishUnwind(database.db, { ...first, kind: 'start', confirmed: true, neverTold: !begun.told, error });
+    expect(await charges()).toEqual([[instanceId, 2]]);
+    expect(await reservations()).toEqual([[second.vmmId, 'active']]);
+  });
+  test('writes saga_unwound over what the row says, also over failed', async () => {
+    const { vmmId, ...rest } = await running();
+    await failVmm(database.db, vmmId, 'its sled does not know it');
+    await unwind({ vmmId, ...rest }, 'start');
+    expect(await stateOf(vmmId)).toMatchObject({ state: 'saga_unwound' });
+    expect((await record(rest.instanceId)).shown).toBe('stopped');
+  });
+  test('without the sled’s word keeps the reservation, tombstoned, until the sled is expunged', async () => {
+    const instanceId = await database.addInstance(projectId);
+    const begun = await start(instanceId);
+    const sledId = (await record(instanceId)).active?.sledId ?? '';
+    await unwind(begun, 'start', { confirmed: false });
+    expect(await reservations()).toEqual([[begun.vmmId, 'tombstoned']]);
+    expect(await charges()).toEqual([]);
+    await expungeSled(database.db, sledId);
+    expect(await reservations()).toEqual([]);
+  });
+  test('spares a guest whose sled has reported it as running, and a migration under way', async () => {
+    const begun = await running();
+    expect((await unwind(begun, 'start', { spareRunning: true })).spared).toBe(true);
+    expect(await stateOf(begun.vmmId)).toMatchObject({ state: 'running' });
+    const migration = await migrating();
+    await report(migration.vmmId, 'migrating', 2, { in: [migration.migrationId, 'in_progress', 2] });
+    expect((await unwind(migration, 'migrate', { spareRunning: true })).spared).toBe(true);
+  });
+});
+
+describe('the control plane’s own verdict', () => {
+  test('is not passed on a VMM that its sled may not know yet, nor on one that is being unwound', async () => {
+    const instanceId = await database.addInstance(projectId);
+    const begun = await start(instanceId);
+    expect(await failVmm(database.db, begun.vmmId, 'unknown')).toBeNull();
+    await report(begun.vmmId, 'starting', 2);
+    await beginUnwind(database.db, { ...begun, kind: 'start', spareRunning: false });
+    expect(await failVmm(database.db, begun.vmmId, 'unknown')).toBeNull();
+    expect(await stateOf(begun.vmmId)).toMatchObject({ state: 'starting' });
+  });
+  test('says nothing about a side of a migration', async () => {
+    const migration = await migrating();
+    await failVmm(database.db, migration.sourceVmmId, 'unknown');
+    expect((await record(migration.instanceId)).migration?.sourceState).toBe('pending');
+    expect((await commitUpdate(database.db, migration.instanceId))?.case).toBe('unknown');
+  });
+});
+
+describe('an update', () => {
+  test('after a move makes the target’s reservation the active one, and keeps the source’s while it lives', async () => {
+    const migration = await migrating();
+    const { sourceVmmId, migrationId, instanceId, vmmId } = migration;
+    await report(sourceVmmId, 'migrating', 4, { out: [migrationId, 'completed', 3] });
+    await report(vmmId, 'running', 3, { in: [migrationId, 'completed', 3] });
+    await commitUpdate(database.db, instanceId);
+    expect((await record(instanceId)).instance).toMatchObject({ activeVmmId: vmmId, targetVmmId: null });
+    expect(await reservations()).toEqual([
+      [vmmId, 'active'],
+      [sourceVmmId, 'tombstoned'],
+    ]);
+    await report(sourceVmmId, 'destroyed', 5);
+    await commitUpdate(database.db, instanceId);
+    expect(await reservations()).toEqual([[vmmId, 'active']]);
+    expect(await rows(sql`SELECT id FROM vmm WHERE time_deleted IS NULL`)).toEqual([{ id: vmmId }]);
+  });
+  test('of a deleted instance clears the leftover that the delete left', async () => {
+    const instanceId = await database.addInstance(projectId);
+    const begun = await start(instanceId);
+    await unwind(begun, 'start');
+    await deleteInstance(database.db, instanceId);
+    expect((await record(instanceId)).instance).toMatchObject({ state: 'vmm', activeVmmId: begun.vmmId });
+    await commitUpdate(database.db, instanceId);
+    expect((await record(instanceId)).instance).toMatchObject({ state: 'destroyed', activeVmmId: null });
+  });
+  test('a user who asked for stop gets Stopped, also when the VMM fails', async () => {
+    const { instanceId, vmmId } = await running();
+    await recordStop(database.db, instanceId);
+    await report(vmmId, 'failed', 4);
+    await commitUpdate(database.db, instanceId);
+    expect((await record(instanceId)).shown).toBe('stopped');
+  });
+});

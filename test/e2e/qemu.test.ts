@@ -1,0 +1,76 @@
+/** The main job on real VMs: the demo's scenario, and a console that is followed across migrations. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { MooringClient } from '../../client/mooring-client.ts';
+import { playScenario, readScenario } from '../../client/scenario.ts';
+import type { InstanceView } from '../../wire/operator-api.ts';
+import { waitUntil } from '../../worker/child-process.ts';
+import { type RunningStack, startStack } from '../../worker/stack.ts';
+import { GUEST_MEMORY_BYTES, qemuForTests } from '../support/qemu.ts';
+
+const qemu = await qemuForTests('the end-to-end scenario on real VMs');
+const MOORING = fileURLToPath(new URL('../../client/mooring.ts', import.meta.url));
+const PATIENT_MS = 90_000;
+
+describe.skipIf(qemu === null)('on real VMs', () => {
+  let stack: RunningStack;
+  const children: ChildProcess[] = [];
+  beforeAll(async () => {
+    stack = await startStack({
+      sleds: 3,
+      hypervisor: 'qemu',
+      reconcileEveryMs: 1_000,
+      env: { ...process.env, DATABASE_URL: '', TEMPORAL_ADDRESS: '' },
+    });
+  });
+  afterAll(async () => {
+    for (const child of children) child.kill('SIGKILL');
+    await stack?.stop();
+  });
+
+  test('the demo’s scenario ends as it says', async () => {
+    const scenario = await readScenario(new URL('../../examples/demo.yaml', import.meta.url).pathname);
+    const results = await playScenario(stack, scenario, () => {}, { ncpus: 1, memory: GUEST_MEMORY_BYTES });
+    expect(results.filter((result) => result.problems.length > 0)).toEqual([]);
+    expect(results).toHaveLength(scenario.steps.length);
+  });
+
+  test('“mooring instance console” follows the guest across two migrations, and loses nothing', async () => {
+    const client = new MooringClient({ url: stack.apiUrl });
+    const name = 'counter';
+    const project = 'default';
+    const comes = async (what: string, check: (instance: InstanceView) => boolean) =>
+      waitUntil(async () => check(await client.getInstance(name, { project })), `it was never ${what}`, PATIENT_MS);
+    await client.createInstance(
+      { name, hostname: name, description: '', ncpus: 1, memory: GUEST_MEMORY_BYTES, start: true },
+      { project },
+    );
+    await comes('running', ({ run_state }) => run_state === 'running');
+    const child = spawn(
+      process.execPath,
+      ['--import', 'tsx', MOORING, 'instance', 'console', name, '--project', project, '--api-url', stack.apiUrl],
+      { stdio: ['ignore', 'pipe', 'inherit'] },
+    );
+    children.push(child);
+    let shown = '';
+    child.stdout?.on('data', (chunk: Buffer) => {
+      shown += chunk.toString('latin1');
+    });
+    const counts = () => [...shown.matchAll(/^count (\d+)\r?\n/gm)].map((match) => Number(match[1]));
+    const countsBeyond = (beyond: number) =>
+      waitUntil(() => (counts().at(-1) ?? 0) > beyond, `the console showed no count beyond ${beyond}`, PATIENT_MS);
+    await countsBeyond(0);
+    for (let hop = 0; hop < 2; hop += 1) {
+      const before = await client.getInstance(name, { project });
+      const there = stack.sleds.find(({ id }) => id !== before.sled_id);
+      await client.migrateInstance(name, there?.id ?? '', { project });
+      await comes('moved', (now) => now.run_state === 'running' && now.sled_id === there?.id);
+      await countsBeyond((counts().at(-1) ?? 0) + 5);
+    }
+    expect(counts()).toEqual(counts().map((_, index) => index + 1));
+
+    await client.stopInstance(name, { project });
+    await comes('stopped', ({ run_state }) => run_state === 'stopped');
+  });
+});

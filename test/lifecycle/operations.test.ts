@@ -1,0 +1,223 @@
+/** The corners of the operations: what a user may ask for at an awkward moment, and what must come of it. */
+import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
+import { waitUntil } from '../../worker/child-process.ts';
+import { type Harness, refused, silence, startHarness, wake } from '../support/harness.ts';
+
+vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
+
+let harness: Harness;
+beforeAll(async () => {
+  harness = await startHarness({ registerTimeoutMs: 2_000, transitionMs: 100 });
+});
+afterEach(() => harness.everywhere(wake));
+afterAll(() => harness?.close());
+
+async function endsStopped(id: string): Promise<void> {
+  await harness.shows(id, 'stopped');
+  await harness.rests(id);
+  expect(await harness.holds(id)).toEqual({ reservations: [], charge: false });
+  for (const { agent } of harness.stack.sleds) {
+    const guests = new Set<string>();
+    for (const entry of agent.faults.guestLog()) {
+      if (entry.instance_id !== id) continue;
+      if (entry.event === 'began') guests.add(entry.vmm_id);
+      else guests.delete(entry.vmm_id);
+    }
+    expect(guests.size, 'guests left running').toBe(0);
+  }
+}
+
+describe('create', () => {
+  test('a first start that fails leaves a Stopped instance, and the creation succeeds', async () => {
+    harness.everywhere(({ agent }) => agent.faults.plant({ call: 'register', act: { type: 'refuse', status: 409 } }));
+    const response = await fetch(`${harness.stack.apiUrl}/v1/instances?project=default`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ name: 'first', hostname: 'first', description: '', ncpus: 1, memory: 2 ** 30 }),
+    });
+    expect(response.status).toBe(201);
+    const made = (await response.json()) as { id: string; run_state: string };
+    expect(made.run_state).toBe('stopped');
+    harness.everywhere(wake);
+    await harness.client.startInstance(made.id);
+    await harness.shows(made.id, 'running');
+  });
+
+  test('one that finds no room, likewise', async () => {
+    const made = await harness.client.createInstance(
+      { name: 'huge', hostname: 'huge', description: '', ncpus: 200, memory: 2 ** 30 },
+      { project: 'default' },
+    );
+    expect(made.run_state).toBe('stopped');
+    expect(await harness.holds(made.id)).toEqual({ reservations: [], charge: false });
+  });
+});
+
+describe('stop while migrating', () => {
+  test('the migration goes on and arrives: it is stopped there', async () => {
+    const id = await harness.running();
+    const { here, there } = await harness.placed(id);
+    // The source can't be told, so that the migration wins; the destination can.
+    here.agent.faults.plant({ call: 'state:stopped', act: { type: 'refuse', status: 503 } });
+    await harness.client.migrateInstance(id, there.id);
+    await harness.client.stopInstance(id);
+    await endsStopped(id);
+    expect((await harness.record(id)).instance.intendedState).toBe('stopped');
+  });
+
+  test('the migration fails: it is stopped where it stayed', async () => {
+    const id = await harness.running();
+    const { there } = await harness.placed(id);
+    there.agent.faults.plant({ migration: { side: 'target', point: 'middle' } });
+    // The destination can't be told.
+    there.agent.faults.plant({ call: 'state:stopped', act: { type: 'refuse', status: 503 } });
+    await harness.client.migrateInstance(id, there.id);
+    await harness.client.stopInstance(id);
+    await endsStopped(id);
+  });
+
+  test('the stop reaches only the destination at first: it is told again until both have taken it', async () => {
+    const id = await harness.running();
+    const { here, there } = await harness.placed(id);
+    there.agent.faults.plant({ call: 'state:migration_target', act: { type: 'delay', ms: 1_000 }, times: 1 });
+    here.agent.faults.plant({ call: 'state:stopped', act: { type: 'drop_before' }, times: 3 });
+    const migration = harness.client.migrateInstance(id, there.id).catch(() => {});
+    await harness.shows(id, 'migrating');
+    await harness.client.stopInstance(id);
+    await endsStopped(id);
+    await migration;
+  });
+
+  test('a destination that may be migrating in is not torn down for it', async () => {
+    const id = await harness.running();
+    const { there } = await harness.placed(id);
+    // It takes effect, and the answers are lost: the saga does not know.
+    there.agent.faults.plant({ call: 'state:migration_target', act: { type: 'drop_after' }, times: 2 });
+    const migration = harness.client.migrateInstance(id, there.id).then(
+      () => null,
+      (error: unknown) => error,
+    );
+    await waitUntil(async () => (await harness.record(id)).target?.toldAt != null, 'it was never told');
+    const target = (await harness.record(id)).target?.id;
+    await harness.client.stopInstance(id);
+    await endsStopped(id);
+    await migration;
+    const ended = there.agent.faults
+      .guestLog()
+      .filter(({ vmm_id, reason }) => vmm_id === target && reason === 'killed');
+    expect(ended).toEqual([]);
+  });
+});
+
+describe('stop while starting', () => {
+  test('unwinds the start: Stopped, and its caller gets 409', async () => {
+    const id = await harness.create();
+    harness.everywhere(({ agent }) => agent.faults.plant({ call: 'register', act: { type: 'delay', ms: 1_000 } }));
+    const start = refused(harness.client.startInstance(id));
+    await harness.shows(id, 'starting');
+    await harness.client.stopInstance(id);
+    expect((await start).status).toBe(409);
+    await endsStopped(id);
+  });
+
+  test('the last intent wins: stop, then start again before a sled was told', async () => {
+    const id = await harness.running();
+    const { here } = await harness.placed(id);
+    here.agent.faults.plant({ call: 'state:stopped', act: { type: 'drop_before' } });
+    await harness.client.stopInstance(id);
+    await harness.client.startInstance(id);
+    harness.everywhere(wake);
+    expect((await harness.record(id)).instance.intendedState).toBe('running');
+    expect((await harness.shows(id, 'running')).shown).toBe('running');
+  });
+});
+
+test('delete over a leftover: 404 and a free name at once; only the update clears the id', async () => {
+  const id = await harness.create('leftover');
+  harness.everywhere(({ agent }) =>
+    agent.faults.plant({ call: 'state:running', act: { type: 'refuse', status: 409 } }),
+  );
+  await harness.stack.worker.setUpdates(false);
+  await refused(harness.client.startInstance(id));
+  const before = await harness.record(id);
+  await harness.client.deleteInstance(id);
+  expect((await refused(harness.client.getInstance(id))).status).toBe(404);
+  expect((await refused(harness.client.startInstance(id))).status).toBe(404);
+  await harness.create('leftover');
+  const after = await harness.record(id);
+  expect(after.instance).toMatchObject({
+    state: 'vmm',
+    activeVmmId: before.instance.activeVmmId,
+    stateGeneration: before.instance.stateGeneration,
+  });
+  await harness.stack.worker.setUpdates(true);
+  await waitUntil(async () => (await harness.record(id)).instance.state === 'destroyed', 'it never ended');
+  await harness.rests(id);
+});
+
+test('expunge: what ran there is Failed at once, migrations from and to it are over, and no unwind waits for it', async () => {
+  const doomed = await harness.client.addSled({
+    name: 'doomed',
+    address: '127.0.0.1:9',
+    threads: 64,
+    memory: 2 ** 38,
+  });
+  const inbound = await harness.running();
+  const { here } = await harness.placed(inbound);
+  // Told nothing: the destination is registered with for as long as that may take.
+  const migration = refused(harness.client.migrateInstance(inbound, doomed.id));
+  await harness.shows(inbound, 'migrating');
+  await harness.client.expungeSled(doomed.id);
+  expect((await migration).status).toBe(503);
+  const stayed = await harness.shows(inbound, 'running');
+  expect(stayed.active?.sledId).toBe(here.id);
+  await harness.rests(inbound);
+  expect(await harness.holds(inbound)).toEqual({ reservations: ['active'], charge: true });
+});
+
+test('an unwind that waits for a silent sled ends when the sled is expunged', async () => {
+  const id = await harness.create();
+  harness.everywhere(({ agent }) => {
+    agent.faults.plant({ call: 'state:running', act: { type: 'refuse', status: 409 }, times: 1 });
+    agent.faults.plant({ call: 'unregister', act: { type: 'drop_before' } });
+  });
+  const start = refused(harness.client.startInstance(id));
+  await waitUntil(async () => (await harness.record(id)).active?.unwindingSince != null, 'it never unwound');
+  const host = harness.sled((await harness.record(id)).active?.sledId);
+  silence(host);
+  expect((await harness.record(id)).shown).toBe('starting');
+  await harness.client.expungeSled(host.id);
+  await start;
+  await harness.shows(id, 'stopped');
+  expect(await harness.holds(id)).toEqual({ reservations: [], charge: false });
+});
+
+test('a list by state goes on over pages that have none of it', async () => {
+  await harness.client.createProject({ name: 'listed', description: '' });
+  const names = Array.from({ length: 9 }, (_, n) => `one-${n}`);
+  for (const name of names)
+    await harness.client.createInstance(
+      { name, hostname: name, description: '', ncpus: 1, memory: 2 ** 30, start: name === 'one-2' || name === 'one-7' },
+      { project: 'listed' },
+    );
+  const list = async (state: string, limit: number) => {
+    const found: string[] = [];
+    let token: string | null = null;
+    do {
+      const url = new URL(`${harness.stack.apiUrl}/v1/instances?project=listed&state=${state}&limit=${limit}`);
+      if (token !== null) url.searchParams.set('page_token', token);
+      const page = (await (await fetch(url)).json()) as { items: { name: string }[]; next_page: string | null };
+      expect(page.items.length).toBeLessThanOrEqual(limit);
+      found.push(...page.items.map(({ name }) => name));
+      token = page.next_page;
+    } while (token !== null);
+    return found;
+  };
+  for (const name of ['one-2', 'one-7'])
+    await harness.shows((await harness.client.getInstance(name, { project: 'listed' })).id, 'running');
+  for (const limit of [1, 2, 3, 100]) {
+    expect(await list('running', limit)).toEqual(['one-2', 'one-7']);
+    expect(await list('stopped', limit)).toEqual(names.filter((name) => name !== 'one-2' && name !== 'one-7'));
+    expect(await list('failed', limit)).toEqual([]);
+  }
+});

@@ -1,0 +1,519 @@
+/** Each reconciling loop against planted faults, and beside healthy things that it must leave alone. */
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
+import { once } from 'node:events';
+import { connect, createServer, type Socket } from 'node:net';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { ScheduleNotFoundError } from '@temporalio/client';
+import { sql } from 'drizzle-orm';
+import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
+import { applyReport } from '../../db/transactions/apply-report.ts';
+import { failVmm } from '../../db/transactions/fail-vmm.ts';
+import { recordStop } from '../../db/transactions/record-intent.ts';
+import { RECONCILERS } from '../../model/reconcilers.ts';
+import { TASK_QUEUE, workflowIds } from '../../model/workflow-names.ts';
+import { waitUntil } from '../../worker/child-process.ts';
+import { ensureSchedules } from '../../worker/schedules.ts';
+import { type Harness, refused, silence, startHarness, wake } from '../support/harness.ts';
+
+vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
+
+const COMMAND = fileURLToPath(new URL('../../client/mooring.ts', import.meta.url));
+const children: ChildProcess[] = [];
+let harness: Harness;
+/** Nothing here is to be touched by any pass. */
+let healthy: string[];
+beforeAll(async () => {
+  // All are switched off: what happens is what a pass by hand does.
+  harness = await startHarness({ reconcilersOff: RECONCILERS, registerTimeoutMs: 2_000 });
+  healthy = [await harness.running(), await harness.create()];
+});
+afterEach(async () => {
+  harness.everywhere(wake);
+  for (const { id } of harness.stack.sleds) await harness.client.setSledPolicy(id, 'provisionable');
+});
+afterAll(async () => {
+  for (const child of children) child.kill('SIGKILL');
+  await harness?.close();
+});
+
+const db = () => harness.database.db;
+const run = (name: (typeof RECONCILERS)[number]) => harness.client.runReconciler(name);
+const sums = async () =>
+  (await db().execute(sql`SELECT name, reserved_threads, reserved_memory_bytes FROM sled ORDER BY name`)).rows;
+
+/** Runs passes while healthy things are watched. */
+async function leavingHealthyAlone<T>(work: () => Promise<T>): Promise<T> {
+  const before = await Promise.all(healthy.map((id) => harness.record(id)));
+  const done = await work();
+  expect(await Promise.all(healthy.map((id) => harness.record(id)))).toEqual(before);
+  return done;
+}
+
+describe('switched off and on', () => {
+  test('all are listed, with what they are for, and off', async () => {
+    const loops = await harness.client.listReconcilers();
+    expect(loops.map(({ name }) => name)).toEqual([...RECONCILERS]);
+    for (const loop of loops) expect(loop).toMatchObject({ scheduled: true, enabled: false, time_next_run: null });
+  });
+
+  test('the switch is the pause of the Temporal Schedule, and a worker that starts leaves it as it is', async () => {
+    const schedule = harness.temporal.schedule.getHandle('reaper');
+    expect(await harness.client.setReconciler('reaper', true)).toMatchObject({ enabled: true });
+    expect((await schedule.describe()).state.paused).toBe(false);
+    await waitUntil(
+      async () => (await harness.client.listReconcilers()).some((loop) => loop.last_summary !== null),
+      'it never ran by itself',
+      90_000,
+    );
+    expect(await harness.client.setReconciler('reaper', false)).toMatchObject({ enabled: false });
+    await ensureSchedules(harness.temporal);
+    expect((await schedule.describe()).state.paused).toBe(true);
+  });
+
+  test('the schedule of an earlier name is deleted', async () => {
+    await harness.temporal.schedule.create({
+      scheduleId: 'updater-scan',
+      spec: { intervals: [{ every: '1h' }] },
+      action: { type: 'startWorkflow', workflowType: 'updaterScan', taskQueue: TASK_QUEUE },
+    });
+    await ensureSchedules(harness.temporal);
+    const former = harness.temporal.schedule.getHandle('updater-scan').describe();
+    await expect(former).rejects.toBeInstanceOf(ScheduleNotFoundError);
+  });
+
+  test('one that does not exist is 400 by name', async () => {
+    const response = await fetch(`${harness.stack.apiUrl}/v1/system/reconcilers/gardener/run`, { method: 'POST' });
+    expect(response.status).toBe(400);
+    expect(await response.text()).toMatch(/watcher/);
+  });
+
+  test('the command runs a pass and says what it found, also as JSON', async () => {
+    const mooring = async (...args: string[]) =>
+      (
+        await promisify(execFile)(process.execPath, [
+          '--import',
+          'tsx',
+          COMMAND,
+          ...args,
+          '--api-url',
+          harness.stack.apiUrl,
+        ])
+      ).stdout;
+    expect(await mooring('reconcile', 'watcher')).toMatch(/asked 3 sleds: nothing to do/);
+    expect(JSON.parse(await mooring('reconcile', 'auto-restart', '--json'))).toMatchObject({
+      name: 'auto-restart',
+      found: { candidates: 0, started: [], cooling_down: [], without_room: [], postponed: [] },
+    });
+    expect(JSON.parse(await mooring('reconcile', 'list', '--json'))).toHaveLength(4);
+  });
+});
+
+describe('passes over healthy things', () => {
+  test.each(RECONCILERS)('%s finds nothing to do', async (name) => {
+    const pass = await leavingHealthyAlone(() => run(name));
+    expect(pass.summary).toMatch(/nothing to do$/);
+    for (const [what, ids] of Object.entries(pass.found)) if (Array.isArray(ids)) expect(ids, what).toEqual([]);
+  });
+});
+
+describe('the watcher', () => {
+  test('a VMM that its sled does not know is lost: Failed', async () => {
+    const id = await harness.running();
+    const { active } = await harness.record(id);
+    harness.sled(active?.sledId).agent.faults.lose(active?.id ?? '');
+    const pass = await leavingHealthyAlone(() => run('watcher'));
+    expect(pass.found.lost).toEqual([active?.id]);
+    await harness.shows(id, 'failed');
+    await harness.rests(id);
+  });
+
+  test.each([
+    ['503', { type: 'refuse', status: 503 }],
+    ['410', { type: 'refuse', status: 410 }],
+    ['404 without the code', { type: 'refuse', status: 404, error_code: 'NOT_FOUND' }],
+    ['403', { type: 'refuse', status: 403 }],
+    ['nonsense', { type: 'garbage' }],
+    ['a broken connection', { type: 'drop_before' }],
+  ] as const)('%s about a VMM proves nothing', async (_, act) => {
+    const id = await harness.running();
+    const { active } = await harness.record(id);
+    const { agent } = harness.sled(active?.sledId);
+    agent.faults.plant({ call: 'list', act });
+    expect((await run('watcher')).found).toMatchObject({ lost: [], silent: [harness.sled(active?.sledId).name] });
+    agent.faults.clear();
+    // Missing from the inventory, and the sled won't say.
+    agent.faults.lose(active?.id ?? '');
+    agent.faults.plant({ call: 'get', act: act.type === 'garbage' ? { type: 'refuse', status: 500 } : act });
+    expect((await run('watcher')).found.lost).toEqual([]);
+    expect((await harness.record(id)).shown).toBe('running');
+    agent.faults.clear();
+    expect((await run('watcher')).found.lost).toEqual([active?.id]);
+  });
+
+  test('a VMM that is being registered is not lost', async () => {
+    const id = await harness.create();
+    harness.everywhere(({ agent }) => agent.faults.plant({ call: 'register', act: { type: 'delay', ms: 1_000 } }));
+    const start = harness.client.startInstance(id);
+    await harness.shows(id, 'starting');
+    expect((await run('watcher')).found.lost).toEqual([]);
+    await start;
+    await harness.shows(id, 'running');
+  });
+
+  test('what a sled has and the database does not know, or knows as gone, is unregistered', async () => {
+    const [sled] = harness.stack.sleds;
+    const stray = randomUUID();
+    const response = await fetch(`${sled?.agent.url}/vmms/${stray}`, {
+      method: 'PUT',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({
+        instance_id: randomUUID(),
+        vmm_runtime: { state: 'starting', gen: 2, time_updated: new Date().toISOString() },
+        vmm_spec: { name: 'stray', ncpus: 1, memory_bytes: 2 ** 26 },
+        vmm_addr: `${sled?.agent.address.split(':')[0]}:12499`,
+      }),
+    });
+    expect(response.status).toBe(200);
+    const id = await harness.running();
+    const { active } = await harness.record(id);
+    const host = harness.sled(active?.sledId);
+    await failVmm(db(), active?.id ?? '', 'a verdict that was wrong');
+    const pass = await leavingHealthyAlone(() => run('watcher'));
+    expect([...(pass.found.unregistered as string[])].sort()).toEqual([stray, active?.id].sort());
+    expect(host.agent.hypervisor.count(active?.id ?? '')).toBeNull();
+    await harness.shows(id, 'failed');
+  });
+
+  test('a lost report: what the sled says when it is asked counts as much', async () => {
+    const id = await harness.running();
+    const { active } = await harness.record(id);
+    const { agent } = harness.sled(active?.sledId);
+    agent.faults.holdReports(true);
+    agent.faults.halt(active?.id ?? '');
+    await waitUntil(async () => {
+      await run('watcher');
+      return (await harness.record(id)).shown === 'stopped';
+    }, 'it never learned of the halt');
+    await harness.rests(id);
+    expect((await harness.record(id)).instance.intendedState).toBe('guest_shutdown');
+  });
+
+  test('a silent sled fails nothing; one slow sled delays nobody', async () => {
+    const id = await harness.running();
+    const { here, there } = await harness.placed(id);
+    there.agent.faults.plant({ call: 'list', act: { type: 'delay', ms: 2_500 }, times: 1 });
+    here.agent.faults.lose((await harness.record(id)).active?.id ?? '');
+    let over = false;
+    const pass = run('watcher').then((found) => {
+      over = true;
+      return found;
+    });
+    await harness.shows(id, 'failed');
+    expect(over).toBe(false);
+    await pass;
+    harness.everywhere(silence);
+    const silent = await leavingHealthyAlone(() => run('watcher'));
+    expect([...(silent.found.silent as string[])].sort()).toEqual(harness.stack.sleds.map(({ name }) => name).sort());
+    expect(silent.found.lost).toEqual([]);
+  });
+
+  test('a reservation that waited for a silent sled is released when it answers, not before', async () => {
+    const id = await harness.create();
+    harness.everywhere(({ agent }) => {
+      agent.faults.plant({ call: 'register', act: { type: 'drop_after' } });
+      agent.faults.plant({ call: 'unregister', act: { type: 'drop_before' } });
+    });
+    await refused(harness.client.startInstance(id));
+    expect(await harness.holds(id)).toEqual({ reservations: ['tombstoned'], charge: false });
+    await run('watcher');
+    await run('reaper');
+    expect(await harness.holds(id)).toEqual({ reservations: ['tombstoned'], charge: false });
+    harness.everywhere(wake);
+    const pass = await leavingHealthyAlone(() => run('watcher'));
+    expect(pass.found.released).toHaveLength(1);
+    expect(await harness.holds(id)).toEqual({ reservations: [], charge: false });
+  });
+});
+
+describe('the updater', () => {
+  test('a lost signal: what was written without one is found', async () => {
+    const id = await harness.running();
+    const { active } = await harness.record(id);
+    const state = { state: 'destroyed', gen: 99, time_updated: new Date().toISOString() } as const;
+    await applyReport(db(), active?.id ?? '', { vmm_state: state });
+    expect((await harness.record(id)).shown).toBe('stopping');
+    const pass = await leavingHealthyAlone(() => run('updater'));
+    expect(pass.found.signalled).toEqual([id]);
+    await harness.shows(id, 'stopped');
+    await harness.rests(id);
+    harness.sled(active?.sledId).agent.faults.lose(active?.id ?? '');
+  });
+
+  test('a stop that was recorded and never carried is delivered', async () => {
+    const id = await harness.running();
+    await recordStop(db(), id);
+    expect((await harness.record(id)).shown).toBe('running');
+    await leavingHealthyAlone(() => run('updater'));
+    await harness.shows(id, 'stopped');
+  });
+
+  test('a saga that an operator terminated is unwound', async () => {
+    const id = await harness.create();
+    harness.everywhere(({ agent }) => agent.faults.plant({ call: 'state:running', act: { type: 'drop_before' } }));
+    const start = harness.client.startInstance(id);
+    await waitUntil(async () => (await harness.record(id)).active?.toldAt != null, 'it was never told');
+    await harness.temporal.workflow.getHandle(workflowIds.start(id)).terminate('by hand');
+    expect((await refused(start)).status).toBe(409);
+    harness.everywhere(wake);
+    await waitUntil(async () => {
+      await run('updater');
+      return (await harness.record(id)).shown === 'stopped';
+    }, 'it was never unwound');
+    expect(await harness.holds(id)).toEqual({ reservations: [], charge: false });
+  });
+
+  test('an API that dies between writing a report and signalling', async () => {
+    const id = await harness.running();
+    const { active } = await harness.record(id);
+    // An API whose way to Temporal is cut, so that it can write but not signal.
+    const sockets = new Set<Socket>();
+    const temporalPort = Number(harness.stack.temporalAddress.split(':')[1]);
+    const proxy = createServer((socket) => {
+      const upstream = connect(temporalPort, '127.0.0.1');
+      for (const end of [socket, upstream]) sockets.add(end.on('error', () => {}));
+      socket.pipe(upstream).pipe(socket);
+    });
+    await new Promise<void>((resolve) => proxy.listen(0, '127.0.0.1', resolve));
+    const bound = proxy.address();
+    const port = typeof bound === 'object' && bound !== null ? bound.port : 0;
+    const doomed = spawn(process.execPath, ['--import', 'tsx', COMMAND, 'api', '--port', '0'], {
+      env: {
+        ...process.env,
+        DATABASE_URL: harness.stack.databaseUrl,
+        TEMPORAL_ADDRESS: `127.0.0.1:${port}`,
+        MOORING_LOG_LEVEL: 'silent',
+      },
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    children.push(doomed);
+    const [said] = await once(doomed.stdout, 'data');
+    const url = /http:\S+/.exec(String(said))?.[0];
+    proxy.close();
+    for (const socket of sockets) socket.destroy();
+    const answer = fetch(`${url}/vmms/${active?.id}`, {
+      method: 'PUT',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ vmm_state: { state: 'failed', gen: 99, time_updated: new Date().toISOString() } }),
+    }).then(
+      ({ status }) => status,
+      () => 'cut',
+    );
+    await waitUntil(async () => (await harness.record(id)).active?.state === 'failed', 'it never wrote the report');
+    doomed.kill('SIGKILL');
+    await once(doomed, 'exit');
+    // Not taken: an agent would say it again.
+    expect(await answer).not.toBe(204);
+    expect((await harness.record(id)).instance.state).toBe('vmm');
+    await leavingHealthyAlone(() => run('updater'));
+    await harness.shows(id, 'failed');
+  });
+});
+
+describe('the reaper', () => {
+  /** A VMM row that nothing names. */
+  async function plantVmm(id: string, state: string, sledId: string, reserve: boolean): Promise<string> {
+    const vmmId = randomUUID();
+    await db().execute(sql`
+      INSERT INTO vmm (id, instance_id, sled_id, ip, port, state, unwinding_since, failure_reason)
+      VALUES (${vmmId}, ${id}, ${sledId}, '127.9.9.9', 1, ${state}::vmm_state,
+        ${state === 'saga_unwound' ? new Date().toISOString() : null}::timestamptz, ${state === 'failed' ? 'planted' : null})`);
+    if (reserve)
+      await db().execute(sql`
+        INSERT INTO sled_reservation (vmm_id, instance_id, sled_id, threads, memory_bytes, kind)
+        VALUES (${vmmId}, ${id}, ${sledId}, 3, 1000, 'tombstoned')`);
+    return vmmId;
+  }
+
+  test('abandoned VMM rows are deleted with what they reserve; one that waits for its sled is left', async () => {
+    const id = await harness.create();
+    const sledId = harness.stack.sleds[0]?.id ?? '';
+    const before = await sums();
+    const abandoned = [
+      await plantVmm(id, 'destroyed', sledId, true),
+      await plantVmm(id, 'failed', sledId, true),
+      await plantVmm(id, 'saga_unwound', sledId, false),
+    ];
+    const pass = await leavingHealthyAlone(() => run('reaper'));
+    expect([...(pass.found.vmms as string[])].sort()).toEqual(abandoned.sort());
+    expect(await sums()).toEqual(before);
+
+    const waits = await plantVmm(id, 'saga_unwound', sledId, true);
+    expect((await run('reaper')).found).toEqual({ vmms: [], reservations: [], charges: [], oldKeys: 0 });
+    expect((await harness.holds(id)).reservations).toEqual(['tombstoned']);
+    // Its sled answers: the watcher releases it.
+    expect((await run('watcher')).found.released).toEqual([waits]);
+  });
+
+  test('a living VMM that nothing names is no row to delete', async () => {
+    const id = await harness.create();
+    const vmmId = await plantVmm(id, 'running', harness.stack.sleds[0]?.id ?? '', true);
+    expect((await run('reaper')).found).toEqual({ vmms: [], reservations: [], charges: [], oldKeys: 0 });
+    await run('updater');
+    await waitUntil(async () => (await harness.holds(id)).reservations.length === 0, `VMM ${vmmId} was never ended`);
+  });
+
+  test('an orphan reservation of a deleted VMM, and one on an expunged sled', async () => {
+    const id = await harness.create();
+    const before = await sums();
+    const deleted = await plantVmm(id, 'destroyed', harness.stack.sleds[0]?.id ?? '', true);
+    await db().execute(sql`UPDATE vmm SET time_deleted = now() WHERE id = ${deleted}`);
+    const pass = await leavingHealthyAlone(() => run('reaper'));
+    expect(pass.found.reservations).toEqual([deleted]);
+    expect(await sums()).toEqual(before);
+
+    const gone = await harness.client.addSled({ name: 'gone', address: '127.0.0.1:9', threads: 9, memory: 2 ** 30 });
+    const onExpunged = await plantVmm(id, 'saga_unwound', gone.id, true);
+    await db().execute(sql`UPDATE sled SET policy = 'expunged', time_expunged = now() WHERE id = ${gone.id}`);
+    expect((await run('reaper')).found.vmms).toEqual([onExpunged]);
+    expect((await harness.holds(id)).reservations).toEqual([]);
+  });
+
+  test('an orphan charge, which would refuse every start', async () => {
+    const id = await harness.create();
+    const { projectId } = (await harness.record(id)).instance;
+    const before = (await harness.client.getQuota('default')).cpus_in_use;
+    await db().execute(sql`INSERT INTO provisioning_charge VALUES (${id}, ${projectId}, 7, 1000)`);
+    const pass = await leavingHealthyAlone(() => run('reaper'));
+    expect(pass.found.charges).toEqual([id]);
+    expect((await harness.client.getQuota('default')).cpus_in_use).toBe(before);
+    await harness.client.startInstance(id);
+    await harness.shows(id, 'running');
+  });
+});
+
+describe('auto-restart', () => {
+  const willing = { auto_restart_policy: 'best_effort' } as const;
+
+  async function lose(id: string): Promise<void> {
+    const { active } = await harness.shows(id, 'running');
+    harness.sled(active?.sledId).agent.faults.lose(active?.id ?? '');
+    await run('watcher');
+    await harness.shows(id, 'failed');
+    await harness.rests(id);
+  }
+
+  /** Instances that failed, as rows. */
+  async function plantFailed(howMany: number, ncpus: number): Promise<string[]> {
+    const ids = [];
+    for (let n = 0; n < howMany; n++) ids.push(await harness.create(undefined, { ...willing, ncpus }));
+    for (const id of ids)
+      await db().execute(sql`
+        UPDATE instance SET state = 'failed', intended_state = 'running', state_generation = state_generation + 1 WHERE id = ${id}`);
+    return ids;
+  }
+
+  test('a failed instance is started again at once; the second time it must cool down', async () => {
+    const id = await harness.running(willing);
+    await lose(id);
+    const pass = await leavingHealthyAlone(() => run('auto-restart'));
+    expect(pass.found.started).toEqual([id]);
+    const again = await harness.shows(id, 'running');
+    expect(again.instance).toMatchObject({ lastStartReason: 'auto_restart', intendedState: 'running' });
+    expect((await harness.client.getInstance(id)).auto_restart_cooldown_expiration).not.toBeNull();
+    await lose(id);
+    expect((await run('auto-restart')).found).toMatchObject({ started: [], cooling_down: [id] });
+    // Read from the database, so that it survives whatever is restarted; an operator may shorten it.
+    await harness.client.updateInstance(id, { auto_restart_cooldown_seconds: 0 });
+    expect((await run('auto-restart')).found.started).toEqual([id]);
+    await harness.shows(id, 'running');
+    await harness.client.stopInstance(id);
+    await harness.shows(id, 'stopped');
+  });
+
+  test('an unset policy means best_effort; never means never', async () => {
+    const unset = await harness.running({ auto_restart_policy: null });
+    const never = await harness.running({ auto_restart_policy: 'never' });
+    await lose(unset);
+    await lose(never);
+    expect((await run('auto-restart')).found.started).toEqual([unset]);
+    await harness.shows(unset, 'running');
+    expect((await harness.record(never)).shown).toBe('failed');
+    await harness.client.stopInstance(unset);
+    await harness.shows(unset, 'stopped');
+  });
+
+  test('one that the user asked to stop never is, whatever became of it', async () => {
+    const stopped = await harness.running(willing);
+    await lose(stopped);
+    await harness.client.stopInstance(stopped);
+    const racing = await harness.running(willing);
+    const { active } = await harness.record(racing);
+    const { agent } = harness.sled(active?.sledId);
+    agent.faults.plant({ call: 'state:stopped', act: { type: 'drop_before' } });
+    await harness.client.stopInstance(racing);
+    agent.faults.lose(active?.id ?? '');
+    await run('watcher');
+    await harness.shows(racing, 'stopped');
+    expect((await run('auto-restart')).found).toMatchObject({ started: [] });
+  });
+
+  test('one whose automatic start unwound is tried again, after its cooldown', async () => {
+    const id = await harness.running(willing);
+    await lose(id);
+    harness.everywhere(({ agent }) =>
+      agent.faults.plant({ call: 'state:running', act: { type: 'refuse', status: 409 } }),
+    );
+    await run('auto-restart');
+    await harness.shows(id, 'stopped');
+    await waitUntil(async () => (await harness.record(id)).instance.activeVmmId === null, 'the id was never cleared');
+    harness.everywhere(wake);
+    expect((await run('auto-restart')).found).toMatchObject({ started: [], cooling_down: [id] });
+    await harness.client.updateInstance(id, { auto_restart_cooldown_seconds: 0 });
+    expect((await run('auto-restart')).found.started).toEqual([id]);
+    await harness.shows(id, 'running');
+    await harness.client.stopInstance(id);
+    await harness.shows(id, 'stopped');
+  });
+
+  test('the start that a user asked for, and that unwound, is not: the user was told', async () => {
+    const id = await harness.create(undefined, willing);
+    harness.everywhere(({ agent }) =>
+      agent.faults.plant({ call: 'state:running', act: { type: 'refuse', status: 409 } }),
+    );
+    await refused(harness.client.startInstance(id));
+    harness.everywhere(wake);
+    expect((await run('auto-restart')).found.started).toEqual([]);
+  });
+
+  test('no start is begun that no sled has room for, and none beside those begun before it', async () => {
+    const ids = await plantFailed(5, 40);
+    for (const { id } of harness.stack.sleds) await harness.client.setSledPolicy(id, 'non_provisionable');
+    const full = await run('auto-restart');
+    expect([...(full.found.without_room as string[])].sort()).toEqual([...ids].sort());
+    expect(full.found.started).toEqual([]);
+    const none = await db().execute(
+      sql`SELECT 1 FROM operation WHERE instance_id IN (SELECT value::uuid FROM jsonb_array_elements_text(${JSON.stringify(ids)}::jsonb))`,
+    );
+    expect(none.rows).toHaveLength(0);
+    for (const { id } of harness.stack.sleds) await harness.client.setSledPolicy(id, 'provisionable');
+    // Three sleds of 64 threads: one each.
+    const some = await run('auto-restart');
+    expect((some.found.started as string[]).length).toBeLessThanOrEqual(3);
+    expect((some.found.started as string[]).length + (some.found.without_room as string[]).length).toBe(5);
+    for (const id of some.found.started as string[]) await harness.shows(id, 'running');
+    await Promise.all(ids.map((id) => harness.client.stopInstance(id)));
+    for (const id of ids) await harness.shows(id, 'stopped');
+  });
+
+  test('one pass begins only so many', async () => {
+    const ids = await plantFailed(22, 1);
+    const pass = await run('auto-restart');
+    expect(pass.found.started).toHaveLength(20);
+    expect(pass.found.postponed).toHaveLength(2);
+    const second = await run('auto-restart');
+    expect(second.found.started).toHaveLength(2);
+    for (const id of ids) await harness.shows(id, 'running');
+  });
+});

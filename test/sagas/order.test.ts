@@ -1,0 +1,199 @@
+/** The sagas as workflows, over activities that only note what is asked of them: what runs when, and what runs anyway. */
+import { randomUUID } from 'node:crypto';
+import { Client, Connection, type WorkflowHandle } from '@temporalio/client';
+import { ApplicationFailure } from '@temporalio/common';
+import { NativeConnection, Worker } from '@temporalio/worker';
+import { afterAll, beforeAll, beforeEach, expect, onTestFinished, test } from 'vitest';
+import type { ControlActivities } from '../../activities/activities.ts';
+import { waitUntil } from '../../worker/child-process.ts';
+import { createLog } from '../../worker/log.ts';
+import { findTemporalBinary, startTemporalServer, type TemporalServer } from '../../worker/temporal-server.ts';
+import { installRuntime, workflowBundle } from '../../worker/worker.ts';
+
+const QUEUE = 'order-test';
+type Fakes = { [Name in keyof ControlActivities]?: (...args: Parameters<ControlActivities[Name]>) => Promise<unknown> };
+
+const calls: { name: string; request: Record<string, unknown> }[] = [];
+let fakes: Fakes = {};
+let server: TemporalServer;
+let connection: Connection;
+let native: NativeConnection;
+let client: Client;
+let worker: Worker;
+let running: Promise<void>;
+
+const CLAIM = { vmmId: 'v', sledId: 's', sledName: 'sled-1', sledAddress: '10.0.0.1:1', sourceAddress: '10.0.0.2:1' };
+const TOLD = { spared: false, told: true, sled: { name: 'sled-1', address: '10.0.0.1:1' } };
+const USUAL: Record<string, unknown> = {
+  claimStart: CLAIM,
+  claimMigration: { outcome: 'claimed', claim: CLAIM },
+  beginUnwind: TOLD,
+  updateInstance: null,
+};
+
+beforeAll(async () => {
+  installRuntime(createLog('test', 'silent'));
+  server = await startTemporalServer({ binary: (await findTemporalBinary()).path, uiPort: null });
+  connection = await Connection.connect({ address: server.address });
+  native = await NativeConnection.connect({ address: server.address });
+  client = new Client({ connection });
+  const names = ['claimStart', 'claimMigration', 'registerVmm', 'runVmm', 'migrateIn', 'beginUnwind', 'unregisterVmm'];
+  names.push('finishUnwind', 'succeedOperation', 'signalUpdate', 'updateInstance');
+  const activities = Object.fromEntries(
+    names.map((name) => [
+      name,
+      async (request: Record<string, unknown>) => {
+        calls.push({ name, request });
+        const fake = fakes[name as keyof Fakes] as ((request: unknown) => Promise<unknown>) | undefined;
+        return fake === undefined ? USUAL[name] : fake(request);
+      },
+    ]),
+  );
+  worker = await Worker.create({
+    connection: native,
+    taskQueue: QUEUE,
+    workflowBundle: await workflowBundle(),
+    activities,
+  });
+  running = worker.run();
+});
+beforeEach(() => {
+  calls.length = 0;
+  fakes = {};
+});
+afterAll(async () => {
+  worker?.shutdown();
+  await running;
+  await native?.close();
+  await connection?.close();
+  await server?.stop();
+});
+
+const begin = (type: 'instanceStart' | 'instanceMigrate' | 'instanceUpdate'): Promise<WorkflowHandle> =>
+  client.workflow.start(type, {
+    workflowId: randomUUID(),
+    taskQueue: QUEUE,
+    args: [{ instanceId: 'i', destinationSledId: 's', reason: 'user' }],
+  });
+const names = () => calls.map(({ name }) => name);
+const refuse = (type: string) => async () => {
+  throw ApplicationFailure.create({ type, message: type, nonRetryable: true });
+};
+const outcome = (handle: WorkflowHandle) =>
+  handle.result().then(
+    () => 'succeeded',
+    () => 'failed',
+  );
+const UNWIND = ['beginUnwind', 'unregisterVmm', 'finishUnwind'];
+
+test('a claim that was refused is not unwound; one whose outcome nobody knows is', async () => {
+  fakes = { claimStart: refuse('Refusal') };
+  expect(await outcome(await begin('instanceStart'))).toBe('failed');
+  expect(names()).toEqual(['claimStart']);
+  calls.length = 0;
+  fakes = { claimStart: refuse('Mystery'), beginUnwind: async () => ({ ...TOLD, told: false, sled: null }) };
+  expect(await outcome(await begin('instanceStart'))).toBe('failed');
+  expect(names()).toEqual(['claimStart', 'beginUnwind', 'finishUnwind']);
+});
+
+test.each([
+  ['instanceStart', 'registerVmm', ['claimStart', 'registerVmm']],
+  ['instanceStart', 'runVmm', ['claimStart', 'registerVmm', 'runVmm']],
+  ['instanceMigrate', 'registerVmm', ['claimMigration', 'registerVmm']],
+  ['instanceMigrate', 'migrateIn', ['claimMigration', 'registerVmm', 'migrateIn']],
+] as const)('%s whose %s is refused unwinds: mark, unregister, finish', async (type, step, before) => {
+  fakes = { [step]: refuse('SledRefused') };
+  expect(await outcome(await begin(type))).toBe('failed');
+  expect(names()).toEqual([...before, ...UNWIND]);
+  expect(calls.at(-1)?.request).toMatchObject({ confirmed: true, neverTold: false });
+  // What the sled has reported as running, or migrating in, is not torn down.
+  expect(calls.find(({ name }) => name === 'beginUnwind')?.request).toMatchObject({ spareRunning: true });
+});
+
+test('a start whose sled does not know the VMM unwinds it, whatever the row says', async () => {
+  fakes = { runVmm: refuse('NoSuchVmm') };
+  expect(await outcome(await begin('instanceStart'))).toBe('failed');
+  expect(calls.find(({ name }) => name === 'beginUnwind')?.request).toMatchObject({ spareRunning: false });
+});
+
+test('a saga whose guest runs after all has succeeded, and undoes nothing', async () => {
+  for (const type of ['instanceStart', 'instanceMigrate'] as const) {
+    calls.length = 0;
+    fakes = {
+      runVmm: refuse('SledRefused'),
+      migrateIn: refuse('SledRefused'),
+      beginUnwind: async () => ({ ...TOLD, spared: true }),
+    };
+    expect(await outcome(await begin(type))).toBe('succeeded');
+    expect(names().slice(-2)).toEqual(['beginUnwind', 'succeedOperation']);
+  }
+});
+
+test('a VMM that was told is unregistered until the sled has answered; one that was not is soon given up', async () => {
+  let left = 8;
+  const silent = async () => {
+    left -= 1;
+    if (left > 0) throw new Error('no answer');
+  };
+  fakes = { runVmm: refuse('SledRefused'), unregisterVmm: silent };
+  expect(await outcome(await begin('instanceStart'))).toBe('failed');
+  expect(left).toBe(0);
+  expect(calls.at(-1)).toMatchObject({ name: 'finishUnwind', request: { confirmed: true } });
+
+  calls.length = 0;
+  fakes = {
+    registerVmm: refuse('SledRefused'),
+    beginUnwind: async () => ({ ...TOLD, told: false }),
+    unregisterVmm: async () => {
+      throw new Error('no answer');
+    },
+  };
+  expect(await outcome(await begin('instanceStart'))).toBe('failed');
+  expect(calls.at(-1)).toMatchObject({ name: 'finishUnwind', request: { confirmed: false, neverTold: true } });
+});
+
+/** Holds an activity until it is let go, at the latest when the test is over: the worker waits for it. */
+function gate() {
+  let open = () => {};
+  const opened = new Promise<void>((resolve) => {
+    open = resolve;
+  });
+  onTestFinished(open);
+  return { open, pass: () => opened };
+}
+
+test('a cancelled start unwinds to its end', async () => {
+  const held = gate();
+  fakes = { registerVmm: held.pass };
+  const handle = await begin('instanceStart');
+  await waitUntil(() => names().includes('registerVmm'), 'it never registered');
+  await handle.cancel();
+  expect(await outcome(handle)).toBe('failed');
+  expect(names()).toEqual(['claimStart', 'registerVmm', ...UNWIND]);
+});
+
+test('a cancellation past the point of no return does not tear a migration down', async () => {
+  const held = gate();
+  fakes = { migrateIn: held.pass };
+  const handle = await begin('instanceMigrate');
+  await waitUntil(() => names().includes('migrateIn'), 'it was never told');
+  await handle.cancel();
+  held.open();
+  expect(await outcome(handle)).toBe('succeeded');
+  expect(names()).not.toContain('beginUnwind');
+});
+
+test('an update does not complete over a signal that came while it looked', async () => {
+  const held = gate();
+  fakes = { updateInstance: held.pass };
+  const handle = await begin('instanceUpdate');
+  await waitUntil(() => names().includes('updateInstance'), 'it never looked');
+  await handle.signal('updateNeeded');
+  // Heard before the look has ended.
+  await waitUntil(async () => {
+    const { events } = await handle.fetchHistory();
+    return events?.some((event) => event.workflowExecutionSignaledEventAttributes != null) ?? false;
+  }, 'the signal never arrived');
+  held.open();
+  expect(await handle.result()).toMatchObject({ rounds: 2 });
+});

@@ -1,0 +1,60 @@
+import { randomUUID } from 'node:crypto';
+import { sql } from 'drizzle-orm';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { readInstance } from '../../db/queries/read-instance.ts';
+import { applyReport } from '../../db/transactions/apply-report.ts';
+import { commitUpdate } from '../../db/transactions/commit-update.ts';
+import { beginUnwind, finishUnwind } from '../../db/transactions/unwind-vmm.ts';
+import { startTestDatabase, type TestDatabase } from '../support/placement-database.ts';
+
+let database: TestDatabase;
+beforeAll(async () => {
+  database = await startTestDatabase();
+});
+afterAll(() => database?.close());
+
+test('a guest left its source, and its migration was then unwound: the instance can be started before any update, and the update leaves the new VMM alone', async () => {
+  const project = await database.project();
+  const sleds = [await database.sled(), await database.sled()];
+  const id = await database.instance(project);
+  const source = await database.start(id);
+  await database.runs(id);
+  const destination = sleds.find((sled) => sled !== source.sledId) ?? '';
+  const claimed = await database.migrate(id, destination);
+  if (claimed.outcome !== 'claimed') throw new Error(claimed.outcome);
+  const { vmmId: target, migrationId } = claimed.claim;
+
+  // The source says that its guest has left; the instance follows it.
+  const time_updated = new Date().toISOString();
+  await applyReport(database.db, source.vmmId, {
+    vmm_state: { state: 'stopping', gen: 10, time_updated },
+    migration_out: { migration_id: migrationId, state: 'completed', gen: 10, time_updated },
+  });
+  expect((await commitUpdate(database.db, id))?.case).toBe('left');
+  // The destination says that it knows no such VMM.
+  const attempt = { kind: 'migrate' as const, instanceId: id, vmmId: target };
+  await beginUnwind(database.db, { ...attempt, spareRunning: true });
+  await finishUnwind(database.db, {
+    ...attempt,
+    operationId: randomUUID(),
+    workflowId: `instance-migrate/${id}`,
+    confirmed: true,
+    neverTold: false,
+    error: { status: 503, error_code: 'ServiceUnavailable', message: 'the destination lost it' },
+  });
+  const before = await readInstance(database.db, id);
+  expect([before?.instance.activeVmmId, before?.instance.targetVmmId]).toEqual([target, target]);
+  expect(before?.shown).toBe('stopped');
+  expect(await database.broken()).toEqual([]);
+
+  const { vmmId } = await database.start(id);
+  expect((await readInstance(database.db, id))?.shown).toBe('starting');
+  for (let update = await commitUpdate(database.db, id); update?.changed; )
+    update = await commitUpdate(database.db, id);
+  const after = await readInstance(database.db, id);
+  expect(after?.instance).toMatchObject({ state: 'vmm', activeVmmId: vmmId, targetVmmId: null, migrationId: null });
+  expect(after?.shown).toBe('starting');
+  const left = await database.db.execute(sql`SELECT id FROM vmm WHERE id = ${target} AND time_deleted IS NULL`);
+  expect(left.rows).toEqual([]);
+  expect(await database.broken()).toEqual([]);
+});

@@ -1,0 +1,92 @@
+import fc from 'fast-check';
+import { expect, test } from 'vitest';
+import { drawFate } from '../../soak/network.ts';
+import { Dice, KILL_TARGETS, makePlan, type PlanOptions } from '../../soak/plan.ts';
+
+const anyOptions: fc.Arbitrary<PlanOptions> = fc.record({
+  seed: fc.integer({ min: -(2 ** 31), max: 2 ** 31 - 1 }),
+  durationMs: fc.integer({ min: 5_000, max: 120_000 }),
+  instances: fc.integer({ min: 1, max: 80 }),
+  workers: fc.integer({ min: 1, max: 4 }),
+  apis: fc.integer({ min: 1, max: 4 }),
+  sleds: fc.integer({ min: 1, max: 6 }),
+  operationsPerSecond: fc.integer({ min: 1, max: 20 }),
+});
+const options: PlanOptions = {
+  seed: 7,
+  durationMs: 300_000,
+  instances: 200,
+  workers: 2,
+  apis: 2,
+  sleds: 4,
+  operationsPerSecond: 8,
+};
+
+test('the same options give the same plan', () => {
+  fc.assert(
+    fc.property(anyOptions, (given) => {
+      expect(makePlan(given)).toEqual(makePlan({ ...given }));
+    }),
+  );
+});
+
+test('another seed gives another plan', () => {
+  const plans = [1, 2, 3, 4, 5].map((seed) => JSON.stringify(makePlan({ ...options, seed })));
+  expect(new Set(plans).size).toBe(plans.length);
+});
+
+test('every operation and fault is in time, in order, and names what is there', () => {
+  fc.assert(
+    fc.property(anyOptions, (given) => {
+      const { operations, faults } = makePlan(given);
+      for (const list of [operations, faults])
+        for (const [index, { atMs }] of list.entries()) {
+          expect(atMs).toBeGreaterThanOrEqual(list[index - 1]?.atMs ?? 0);
+          expect(atMs).toBeLessThanOrEqual(given.durationMs);
+        }
+      for (const { slot, api, sled } of operations) {
+        expect(slot).toBeLessThan(given.instances);
+        expect(api).toBeLessThan(given.apis);
+        expect(sled).toBeLessThan(given.sleds);
+      }
+      const counts = { worker: given.workers, api: given.apis, 'sled-agent': given.sleds, postgres: 1, temporal: 1 };
+      for (const fault of faults) {
+        if (fault.kind === 'kill') expect(fault.index).toBeLessThan(counts[fault.target]);
+        if ('sled' in fault) expect(fault.sled).toBeLessThan(given.sleds);
+        if ('slot' in fault) expect(fault.slot).toBeLessThan(given.instances);
+      }
+    }),
+    { numRuns: 50 },
+  );
+});
+
+test('a process is not killed again before it can be up', () => {
+  const { faults } = makePlan(options);
+  const upAgainMs = new Map<string, number>();
+  for (const fault of faults) {
+    if (fault.kind !== 'kill') continue;
+    const key = `${fault.target}/${fault.index}`;
+    expect(fault.atMs).toBeGreaterThan(upAgainMs.get(key) ?? -1);
+    upAgainMs.set(key, fault.atMs + fault.downMs);
+  }
+  expect(new Set([...upAgainMs.keys()].map((key) => key.split('/')[0]))).toEqual(new Set(KILL_TARGETS));
+});
+
+test('a plan for nothing is refused, by the name of the option', () => {
+  expect(() => makePlan({ ...options, sleds: 0 })).toThrow(/sleds/);
+  expect(() => makePlan({ ...options, durationMs: Number.NaN })).toThrow(/durationMs/);
+});
+
+test('what befalls the messages of a link follows from the seed alone', () => {
+  const weather = { delay: 0.5, maxDelayMs: 1_000, duplicate: 0.3, loseRequest: 0.2, loseAnswer: 0.2 };
+  const fates = (seed: number) => {
+    const dice = new Dice(seed);
+    return Array.from({ length: 200 }, () => drawFate(dice, weather));
+  };
+  expect(fates(3)).toEqual(fates(3));
+  expect(fates(3)).not.toEqual(fates(4));
+  const drawn = fates(3);
+  expect(drawn.some((fate) => fate.delayMs > 0)).toBe(true);
+  expect(drawn.some((fate) => fate.againAfterMs !== null)).toBe(true);
+  expect(new Set(drawn.map((fate) => fate.lost))).toEqual(new Set(['no', 'request', 'answer']));
+});

@@ -1,0 +1,27 @@
+/** A short soak of a fixed plan on real processes; `npm run soak` runs longer ones. */
+import { expect, test } from 'vitest';
+import { KILL_TARGETS, makePlan } from '../../soak/plan.ts';
+import { runSoak } from '../../soak/soak.ts';
+
+const plan = makePlan({
+  seed: 119,
+  durationMs: 25_000,
+  instances: 40,
+  workers: 2,
+  apis: 2,
+  sleds: 3,
+  operationsPerSecond: 8,
+});
+
+test('nothing is wrong after operations on many instances while everything was killed and messages went astray', {
+  timeout: 900_000,
+}, async () => {
+  const said: string[] = [];
+  const report = await runSoak({ plan, say: (message) => said.push(message) });
+  expect(report.violations, `${said.join('\n')}\ndata and logs are in ${report.kept}`).toEqual([]);
+  expect(report.restMs).not.toBeNull();
+  // It was no idle walk.
+  for (const target of KILL_TARGETS) expect(report.faults[`kill ${target}`]).toBeGreaterThan(0);
+  expect(report.messages.delayed + report.messages.duplicated + report.messages.lost).toBeGreaterThan(0);
+  expect(report.sagas.succeeded ?? 0).toBeGreaterThan(0);
+});

@@ -1,0 +1,55 @@
+/** What a worker's log lines say: saga, instance or VMM, step and operation on each. */
+import { Writable } from 'node:stream';
+import { pino } from 'pino';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { fieldsOfWorkflowId, logFields } from '../../telemetry/log-fields.ts';
+import { installRuntime } from '../../worker/worker.ts';
+import { type Harness, refused, startHarness } from '../support/harness.ts';
+
+const lines: Record<string, unknown>[] = [];
+let harness: Harness;
+beforeAll(async () => {
+  const stream = new Writable({
+    write(chunk, _, done) {
+      for (const line of String(chunk).split('\n').filter(Boolean)) lines.push(JSON.parse(line));
+      done();
+    },
+  });
+  installRuntime(pino({ level: 'info' }, stream));
+  harness = await startHarness({ reconcileEveryMs: 0 });
+});
+afterAll(() => harness?.close());
+
+test('an unwound start tells its story in lines that one filter finds', async () => {
+  const id = await harness.create();
+  harness.everywhere(({ agent }) =>
+    agent.faults.plant({ call: 'state:running', act: { type: 'refuse', status: 409 } }),
+  );
+  await refused(harness.client.startInstance(id));
+  harness.everywhere(({ agent }) => agent.faults.clear());
+  const story = lines.filter((line) => line.instance_id === id && line.saga === 'instance-start');
+  expect(story).toContainEqual(
+    expect.objectContaining({
+      msg: 'a step failed for good',
+      step: 'runVmm',
+      attempt: 1,
+      operation_id: expect.any(String),
+      vmm_id: expect.any(String),
+    }),
+  );
+  expect(story).toContainEqual(
+    expect.objectContaining({ msg: 'compensating', compensation: 'unwind the VMM', workflow_type: 'instanceStart' }),
+  );
+});
+
+test('the fields of each kind of workflow', () => {
+  expect(fieldsOfWorkflowId('vmm-unwind/x')).toEqual({ saga: 'vmm-unwind', vmm_id: 'x' });
+  expect(fieldsOfWorkflowId('sled-drain/y')).toEqual({ saga: 'sled-drain', sled_id: 'y' });
+  expect(fieldsOfWorkflowId('watcher-2026')).toEqual({ saga: 'watcher-2026' });
+  expect(logFields({ workflowId: 'instance-update/z', runId: 'r', taskQueue: 'q', extra: 1 })).toEqual({
+    saga: 'instance-update',
+    instance_id: 'z',
+    run_id: 'r',
+    extra: 1,
+  });
+});
