@@ -129,8 +129,8 @@ export async function startStack(options: StackOptions): Promise<RunningStack> {
       metricsListen: options.metricsListen,
       ...(options.updates === undefined ? {} : { updates: options.updates }),
       ...(options.reconcileEveryMs === undefined ? {} : { reconcileEveryMs: options.reconcileEveryMs }),
-import { cacheDirectory, findTemporalBinary, startTemporalServer } from './temporal-server.ts';
-import { type RunningWorker, startWorker, type TestInterceptors } from './worker.ts';
+      ...(options.reconcilersOff === undefined ? {} : { reconcilersOff: options.reconcilersOff }),
+      ...(options.testInterceptors === undefined ? {} : { testInterceptors: options.testInterceptors }),
     });
     stops.push({ name: 'worker', stop: worker.stop });
     say('worker');

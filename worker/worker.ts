@@ -40,6 +40,8 @@ export interface WorkerOptions {
   readonly reconcileEveryMs?: number;
   /** `ip:port` where metrics are shown, the SDK's among them, with `/healthz` and `/readyz`; nowhere when absent. */
   readonly metricsListen?: string | undefined;
+  /** Reconciling loops whose schedule, where it is missing, is created switched off. */
+  readonly reconcilersOff?: readonly ReconcilerName[];
   /** For tests alone. */
   readonly testInterceptors?: TestInterceptors;
 }

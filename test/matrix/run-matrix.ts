@@ -6,6 +6,7 @@
 import { SledClient } from '../../activities/sled-client.ts';
 import { examine } from '../../doctor/examine.ts';
 import type { Finding } from '../../doctor/finding.ts';
+import { RECONCILERS } from '../../model/reconcilers.ts';
 import { SAGA_STEPS, type SagaSteps, type SagaType } from '../../model/saga-steps.ts';
 import type { ShownState } from '../../model/states.ts';
 import type { FaultCall } from '../../sled-agent/faults.ts';
@@ -50,7 +51,6 @@ const LOOK_EVERY_MS = 3_000;
 const REST_MS = 60_000;
 const STRIKE_MS = 60_000;
 const MAX_MISSES = 3;
-const ALL_LOOPS = ['watcher', 'updater-scan'] as const;
 
 /** What an instance may show the moment its operation has succeeded. */
 const AT_ONCE: Readonly<Record<OperationName, readonly ShownState[]>> = {
@@ -116,7 +116,7 @@ class MatrixRun {
       await this.#stack.runLoops([]);
       for (const row of alone)
         for (const column of columns.filter((each) => each.disaster === undefined)) await this.#cell(row, column);
-      await this.#stack.runLoops(ALL_LOOPS);
+      await this.#stack.runLoops(RECONCILERS);
     }
     for (const column of columns.filter((each) => each.disaster !== undefined)) {
       say(column.head);
@@ -141,11 +141,11 @@ class MatrixRun {
       if (verdict.kind === 'broken')
         this.#problems.push(`scenario "${scenario.name}", without a fault: ${verdict.reason}`);
     };
-    await this.#stack.runLoops(['updater-scan']);
+    await this.#stack.runLoops(['updater']);
     await Promise.all(SCENARIOS.filter(({ alone }) => !alone).map(play));
     await this.#stack.runLoops([]);
     for (const scenario of SCENARIOS.filter(({ alone }) => alone)) await play(scenario);
-    await this.#stack.runLoops(ALL_LOOPS);
+    await this.#stack.runLoops(RECONCILERS);
 
     const rows: Row[] = [];
     for (const [workflow, declared] of Object.entries(SAGA_STEPS) as [SagaType, SagaSteps][]) {
@@ -314,7 +314,7 @@ class MatrixRun {
       sleds: this.#sleds,
       atRest,
       journal: 'required',
-      guestLog: this.#stack.sleds.flatMap(({ agent }) => agent.faults.guestLog()),
+      guestLog: this.#stack.allSleds.flatMap(({ agent }) => agent.faults.guestLog()),
     });
     return findings;
   }
