@@ -350,7 +350,7 @@ export const SCENARIOS: readonly Scenario[] = [
     operation: null,
     before: 'stopped',
     success: 'stopped',
-    plain: { outcome: 'succeeded', settles: 'stopped' },
+    plain: 'succeeded',
     alone: true,
     async prepare(subject) {
       await running(subject);
@@ -370,7 +370,7 @@ export const SCENARIOS: readonly Scenario[] = [
     operation: null,
     before: 'failed',
     success: 'running',
-    plain: { outcome: 'succeeded', settles: 'running' },
+    plain: 'succeeded',
     alone: true,
     async prepare(subject) {
       await running(subject);
@@ -387,7 +387,7 @@ export const SCENARIOS: readonly Scenario[] = [
     operation: null,
     before: 'running',
     success: 'running',
-    plain: { outcome: 'succeeded', settles: 'running' },
+    plain: 'succeeded',
     async prepare(subject) {
       await running(subject);
       const small = await subject.stack.addSmallSled();
