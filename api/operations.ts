@@ -104,7 +104,7 @@ export class Operations {
   async run(request: OperationRequest): Promise<OperationAnswer> {
     const deadline = performance.now() + request.waitMs;
     for (let stale = 0; ; stale++) {
-      const handle = await this.#startOrJoin(request);
+      const handle = await this.#startOrJoin(request, deadline);
       const operationId = handle.runId;
       if (request.key !== undefined) await settleKey(this.#db, request.key.value, operationId);
       const before = handle.joined ? await this.#read(operationId) : null;
@@ -137,7 +137,10 @@ export class Operations {
     return { operationId, done };
   }
 
-  async #startOrJoin(request: OperationRequest): Promise<{ handle: WorkflowHandle; runId: string; joined: boolean }> {
+  async #startOrJoin(
+    request: OperationRequest,
+    deadline: number,
+  ): Promise<{ handle: WorkflowHandle; runId: string; joined: boolean }> {
     for (;;) {
       try {
         const handle = await this.#client.workflow.start(request.workflowType, {
@@ -158,6 +161,8 @@ export class Operations {
       if (description.status.name !== 'RUNNING') continue;
       const { runId } = description;
       if (!(await this.#joinable(request, runId))) {
+        // Its outcome is known: it is only closing, and stands in nobody's way.
+        if ((await this.#read(runId))?.timeEnded && (await this.#closes(request.workflowId, runId, deadline))) continue;
         throw Refusal.conflict('another migration of this instance is on its way: wait until it is over');
       }
       return { handle: this.#client.workflow.getHandle(request.workflowId, runId), runId, joined: true };
@@ -171,6 +176,27 @@ export class Operations {
     const payload = events?.[0]?.workflowExecutionStartedEventAttributes?.input?.payloads?.[0]?.data;
     const input: unknown = payload ? JSON.parse(Buffer.from(payload).toString('utf8')) : null;
     return request.mayJoin(input);
+  }
+
+  /** Waits until a run has closed; `false` when the deadline came first. */
+  async #closes(workflowId: string, runId: string, deadline: number): Promise<boolean> {
+    const handle = this.#client.workflow.getHandle(workflowId, runId, { followRuns: false });
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<false>((resolve) => {
+      timer = setTimeout(() => resolve(false), Math.max(0, deadline - performance.now()));
+    });
+    const closed = handle.result().then(
+      () => true,
+      (error: unknown) => {
+        if (error instanceof WorkflowFailedError) return true;
+        throw error;
+      },
+    );
+    try {
+      return await Promise.race([closed, late]);
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   /**

@@ -72,6 +72,7 @@ export async function startMatrixStack(): Promise<MatrixStack> {
   const { databaseUrl, temporal } = harness.stack;
   const allSleds = [...harness.stack.sleds];
   const small: SledAgentHandle[] = [];
+  let added = 0;
   let worker: RunningWorker | null = harness.stack.worker;
   let victim: ChildProcess | null = null;
   const tell = (message: ToVictim) => void (victim?.connected && victim.send(message));
@@ -87,7 +88,8 @@ export async function startMatrixStack(): Promise<MatrixStack> {
     sleds: harness.stack.sleds,
     allSleds,
     async addSmallSled() {
-      const name = `small-sled-${allSleds.length}`;
+      added += 1;
+      const name = `small-sled-${added}`;
       const [first] = harness.stack.sleds;
       const ip = first?.agent.address.split(':')[0] ?? '127.0.0.1';
       const memoryBytes = SMALL_MEMORY_BYTES;

@@ -345,7 +345,7 @@ export const SCENARIOS: readonly Scenario[] = [
     act: (subject) => pass(subject, 'updaterScan'),
   },
   {
-    name: 'a pass of the reaper that finds an orphan reservation',
+    name: 'a pass of the reaper that finds an abandoned VMM',
     workflow: 'reaper',
     operation: null,
     before: 'stopped',
@@ -359,8 +359,7 @@ export const SCENARIOS: readonly Scenario[] = [
       await subject.settles(['stopped']);
       // As a fault of another time may have left it.
       await subject.stack.database.db.execute(sql`
-        INSERT INTO sled_reservation (vmm_id, instance_id, sled_id, threads, memory_bytes, kind)
-        SELECT id, instance_id, sled_id, 1, 1024, 'tombstoned' FROM vmm WHERE id = ${active?.id}`);
+        UPDATE vmm SET time_deleted = NULL WHERE id = ${active?.id}`);
     },
     act: (subject) => pass(subject, 'reaper'),
   },
