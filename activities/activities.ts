@@ -55,7 +55,7 @@ export function createControlActivities({ db, sleds, workflows, metrics }: Activ
   async function applyWord(vmmId: string, report: SledVmmState | null, saga: Parameters<typeof applyReport>[3] = {}) {
     if (report === null) return null;
     const applied = await applyReport(db, vmmId, report, saga);
-    if (applied?.wrote) await signalIfNeeded({ db, workflows }, applied.instanceId);
+    if (applied?.wrote && !applied.settled) await signalIfNeeded({ db, workflows }, applied.instanceId);
     return applied;
   }
 

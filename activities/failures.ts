@@ -29,7 +29,13 @@ export type FailureType = (typeof FAILURE_TYPES)[keyof typeof FAILURE_TYPES];
 
 /** Makes a failure that is final, with the error body that the operation's caller gets. */
 export function finalFailure(type: FailureType, message: string, body: OperationError): ApplicationFailure {
-  return ApplicationFailure.create({ type, message, nonRetryable: true, details: [body] });
+  return withoutStack(ApplicationFailure.create({ type, message, nonRetryable: true, details: [body] }));
+}
+
+/** What a sled or the rules say is a verdict, not a fault of the code: in the Web UI its stack would hide the message. */
+function withoutStack(failure: ApplicationFailure): ApplicationFailure {
+  failure.stack = '';
+  return failure;
 }
 
 /** Classes any error of an activity. Failures that are classed already pass through. */
@@ -50,11 +56,9 @@ export function classifyFailure(error: unknown): unknown {
       case 'refused':
         return finalFailure(FAILURE_TYPES.sledRefused, error.message, body);
       case 'unavailable':
-        return ApplicationFailure.create({
-          type: FAILURE_TYPES.sledUnavailable,
-          message: error.message,
-          details: [body],
-        });
+        return withoutStack(
+          ApplicationFailure.create({ type: FAILURE_TYPES.sledUnavailable, message: error.message, details: [body] }),
+        );
     }
   }
   const cause = databaseError(error);

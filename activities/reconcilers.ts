@@ -26,7 +26,7 @@ export function createReconcilerActivities(context: ActivityContext) {
   return classified(context.metrics, {
     watchSleds: () => pass('watcher', () => watchSleds(context)),
     scanForUpdates: () => pass('updater', () => scanForUpdates(context)),
-    reap: () => pass('reaper', () => reap(context.db)),
+    reap: () => pass('reaper', () => reap(context)),
     restartInstances: () => pass('auto-restart', () => restartInstances(context.db, context.workflows)),
   });
 }

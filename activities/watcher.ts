@@ -43,11 +43,7 @@ export async function watchSleds({ db, sleds, workflows }: ActivityContext): Pro
     try {
       const { vmms: reported } = await sleds.readInventory(address, POLL_MS);
       // Read after the inventory: what the sled had been told to register was in the database before.
-      const known = await readSledVmms(
-        db,
-        sledId,
-        reported.map((vmm) => vmm.vmm_id),
-      );
+      const known = await readSledVmms(db, sledId, reported);
       const byId = new Map(known.map((vmm) => [vmm.id, vmm]));
       const present = new Set(reported.map((vmm) => vmm.vmm_id));
       // In an order of its own each time: a sled that is slow is got through in a few passes.
@@ -60,9 +56,9 @@ export async function watchSleds({ db, sleds, workflows }: ActivityContext): Pro
           await sleds.unregister(address, vmm_id, POLL_MS).catch(ignoreGone);
           found.unregistered.push(vmm_id);
           await settleUnwound(vmm_id, vmm?.instance_id);
-        } else {
-          await applyReport(db, vmm_id, state);
-          await signalIfNeeded({ db, workflows }, vmm.instance_id);
+        } else if (vmm.news) {
+          const applied = await applyReport(db, vmm_id, state);
+          if (!applied?.settled) await signalIfNeeded({ db, workflows }, vmm.instance_id);
         }
       }
       for (const vmm of shuffled(known)) {

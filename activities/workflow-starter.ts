@@ -9,58 +9,79 @@ import type { vmmUnregister } from '../workflows/vmm-unregister.ts';
 import type { vmmUnwind } from '../workflows/vmm-unwind.ts';
 
 /**
+ * How long one call to Temporal may take, in milliseconds. The SDK sets no limit: a server that has frozen would hold every
+ * call for as long as it stays so.
+ */
+export const TEMPORAL_CALL_MS = 10_000;
+
+/**
  * Starts and signals the workflows that are nobody's call: each is a singleton by its id, so that to ask twice is to ask
  * once. Used by the API and by activities.
  */
 export class WorkflowStarter {
   readonly #client: Client;
+  readonly #callMs: number;
 
-  constructor(client: Client) {
+  /** `callMs` bounds each call to Temporal, in milliseconds: past it the call throws, and may have been heard or not. */
+  constructor(client: Client, callMs = TEMPORAL_CALL_MS) {
     this.#client = client;
+    this.#callMs = callMs;
+  }
+
+  #call<Result>(call: () => Promise<Result>): Promise<Result> {
+    return this.#client.withDeadline(Date.now() + this.#callMs, call);
   }
 
   /** Says that an instance's stored state needs an update: signals its update workflow, and starts it if it isn't running. */
   async signalUpdate(instanceId: string): Promise<void> {
-    await this.#client.workflow.signalWithStart<typeof instanceUpdate>('instanceUpdate', {
-      workflowId: workflowIds.update(instanceId),
-      taskQueue: UPDATE_TASK_QUEUE,
-      args: [{ instanceId }],
-      signal: 'updateNeeded',
-      staticSummary: `bring the records of instance ${instanceId} in line`,
-    });
+    await this.#call(() =>
+      this.#client.workflow.signalWithStart<typeof instanceUpdate>('instanceUpdate', {
+        workflowId: workflowIds.update(instanceId),
+        taskQueue: UPDATE_TASK_QUEUE,
+        args: [{ instanceId }],
+        signal: 'updateNeeded',
+        staticSummary: `bring the records of instance ${instanceId} in line`,
+      }),
+    );
   }
 
   /** Carries a stop to whichever VMM has the guest. */
   async carryStop(instanceId: string): Promise<void> {
-    await this.#client.workflow.start<typeof instanceStop>('instanceStop', {
-      workflowId: workflowIds.stop(instanceId),
-      taskQueue: TASK_QUEUE,
-      args: [{ instanceId }],
-      workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
-      staticSummary: `carry the stop to instance ${instanceId}`,
-    });
+    await this.#call(() =>
+      this.#client.workflow.start<typeof instanceStop>('instanceStop', {
+        workflowId: workflowIds.stop(instanceId),
+        taskQueue: TASK_QUEUE,
+        args: [{ instanceId }],
+        workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
+        staticSummary: `carry the stop to instance ${instanceId}`,
+      }),
+    );
   }
 
   /** Ends a living VMM that no instance names and that has no guest to lose. */
   async unregisterVmm(vmmId: string): Promise<void> {
-    await this.#client.workflow.start<typeof vmmUnregister>('vmmUnregister', {
-      workflowId: workflowIds.unregister(vmmId),
-      taskQueue: TASK_QUEUE,
-      args: [{ vmmId }],
-      workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
-      staticSummary: `unregister leftover VMM ${vmmId}`,
-    });
+    await this.#call(() =>
+      this.#client.workflow.start<typeof vmmUnregister>('vmmUnregister', {
+        workflowId: workflowIds.unregister(vmmId),
+        taskQueue: TASK_QUEUE,
+        args: [{ vmmId }],
+        workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
+        staticSummary: `unregister leftover VMM ${vmmId}`,
+      }),
+    );
   }
 
   /** Unwinds a VMM whose saga is over without having ended it. */
   async unwindVmm(input: UnwindInput): Promise<void> {
-    await this.#client.workflow.start<typeof vmmUnwind>('vmmUnwind', {
-      workflowId: workflowIds.unwind(input.vmmId),
-      taskQueue: TASK_QUEUE,
-      args: [input],
-      workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
-      staticSummary: `unwind VMM ${input.vmmId}, whose ${input.kind} was cut off`,
-    });
+    await this.#call(() =>
+      this.#client.workflow.start<typeof vmmUnwind>('vmmUnwind', {
+        workflowId: workflowIds.unwind(input.vmmId),
+        taskQueue: TASK_QUEUE,
+        args: [input],
+        workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
+        staticSummary: `unwind VMM ${input.vmmId}, whose ${input.kind} was cut off`,
+      }),
+    );
   }
 
   /** Begins the automatic start of an instance. Returns `false` when a start of it is on its way already. */
@@ -83,7 +104,7 @@ export class WorkflowStarter {
   /** Whether a run of a workflow is still open. A run that Temporal has forgotten is not. */
   async isOpen(workflowId: string, runId: string): Promise<boolean> {
     try {
-      const { status } = await this.#client.workflow.getHandle(workflowId, runId).describe();
+      const { status } = await this.#call(() => this.#client.workflow.getHandle(workflowId, runId).describe());
       return status.name === 'RUNNING' || status.name === 'PAUSED';
     } catch (error) {
       if (error instanceof Error && error.name === 'WorkflowNotFoundError') return false;

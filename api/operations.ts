@@ -11,6 +11,7 @@ import {
 } from '@temporalio/client';
 import { ApplicationFailure, WorkflowIdConflictPolicy } from '@temporalio/common';
 import { eq } from 'drizzle-orm';
+import { TEMPORAL_CALL_MS } from '../activities/workflow-starter.ts';
 import type { Database } from '../db/connect.ts';
 import { type OperationError, operation } from '../db/schema.ts';
 import { settleKey, takeKey } from '../db/transactions/idempotency-key.ts';
@@ -59,10 +60,17 @@ const MAX_STALE_RUNS = 5;
 export class Operations {
   readonly #client: Client;
   readonly #db: Database;
+  readonly #callMs: number;
 
-  constructor(client: Client, db: Database) {
+  /** `callMs` bounds each call to Temporal, in milliseconds, the wait for a saga's word aside. */
+  constructor(client: Client, db: Database, callMs = TEMPORAL_CALL_MS) {
     this.#client = client;
     this.#db = db;
+    this.#callMs = callMs;
+  }
+
+  #call<Result>(call: () => Promise<Result>): Promise<Result> {
+    return this.#client.withDeadline(Date.now() + this.#callMs, call);
   }
 
   /**
@@ -122,7 +130,7 @@ export class Operations {
   /** Joins the open run of a workflow, if there is one. Returns `null` when there is none. */
   async joinOpen(request: OperationRequest): Promise<OperationAnswer | null> {
     const handle = this.#client.workflow.getHandle(request.workflowId);
-    const description = await handle.describe().catch((error: unknown) => {
+    const description = await this.#call(() => handle.describe()).catch((error: unknown) => {
       if (error instanceof Error && error.name === 'WorkflowNotFoundError') return null;
       throw error;
     });
@@ -143,20 +151,22 @@ export class Operations {
   ): Promise<{ handle: WorkflowHandle; runId: string; joined: boolean }> {
     for (;;) {
       try {
-        const handle = await this.#client.workflow.start(request.workflowType, {
-          workflowId: request.workflowId,
-          taskQueue: TASK_QUEUE,
-          args: request.args,
-          workflowIdConflictPolicy: WorkflowIdConflictPolicy.FAIL,
-          staticSummary: request.summary,
-          ...(request.key === undefined ? {} : { memo: { idempotencyKey: request.key.value } }),
-        });
+        const handle = await this.#call(() =>
+          this.#client.workflow.start(request.workflowType, {
+            workflowId: request.workflowId,
+            taskQueue: TASK_QUEUE,
+            args: request.args,
+            workflowIdConflictPolicy: WorkflowIdConflictPolicy.FAIL,
+            staticSummary: request.summary,
+            ...(request.key === undefined ? {} : { memo: { idempotencyKey: request.key.value } }),
+          }),
+        );
         return { handle, runId: handle.firstExecutionRunId, joined: false };
       } catch (error) {
         if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
       }
       const open = this.#client.workflow.getHandle(request.workflowId);
-      const description = await open.describe();
+      const description = await this.#call(() => open.describe());
       // It closed between the two calls: begin anew.
       if (description.status.name !== 'RUNNING') continue;
       const { runId } = description;
@@ -172,7 +182,7 @@ export class Operations {
   async #joinable(request: OperationRequest, runId: string): Promise<boolean> {
     if (request.mayJoin === undefined) return true;
     const handle = this.#client.workflow.getHandle(request.workflowId, runId);
-    const { events } = await handle.fetchHistory();
+    const { events } = await this.#call(() => handle.fetchHistory());
     const payload = events?.[0]?.workflowExecutionStartedEventAttributes?.input?.payloads?.[0]?.data;
     const input: unknown = payload ? JSON.parse(Buffer.from(payload).toString('utf8')) : null;
     return request.mayJoin(input);
@@ -210,18 +220,21 @@ export class Operations {
     deadline: number,
   ): Promise<boolean> {
     let timer: NodeJS.Timeout | undefined;
+    const answered = new AbortController();
     const late = new Promise<'late'>((resolve) => {
       timer = setTimeout(() => resolve('late'), Math.max(0, deadline - performance.now()));
     });
     try {
       for (;;) {
-        const outcome = await Promise.race([this.#outcome(handle, request, operationId), late]);
+        const outcome = await Promise.race([this.#outcome(handle, request, operationId, answered.signal), late]);
         if (outcome === 'done') return true;
         if (outcome === 'late') break;
         if ((await Promise.race([pause(ASK_AGAIN_MS), late])) === 'late') break;
       }
     } finally {
       clearTimeout(timer);
+      // A poll that nobody waits for would outlive the call, and meet a closed connection when the API stops.
+      answered.abort();
     }
     // Whoever is sent to an operation must find it, even if its claim has not run yet.
     await this.#db
@@ -232,12 +245,18 @@ export class Operations {
   }
 
   /** A run's outcome: `done`, {@link OperationFailed}, or `unknown` when Temporal could not be asked and no row says it. */
-  async #outcome(handle: WorkflowHandle, request: OperationRequest, operationId: string): Promise<'done' | 'unknown'> {
+  async #outcome(
+    handle: WorkflowHandle,
+    request: OperationRequest,
+    operationId: string,
+    signal: AbortSignal,
+  ): Promise<'done' | 'unknown'> {
     try {
-      await handle.result();
+      await this.#client.withAbortSignal(signal, () => handle.result());
       return 'done';
     } catch (error) {
       if (error instanceof WorkflowFailedError) throw failureOf(error, request);
+      if (signal.aborted) return 'unknown';
       const row = await this.#read(operationId).catch(() => null);
       if (row?.error) throw new OperationFailed(row.error);
       return row?.succeeded ? 'done' : 'unknown';
@@ -272,10 +291,8 @@ export class Operations {
   async read(operationId: string): Promise<typeof operation.$inferSelect | null> {
     const row = await this.#read(operationId);
     if (row === null || row.timeEnded !== null) return row;
-    const description = await this.#client.workflow
-      .getHandle(row.workflowId, operationId)
-      .describe()
-      .catch(() => null);
+    const handle = this.#client.workflow.getHandle(row.workflowId, operationId);
+    const description = await this.#call(() => handle.describe()).catch(() => null);
     if (description === null || description.status.name === 'RUNNING') return row;
     const again = await this.#read(operationId);
     if (again === null || again.timeEnded !== null) return again;

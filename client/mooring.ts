@@ -3,6 +3,7 @@ import { Command } from 'commander';
 import pc from 'picocolors';
 import { addAffinityGroupCommands } from './commands/affinity-group.ts';
 import { addCompletionCommands } from './commands/completion.ts';
+import { addDeploymentCommands } from './commands/deployment.ts';
 import { addDoctorCommand } from './commands/doctor.ts';
 import { addInstanceCommands } from './commands/instance.ts';
 import { addOperationCommands, addProjectCommands, addSledCommands } from './commands/inventory.ts';
@@ -38,6 +39,7 @@ addTopCommand(program);
 addCompletionCommands(program);
 addDoctorCommand(program);
 addReconcileCommands(program);
+addDeploymentCommands(program);
 
 try {
   await program.parseAsync();

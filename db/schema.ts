@@ -138,6 +138,12 @@ export const instance = pgTable(
     index('instance_list').on(table.projectId, table.id).where(sql`time_deleted IS NULL`),
     uniqueIndex('instance_active_vmm').on(table.activeVmmId).where(sql`active_vmm_id IS NOT NULL`),
     uniqueIndex('instance_target_vmm').on(table.targetVmmId).where(sql`target_vmm_id IS NOT NULL`),
+    // What the updater scan looks for, so that it costs the same whatever the number of instances.
+    index('instance_migrating').on(table.id).where(sql`migration_id IS NOT NULL`),
+    index('instance_ending')
+      .on(table.id)
+      .where(sql`state = 'vmm' AND (intended_state <> 'running' OR time_deleted IS NOT NULL)`),
+    index('instance_failed_list').on(table.projectId, table.name).where(sql`state = 'failed' AND time_deleted IS NULL`),
     index('instance_failed').on(table.id).where(sql`state = 'failed' AND time_deleted IS NULL`),
     index('instance_auto_restart')
       .on(table.id)
@@ -240,6 +246,7 @@ export const sledReservation = pgTable(
     index('sled_reservation_instance').on(table.instanceId),
     uniqueIndex('sled_reservation_one_active').on(table.instanceId).where(sql`kind = 'active'`),
     uniqueIndex('sled_reservation_one_target').on(table.instanceId).where(sql`kind = 'target'`),
+    index('sled_reservation_tombstoned').on(table.instanceId).where(sql`kind = 'tombstoned'`),
     check('sled_reservation_size', sql`threads >= 1 AND memory_bytes >= 1`),
   ],
 );

@@ -38,6 +38,8 @@ export interface UpdaterFindings {
 
 /** What a pass of the reaper deleted. */
 export interface ReaperFindings {
+  /** Instances with a VMM that they don't name, or a charge without a VMM: signalled. */
+  readonly signalled: readonly string[];
   /** VMM rows that were gone and that no instance names. */
   readonly vmms: readonly string[];
   /** Reservations, by the VMM that they were for. */
@@ -94,6 +96,7 @@ const SUMMARIES: { readonly [Name in ReconcilerName]: (found: ReconcilerFindings
     ]),
   reaper: (found) =>
     sentence('looked for what nobody needs', [
+      found.signalled.length > 0 && `signalled the update of ${found.signalled.length}`,
       found.vmms.length > 0 && `deleted ${count(found.vmms.length, 'abandoned VMM row')}`,
       found.reservations.length > 0 && `deleted ${count(found.reservations.length, 'orphan reservation')}`,
       found.charges.length > 0 && `deleted ${count(found.charges.length, 'orphan charge')}`,

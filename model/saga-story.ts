@@ -75,7 +75,8 @@ interface StepRun {
   readonly activity: string;
   readonly summary: string;
   state: RunState;
-  reason: string;
+  /** Why it failed, or what it came to. */
+  note: string;
 }
 
 /** How a workflow ended. */
@@ -98,13 +99,13 @@ export class SagaStory {
     this.facts = facts;
   }
 
-  /** A step begins. Returns what to call when it ends: with its error's message, or without when it has succeeded. */
-  begin(activity: string, summary: string): (failure?: string) => void {
-    const run: StepRun = { activity, summary, state: 'doing', reason: '' };
+  /** A step begins. Returns what to call when it ends, with a few words on it: what it came to, or why it failed. */
+  begin(activity: string, summary: string): (state: 'done' | 'failed', note: string) => void {
+    const run: StepRun = { activity, summary, state: 'doing', note: '' };
     this.#runs.push(run);
-    return (failure) => {
-      run.state = failure === undefined ? 'done' : 'failed';
-      run.reason = failure ?? '';
+    return (state, note) => {
+      run.state = state;
+      run.note = note;
     };
   }
 
@@ -128,14 +129,19 @@ export class SagaStory {
   /** The progress in Markdown: who it is about, how it stands, then what is done, being done and to do. */
   toMarkdown(): string {
     const { steps, compensations } = stepsOf(this.#type);
-    const undoing = this.#runs.filter((run) => compensations.some((step) => step.activity === run.activity));
+    const undoing = this.#undoing();
     const lines = [`**${this.#heading()}**`, '', this.#standing(undoing.length > 0), ''];
     lines.push(...this.#list(steps, undoing.length === 0 && this.#ending === null));
     const extra = this.#runs.filter((run) => findStep(this.#type, run.activity) === undefined);
-    lines.push(...extra.map((run) => line(run.state, run.summary, 1, run.reason)));
+    lines.push(...extra.map((run) => this.#line([run])));
     if (undoing.length > 0)
       lines.push('', 'Undoing, newest first:', '', ...this.#list(compensations, this.#ending === null));
     return lines.join('\n');
+  }
+
+  #undoing(): readonly StepRun[] {
+    const { compensations } = stepsOf(this.#type);
+    return this.#runs.filter((run) => compensations.some((step) => step.activity === run.activity));
   }
 
   #heading(): string {
@@ -153,13 +159,30 @@ export class SagaStory {
   #standing(undoing: boolean): string {
     if (this.#ending !== null) {
       const { outcome, message } = this.#ending;
-      return message === undefined ? `Ended: **${outcome}**.` : `Ended: **${outcome}**. ${inline(message)}`;
+      const words = message ?? OUTCOMES[outcome];
+      return words === undefined ? `Ended: **${outcome}**.` : `Ended: **${outcome}**: ${inline(words)}.`;
     }
     const failed = this.#runs.find((run) => run.state === 'failed');
     if (undoing && failed !== undefined)
-      return `**Compensating**, because this failed: ${failed.summary}. ${inline(failed.reason)}`;
+      return `**Compensating**, because this failed: ${failed.summary}. ${inline(failed.note)}`;
     if (undoing) return '**Compensating.**';
     return this.#waiting === null ? 'Running.' : `Waiting: ${this.#waiting}.`;
+  }
+
+  #line(runs: readonly StepRun[]): string {
+    const latest = runs.at(-1);
+    if (latest === undefined) return '';
+    const text = latest.state === 'doing' ? `**${latest.summary}**` : latest.summary;
+    const count = runs.length > 1 ? ` (${runs.length} times)` : '';
+    // The line on how it stands has the reason.
+    const told = latest.state === 'failed' && (this.#ending?.message !== undefined || this.#undoing().length > 0);
+    const said = told
+      ? ''
+      : runs
+          .map((run) => run.note)
+          .filter((note) => note !== '')
+          .join('; ');
+    return `- ${MARKS[latest.state]} ${text}${count}${said === '' ? '' : `: ${inline(said)}`}`;
   }
 
   #list(steps: readonly SagaStep[], more: boolean): string[] {
@@ -169,22 +192,29 @@ export class SagaStory {
     );
     return steps.flatMap((step, index) => {
       const runs = this.#runs.filter((run) => run.activity === step.activity);
-      const latest = runs.at(-1);
-      if (latest !== undefined) return [line(latest.state, latest.summary, runs.length, latest.reason)];
+      if (runs.length > 0) return [this.#line(runs)];
       // A step that was passed over was not asked for.
       if (!more || index < last) return [];
-      return [`- ▫️ ${step.sometimes ? `if need be: ${step.title}` : step.title}`];
+      return [`- ○ ${step.sometimes ? `if need be: ${step.title}` : step.title}`];
     });
   }
 }
 
-const MARKS: Readonly<Record<RunState, string>> = { doing: '▶️', done: '✅', failed: '❌' };
+/** What an outcome means, where its name alone does not say it. The cases of an update: section 6 of the design. */
+const OUTCOMES: Readonly<Record<string, string>> = {
+  started: 'the sled has accepted to run it',
+  migrating: 'the destination has accepted to migrate it in',
+  moved: 'the guest has arrived, and its new VMM is the active one',
+  left: 'the guest has left its old VMM, and is awaited at the new one',
+  lost: 'the guest had left its old VMM, and nobody has it',
+  'not-moved': 'the guest stays where it was, and the migration is cleared',
+  unknown: 'the sled of the target is to say where the guest is',
+  unlinked: 'the instance names no VMM that is gone any more',
+  settled: 'what VMMs that are gone still held is released',
+};
 
-function line(state: RunState, summary: string, times: number, reason: string): string {
-  const text = state === 'doing' ? `**${summary}**` : summary;
-  const count = times > 1 ? ` (${times} times)` : '';
-  return `- ${MARKS[state]} ${text}${count}${reason === '' ? '' : `: ${inline(reason)}`}`;
-}
+/** Every font has these. */
+const MARKS: Readonly<Record<RunState, string>> = { doing: '▶', done: '✓', failed: '✗' };
 
 /** A message on one line; what Markdown would take for a mark-up is left as it is read. */
 function inline(message: string): string {

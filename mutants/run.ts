@@ -91,37 +91,48 @@ async function judge(folder: string, mutant: Mutant): Promise<Verdict> {
   }
 }
 
-function markdown(verdicts: readonly Verdict[], known: number): string {
-  const caught = verdicts.filter((verdict) => verdict.caughtBy !== null).length;
-  const minutes = verdicts.reduce((sum, verdict) => sum + verdict.seconds, 0) / 60;
-  const cell = (text: string) => text.replaceAll('|', '\\|');
-  return [
+/** What a table of verdicts that was recorded before says, by the sabotage's name. */
+async function recorded(file: string): Promise<Map<string, string>> {
+  const text = await readFile(file, 'utf8').catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return '';
+    throw error;
+  });
+  const rows = text.split('\n').map((line) => line.split(' | ').map((cell) => cell.replace(/^\| | \|$/g, '')));
+  return new Map(rows.filter((cells) => cells.length === 4).map((cells) => [cells[0] ?? '', cells[3] ?? '']));
+}
+
+/** Writes the table: the newest verdict on each sabotage, from this run or an earlier one. */
+async function record(file: string, verdicts: readonly Verdict[]): Promise<void> {
+  const words = await recorded(file);
+  for (const { mutant, caughtBy } of verdicts)
+    words.set(mutant.name, caughtBy === null ? '**survives**' : `\`${caughtBy}\``);
+  const verdictOn = ({ name }: Mutant) => words.get(name) ?? 'not run yet';
+  const caught = MUTANTS.filter((mutant) => verdictOn(mutant).startsWith('`')).length;
+  const lines = [
     '# Sabotages that the tests catch',
     '',
     'Each line is a small sabotage of the product, made alone in a copy of the tree, and the test file that failed because of',
     'it. Where PostgreSQL’s own rules are a second line of defence, the sabotage stands twice: alone, and with that rule gone.',
-    'Made by `npm run mutants -- --record docs/mutants.md`.',
+    'Made by `npm run mutants -- --record docs/mutants.md`; with `--only` it renews the lines that it ran.',
     '',
-    `${caught} of ${verdicts.length} are caught; one after the other that took ${minutes.toFixed(0)} minutes.${
-      verdicts.length < known ? ` ${known - verdicts.length} more are known, and were not run.` : ''
-    }`,
+    `${caught} of ${MUTANTS.length} are caught.`,
     '',
     '| Sabotage | What would go wrong | In | Caught by |',
     '| -------- | ------------------- | -- | --------- |',
-    ...verdicts.map(({ mutant, caughtBy }) => {
+    ...MUTANTS.map((mutant) => {
       const files = [...new Set(mutant.edits.map((edit) => `\`${edit.file}\``))].join(', ');
-      const by = caughtBy === null ? '**survives**' : `\`${caughtBy}\``;
-      return `| ${cell(mutant.name)} | ${cell(mutant.why)} | ${files} | ${by} |`;
+      return `| ${mutant.name} | ${mutant.why} | ${files} | ${verdictOn(mutant)} |`;
     }),
     '',
-  ].join('\n');
+  ];
+  await writeFile(file, lines.join('\n'));
 }
 
 const program = new Command('mutants')
   .description('Sabotages a copy of the tree in one place at a time, and shows that a test catches each.')
   .option('--only <text>', 'only those whose name contains this text')
   .option('--check', 'only look whether every sabotage still has its place')
-  .option('--record <file>', 'write the table into this file')
+  .option('--record <file>', 'write the verdicts into the table of this file')
   .option('--json', 'print the verdicts as JSON')
   .action(async (options: { only?: string; check?: boolean; record?: string; json?: boolean }) => {
     // Those of a quick test first.
@@ -149,7 +160,7 @@ const program = new Command('mutants')
         const verdict = await judge(folder, mutant);
         verdicts.push(verdict);
         // After each: a run that is broken off has said what it knows.
-        if (options.record !== undefined) await writeFile(options.record, markdown(verdicts, MUTANTS.length));
+        if (options.record !== undefined) await record(options.record, verdicts);
         const mark = verdict.caughtBy === null ? pc.red('survives') : pc.green('caught');
         if (!options.json) console.log(`${mark}  ${mutant.name}  ${verdict.seconds.toFixed(0)} s`);
       }

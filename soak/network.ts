@@ -6,6 +6,7 @@
  * A message that is on its way when its sled agent dies is lost with the connection, as TCP would have it: it is not
  * handed to the agent that starts afterwards.
  */
+import { setMaxListeners } from 'node:events';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { setTimeout as pause } from 'node:timers/promises';
 import { Agent, request } from 'undici';
@@ -73,6 +74,8 @@ export async function openLink(options: {
   const counts: LinkCounts = { messages: 0, delayed: 0, duplicated: 0, lost: 0 };
   const dispatcher = new Agent({ connections: 64, connect: { timeout: 2_000 } });
   const closed = new AbortController();
+  // One listener for each message on its way.
+  setMaxListeners(0, closed.signal);
   let weather: Weather | null = null;
   let epoch = 0;
 

@@ -146,7 +146,6 @@ try {
     await seenBeyond(vm, 5);
     const took: number[] = [];
     const stood: number[] = [];
-    const downtime: number[] = [];
     for (let index = 0; index < MIGRATIONS; index += 1) {
       const migrationId = randomUUID();
       const target = await register(vm.agent === one ? other : one, memoryMib, migrationId);
@@ -164,13 +163,10 @@ try {
       took.push(performance.now() - begun);
       const { count, at } = lastSeen();
       stood.push((await seenBeyond(target, count)) - at);
-      const progress = await read(vm).catch(() => null);
-      if (progress?.migration_progress?.downtime_ms != null) downtime.push(progress.migration_progress.downtime_ms);
       vm = target;
     }
     row('migration: from `migration_target` until it completed', memoryMib, took);
     row('guest stands still: between two counts on the console', memoryMib, stood);
-    if (downtime.length > 0) row('downtime, as QEMU counts it', memoryMib, downtime);
     await call(vm.agent, 'DELETE', `/vmms/${vm.id}`);
   }
 } finally {

@@ -41,6 +41,8 @@ export interface StackOptions {
   readonly networkPollMs?: number;
   /** Serves the sled agents' endpoints below `/test/`. */
   readonly testEndpoints?: boolean;
+  /** Dynamic configuration of the embedded Temporal server; for tests and recordings. */
+  readonly temporalDynamicConfig?: Readonly<Record<string, string | number>>;
   readonly env?: NodeJS.ProcessEnv;
   /** For tests alone. */
   readonly testInterceptors?: TestInterceptors;
@@ -112,6 +114,7 @@ export async function startStack(options: StackOptions): Promise<RunningStack> {
         ...(options.temporalUiPort === undefined ? {} : { uiPort: options.temporalUiPort }),
         ...(options.dataDir === undefined ? {} : { dbFilename: join(dataDir, 'temporal.db') }),
         logFile: join(dataDir, 'temporal.log'),
+        ...(options.temporalDynamicConfig === undefined ? {} : { dynamicConfig: options.temporalDynamicConfig }),
       });
       stops.push({ name: 'Temporal', stop: server.stop });
       temporal = plainTemporal(server.address);
@@ -125,6 +128,7 @@ export async function startStack(options: StackOptions): Promise<RunningStack> {
     const worker = await startWorker({
       databaseUrl,
       temporal,
+      alone: ownTemporal,
       log: createLog('worker', env.MOORING_LOG_LEVEL ?? 'error'),
       metricsListen: options.metricsListen,
       ...(options.updates === undefined ? {} : { updates: options.updates }),

@@ -81,7 +81,11 @@ class SearchAttributeSetter implements WorkflowClientInterceptor {
     next({ ...input, options: await this.#enrich(input.options, true) });
 
   async #enrich<
-    Options extends { args: unknown[]; typedSearchAttributes?: SearchAttributePair[] | TypedSearchAttributes },
+    Options extends {
+      args: unknown[];
+      typedSearchAttributes?: SearchAttributePair[] | TypedSearchAttributes;
+      staticSummary?: string;
+    },
   >(options: Options, often = false): Promise<Options> {
     const subject = subjectOf.safeParse(options.args[0]).data ?? {};
     const found = await this.#lookUp(subject, often).catch((error: unknown) => {
@@ -96,7 +100,12 @@ class SearchAttributeSetter implements WorkflowClientInterceptor {
       if (value !== undefined && !named.has(name))
         pairs.push({ key: defineSearchAttributeKey(name, SearchAttributeType.KEYWORD), value });
     }
-    return { ...options, typedSearchAttributes: pairs };
+    const { staticSummary } = options;
+    return {
+      ...options,
+      typedSearchAttributes: pairs,
+      ...(staticSummary === undefined ? {} : { staticSummary: withNames(staticSummary, subject, found) }),
+    };
   }
 
   /** `often`: a workflow that is signalled time and again; its sled changes, but its names may be a little old. */
@@ -127,6 +136,16 @@ class SearchAttributeSetter implements WorkflowClientInterceptor {
     }
     return attributes;
   }
+}
+
+/** A summary in which people read names where its writer knew only ids. */
+function withNames(summary: string, subject: Subject, { instance, sled }: Names): string {
+  const sledId = subject.destinationSledId ?? subject.sledId;
+  let text = summary;
+  if (subject.instanceId !== undefined && instance !== undefined)
+    text = text.replace(subject.instanceId, `"${instance}"`);
+  if (sledId !== undefined && sled !== undefined) text = text.replace(sledId, `"${sled}"`);
+  return text;
 }
 
 type Names = Partial<Record<SearchAttribute, string | undefined>>;

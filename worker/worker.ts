@@ -25,7 +25,9 @@ import { logFields } from '../telemetry/log-fields.ts';
 import { Metrics } from '../telemetry/metrics.ts';
 import { readinessProblems } from '../telemetry/readiness.ts';
 import { installTracing } from '../telemetry/tracing.ts';
+import { readBuildId } from './build-id.ts';
 import { freePort } from './child-process.ts';
+import { DEPLOYMENT_NAME, settleBuild } from './deployment.ts';
 import { ensureSchedules } from './schedules.ts';
 import { connectTemporalClient } from './temporal-client.ts';
 import type { TemporalSettings } from './temporal-connection.ts';
@@ -36,6 +38,15 @@ export interface WorkerOptions {
   readonly log: Logger;
   /** Whether this process works on the update saga's queue; default true. */
   readonly updates?: boolean;
+  /** The build that this worker runs; by default it is read from the package and its repository. */
+  readonly buildId?: string;
+  /** The workflows to run instead of this package's; for tests of a roll-out. */
+  readonly bundle?: WorkflowBundleWithSourceMap;
+  /**
+   * Temporal is this process's own, and no other worker will ever come: its build becomes current by itself, and every
+   * workflow goes over to it, since the build that began it is gone.
+   */
+  readonly alone?: boolean;
   /** How often every reconciling loop runs, in milliseconds, instead of each at its own pace; 0 leaves the schedules alone. */
   readonly reconcileEveryMs?: number;
   /** `ip:port` where metrics are shown, the SDK's among them, with `/healthz` and `/readyz`; nowhere when absent. */
@@ -55,6 +66,7 @@ export interface TestInterceptors {
 }
 
 export interface RunningWorker {
+  readonly buildId: string;
   /** Lets this process work on the update saga's queue, or not. */
   setUpdates(on: boolean): Promise<void>;
   /** Where its metrics are; `null` when nowhere. */
@@ -72,25 +84,26 @@ const INTERCEPTORS = fileURLToPath(new URL('../workflows/interceptors.ts', impor
 
 const bundles = new Map<string, Promise<WorkflowBundleWithSourceMap>>();
 
-/**
- * The workflow code as one bundle, with tracing's interceptors when it is on, and with those of the files
- * `testInterceptors`; each made once a process.
- */
-export function workflowBundle(
-  tracing = false,
-  testInterceptors: readonly string[] = [],
-): Promise<WorkflowBundleWithSourceMap> {
-  const interceptors = [INTERCEPTORS, ...(tracing ? [TRACING_INTERCEPTORS] : []), ...testInterceptors];
-  const key = interceptors.join('\n');
+/** The workflow code as one bundle, with the interceptors of more modules than its own; made once a process. */
+export function workflowBundle(interceptorModules: readonly string[] = []): Promise<WorkflowBundleWithSourceMap> {
+  const key = interceptorModules.join('\n');
   const made =
     bundles.get(key) ??
-    bundleWorkflowCode({
-      workflowsPath: fileURLToPath(new URL('../workflows/index.ts', import.meta.url)),
-      workflowInterceptorModules: interceptors,
-      logger: new DefaultLogger('WARN'),
-    });
+    bundleWorkflows(fileURLToPath(new URL('../workflows/index.ts', import.meta.url)), interceptorModules);
   bundles.set(key, made);
   return made;
+}
+
+/** Bundles the workflows that a module exports, with the interceptors that tell their story. */
+export function bundleWorkflows(
+  workflowsPath: string,
+  interceptorModules: readonly string[] = [],
+): Promise<WorkflowBundleWithSourceMap> {
+  return bundleWorkflowCode({
+    workflowsPath,
+    workflowInterceptorModules: [INTERCEPTORS, ...interceptorModules],
+    logger: new DefaultLogger('WARN'),
+  });
 }
 
 /**
@@ -147,13 +160,30 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   const connected = await connectTemporalClient(options.temporal, database.db, options.log, tracing !== null);
   const context = { db: database.db, sleds, workflows: new WorkflowStarter(connected.client), metrics };
   const control = createControlActivities(context);
+  const workflows =
+    options.bundle ??
+    (await workflowBundle([
+      ...(tracing === null ? [] : [TRACING_INTERCEPTORS]),
+      ...(options.testInterceptors?.workflowModules ?? []),
+    ]));
+  const versioned = process.env.MOORING_WORKER_VERSIONING !== 'off';
+  const buildId = options.buildId ?? (await readBuildId(process.env, workflows.code));
   const common = {
     connection: native,
     namespace,
-    workflowBundle: await workflowBundle(tracing !== null, options.testInterceptors?.workflowModules),
-    interceptors: { activity: options.testInterceptors?.activity ?? [] },
+    workflowBundle: workflows,
     ...(tracing === null ? {} : { plugins: [new OpenTelemetryPlugin(tracing)] }),
+    interceptors: { activity: options.testInterceptors?.activity ?? [] },
     shutdownGraceTime: '10s',
+    ...(versioned
+      ? {
+          workerDeploymentOptions: {
+            version: { deploymentName: DEPLOYMENT_NAME, buildId },
+            useWorkerVersioning: true as const,
+            defaultVersioningBehavior: options.alone ? ('AUTO_UPGRADE' as const) : ('PINNED' as const),
+          },
+        }
+      : {}),
   } as const;
 
   const main = await Worker.create({
@@ -179,6 +209,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     updates = { worker, run: worker.run() };
   }
   if (options.updates ?? true) await setUpdates(true);
+  if (versioned) await settleBuild(connected.client, buildId, options.alone ?? false, options.log);
   if (options.reconcileEveryMs !== 0)
     await ensureSchedules(connected.client, { everyMs: options.reconcileEveryMs, off: options.reconcilersOff });
   const endpoint =
@@ -197,6 +228,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
         });
 
   return {
+    buildId,
     setUpdates,
     metricsUrl: endpoint?.url ?? null,
     ended: mainRun,

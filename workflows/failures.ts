@@ -69,11 +69,14 @@ export function errorBodyOf(error: unknown, what: string, sled?: string): Operat
 
 /** The failure that closes an operation's workflow: its message is what a person reads in the Web UI. */
 export function operationFailure(type: string, body: OperationError, cause: unknown): ApplicationFailure {
-  return ApplicationFailure.create({
+  const failure = ApplicationFailure.create({
     type,
     message: body.message,
     nonRetryable: true,
     details: [body],
     ...(cause instanceof Error && !(cause instanceof CancelledFailure) ? { cause } : {}),
   });
+  // A verdict, not a fault of the code: where it was made says nothing.
+  failure.stack = '';
+  return failure;
 }

@@ -94,11 +94,11 @@ class Storyteller implements WorkflowInboundCallsInterceptor, WorkflowOutboundCa
     try {
       const result = await run(summary);
       this.#learn(result);
-      end();
+      end('done', typeof result === 'string' ? result : '');
       if (!this.#upsertedOnce) this.#upsert(attributesOf(this.#sure));
       return result;
     } catch (error) {
-      end(messageOf(error));
+      end('failed', messageOf(error));
       throw error;
     } finally {
       this.#show();
@@ -181,7 +181,8 @@ function attributesOf(facts: SagaFacts): Partial<Record<SearchAttribute, string 
 /** The outcome that a result names: its `outcome`, or the first thing that an update did; `done` when it names none. */
 function outcomeOf(result: unknown): string {
   const { outcome, last } = (result ?? {}) as { outcome?: unknown; last?: unknown };
-  if (typeof outcome === 'string') return outcome;
+  // What follows the first words says where: that is in the facts.
+  if (typeof outcome === 'string') return outcome.replace(/ sled ".*$/, '');
   return typeof last === 'string' ? (last.split(', then ')[0] ?? last) : 'done';
 }
 

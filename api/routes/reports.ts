@@ -28,7 +28,7 @@ export function addReportRoutes(app: ApiApp, context: ApiContext): void {
       });
       if (applied === null) throw Refusal.notFound('VMM', vmmId);
       // Judged by what is stored, not by what this report changed; only a signal that was taken may be answered with 204.
-      if (applied.verdict === 'applied') await signalIfNeeded(context, applied.instanceId);
+      if (applied.verdict === 'applied' && !applied.settled) await signalIfNeeded(context, applied.instanceId);
       return reply.status(204).send(null);
     },
   );

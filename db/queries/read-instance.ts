@@ -100,7 +100,8 @@ export async function listInstances(
 ): Promise<InstanceRecord[]> {
   const base: (SQL | undefined)[] = [isNull(instance.timeDeleted)];
   if (query.projectId !== undefined) base.push(eq(instance.projectId, query.projectId));
-  if (query.sledId !== undefined) base.push(eq(active.sledId, query.sledId));
+  // A VMM that an instance names is never deleted: saying so lets the index of a sled's VMMs find them.
+  if (query.sledId !== undefined) base.push(eq(active.sledId, query.sledId), isNull(active.timeDeleted));
   if (query.shown !== undefined) base.push(inArray(instance.state, rowStatesThatShow(query.shown)));
 
   const column = query.order === 'id_ascending' ? instance.id : instance.name;

@@ -1,6 +1,6 @@
 import { sql } from 'drizzle-orm';
 import { z } from 'zod';
-import { INTENDED_STATES, type IntendedState, VMM_STATES, type VmmState } from '../../model/states.ts';
+import { INTENDED_STATES, type IntendedState, isGoneVmmState, VMM_STATES, type VmmState } from '../../model/states.ts';
 import type { MigrationRuntime, SledVmmState } from '../../wire/sled-protocol.ts';
 import type { Queryable } from '../connect.ts';
 
@@ -12,6 +12,7 @@ const subjectRow = z.object({
   intended_state: z.enum(INTENDED_STATES),
   wrote: z.boolean(),
   told: z.boolean(),
+  alone: z.boolean(),
 });
 
 export interface AppliedReport {
@@ -25,6 +26,11 @@ export interface AppliedReport {
   readonly intendedState: IntendedState;
   /** Its sled may have been told to run the guest or migrate it in: `tell` has marked it, now or before. */
   readonly told: boolean;
+  /**
+   * The instance is alone with this VMM, which is its active one and not gone: no migration, no other VMM. Then nothing
+   * can need an update (`needsUpdate` of any such snapshot is false), and no snapshot need be read to find that out.
+   */
+  readonly settled: boolean;
 }
 
 const NO_MIGRATION = { migration_id: null, state: 'pending', gen: 0 } as const;
@@ -53,7 +59,11 @@ export async function applyReport(
     ), open AS (
       SELECT id FROM subject WHERE NOT unwinding AND NOT deleted AND state <> 'saga_unwound'
     ), wanted AS (
-      SELECT instance.id, instance.intended_state, instance.intended_state = 'running' AND subject.state NOT IN ('destroyed', 'failed') AS runs
+      SELECT instance.id, instance.intended_state,
+        instance.intended_state = 'running' AND subject.state NOT IN ('destroyed', 'failed') AS runs,
+        instance.state = 'vmm' AND instance.active_vmm_id = subject.id AND instance.migration_id IS NULL
+          AND NOT EXISTS (SELECT 1 FROM vmm other WHERE other.instance_id = instance.id AND other.time_deleted IS NULL
+            AND other.id <> subject.id) AS alone
       FROM instance JOIN subject ON subject.instance_id = instance.id
     ), wrote AS (
       UPDATE vmm SET
@@ -90,6 +100,7 @@ export async function applyReport(
     )
     SELECT subject.instance_id, coalesce((SELECT wrote.state FROM wrote), subject.state) AS state, subject.unwinding, subject.deleted,
       wanted.intended_state, coalesce((SELECT wrote.told_at FROM wrote), subject.told_at) IS NOT NULL AS told,
+      coalesce(wanted.alone, false) AS alone,
       EXISTS (SELECT 1 FROM wrote) OR EXISTS (SELECT 1 FROM side_out) OR EXISTS (SELECT 1 FROM side_in) AS wrote
     FROM subject, wanted`);
   const found = result.rows[0];
@@ -103,5 +114,6 @@ export async function applyReport(
     state: row.state,
     intendedState: row.intended_state,
     told: row.told,
+    settled: row.alone && !isGoneVmmState(row.state),
   };
 }

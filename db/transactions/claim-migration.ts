@@ -127,6 +127,8 @@ async function claimOnce(db: Queryable, request: ClaimMigrationRequest): Promise
   if (instance.targetVmmId === request.vmmId && target !== null && active !== null) {
     if (target.state === 'saga_unwound') throw Refusal.conflict('this migration was already unwound; migrate again');
     const claim = await readClaim(db, request.vmmId);
+    // It was unwound since it was read: the next round says so.
+    if (claim === null) return 'lost';
     return {
       outcome: 'claimed',
       claim: { ...claim, migrationId: request.migrationId, sourceAddress: `${active.ip}:${active.port}` },

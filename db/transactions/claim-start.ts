@@ -114,7 +114,8 @@ async function claimOnce(db: Queryable, request: ClaimStartRequest): Promise<Cla
 
   if (instance.activeVmmId === request.vmmId && active !== null) {
     if (active.state === 'saga_unwound') throw Refusal.conflict('this start was already unwound; start it again');
-    return readClaim(db, request.vmmId);
+    // It was unwound since it was read: the next round says so.
+    return (await readClaim(db, request.vmmId)) ?? 'lost';
   }
   const legal = verdict(shown, 'start');
   if (legal === 'no-op') return null;
@@ -207,13 +208,14 @@ const claimRow = z.object({
   memoryBytes: z.coerce.number(),
 });
 
-/** What an earlier attempt of a claim made. Throws when the VMM isn't there. */
-export async function readClaim(db: Queryable, vmmId: string): Promise<ClaimedVmm> {
+/** What an earlier attempt of a claim made; `null` when it holds nothing (any more). */
+export async function readClaim(db: Queryable, vmmId: string): Promise<ClaimedVmm | null> {
   const result = await db.execute(sql`/* claim-start */
     SELECT vmm.id AS "vmmId", sled.id AS "sledId", sled.name AS "sledName", sled.address AS "sledAddress",
       vmm.ip || ':' || vmm.port AS "vmmAddress", instance.name AS "instanceName",
       reservation.threads AS ncpus, reservation.memory_bytes AS "memoryBytes"
     FROM vmm JOIN sled ON sled.id = vmm.sled_id JOIN instance ON instance.id = vmm.instance_id
     JOIN sled_reservation reservation ON reservation.vmm_id = vmm.id WHERE vmm.id = ${vmmId}`);
-  return { ...claimRow.parse(result.rows[0]), registerGeneration: 2 };
+  const row = result.rows[0];
+  return row === undefined ? null : { ...claimRow.parse(row), registerGeneration: 2 };
 }

@@ -7,7 +7,8 @@ import { sql } from 'drizzle-orm';
 import { z } from 'zod';
 import type { Refusal } from '../../model/refusal.ts';
 import { type OperationKind, SLED_POLICIES, VMM_STATES } from '../../model/states.ts';
-import type { Queryable } from '../connect.ts';
+import type { Database, Queryable } from '../connect.ts';
+import { retryOnConflict } from '../errors.ts';
 import { network } from '../network.ts';
 import type { OperationError } from '../schema.ts';
 
@@ -37,24 +38,31 @@ export interface BegunUnwind {
  * that it was migrating in: whatever the saga was told, that guest is not its to end.
  */
 export async function beginUnwind(
-  db: Queryable,
+  db: Database,
   request: { kind: OperationKind; instanceId: string; vmmId: string; spareRunning: boolean },
 ): Promise<BegunUnwind> {
-  await burnVmmId(db, request);
-  const result = await db.execute(sql`/* begin-unwind */
-    WITH marked AS (
-      UPDATE vmm SET unwinding_since = coalesce(unwinding_since, now())
-      WHERE id = ${request.vmmId}
-        AND NOT (${request.spareRunning} AND unwinding_since IS NULL AND CASE WHEN ${request.kind} = 'start'
-          THEN state IN ('running', 'rebooting', 'migrating')
-          ELSE EXISTS (SELECT 1 FROM migration WHERE target_vmm_id = vmm.id AND target_state IN ('in_progress', 'completed')) END)
-      RETURNING id
-    )
-    SELECT vmm.state, sled.id AS "sledId", sled.name AS "sledName", sled.address AS "sledAddress",
-      sled.policy AS "sledPolicy", vmm.told_at IS NOT NULL AS told,
-      vmm.vouched_gone_at IS NOT NULL AS vouched, NOT EXISTS (SELECT 1 FROM marked) AS spared
-    FROM vmm LEFT JOIN sled ON sled.id = vmm.sled_id WHERE vmm.id = ${request.vmmId}`);
-  const row = begunRow.parse(result.rows[0]);
+  const row = await retryOnConflict(() =>
+    db.transaction(async (transaction) => {
+      await burnVmmId(transaction, request);
+      // Locked by a statement of its own: a report that holds the VMM may be writing its side of the migration, and only a
+      // statement that begins after the report has committed sees it.
+      await transaction.execute(sql`/* begin-unwind */ SELECT 1 FROM vmm WHERE id = ${request.vmmId} FOR UPDATE`);
+      const result = await transaction.execute(sql`/* begin-unwind */
+        WITH marked AS (
+          UPDATE vmm SET unwinding_since = coalesce(unwinding_since, now())
+          WHERE id = ${request.vmmId}
+            AND NOT (${request.spareRunning} AND unwinding_since IS NULL AND CASE WHEN ${request.kind} = 'start'
+              THEN state IN ('running', 'rebooting', 'migrating')
+              ELSE EXISTS (SELECT 1 FROM migration WHERE target_vmm_id = vmm.id AND target_state IN ('in_progress', 'completed')) END)
+          RETURNING id
+        )
+        SELECT vmm.state, sled.id AS "sledId", sled.name AS "sledName", sled.address AS "sledAddress",
+          sled.policy AS "sledPolicy", vmm.told_at IS NOT NULL AS told,
+           vmm.vouched_gone_at IS NOT NULL AS vouched, NOT EXISTS (SELECT 1 FROM marked) AS spared
+        FROM vmm LEFT JOIN sled ON sled.id = vmm.sled_id WHERE vmm.id = ${request.vmmId}`);
+      return begunRow.parse(result.rows[0]);
+    }),
+  );
   const reachable = row.sledAddress !== null && row.sledName !== null && row.sledPolicy !== 'expunged' && !row.vouched;
   return {
     spared: row.spared,

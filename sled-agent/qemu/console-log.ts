@@ -59,10 +59,16 @@ export class ConsoleLog {
 
   /** The last bytes, for a test that looks often; at most `maxBytes`, of the newest file. */
   readEndSync(maxBytes: number): Buffer {
-    const newest = readdirSync(this.#folder)
-      .map((name) => Number(/^console-(\d+)\.log$/.exec(name)?.[1] ?? -1))
-      .reduce((last, start) => Math.max(last, start), -1);
-    return newest < 0 ? Buffer.alloc(0) : readFileSync(join(this.#folder, nameFor(newest))).subarray(-maxBytes);
+    try {
+      const newest = readdirSync(this.#folder)
+        .map((name) => Number(/^console-(\d+)\.log$/.exec(name)?.[1] ?? -1))
+        .reduce((last, start) => Math.max(last, start), -1);
+      return newest < 0 ? Buffer.alloc(0) : readFileSync(join(this.#folder, nameFor(newest))).subarray(-maxBytes);
+    } catch (error) {
+      // The VM has just been ended, or its console moved on to another file.
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return Buffer.alloc(0);
+      throw error;
+    }
   }
 
   /** The end of the console, to be handed over. The guest must stand still. */

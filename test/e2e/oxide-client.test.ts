@@ -29,6 +29,12 @@ test('the official Oxide client drives the API unchanged', async () => {
   expect((await harness.client.getSled(here.id)).vmm_count).toBe(1);
   const byName = await oxide.instanceView({ path: { instance: 'web' }, query: { project: 'oxide' } });
   expect(byName.type === 'success' && byName.data.runState).toBe('running');
+  // Simulated VMs have none.
+  const noConsole = await oxide.instanceSerialConsole({ path, query: { fromStart: 0 } });
+  expect(noConsole.response.status).toBe(409);
+  expect((await oxide.instanceSerialConsole({ path, query: { fromStart: 0, mostRecent: 5 } })).response.status).toBe(
+    400,
+  );
   expect((await oxide.instanceReboot({ path })).response.status).toBe(202);
   await harness.shows(created.data.id, 'running');
   expect((await oxide.instanceStop({ path })).response.status).toBe(202);

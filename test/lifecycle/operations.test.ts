@@ -7,7 +7,7 @@ vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
 
 let harness: Harness;
 beforeAll(async () => {
-  harness = await startHarness({ registerTimeoutMs: 2_000, transitionMs: 100 });
+  harness = await startHarness({ sleds: 4, transitionMs: 100 });
 });
 afterEach(() => harness.everywhere(wake));
 afterAll(() => harness?.close());
@@ -155,14 +155,34 @@ test('delete over a leftover: 404 and a free name at once; only the update clear
   await harness.rests(id);
 });
 
-test('expunge: what ran there is Failed at once, migrations from and to it are over, and no unwind waits for it', async () => {
+test('expunge: what ran there is Failed, and a migration out of it is decided by its destination', async () => {
+  const stays = await harness.running();
+  const { here } = await harness.placed(stays);
+  const others = harness.stack.sleds.filter(({ id }) => id !== here.id);
+  for (const { id } of others) await harness.client.setSledPolicy(id, 'non_provisionable');
+  const leaves = await harness.running();
+  for (const { id } of others) await harness.client.setSledPolicy(id, 'provisionable');
+  const there = harness.sled(others[0]?.id);
+  there.agent.faults.plant({ call: 'state:migration_target', act: { type: 'delay', ms: 1_000 }, times: 1 });
+  const migration = harness.client.migrateInstance(leaves, there.id);
+  await harness.shows(leaves, 'migrating');
+  await harness.client.expungeSled(here.id);
+  await harness.shows(stays, 'failed');
+  expect(await harness.holds(stays)).toEqual({ reservations: [], charge: false });
+  await migration;
+  expect((await harness.shows(leaves, 'running')).active?.sledId).toBe(there.id);
+  await harness.rests(leaves);
+  expect(await harness.holds(leaves)).toEqual({ reservations: ['active'], charge: true });
+});
+
+test('expunge: a migration towards it is over, and stays where it was', async () => {
+  const inbound = await harness.running();
   const doomed = await harness.client.addSled({
     name: 'doomed',
     address: '127.0.0.1:9',
     threads: 64,
     memory: 2 ** 38,
   });
-  const inbound = await harness.running();
   const { here } = await harness.placed(inbound);
   // Told nothing: the destination is registered with for as long as that may take.
   const migration = refused(harness.client.migrateInstance(inbound, doomed.id));

@@ -350,7 +350,7 @@ describe('the reaper', () => {
     expect(await sums()).toEqual(before);
 
     const waits = await plantVmm(id, 'saga_unwound', sledId, true);
-    expect((await run('reaper')).found).toEqual({ vmms: [], reservations: [], charges: [], oldKeys: 0 });
+    expect((await run('reaper')).found).toEqual({ signalled: [], vmms: [], reservations: [], charges: [], oldKeys: 0 });
     expect((await harness.holds(id)).reservations).toEqual(['tombstoned']);
     // Its sled answers: the watcher releases it.
     expect((await run('watcher')).found.released).toEqual([waits]);
@@ -359,7 +359,7 @@ describe('the reaper', () => {
   test('a living VMM that nothing names is no row to delete', async () => {
     const id = await harness.create();
     const vmmId = await plantVmm(id, 'running', harness.stack.sleds[0]?.id ?? '', true);
-    expect((await run('reaper')).found).toEqual({ vmms: [], reservations: [], charges: [], oldKeys: 0 });
+    expect((await run('reaper')).found).toEqual({ signalled: [], vmms: [], reservations: [], charges: [], oldKeys: 0 });
     await run('updater');
     await waitUntil(async () => (await harness.holds(id)).reservations.length === 0, `VMM ${vmmId} was never ended`);
   });

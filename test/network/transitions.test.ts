@@ -4,6 +4,7 @@ import { findNetworkDisagreements } from '../../db/queries/network.ts';
 import { startSledAgent } from '../../sled-agent/server.ts';
 import { networkPage } from '../../wire/network-protocol.ts';
 import { freePort, waitUntil } from '../../worker/child-process.ts';
+import type { StackSled } from '../../worker/stack.ts';
 import { type Harness, refused, startHarness } from '../support/harness.ts';
 
 let harness: Harness;
@@ -11,12 +12,12 @@ let watching = true;
 let watcher: Promise<void>;
 const disagreements: unknown[] = [];
 beforeAll(async () => {
-  harness = await startHarness({ sleds: 4, networkPollMs: 20 });
+  harness = await startHarness({ sleds: 4, networkPollMs: 100 });
   // Every committed state that a look catches, whatever the test does meanwhile.
   watcher = (async () => {
     while (watching) {
       disagreements.push(...(await findNetworkDisagreements(harness.database.db)));
-      await new Promise((resolve) => setTimeout(resolve, 2));
+      await new Promise((resolve) => setTimeout(resolve, 15));
     }
   })();
 });
@@ -89,10 +90,17 @@ test('a migration that completes: it follows in the transaction that moves the i
   expectAgreement();
 });
 
+/** Nothing is heard of a sled's VMMs: it reports nothing, and who asks (the watcher, an update) is told to come again. */
+function mute({ agent }: StackSled): void {
+  agent.faults.holdReports(true);
+  for (const call of ['list', 'get'] as const)
+    agent.faults.plant({ call, act: { type: 'refuse', status: 503, error_code: 'BUSY' } });
+}
+
 test('a guest that left and has not yet been reported as arrived: the network is with it already', async () => {
   const id = await harness.running();
   const { there } = await harness.placed(id);
-  there.agent.faults.holdReports(true);
+  mute(there);
   await harness.client.migrateInstance(id, there.id);
   await waitUntil(
     async () => (await harness.record(id)).active?.sledId === there.id,
@@ -105,7 +113,7 @@ test('a guest that left and has not yet been reported as arrived: the network is
   expect(left.shown).toBe('migrating');
   expect(await entryOf(id)).toMatchObject({ sled_id: there.id, generation: 2 });
   await everyAgentKnows(id, there.id);
-  there.agent.faults.holdReports(false);
+  there.agent.faults.clear();
   await harness.shows(id, 'running');
   await harness.rests(id);
   expect(await entryOf(id)).toMatchObject({ sled_id: there.id, generation: 2 });
@@ -116,7 +124,7 @@ test('a guest that left and never arrived: gone when Failed is shown', async () 
   const id = await harness.running();
   await harness.client.updateInstance(id, { auto_restart_policy: 'never' });
   const { there } = await harness.placed(id);
-  there.agent.faults.holdReports(true);
+  mute(there);
   await harness.client.migrateInstance(id, there.id);
   await waitUntil(
     async () => (await harness.record(id)).active?.sledId === there.id,
@@ -125,7 +133,7 @@ test('a guest that left and never arrived: gone when Failed is shown', async () 
     10,
   );
   there.agent.faults.lose((await harness.record(id)).instance.activeVmmId ?? '');
-  there.agent.faults.holdReports(false);
+  there.agent.faults.clear();
   await harness.shows(id, 'failed');
   expect(await entryOf(id)).toEqual({ sled_id: null, vmm_id: null, generation: 3 });
   await everyAgentKnows(id, null);

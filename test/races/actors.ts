@@ -5,7 +5,7 @@
  */
 import type { Database } from '../../db/connect.ts';
 import { readInstance } from '../../db/queries/read-instance.ts';
-import { readLinkedVmms } from '../../db/queries/saga-progress.ts';
+import { readLinkedVmms, readVmmPlace } from '../../db/queries/saga-progress.ts';
 import { claimMigration } from '../../db/transactions/claim-migration.ts';
 import { claimStart } from '../../db/transactions/claim-start.ts';
 import { commitUpdate } from '../../db/transactions/commit-update.ts';
@@ -28,12 +28,16 @@ export interface Actor {
   readonly steps: Readonly<Record<string, Step>>;
 }
 
-/** What goes wrong in a saga: `register lost` takes effect without an answer, `told refused` is the sled's final no. */
+/**
+ * What goes wrong in a saga: `register lost` and `told, no answer` take effect without an answer (the latter is told again,
+ * if it is still wanted), `told refused` is the sled's final no.
+ */
 export type SagaFault =
   | 'none'
   | 'cancelled before its claim'
   | 'register lost'
   | 'register lost, sled silent'
+  | 'told, no answer'
   | 'told refused';
 
 function attemptOf(world: World, name: string): Attempt {
@@ -87,6 +91,13 @@ function unwindSteps(name: string, fault: SagaFault): Record<string, Step> {
   };
 }
 
+/** `checkStillWanted` of the activities: whether a VMM is to be told once more. */
+async function stillWanted(db: Database, vmmId: string): Promise<boolean> {
+  const place = await readVmmPlace(db, vmmId);
+  if (place === null) return true;
+  return place.sledPolicy !== 'expunged' && !isGoneVmmState(place.state) && place.intendedState === 'running';
+}
+
 /** A start, by the attempt of that name. */
 export function start(name: string, fault: SagaFault = 'none'): Actor {
   const reached = (world: World, step: string) => {
@@ -118,7 +129,16 @@ export function start(name: string, fault: SagaFault = 'none'): Actor {
         reached(world, 'run');
         const attempt = attemptOf(world, name);
         if (fault === 'told refused') return 'begin';
-        const reply = sleds.tell(world, attempt.vmmId, world.notes[`${name} sled`] ?? '');
+        const sledId = world.notes[`${name} sled`] ?? '';
+        if (fault === 'told, no answer') {
+          if (world.notes[`${name} told once`] !== undefined && !(await stillWanted(db, attempt.vmmId))) return 'begin';
+          if (world.notes[`${name} told once`] === undefined) {
+            world.notes[`${name} told once`] = 'yes';
+            sleds.tell(world, attempt.vmmId, sledId);
+            return 'run';
+          }
+        }
+        const reply = sleds.tell(world, attempt.vmmId, sledId);
         if (typeof reply === 'string') {
           if (reply === 'gone') world.notes[`${name} gone`] = 'yes';
           return 'begin';
@@ -200,6 +220,14 @@ export function migrate(name: string, fault: SagaFault = 'none'): Actor {
       async 'migrate in'(db, world) {
         const attempt = attemptOf(world, name);
         if (fault === 'told refused') return 'begin';
+        if (fault === 'told, no answer') {
+          if (world.notes[`${name} told once`] !== undefined && !(await stillWanted(db, attempt.vmmId))) return 'begin';
+          if (world.notes[`${name} told once`] === undefined) {
+            world.notes[`${name} told once`] = 'yes';
+            sleds.tell(world, attempt.vmmId, world.there);
+            return 'migrate in';
+          }
+        }
         const reply = sleds.tell(world, attempt.vmmId, world.there);
         if (typeof reply === 'string') return 'begin';
         if ((await sleds.applyWord(db, attempt.vmmId, reply, { succeed: attempt })) === null)

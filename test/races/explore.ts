@@ -154,7 +154,7 @@ export async function explore(
   function candidates(world: World): Actor[] {
     const begun = actors.filter((actor) => world.at[actor.name] !== undefined);
     const going = begun.filter((actor) => world.at[actor.name] !== null);
-    if (begun.length >= options.atOnce) return going;
+    if (begun.length >= options.atOnce + (scenario.underWay?.length ?? 0)) return going;
     const joining = actors.filter(
       (actor) => !begun.includes(actor) && begun.every((other) => !excludeEachOther(actor, other)),
     );
@@ -205,13 +205,15 @@ export async function explore(
   const orders = await playground.round(async () => {
     const world = await newWorld(db);
     await scenario.prepare(db, world);
+    for (const actor of actors)
+      if (scenario.underWay?.includes(actor.name)) world.at[actor.name] = firstStep(scenario, actor);
     return visit(world, await fingerprint(db), [], []);
   });
   return { orders, steps, complete: !isOver() || violation !== null, violation };
 }
 
 /** Two variants of one attempt don't race each other, and there is one hand-over at a time. */
-function excludeEachOther(a: Actor, b: Actor): boolean {
+export function excludeEachOther(a: Actor, b: Actor): boolean {
   const root = (actor: Actor) =>
     actor.name.startsWith('hand-over') ? 'hand-over' : actor.name.replace(/ \((?!active|target).*/, '');
   return root(a) === root(b);
@@ -232,7 +234,7 @@ export async function replay(
     if (!actors.some((actor) => actor.name === name))
       throw new Error(`there is no actor "${name}": ${actors.map((actor) => actor.name).join(', ')}`);
   }
-  const taking = actors.filter((actor) => schedule.includes(actor.name));
+  const taking = actors.filter((actor) => schedule.includes(actor.name) || scenario.underWay?.includes(actor.name));
   return playground.round(async () => {
     const world = await newWorld(db);
     await scenario.prepare(db, world);

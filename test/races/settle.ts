@@ -69,7 +69,11 @@ async function watch(db: Database, world: World): Promise<void> {
     const known = await readSledVmms(
       db,
       sledId,
-      present.map((vmm) => vmm.id),
+      // Nothing of what they say matters here, only that they are there.
+      present.map((vmm) => ({
+        vmm_id: vmm.id,
+        vmm_state: { state: 'starting' as const, gen: 1, time_updated: new Date(0).toISOString() },
+      })),
     );
     for (const { id } of present) {
       const vmm = known.find((each) => each.id === id);

@@ -1,122 +1,25 @@
-/** `npm run histories`: records one history of each saga's success and unwind into `test/histories/`, beside what is there. */
+/**
+ * `npm run histories [NAME…]`: brings about every recording of `recordings.ts` (or those named) on a stack of its own, and
+ * writes each history whose shape is new into `test/histories/`, beside those that are there: what old builds left must go
+ * on to replay.
+ */
 import { execFile } from 'node:child_process';
-import { access, mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
-import type { ReconcilerName } from '../../model/reconcilers.ts';
-import { workflowIds } from '../../model/workflow-names.ts';
-import { waitUntil } from '../../worker/child-process.ts';
 import { findTemporalBinary } from '../../worker/temporal-server.ts';
-import { type Harness, refused, startHarness } from '../support/harness.ts';
+import { startHarness } from '../support/harness.ts';
+import { historyShape, recordedHistory } from './history-shape.ts';
+import { RECORDINGS } from './recordings.ts';
 
 const folder = fileURLToPath(new URL('../histories/', import.meta.url));
-/** A change of behaviour is recorded beside the old histories, under a name of its own. */
-const VERSION = '0001';
+/** An update continues as new from this many events on: soon enough to record it. */
+const SUGGEST_CONTINUE_AS_NEW_EVENTS = 200;
 
-/** Each recording, by the name of its file: brings about what is to be recorded and returns the workflow's id. */
-const RECORDINGS: Readonly<Record<string, (harness: Harness) => Promise<string>>> = {
-  'instance-start.success': async (harness) => workflowIds.start(await harness.running()),
-  'instance-start.unwound': async (harness) => {
-    const id = await harness.create();
-    harness.everywhere(({ agent }) =>
-      agent.faults.plant({ call: 'state:running', act: { type: 'refuse', status: 409 } }),
-    );
-    await refused(harness.client.startInstance(id));
-    return workflowIds.start(id);
-  },
-  'instance-start.register-refused': async (harness) => {
-    const id = await harness.create();
-    harness.everywhere(({ agent }) => agent.faults.plant({ call: 'register', act: { type: 'refuse', status: 409 } }));
-    await refused(harness.client.startInstance(id));
-    return workflowIds.start(id);
-  },
-  'instance-start.refused': async (harness) => {
-    const id = await harness.create(undefined, { ncpus: 200 });
-    await refused(harness.client.startInstance(id));
-    return workflowIds.start(id);
-  },
-  'instance-migrate.success': async (harness) => {
-    const id = await harness.running();
-    await harness.client.migrateInstance(id, (await harness.placed(id)).there.id);
-    return workflowIds.migrate(id);
-  },
-  'instance-migrate.unwound': async (harness) => {
-    const id = await harness.running();
-    const { there } = await harness.placed(id);
-    there.agent.faults.plant({ call: 'state:migration_target', act: { type: 'refuse', status: 409 } });
-    await refused(harness.client.migrateInstance(id, there.id));
-    return workflowIds.migrate(id);
-  },
-  'instance-update.moved': async (harness) => {
-    const id = await harness.running();
-    const { there } = await harness.placed(id);
-    await harness.client.migrateInstance(id, there.id);
-    await waitUntil(async () => (await harness.record(id)).active?.sledId === there.id, 'it never moved');
-    return workflowIds.update(id);
-  },
-  'instance-update.unwound': async (harness) => {
-    const id = await harness.create();
-    harness.everywhere(({ agent }) =>
-      agent.faults.plant({ call: 'state:running', act: { type: 'refuse', status: 409 } }),
-    );
-    await refused(harness.client.startInstance(id));
-    await waitUntil(async () => (await harness.record(id)).instance.activeVmmId === null, 'it was never cleared');
-    return workflowIds.update(id);
-  },
-  'instance-stop.success': async (harness) => {
-    const id = await harness.running();
-    await harness.client.stopInstance(id);
-    await harness.shows(id, 'stopped');
-    return workflowIds.stop(id);
-  },
-  'sled-drain.drained': async (harness) => {
-    const { here } = await harness.placed(await harness.running());
-    await harness.client.drainSled(here.id);
-    await harness.client.waitForDrain(here.id);
-    await harness.client.setSledPolicy(here.id, 'provisionable');
-    return workflowIds.drain(here.id);
-  },
-  'sled-drain.incomplete': async (harness) => {
-    const { here } = await harness.placed(await harness.running());
-    harness.everywhere(({ agent }) => agent.faults.plant({ call: 'register', act: { type: 'refuse', status: 409 } }));
-    await harness.client.drainSled(here.id);
-    await harness.client.waitForDrain(here.id);
-    await harness.client.setSledPolicy(here.id, 'provisionable');
-    return workflowIds.drain(here.id);
-  },
-  'sled-drain.stopped': async (harness) => {
-    const { here } = await harness.placed(await harness.running());
-    harness.everywhere(({ agent }) => agent.faults.plant({ call: 'register', act: { type: 'delay', ms: 1_000 } }));
-    await harness.client.drainSled(here.id);
-    await waitUntil(async () => (await harness.client.getDrain(here.id)).moving.length > 0, 'it never began');
-    await harness.client.stopDrain(here.id);
-    await harness.client.waitForDrain(here.id);
-    await harness.client.setSledPolicy(here.id, 'provisionable');
-    return workflowIds.drain(here.id);
-  },
-  'vmm-unwind.success': async (harness) => {
-    const id = await harness.create();
-    harness.everywhere(({ agent }) => agent.faults.plant({ call: 'state:running', act: { type: 'drop_before' } }));
-    const start = refused(harness.client.startInstance(id));
-    await waitUntil(async () => (await harness.record(id)).active?.toldAt != null, 'its sled was never told');
-    const vmmId = (await harness.record(id)).active?.id ?? '';
-    await harness.temporal.workflow.getHandle(workflowIds.start(id)).terminate('by hand');
-    await start;
-    await waitUntil(async () => (await harness.record(id)).shown === 'stopped', 'it was never unwound');
-    return workflowIds.unwind(vmmId);
-  },
-  'watcher.success': async (harness) => byHand(harness, 'watcher'),
-  'updater-scan.success': async (harness) => byHand(harness, 'updater'),
-  'reaper.success': async (harness) => byHand(harness, 'reaper'),
-  'auto-restart.success': async (harness) => byHand(harness, 'auto-restart'),
-};
+/** Longer than any delay of a recording, and no longer than the silent ones need. */
+const REGISTER_TIMEOUT_MS = 6_000;
 
-async function byHand(harness: Harness, name: ReconcilerName): Promise<string> {
-  await harness.client.runReconciler(name);
-  return workflowIds.reconcileOnce(name);
-}
-
-/** What names the machine that recorded it says nothing of the workflow. */
+/** What names the machine that recorded it says nothing of the workflow, and where its code stood neither. */
 function portable(key: string, value: unknown): unknown {
   if (key === 'stackTrace') return '';
   if (key === 'identity' || key === 'originalExecutionRunIdentity') return 'recorder';
@@ -124,33 +27,68 @@ function portable(key: string, value: unknown): unknown {
   return value;
 }
 
+/** The recorded histories of a name, by their numbers. */
+async function recorded(name: string): Promise<{ number: number; shape: string }[]> {
+  const files = (await readdir(folder)).filter((file) => file.startsWith(`${name}.`) && /\.\d{4}\.json$/.test(file));
+  return Promise.all(
+    files.map(async (file) => ({
+      number: Number(file.slice(-9, -5)),
+      shape: historyShape(recordedHistory.parse(JSON.parse(await readFile(folder + file, 'utf8')))),
+    })),
+  );
+}
+
+const wanted = process.argv.slice(2);
+const unknown = wanted.filter((name) => RECORDINGS[name] === undefined);
+if (unknown.length > 0) {
+  console.error(`no recording "${unknown.join('", "')}"; there are:\n  ${Object.keys(RECORDINGS).join('\n  ')}`);
+  process.exit(1);
+}
 const { path: binary } = await findTemporalBinary();
-const harness = await startHarness();
+const harness = await startHarness({
+  registerTimeoutMs: REGISTER_TIMEOUT_MS,
+  temporalDynamicConfig: { 'limit.historyCount.suggestContinueAsNew': SUGGEST_CONTINUE_AS_NEW_EVENTS },
+});
+let failed = 0;
 try {
   await mkdir(folder, { recursive: true });
   for (const [name, bringAbout] of Object.entries(RECORDINGS)) {
-    const file = `${folder}${name}.${VERSION}.json`;
-    const known = await access(file).then(
-      () => true,
-      () => false,
-    );
-    if (known) {
-      console.log(`kept  ${name}`);
-      continue;
+    if (wanted.length > 0 && !wanted.includes(name)) continue;
+    try {
+      const { workflowId, runId } = await bringAbout(harness);
+      harness.everywhere(({ agent }) => agent.faults.clear());
+      await harness.temporal.workflow
+        .getHandle(workflowId, runId, { followRuns: false })
+        .result()
+        .catch(() => {});
+      const { stdout } = await promisify(execFile)(
+        binary,
+        [
+          ...['workflow', 'show', '--workflow-id', workflowId, ...(runId === undefined ? [] : ['--run-id', runId])],
+          ...['--output', 'json', '--address', harness.stack.temporalAddress],
+        ],
+        { maxBuffer: 64 * 1024 * 1024 },
+      );
+      const history = recordedHistory.parse(JSON.parse(stdout, portable));
+      const shape = historyShape(history);
+      const before = await recorded(name);
+      const same = before.find((one) => one.shape === shape);
+      if (same !== undefined) {
+        console.log(`known  ${name} (${String(same.number).padStart(4, '0')})`);
+        continue;
+      }
+      const number = String(Math.max(0, ...before.map((one) => one.number)) + 1).padStart(4, '0');
+      await writeFile(`${folder}${name}.${number}.json`, `${JSON.stringify(history)}\n`);
+      console.log(`NEW    ${name} (${number}, ${history.events.length} events)`);
+    } catch (error) {
+      failed += 1;
+      console.error(`FAILED ${name}: ${error instanceof Error ? error.message : error}`);
+    } finally {
+      harness.everywhere(({ agent }) => agent.faults.clear());
+      await harness.stack.worker.setUpdates(true);
     }
-    const workflowId = await bringAbout(harness);
-    harness.everywhere(({ agent }) => agent.faults.clear());
-    const handle = harness.temporal.workflow.getHandle(workflowId);
-    await handle.result().catch(() => {});
-    const shown = await promisify(execFile)(
-      binary,
-      ['workflow', 'show', '--workflow-id', workflowId, '--output', 'json', '--address', harness.stack.temporalAddress],
-      { maxBuffer: 64 * 1024 * 1024 },
-    );
-    const history: unknown = JSON.parse(shown.stdout, portable);
-    await writeFile(file, `${JSON.stringify(history, null, 1)}\n`);
-    console.log(`new   ${name}`);
   }
 } finally {
   await harness.close();
 }
+process.exitCode = failed === 0 ? 0 : 1;

@@ -1,8 +1,10 @@
 /** A real stack for tests, and the few words that they need to speak of it. */
 import { randomUUID } from 'node:crypto';
-import { Client, Connection } from '@temporalio/client';
+import type { Client } from '@temporalio/client';
 import { sql } from 'drizzle-orm';
+import { pino } from 'pino';
 import { SledClient } from '../../activities/sled-client.ts';
+import { WorkflowStarter } from '../../activities/workflow-starter.ts';
 import { MooringApiError, MooringClient } from '../../client/mooring-client.ts';
 import { type OpenDatabase, openDatabase } from '../../db/connect.ts';
 import { type InstanceRecord, readInstance } from '../../db/queries/read-instance.ts';
@@ -17,6 +19,7 @@ import { FAULT_CALLS } from '../../sled-agent/faults.ts';
 import type { InstanceCreate } from '../../wire/operator-api.ts';
 import { waitUntil } from '../../worker/child-process.ts';
 import { type RunningStack, type StackOptions, type StackSled, startStack } from '../../worker/stack.ts';
+import { connectTemporalClient } from '../../worker/temporal-client.ts';
 
 export interface Harness {
   readonly stack: RunningStack;
@@ -44,6 +47,8 @@ export interface Harness {
   reconcile(): Promise<void>;
   /** The sled of the stack with this id. */
   sled(id: string | null | undefined): StackSled;
+  /** Signals an instance's update saga, as the control plane does. */
+  signalUpdate(id: string): Promise<void>;
   /** Plants the same fault on every sled. */
   everywhere(plant: (sled: StackSled) => void): void;
   close(): Promise<void>;
@@ -68,9 +73,12 @@ export async function startHarness(
     maxConnections: options.connections ?? 4,
     applicationName: 'mooring-test',
   });
-  const connection = await Connection.connect({ address: stack.temporalAddress });
+  const { client: temporal, close: closeTemporal } = await connectTemporalClient(
+    stack.temporal,
+    database.db,
+    pino({ level: 'silent' }),
+  );
   const client = new MooringClient({ url: stack.apiUrl });
-  const temporal = new Client({ connection });
   const sledClient = new SledClient();
   await installJournal(database.db);
   await client.createProject({ name: 'default', description: '' });
@@ -185,9 +193,10 @@ export async function startHarness(
       if (found === undefined) throw new Error(`there is no sled ${id} in this stack`);
       return found;
     },
+    signalUpdate: (id) => new WorkflowStarter(temporal).signalUpdate(id),
     everywhere: (plant) => stack.sleds.forEach(plant),
     async close() {
-      await Promise.allSettled([database.close(), connection.close(), sledClient.close()]);
+      await Promise.allSettled([database.close(), closeTemporal(), sledClient.close()]);
       await stack.stop();
     },
   };

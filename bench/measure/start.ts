@@ -1,0 +1,80 @@
+/** How long starts take, how many go through, and what they cost. */
+import { MooringClient } from '../../client/mooring-client.ts';
+import { type Role, type Running, settle } from '../system/arena.ts';
+import { cpuMs, residentBytes } from '../system/usage.ts';
+
+export const ROLES: readonly Role[] = ['front', 'worker', 'server', 'postgres', 'sleds'];
+
+export interface LoadResult {
+  readonly concurrency: number;
+  readonly sagas: number;
+  readonly perSecond: number;
+  /** Milliseconds of each call. */
+  readonly latenciesMs: readonly number[];
+  /** CPU milliseconds per saga, until its VMM is reported as running. */
+  readonly cpuMsPerSaga: Readonly<Record<Role, number>>;
+}
+
+/** CPU milliseconds used so far, by role. */
+export async function readCpu(running: Running): Promise<Record<Role, number>> {
+  const used = { front: 0, worker: 0, server: 0, postgres: 0, sleds: 0 };
+  for (const role of ROLES) for (const pid of running.pids[role]) used[role] += await cpuMs(pid);
+  return used;
+}
+
+/** Resident bytes now, by role; PostgreSQL's, whose processes share most of theirs, are left out. */
+export async function readMemory(running: Running): Promise<Record<Exclude<Role, 'postgres'>, number>> {
+  const used = { front: 0, worker: 0, server: 0, sleds: 0 };
+  for (const role of ['front', 'worker', 'server', 'sleds'] as const)
+    for (const pid of running.pids[role]) used[role] += await residentBytes(pid);
+  return used;
+}
+
+/** One start by the client library; what has no database only answers. */
+export function starter(running: Running): (instanceId: string) => Promise<void> {
+  if (!running.contender.hasDatabase) {
+    return async (instanceId) => {
+      const answer = await fetch(`${running.url}/v1/instances/${instanceId}/start`, { method: 'POST' });
+      await answer.arrayBuffer();
+      if (!answer.ok) throw new Error(`${running.contender.id} answered ${answer.status}`);
+    };
+  }
+  const client = new MooringClient({ url: running.url });
+  return async (instanceId) => {
+    await client.startInstance(instanceId);
+  };
+}
+
+/** Runs `act` on every one of `items`, `concurrency` at a time; returns the milliseconds of each. */
+export async function inParallel<Item>(
+  items: readonly Item[],
+  concurrency: number,
+  act: (item: Item) => Promise<unknown>,
+): Promise<number[]> {
+  const latencies: number[] = [];
+  const queue = items[Symbol.iterator]();
+  const work = async () => {
+    for (let next = queue.next(); !next.done; next = queue.next()) {
+      const began = performance.now();
+      await act(next.value);
+      latencies.push(performance.now() - began);
+    }
+  };
+  await Promise.all(Array.from({ length: Math.min(concurrency, items.length) }, work));
+  return latencies;
+}
+
+/** Starts `sagas` instances, `concurrency` at a time. */
+export async function load(running: Running, concurrency: number, sagas: number): Promise<LoadResult> {
+  const start = starter(running);
+  const instances = running.take(sagas);
+  const before = await readCpu(running);
+  const began = performance.now();
+  const latenciesMs = await inParallel(instances, concurrency, start);
+  const seconds = (performance.now() - began) / 1000;
+  await settle(running);
+  const after = await readCpu(running);
+  const cpuMsPerSaga = { front: 0, worker: 0, server: 0, postgres: 0, sleds: 0 };
+  for (const role of ROLES) cpuMsPerSaga[role] = (after[role] - before[role]) / sagas;
+  return { concurrency, sagas, perSecond: sagas / seconds, latenciesMs, cpuMsPerSaga };
+}

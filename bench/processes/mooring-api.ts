@@ -1,0 +1,17 @@
+/** Mooring's API process, as `mooring api` runs it. */
+import { startApi } from '../../api/server.ts';
+import { createLog } from '../../worker/log.ts';
+import { plainTemporal } from '../../worker/temporal-connection.ts';
+import type { PartInput, PartReady } from '../peers/steps.ts';
+import { runPart } from '../system/child.ts';
+
+await runPart<PartInput, PartReady>(async ({ databaseUrl, temporalAddress, port }) => {
+  const api = await startApi({
+    databaseUrl,
+    temporal: plainTemporal(temporalAddress),
+    host: '127.0.0.1',
+    port,
+    log: createLog('api', 'error'),
+  });
+  return { ready: { url: api.url }, stop: () => api.stop() };
+});

@@ -1,0 +1,17 @@
+/** One of Mooring's worker processes, as `mooring worker` runs it, without the reconciling loops: they cost per pass, not per saga. */
+
+import { createLog } from '../../worker/log.ts';
+import { plainTemporal } from '../../worker/temporal-connection.ts';
+import { startWorker } from '../../worker/worker.ts';
+import type { PartInput, PartReady } from '../peers/steps.ts';
+import { runPart } from '../system/child.ts';
+
+await runPart<PartInput & { namespace?: string }, PartReady>(async ({ databaseUrl, temporalAddress }) => {
+  const worker = await startWorker({
+    databaseUrl,
+    temporal: plainTemporal(temporalAddress),
+    log: createLog('worker', 'error'),
+    reconcileEveryMs: 0,
+  });
+  return { ready: { url: '' }, stop: () => worker.stop() };
+});

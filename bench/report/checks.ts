@@ -1,0 +1,49 @@
+import type { Check, ContenderResult } from './results.ts';
+
+/** CPU that an engine and the processes around it use; PostgreSQL's and the sleds' is the same work for everyone. */
+function engineCpu(result: ContenderResult | undefined): number {
+  const saturated = mostThrough(result);
+  if (saturated === undefined) return Number.NaN;
+  const { front, worker, server } = saturated.cpuMsPerSaga;
+  return front + worker + server;
+}
+
+function mostThrough(result: ContenderResult | undefined) {
+  return [...(result?.levels ?? [])].sort((a, b) => b.perSecond.median - a.perSecond.median)[0];
+}
+
+/** The targets, with what this run found. Those that it did not measure are left out. */
+export function checkTargets(contenders: readonly ContenderResult[]): Check[] {
+  const by = (id: string) => contenders.find((contender) => contender.id === id);
+  const mooring = by('mooring');
+  const minimum = by('engine-minimum');
+  const plain = by('plain-temporal');
+  const checks: Check[] = [];
+  const add = (
+    name: string,
+    value: number | null | undefined,
+    must: Check['must'],
+    limit: number,
+    kind: Check['kind'],
+  ) => {
+    if (value != null && Number.isFinite(value)) checks.push({ name, value, limit, must, kind });
+  };
+  const latency = (one: ContenderResult | undefined) => one?.latency?.p50.median;
+  const ratio = (a: number | undefined, b: number | undefined) =>
+    a === undefined || b === undefined ? undefined : a / b;
+  const through = (one: ContenderResult | undefined) => mostThrough(one)?.perSecond.median;
+
+  add('round trips of a start', mooring?.counts.start?.roundTrips, 'at most', 12, 'count');
+  add('history events of a start', mooring?.counts.start?.historyEvents, 'at most', 25, 'count');
+  add('history events of an update', mooring?.counts.update?.historyEvents, 'at most', 15, 'count');
+  add('latency, of the engine’s minimum', ratio(latency(mooring), latency(minimum)), 'at most', 2.5, 'ratio');
+  add('throughput, of the engine’s minimum', ratio(through(mooring), through(minimum)), 'at least', 0.5, 'ratio');
+  add('CPU per saga, of the engine’s minimum', engineCpu(mooring) / engineCpu(minimum), 'at most', 2, 'ratio');
+  add('latency, of plain Temporal', ratio(latency(mooring), latency(plain)), 'at most', 0.6, 'ratio');
+  add('throughput, of plain Temporal', ratio(through(mooring), through(plain)), 'at least', 1.5, 'ratio');
+  for (const peer of ['dbos', 'restate']) {
+    add(`latency, of ${peer}`, ratio(latency(mooring), latency(by(peer))), 'at most', 1, 'ratio');
+    add(`throughput, of ${peer}`, ratio(through(mooring), through(by(peer))), 'at least', 1, 'ratio');
+  }
+  return checks;
+}

@@ -1,0 +1,127 @@
+/** What the browser looks at: each kind of saga, brought about on a real stack, and where the Web UI shows it. */
+import { SEARCH_ATTRIBUTES } from '../../model/search-attributes.ts';
+import { workflowIds } from '../../model/workflow-names.ts';
+import { waitUntil } from '../../worker/child-process.ts';
+import { type Harness, refused } from '../support/harness.ts';
+
+export interface Scene {
+  /** Also the name of its screenshot. */
+  readonly name: string;
+  readonly path: string;
+  /** What a person must find on the page as it opens. The Web UI sets a summary's quotation marks as it likes. */
+  readonly finds: readonly (string | RegExp)[];
+  /** What must be found on a tab of it, by the tab's name. */
+  readonly tabs?: Readonly<Record<string, readonly (string | RegExp)[]>>;
+}
+
+const outOfOrder = { type: 'refuse', status: 409, message: 'the hypervisor is out of order' } as const;
+
+/** The Web UI's address of a workflow's run. */
+async function pathOf(harness: Harness, workflowId: string): Promise<string> {
+  const { runId } = await harness.temporal.workflow.getHandle(workflowId).describe();
+  return `/namespaces/default/workflows/${encodeURIComponent(workflowId)}/${runId}/timeline`;
+}
+
+/** The Web UI's address of a list of workflows. */
+export function listPath(query: string): string {
+  return `/namespaces/default/workflows?query=${encodeURIComponent(query)}`;
+}
+
+/** Plays every scene; the last one is a saga that is compensating, and stays so until `release` is called. */
+export async function playScenes(harness: Harness): Promise<{ scenes: Scene[]; release: () => Promise<void> }> {
+  const short = async (id: string, which: 'active' | 'target' = 'active') =>
+    (await harness.record(id))[which]?.id.slice(0, 8) ?? '';
+  const scenes: Scene[] = [];
+
+  const web = await harness.create('web');
+  await harness.client.startInstance(web);
+  await harness.shows(web, 'running');
+  const { here, there } = await harness.placed(web);
+  scenes.push({
+    name: 'start',
+    path: await pathOf(harness, workflowIds.start(web)),
+    tabs: {
+      'User Metadata': [
+        /start instance .web./,
+        `default/web · ${here.name} · VMM ${await short(web)}`,
+        'Ended: started',
+      ],
+    },
+    finds: [`register VMM ${await short(web)} on ${here.name}`, `tell ${here.name} to run VMM ${await short(web)}`],
+  });
+
+  await harness.client.migrateInstance(web, there.id);
+  await waitUntil(async () => (await harness.record(web)).active?.sledId === there.id, 'it never moved');
+  scenes.push({
+    name: 'migration',
+    path: await pathOf(harness, workflowIds.migrate(web)),
+    finds: [`tell ${there.name} to migrate VMM ${await short(web)} in`],
+    tabs: {
+      'User Metadata': [new RegExp(`migrate instance .web. to sled .${there.name}.`), `${here.name} → ${there.name}`],
+    },
+  });
+  await harness.rests(web);
+  scenes.push({
+    name: 'update',
+    path: await pathOf(harness, workflowIds.update(web)),
+    finds: ['bring the records of web in line with what happened', 'moved'],
+    tabs: { 'User Metadata': [/bring the records of instance .web. in line/, 'Ended: moved'] },
+  });
+
+  const shop = await harness.create('shop');
+  harness.everywhere(({ agent }) => agent.faults.plant({ call: 'state:running', act: outOfOrder }));
+  await refused(harness.client.startInstance(shop));
+  const broken = harness.stack.sleds.map(({ name }) => name).join('|');
+  scenes.push({
+    name: 'unwound-start',
+    path: await pathOf(harness, workflowIds.start(shop)),
+    tabs: { 'User Metadata': [/start instance .shop./, 'Ended: unwound', 'Undoing, newest first'] },
+    finds: [
+      new RegExp(`the start failed and was undone: sled .{1,2}(${broken}).*the hypervisor is out of order`),
+      /write saga_unwound on VMM/,
+    ],
+  });
+
+  const unwound = `${SEARCH_ATTRIBUTES.outcome} = "unwound" AND WorkflowType = "instanceStart"`;
+  await waitUntil(
+    async () => (await harness.temporal.workflow.count(unwound)).count > 0,
+    'the unwound start was never to be found',
+  );
+  scenes.push({ name: 'unwound-starts', path: listPath(unwound), finds: [workflowIds.start(shop)] });
+  const story = `${SEARCH_ATTRIBUTES.instance} = "web"`;
+  scenes.push({
+    name: 'story-of-an-instance',
+    path: listPath(story),
+    finds: [workflowIds.start(web), workflowIds.migrate(web), workflowIds.update(web)],
+  });
+
+  const queue = await harness.create('queue');
+  harness.everywhere(({ agent }) =>
+    agent.faults.plant({ call: 'unregister', act: { type: 'refuse', status: 503, message: 'busy' } }),
+  );
+  const failing = harness.client.startInstance(queue).catch(() => {});
+  await waitUntil(
+    async () => {
+      const handle = harness.temporal.workflow.getHandle(workflowIds.start(queue));
+      const description = await handle.describe().catch(() => null);
+      return (description?.raw.pendingActivities ?? []).some(
+        ({ activityType }) => activityType?.name === 'unregisterVmm',
+      );
+    },
+    'the start never came to compensate',
+    60_000,
+  );
+  scenes.push({
+    name: 'compensating',
+    path: await pathOf(harness, workflowIds.start(queue)),
+    finds: [/unregister VMM \w+ from sled-\d/],
+    tabs: { 'User Metadata': [/Compensating, because this failed: tell sled-\d to run VMM/, 'unregister VMM'] },
+  });
+  return {
+    scenes,
+    release: async () => {
+      harness.everywhere(({ agent }) => agent.faults.clear());
+      await failing;
+    },
+  };
+}

@@ -1,0 +1,19 @@
+/** The workflows of a build that was changed without care: its start waits before it claims. For the tests of a roll-out. */
+import { setWorkflowOptions, sleep } from '@temporalio/workflow';
+import { type InstanceStartInput, instanceStart as original } from '../../workflows/instance-start.ts';
+
+export {
+  instanceMigrate,
+  instanceStop,
+  instanceUpdate,
+  updaterScan,
+  vmmUnregister,
+  vmmUnwind,
+  watcher,
+} from '../../workflows/index.ts';
+
+export async function instanceStart(input: InstanceStartInput) {
+  await sleep(1);
+  return original(input);
+}
+setWorkflowOptions({ versioningBehavior: 'PINNED' }, instanceStart);

@@ -1,0 +1,103 @@
+/**
+ * A roll-out: an old and a new build side by side. What is pinned ends on the build that began it, what lasts goes over,
+ * and a change that a history would not survive is found before it is deployed.
+ */
+import { fileURLToPath } from 'node:url';
+import { pino } from 'pino';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { workflowIds } from '../../model/workflow-names.ts';
+import { waitUntil } from '../../worker/child-process.ts';
+import { promoteBuild, readBuilds } from '../../worker/deployment.ts';
+import { readHistories, replay } from '../../worker/replay.ts';
+import { bundleWorkflows, installRuntime, type RunningWorker, startWorker } from '../../worker/worker.ts';
+import { type Harness, startHarness } from '../support/harness.ts';
+
+const log = pino({ level: 'silent' });
+const changed = bundleWorkflows(fileURLToPath(new URL('changed-workflows.ts', import.meta.url)));
+let harness: Harness;
+const workers: RunningWorker[] = [];
+beforeAll(async () => {
+  installRuntime(log);
+  harness = await startHarness({
+    reconcileEveryMs: 0,
+    registerTimeoutMs: 120_000,
+    waitMs: 500,
+    temporalDynamicConfig: {
+      'matching.wv.VersionDrainageStatusVisibilityGracePeriod': '1s',
+      'matching.wv.VersionDrainageStatusRefreshInterval': '1s',
+    },
+  });
+});
+afterAll(async () => {
+  harness?.everywhere(({ agent }) => agent.faults.clear());
+  await Promise.all(workers.map((worker) => worker.stop()));
+  await harness?.close();
+});
+
+async function startBuild(buildId: string, options: Partial<Parameters<typeof startWorker>[0]> = {}) {
+  const { databaseUrl, temporal } = harness.stack;
+  const worker = await startWorker({ databaseUrl, temporal, log, buildId, reconcileEveryMs: 0, ...options });
+  workers.push(worker);
+  return worker;
+}
+
+/** The build whose worker did a workflow's last step. */
+async function buildOf(workflowId: string): Promise<string | undefined> {
+  const { raw } = await harness.temporal.workflow.getHandle(workflowId).describe();
+  return raw.workflowExecutionInfo?.versioningInfo?.deploymentVersion?.buildId ?? undefined;
+}
+
+async function statusOf(buildId: string) {
+  return (await readBuilds(harness.temporal)).find((build) => build.buildId === buildId)?.status;
+}
+
+test('the first build of an embedded stack becomes current by itself; one that comes later waits for the operator', async () => {
+  expect(await statusOf(harness.stack.worker.buildId)).toBe('current');
+  await startBuild('old');
+  await waitUntil(async () => (await statusOf('old')) !== undefined, 'the build never came up');
+  expect(await statusOf('old')).toBe('inactive');
+  await promoteBuild(harness.temporal, 'old');
+  expect(await statusOf('old')).toBe('current');
+});
+
+test('a start in flight ends on the old build, a stop in flight goes over, and what is new begins on the new build', async () => {
+  const begun = await harness.create();
+  const stopping = await harness.running();
+  expect(await buildOf(workflowIds.start(stopping))).toBe('old');
+  harness.everywhere(({ agent }) => {
+    agent.faults.plant({ call: 'register', act: { type: 'refuse', status: 503 } });
+    agent.faults.plant({ call: 'state:stopped', act: { type: 'refuse', status: 503 } });
+  });
+  await harness.client.startInstance(begun);
+  await harness.client.stopInstance(stopping);
+  await waitUntil(async () => (await buildOf(workflowIds.stop(stopping))) === 'old', 'the stop never began');
+  await waitUntil(async () => (await buildOf(workflowIds.start(begun))) === 'old', 'the start never began');
+
+  await startBuild('new', { bundle: await changed });
+  await promoteBuild(harness.temporal, 'new');
+  expect(await statusOf('old')).toBe('draining');
+  harness.everywhere(({ agent }) => agent.faults.clear());
+
+  await harness.shows(begun, 'running');
+  await harness.shows(stopping, 'stopped');
+  await harness.temporal.workflow.getHandle(workflowIds.start(begun)).result();
+  expect(await buildOf(workflowIds.start(begun))).toBe('old');
+  await harness.temporal.workflow.getHandle(workflowIds.stop(stopping)).result();
+  expect(await buildOf(workflowIds.stop(stopping))).toBe('new');
+  const fresh = await harness.running();
+  expect(await buildOf(workflowIds.start(fresh))).toBe('new');
+});
+
+test('when its last saga has ended the old build is drained: its worker can be stopped', async () => {
+  await waitUntil(async () => (await statusOf('old')) === 'drained', 'the old build never drained', 100_000, 500);
+  await workers[0]?.stop();
+  await harness.running();
+});
+
+test('the replay of the recorded histories finds the change that would break a start', async () => {
+  const broken = new Set<string>();
+  const folder = fileURLToPath(new URL('../histories', import.meta.url));
+  for await (const { workflowType, problem } of replay(await changed, readHistories(folder)))
+    if (problem !== null) broken.add(workflowType);
+  expect([...broken]).toEqual(['instanceStart']);
+});

@@ -1,0 +1,38 @@
+/** Which build of the workflows a worker runs: what Temporal tells its versions apart by. */
+import { execFile } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { readFile, realpath } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { z } from 'zod';
+
+const ROOT = fileURLToPath(new URL('..', import.meta.url));
+/** What the workflows are made of: a change elsewhere can't change how a history replays. */
+const WORKFLOW_CODE = ['workflows', 'model', 'package-lock.json'];
+const packageFile = z.object({ version: z.string() });
+
+/**
+ * The build id: `MOORING_BUILD_ID` where it is set (an image without its git repository), else the package's version and
+ * the git commit, with a hash of the workflow code where it differs from the commit's or there is no repository of ours.
+ */
+export async function readBuildId(env: NodeJS.ProcessEnv, workflowCode: string): Promise<string> {
+  const named = env.MOORING_BUILD_ID;
+  if (named !== undefined && named !== '') return named;
+  const { version } = packageFile.parse(JSON.parse(await readFile(`${ROOT}package.json`, 'utf8')));
+  const digest = createHash('sha256').update(workflowCode).digest('hex').slice(0, 8);
+  try {
+    const top = await git('rev-parse', '--show-toplevel');
+    // As a dependency inside somebody's repository, the commit would be that repository's.
+    if ((await realpath(top)) !== (await realpath(ROOT))) return `${version}-${digest}`;
+    const commit = await git('rev-parse', '--short=12', 'HEAD');
+    const changed = await git('status', '--porcelain', '--', ...WORKFLOW_CODE);
+    return changed === '' ? `${version}-${commit}` : `${version}-${commit}-${digest}`;
+  } catch {
+    return `${version}-${digest}`;
+  }
+}
+
+async function git(...args: string[]): Promise<string> {
+  const { stdout } = await promisify(execFile)('git', ['-C', ROOT, ...args], { timeout: 5_000 });
+  return stdout.trim();
+}
