@@ -1,11 +1,13 @@
 /** What the fault matrix runs on: a stack whose steps can be got at, and whose PostgreSQL and worker can be killed. */
 import { type ChildProcess, fork } from 'node:child_process';
+import { randomInt } from 'node:crypto';
 import { chmod, mkdtemp, rm } from 'node:fs/promises';
+import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { RECONCILERS, type ReconcilerName } from '../../model/reconcilers.ts';
 import { type SledAgentHandle, startSledAgent } from '../../sled-agent/server.ts';
-import { freePort, guardChild, waitUntil } from '../../worker/child-process.ts';
+import { guardChild, waitUntil } from '../../worker/child-process.ts';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../worker/embedded-postgres.ts';
 import { createLog } from '../../worker/log.ts';
 import type { StackSled } from '../../worker/stack.ts';
@@ -20,6 +22,8 @@ const VICTIM = fileURLToPath(new URL('./victim-worker.ts', import.meta.url));
 const READY_MS = 120_000;
 const WATCH_EVERY_MS = 5_000;
 const REGISTER_MS = 60_000;
+/** Below the ephemeral ports of every usual system, and below those of VMs. */
+const QUIET_PORTS = { first: 7_300, last: 12_400 };
 const SMALL_MEMORY_BYTES = 512 * 1024 ** 2;
 
 export interface MatrixStack extends Harness {
@@ -47,6 +51,19 @@ export interface MatrixStack extends Harness {
   moveBack(): Promise<void>;
 }
 
+/** A port that no client's socket is given, so that it is still there when PostgreSQL comes back to it. */
+async function quietPort(): Promise<number> {
+  for (;;) {
+    const port = randomInt(QUIET_PORTS.first, QUIET_PORTS.last);
+    const server = createServer();
+    const free = await new Promise<boolean>((resolve) => {
+      server.once('error', () => resolve(false));
+      server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)));
+    });
+    if (free) return port;
+  }
+}
+
 /** Brings it up. */
 export async function startMatrixStack(): Promise<MatrixStack> {
   noteSledCalls();
@@ -55,7 +72,7 @@ export async function startMatrixStack(): Promise<MatrixStack> {
   // Below a folder that PostgreSQL's own user may enter, also where the tests run as root.
   const directory = await mkdtemp('/var/tmp/mooring-matrix-');
   await chmod(directory, 0o711);
-  const postgresOptions = { dataDir: join(directory, 'postgres'), port: await freePort(), durable: false };
+  const postgresOptions = { dataDir: join(directory, 'postgres'), port: await quietPort(), durable: false };
   let postgres: EmbeddedPostgres = await startEmbeddedPostgres(postgresOptions);
   const testInterceptors = { activity: [injector.interceptors()], workflowModules: [SHORT_TIMEOUTS] };
   const harness = await startHarness({
