@@ -1,10 +1,13 @@
 /** What the fault matrix runs on: a stack whose steps can be got at, and whose PostgreSQL and worker can be killed. */
 import { type ChildProcess, fork } from 'node:child_process';
+import { randomInt } from 'node:crypto';
 import { chmod, mkdtemp, rm } from 'node:fs/promises';
+import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { RECONCILERS, type ReconcilerName } from '../../model/reconcilers.ts';
-import { freePort, guardChild, waitUntil } from '../../worker/child-process.ts';
+import { type SledAgentHandle, startSledAgent } from '../../sled-agent/server.ts';
+import { guardChild, waitUntil } from '../../worker/child-process.ts';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../worker/embedded-postgres.ts';
 import { createLog } from '../../worker/log.ts';
 import type { StackSled } from '../../worker/stack.ts';
@@ -19,19 +22,23 @@ const VICTIM = fileURLToPath(new URL('./victim-worker.ts', import.meta.url));
 const READY_MS = 120_000;
 const WATCH_EVERY_MS = 5_000;
 const REGISTER_MS = 60_000;
-
-/** A reconciling loop, by its schedule. */
-export type LoopId = ReconcilerName;
+/** Below the ephemeral ports of every usual system, and below those of VMs. */
+const QUIET_PORTS = { first: 7_300, last: 12_400 };
+const SMALL_MEMORY_BYTES = 512 * 1024 ** 2;
 
 export interface MatrixStack extends Harness {
   readonly injector: FaultInjector;
   readonly sleds: readonly StackSled[];
+  /** Every sled, with those that were added for one instance each. */
+  readonly allSleds: readonly StackSled[];
+  /** Adds a sled that no start is placed on as long as another one has room. */
+  addSmallSled(): Promise<StackSled>;
   /** Makes plans known to whichever worker runs now. */
   plan(plan: FaultPlan): void;
   release(planId: string, point: 'before' | 'after'): void;
   drop(planId: string): void;
   /** Lets only these of the reconciling loops run. */
-  runLoops(ids: readonly LoopId[]): Promise<void>;
+  runLoops(names: readonly ReconcilerName[]): Promise<void>;
   /** SIGKILL to PostgreSQL. */
   killPostgres(): Promise<void>;
   /** Starts it again, on the same data and port. */
@@ -44,6 +51,19 @@ export interface MatrixStack extends Harness {
   moveBack(): Promise<void>;
 }
 
+/** A port that no client's socket is given, so that it is still there when PostgreSQL comes back to it. */
+async function quietPort(): Promise<number> {
+  for (;;) {
+    const port = randomInt(QUIET_PORTS.first, QUIET_PORTS.last);
+    const server = createServer();
+    const free = await new Promise<boolean>((resolve) => {
+      server.once('error', () => resolve(false));
+      server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)));
+    });
+    if (free) return port;
+  }
+}
+
 /** Brings it up. */
 export async function startMatrixStack(): Promise<MatrixStack> {
   noteSledCalls();
@@ -52,7 +72,7 @@ export async function startMatrixStack(): Promise<MatrixStack> {
   // Below a folder that PostgreSQL's own user may enter, also where the tests run as root.
   const directory = await mkdtemp('/var/tmp/mooring-matrix-');
   await chmod(directory, 0o711);
-  const postgresOptions = { dataDir: join(directory, 'postgres'), port: await freePort(), durable: false };
+  const postgresOptions = { dataDir: join(directory, 'postgres'), port: await quietPort(), durable: false };
   let postgres: EmbeddedPostgres = await startEmbeddedPostgres(postgresOptions);
   const testInterceptors = { activity: [injector.interceptors()], workflowModules: [SHORT_TIMEOUTS] };
   const harness = await startHarness({
@@ -67,6 +87,9 @@ export async function startMatrixStack(): Promise<MatrixStack> {
   // A killed server must still have what it has confirmed: the files survive it, its buffers don't.
   await harness.database.pool.query('ALTER DATABASE postgres SET synchronous_commit = on');
   const { databaseUrl, temporal } = harness.stack;
+  const allSleds = [...harness.stack.sleds];
+  const small: SledAgentHandle[] = [];
+  let added = 0;
   let worker: RunningWorker | null = harness.stack.worker;
   let victim: ChildProcess | null = null;
   const tell = (message: ToVictim) => void (victim?.connected && victim.send(message));
@@ -80,6 +103,27 @@ export async function startMatrixStack(): Promise<MatrixStack> {
     ...harness,
     injector,
     sleds: harness.stack.sleds,
+    allSleds,
+    async addSmallSled() {
+      added += 1;
+      const name = `small-sled-${added}`;
+      const [first] = harness.stack.sleds;
+      const ip = first?.agent.address.split(':')[0] ?? '127.0.0.1';
+      const memoryBytes = SMALL_MEMORY_BYTES;
+      const agent = await startSledAgent({
+        name,
+        listen: `${ip}:0`,
+        controlPlaneUrl: harness.stack.apiUrl,
+        threads: 1,
+        memoryBytes,
+        transitionMs: 10,
+      });
+      small.push(agent);
+      const { id } = await harness.client.addSled({ name, address: agent.address, threads: 1, memory: memoryBytes });
+      const sled = { id, name, agent };
+      allSleds.push(sled);
+      return sled;
+    },
     plan(plan) {
       if (victim === null) injector.plan(plan);
       else tell({ plan });
@@ -92,10 +136,10 @@ export async function startMatrixStack(): Promise<MatrixStack> {
       injector.drop(planId);
       tell({ drop: planId });
     },
-    async runLoops(ids) {
-      for (const id of RECONCILERS) {
-        const schedule = harness.temporal.schedule.getHandle(id);
-        await (ids.includes(id) ? schedule.unpause() : schedule.pause());
+    async runLoops(names) {
+      for (const name of RECONCILERS) {
+        const schedule = harness.temporal.schedule.getHandle(name);
+        await (names.includes(name) ? schedule.unpause() : schedule.pause());
       }
     },
     killPostgres: () => postgres.kill(),
@@ -138,6 +182,7 @@ export async function startMatrixStack(): Promise<MatrixStack> {
       injector.releaseAll();
       victim?.kill('SIGKILL');
       await worker?.stop();
+      await Promise.all(small.map((agent) => agent.stop()));
       await harness.close();
       await postgres.stop();
       await rm(directory, { recursive: true, force: true });

@@ -2,6 +2,7 @@
  * What brings each workflow to each of its steps. A workflow that is added to `SAGA_STEPS` needs a scenario here; a step
  * that is added to a workflow joins by itself if one of these reaches it, and fails the matrix if none does.
  */
+import { sql } from 'drizzle-orm';
 import { applyReport } from '../../db/transactions/apply-report.ts';
 import type { SagaType } from '../../model/saga-steps.ts';
 import type { ShownState } from '../../model/states.ts';
@@ -60,9 +61,9 @@ async function found(subject: Subject): Promise<CallOutcome> {
 }
 
 /** Runs a pass of a loop, and once more if it was cut off: the next pass makes up for it. */
-async function pass(subject: Subject, loop: SagaType): Promise<CallOutcome> {
-  const first = await subject.run(loop);
-  return first.kind === 'succeeded' ? first : subject.run(loop);
+async function pass(subject: Subject, workflow: SagaType, ...args: unknown[]): Promise<CallOutcome> {
+  const first = await subject.run(workflow, ...args);
+  return first.kind === 'succeeded' ? first : subject.run(workflow, ...args);
 }
 
 export const SCENARIOS: readonly Scenario[] = [
@@ -342,5 +343,62 @@ export const SCENARIOS: readonly Scenario[] = [
       await applyReport(subject.stack.database.db, vmmId, await read());
     },
     act: (subject) => pass(subject, 'updaterScan'),
+  },
+  {
+    name: 'a pass of the reaper that finds an abandoned VMM',
+    workflow: 'reaper',
+    operation: null,
+    before: 'stopped',
+    success: 'stopped',
+    plain: 'succeeded',
+    alone: true,
+    async prepare(subject) {
+      await running(subject);
+      const { active } = await subject.record();
+      await subject.call('stop');
+      await subject.settles(['stopped']);
+      // As a fault of another time may have left it.
+      await subject.stack.database.db.execute(sql`
+        UPDATE vmm SET time_deleted = NULL WHERE id = ${active?.id}`);
+    },
+    act: (subject) => pass(subject, 'reaper'),
+  },
+  {
+    name: 'a pass of auto-restart that finds a failed instance',
+    workflow: 'autoRestart',
+    operation: null,
+    before: 'failed',
+    success: 'running',
+    plain: 'succeeded',
+    alone: true,
+    async prepare(subject) {
+      await running(subject);
+      await subject.stack.client.updateInstance(subject.id, { auto_restart_policy: 'best_effort' });
+      const { active } = await subject.record();
+      subject.sled(active?.sledId).agent.faults.crash(active?.id ?? '');
+      await subject.waitForState(['failed']);
+    },
+    act: (subject) => pass(subject, 'autoRestart'),
+  },
+  {
+    name: 'a drain of a sled with one instance',
+    workflow: 'sledDrain',
+    operation: null,
+    before: 'running',
+    success: 'running',
+    plain: 'succeeded',
+    async prepare(subject) {
+      await running(subject);
+      const small = await subject.stack.addSmallSled();
+      const there = await subject.call('migrate', { to: small });
+      if (there.kind !== 'succeeded') throw new Error(`it could not be moved: ${JSON.stringify(there)}`);
+      await subject.settles(['running']);
+    },
+    async act(subject) {
+      const { active } = await subject.record();
+      const drained = await pass(subject, 'sledDrain', { sledId: active?.sledId, parallel: 1 });
+      if ((await subject.record()).active?.sledId === active?.sledId) throw new Error('the drain left it where it was');
+      return drained;
+    },
   },
 ];

@@ -147,7 +147,7 @@ export class Subject {
   }
 
   sled(id: string | null | undefined): StackSled {
-    const found = this.stack.sleds.find((sled) => sled.id === id);
+    const found = this.stack.allSleds.find((sled) => sled.id === id);
     if (found === undefined) throw new Error(`sled ${id} is not of this stack`);
     return found;
   }
@@ -289,11 +289,11 @@ export class Subject {
   }
 
   /** Runs a workflow that is nobody's call, under an id that names this instance. */
-  async run(workflowType: SagaType): Promise<Outcome> {
+  async run(workflowType: SagaType, ...args: unknown[]): Promise<Outcome> {
     made += 1;
     const { temporal } = this.stack;
     return temporal.workflow
-      .execute(workflowType, { taskQueue: 'mooring', workflowId: `${workflowType}/${this.id}/${made}`, args: [] })
+      .execute(workflowType, { taskQueue: 'mooring', workflowId: `${workflowType}/${this.id}/${made}`, args })
       .then(
         () => ({ kind: 'succeeded' as const }),
         (error: Error) => ({ kind: 'undone' as const, status: 0, message: error.message }),
