@@ -35,15 +35,19 @@ const FAIL = 'db/transactions/fail-vmm.ts';
 const INTENT = 'db/transactions/record-intent.ts';
 const INVENTORY = 'db/transactions/manage-inventory.ts';
 const RULES = 'db/migrations/0001_rules.sql';
+const PLACEMENT = 'db/migrations/0002_placement.sql';
 const DECISION = 'model/update-decision.ts';
 const SHOWN = 'model/external-state.ts';
 const STATES = 'model/states.ts';
 const LEGALITY = 'model/legality.ts';
+const FORCE_STOP = 'model/force-stop.ts';
+const AUTO_RESTART = 'model/auto-restart.ts';
 const ANSWER = 'model/sled-answer.ts';
 const CLIENT = 'activities/sled-client.ts';
 const FAILURES = 'activities/failures.ts';
 const ACTIVITIES = 'activities/activities.ts';
-const RECONCILERS = 'activities/reconcilers.ts';
+const WATCHER = 'activities/watcher.ts';
+const UPDATER = 'activities/updater.ts';
 const REPORTS = 'api/routes/reports.ts';
 const PROTOCOL = 'wire/sled-protocol.ts';
 const AGENT = 'sled-agent/agent.ts';
@@ -55,6 +59,9 @@ const DECISION_TEST = 'test/rules/update-decision.test.ts';
 const SHOWN_TEST = 'test/rules/external-state.test.ts';
 const LEGALITY_TEST = 'test/rules/legality.test.ts';
 const ANSWERS_TEST = 'test/rules/sled-answers.test.ts';
+const FORCE_STOP_TEST = 'test/rules/force-stop.test.ts';
+const AUTO_RESTART_TEST = 'test/rules/auto-restart.test.ts';
+const PLACEMENT_TEST = 'test/placement/groups.test.ts';
 const AGENT_TEST = 'test/sled-agent/protocol.test.ts';
 
 /** A trigger's rule on its own: taken away where the sabotage is to get past it. */
@@ -83,9 +90,9 @@ const NEWER_OR_SAME: Edit = {
 const ANY_GENERATION: Edit = { ...NEWER_OR_SAME, replace: '${news.gen}::bigint > 0' };
 const REVIVED: Edit = {
   file: REPORT,
-  find: "subject.state NOT IN ('destroyed', 'failed')",
-  replace: "subject.state NOT IN ('saga_unwound')",
-  times: 4,
+  find: "::bigint AND subject.state NOT IN ('destroyed', 'failed')",
+  replace: '::bigint',
+  times: 3,
 };
 const SIDE_NOT_FINAL: Edit = {
   file: REPORT,
@@ -282,8 +289,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: REPORTS,
-        find: "if (applied.verdict === 'applied') await signalIfNeeded",
-        replace: "if (applied.verdict !== 'applied') await signalIfNeeded",
+        find: "if (applied.verdict === 'applied' && !applied.settled) await signalIfNeeded",
+        replace: "if (applied.verdict !== 'applied' && !applied.settled) await signalIfNeeded",
       },
     ],
     caughtBy: [ACTIVITIES_TEST],
@@ -291,7 +298,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'report: the signal depends on what this report changed',
     why: 'a report that is sent again because its signal failed finds nothing new, and never signals',
-    edits: [{ file: REPORTS, find: "if (applied.verdict === 'applied')", replace: 'if (applied.wrote)' }],
+    edits: [{ file: REPORTS, find: "if (applied.verdict === 'applied' &&", replace: 'if (applied.wrote &&' }],
     caughtBy: [ACTIVITIES_TEST],
   },
   {
@@ -312,7 +319,7 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: ACTIVITIES,
-        find: 'if (applied?.wrote) await signalIfNeeded',
+        find: 'if (applied?.wrote && !applied.settled) await signalIfNeeded',
         replace: 'if (applied?.wrote === null) await signalIfNeeded',
       },
     ],
@@ -347,8 +354,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: ACTIVITIES,
-        find: 'if (activityInfo().attempt > 1) await checkStillWanted',
-        replace: 'if (activityInfo().attempt < 0) await checkStillWanted',
+        find: 'if (activityInfo().attempt > 1) await checkStillWanted(attempt.vmmId',
+        replace: 'if (activityInfo().attempt < 0) await checkStillWanted(attempt.vmmId',
       },
     ],
     caughtBy: [ACTIVITIES_TEST],
@@ -375,11 +382,36 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: CLAIM,
-        find: "request.reason === 'auto_restart' && instance.intendedState !== 'running'",
-        replace: "request.reason === 'auto_restart' && instance.intendedState === 'destroyed'",
+        find: "if (request.reason === 'auto_restart') {",
+        replace: "if (request.reason === 'auto_restart' && instance.intendedState === 'running') {",
       },
     ],
     caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'auto-restart: ignores the cooldown',
+    why: 'an instance that fails at once is started for ever, as fast as it can fail',
+    edits: [
+      {
+        file: AUTO_RESTART,
+        find: 'if (until !== null && until > now) return',
+        replace: 'if (until === undefined) return',
+      },
+    ],
+    caughtBy: [AUTO_RESTART_TEST],
+  },
+  {
+    name: 'force-stop: believes a statement about a sled that answers',
+    why: 'its guest runs on while the instance is started elsewhere',
+    edits: [
+      {
+        file: FORCE_STOP,
+        find: "sides.filter((side) => side.standing === 'silent').map(",
+        replace:
+          "sides.filter((side) => side.standing === 'silent' || (sledPoweredOff && side.standing === 'answers')).map(",
+      },
+    ],
+    caughtBy: [FORCE_STOP_TEST],
   },
 
   // --- Claims ---
@@ -438,12 +470,24 @@ export const MUTANTS: readonly Mutant[] = [
     ],
     caughtBy: [DATABASE_TEST],
   },
+  {
+    name: 'placement: no trigger watches the groups that must not be broken',
+    why: 'two starts at once put members that must be apart on one sled',
+    edits: [
+      {
+        file: PLACEMENT,
+        find: 'CREATE TRIGGER sled_reservation_affinity BEFORE INSERT OR UPDATE OF sled_id ON sled_reservation\n  FOR EACH ROW EXECUTE FUNCTION guard_affinity();',
+        replace: 'SELECT 1;',
+      },
+    ],
+    caughtBy: [PLACEMENT_TEST],
+  },
 
   // --- Unwinds ---
   {
     name: 'unwind: the VMM id is not burnt',
     why: 'a claim that arrives after its saga has unwound makes a VMM that nobody ends',
-    edits: [{ file: UNWIND_VMM, find: '  await burnVmmId(db, request);\n  const result', replace: '  const result' }],
+    edits: [{ file: UNWIND_VMM, find: '      await burnVmmId(transaction, request);\n', replace: '' }],
     caughtBy: [DATABASE_TEST],
   },
   {
@@ -496,13 +540,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: UNWIND_VMM,
-        find: 'WHERE vmm_id = ${vmmId} AND ${request.confirmed}',
-        replace: 'WHERE vmm_id = ${vmmId}',
-      },
-      {
-        file: UNWIND_VMM,
-        find: 'FROM linked WHERE vmm_id = ${vmmId} AND NOT ${request.confirmed}',
-        replace: 'FROM linked WHERE vmm_id = ${vmmId} AND false',
+        find: 'SELECT ${request.confirmed} OR coalesce((SELECT expunged FROM placed), false) AS definitely',
+        replace: 'SELECT true AS definitely',
       },
     ],
     caughtBy: [DATABASE_TEST],
@@ -513,8 +552,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: UNWIND_VMM,
-        find: 'WHERE vmm_id = ${vmmId} AND ${request.confirmed}',
-        replace: 'WHERE vmm_id = ${vmmId} AND NOT ${request.confirmed}',
+        find: 'WHERE vmm_id = ${vmmId} AND definitely RETURNING',
+        replace: 'WHERE vmm_id = ${vmmId} AND NOT definitely RETURNING',
       },
     ],
     caughtBy: [DATABASE_TEST],
@@ -574,7 +613,7 @@ export const MUTANTS: readonly Mutant[] = [
     why: 'its guest runs on while the instance is started elsewhere',
     edits: [
       {
-        file: RECONCILERS,
+        file: WATCHER,
         find: "if (!(error instanceof SledError) || error.kind !== 'gone') throw error;\n      if (",
         replace: 'if (!(error instanceof SledError)) throw error;\n      if (',
       },
@@ -585,7 +624,7 @@ export const MUTANTS: readonly Mutant[] = [
     name: 'watcher: fails a VMM that is still being created',
     why: 'its sled may not have heard of it yet',
     edits: [
-      { file: RECONCILERS, find: "vmm.state !== 'creating' && ", replace: '' },
+      { file: WATCHER, find: "vmm.state !== 'creating' && ", replace: '' },
       { file: FAIL, find: "NOT IN ('creating', 'destroyed'", replace: "NOT IN ('destroyed'" },
     ],
     caughtBy: [ACTIVITIES_TEST],
@@ -595,7 +634,7 @@ export const MUTANTS: readonly Mutant[] = [
     why: 'it runs for ever, and holds what nobody accounts for',
     edits: [
       {
-        file: RECONCILERS,
+        file: WATCHER,
         find: 'if (vmm === undefined || vmm.deleted',
         replace: 'if (vmm === undefined) continue;\n        if (vmm.deleted',
       },
@@ -607,9 +646,9 @@ export const MUTANTS: readonly Mutant[] = [
     why: 'a lost signal is never made up for',
     edits: [
       {
-        file: RECONCILERS,
-        find: '          await workflows.signalUpdate(instanceId);\n          signalled',
-        replace: '          signalled',
+        file: UPDATER,
+        find: '    await workflows.signalUpdate(instanceId);\n    signalled',
+        replace: '    signalled',
       },
     ],
     caughtBy: [ACTIVITIES_TEST],
@@ -866,7 +905,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'agent: an unregistered id may be registered again',
     why: 'a late register brings back what was unwound',
-    edits: [{ file: AGENT, find: '    this.#dead.add(vmmId);\n    const vmm', replace: '    const vmm' }],
+    edits: [{ file: AGENT, find: '    this.#book.bury(vmmId);\n    await', replace: '    await' }],
     caughtBy: [AGENT_TEST],
   },
   {

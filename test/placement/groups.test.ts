@@ -1,5 +1,6 @@
 import { sql } from 'drizzle-orm';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { violatedConstraint } from '../../db/errors.ts';
 import { explainNoSled, pickSled } from '../../db/queries/pick-sled.ts';
 import { deleteProject, expungeSled, setQuota } from '../../db/transactions/manage-inventory.ts';
 import { deleteInstance } from '../../db/transactions/record-intent.ts';
@@ -82,6 +83,20 @@ describe('anti-affinity', () => {
     );
     expect(new Set(await places(group)).size).toBe(4);
     expect(await database.broken()).toEqual([]);
+  });
+
+  test('fail: whatever a placement had read, the database takes no reservation beside another member', async () => {
+    await sleds(2);
+    const [first, second] = await members(2);
+    if (first === undefined || second === undefined) throw new Error('two members were made');
+    await database.group(project, 'anti_affinity', 'fail', [first, second]);
+    const { sledId } = await database.start(first);
+    await database.start(second);
+    const moved = database.db.execute(
+      sql`UPDATE sled_reservation SET sled_id = ${sledId} WHERE instance_id = ${second}`,
+    );
+    const outcome = await moved.then(() => null, violatedConstraint);
+    expect(outcome).toBe('affinity_group_forbids');
   });
 
   test('allow: more members than sleds are spread evenly', async () => {
