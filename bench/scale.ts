@@ -12,7 +12,8 @@ import type { ActivityContext } from '../activities/activities.ts';
 import { createReconcilerActivities } from '../activities/reconcilers.ts';
 import { SledClient } from '../activities/sled-client.ts';
 import type { WorkflowStarter } from '../activities/workflow-starter.ts';
-import { openDatabase } from '../db/connect.ts';
+import { openDatabase, type Queryable } from '../db/connect.ts';
+import { pickSled } from '../db/queries/pick-sled.ts';
 import { listInstances } from '../db/queries/read-instance.ts';
 import { findOpenOperations, findUpdateCandidates } from '../db/queries/reconcile.ts';
 import * as schema from '../db/schema.ts';
@@ -98,7 +99,7 @@ async function measureSize(arena: Arena, instances: number, sleds: number, every
     } satisfies ActivityContext);
 
     const operations: Record<string, (turn: number) => Promise<unknown>> = {
-      placement: () => placeOnly(watch),
+      placement: () => placeOne(db),
       'claim of a start': (turn) =>
         claimStart(db, {
           instanceId: stopped[turn] ?? '',
@@ -160,14 +161,8 @@ async function timed(act: () => Promise<unknown>): Promise<number> {
   return performance.now() - began;
 }
 
-const PLACEMENT = `SELECT id, name, address FROM sled
-  WHERE policy = 'in_service' AND reserved_threads + 2 <= threads AND reserved_memory_bytes + 1073741824::bigint <= memory_bytes
-  ORDER BY floor(10 * greatest((reserved_threads + 2)::float8 / threads, (reserved_memory_bytes + 1073741824::bigint)::float8 / memory_bytes)), random()
-  LIMIT 1`;
-
-async function placeOnly(pool: pg.Pool): Promise<void> {
-  await pool.query(PLACEMENT);
-}
+/** Asks for a place for an instance of 2 CPUs and 1 GiB that is in no group. */
+const placeOne = (db: Queryable) => pickSled(db, { instanceId: randomUUID(), ncpus: 2, memoryBytes: 1024 ** 3 });
 
 /** Instances of which four fifths run, spread over the sleds, with all that they hold. */
 async function seed(pool: pg.Pool, count: number): Promise<void> {
@@ -258,7 +253,7 @@ async function explainAll(
       .rows[0]?.id ?? '';
   const page = { projectId, order: 'name_ascending', limit: 100 } as const;
   const operations: Record<string, () => Promise<unknown>> = {
-    placement: () => client.query(PLACEMENT),
+    placement: () => placeOne(db),
     'claim of a start': () =>
       claimStart(db, {
         instanceId: stopped,

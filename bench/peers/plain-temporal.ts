@@ -92,8 +92,9 @@ await runPart<PartInput, PartReady>(async ({ databaseUrl, port, temporalAddress 
         WHERE id = ${vmm.vmmId} AND state_generation < ${gen}`);
     },
     async markUnwound(vmm) {
+      // The sled's report that it was unregistered may have come first: a VMM that is gone stays as it is.
       await db.execute(sql`UPDATE vmm SET state = 'saga_unwound', failure_reason = NULL, unwinding_since = now(),
-        state_generation = state_generation + 1, time_state_updated = now() WHERE id = ${vmm.vmmId} AND state <> 'saga_unwound'`);
+        state_generation = state_generation + 1, time_state_updated = now() WHERE id = ${vmm.vmmId} AND state NOT IN ('destroyed', 'failed', 'saga_unwound')`);
     },
     async release(vmm) {
       await db.execute(sql`DELETE FROM sled_reservation WHERE vmm_id = ${vmm.vmmId}`);

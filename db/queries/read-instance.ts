@@ -1,4 +1,4 @@
-import { and, asc, desc, eq, gt, inArray, isNull, lt, type SQL, sql } from 'drizzle-orm';
+import { and, asc, desc, eq, gt, inArray, isNotNull, isNull, lt, type SQL, sql } from 'drizzle-orm';
 import { alias } from 'drizzle-orm/pg-core';
 import { externalState } from '../../model/external-state.ts';
 import type { InstanceFacts, VmmFacts } from '../../model/snapshot.ts';
@@ -100,8 +100,9 @@ export async function listInstances(
 ): Promise<InstanceRecord[]> {
   const base: (SQL | undefined)[] = [isNull(instance.timeDeleted)];
   if (query.projectId !== undefined) base.push(eq(instance.projectId, query.projectId));
-  // A VMM that an instance names is never deleted: saying so lets the index of a sled's VMMs find them.
-  if (query.sledId !== undefined) base.push(eq(active.sledId, query.sledId), isNull(active.timeDeleted));
+  // What always holds of a VMM that an instance names is said, so that the partial indexes find both.
+  if (query.sledId !== undefined)
+    base.push(eq(active.sledId, query.sledId), isNull(active.timeDeleted), isNotNull(instance.activeVmmId));
   if (query.shown !== undefined) base.push(inArray(instance.state, rowStatesThatShow(query.shown)));
 
   const column = query.order === 'id_ascending' ? instance.id : instance.name;
