@@ -29,6 +29,12 @@ export async function reap({ db, workflows }: Pick<ActivityContext, 'db' | 'work
     }
     return ids;
   };
+  const reaped = {
+    vmms: await all(reapVmms),
+    reservations: await all(reapReservations),
+    charges: await all(reapCharges),
+    oldKeys: await forgetOldKeys(db, KEYS_KEPT_MS, REAP_BATCH * MAX_BATCHES),
+  };
   const signalled: string[] = [];
   for (const instanceId of await findStrays(db)) {
     const snapshot = await readSnapshot(db, instanceId);
@@ -36,11 +42,5 @@ export async function reap({ db, workflows }: Pick<ActivityContext, 'db' | 'work
     await workflows.signalUpdate(instanceId);
     signalled.push(instanceId);
   }
-  return {
-    signalled,
-    vmms: await all(reapVmms),
-    reservations: await all(reapReservations),
-    charges: await all(reapCharges),
-    oldKeys: await forgetOldKeys(db, KEYS_KEPT_MS, REAP_BATCH * MAX_BATCHES),
-  };
+  return { signalled, ...reaped };
 }

@@ -126,14 +126,14 @@ function describe(call: HistoryEntry): string {
   return `${call.kind} sent at ${Math.round(call.sentMs)} ms, ended at ${Math.round(call.endedMs)} ms: ${answer}`;
 }
 
-/** Whether a call may have begun something although its caller was not told so. */
+/** Whether a call may have done something although its caller was not told so: PostgreSQL went away while it committed. */
 function isUncertain(call: HistoryEntry): boolean {
   if (call.status === null) return true;
   return call.status === 503 && !/failed and was undone/.test(call.message ?? '');
 }
 
 function checkExistence(calls: readonly HistoryEntry[], exists: boolean, say: Say): void {
-  const deletes = calls.filter((call) => call.kind === 'delete' && (call.status === 204 || call.status === null));
+  const deletes = calls.filter((call) => call.kind === 'delete' && (call.status === 204 || isUncertain(call)));
   const deleted = deletes.find((call) => call.status === 204);
   if (deleted !== undefined) {
     for (const call of calls) {
@@ -158,15 +158,15 @@ function checkExistence(calls: readonly HistoryEntry[], exists: boolean, say: Sa
 }
 
 function checkSize(calls: readonly HistoryEntry[], view: NonNullable<FinalInstance['view']>, say: Say): void {
-  const resizes = calls.filter((call) => call.size !== undefined && (call.status === null || call.status < 300));
-  const certain = resizes.filter((call) => call.status !== null);
+  const resizes = calls.filter((call) => call.size !== undefined && (call.status === 200 || isUncertain(call)));
+  const certain = resizes.filter((call) => call.status === 200);
   const last = certain.reduce<HistoryEntry | null>(
     (latest, call) => (latest === null || call.sentMs > latest.sentMs ? call : latest),
     null,
   );
   if (last === null) return;
   // What was asked for last, at the same time, or later without an answer.
-  const possible = resizes.filter((call) => call === last || call.endedMs > last.sentMs || call.status === null);
+  const possible = resizes.filter((call) => call === last || call.endedMs > last.sentMs || isUncertain(call));
   if (possible.some(({ size }) => size?.ncpus === view.ncpus && size.memoryBytes === view.memoryBytes)) return;
   say('a resize that succeeded is seen', `${view.ncpus} CPUs in the end, although: ${describe(last)}`);
 }
@@ -184,7 +184,7 @@ function checkRunState(
 ): void {
   // A create may start it as well.
   const starts = calls.filter((call) => call.kind === 'start' || call.kind === 'create');
-  const stops = calls.filter((call) => call.kind === 'stop' && (call.status === 202 || call.status === null));
+  const stops = calls.filter((call) => call.kind === 'stop' && (call.status === 202 || isUncertain(call)));
   // A start is on its way until its operation has ended, or for ever when its caller never learned of one.
   const startEnds = (call: HistoryEntry): number => {
     if (isUncertain(call)) return Number.POSITIVE_INFINITY;

@@ -40,8 +40,8 @@ Random operations on many instances while workers, APIs, sled agents, PostgreSQL
 SIGKILL and started again, sleds burn down and are expunged, guests halt and crash, sled agents refuse, migrations fail on
 either side, and messages between the control plane and the sleds are delayed, duplicated, reordered and lost. Then everything
 comes up and to rest, and is checked: every invariant by the doctor, the guests' own logs for one that ever executed in two
-places, and the history of all calls. Each line was appended by \`npm run soak -- … --record docs/soak.md\`; the same seed gives
-the same plan.
+places, and the history of all calls. A run with violations found a fault, which was mended before the next line. Each line was
+appended by \`npm run soak -- … --record docs/soak.md\`; the same seed gives the same plan.
 
 | Seed | Minutes | Instances | Calls | Answers | Faults | Messages (delayed, duplicated, lost) | Rest after | Violations |
 | ---- | ------- | --------- | ----- | ------- | ------ | ------------------------------------ | ---------- | ---------- |

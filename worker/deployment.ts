@@ -79,20 +79,18 @@ export async function promoteBuild(client: Client, buildId: string): Promise<voi
 }
 
 /**
- * What a new worker does about its build. Where Temporal is its own (`always`), and where no build is current yet, it
- * becomes current; otherwise the operator decides, and the log says how.
+ * What a new worker does about its build: where none is current yet, it becomes current; otherwise the operator decides,
+ * and the log says how.
  */
-export async function settleBuild(client: Client, buildId: string, always: boolean, log: Logger): Promise<void> {
-  if (!always) {
-    const current = (await readBuilds(client)).find((build) => build.status === 'current');
-    if (current?.buildId === buildId) return;
-    if (current !== undefined) {
-      log.warn(
-        { build_id: buildId, current: current.buildId },
-        `build ${buildId} gets no new work yet: build ${current.buildId} is current. When it is to take over: mooring deployment promote ${buildId}`,
-      );
-      return;
-    }
+export async function settleBuild(client: Client, buildId: string, log: Logger): Promise<void> {
+  const current = (await readBuilds(client)).find((build) => build.status === 'current');
+  if (current?.buildId === buildId) return;
+  if (current !== undefined) {
+    log.warn(
+      { build_id: buildId, current: current.buildId },
+      `build ${buildId} gets no new work yet: build ${current.buildId} is current. When it is to take over: mooring deployment promote ${buildId}`,
+    );
+    return;
   }
   await promoteBuild(client, buildId);
   log.info({ build_id: buildId }, 'this build is current: it gets new work');

@@ -43,8 +43,8 @@ export interface WorkerOptions {
   /** The workflows to run instead of this package's; for tests of a roll-out. */
   readonly bundle?: WorkflowBundleWithSourceMap;
   /**
-   * Temporal is this process's own, and no other worker will ever come: its build becomes current by itself, and every
-   * workflow goes over to it, since the build that began it is gone.
+   * Temporal is this process's own, and no other worker will ever come: its workflows are not versioned, since the build
+   * that began them is gone when another comes.
    */
   readonly alone?: boolean;
   /** How often every reconciling loop runs, in milliseconds, instead of each at its own pace; 0 leaves the schedules alone. */
@@ -80,6 +80,8 @@ export interface RunningWorker {
 const TRACING_INTERCEPTORS = createRequire(import.meta.url).resolve(
   '@temporalio/interceptors-opentelemetry/lib/workflow-interceptors',
 );
+/** Goes into the bundle of a worker that is versioned. */
+export const VERSIONING = fileURLToPath(new URL('../workflows/versioning.ts', import.meta.url));
 const INTERCEPTORS = fileURLToPath(new URL('../workflows/interceptors.ts', import.meta.url));
 
 const bundles = new Map<string, Promise<WorkflowBundleWithSourceMap>>();
@@ -160,13 +162,14 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   const connected = await connectTemporalClient(options.temporal, database.db, options.log, tracing !== null);
   const context = { db: database.db, sleds, workflows: new WorkflowStarter(connected.client), metrics };
   const control = createControlActivities(context);
+  const versioned = process.env.MOORING_WORKER_VERSIONING !== 'off' && !options.alone;
   const workflows =
     options.bundle ??
     (await workflowBundle([
+      ...(versioned ? [VERSIONING] : []),
       ...(tracing === null ? [] : [TRACING_INTERCEPTORS]),
       ...(options.testInterceptors?.workflowModules ?? []),
     ]));
-  const versioned = process.env.MOORING_WORKER_VERSIONING !== 'off';
   const buildId = options.buildId ?? (await readBuildId(process.env, workflows.code));
   const common = {
     connection: native,
@@ -180,7 +183,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
           workerDeploymentOptions: {
             version: { deploymentName: DEPLOYMENT_NAME, buildId },
             useWorkerVersioning: true as const,
-            defaultVersioningBehavior: options.alone ? ('AUTO_UPGRADE' as const) : ('PINNED' as const),
+            defaultVersioningBehavior: 'PINNED' as const,
           },
         }
       : {}),
@@ -209,7 +212,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     updates = { worker, run: worker.run() };
   }
   if (options.updates ?? true) await setUpdates(true);
-  if (versioned) await settleBuild(connected.client, buildId, options.alone ?? false, options.log);
+  if (versioned) await settleBuild(connected.client, buildId, options.log);
   if (options.reconcileEveryMs !== 0)
     await ensureSchedules(connected.client, { everyMs: options.reconcileEveryMs, off: options.reconcilersOff });
   const endpoint =

@@ -184,7 +184,10 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
     async (request, reply) => {
       const { instance } = await findInstance(db, request.params.instance, request.query.project);
       await deleteInstance(db, instance.id);
-      await signalIfNeeded(context, instance.id);
+      // It is deleted: should the signal be lost, the scan finds what it left.
+      await signalIfNeeded(context, instance.id).catch((error: unknown) =>
+        log.warn({ err: error }, 'a deleted instance waits for the scan'),
+      );
       return reply.status(204).send(null);
     },
   );

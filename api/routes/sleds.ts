@@ -19,7 +19,7 @@ import { viewSled } from '../views.ts';
 
 /** Adds the endpoints of sleds. */
 export function addSledRoutes(app: ApiApp, context: ApiContext): void {
-  const { db, workflows } = context;
+  const { db, workflows, log } = context;
   const sledParams = z.object({ sled_id: z.guid() });
   const sledRoute = { tags: ['system'], params: sledParams };
   // Named in full: in a query of one table drizzle writes bare column names, which a subquery would take for its own.
@@ -83,7 +83,11 @@ export function addSledRoutes(app: ApiApp, context: ApiContext): void {
     '/v1/system/hardware/sleds/:sled_id/expunge',
     { schema: { ...sledRoute, response: { 200: sledView, ...errors } } },
     async (request) => {
-      for (const instanceId of await expungeSled(db, request.params.sled_id)) await workflows.signalUpdate(instanceId);
+      // The sled is expunged: should a signal be lost, the scan finds whom it was for.
+      const affected = await expungeSled(db, request.params.sled_id);
+      await Promise.all(affected.map((instanceId) => workflows.signalUpdate(instanceId))).catch((error: unknown) =>
+        log.warn({ err: error }, 'instances of an expunged sled wait for the scan'),
+      );
       return requireSled(request.params.sled_id);
     },
   );

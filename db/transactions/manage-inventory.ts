@@ -133,9 +133,9 @@ export async function createInstance(db: Database, values: NewInstance): Promise
   let created = id;
   await naming('instance_name', 'instance', values.name, () =>
     db.transaction(async (transaction) => {
-      // So that the project isn't deleted meanwhile.
+      // So that the project isn't deleted meanwhile. A stronger lock would wait for every start's charge, and deadlock with them.
       const found = await transaction.execute(
-        sql`/* create-instance */ SELECT 1 FROM project WHERE id = ${values.projectId} AND time_deleted IS NULL FOR SHARE`,
+        sql`/* create-instance */ SELECT 1 FROM project WHERE id = ${values.projectId} AND time_deleted IS NULL FOR KEY SHARE`,
       );
       if (found.rows.length === 0) throw Refusal.notFound('project', values.projectId);
       await transaction.insert(instance).values({ id, ...columns, state: 'no_vmm', intendedState: 'stopped' });

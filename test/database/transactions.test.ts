@@ -146,6 +146,14 @@ describe('a claim', () => {
   });
 });
 
+test('an instance is created while a start in its project is being charged, without waiting for it', async () => {
+  await database.db.transaction(async (charging) => {
+    await charging.execute(sql`UPDATE project SET charged_cpus = charged_cpus + 1 WHERE id = ${projectId}`);
+    // A lock that both want would end this by the statement's time limit.
+    expect(await database.addInstance(projectId)).toMatch(/-/);
+  });
+});
+
 describe('a report', () => {
   test('counts only when its generation is newer', async () => {
     const { vmmId } = await running();

@@ -350,7 +350,13 @@ describe('the reaper', () => {
     expect(await sums()).toEqual(before);
 
     const waits = await plantVmm(id, 'saga_unwound', sledId, true);
-    expect((await run('reaper')).found).toEqual({ signalled: [], vmms: [], reservations: [], charges: [], oldKeys: 0 });
+    expect((await run('reaper')).found).toEqual({
+      signalled: [],
+      vmms: [],
+      reservations: [],
+      charges: [],
+      old_keys: 0,
+    });
     expect((await harness.holds(id)).reservations).toEqual(['tombstoned']);
     // Its sled answers: the watcher releases it.
     expect((await run('watcher')).found.released).toEqual([waits]);
@@ -359,8 +365,13 @@ describe('the reaper', () => {
   test('a living VMM that nothing names is no row to delete', async () => {
     const id = await harness.create();
     const vmmId = await plantVmm(id, 'running', harness.stack.sleds[0]?.id ?? '', true);
-    expect((await run('reaper')).found).toEqual({ signalled: [], vmms: [], reservations: [], charges: [], oldKeys: 0 });
-    await run('updater');
+    expect((await run('reaper')).found).toEqual({
+      signalled: [id],
+      vmms: [],
+      reservations: [],
+      charges: [],
+      old_keys: 0,
+    });
     await waitUntil(async () => (await harness.holds(id)).reservations.length === 0, `VMM ${vmmId} was never ended`);
   });
 

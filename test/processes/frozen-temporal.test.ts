@@ -5,20 +5,34 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { WorkflowStarter } from '../../activities/workflow-starter.ts';
 import { describeError } from '../../api/errors.ts';
 import { type OperationRequest, Operations } from '../../api/operations.ts';
+import { type RunningApi, startApi } from '../../api/server.ts';
+import { claimStart } from '../../db/transactions/claim-start.ts';
+import { beginUnwind, finishUnwind } from '../../db/transactions/unwind-vmm.ts';
+import { createLog } from '../../worker/log.ts';
+import { plainTemporal } from '../../worker/temporal-connection.ts';
 import { findTemporalBinary, startTemporalServer, type TemporalServer } from '../../worker/temporal-server.ts';
 import { startTestDatabase, type TestDatabase } from '../support/database.ts';
 
 let server: TemporalServer;
 let connection: Connection;
 let database: TestDatabase;
+let api: RunningApi;
 beforeAll(async () => {
   database = await startTestDatabase();
   server = await startTemporalServer({ binary: (await findTemporalBinary()).path, uiPort: null });
   connection = await Connection.connect({ address: server.address });
+  api = await startApi({
+    databaseUrl: database.url,
+    temporal: plainTemporal(server.address),
+    host: '127.0.0.1',
+    port: 0,
+    log: createLog('test', 'silent'),
+  });
   process.kill(server.pid, 'SIGSTOP');
 });
 afterAll(async () => {
   process.kill(server.pid, 'SIGCONT');
+  await api?.stop();
   await connection?.close();
   await server?.stop();
   await database?.stop();
@@ -50,4 +64,40 @@ test('a call gets 503 and does not wait for ever, whatever it asks of Temporal',
     expect(error).toBeInstanceOf(Error);
     expect(describeError(error)).toMatchObject({ status: 503, code: 'ServiceUnavailable' });
   }
+});
+
+test('what PostgreSQL has taken is answered as a success: a delete over a leftover, a create, an expunge', async () => {
+  const { db } = database;
+  const sledId = await database.addSled();
+  const instanceId = await database.addInstance(await database.addProject());
+  const attempt = {
+    kind: 'start' as const,
+    instanceId,
+    vmmId: randomUUID(),
+    operationId: randomUUID(),
+    workflowId: 'w',
+  };
+  await claimStart(db, { ...attempt, reason: 'user', isRetry: false });
+  await beginUnwind(db, { ...attempt, spareRunning: false });
+  const error = { status: 503, error_code: 'ServiceUnavailable', message: 'undone' };
+  await finishUnwind(db, { ...attempt, confirmed: true, neverTold: true, error });
+  const send = async (method: string, path: string, body?: unknown) =>
+    (
+      await fetch(api.url + path, {
+        method,
+        headers: { prefer: 'wait=1', ...(body === undefined ? {} : { 'content-type': 'application/json' }) },
+        ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+      })
+    ).status;
+  expect(await send('DELETE', `/v1/instances/${instanceId}`)).toBe(204);
+  expect(await send('GET', `/v1/instances/${instanceId}`)).toBe(404);
+
+  expect(await send('POST', '/v1/projects', { name: 'cold', description: '' })).toBe(201);
+  const web = { name: 'web', hostname: 'web', description: '', ncpus: 1, memory: 1024 ** 3, start: true };
+  expect(await send('POST', '/v1/instances?project=cold', web)).toBe(201);
+
+  const other = await database.addInstance(await database.addProject());
+  const running = { instanceId: other, vmmId: randomUUID(), operationId: randomUUID(), workflowId: 'w' };
+  await claimStart(db, { ...running, reason: 'user', isRetry: false });
+  expect(await send('POST', `/v1/system/hardware/sleds/${sledId}/expunge`)).toBe(200);
 });

@@ -1,6 +1,7 @@
 /**
  * Races that overlap: two transactions at once, the first held after each of its statements in turn, the second begun
- * meanwhile. `DUEL='scenario: actor, step, actor, step'` runs one of them only.
+ * meanwhile. `DUEL='scenario: actor, step, actor, step'` runs one of them only. Of each scenario's pairs every fourth is
+ * fought here, `npm run races` fights them all.
  */
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { startTestDatabase, type TestDatabase } from '../support/database.ts';
@@ -22,6 +23,7 @@ afterAll(async () => {
 });
 
 const only = process.env.DUEL;
+const oneIn = process.env.RACES === 'all' || only !== undefined ? 1 : 4;
 const nameOf = ({ actor, step }: Duellist) => `${actor.name}, ${step}`;
 
 /** Pairs of steps, one for each pair of transactions: variants of a saga share most of theirs. */
@@ -38,11 +40,12 @@ async function pairsOf(scenario: Scenario): Promise<[Duellist, Duellist][]> {
       steps.push(found);
     }
   }
-  return steps.flatMap((one) =>
+  const pairs = steps.flatMap((one) =>
     steps
       .filter((other) => other.actor !== one.actor && !excludeEachOther(one.actor, other.actor))
       .map((other): [Duellist, Duellist] => [one, other]),
   );
+  return pairs.filter((_, index) => index % oneIn === 0);
 }
 
 const FOUGHT = ['stopped', 'running', 'migrating', 'a migration that was told, about to unwind'];
@@ -73,7 +76,7 @@ test.each(SCENARIOS.filter(({ name }) => FOUGHT.includes(name)).map((scenario) =
     }
     console.log(`${scenario.name}: ${fought} overlaps, ${waits} with a wait`);
     expect(problems.join('\n\n')).toBe('');
-    if (only === undefined) expect(waits).toBeGreaterThan(10);
+    if (only === undefined) expect(waits).toBeGreaterThan(0);
   },
   900_000,
 );

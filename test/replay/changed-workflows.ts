@@ -3,9 +3,12 @@ import { setWorkflowOptions, sleep } from '@temporalio/workflow';
 import { type InstanceStartInput, instanceStart as original } from '../../workflows/instance-start.ts';
 
 export {
+  autoRestart,
   instanceMigrate,
   instanceStop,
   instanceUpdate,
+  reaper,
+  sledDrain,
   updaterScan,
   vmmUnregister,
   vmmUnwind,

@@ -58,8 +58,10 @@ describe('the history check', () => {
     expect(
       rules({ calls: [created, call({ kind: 'read', sentMs: 50, status: 404 })], instances: shows('stopped') }),
     ).toHaveLength(1);
-    const perhaps = call({ kind: 'delete', sentMs: 100, status: null });
-    expect(rules({ calls: [created, perhaps], instances: [{ instanceId: 'i', view: null }] })).toEqual([]);
+    for (const status of [null, 503]) {
+      const perhaps = call({ kind: 'delete', sentMs: 100, status });
+      expect(rules({ calls: [created, perhaps], instances: [{ instanceId: 'i', view: null }] })).toEqual([]);
+    }
   });
   test('a resize that succeeded is seen, unless another one came after it or at the same time', () => {
     const resize = (sentMs: number, ncpus: number, status: number | null) =>
