@@ -206,9 +206,10 @@ class MatrixRun {
     }
   }
 
-  /** Every row at its step, then the disaster, then on. */
-  async #disaster(rows: readonly Row[], column: Column): Promise<void> {
+  /** Every row at its step, then the disaster, then on; once more for those that missed their step. */
+  async #disaster(rows: readonly Row[], column: Column, round = 1): Promise<void> {
     const applicable: Row[] = [];
+    const missed: Row[] = [];
     for (const row of rows) {
       const reason = column.notApplicable(row);
       if (reason === null) applicable.push(row);
@@ -228,10 +229,12 @@ class MatrixRun {
         return struck;
       });
       over += 1;
-      this.#record(each.row, column, verdict, each.subject);
+      if (verdict.kind === 'broken' && verdict.missed && round < MAX_MISSES) missed.push(each.row);
+      else this.#record(each.row, column, verdict, each.subject);
     });
     await waitUntil(() => arrived + over >= begun.length, '', STRIKE_MS).catch(() => {});
     await Promise.all([this.#strike(column.disaster ?? 'postgres', strike), ...playing]);
+    if (missed.length > 0) await this.#disaster(missed, column, round + 1);
   }
 
   async #strike(disaster: Disaster, struck: () => void): Promise<void> {

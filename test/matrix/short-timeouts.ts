@@ -4,9 +4,11 @@
  */
 import type { WorkflowInterceptors } from '@temporalio/workflow';
 
-/** A step that may take this long, or longer, may take less here: both in milliseconds. */
-const LONG_MS = 10_000;
-const SHORT_MS = 4_000;
+/** What a step may take here that may take so long, or longer, in milliseconds. A pass of a loop has much to do. */
+const SHORTER = [
+  { fromMs: 60_000, ms: 20_000 },
+  { fromMs: 10_000, ms: 4_000 },
+] as const;
 const SHORT_HEARTBEAT_MS = 6_000;
 
 /** Found by the SDK under this name. */
@@ -32,5 +34,5 @@ export const interceptors = (): WorkflowInterceptors => ({
 function shortened(timeout: string | number): number {
   const [, amount, unit] = /^(\d+)(ms|s|m)?$/.exec(String(timeout)) ?? [];
   const ms = Number(amount) * (unit === 'm' ? 60_000 : unit === 's' ? 1_000 : 1);
-  return ms >= LONG_MS ? SHORT_MS : ms;
+  return SHORTER.find(({ fromMs }) => ms >= fromMs)?.ms ?? ms;
 }
