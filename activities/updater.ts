@@ -10,7 +10,12 @@ import type { ActivityContext } from './activities.ts';
 /** A saga younger than this is not looked at, in milliseconds: its workflow may be about to be seen. */
 const OPERATION_GRACE_MS = 5_000;
 
-/** One pass over all that an index finds quickly; each decision is made on a snapshot. */
+type OpenOperation = Awaited<ReturnType<typeof findOpenOperations>>[number];
+
+/**
+ * One pass over all that an index finds quickly; each decision is made on a snapshot. Throws what the first one that could
+ * not be looked at threw, after every other has had its turn.
+ */
 export async function scanForUpdates({
   db,
   workflows,
@@ -18,14 +23,23 @@ export async function scanForUpdates({
   const signalled: string[] = [];
   const unwinding: string[] = [];
   const candidates = await findUpdateCandidates(db);
+  const errors: unknown[] = [];
+  /** One that can't be looked at must not hide those behind it. */
+  const each = async (look: () => Promise<void>) => look().catch((error: unknown) => void errors.push(error));
   for (const instanceId of candidates) {
-    const snapshot = await readSnapshot(db, instanceId);
-    if (snapshot === null || !needsAction(snapshot)) continue;
-    await workflows.signalUpdate(instanceId);
-    signalled.push(instanceId);
+    await each(async () => {
+      const snapshot = await readSnapshot(db, instanceId);
+      if (snapshot === null || !needsAction(snapshot)) return;
+      await workflows.signalUpdate(instanceId);
+      signalled.push(instanceId);
+    });
   }
-  for (const operation of await findOpenOperations(db, OPERATION_GRACE_MS)) {
-    if (await workflows.isOpen(operation.workflow_id, operation.id)) continue;
+  for (const operation of await findOpenOperations(db, OPERATION_GRACE_MS)) await each(() => settle(operation));
+  if (errors.length > 0) throw errors[0];
+  return { candidates: candidates.length, signalled, unwinding };
+
+  async function settle(operation: OpenOperation): Promise<void> {
+    if (await workflows.isOpen(operation.workflow_id, operation.id)) return;
     const cutOff = Refusal.conflict(`the ${operation.kind} was terminated by an operator; ask for it again`);
     const attempt = {
       kind: operation.kind,
@@ -35,7 +49,7 @@ export async function scanForUpdates({
     };
     if (operation.vmm_id === null) {
       await recordRefusedOperation(db, { ...attempt, error: cutOff });
-      continue;
+      return;
     }
     await workflows.unwindVmm({
       ...attempt,
@@ -45,5 +59,4 @@ export async function scanForUpdates({
     });
     unwinding.push(operation.vmm_id);
   }
-  return { candidates: candidates.length, signalled, unwinding };
 }

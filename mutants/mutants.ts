@@ -647,8 +647,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: UPDATER,
-        find: '    await workflows.signalUpdate(instanceId);\n    signalled',
-        replace: '    signalled',
+        find: '      await workflows.signalUpdate(instanceId);\n      signalled',
+        replace: '      signalled',
       },
     ],
     caughtBy: [ACTIVITIES_TEST],

@@ -245,3 +245,21 @@ test('the scan signals an instance whose signal was lost', async () => {
   expect((await inActivity(1, scanForUpdates)).found.signalled).toEqual([claim.instanceId]);
   expect(signalled).toEqual([claim.instanceId]);
 });
+
+test('an instance that the scan can not look at hides none behind it', async () => {
+  const claims = [await claimed(), await claimed()];
+  for (const claim of claims) await applyReport(database.db, claim.vmmId, word('destroyed', 3));
+  const { workflows, ...rest } = context({});
+  let asked = 0;
+  const flaky = {
+    ...workflows,
+    signalUpdate: async (instanceId: string) => {
+      asked += 1;
+      if (asked === 1) throw new Error('not this one');
+      signalled.push(instanceId);
+    },
+  } as typeof workflows;
+  const { scanForUpdates } = createReconcilerActivities({ ...rest, workflows: flaky });
+  await expect(inActivity(1, scanForUpdates)).rejects.toThrow('not this one');
+  expect(signalled).toHaveLength(1);
+});
