@@ -20,12 +20,20 @@ export const PANELS: readonly (readonly [row: string, panels: readonly Panel[]])
     'Sagas',
     [
       {
-        title: 'Workflows ended, by type',
-        description: 'Failures of instanceStart and instanceMigrate are unwound: each has told its caller why.',
+        title: 'Sagas by outcome',
+        description: 'unwound and refused starts and migrations have told their callers why.',
         unit: 'ops',
         queries: {
-          '{{workflow_type}} completed':
-            'sum by (workflow_type) (rate(temporal_workflow_completed_total[$__rate_interval]))',
+          '{{saga}} {{outcome}}': 'sum by (saga, outcome) (rate(mooring_sagas_total[$__rate_interval]))',
+        },
+      },
+      {
+        title: 'Unwinds by reason',
+        description: 'Which step failed for good, and the type of its failure.',
+        unit: 'ops',
+        queries: {
+          '{{saga}} {{failed_step}} {{reason}}':
+            'sum by (saga, failed_step, reason) (rate(mooring_sagas_total{outcome="unwound"}[$__rate_interval]))',
         },
       },
       {

@@ -12,6 +12,7 @@ import {
   ContinueAsNew,
   isCancellation,
   type LocalActivityInput,
+  metricMeter,
   type Next,
   setCurrentDetails,
   type TimerInput,
@@ -122,6 +123,13 @@ class Storyteller implements WorkflowInboundCallsInterceptor, WorkflowOutboundCa
   ): void {
     this.#story.end(ending);
     this.#show();
+    // Counted once a run: the SDK leaves out what a replay counts again.
+    metricMeter.createCounter('mooring_sagas', 'runs', 'Runs of workflows, by how they ended.').add(1, {
+      saga: this.#workflowType,
+      outcome: ending.outcome,
+      failed_step: more.failedStep ?? '',
+      reason: more.reason ?? '',
+    });
     this.#upsert({ ...attributesOf(this.#sure), ...more, outcome: ending.outcome });
   }
 

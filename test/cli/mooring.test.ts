@@ -130,3 +130,20 @@ test('what is wrong is said with what to do next', async () => {
   const away = await mooring('instance', 'list', '--api-url', 'http://127.0.0.1:1');
   expect(away.err).toMatch(/start one with "mooring up", or name another with --api-url/);
 });
+
+test('the library is imported by the package’s name; a call that is cancelled leaves its operation running', async () => {
+  const { MooringClient } = await import('mooring');
+  const client = new MooringClient({ url: harness.stack.apiUrl });
+  const { id } = await client.createInstance(
+    { name: 'by-name', hostname: 'by-name', description: '', ncpus: 1, memory: 2 ** 30, start: false },
+    { project: 'default' },
+  );
+  harness.everywhere(({ agent }) => agent.faults.plant({ call: 'register', act: { type: 'refuse', status: 503 } }));
+  const stop = new AbortController();
+  const call = client.startInstance(id, { signal: stop.signal }).catch((error: unknown) => error);
+  await harness.shows(id, 'starting');
+  stop.abort(new Error('no longer wanted'));
+  expect(await call).toMatchObject({ message: 'no longer wanted' });
+  harness.everywhere(({ agent }) => agent.faults.clear());
+  await harness.shows(id, 'running');
+});

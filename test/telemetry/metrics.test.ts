@@ -45,6 +45,7 @@ test('a worker shows its steps, its calls to sleds and the SDK’s own metrics i
   expect(shown).toMatch(/mooring_step_seconds_count\{step="registerVmm",outcome="final"\} 1/);
   expect(shown).toMatch(/mooring_sled_call_seconds_count\{sled="sled-\d",call="register",answer="refused"\} 1/);
   expect(shown).toMatch(/mooring_update_lag_seconds_count\{case="unlinked"\} 1/);
+  expect(shown).toMatch(/mooring_sagas_total\{[^}]*outcome="unwound"[^}]*\} 1/);
   expect(shown).toMatch(/temporal_activity_execution_latency/);
 });
 
