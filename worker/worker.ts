@@ -178,6 +178,8 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     ...(tracing === null ? {} : { plugins: [new OpenTelemetryPlugin(tracing)] }),
     interceptors: { activity: options.testInterceptors?.activity ?? [] },
     shutdownGraceTime: '10s',
+    // What ignores its cancellation is given up: another worker tries the step again.
+    shutdownForceTime: '20s',
     ...(versioned
       ? {
           workerDeploymentOptions: {
