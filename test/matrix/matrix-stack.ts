@@ -20,6 +20,8 @@ import type { ToParent, ToVictim, VictimOptions } from './victim-worker.ts';
 export const SHORT_TIMEOUTS = fileURLToPath(new URL('./short-timeouts.ts', import.meta.url));
 const VICTIM = fileURLToPath(new URL('./victim-worker.ts', import.meta.url));
 const READY_MS = 120_000;
+/** Longer than a worker gives what ignores its cancellation. */
+const STOP_MS = 40_000;
 const WATCH_EVERY_MS = 5_000;
 const REGISTER_MS = 60_000;
 /** Below the ephemeral ports of every usual system, and below those of VMs. */
@@ -62,6 +64,16 @@ async function quietPort(): Promise<number> {
     });
     if (free) return port;
   }
+}
+
+/** Stops a worker, but waits no longer than `ms` milliseconds: a step that is held may keep it. */
+async function stopWithin(worker: RunningWorker | null, ms: number): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, ms);
+  });
+  await Promise.race([worker?.stop(), late]);
+  clearTimeout(timer);
 }
 
 /** Brings it up. */
@@ -147,7 +159,7 @@ export async function startMatrixStack(): Promise<MatrixStack> {
       postgres = await startEmbeddedPostgres(postgresOptions);
     },
     async moveToVictim() {
-      await worker?.stop();
+      await stopWithin(worker, STOP_MS);
       worker = null;
       const options: VictimOptions = { databaseUrl, temporal };
       const child = fork(VICTIM, [JSON.stringify(options)], { execArgv: ['--import', 'tsx'] });
@@ -181,7 +193,7 @@ export async function startMatrixStack(): Promise<MatrixStack> {
     async close() {
       injector.releaseAll();
       victim?.kill('SIGKILL');
-      await worker?.stop();
+      await stopWithin(worker, STOP_MS);
       await Promise.all(small.map((agent) => agent.stop()));
       await harness.close();
       await postgres.stop();
