@@ -191,8 +191,21 @@ export interface TemporalServer {
   kill(): Promise<void>;
 }
 
+/** How often a server that ends while it starts is started again: a port that was free may be taken by then. */
+const START_ATTEMPTS = 3;
+
 /** Starts the server and waits until its namespace `default` can be used. Throws with what it said when it does not start. */
 export async function startTemporalServer(options: TemporalServerOptions): Promise<TemporalServer> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await startOnce(options);
+    } catch (error) {
+      if (attempt >= START_ATTEMPTS) throw error;
+    }
+  }
+}
+
+async function startOnce(options: TemporalServerOptions): Promise<TemporalServer> {
   const port = options.port || (await freePort());
   const uiPort = options.uiPort === null ? null : options.uiPort || (await freePort());
   const log = options.logFile === undefined ? null : await open(options.logFile, 'a');
