@@ -266,7 +266,8 @@ async function registerSled(
   return z.object({ id: z.string() }).parse(await response.json()).id;
 }
 
-async function withinTime(work: Promise<unknown>, ms: number): Promise<void> {
+/** Waits for work, but no longer than `ms` milliseconds, and whatever becomes of it. */
+export async function withinTime(work: Promise<unknown>, ms: number): Promise<void> {
   let timer: NodeJS.Timeout | undefined;
   await Promise.race([
     work.catch(() => {}),

@@ -10,7 +10,7 @@ import { type SledAgentHandle, startSledAgent } from '../../sled-agent/server.ts
 import { guardChild, waitUntil } from '../../worker/child-process.ts';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../worker/embedded-postgres.ts';
 import { createLog } from '../../worker/log.ts';
-import type { StackSled } from '../../worker/stack.ts';
+import { type StackSled, withinTime } from '../../worker/stack.ts';
 import { type RunningWorker, startWorker } from '../../worker/worker.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
 import { FaultInjector, type FaultPlan, noteSledCalls, silenceLateAttempts } from './fault-injector.ts';
@@ -64,16 +64,6 @@ async function quietPort(): Promise<number> {
     });
     if (free) return port;
   }
-}
-
-/** Stops a worker, but waits no longer than `ms` milliseconds: a step that is held may keep it. */
-async function stopWithin(worker: RunningWorker | null, ms: number): Promise<void> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<void>((resolve) => {
-    timer = setTimeout(resolve, ms);
-  });
-  await Promise.race([worker?.stop(), late]);
-  clearTimeout(timer);
 }
 
 /** Brings it up. */
@@ -159,7 +149,7 @@ export async function startMatrixStack(): Promise<MatrixStack> {
       postgres = await startEmbeddedPostgres(postgresOptions);
     },
     async moveToVictim() {
-      await stopWithin(worker, STOP_MS);
+      if (worker !== null) await withinTime(worker.stop(), STOP_MS);
       worker = null;
       const options: VictimOptions = { databaseUrl, temporal };
       const child = fork(VICTIM, [JSON.stringify(options)], { execArgv: ['--import', 'tsx'] });
@@ -193,7 +183,7 @@ export async function startMatrixStack(): Promise<MatrixStack> {
     async close() {
       injector.releaseAll();
       victim?.kill('SIGKILL');
-      await stopWithin(worker, STOP_MS);
+      if (worker !== null) await withinTime(worker.stop(), STOP_MS);
       await Promise.all(small.map((agent) => agent.stop()));
       await harness.close();
       await postgres.stop();
