@@ -30,6 +30,8 @@ interface Plan {
   /** Starts at concurrency 1. */
   readonly single: number;
   readonly levels: readonly { concurrency: number; sagas: number }[];
+  /** How long each level begins sagas, in milliseconds: a contender that is slow does fewer of them. */
+  readonly levelMs: number;
   /** Of each other saga, in every round. */
   readonly others: number;
   readonly counted: number;
@@ -45,6 +47,7 @@ const FULL: Plan = {
     { concurrency: 64, sagas: 512 },
     { concurrency: 256, sagas: 768 },
   ],
+  levelMs: 12_000,
   others: 30,
   counted: 10,
   scale: SCALE_SIZES,
@@ -59,6 +62,7 @@ const QUICK: Plan = {
     { concurrency: 64, sagas: 192 },
     { concurrency: 256, sagas: 256 },
   ],
+  levelMs: 4_000,
   others: 10,
   counted: 5,
   scale: { instances: [1_000, 10_000], sleds: [10, 100] },
@@ -168,8 +172,15 @@ async function measureRound(arena: Arena, contender: Contender): Promise<Round> 
   const sagas = plan.warmUp + plan.single + plan.levels.reduce((sum, level) => sum + level.sagas, 0);
   const running = await arena.start(contender, { instances: sagas + 4 * plan.others });
   try {
-    await load(running, 8, plan.warmUp);
-    const single = await load(running, 1, plan.single);
+    const measured = async (concurrency: number, sagas: number) => {
+      const result = await load(running, concurrency, sagas, plan.levelMs);
+      say(
+        `  ${concurrency} at a time: ${result.perSecond.toFixed(1)} a second, median ${quantile(result.latenciesMs, 0.5).toFixed(1)} ms; CPU ms a saga: ${ROLES.map((role) => `${role} ${result.cpuMsPerSaga[role].toFixed(1)}`).join(', ')}`,
+      );
+      return result;
+    };
+    await load(running, 8, plan.warmUp, plan.levelMs);
+    const single = await measured(1, plan.single);
     const others: Record<string, readonly number[]> = {};
     if (contender.hasDatabase) others['unwound start'] = await unwoundStarts(running, running.take(plan.others));
     if (isMooring(contender)) {
@@ -180,7 +191,7 @@ async function measureRound(arena: Arena, contender: Contender): Promise<Round> 
       others['update, report to cleared id'] = await updates(running, await makeRunning(running, plan.others));
     }
     const levels: LoadResult[] = [];
-    for (const { concurrency, sagas: count } of plan.levels) levels.push(await load(running, concurrency, count));
+    for (const { concurrency, sagas: count } of plan.levels) levels.push(await measured(concurrency, count));
     return { single, levels, memory: await readMemory(running), others };
   } finally {
     await running.stop();
@@ -243,6 +254,9 @@ async function writeDocs(folder: string, results: Results): Promise<void> {
     ...tables(results).map(asMarkdown),
     `**What is safe on disk when a call returns**`,
     results.contenders.map((one) => `- ${one.title}: ${one.durability}.`).join('\n'),
+    ...((results.failures ?? []).length === 0
+      ? []
+      : ['**Rounds that failed**', (results.failures ?? []).map((one) => `- ${one}`).join('\n')]),
     ...(results.scale === null
       ? []
       : [
@@ -307,13 +321,20 @@ try {
         counts.set(contender.id, await measureCounts(arena, contender));
       }
     }
+    const failures: string[] = [];
     const rounds = new Map<string, Round[]>(contenders.map(({ id }) => [id, []]));
     for (let round = 0; options.times !== false && round < plan.rounds; round++) {
       // Another one begins each round.
       const order = contenders.map((_, index) => contenders[(index + round) % contenders.length] as Contender);
       for (const contender of order) {
         say(`round ${round + 1} of ${plan.rounds}: ${contender.id}`);
-        rounds.get(contender.id)?.push(await measureRound(arena, contender));
+        try {
+          rounds.get(contender.id)?.push(await measureRound(arena, contender));
+        } catch (error) {
+          // One contender's trouble must not cost the others an hour of measuring; the figures name the round.
+          failures.push(`${contender.id}, round ${round + 1}: ${error instanceof Error ? error.message : error}`);
+          say(`FAILED: ${failures.at(-1)}`);
+        }
       }
     }
     const scale = options.scale === false ? null : await measureScale(arena, plan.scale, say);
@@ -325,6 +346,7 @@ try {
       mode: options.quick ? 'quick' : 'full',
       machine,
       settings: { plan, sleds: 8, transitionMs: 2 },
+      failures,
       contenders: summaries,
       checks: checkTargets(summaries),
       scale,

@@ -95,11 +95,14 @@ export async function migrations(running: Running, instances: readonly string[])
 
 /** Reports running instances' VMMs as ended: milliseconds from the report's arrival to the cleared id. */
 export async function updates(running: Running, instances: readonly string[]): Promise<number[]> {
-  return inParallel(instances, 1, async (instanceId) => {
-    const { rows } = await running.pool.query<{ id: string; gen: string }>(
-      `SELECT vmm.id, vmm.state_generation AS gen FROM vmm JOIN instance ON active_vmm_id = vmm.id WHERE instance.id = $1`,
+  const ended: string[] = [];
+  const times = await inParallel(instances, 1, async (instanceId) => {
+    const { rows } = await running.pool.query<{ id: string; gen: string; sled: string }>(
+      `SELECT vmm.id, vmm.state_generation AS gen, sled.address AS sled FROM vmm JOIN instance ON active_vmm_id = vmm.id
+       JOIN sled ON sled.id = vmm.sled_id WHERE instance.id = $1`,
       [instanceId],
     );
+    ended.push(`http://${rows[0]?.sled}/vmms/${rows[0]?.id}`);
     const state = { state: 'destroyed', gen: Number(rows[0]?.gen) + 1, time_updated: new Date().toISOString() };
     const answer = await fetch(`${running.url}/vmms/${rows[0]?.id}`, {
       method: 'PUT',
@@ -116,4 +119,7 @@ export async function updates(running: Running, instances: readonly string[]): P
       LOOK_EVERY_MS,
     );
   });
+  // Their sleds know nothing of it: what is left there would hold the port that a later VMM gets.
+  for (const url of ended) await fetch(url, { method: 'DELETE' });
+  return times;
 }

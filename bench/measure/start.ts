@@ -45,16 +45,22 @@ export function starter(running: Running): (instanceId: string) => Promise<void>
   };
 }
 
-/** Runs `act` on every one of `items`, `concurrency` at a time; returns the milliseconds of each. */
+/**
+ * Runs `act` on every one of `items`, `concurrency` at a time; returns the milliseconds of each. `forMs`: begins no more
+ * after that many milliseconds.
+ */
 export async function inParallel<Item>(
   items: readonly Item[],
   concurrency: number,
   act: (item: Item) => Promise<unknown>,
+  forMs = Number.POSITIVE_INFINITY,
 ): Promise<number[]> {
   const latencies: number[] = [];
   const queue = items[Symbol.iterator]();
+  const end = performance.now() + forMs;
   const work = async () => {
     for (let next = queue.next(); !next.done; next = queue.next()) {
+      if (performance.now() > end) return;
       const began = performance.now();
       await act(next.value);
       latencies.push(performance.now() - began);
@@ -64,13 +70,14 @@ export async function inParallel<Item>(
   return latencies;
 }
 
-/** Starts `sagas` instances, `concurrency` at a time. */
-export async function load(running: Running, concurrency: number, sagas: number): Promise<LoadResult> {
+/** Starts at most `most` instances, `concurrency` at a time; begins no more after `forMs` milliseconds. */
+export async function load(running: Running, concurrency: number, most: number, forMs: number): Promise<LoadResult> {
   const start = starter(running);
-  const instances = running.take(sagas);
+  const instances = running.take(most);
   const before = await readCpu(running);
   const began = performance.now();
-  const latenciesMs = await inParallel(instances, concurrency, start);
+  const latenciesMs = await inParallel(instances, concurrency, start, forMs);
+  const sagas = latenciesMs.length;
   const seconds = (performance.now() - began) / 1000;
   await settle(running);
   const after = await readCpu(running);

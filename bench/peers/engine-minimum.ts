@@ -33,6 +33,7 @@ await runPart<PartInput, PartReady>(async ({ port, temporalAddress }) => {
     async start(instanceId) {
       await client.workflow.execute('engineMinimum', {
         workflowId: `engine-minimum/${instanceId}`,
+        workflowIdConflictPolicy: 'USE_EXISTING',
         taskQueue: TASK_QUEUE,
       });
     },

@@ -125,6 +125,8 @@ await runPart<PartInput, PartReady>(async ({ databaseUrl, port, temporalAddress 
     async start(instanceId) {
       await client.workflow.execute('plainStart', {
         workflowId: `plain-start/${instanceId}`,
+        // A start whose answer was late is sent again by the client.
+        workflowIdConflictPolicy: 'USE_EXISTING',
         taskQueue: TASK_QUEUE,
         args: [instanceId],
       });

@@ -55,6 +55,8 @@ export interface Results {
     platform: string;
   };
   readonly settings: Readonly<Record<string, unknown>>;
+  /** Rounds that a contender did not end, and why. */
+  readonly failures?: readonly string[];
   readonly contenders: readonly ContenderResult[];
   readonly checks: readonly Check[];
   readonly scale: ScaleResult | null;
