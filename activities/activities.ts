@@ -98,8 +98,11 @@ export function createControlActivities({ db, sleds, workflows, metrics }: Activ
 
   return classified(metrics, {
     /** Start: claims the VMM. `null` when the instance is started already. */
-    async claimStart(request: Omit<ClaimStartRequest, 'isRetry'>): Promise<ClaimedVmm | null> {
-      const claim = await claimStart(db, { ...request, isRetry: activityInfo().attempt > 1 });
+    async claimStart(request: Omit<ClaimStartRequest, 'isRetry'> & { isRetry?: true }): Promise<ClaimedVmm | null> {
+      const { attempt, isLocal } = activityInfo();
+      // A workflow task that was lost has its local activities run again as if for the first time.
+      const isRetry = request.isRetry === true || isLocal || attempt > 1;
+      const claim = await claimStart(db, { ...request, isRetry });
       if (claim === null) await recordSucceededOperation(db, { ...request, kind: 'start' });
       return claim;
     },

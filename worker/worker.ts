@@ -103,6 +103,8 @@ export function bundleWorkflows(
 ): Promise<WorkflowBundleWithSourceMap> {
   return bundleWorkflowCode({
     workflowsPath,
+    // Evaluated once a worker and frozen, instead of anew for each workflow: none of them keeps anything between calls.
+    preloadModules: [INTERCEPTORS, workflowsPath, ...interceptorModules.filter((module) => module === VERSIONING)],
     workflowInterceptorModules: [INTERCEPTORS, ...interceptorModules],
     logger: new DefaultLogger('WARN'),
   });
@@ -196,7 +198,8 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     taskQueue: TASK_QUEUE,
     activities: { ...control, ...createReconcilerActivities(context), ...createDrainActivities(context) },
     maxConcurrentActivityTaskExecutions: 200,
-    maxConcurrentWorkflowTaskExecutions: 40,
+    // A claim waits within its workflow task for PostgreSQL: what waits must not keep others from beginning.
+    maxConcurrentWorkflowTaskExecutions: 100,
   });
   let updates: { worker: Worker; run: Promise<void> } | null = null;
   const mainRun = main.run();

@@ -20,6 +20,11 @@ export function failedWith(error: unknown, type: FailureType): boolean {
   return applicationFailure(error)?.type === type;
 }
 
+/** Whether a step, local or not, failed in a way that trying again can't mend. */
+export function isFinalFailure(error: unknown): boolean {
+  return applicationFailure(error)?.nonRetryable === true;
+}
+
 /** The type of the failure behind a step's or a workflow's error; `Cancelled` and `Timeout` where it has none of its own. */
 export function failureTypeOf(error: unknown): string | null {
   if (isCancellation(error)) return 'Cancelled';

@@ -9,7 +9,7 @@
  */
 import { CancellationScope, uuid4, workflowInfo } from '@temporalio/workflow';
 import type { StartReason } from '../model/states.ts';
-import { DEFAULT_REGISTER_TIMEOUT_MS, database, registering, untilDefinitive } from './activities.ts';
+import { claimStart, DEFAULT_REGISTER_TIMEOUT_MS, database, registering, untilDefinitive } from './activities.ts';
 import { errorBodyOf, failedWith, operationFailure } from './failures.ts';
 import { Saga } from './saga.ts';
 import { unwindVmm } from './unwind.ts';
@@ -44,7 +44,7 @@ export async function instanceStart(input: InstanceStartInput): Promise<Instance
   });
 
   try {
-    const claim = await database.claimStart({ ...attempt, reason: input.reason });
+    const claim = await claimStart({ ...attempt, reason: input.reason });
     if (claim === null) return { outcome: 'already started' };
     sled = claim.sledName;
     await registering(input.registerTimeoutMs ?? DEFAULT_REGISTER_TIMEOUT_MS).registerVmm({ ...claim, instanceId });

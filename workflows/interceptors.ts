@@ -58,14 +58,14 @@ class Storyteller implements WorkflowInboundCallsInterceptor, WorkflowOutboundCa
     }
   }
 
-  async scheduleActivity(
+  scheduleActivity(
     input: ActivityInput,
     next: Next<WorkflowOutboundCallsInterceptor, 'scheduleActivity'>,
   ): Promise<unknown> {
     return this.#step(input, (summary) => next({ ...input, options: { summary, ...input.options } }));
   }
 
-  async scheduleLocalActivity(
+  scheduleLocalActivity(
     input: LocalActivityInput,
     next: Next<WorkflowOutboundCallsInterceptor, 'scheduleLocalActivity'>,
   ): Promise<unknown> {
@@ -84,7 +84,8 @@ class Storyteller implements WorkflowInboundCallsInterceptor, WorkflowOutboundCa
     }
   }
 
-  async #step(
+  /** One promise for all of it: the SDK takes a stack trace for each that is made. */
+  #step(
     { activityType, args }: { activityType: string; args: unknown[] },
     run: (summary: string) => Promise<unknown>,
   ): Promise<unknown> {
@@ -92,18 +93,20 @@ class Storyteller implements WorkflowInboundCallsInterceptor, WorkflowOutboundCa
     const summary = describeStep(this.#workflowType, activityType, this.#story.facts);
     const end = this.#story.begin(activityType, summary);
     this.#show();
-    try {
-      const result = await run(summary);
-      this.#learn(result);
-      end('done', typeof result === 'string' ? result : '');
-      if (!this.#upsertedOnce) this.#upsert(attributesOf(this.#sure));
-      return result;
-    } catch (error) {
-      end('failed', messageOf(error));
-      throw error;
-    } finally {
-      this.#show();
-    }
+    return run(summary).then(
+      (result) => {
+        this.#learn(result);
+        end('done', typeof result === 'string' ? result : '');
+        if (!this.#upsertedOnce) this.#upsert(attributesOf(this.#sure));
+        this.#show();
+        return result;
+      },
+      (error: unknown) => {
+        end('failed', messageOf(error));
+        this.#show();
+        throw error;
+      },
+    );
   }
 
   #fail(error: unknown): void {

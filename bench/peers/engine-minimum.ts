@@ -22,7 +22,7 @@ await runPart<PartInput, PartReady>(async ({ port, temporalAddress }) => {
     workflowsPath: fileURLToPath(new URL('./engine-minimum-workflow.ts', import.meta.url)),
     activities: { async nothing() {} },
     maxConcurrentActivityTaskExecutions: 200,
-    maxConcurrentWorkflowTaskExecutions: 40,
+    maxConcurrentWorkflowTaskExecutions: 100,
   });
   const running = worker.run();
   const connection = await Connection.connect({ address: temporalAddress });
