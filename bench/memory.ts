@@ -23,6 +23,8 @@ export interface MemoryPoint {
 export interface MemoryResult {
   readonly sagas: number;
   readonly points: readonly MemoryPoint[];
+  /** Calls that were answered with an error, after which the run went on: a stopped laptop, a full disk. */
+  readonly failedCalls: number;
   /** Growth of the worker over the last half of the run, in bytes per 1,000 sagas: the slope of a fitted line. */
   readonly workerBytesPerThousand: number;
 }
@@ -36,9 +38,15 @@ export async function measureMemory(arena: Arena, sagas: number, say: (line: str
     const client = new MooringClient({ url: running.url });
     const instances = running.take(INSTANCES);
     const points: MemoryPoint[] = [];
+    let failedCalls = 0;
+    const bear = (call: Promise<unknown>) =>
+      call.catch((error: unknown) => {
+        failedCalls += 1;
+        say(`a call failed: ${error instanceof Error ? error.message : error}`);
+      });
     for (let done = 0; done < sagas; ) {
-      await inParallel(instances, CONCURRENCY, (id) => client.startInstance(id));
-      await inParallel(instances, CONCURRENCY, (id) => client.stopInstance(id));
+      await inParallel(instances, CONCURRENCY, (id) => bear(client.startInstance(id)));
+      await inParallel(instances, CONCURRENCY, (id) => bear(client.stopInstance(id)));
       await allStopped(running);
       done += INSTANCES * SAGAS_OF_A_TURN;
       const memory = await readMemory(running);
@@ -50,6 +58,7 @@ export async function measureMemory(arena: Arena, sagas: number, say: (line: str
     return {
       sagas: points.at(-1)?.sagas ?? 0,
       points,
+      failedCalls,
       workerBytesPerThousand: slope(points.slice(Math.floor(points.length / 2))),
     };
   } finally {
