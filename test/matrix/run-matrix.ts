@@ -42,6 +42,8 @@ export interface MatrixOptions {
   readonly row?: string | undefined;
   /** Only these columns; all of them by default. */
   readonly columns?: readonly Column[] | undefined;
+  /** Only these cells; all of them by default. */
+  readonly cells?: ((row: Row, column: Column) => boolean) | undefined;
   readonly onCell?: (cell: CellResult) => void;
   readonly onPhase?: (phase: string) => void;
 }
@@ -115,7 +117,8 @@ class MatrixRun {
       say('passes of the loops');
       await this.#stack.runLoops([]);
       for (const row of alone)
-        for (const column of columns.filter((each) => each.disaster === undefined)) await this.#cell(row, column);
+        for (const column of columns.filter((each) => each.disaster === undefined))
+          if (this.#wanted(row, column)) await this.#cell(row, column);
       await this.#stack.runLoops(RECONCILERS);
     }
     for (const column of columns.filter((each) => each.disaster !== undefined)) {
@@ -184,11 +187,16 @@ class MatrixRun {
     const own = columns.filter((column) => column.disaster === undefined);
     const queue = [...own]
       .sort((a, b) => Number(b.head.startsWith('late')) - Number(a.head.startsWith('late')))
-      .flatMap((column) => rows.map((row) => ({ row, column })));
+      .flatMap((column) => rows.map((row) => ({ row, column })))
+      .filter(({ row, column }) => this.#wanted(row, column));
     const work = async () => {
       for (let next = queue.shift(); next !== undefined; next = queue.shift()) await this.#cell(next.row, next.column);
     };
     await Promise.all(Array.from({ length: CONCURRENT_CELLS }, work));
+  }
+
+  #wanted(row: Row, column: Column): boolean {
+    return this.#options.cells?.(row, column) ?? true;
   }
 
   async #cell(row: Row, column: Column): Promise<void> {
