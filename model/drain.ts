@@ -60,6 +60,20 @@ export interface DrainProgress {
   readonly stopReason: string | null;
 }
 
+/** The same in Markdown, with what is moved where, what is waited for, and what could not move and why. */
+export function drainDetails(progress: DrainProgress): string {
+  const part = (title: string, entries: readonly DrainEntry[], between: string) =>
+    entries.length === 0
+      ? []
+      : ['', `${title}:`, '', ...entries.map(({ name, detail }) => `- **${name}**${between}${detail}`)];
+  return [
+    `**${describeDrain(progress)}**`,
+    ...part(`Moving, at most ${progress.parallel} at a time`, progress.moving, ' → '),
+    ...part('Waited for', progress.waiting, ': '),
+    ...part('Could not move', progress.couldNotMove, ': '),
+  ].join('\n');
+}
+
 /** Says in one line how far a drain has come. */
 export function describeDrain(progress: DrainProgress): string {
   const { sledName, total, moved, ended, moving, waiting, couldNotMove } = progress;

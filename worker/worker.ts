@@ -14,6 +14,7 @@ import {
 import type { Logger } from 'pino';
 import { createControlActivities } from '../activities/activities.ts';
 import { createDrainActivities } from '../activities/drain.ts';
+import { createWatchActivities } from '../activities/migration-watch.ts';
 import { createReconcilerActivities } from '../activities/reconcilers.ts';
 import { SledClient } from '../activities/sled-client.ts';
 import { WorkflowStarter } from '../activities/workflow-starter.ts';
@@ -194,7 +195,12 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   const main = await Worker.create({
     ...common,
     taskQueue: TASK_QUEUE,
-    activities: { ...control, ...createReconcilerActivities(context), ...createDrainActivities(context) },
+    activities: {
+      ...control,
+      ...createReconcilerActivities(context),
+      ...createDrainActivities(context),
+      ...createWatchActivities(context),
+    },
     maxConcurrentActivityTaskExecutions: 200,
     maxConcurrentWorkflowTaskExecutions: 40,
   });
