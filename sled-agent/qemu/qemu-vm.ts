@@ -97,6 +97,9 @@ const LOOK_EVERY_MS = 50;
 const ASK_EVERY_MS = 200;
 const POWER_BUTTON_EVERY_MS = 1_000;
 const ROTATE_EVERY_MS = 5_000;
+/** How long after its last reset a guest counts as running again, and how long after its first moment it can be reset, in milliseconds. */
+const CALM_MS = 1_000;
+const FIRST_MOMENTS_MS = 500;
 /** How long QEMU may take over an orderly end, in milliseconds. */
 const QUIT_MS = 5_000;
 /** How long after the source's death what it had sent may still be on its way, in milliseconds. */
@@ -143,6 +146,9 @@ export class QemuVm {
   #incoming: Incoming | null = null;
   #progress: MigrationProgress | null = null;
   #executing = false;
+  /** When the guest was let run here, and when its reboot is over if nothing resets it before; by `performance.now()`. */
+  #ranAt = Number.NEGATIVE_INFINITY;
+  #calmAt = 0;
   #poweringOff = false;
   /** The guest has gone to the destination of its migration. */
   #left = false;
@@ -248,10 +254,15 @@ export class QemuVm {
 
   reboot(): void {
     if (this.#phase !== 'running') return;
-    this.#phase = 'rebooting';
-    this.#tell({ kind: 'state', state: 'rebooting' });
-    // QEMU's RESET event says that it is done.
-    this.#background(() => this.#insist('system_reset'));
+    this.#rebootUntilCalm();
+    this.#background(async () => {
+      // A reset that meets the firmware's first moments hangs the guest: seen with QEMU 7.2 and SeaBIOS 1.16.
+      while (this.#phase === 'rebooting' && performance.now() < this.#ranAt + FIRST_MOMENTS_MS) {
+        this.#calmAt = performance.now() + FIRST_MOMENTS_MS + CALM_MS;
+        await this.#sleep(this.#ranAt + FIRST_MOMENTS_MS - performance.now());
+      }
+      if (this.#phase === 'rebooting') await this.#insist('system_reset');
+    });
   }
 
   /** Fetches the guest from the VM at `sourceAddress`. */
@@ -432,7 +443,7 @@ export class QemuVm {
         if (data.guest === true) this.#poweredOff(String(data.reason));
         break;
       case 'RESET':
-        this.#wasReset(data.guest === true);
+        if (this.#phase === 'running' || this.#phase === 'rebooting') this.#rebootUntilCalm();
         break;
       case 'GUEST_PANICKED':
         this.#fail('its guest panicked');
@@ -445,15 +456,31 @@ export class QemuVm {
 
   async #letRun(): Promise<void> {
     await this.#insist('cont');
+    this.#ranAt = performance.now();
     if (this.#phase !== 'made') return;
     this.#phase = 'running';
     this.#tell({ kind: 'state', state: 'running' });
   }
 
-  #wasReset(byGuest: boolean): void {
-    if (byGuest && this.#phase === 'running') this.#tell({ kind: 'state', state: 'rebooting' });
-    if (this.#phase === 'rebooting') this.#phase = 'running';
-    if (this.#phase === 'running') this.#tell({ kind: 'state', state: 'running' });
+  /**
+   * It reboots, until nothing has reset it for a while: one reset is several to QEMU, since the firmware, which finds that it
+   * has run before, resets the machine twice more in its first moments (SeaBIOS: `tryReboot`).
+   */
+  #rebootUntilCalm(): void {
+    this.#calmAt = performance.now() + CALM_MS;
+    if (this.#phase !== 'running') return;
+    this.#phase = 'rebooting';
+    this.#tell({ kind: 'state', state: 'rebooting' });
+    this.#background(async () => {
+      for (;;) {
+        const leftMs = this.#calmAt - performance.now();
+        if (leftMs > 0) await this.#sleep(leftMs);
+        if (this.#over() || this.#phase !== 'rebooting') return;
+        if (performance.now() >= this.#calmAt) break;
+      }
+      this.#phase = 'running';
+      this.#tell({ kind: 'state', state: 'running' });
+    });
   }
 
   /** Asks the guest by its power button, again and again since one that boots doesn't hear it, and then does it for it. */
