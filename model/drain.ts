@@ -1,4 +1,5 @@
 /** Draining a sled: what is to be done about an instance there, and how far it has come. Without I/O. */
+import { inline } from './saga-story.ts';
 import { assertNever, type ShownState } from './states.ts';
 
 /** What an instance has on the sled that is drained: its active VMM, a target that lives, or nothing. */
@@ -65,7 +66,7 @@ export function drainDetails(progress: DrainProgress): string {
   const part = (title: string, entries: readonly DrainEntry[], between: string) =>
     entries.length === 0
       ? []
-      : ['', `${title}:`, '', ...entries.map(({ name, detail }) => `- **${name}**${between}${detail}`)];
+      : ['', `${title}:`, '', ...entries.map(({ name, detail }) => `- **${name}**${between}${inline(detail)}`)];
   return [
     `**${describeDrain(progress)}**`,
     ...part(`Moving, at most ${progress.parallel} at a time`, progress.moving, ' → '),

@@ -217,6 +217,6 @@ const OUTCOMES: Readonly<Record<string, string>> = {
 const MARKS: Readonly<Record<RunState, string>> = { doing: '▶', done: '✓', failed: '✗' };
 
 /** A message on one line; what Markdown would take for a mark-up is left as it is read. */
-function inline(message: string): string {
+export function inline(message: string): string {
   return message.replace(/\s+/g, ' ').replace(/[*_<>`]/g, (mark) => `\\${mark}`);
 }
