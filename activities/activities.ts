@@ -43,6 +43,13 @@ export interface Attempt {
   readonly workflowId: string;
 }
 
+/** Where a migration's destination was told to migrate in from. */
+interface Told {
+  readonly sled: SledAddress;
+  readonly sourceAddress: string;
+  readonly migrationId?: string;
+}
+
 /** How long one call to a sled agent may take, in milliseconds. */
 const SLED_CALL_MS = 4_000;
 const BRIEF_SLED_CALL_MS = 1_500;
@@ -87,12 +94,15 @@ export function createControlActivities({ db, sleds, workflows, metrics }: Activ
   async function tell(
     attempt: Attempt & { sled: SledAddress },
     command: VmmCommand,
-    again: { readIntent: boolean },
+    { readIntent, whenTaken }: { readIntent: boolean; whenTaken?: () => Promise<void> },
   ): Promise<void> {
     // The first attempt comes right after the step that read the intent and marked the VMM as told.
-    if (activityInfo().attempt > 1) await checkStillWanted(attempt.vmmId, again);
+    if (activityInfo().attempt > 1) await checkStillWanted(attempt.vmmId, { readIntent });
     const { updated_runtime } = await sleds.setState(attempt.sled, attempt.vmmId, command, SLED_CALL_MS);
-    const applied = await applyWord(attempt.vmmId, updated_runtime, { succeed: attempt });
+    const [applied] = await Promise.all([
+      applyWord(attempt.vmmId, updated_runtime, { succeed: attempt }),
+      whenTaken?.(),
+    ]);
     if (applied === null) await recordSucceededOperation(db, attempt);
   }
 
@@ -152,11 +162,23 @@ export function createControlActivities({ db, sleds, workflows, metrics }: Activ
      * Migrate: tells the destination to migrate the guest in. A stop meanwhile doesn't end this: the guest may be on its
      * way already, and the stop is carried to both sides.
      */
-    async migrateIn(attempt: Attempt & { sled: SledAddress; sourceAddress: string }): Promise<void> {
+    async migrateIn(
+      attempt: Attempt & { sled: SledAddress; sourceAddress: string; migrationId?: string },
+    ): Promise<void> {
+      const { instanceId, migrationId, vmmId } = attempt;
       await tell(
         attempt,
         { type: 'migration_target', value: { src_vmm_addr: attempt.sourceAddress } },
-        { readIntent: false },
+        {
+          readIntent: false,
+          // A workflow of an earlier build gives no id. Nothing depends on the watch: it may fail.
+          whenTaken: async () => {
+            if (migrationId === undefined) return;
+            await workflows.watchMigration({ instanceId, migrationId, vmmId }).catch((error: unknown) => {
+              log.warn('a migration is not shown in the Web UI', { vmm_id: vmmId, reason: String(error) });
+            });
+          },
+        },
       );
     },
 
@@ -188,11 +210,15 @@ export function createControlActivities({ db, sleds, workflows, metrics }: Activ
     },
 
     /** Where a migration's destination was told to migrate in from; `null` when it never was. */
-    async readTold(attempt: Pick<Attempt, 'vmmId'>): Promise<{ sled: SledAddress; sourceAddress: string } | null> {
+    async readTold(attempt: Pick<Attempt, 'vmmId'>): Promise<Told | null> {
       const place = await readVmmPlace(db, attempt.vmmId);
       if (!place?.told || place.sledName === null || place.sledAddress === null || place.sourceAddress === null)
         return null;
-      return { sled: { name: place.sledName, address: place.sledAddress }, sourceAddress: place.sourceAddress };
+      return {
+        sled: { name: place.sledName, address: place.sledAddress },
+        sourceAddress: place.sourceAddress,
+        ...(place.migrationId === null ? {} : { migrationId: place.migrationId }),
+      };
     },
 
     /** Signals an instance's update saga. */

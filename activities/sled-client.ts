@@ -4,6 +4,7 @@ import { classifySledAnswer, type SledCommand } from '../model/sled-answer.ts';
 import { inCallSpan } from '../telemetry/tracing.ts';
 import {
   errorBody,
+  type MigrationProgress,
   type RegisterRequest,
   type SerialConsoleData,
   type SledInventory,
@@ -14,6 +15,7 @@ import {
   type UpdatedRuntime,
   updatedRuntime,
   type VmmCommand,
+  vmmStateAnswer,
 } from '../wire/sled-protocol.ts';
 
 /** Where a sled agent is, and what to call it in messages. */
@@ -75,6 +77,14 @@ export class SledClient {
   /** Asks for a VMM's state. */
   readState(sled: SledAddress, vmmId: string, timeoutMs: number): Promise<SledVmmState> {
     return this.#call(sled, 'read', 'GET', `/vmms/${vmmId}/state`, undefined, sledVmmState, timeoutMs);
+  }
+
+  /** Asks how far a VMM's migration is, or how it ended; `null` where its agent doesn't say. */
+  async readProgress(sled: SledAddress, vmmId: string, timeoutMs: number): Promise<MigrationProgress | null> {
+    const path = `/vmms/${vmmId}/state`;
+    return (
+      (await this.#call(sled, 'read', 'GET', path, undefined, vmmStateAnswer, timeoutMs)).migration_progress ?? null
+    );
   }
 
   /** Asks for a piece of a VMM's serial console; a negative offset counts from the end. */

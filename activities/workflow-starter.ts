@@ -1,9 +1,10 @@
 import { type Client, WorkflowExecutionAlreadyStartedError } from '@temporalio/client';
-import { WorkflowIdConflictPolicy } from '@temporalio/common';
+import { WorkflowIdConflictPolicy, WorkflowIdReusePolicy } from '@temporalio/common';
 import { TASK_QUEUE, UPDATE_TASK_QUEUE, workflowIds } from '../model/workflow-names.ts';
 import type { instanceStart } from '../workflows/instance-start.ts';
 import type { instanceStop } from '../workflows/instance-stop.ts';
 import type { instanceUpdate } from '../workflows/instance-update.ts';
+import type { MigrationWatchInput, migrationWatch } from '../workflows/migration-watch.ts';
 import type { UnwindInput } from '../workflows/unwind.ts';
 import type { vmmUnregister } from '../workflows/vmm-unregister.ts';
 import type { vmmUnwind } from '../workflows/vmm-unwind.ts';
@@ -13,6 +14,8 @@ import type { vmmUnwind } from '../workflows/vmm-unwind.ts';
  * call for as long as it stays so.
  */
 export const TEMPORAL_CALL_MS = 10_000;
+/** The same for what nobody waits for. */
+const WATCH_CALL_MS = 2_000;
 
 /**
  * Starts and signals the workflows that are nobody's call: each is a singleton by its id, so that to ask twice is to ask
@@ -43,6 +46,25 @@ export class WorkflowStarter {
         staticSummary: `bring the records of instance ${instanceId} in line`,
       }),
     );
+  }
+
+  /** Shows how far a migration is to who looks at Temporal's Web UI. One that was begun once is not begun again. */
+  async watchMigration(watched: MigrationWatchInput): Promise<void> {
+    try {
+      // Nothing waits for it for long: a migration is as good without.
+      await this.#client.withDeadline(Date.now() + Math.min(WATCH_CALL_MS, this.#callMs), () =>
+        this.#client.workflow.start<typeof migrationWatch>('migrationWatch', {
+          workflowId: workflowIds.watchMigration(watched.migrationId),
+          taskQueue: TASK_QUEUE,
+          args: [watched],
+          workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
+          workflowIdReusePolicy: WorkflowIdReusePolicy.REJECT_DUPLICATE,
+          staticSummary: `show how far the migration of instance ${watched.instanceId} is`,
+        }),
+      );
+    } catch (error) {
+      if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
+    }
   }
 
   /** Carries a stop to whichever VMM has the guest. */

@@ -26,6 +26,7 @@ import { addAffinityGroupRoutes } from './routes/affinity-groups.ts';
 import { addDrainRoutes } from './routes/drains.ts';
 import { addHistoryRoutes } from './routes/history.ts';
 import { addInstanceRoutes } from './routes/instances.ts';
+import { addMigrationRoutes } from './routes/migration.ts';
 import { addNetworkRoutes } from './routes/network.ts';
 import { addOperationRoutes } from './routes/operations.ts';
 import { addProjectRoutes } from './routes/projects.ts';
@@ -154,6 +155,7 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
 
   addInstanceRoutes(app, context);
   addHistoryRoutes(app, context);
+  addMigrationRoutes(app, context);
   addAffinityGroupRoutes(app, context);
   addSerialConsoleRoutes(app, context);
   addOperationRoutes(app, context);

@@ -28,6 +28,8 @@ import {
   type InstanceUpdate,
   type InstanceView,
   instanceView,
+  type MigrationView,
+  migrationView,
   type OperationView,
   operationView,
   type ProjectCreate,
@@ -109,6 +111,8 @@ export interface OperationStarted {
 }
 
 const FOLLOW_EVERY_MS = 200;
+/** How long an API that can't say how far something is may go on so before who follows it is told, in milliseconds. */
+const UNAVAILABLE_MS = 60_000;
 /** How often a call with a key is sent again when its answer was lost, and how long between, in milliseconds. */
 const MAX_RESENDS = 4;
 const RESEND_AFTER_MS = 250;
@@ -124,6 +128,33 @@ async function pause(ms: number, signal: AbortSignal | undefined): Promise<void>
     const timer = setTimeout(end, ms);
     signal?.addEventListener('abort', end);
   });
+}
+
+/**
+ * Looks at what is under way until it is over. Whoever waits has asked for patience: 503 says "ask again", and a connection
+ * that broke may have been an API that was started again. Either is borne for {@link UNAVAILABLE_MS}, then thrown.
+ */
+async function follow<Seen>(
+  look: () => Promise<Seen>,
+  over: (seen: Seen) => boolean,
+  { onProgress, signal }: CallOptions & { onProgress?: (seen: Seen) => void },
+): Promise<Seen> {
+  let unavailableSince: number | null = null;
+  for (;;) {
+    try {
+      const seen = await look();
+      unavailableSince = null;
+      onProgress?.(seen);
+      if (over(seen)) return seen;
+    } catch (error) {
+      const passes =
+        (error instanceof MooringApiError && error.status === 503) || error instanceof MooringConnectionError;
+      unavailableSince ??= performance.now();
+      if (!passes || performance.now() > unavailableSince + UNAVAILABLE_MS) throw error;
+    }
+    await pause(FOLLOW_EVERY_MS, signal);
+    signal?.throwIfAborted();
+  }
 }
 
 export class MooringClient {
@@ -178,6 +209,10 @@ export class MooringClient {
   }
   getInstance(instance: string, options: InstanceCallOptions = {}): Promise<InstanceView> {
     return this.#call('GET', instancePath(instance), instanceQuery(options), instanceView);
+  }
+  /** How far an instance's newest migration is, or how it ended. Throws {@link MooringApiError} (404) when it never had one. */
+  getMigration(instance: string, options: InstanceCallOptions = {}): Promise<MigrationView> {
+    return this.#call('GET', `${instancePath(instance)}/migration`, instanceQuery(options), migrationView);
   }
   /** Tells an instance's story, oldest first; by its id also a deleted one's. */
   getInstanceHistory(instance: string, options: InstanceCallOptions = {}): Promise<HistoryView> {
@@ -305,18 +340,19 @@ export class MooringClient {
   getOperation(operationId: string, options: CallOptions = {}): Promise<OperationView> {
     return this.#call('GET', `/v1/operations/${encodeURIComponent(operationId)}`, options, operationView);
   }
-  /** Follows an operation to its outcome; `onProgress` hears every look at it. Throws the signal's reason when cancelled. */
-  async waitForOperation(
+  /**
+   * Follows an operation to its outcome; `onProgress` hears every look at it. An API that is unavailable for a while (503)
+   * is asked again. Throws the signal's reason when cancelled.
+   */
+  waitForOperation(
     operationId: string,
     options: CallOptions & { onProgress?: (operation: OperationView) => void } = {},
   ): Promise<OperationView> {
-    for (;;) {
-      const operation = await this.getOperation(operationId, options);
-      options.onProgress?.(operation);
-      if (operation.state === 'done') return operation;
-      await pause(FOLLOW_EVERY_MS, options.signal);
-      options.signal?.throwIfAborted();
-    }
+    return follow(
+      () => this.getOperation(operationId, options),
+      (operation) => operation.state === 'done',
+      options,
+    );
   }
 
   listSleds(options: CallOptions = {}): AsyncGenerator<SledView> {
@@ -363,18 +399,19 @@ export class MooringClient {
   stopDrain(sledId: string, options: CallOptions = {}): Promise<DrainView> {
     return this.#call('DELETE', drainPath(sledId), options, drainView);
   }
-  /** Follows a drain to its end; `onProgress` hears every look at it. Throws the signal's reason when cancelled. */
-  async waitForDrain(
+  /**
+   * Follows a drain to its end; `onProgress` hears every look at it. An API that is unavailable for a while (503: no worker
+   * says how far it has come) is asked again. Throws the signal's reason when cancelled.
+   */
+  waitForDrain(
     sledId: string,
     options: CallOptions & { onProgress?: (drain: DrainView) => void } = {},
   ): Promise<DrainView> {
-    for (;;) {
-      const drain = await this.getDrain(sledId, options);
-      options.onProgress?.(drain);
-      if (drain.state !== 'running') return drain;
-      await new Promise((resolve) => setTimeout(resolve, FOLLOW_EVERY_MS));
-      options.signal?.throwIfAborted();
-    }
+    return follow(
+      () => this.getDrain(sledId, options),
+      (drain) => drain.state !== 'running',
+      options,
+    );
   }
 
   async listReconcilers(options: CallOptions = {}): Promise<ReconcilerView[]> {

@@ -6,7 +6,7 @@ import type { Database } from '../db/connect.ts';
 import { workflowIds } from '../model/workflow-names.ts';
 import type { Finding } from './finding.ts';
 
-/** The beginnings of the ids of an instance's and a VMM's workflows: every kind there is. */
+/** The beginnings of the ids of an instance's, a VMM's and a migration's workflows: every kind there is. */
 const { drain: _drain, reconcileOnce: _reconcileOnce, ...OF_INSTANCES } = workflowIds;
 const PREFIXES = Object.values(OF_INSTANCES).map((idOf) => idOf(''));
 
@@ -25,7 +25,8 @@ export async function findOpenWorkflows(db: Database, client: Client): Promise<F
   const result = await db.execute(sql`
     WITH subject AS (SELECT value AS id FROM jsonb_array_elements_text(${ids}::jsonb))
     SELECT instance.id AS subject, instance.id AS instance_id FROM instance WHERE id::text IN (SELECT id FROM subject)
-    UNION ALL SELECT vmm.id, vmm.instance_id FROM vmm WHERE id::text IN (SELECT id FROM subject)`);
+    UNION ALL SELECT vmm.id, vmm.instance_id FROM vmm WHERE id::text IN (SELECT id FROM subject)
+    UNION ALL SELECT migration.id, migration.instance_id FROM migration WHERE id::text IN (SELECT id FROM subject)`);
   const owners = new Map(result.rows.map((row) => owner.parse(row)).map((each) => [each.subject, each.instance_id]));
 
   const findings: Finding[] = [];

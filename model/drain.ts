@@ -1,4 +1,5 @@
 /** Draining a sled: what is to be done about an instance there, and how far it has come. Without I/O. */
+import { inline } from './saga-story.ts';
 import { assertNever, type ShownState } from './states.ts';
 
 /** What an instance has on the sled that is drained: its active VMM, a target that lives, or nothing. */
@@ -58,6 +59,20 @@ export interface DrainProgress {
   readonly parallel: number;
   /** Why the drain ended before its work did; `null` otherwise. */
   readonly stopReason: string | null;
+}
+
+/** The same in Markdown, with what is moved where, what is waited for, and what could not move and why. */
+export function drainDetails(progress: DrainProgress): string {
+  const part = (title: string, entries: readonly DrainEntry[], between: string) =>
+    entries.length === 0
+      ? []
+      : ['', `${title}:`, '', ...entries.map(({ name, detail }) => `- **${name}**${between}${inline(detail)}`)];
+  return [
+    `**${describeDrain(progress)}**`,
+    ...part(`Moving, at most ${progress.parallel} at a time`, progress.moving, ' → '),
+    ...part('Waited for', progress.waiting, ': '),
+    ...part('Could not move', progress.couldNotMove, ': '),
+  ].join('\n');
 }
 
 /** Says in one line how far a drain has come. */

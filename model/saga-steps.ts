@@ -151,3 +151,25 @@ export const SAGA_STEPS = {
   },
 } as const satisfies Record<string, SagaSteps>;
 export type SagaType = keyof typeof SAGA_STEPS;
+
+/**
+ * Workflows that only look on: no saga. What they do changes nothing and is depended on by nothing, so that there is no
+ * fault of a step for the matrix to try; they have summaries and a story like the others.
+ */
+export const ONLOOKER_STEPS = {
+  migrationWatch: {
+    steps: [
+      {
+        activity: 'watchMigration',
+        title: 'ask the sleds how far the migration is',
+        summary: 'ask the sleds how far the migration of {instance} is',
+      },
+    ],
+    compensations: [],
+  },
+} as const satisfies Record<string, SagaSteps>;
+
+/** The declared steps of a workflow, by its type; `undefined` for a type that nobody declared. */
+export function declaredSteps(workflowType: string): SagaSteps | undefined {
+  return ({ ...SAGA_STEPS, ...ONLOOKER_STEPS } as Readonly<Record<string, SagaSteps>>)[workflowType];
+}

@@ -3,7 +3,7 @@
  * progress as Markdown. Made from the declared steps and from what passes through the activities, so that a workflow gets
  * it by declaring its steps in `saga-steps.ts`, and nothing more.
  */
-import { SAGA_STEPS, type SagaStep, type SagaSteps } from './saga-steps.ts';
+import { declaredSteps, type SagaStep, type SagaSteps } from './saga-steps.ts';
 
 /** What is known of a workflow's subject. */
 export interface SagaFacts {
@@ -40,7 +40,7 @@ export function shortId(id: string): string {
 }
 
 function stepsOf(workflowType: string): SagaSteps {
-  return (SAGA_STEPS as Readonly<Record<string, SagaSteps>>)[workflowType] ?? { steps: [], compensations: [] };
+  return declaredSteps(workflowType) ?? { steps: [], compensations: [] };
 }
 
 function findStep(workflowType: string, activity: string): SagaStep | undefined {
@@ -217,6 +217,6 @@ const OUTCOMES: Readonly<Record<string, string>> = {
 const MARKS: Readonly<Record<RunState, string>> = { doing: '▶', done: '✓', failed: '✗' };
 
 /** A message on one line; what Markdown would take for a mark-up is left as it is read. */
-function inline(message: string): string {
+export function inline(message: string): string {
   return message.replace(/\s+/g, ' ').replace(/[*_<>`]/g, (mark) => `\\${mark}`);
 }

@@ -17,6 +17,7 @@ export const RECONCILER_WORKFLOWS = {
 export const workflowIds = {
   start: (instanceId: string) => `instance-start/${instanceId}`,
   migrate: (instanceId: string) => `instance-migrate/${instanceId}`,
+  watchMigration: (migrationId: string) => `migration-watch/${migrationId}`,
   update: (instanceId: string) => `instance-update/${instanceId}`,
   stop: (instanceId: string) => `instance-stop/${instanceId}`,
   unwind: (vmmId: string) => `vmm-unwind/${vmmId}`,

@@ -115,7 +115,12 @@ export class SledBook {
       rmSync(join(this.#directory, 'book', `${vmmId}.json`), { force: true });
   }
 
-  /** Remembers for ever that an id is dead. */
+  /**
+   * Remembers for ever that an id is dead. There is no safe moment to forget it: the call that must not succeed any more may be
+   * held by a network or a frozen worker for as long as that pleases, and the protocol has no word by which a control plane
+   * says that nothing of its is on its way. An id costs 37 bytes on disk, and only what is unwound or left over is
+   * unregistered: a guest that ends by itself is not.
+   */
   bury(vmmId: string): void {
     if (this.#dead.has(vmmId)) return;
     this.#dead.add(vmmId);

@@ -70,7 +70,7 @@ export interface Hypervisor {
   reboot(vmmId: string): void;
   /** Fetches the guest from the VM at `sourceAddress` (`ip:port`). */
   migrateIn(vmmId: string, migrationId: string, sourceAddress: string): void;
-  /** How far a VM's migration out is, or was; `null` when there was none. */
+  /** How far a VM's migration out is, or was, or how the one into it ended; `null` when there was none. */
   progress(vmmId: string): MigrationProgress | null;
   /**
    * What the guest wrote to its serial console from an offset on (from the oldest byte that is kept, if that is later), at

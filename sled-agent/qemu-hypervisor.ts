@@ -35,6 +35,8 @@ export interface QemuHypervisorOptions {
   readonly silenceMs?: number;
   /** How long a migration may make no progress before its source cancels it, in milliseconds; default 30000. */
   readonly stallMs?: number;
+  /** How fast a migration out may be, in bytes per second; without limit when absent. */
+  readonly migrationBandwidth?: number | undefined;
   /** How guests migrate; by default stopped under TCG, which corrupts a running one, and running under KVM. */
   readonly migrationMode?: QemuVmContext['migrationMode'];
   readonly onTrouble?: (message: string) => void;
@@ -67,6 +69,7 @@ export class QemuHypervisor implements WitnessedHypervisor {
       agentAddress: options.agentAddress,
       stopTimeoutMs: options.stopTimeoutMs ?? STOP_TIMEOUT_MS,
       silenceMs: options.silenceMs ?? SILENCE_MS,
+      migrationBandwidth: options.migrationBandwidth ?? 0,
       stallMs: options.stallMs ?? STALL_MS,
       endWithAgent: options.endWithAgent,
       onTrouble: options.onTrouble ?? (() => {}),

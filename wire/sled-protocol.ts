@@ -42,8 +42,8 @@ export const sledVmmState = z.object({
 export type SledVmmState = z.infer<typeof sledVmmState>;
 
 /**
- * How far a migration out of a VMM is. Beside the protocol: an agent may add it to the answer of `GET /vmms/{id}/state`,
- * and a control plane that doesn't know it takes no notice.
+ * How far a migration out of a VMM is, and of the one into it how it ended. Beside the protocol: an agent may add it to the
+ * answer of `GET /vmms/{id}/state`, and a control plane that doesn't know it takes no notice.
  */
 export const migrationProgress = z.object({
   migration_id: z.guid(),
@@ -54,6 +54,8 @@ export const migrationProgress = z.object({
   bytes_left: z.number(),
   /** How long the guest stood still, in milliseconds; `null` until it is known. */
   downtime_ms: z.number().nullable(),
+  /** How long it is expected to stand still, in milliseconds; absent where the hypervisor doesn't say. */
+  expected_downtime_ms: z.number().nullish(),
   elapsed_ms: z.number(),
 });
 export type MigrationProgress = z.infer<typeof migrationProgress>;

@@ -1,6 +1,8 @@
 /** The schedules of the reconciling loops: created by every worker, seen, paused and run by hand by operators. */
 import { type Client, ScheduleAlreadyRunning, ScheduleNotFoundError, ScheduleOverlapPolicy } from '@temporalio/client';
+import { defineSearchAttributeKey, SearchAttributeType, TypedSearchAttributes } from '@temporalio/common';
 import { RECONCILER_PURPOSE, RECONCILERS, type ReconcilerName } from '../model/reconcilers.ts';
+import { OUTCOME_RUNNING, SEARCH_ATTRIBUTES } from '../model/search-attributes.ts';
 import { RECONCILER_WORKFLOWS, TASK_QUEUE } from '../model/workflow-names.ts';
 
 /** How often each loop runs where nothing else is asked for, in milliseconds. */
@@ -10,17 +12,46 @@ const EVERY_MS: Readonly<Record<ReconcilerName, number>> = {
   reaper: 60_000,
   'auto-restart': 5_000,
 };
+const OUTCOME = defineSearchAttributeKey(SEARCH_ATTRIBUTES.outcome, SearchAttributeType.KEYWORD);
+
+/** What a loop's workflows are started with, to say of themselves: what the client adds to those that it starts itself. */
+function told(id: ReconcilerName, searchAttributes: boolean) {
+  return {
+    staticSummary: RECONCILER_PURPOSE[id],
+    typedSearchAttributes: new TypedSearchAttributes(
+      searchAttributes ? [{ key: OUTCOME, value: OUTCOME_RUNNING }] : [],
+    ),
+  };
+}
+
+/** A schedule that an earlier version made, or one that found no search attributes. */
+async function bringUpToDate(client: Client, id: ReconcilerName, searchAttributes: boolean): Promise<void> {
+  const wanted = told(id, searchAttributes);
+  const handle = client.schedule.getHandle(id);
+  const { action } = await handle.describe();
+  const known = action.typedSearchAttributes;
+  const outcome = known instanceof TypedSearchAttributes ? known.get(OUTCOME) : undefined;
+  if (action.staticSummary === wanted.staticSummary && outcome === wanted.typedSearchAttributes.get(OUTCOME)) return;
+  // As the server tells it, the action has its attributes twice: in the SDK's former shape as well.
+  await handle.update((schedule) => ({ ...schedule, action: { ...schedule.action, searchAttributes: {}, ...wanted } }));
+}
+
 /** Ids that an earlier version used. */
 const FORMER_IDS = ['updater-scan'];
 
 /**
  * Creates the schedules of the reconciling loops where they are missing: several workers may do so at once. One that is
- * there is left as an operator has set it (paused, or at another pace). `everyMs`, in milliseconds, is the pace of all of
- * them where it is given. `off` are created paused.
+ * there is left as an operator has set it (paused, or at another pace); what its workflows say of themselves is brought up
+ * to date. `everyMs`, in milliseconds, is the pace of all of them where it is given. `off` are created paused.
+ * `searchAttributes`: whether the namespace has them; a workflow can't be started with one that it doesn't know.
  */
 export async function ensureSchedules(
   client: Client,
-  options: { everyMs?: number | undefined; off?: readonly ReconcilerName[] | undefined } = {},
+  options: {
+    everyMs?: number | undefined;
+    off?: readonly ReconcilerName[] | undefined;
+    searchAttributes?: boolean | undefined;
+  } = {},
 ): Promise<void> {
   for (const id of RECONCILERS) {
     try {
@@ -35,11 +66,12 @@ export async function ensureSchedules(
           taskQueue: TASK_QUEUE,
           args: [],
           workflowId: id,
-          staticSummary: RECONCILER_PURPOSE[id],
+          ...told(id, options.searchAttributes ?? false),
         },
       });
     } catch (error) {
       if (!(error instanceof ScheduleAlreadyRunning)) throw error;
+      await bringUpToDate(client, id, options.searchAttributes ?? false);
     }
   }
   for (const id of FORMER_IDS) {

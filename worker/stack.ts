@@ -28,6 +28,8 @@ export interface StackOptions {
   readonly sleds: number;
   /** What runs their VMs; simulated by default. */
   readonly hypervisor?: 'simulated' | 'qemu';
+  /** How fast a real VM's migration may be, in bytes per second; without limit when absent. */
+  readonly migrationBandwidth?: number;
   /** How long a transition of a simulated VM takes, in milliseconds. */
   readonly transitionMs?: number;
   readonly updates?: boolean;
@@ -177,7 +179,14 @@ export async function startStack(options: StackOptions): Promise<RunningStack> {
           : {
               dataDir: join(dataDir, name),
               makeHypervisor: (faults, agentAddress) =>
-                new QemuHypervisor({ ...qemu, dataDir: join(dataDir, name), faults, agentAddress, endWithAgent: true }),
+                new QemuHypervisor({
+                  ...qemu,
+                  dataDir: join(dataDir, name),
+                  faults,
+                  agentAddress,
+                  endWithAgent: true,
+                  migrationBandwidth: options.migrationBandwidth,
+                }),
             }),
         ...(qemu === null && options.dataDir !== undefined ? { dataDir: join(dataDir, name) } : {}),
         ...(options.transitionMs === undefined ? {} : { transitionMs: options.transitionMs }),

@@ -31,6 +31,8 @@ type Subject = z.infer<typeof subjectOf>;
 export interface TemporalClient {
   readonly client: Client;
   readonly connection: Connection;
+  /** Whether the namespace has the search attributes. */
+  readonly searchAttributes: boolean;
   close(): Promise<void>;
 }
 
@@ -59,6 +61,7 @@ export async function connectTemporalClient(
       },
     }),
     connection,
+    searchAttributes: usable,
     close,
   };
 }

@@ -6,14 +6,17 @@ import {
   type ActivityInterceptorsFactory,
   bundleWorkflowCode,
   DefaultLogger,
+  type InjectedSinks,
   NativeConnection,
   Runtime,
   Worker,
   type WorkflowBundleWithSourceMap,
 } from '@temporalio/worker';
+import type { Sinks } from '@temporalio/workflow';
 import type { Logger } from 'pino';
 import { createControlActivities } from '../activities/activities.ts';
 import { createDrainActivities } from '../activities/drain.ts';
+import { createWatchActivities } from '../activities/migration-watch.ts';
 import { createReconcilerActivities } from '../activities/reconcilers.ts';
 import { SledClient } from '../activities/sled-client.ts';
 import { WorkflowStarter } from '../activities/workflow-starter.ts';
@@ -63,6 +66,8 @@ export interface TestInterceptors {
   readonly activity?: ActivityInterceptorsFactory[];
   /** Files whose interceptors are bundled with the workflows. */
   readonly workflowModules?: string[];
+  /** What those interceptors may call of the worker's process. */
+  readonly sinks?: InjectedSinks<Sinks>;
 }
 
 export interface RunningWorker {
@@ -179,6 +184,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     workflowBundle: workflows,
     ...(tracing === null ? {} : { plugins: [new OpenTelemetryPlugin(tracing)] }),
     interceptors: { activity: options.testInterceptors?.activity ?? [] },
+    ...(options.testInterceptors?.sinks === undefined ? {} : { sinks: options.testInterceptors.sinks }),
     shutdownGraceTime: '10s',
     // What ignores its cancellation is given up: another worker tries the step again.
     shutdownForceTime: '20s',
@@ -196,7 +202,12 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   const main = await Worker.create({
     ...common,
     taskQueue: TASK_QUEUE,
-    activities: { ...control, ...createReconcilerActivities(context), ...createDrainActivities(context) },
+    activities: {
+      ...control,
+      ...createReconcilerActivities(context),
+      ...createDrainActivities(context),
+      ...createWatchActivities(context),
+    },
     maxConcurrentActivityTaskExecutions: 200,
     // A claim waits within its workflow task for PostgreSQL: what waits must not keep others from beginning.
     maxConcurrentWorkflowTaskExecutions: 100,
@@ -219,7 +230,11 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   if (options.updates ?? true) await setUpdates(true);
   if (versioned) await settleBuild(connected.client, buildId, options.log);
   if (options.reconcileEveryMs !== 0)
-    await ensureSchedules(connected.client, { everyMs: options.reconcileEveryMs, off: options.reconcilersOff });
+    await ensureSchedules(connected.client, {
+      everyMs: options.reconcileEveryMs,
+      off: options.reconcilersOff,
+      searchAttributes: connected.searchAttributes,
+    });
   const endpoint =
     options.metricsListen === undefined
       ? null

@@ -73,6 +73,7 @@ export async function instanceMigrate(input: InstanceMigrateInput): Promise<Inst
     await CancellationScope.nonCancellable(() =>
       untilDefinitive.migrateIn({
         ...attempt,
+        migrationId,
         sled: { name: claim.sledName, address: claim.sledAddress },
         sourceAddress: claim.sourceAddress,
       }),

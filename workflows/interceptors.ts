@@ -25,6 +25,7 @@ import {
 } from '@temporalio/workflow';
 import { describeStep, learnFacts, type SagaFacts, SagaStory } from '../model/saga-story.ts';
 import { SEARCH_ATTRIBUTES, type SearchAttribute } from '../model/search-attributes.ts';
+import { ownDetails } from './details.ts';
 import { failureTypeOf, messageOf } from './failures.ts';
 
 const keyOf = (attribute: SearchAttribute) =>
@@ -125,7 +126,7 @@ class Storyteller implements WorkflowInboundCallsInterceptor, WorkflowOutboundCa
     more: Partial<Record<SearchAttribute, string | undefined>> = {},
   ): void {
     this.#story.end(ending);
-    this.#show();
+    this.#show(ending.message !== undefined);
     // Counted once a run: the SDK leaves out what a replay counts again.
     metricMeter.createCounter('mooring_sagas', 'runs', 'Runs of workflows, by how they ended.').add(1, {
       saga: this.#workflowType,
@@ -141,8 +142,9 @@ class Storyteller implements WorkflowInboundCallsInterceptor, WorkflowOutboundCa
     this.#story.facts = learnFacts(this.#story.facts, value);
   }
 
-  #show(): void {
-    setCurrentDetails(this.#story.toMarkdown());
+  /** What the workflow tells of itself counts for more than its steps; not why it failed. */
+  #show(failed = false): void {
+    setCurrentDetails((failed ? null : ownDetails()) ?? this.#story.toMarkdown());
   }
 
   /** Writes what the server does not have yet: one event, in the workflow task that is under way. */
@@ -189,9 +191,10 @@ function attributesOf(facts: SagaFacts): Partial<Record<SearchAttribute, string 
   return { vmm: facts.vmmId, sled: facts.sledName };
 }
 
-/** The outcome that a result names: its `outcome`, or the first thing that an update did; `done` when it names none. */
+/** The outcome that a result names: its `outcome`, a drain's `state`, or the first thing that an update did; `done` when it names none. */
 function outcomeOf(result: unknown): string {
-  const { outcome, last } = (result ?? {}) as { outcome?: unknown; last?: unknown };
+  const { outcome, state, last } = (result ?? {}) as { outcome?: unknown; state?: unknown; last?: unknown };
+  if (typeof state === 'string') return state;
   // What follows the first words says where: that is in the facts.
   if (typeof outcome === 'string') return outcome.replace(/ sled ".*$/, '');
   return typeof last === 'string' ? (last.split(', then ')[0] ?? last) : 'done';

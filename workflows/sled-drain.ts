@@ -18,14 +18,14 @@ import {
   executeChild,
   ParentClosePolicy,
   proxyActivities,
-  setCurrentDetails,
   setHandler,
   sleep,
   workflowInfo,
 } from '@temporalio/workflow';
 import type { DrainActivities } from '../activities/drain.ts';
-import { type DrainEntry, type DrainProgress, describeDrain } from '../model/drain.ts';
+import { type DrainEntry, type DrainProgress, drainDetails } from '../model/drain.ts';
 import { workflowIds } from '../model/workflow-names.ts';
+import { tellDetails } from './details.ts';
 import type { instanceMigrate } from './instance-migrate.ts';
 
 export interface SledDrainInput {
@@ -119,7 +119,7 @@ export async function sledDrain(input: SledDrainInput): Promise<DrainProgress> {
   setHandler(stopDrain, () => {
     stopReason ??= 'by an operator';
   });
-  const tell = () => setCurrentDetails(describeDrain(progress()));
+  const tell = () => tellDetails(drainDetails(progress()));
 
   // Once: an operator may put the sled back into service meanwhile, which ends the drain.
   if (input.carried === undefined) await beginDrain({ sledId });

@@ -4,12 +4,12 @@
  * not versioned must not have it: the server refuses a versioning behaviour from one.
  */
 import { setWorkflowOptions, type WorkflowInterceptors } from '@temporalio/workflow';
-import { SAGA_STEPS, type SagaSteps } from '../model/saga-steps.ts';
+import { declaredSteps } from '../model/saga-steps.ts';
 import * as workflows from './index.ts';
 
 for (const [name, workflow] of Object.entries(workflows)) {
-  const declared: SagaSteps | undefined = (SAGA_STEPS as Readonly<Record<string, SagaSteps>>)[name];
-  if (!declared?.pinned) setWorkflowOptions({ versioningBehavior: 'AUTO_UPGRADE' }, workflow as () => Promise<unknown>);
+  if (!declaredSteps(name)?.pinned)
+    setWorkflowOptions({ versioningBehavior: 'AUTO_UPGRADE' }, workflow as () => Promise<unknown>);
 }
 
 export function interceptors(): WorkflowInterceptors {

@@ -14,7 +14,11 @@ import { errors } from '../errors.ts';
 import { viewDrain } from '../views.ts';
 
 const DEFAULT_PARALLEL = 4;
-/** How long a worker may take to say how far a drain has come, in milliseconds. */
+/**
+ * How long a worker may take to say how far a drain has come, in milliseconds: first the one that has the drain in its
+ * memory, then any.
+ */
+const FIRST_QUERY_MS = 5_000;
 const QUERY_MS = 15_000;
 
 /** Adds the endpoints by which a sled is drained. */
@@ -69,15 +73,32 @@ export function addDrainRoutes(app: ApiApp, context: ApiContext): void {
     }
   }
 
+  /** Asks the drain itself. Throws when no worker answers. */
+  async function ask(workflowId: string, runId: string): Promise<DrainProgress> {
+    const handle = temporal.workflow.getHandle<typeof sledDrain>(workflowId);
+    const query = (ms: number) =>
+      temporal.withDeadline(Date.now() + ms, () => handle.query<DrainProgress, []>('drainProgress'));
+    try {
+      return await query(FIRST_QUERY_MS);
+    } catch (error) {
+      context.log.info({ err: error, workflow_id: workflowId }, 'a drain did not answer; any worker is asked');
+      // The worker that had it last may be gone: the server goes on asking that one for as long as it doesn't know.
+      await temporal.withDeadline(Date.now() + FIRST_QUERY_MS, () =>
+        temporal.workflowService.resetStickyTaskQueue({
+          namespace: temporal.options.namespace,
+          execution: { workflowId, runId },
+        }),
+      );
+      return query(QUERY_MS);
+    }
+  }
+
   async function show(sledId: string): Promise<DrainView> {
     const run = await describe(sledId);
     const handle = temporal.workflow.getHandle<typeof sledDrain>(workflowIds.drain(sledId));
     let progress: DrainProgress;
     try {
-      progress =
-        run.status.name === 'COMPLETED'
-          ? await handle.result()
-          : await temporal.withDeadline(Date.now() + QUERY_MS, () => handle.query<DrainProgress, []>('drainProgress'));
+      progress = run.status.name === 'COMPLETED' ? await handle.result() : await ask(run.workflowId, run.runId);
     } catch (error) {
       context.log.warn({ err: error, sled_id: sledId }, 'a drain could not be asked');
       throw Refusal.unavailable('no worker says how far the drain has come: it goes on when one does; ask again');

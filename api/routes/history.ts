@@ -1,11 +1,13 @@
 import type { Client } from '@temporalio/client';
 import { z } from 'zod';
 import { readHistory } from '../../db/queries/read-history.ts';
+import { describeMigration } from '../../model/migration-progress.ts';
 import { Refusal } from '../../model/refusal.ts';
-import { SAGA_STEPS, type SagaSteps } from '../../model/saga-steps.ts';
+import { declaredSteps } from '../../model/saga-steps.ts';
 import { type TimelineFacts, timeline } from '../../model/timeline.ts';
 import { workflowIds } from '../../model/workflow-names.ts';
 import { historyView, isUuid, nameOrId } from '../../wire/operator-api.ts';
+import type { migrationWatch } from '../../workflows/migration-watch.ts';
 import { type ApiApp, type ApiContext, findInstance, projectQuery } from '../context.ts';
 import { errors } from '../errors.ts';
 
@@ -33,7 +35,8 @@ export function addHistoryRoutes(app: ApiApp, context: ApiContext): void {
       const stored = await readHistory(context.db, id);
       if (stored === null) throw Refusal.notFound('instance', named);
       const vmmIds = stored.vmms.slice(0, MOST_VMMS).map((vmm) => vmm.id);
-      const runs = await readRuns(context.temporal, id, vmmIds).catch((error: unknown) => {
+      const migrationIds = stored.migrations.slice(0, MOST_VMMS).map((migration) => migration.id);
+      const runs = await readRuns(context.temporal, id, vmmIds, migrationIds).catch((error: unknown) => {
         context.log.warn({ err: error, instance_id: id }, 'a history is told without its workflows');
         return null;
       });
@@ -54,18 +57,24 @@ export function addHistoryRoutes(app: ApiApp, context: ApiContext): void {
 }
 
 /** The runs of an instance's workflows that are no operations; Temporal keeps them for its namespace's retention. */
-async function readRuns(temporal: Client, instanceId: string, vmmIds: string[]): Promise<TimelineFacts['runs']> {
+async function readRuns(
+  temporal: Client,
+  instanceId: string,
+  vmmIds: string[],
+  migrationIds: string[],
+): Promise<TimelineFacts['runs']> {
   const ofVmms = vmmIds.flatMap((id) => [workflowIds.unwind(id), workflowIds.unregister(id)]);
-  const ids = [workflowIds.update(instanceId), workflowIds.stop(instanceId), ...ofVmms];
+  const watches = migrationIds.map((id) => workflowIds.watchMigration(id));
+  const ids = [workflowIds.update(instanceId), workflowIds.stop(instanceId), ...ofVmms, ...watches];
   const query = `WorkflowId IN (${ids.map((id) => `"${id}"`).join(', ')})`;
   const runs: TimelineFacts['runs'][number][] = [];
   for await (const run of temporal.workflow.list({ query, pageSize: MOST_RUNS })) {
-    const declared: SagaSteps | undefined = (SAGA_STEPS as Record<string, SagaSteps>)[run.type];
+    const watch = watches.includes(run.workflowId);
     runs.push({
       workflowId: run.workflowId,
       runId: run.runId,
-      title: declared?.steps[0]?.title ?? run.type,
-      result: null,
+      title: watch ? 'migration' : (declaredSteps(run.type)?.steps[0]?.title ?? run.type),
+      result: watch && run.status.name === 'COMPLETED' ? await readFigures(temporal, run) : null,
       status: run.status.name,
       timeStarted: run.startTime,
       timeEnded: run.closeTime ?? null,
@@ -73,4 +82,10 @@ async function readRuns(temporal: Client, instanceId: string, vmmIds: string[]):
     if (runs.length === MOST_RUNS) break;
   }
   return runs;
+}
+
+/** What a migration's watch saw last: how much was sent, and how long the guest stood still. `null` where it saw nothing. */
+async function readFigures(temporal: Client, run: { workflowId: string; runId: string }): Promise<string | null> {
+  const seen = await temporal.workflow.getHandle<typeof migrationWatch>(run.workflowId, run.runId).result();
+  return 'sourceState' in seen ? describeMigration(seen) : null;
 }

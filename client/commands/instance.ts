@@ -190,7 +190,7 @@ async function settle(
   while (wait && follow && !settled(now)) {
     if (performance.now() > end) throw new StillRunning(`${what}: it is still ${now.run_state} after ${timeout} s`, 75);
     if (['stopped', 'failed'].includes(now.run_state)) throw new Error(`${what}: it is ${now.run_state} now`);
-    line.show(`${what}: ${now.run_state}`);
+    line.show(`${what}: ${now.run_state === 'migrating' ? await migrationLine(context, now.id) : now.run_state}`);
     await new Promise((resolve) => setTimeout(resolve, WATCH_EVERY_MS));
     now = await context.client.getInstance(instance.id);
   }
@@ -200,6 +200,14 @@ async function settle(
     console.log(`follow it with: mooring operation show ${operationId} --wait`);
   }
   return now;
+}
+
+/** How far a migration is, in one line. Who waits for it need not hear that it can't be said now. */
+async function migrationLine({ client }: CommandContext, instanceId: string): Promise<string> {
+  return client.getMigration(instanceId).then(
+    ({ summary }) => `migration ${summary}`,
+    () => 'migrating',
+  );
 }
 
 /**

@@ -155,6 +155,11 @@ export function addProcessCommands(program: Command): void {
     )
     .option('--transition-ms <ms>', 'how long a transition of a simulated VM takes', Number, 50)
     .option('--stop-timeout <seconds>', 'how long a real guest may take to power off', Number, 30)
+    .option(
+      '--migration-bandwidth <size>',
+      'how much of a real VM may be sent in a second, for example 100MiB',
+      parseSize,
+    )
     .addOption(
       new Option(
         '--accelerator <which>',
@@ -181,6 +186,7 @@ export function addProcessCommands(program: Command): void {
         networkPollMs: number;
         guestLog?: string;
         stopTimeout: number;
+        migrationBandwidth?: number;
         accelerator: 'auto' | 'kvm' | 'tcg';
         kernel?: string;
         initramfs?: string;
@@ -243,6 +249,7 @@ async function externalParts() {
 async function prepareRealVms(options: {
   data?: string;
   stopTimeout: number;
+  migrationBandwidth?: number;
   accelerator: 'auto' | 'kvm' | 'tcg';
   kernel?: string;
   initramfs?: string;
@@ -269,6 +276,7 @@ async function prepareRealVms(options: {
         agentAddress,
         endWithAgent: options.data === undefined,
         stopTimeoutMs: options.stopTimeout * 1000,
+        migrationBandwidth: options.migrationBandwidth,
         onTrouble: (message) => console.error(message),
       }),
     removeData: () => (options.data === undefined ? rm(dataDir, { recursive: true, force: true }) : Promise.resolve()),

@@ -18,6 +18,8 @@ const placeRow = z.object({
   sledAddress: z.string().nullable(),
   sledPolicy: z.enum(SLED_POLICIES).nullable(),
   sourceAddress: z.string().nullable(),
+  /** The migration whose target it is. */
+  migrationId: z.string().nullable(),
 });
 export type VmmPlace = z.infer<typeof placeRow>;
 
@@ -28,7 +30,8 @@ const columns = sql.raw(`
     vmm.vouched_gone_at IS NOT NULL OR sled.policy IS NOT DISTINCT FROM 'expunged' AS "givenUp", instance.intended_state AS "intendedState",
     sled.name AS "sledName", sled.address AS "sledAddress", sled.policy AS "sledPolicy",
     (SELECT source.ip || ':' || source.port FROM migration JOIN vmm source ON source.id = migration.source_vmm_id
-      WHERE migration.target_vmm_id = vmm.id) AS "sourceAddress"
+      WHERE migration.target_vmm_id = vmm.id) AS "sourceAddress",
+    (SELECT id FROM migration WHERE target_vmm_id = vmm.id) AS "migrationId"
   FROM vmm JOIN instance ON instance.id = vmm.instance_id LEFT JOIN sled ON sled.id = vmm.sled_id`);
 
 /** Where a VMM is, what it is to its instance, and what the user wants; `null` when there is no such VMM. */

@@ -7,7 +7,7 @@
  *   source → destination   {begin}                        both sides are in progress
  *                          or {refused}                   nothing has happened
  *   source → destination   {paused: console's end}        the guest stands still
- *   source → destination   {yours}                        the commit point: the source never resumes after it
+ *   source → destination   {yours, progress}              the commit point: the source never resumes after it
  *
  * Each side says {alive} all the time: a side that hears nothing for long takes the connection for broken. Then the
  * source cancels, unless the guest has left; and the destination asks the source's agent, by the protocol of section 7 of
@@ -18,7 +18,13 @@ import { createInterface } from 'node:readline';
 import { request } from 'undici';
 import { z } from 'zod';
 import { readSourceWord, type SourceWord } from '../../model/hand-over.ts';
-import { errorBody, NO_SUCH_INSTANCE, sledVmmState, socketAddress } from '../../wire/sled-protocol.ts';
+import {
+  errorBody,
+  migrationProgress,
+  NO_SUCH_INSTANCE,
+  sledVmmState,
+  socketAddress,
+} from '../../wire/sled-protocol.ts';
 import { ACCELERATORS } from './qemu-program.ts';
 
 const shape = z.object({
@@ -36,7 +42,7 @@ const handOverMessage = z.union([
   z.object({ begin: z.literal(true) }),
   z.object({ refused: z.string() }),
   z.object({ paused: z.object({ endOffset: z.number().int().min(0), base64: z.string() }) }),
-  z.object({ yours: z.literal(true) }),
+  z.object({ yours: z.literal(true), progress: migrationProgress.nullish() }),
   z.object({ alive: z.literal(true) }),
 ]);
 export type HandOverMessage = z.infer<typeof handOverMessage>;

@@ -1,6 +1,6 @@
 /** What the browser looks at: each kind of saga, brought about on a real stack, and where the Web UI shows it. */
 import { SEARCH_ATTRIBUTES } from '../../model/search-attributes.ts';
-import { workflowIds } from '../../model/workflow-names.ts';
+import { TASK_QUEUE, workflowIds } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../worker/child-process.ts';
 import { type Harness, refused } from '../support/harness.ts';
 
@@ -25,6 +25,46 @@ async function pathOf(harness: Harness, workflowId: string): Promise<string> {
 /** The Web UI's address of a list of workflows. */
 export function listPath(query: string): string {
   return `/namespaces/default/workflows?query=${encodeURIComponent(query)}`;
+}
+
+/** A sled is drained, and one of its instances can't leave. */
+async function playDrain(harness: Harness): Promise<Scene> {
+  harness.everywhere(({ agent }) => agent.faults.clear());
+  const [from, ...others] = harness.stack.sleds;
+  if (from === undefined) throw new Error('there is no sled to drain');
+  const setOthers = (policy: 'provisionable' | 'non_provisionable') =>
+    Promise.all(others.map(({ id }) => harness.client.setSledPolicy(id, policy)));
+  await setOthers('non_provisionable');
+  for (const name of ['mail', 'search', 'stuck']) {
+    const id = await harness.create(name);
+    await harness.client.startInstance(id);
+    await harness.shows(id, 'running');
+  }
+  await setOthers('provisionable');
+  for (const { agent } of others) agent.faults.plant({ call: 'register', instance_name: 'stuck', act: outOfOrder });
+  const workflowId = workflowIds.drain(from.id);
+  // As the API begins it, with shorter pauses between its rounds.
+  const drain = await harness.temporal.workflow.start('sledDrain', {
+    workflowId,
+    taskQueue: TASK_QUEUE,
+    args: [{ sledId: from.id, sledName: from.name, parallel: 2, roundPauseMs: 50 }],
+    staticSummary: `drain sled "${from.name}"`,
+  });
+  await drain.result();
+  harness.everywhere(({ agent }) => agent.faults.clear());
+  await harness.client.setSledPolicy(from.id, 'provisionable');
+  return {
+    name: 'drain',
+    path: await pathOf(harness, workflowId),
+    finds: ['take the sled out of service for new VMMs', 'read what is on the sled'],
+    tabs: {
+      'User Metadata': [
+        new RegExp(`drain sled .${from.name}.`),
+        new RegExp(`${from.name} is not drained: \\d of \\d moved, 1 could not move`),
+        /stuck: the migration .*the hypervisor is out of order/,
+      ],
+    },
+  };
 }
 
 /** Plays every scene; the last one is a saga that is compensating, and stays so until `release` is called. */
@@ -94,6 +134,8 @@ export async function playScenes(harness: Harness): Promise<{ scenes: Scene[]; r
     path: listPath(story),
     finds: [workflowIds.start(web), workflowIds.migrate(web), workflowIds.update(web)],
   });
+
+  scenes.push(await playDrain(harness));
 
   const queue = await harness.create('queue');
   harness.everywhere(({ agent }) =>

@@ -11,7 +11,8 @@ import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vite
 import { applyReport } from '../../db/transactions/apply-report.ts';
 import { failVmm } from '../../db/transactions/fail-vmm.ts';
 import { recordStop } from '../../db/transactions/record-intent.ts';
-import { RECONCILERS } from '../../model/reconcilers.ts';
+import { RECONCILER_PURPOSE, RECONCILERS } from '../../model/reconcilers.ts';
+import { OUTCOME_RUNNING, SEARCH_ATTRIBUTES } from '../../model/search-attributes.ts';
 import { TASK_QUEUE, workflowIds } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../worker/child-process.ts';
 import { ensureSchedules } from '../../worker/schedules.ts';
@@ -52,6 +53,36 @@ async function leavingHealthyAlone<T>(work: () => Promise<T>): Promise<T> {
 }
 
 describe('switched off and on', () => {
+  test('what a schedule starts says of itself what the others do; one of an earlier version is brought up to date', async () => {
+    const handle = harness.temporal.schedule.getHandle('reaper');
+    const now = async () => {
+      const { action, state } = await handle.describe();
+      const { staticSummary, typedSearchAttributes } = action;
+      const outcome = JSON.parse(JSON.stringify(typedSearchAttributes ?? []));
+      return { paused: state.paused, staticSummary, outcome };
+    };
+    const made = await now();
+    expect(made).toMatchObject({ paused: true, staticSummary: RECONCILER_PURPOSE.reaper });
+    expect(JSON.stringify(made.outcome)).toContain(OUTCOME_RUNNING);
+    await handle.update(({ action, ...schedule }) => ({
+      ...schedule,
+      action: { ...action, staticSummary: 'of old', searchAttributes: {}, typedSearchAttributes: [] },
+    }));
+    expect(await now()).toMatchObject({ staticSummary: 'of old', outcome: [] });
+    await ensureSchedules(harness.temporal, { searchAttributes: true });
+    expect(await now()).toEqual(made);
+
+    const query = `WorkflowType = "reaper" AND ${SEARCH_ATTRIBUTES.outcome} = "done"`;
+    const before = (await harness.temporal.workflow.count(query)).count;
+    await handle.trigger();
+    await waitUntil(
+      async () => (await harness.temporal.workflow.count(query)).count > before,
+      'a pass of the schedule is not to be found by its outcome',
+      60_000,
+      200,
+    );
+  });
+
   test('all are listed, with what they are for, and off', async () => {
     const loops = await harness.client.listReconcilers();
     expect(loops.map(({ name }) => name)).toEqual([...RECONCILERS]);

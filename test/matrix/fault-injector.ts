@@ -19,7 +19,8 @@ import { waitUntil } from '../../worker/child-process.ts';
 /** What is done to executions of a step. */
 export interface FaultPlan {
   readonly id: string;
-  readonly workflowType: string;
+  /** `null`: of any. */
+  readonly workflowType: string | null;
   readonly activity: string;
   /** An instance's id, or what the workflow's id contains. */
   readonly subject: string;
@@ -191,7 +192,7 @@ export class FaultInjector {
   #take(workflowType: string, activity: string, subjects: readonly string[]): [FaultPlan | null, FaultPlan[]] {
     const matching = this.#plans.filter(
       ({ plan }) =>
-        plan.workflowType === workflowType &&
+        (plan.workflowType === null || plan.workflowType === workflowType) &&
         plan.activity === activity &&
         subjects.some((subject) => subject.includes(plan.subject)),
     );

@@ -8,17 +8,11 @@ import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { findTemporalBinary } from '../../worker/temporal-server.ts';
-import { startHarness } from '../support/harness.ts';
 import { historyShape, recordedHistory } from './history-shape.ts';
+import { startRecorder } from './recorder.ts';
 import { RECORDINGS } from './recordings.ts';
 
 const folder = fileURLToPath(new URL('../histories/', import.meta.url));
-/** An update continues as new from this many events on: soon enough to record it. */
-const SUGGEST_CONTINUE_AS_NEW_EVENTS = 200;
-
-/** Longer than any delay of a recording, and no longer than the silent ones need. */
-const REGISTER_TIMEOUT_MS = 6_000;
-
 /** What names the machine that recorded it says nothing of the workflow, and where its code stood neither. */
 function portable(key: string, value: unknown): unknown {
   if (key === 'stackTrace') return '';
@@ -45,18 +39,16 @@ if (unknown.length > 0) {
   process.exit(1);
 }
 const { path: binary } = await findTemporalBinary();
-const harness = await startHarness({
-  registerTimeoutMs: REGISTER_TIMEOUT_MS,
-  temporalDynamicConfig: { 'limit.historyCount.suggestContinueAsNew': SUGGEST_CONTINUE_AS_NEW_EVENTS },
-});
+const recorder = await startRecorder();
+const { harness } = recorder;
 let failed = 0;
 try {
   await mkdir(folder, { recursive: true });
   for (const [name, bringAbout] of Object.entries(RECORDINGS)) {
     if (wanted.length > 0 && !wanted.includes(name)) continue;
     try {
-      const { workflowId, runId } = await bringAbout(harness);
-      harness.everywhere(({ agent }) => agent.faults.clear());
+      const { workflowId, runId } = await bringAbout(recorder);
+      await recorder.clear();
       await harness.temporal.workflow
         .getHandle(workflowId, runId, { followRuns: false })
         .result()
@@ -84,8 +76,7 @@ try {
       failed += 1;
       console.error(`FAILED ${name}: ${error instanceof Error ? error.message : error}`);
     } finally {
-      harness.everywhere(({ agent }) => agent.faults.clear());
-      await harness.stack.worker.setUpdates(true);
+      await recorder.clear();
     }
   }
 } finally {

@@ -1,15 +1,15 @@
 /** What is recorded: each saga's success, each step that fails, each stage of an unwind, the races, by the name of its file. */
-import { spawnSync } from 'node:child_process';
 import { sql } from 'drizzle-orm';
 import type { ReconcilerName } from '../../model/reconcilers.ts';
 import { TASK_QUEUE, workflowIds } from '../../model/workflow-names.ts';
 import type { CallFault, Fault, FaultCall } from '../../sled-agent/faults.ts';
 import { waitUntil } from '../../worker/child-process.ts';
-import { findTemporalBinary } from '../../worker/temporal-server.ts';
+import type { StackSled } from '../../worker/stack.ts';
 import { type Harness, refused } from '../support/harness.ts';
+import type { HeldStep, Recorder } from './recorder.ts';
 
 /** Brings about what is to be recorded; returns the workflow, and its run where the id has several. */
-type Recording = (harness: Harness) => Promise<{ readonly workflowId: string; readonly runId?: string }>;
+type Recording = (recorder: Recorder) => Promise<{ readonly workflowId: string; readonly runId?: string }>;
 
 const refuse = (call: FaultCall, status = 409, error_code?: string, times?: number): CallFault => ({
   call,
@@ -33,7 +33,7 @@ function plant(harness: Harness, ...faults: Fault[]): void {
 
 /** A start that fails, or that succeeds after trouble, with these faults on every sled. */
 function startWith(...faults: Fault[]): Recording {
-  return async (harness) => {
+  return async ({ harness }) => {
     const id = await harness.create();
     plant(harness, ...faults);
     await harness.client.startInstance(id).catch(() => {});
@@ -43,7 +43,7 @@ function startWith(...faults: Fault[]): Recording {
 
 /** A migration with these faults on its destination. */
 function migrateWith(...faults: Fault[]): Recording {
-  return async (harness) => {
+  return async ({ harness }) => {
     const id = await harness.running();
     const { there } = await harness.placed(id);
     for (const fault of faults) there.agent.faults.plant(fault);
@@ -110,8 +110,24 @@ async function untilQueued(harness: Harness, waiting: number): Promise<void> {
   );
 }
 
+/** Waits until a workflow has decided on all that it has heard. */
+async function untilDecided(harness: Harness, workflowId: string) {
+  const handle = harness.temporal.workflow.getHandle(workflowId);
+  let description = await handle.describe();
+  await waitUntil(
+    async () => {
+      description = await handle.describe();
+      return description.raw.pendingWorkflowTask == null;
+    },
+    `${workflowId} never decided`,
+    60_000,
+    10,
+  );
+  return description;
+}
+
 /** Runs an update in `rounds` rounds: a signal comes while each one but the last is held by a lock on the instance. */
-async function chain(harness: Harness, rounds: number): ReturnType<Recording> {
+async function chain({ harness }: Recorder, rounds: number): ReturnType<Recording> {
   const id = await harness.running();
   await harness.rests(id);
   const workflowId = workflowIds.update(id);
@@ -119,7 +135,11 @@ async function chain(harness: Harness, rounds: number): ReturnType<Recording> {
     .getHandle(workflowId)
     .result()
     .catch(() => {});
-  const signal = () => harness.signalUpdate(id).then(() => harness.temporal.workflow.getHandle(workflowId).describe());
+  /** Each signal has a workflow task of its own. */
+  const signal = async () => {
+    await harness.signalUpdate(id);
+    return untilDecided(harness, workflowId);
+  };
   let lock = lockInstance(harness, id);
   await lock.held;
   const { runId } = await signal();
@@ -138,48 +158,33 @@ async function chain(harness: Harness, rounds: number): ReturnType<Recording> {
   return { workflowId, runId };
 }
 
-/**
- * Signals an update as it completes, until the server has refused the completion and handed the signal over. Each signal
- * is sent by a process for which this one, worker and all, stands still: a completion that it meets is on its way.
- */
-const signalledWhileCompleting: Recording = async (harness) => {
+/** Signals an update as it completes: the server refuses the completion, and hands the signal over. */
+const signalledWhileCompleting: Recording = async ({ harness, atCompletion }) => {
   const id = await harness.running();
   await harness.rests(id);
   const workflowId = workflowIds.update(id);
-  const { path: binary } = await findTemporalBinary();
-  const { temporalAddress } = harness.stack;
-  const signal = [
-    'workflow',
-    'signal',
-    '--workflow-id',
-    workflowId,
-    '--name',
-    'updateNeeded',
-    '--address',
-    temporalAddress,
-  ];
-  for (let run = 0; run < 50; run++) {
-    await harness.signalUpdate(id);
-    const { runId } = await harness.temporal.workflow.getHandle(workflowId).describe();
-    const handle = harness.temporal.workflow.getHandle(workflowId, runId);
-    for (let sent = 0; sent < 30; sent++) {
-      // It fails when the run is over.
-      if (spawnSync(binary, signal, { stdio: 'ignore' }).status !== 0) break;
-      await new Promise((resolve) => setTimeout(resolve, sent % 10));
-      const { events } = await handle.fetchHistory();
-      // WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND
-      if ((events ?? []).some((event) => event.workflowTaskFailedEventAttributes?.cause === 1))
-        return { workflowId, runId };
-    }
-  }
-  throw new Error('no signal ever met a completion');
+  await harness.temporal.workflow
+    .getHandle(workflowId)
+    .result()
+    .catch(() => {});
+  atCompletion(workflowId, () => harness.signalUpdate(id));
+  await harness.signalUpdate(id);
+  const { runId } = await harness.temporal.workflow.getHandle(workflowId).describe();
+  const handle = harness.temporal.workflow.getHandle(workflowId, runId);
+  await handle.result();
+  const { events } = await handle.fetchHistory();
+  // WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND
+  if (!(events ?? []).some((event) => event.workflowTaskFailedEventAttributes?.cause === 1))
+    throw new Error('the signal did not meet the completion');
+  return { workflowId, runId };
 };
 
-/** A workflow of a type that the stack began by itself. */
+/** A workflow that the scan began. */
 async function untilBegun(harness: Harness, query: string): Promise<{ workflowId: string; runId: string }> {
   let found: { workflowId: string; runId: string } | null = null;
   await waitUntil(
     async () => {
+      await harness.client.runReconciler('updater');
       for await (const { workflowId, runId } of harness.temporal.workflow.list({ query })) {
         found = { workflowId, runId };
         return true;
@@ -193,9 +198,9 @@ async function untilBegun(harness: Harness, query: string): Promise<{ workflowId
   return found as unknown as { workflowId: string; runId: string };
 }
 
-/** Terminates a workflow at a step; the scan then has its VMM unwound by a workflow of its own. */
-async function unwoundAfter(harness: Harness, workflowId: string, instanceId: string, step: string) {
-  await untilDoing(harness, workflowId, step);
+/** Terminates a workflow whose step waits; the scan then has its VMM unwound by a workflow of its own. */
+async function unwoundAfter(harness: Harness, workflowId: string, instanceId: string, step: HeldStep) {
+  await step.reached;
   await harness.temporal.workflow.getHandle(workflowId).terminate('for a recording');
   harness.everywhere(({ agent }) => agent.faults.clear());
   return untilBegun(harness, `WorkflowType = "vmmUnwind" AND MooringInstanceId = "${instanceId}"`);
@@ -203,17 +208,17 @@ async function unwoundAfter(harness: Harness, workflowId: string, instanceId: st
 
 export const RECORDINGS: Readonly<Record<string, Recording>> = {
   'instance-start.success': startWith(),
-  'instance-start.joined': async (harness) => {
+  'instance-start.joined': async ({ harness }) => {
     const id = await harness.create();
     plant(harness, delay('register', 300));
     await Promise.all([harness.client.startInstance(id), harness.client.startInstance(id)]);
     return { workflowId: workflowIds.start(id) };
   },
-  'instance-start.already-started': async (harness) => {
+  'instance-start.already-started': async ({ harness }) => {
     const id = await harness.running();
     return directly(harness, 'instanceStart', workflowIds.start(id), { instanceId: id, reason: 'user' });
   },
-  'instance-start.refused': async (harness) => {
+  'instance-start.refused': async ({ harness }) => {
     const id = await harness.create(undefined, { ncpus: 200 });
     await refused(harness.client.startInstance(id));
     return { workflowId: workflowIds.start(id) };
@@ -227,33 +232,34 @@ export const RECORDINGS: Readonly<Record<string, Recording>> = {
   'instance-start.spared': startWith(cut('state:running', 'drop_after', 1), refuse('state:running')),
   'instance-start.unregister-silent': startWith(cut('register', 'drop_after'), cut('unregister', 'drop_before')),
   'instance-start.unregister-retried': startWith(refuse('state:running'), busy('unregister', 2)),
-  'instance-start.stop-requested': async (harness) => {
+  'instance-start.stop-requested': async ({ harness, hold }) => {
     const id = await harness.create();
-    plant(harness, delay('register', 1_500));
+    const registering = hold('registerVmm', id);
     const started = harness.client.startInstance(id).catch(() => {});
-    await untilDoing(harness, workflowIds.start(id), 'registerVmm');
+    await registering.reached;
     await harness.client.stopInstance(id);
+    registering.release();
     await started;
     return { workflowId: workflowIds.start(id) };
   },
-  'instance-start.cancelled': async (harness) => {
+  'instance-start.cancelled': async ({ harness, hold }) => {
     const id = await harness.create();
-    plant(harness, delay('register', 1_500));
+    const registering = hold('registerVmm', id);
     const started = harness.client.startInstance(id).catch(() => {});
-    await untilDoing(harness, workflowIds.start(id), 'registerVmm');
+    await registering.reached;
     await harness.temporal.workflow.getHandle(workflowIds.start(id)).cancel();
     await started;
     return { workflowId: workflowIds.start(id) };
   },
 
   'instance-migrate.success': migrateWith(),
-  'instance-migrate.refused': async (harness) => {
+  'instance-migrate.refused': async ({ harness }) => {
     const id = await harness.running();
     const { here } = await harness.placed(id);
     const input = { instanceId: id, destinationSledId: here.id };
     return directly(harness, 'instanceMigrate', workflowIds.migrate(id), input);
   },
-  'instance-migrate.already-migrating': async (harness) => {
+  'instance-migrate.already-migrating': async ({ harness }) => {
     const id = await harness.running();
     const { there } = await harness.placed(id);
     await harness.stack.worker.setUpdates(false);
@@ -263,17 +269,33 @@ export const RECORDINGS: Readonly<Record<string, Recording>> = {
     await harness.stack.worker.setUpdates(true);
     return recorded;
   },
-  'instance-migrate.awaits-update': async (harness) => {
+  'instance-migrate.awaits-update': async ({ harness, hold }) => {
     const id = await harness.running();
     const { there } = await harness.placed(id);
     await harness.stack.worker.setUpdates(false);
     there.agent.faults.plant({ migration: { side: 'target', point: 'middle' } });
     await harness.client.migrateInstance(id, there.id);
     await harness.shows(id, 'running');
+    const second = hold('claimMigration', id, 'before', 1);
     const again = harness.client.migrateInstance(id, there.id);
-    await untilTimer(harness, workflowIds.migrate(id));
+    await second.reached;
     await harness.stack.worker.setUpdates(true);
+    await waitUntil(async () => (await harness.record(id)).instance.migrationId === null, 'it was never cleared');
+    second.release();
     await again;
+    return { workflowId: workflowIds.migrate(id) };
+  },
+  'instance-migrate.update-never-came': async ({ harness }) => {
+    const id = await harness.running();
+    const { there } = await harness.placed(id);
+    await harness.stack.worker.setUpdates(false);
+    there.agent.faults.plant({ migration: { side: 'target', point: 'middle' } });
+    await harness.client.migrateInstance(id, there.id);
+    await harness.shows(id, 'running');
+    const { operationId } = await harness.client.migrateInstance(id, there.id, { waitSeconds: 0 });
+    const handle = harness.temporal.workflow.getHandle(workflowIds.migrate(id), operationId ?? undefined);
+    // It gives up while the updates are held.
+    await handle.result().catch(() => {});
     return { workflowId: workflowIds.migrate(id) };
   },
   'instance-migrate.register-refused': migrateWith(refuse('register')),
@@ -286,21 +308,24 @@ export const RECORDINGS: Readonly<Record<string, Recording>> = {
     refuse('state:migration_target'),
   ),
   'instance-migrate.unregister-retried': migrateWith(refuse('state:migration_target'), busy('unregister', 2)),
-  'instance-migrate.cancelled': async (harness) => cancelledMigration(harness, 'register', 'registerVmm'),
-  'instance-migrate.cancelled-too-late': async (harness) =>
-    cancelledMigration(harness, 'state:migration_target', 'migrateIn'),
+  'instance-migrate.cancelled': (recorder) => cancelledMigration(recorder, 'registerVmm'),
+  'instance-migrate.cancelled-too-late': (recorder) => cancelledMigration(recorder, 'migrateIn'),
 
-  'instance-update.moved': async (harness) => {
+  'instance-update.moved': async ({ harness }) => {
     const id = await harness.running();
     const { there } = await harness.placed(id);
     await harness.stack.worker.setUpdates(false);
+    // First all that the source says, then all that the destination does: each report that needs an update is a signal.
+    there.agent.faults.holdReports(true);
     await harness.client.migrateInstance(id, there.id);
     await waitUntil(async () => (await harness.record(id)).active?.state === 'destroyed', 'it never left');
+    there.agent.faults.holdReports(false);
+    await untilSignals(harness, workflowIds.update(id), MOVED_SIGNALS);
     await harness.stack.worker.setUpdates(true);
     await waitUntil(async () => (await harness.record(id)).active?.sledId === there.id, 'it never moved');
     return { workflowId: workflowIds.update(id) };
   },
-  'instance-update.unwound': async (harness) => {
+  'instance-update.unwound': async ({ harness }) => {
     const id = await harness.create();
     plant(harness, refuse('state:running'));
     await harness.stack.worker.setUpdates(false);
@@ -309,74 +334,117 @@ export const RECORDINGS: Readonly<Record<string, Recording>> = {
     await waitUntil(async () => (await harness.record(id)).instance.activeVmmId === null, 'it was never cleared');
     return { workflowId: workflowIds.update(id) };
   },
-  'instance-update.signalled-while-working': (harness) => chain(harness, 2),
+  'instance-update.signalled-while-working': (recorder) => chain(recorder, 2),
   'instance-update.signalled-while-completing': signalledWhileCompleting,
-  'instance-update.long-chain': (harness) => chain(harness, 12),
-  'instance-update.continued-as-new': (harness) => chain(harness, 40),
+  'instance-update.long-chain': (recorder) => chain(recorder, 12),
+  'instance-update.continued-as-new': (recorder) => chain(recorder, 40),
 
-  'instance-stop.success': async (harness) => {
+  'instance-stop.success': async ({ harness }) => {
     const id = await harness.running();
     await harness.client.stopInstance(id);
     await harness.shows(id, 'stopped');
     return { workflowId: workflowIds.stop(id) };
   },
-  'instance-stop.retried': async (harness) => {
+  'instance-stop.retried': async ({ harness }) => {
     const id = await harness.running();
     plant(harness, busy('state:stopped', 2));
     await harness.client.stopInstance(id);
     await harness.shows(id, 'stopped');
     return { workflowId: workflowIds.stop(id) };
   },
-  'instance-stop.nothing-left': async (harness) => {
+  'instance-stop.nothing-left': async ({ harness }) => {
     const id = await harness.create();
     return directly(harness, 'instanceStop', workflowIds.stop(id), { instanceId: id });
   },
 
-  'vmm-unregister.gone-already': async (harness) => {
+  'vmm-unregister.gone-already': async ({ harness }) => {
     const vmmId = '00000000-0000-4000-8000-000000000001';
     return directly(harness, 'vmmUnregister', workflowIds.unregister(vmmId), { vmmId });
   },
-  'vmm-unwind.success': async (harness) => {
-    const id = await harness.create();
-    plant(harness, busy('state:running'));
-    harness.client.startInstance(id).catch(() => {});
-    return unwoundAfter(harness, workflowIds.start(id), id, 'runVmm');
-  },
-  'vmm-unwind.carried-forward': async (harness) => {
+  'vmm-unregister.success': async ({ harness }) => {
     const id = await harness.running();
-    plant(harness, busy('state:migration_target'));
+    const { there } = await harness.placed(id);
+    // The source says that it kept the guest; the destination has not been heard.
+    there.agent.faults.holdReports(true);
+    const { target } = await migrationFailedBy(harness, id, there);
+    await waitUntil(async () => (await harness.record(id)).instance.targetVmmId === null, 'it was never cleared');
+    const workflowId = workflowIds.unregister(target);
+    await waitUntil(
+      () =>
+        harness.temporal.workflow
+          .getHandle(workflowId)
+          .describe()
+          .then(
+            () => true,
+            () => false,
+          ),
+      'nobody unregistered the leftover',
+    );
+    return { workflowId };
+  },
+  'vmm-unwind.spared': async ({ harness, hold }) => {
+    const id = await harness.create();
+    plant(harness, cut('state:running', 'drop_after', 1));
+    const second = hold('runVmm', id, 'before', 1);
+    harness.client.startInstance(id).catch(() => {});
+    await harness.shows(id, 'running');
+    return unwoundAfter(harness, workflowIds.start(id), id, second);
+  },
+  'migration-watch.success': async ({ harness, hold }) => {
+    const id = await harness.running();
+    const { there } = await harness.placed(id);
+    const look = hold('watchMigration', id);
+    await harness.client.migrateInstance(id, there.id);
+    await harness.rests(id);
+    const { id: migrationId } = await harness.client.getMigration(id);
+    look.release();
+    return { workflowId: workflowIds.watchMigration(migrationId) };
+  },
+  'vmm-unwind.success': async ({ harness, hold }) => {
+    const id = await harness.create();
+    const telling = hold('runVmm', id);
+    harness.client.startInstance(id).catch(() => {});
+    return unwoundAfter(harness, workflowIds.start(id), id, telling);
+  },
+  'vmm-unwind.carried-forward': async ({ harness, hold }) => {
+    const id = await harness.running();
+    // The step of the migration, not the one of what carries it forward.
+    const telling = hold('migrateIn', workflowIds.migrate(id));
     const { there } = await harness.placed(id);
     harness.client.migrateInstance(id, there.id).catch(() => {});
-    return unwoundAfter(harness, workflowIds.migrate(id), id, 'migrateIn');
+    return unwoundAfter(harness, workflowIds.migrate(id), id, telling);
   },
 
-  'watcher.success': (harness) => byHand(harness, 'watcher'),
-  'updater-scan.success': (harness) => byHand(harness, 'updater'),
-  'reaper.success': (harness) => byHand(harness, 'reaper'),
-  'auto-restart.success': (harness) => byHand(harness, 'auto-restart'),
+  'watcher.success': ({ harness }) => byHand(harness, 'watcher'),
+  'updater-scan.success': ({ harness }) => byHand(harness, 'updater'),
+  'reaper.success': ({ harness }) => byHand(harness, 'reaper'),
+  'auto-restart.success': ({ harness }) => byHand(harness, 'auto-restart'),
 
-  'sled-drain.drained': async (harness) => {
-    const { here } = await harness.placed(await harness.running());
+  'sled-drain.drained': async ({ harness }) => {
+    const { here } = await harness.placed(await alone(harness));
     await harness.client.drainSled(here.id);
     return drainEnded(harness, here.id);
   },
-  'sled-drain.incomplete': async (harness) => {
-    const { here } = await harness.placed(await harness.running());
+  'sled-drain.incomplete': async ({ harness }) => {
+    const { here } = await harness.placed(await alone(harness));
     plant(harness, refuse('register'));
     await harness.client.drainSled(here.id);
     return drainEnded(harness, here.id);
   },
-  'sled-drain.stopped': async (harness) => {
-    const { here } = await harness.placed(await harness.running());
-    plant(harness, delay('register', 1_000));
+  'sled-drain.stopped': async ({ harness, hold }) => {
+    const id = await alone(harness);
+    const { here } = await harness.placed(id);
+    const registering = hold('registerVmm', id);
     await harness.client.drainSled(here.id);
-    await waitUntil(async () => (await harness.client.getDrain(here.id)).moving.length > 0, 'it never began');
+    await registering.reached;
     await harness.client.stopDrain(here.id);
-    return drainEnded(harness, here.id);
+    const ended = await drainEnded(harness, here.id);
+    registering.release();
+    return ended;
   },
 
   // Last: it costs a sled.
-  'instance-start.sled-expunged': async (harness) => {
+  'instance-start.sled-expunged': async ({ harness }) => {
     const id = await harness.create();
     plant(harness, busy('state:running'));
     const started = harness.client.startInstance(id).catch(() => {});
@@ -388,9 +456,48 @@ export const RECORDINGS: Readonly<Record<string, Recording>> = {
   },
 };
 
+/** Of what each side reports, that which finds an update needed. */
+const MOVED_SIGNALS = 6;
+
+/** Waits until a workflow that nobody works on has been signalled so often. */
+async function untilSignals(harness: Harness, workflowId: string, signals: number): Promise<void> {
+  let heard = 0;
+  await waitUntil(
+    async () => {
+      const { events } = await harness.temporal.workflow.getHandle(workflowId).fetchHistory();
+      heard = (events ?? []).filter((event) => event.workflowExecutionSignaledEventAttributes).length;
+      return heard >= signals;
+    },
+    '',
+    30_000,
+    50,
+  ).catch(() => {
+    throw new Error(`${workflowId} was signalled ${heard} times, not ${signals}`);
+  });
+}
+
+/** Fails a migration at its source; returns its target VMM. */
+async function migrationFailedBy(harness: Harness, id: string, there: StackSled): Promise<{ target: string }> {
+  const { here } = await harness.placed(id);
+  here.agent.faults.plant({ migration: { side: 'source', point: 'middle' } });
+  const { operationId } = await harness.client.migrateInstance(id, there.id);
+  const result = await harness.temporal.workflow.getHandle(workflowIds.migrate(id), operationId ?? undefined).result();
+  return { target: (result as { vmmId: string }).vmmId };
+}
+
 async function byHand(harness: Harness, name: ReconcilerName): ReturnType<Recording> {
   await harness.client.runReconciler(name);
   return { workflowId: workflowIds.reconcileOnce(name) };
+}
+
+/** A running instance, and no other. */
+async function alone(harness: Harness): Promise<string> {
+  const others: string[] = [];
+  for await (const { id, run_state } of harness.client.listInstances())
+    if (!['stopped', 'failed'].includes(run_state)) others.push(id);
+  await Promise.all(others.map((id) => harness.client.stopInstance(id)));
+  for (const id of others) await harness.shows(id, 'stopped');
+  return harness.running();
 }
 
 async function drainEnded(harness: Harness, sledId: string): ReturnType<Recording> {
@@ -399,26 +506,20 @@ async function drainEnded(harness: Harness, sledId: string): ReturnType<Recordin
   return { workflowId: workflowIds.drain(sledId) };
 }
 
-async function cancelledMigration(harness: Harness, call: FaultCall, step: string): ReturnType<Recording> {
+/** Cancels a migration at a step: before the point of no return it is undone, past it the step is carried through. */
+async function cancelledMigration(
+  { harness, hold }: Recorder,
+  step: 'registerVmm' | 'migrateIn',
+): ReturnType<Recording> {
   const id = await harness.running();
   const { there } = await harness.placed(id);
-  there.agent.faults.plant(delay(call, 1_500));
   const workflowId = workflowIds.migrate(id);
+  const held = hold(step, id);
   const migrated = harness.client.migrateInstance(id, there.id).catch(() => {});
-  await untilDoing(harness, workflowId, step);
+  await held.reached;
   await harness.temporal.workflow.getHandle(workflowId).cancel();
+  await untilDecided(harness, workflowId);
+  if (step === 'migrateIn') held.release();
   await migrated;
   return { workflowId };
-}
-
-async function untilTimer(harness: Harness, workflowId: string): Promise<void> {
-  await waitUntil(
-    async () => {
-      const { events } = await harness.temporal.workflow.getHandle(workflowId).fetchHistory();
-      return (events ?? []).some((event) => event.timerStartedEventAttributes);
-    },
-    'it never waited for the update',
-    60_000,
-    50,
-  );
 }

@@ -68,6 +68,8 @@ try {
   }
   process.exitCode = failed.length === 0 && outcomes.length > 0 ? 0 : 1;
 } catch (error) {
-  console.error(`${pc.red('error:')} ${error instanceof Error ? error.message : error}`);
+  // The SDK's own message says what it did, its cause why that failed.
+  const cause = error instanceof Error && error.cause instanceof Error ? `: ${error.cause.message}` : '';
+  console.error(`${pc.red('error:')} ${error instanceof Error ? error.message : error}${cause}`);
   process.exitCode = 1;
 }

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { type DrainProgress, describeDrain, drainStep } from '../../model/drain.ts';
+import { type DrainProgress, describeDrain, drainDetails, drainStep } from '../../model/drain.ts';
 import { SHOWN_STATES } from '../../model/states.ts';
 
 describe('what a drain does about an instance', () => {
@@ -37,4 +37,20 @@ test('its progress is said in one line', () => {
     /stopped \(by an operator\)/,
   );
   expect(describeDrain({ ...progress, state: 'incomplete' })).toMatch(/not drained.*1 could not move/);
+  const details = drainDetails({
+    ...progress,
+    moving: [{ ...entry, detail: 'sled-2' }],
+    couldNotMove: [{ ...entry, name: 'shop', detail: 'refused *twice*' }],
+  });
+  expect(details.split('\n')).toEqual([
+    `**${describeDrain(progress)}**`,
+    '',
+    'Moving, at most 4 at a time:',
+    '',
+    '- **web** → sled-2',
+    '',
+    'Could not move:',
+    '',
+    '- **shop**: refused \\*twice\\*',
+  ]);
 });

@@ -3,7 +3,7 @@ import { readdir, readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
 import { z } from 'zod';
-import { SAGA_STEPS, type SagaSteps } from '../../model/saga-steps.ts';
+import { declaredSteps } from '../../model/saga-steps.ts';
 
 const folder = fileURLToPath(new URL('../histories/', import.meta.url));
 const files = (await readdir(folder)).filter((name) => name.endsWith('.json'));
@@ -20,8 +20,8 @@ describe('every step that a history shows is declared, and every declared step t
   test.each(files)('%s', async (file) => {
     const { events } = history.parse(JSON.parse(await readFile(folder + file, 'utf8')));
     const type = events[0]?.workflowExecutionStartedEventAttributes?.workflowType.name ?? '';
-    const declared: SagaSteps | undefined = (SAGA_STEPS as Record<string, SagaSteps>)[type];
-    if (declared === undefined) throw new Error(`workflow type "${type}" is not declared in SAGA_STEPS`);
+    const declared = declaredSteps(type);
+    if (declared === undefined) throw new Error(`workflow type "${type}" is not declared in model/saga-steps.ts`);
     const ran = events
       .map((event) => event.activityTaskScheduledEventAttributes?.activityType.name)
       .filter((name): name is string => name !== undefined);

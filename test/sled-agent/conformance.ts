@@ -150,9 +150,13 @@ export function conformance(tested: HypervisorUnderTest): void {
 
     test('a reboot is reported, and the guest runs again', async () => {
       const { vmmId } = await sled.running();
+      await waitUntil(() => (agent.hypervisor.count(vmmId) ?? 0) > 1, 'it never counted', 60_000);
       expect((await sled.tell(vmmId, 'reboot')).status).toBe(200);
       await plane.hears(vmmId, 'rebooting');
-      await waitUntil(() => plane.states(vmmId).at(-1) === 'running', 'it never ran again');
+      await waitUntil(() => plane.states(vmmId).at(-1) === 'running', 'it never ran again', 60_000);
+      // A guest counts anew, and what comes of the reboot has come by then.
+      const before = agent.hypervisor.count(vmmId) ?? 0;
+      await waitUntil(() => (agent.hypervisor.count(vmmId) ?? before) !== before, 'it never counted again', 60_000);
       expect(plane.states(vmmId)).toEqual(['starting', 'running', 'rebooting', 'running']);
     });
 

@@ -1,0 +1,112 @@
+/** Looks at a live migration: what the database says of its two sides, and what their sleds say of the guest's way. */
+import { setTimeout as pause } from 'node:timers/promises';
+import { cancellationSignal, heartbeat } from '@temporalio/activity';
+import type { Database } from '../db/connect.ts';
+import { readMigration, type StoredMigration } from '../db/queries/read-migration.ts';
+import {
+  bytesPerSecond,
+  describeMigration,
+  type MigrationFigures,
+  type MigrationSight,
+  migrationOutcome,
+} from '../model/migration-progress.ts';
+import type { MigrationProgress } from '../wire/sled-protocol.ts';
+import { classifyFailure } from './failures.ts';
+import type { SledClient } from './sled-client.ts';
+
+/** How long one sled may take to say how far it is, in milliseconds. */
+const SLED_CALL_MS = 1_500;
+const LOOK_EVERY_MS = 1_000;
+
+export type WatchActivities = ReturnType<typeof createWatchActivities>;
+
+export interface WatchMigrationRequest {
+  readonly migrationId: string;
+  /** How long to watch, in milliseconds; it ends before, when the migration does. */
+  readonly forMs: number;
+  /** What an earlier look saw: a sled that has let go of its VMM says nothing any more. */
+  readonly figures: MigrationFigures | null;
+}
+
+/**
+ * One look at a migration. A sled that doesn't answer, or gives no figures, leaves `before` as it is; the destination's
+ * final figures count for more than the source's, since it knows when the guest went on.
+ */
+export async function lookAtMigration(
+  sleds: SledClient,
+  migration: StoredMigration,
+  before: MigrationFigures | null,
+): Promise<MigrationSight> {
+  const { migrationId, instanceName, linked, source, target } = migration;
+  const [sent, arrived] = await Promise.all([source, target].map((side) => ask(sleds, migrationId, side)));
+  const newest = arrived ?? sent ?? null;
+  return {
+    outcome: migrationOutcome({ sourceState: source.state, targetState: target.state, linked }),
+    instanceName,
+    sourceSledName: source.sledName ?? 'no sled',
+    sledName: target.sledName ?? 'no sled',
+    sourceState: source.state,
+    targetState: target.state,
+    figures: newest === null ? before : figuresOf(newest, before),
+  };
+}
+
+async function ask(
+  sleds: SledClient,
+  migrationId: string,
+  { vmmId, sledName, sledAddress }: StoredMigration['source'],
+): Promise<MigrationProgress | null> {
+  if (sledName === null || sledAddress === null) return null;
+  const answer = await sleds
+    .readProgress({ name: sledName, address: sledAddress }, vmmId, SLED_CALL_MS)
+    // Whatever the sled does instead of answering, it is no news: its reports say how the migration ends.
+    .catch(() => null);
+  // A VM that has moved on by another migration speaks of that one.
+  return answer?.migration_id === migrationId ? answer : null;
+}
+
+function figuresOf(progress: MigrationProgress, before: MigrationFigures | null): MigrationFigures {
+  const way = { bytesSent: progress.bytes_sent, elapsedMs: progress.elapsed_ms };
+  const over = progress.downtime_ms !== null;
+  return {
+    ...way,
+    bytesTotal: progress.bytes_total,
+    bytesLeft: progress.bytes_left,
+    bytesPerSecond: bytesPerSecond(way, over ? null : before),
+    expectedDowntimeMs: progress.expected_downtime_ms ?? null,
+    downtimeMs: progress.downtime_ms,
+  };
+}
+
+/** Makes the activity of the migration watch. */
+export function createWatchActivities({ db, sleds }: { readonly db: Database; readonly sleds: SledClient }) {
+  return {
+    /**
+     * Looks once a second, and tells what it sees as heartbeat details, until the migration is over or the time is;
+     * `null` when there is no such migration.
+     */
+    async watchMigration(request: WatchMigrationRequest): Promise<MigrationSight | null> {
+      let sight: MigrationSight | null = null;
+      const tell = () => heartbeat(sight === null ? undefined : { says: describeMigration(sight), ...sight.figures });
+      const telling = setInterval(tell, LOOK_EVERY_MS);
+      try {
+        const end = performance.now() + request.forMs;
+        let { figures } = request;
+        for (;;) {
+          const migration = await readMigration(db, request.migrationId);
+          if (migration === null) return null;
+          sight = await lookAtMigration(sleds, migration, figures);
+          ({ figures } = sight);
+          const leftMs = end - performance.now();
+          if (sight.outcome !== 'under way' || leftMs <= 0) return sight;
+          tell();
+          await pause(Math.min(LOOK_EVERY_MS, leftMs), undefined, { signal: cancellationSignal() });
+        }
+      } catch (error) {
+        throw classifyFailure(error);
+      } finally {
+        clearInterval(telling);
+      }
+    },
+  };
+}

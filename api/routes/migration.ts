@@ -1,0 +1,51 @@
+import { z } from 'zod';
+import { lookAtMigration } from '../../activities/migration-watch.ts';
+import { readLastMigration } from '../../db/queries/read-migration.ts';
+import { describeMigration } from '../../model/migration-progress.ts';
+import { Refusal } from '../../model/refusal.ts';
+import { migrationView, nameOrId } from '../../wire/operator-api.ts';
+import { type ApiApp, type ApiContext, findInstance, projectQuery } from '../context.ts';
+import { errors } from '../errors.ts';
+
+/** Adds the endpoint that tells how far an instance's newest migration is, or how it ended. */
+export function addMigrationRoutes(app: ApiApp, { db, sleds }: ApiContext): void {
+  app.get(
+    '/v1/instances/:instance/migration',
+    {
+      schema: {
+        tags: ['instances'],
+        params: z.object({ instance: nameOrId }),
+        querystring: projectQuery,
+        response: { 200: migrationView, ...errors },
+      },
+    },
+    async (request) => {
+      const { instance } = await findInstance(db, request.params.instance, request.query.project);
+      const migration = await readLastMigration(db, instance.id);
+      if (migration === null) throw Refusal.notFound('migration of instance', instance.name);
+      const sight = await lookAtMigration(sleds, migration, null);
+      const { figures } = sight;
+      return {
+        id: migration.migrationId,
+        outcome: sight.outcome === 'under way' ? null : sight.outcome === 'completed' ? 'completed' : 'failed',
+        source_sled: sight.sourceSledName,
+        target_sled: sight.sledName,
+        source_state: sight.sourceState,
+        target_state: sight.targetState,
+        progress:
+          figures === null
+            ? null
+            : {
+                bytes_total: figures.bytesTotal,
+                bytes_sent: figures.bytesSent,
+                bytes_left: figures.bytesLeft,
+                bytes_per_second: figures.bytesPerSecond,
+                expected_downtime_ms: figures.expectedDowntimeMs,
+                downtime_ms: figures.downtimeMs,
+                elapsed_ms: figures.elapsedMs,
+              },
+        summary: describeMigration(sight),
+      } as const;
+    },
+  );
+}

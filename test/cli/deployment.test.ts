@@ -1,0 +1,86 @@
+/** `mooring deployment`, and workers that are to have no versions. */
+import { execFile } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { pino } from 'pino';
+import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest';
+import { waitUntil } from '../../worker/child-process.ts';
+import { readBuilds } from '../../worker/deployment.ts';
+import { type RunningWorker, startWorker } from '../../worker/worker.ts';
+import { type Harness, startHarness } from '../support/harness.ts';
+
+vi.setConfig({ testTimeout: 200_000, hookTimeout: 200_000 });
+
+const MOORING = fileURLToPath(new URL('../../client/mooring.js', import.meta.url));
+const workers: RunningWorker[] = [];
+let harness: Harness;
+beforeAll(async () => {
+  harness = await startHarness({ reconcileEveryMs: 0 });
+});
+afterEach(() => {
+  vi.unstubAllEnvs();
+});
+afterAll(async () => {
+  await Promise.all(workers.map((worker) => worker.stop()));
+  await harness?.close();
+});
+
+async function startBuild(buildId: string): Promise<RunningWorker> {
+  const { databaseUrl, temporal } = harness.stack;
+  const log = pino({ level: 'silent' });
+  const worker = await startWorker({ databaseUrl, temporal, log, buildId, reconcileEveryMs: 0 });
+  workers.push(worker);
+  return worker;
+}
+
+async function deployment(...args: string[]) {
+  const env = {
+    ...process.env,
+    TEMPORAL_ADDRESS: harness.stack.temporalAddress,
+    NO_COLOR: '1',
+    FORCE_COLOR: undefined,
+  };
+  return promisify(execFile)(process.execPath, [MOORING, 'deployment', ...args], { env }).then(
+    (done) => ({ ...done, code: 0 }),
+    (error: { stdout: string; stderr: string; code: number }) => error,
+  );
+}
+
+test('with MOORING_WORKER_VERSIONING=off a worker has no build, and works beside others that have none', async () => {
+  vi.stubEnv('MOORING_WORKER_VERSIONING', 'off');
+  const worker = await startBuild('never-seen');
+  expect((await deployment('list')).stdout).toContain('no versioned worker has run here yet');
+  expect(JSON.parse((await deployment('list', '--json')).stdout)).toEqual({ items: [] });
+  // Either worker may do each step: neither refuses what the other began.
+  for (let count = 0; count < 3; count += 1) await harness.running();
+  await worker.stop();
+  await harness.running();
+  expect(await readBuilds(harness.temporal)).toEqual([]);
+});
+
+test('builds are listed with what to do about their workers; promoted, one is current and the other drains', async () => {
+  await startBuild('one');
+  await startBuild('two');
+  await waitUntil(async () => (await readBuilds(harness.temporal)).length === 2, 'the second build never came up');
+  const before = (await deployment('list')).stdout;
+  expect(before).toMatch(/BUILD +STATUS +CREATED +ITS WORKERS/);
+  expect(before).toMatch(/one +current .* get new work/);
+  expect(before).toMatch(/two +inactive .* promote it when/);
+
+  const promoted = await deployment('promote', 'two');
+  expect([promoted.code, promoted.stdout]).toEqual([0, expect.stringContaining('build two is current')]);
+  const { items } = JSON.parse((await deployment('list', '--json')).stdout) as {
+    items: { buildId: string; status: string }[];
+  };
+  expect(Object.fromEntries(items.map(({ buildId, status }) => [buildId, status]))).toEqual({
+    one: expect.stringMatching(/^drain(ing|ed)$/),
+    two: 'current',
+  });
+  await harness.running();
+});
+
+test('a build that is not there is an error that says what to do', async () => {
+  const unknown = await deployment('promote', 'three');
+  expect(unknown.code).toBe(1);
+  expect(unknown.stderr).toContain('there is no build "three": start a worker of it first');
+});

@@ -1,0 +1,83 @@
+/**
+ * A stack on which things happen in the order that a recording wants, whatever the machine has to do: steps wait until they
+ * are let go, a workflow's end waits for what is to come before it, and no loop does anything by itself.
+ */
+import { randomUUID } from 'node:crypto';
+import { fileURLToPath } from 'node:url';
+import type { InjectedSinks } from '@temporalio/worker';
+import { FaultInjector } from '../matrix/fault-injector.ts';
+import { type Harness, startHarness } from '../support/harness.ts';
+import type { RecorderSinks } from './completion-sink.ts';
+
+/** An update continues as new from this many events on: soon enough to record it. */
+const SUGGEST_CONTINUE_AS_NEW_EVENTS = 200;
+/** No longer than the silent ones need, in milliseconds. */
+const REGISTER_TIMEOUT_MS = 6_000;
+
+/** A step that waits. */
+export interface HeldStep {
+  /** Resolves when it has come to where it waits. */
+  readonly reached: Promise<void>;
+  /** Lets it go on. */
+  release(): void;
+}
+
+export interface Recorder {
+  readonly harness: Harness;
+  /**
+   * Holds the next execution of a step of an instance (or of a workflow whose id contains `subject`) before it runs, or after;
+   * `skip` executions before it pass.
+   */
+  hold(step: string, subject: string, where?: 'before' | 'after', skip?: number): HeldStep;
+  /** Does something when a workflow has decided to complete and before the server hears it, once. */
+  atCompletion(workflowId: string, act: () => Promise<void>): void;
+  /** Lets everything go on, and takes every fault away. */
+  clear(): Promise<void>;
+}
+
+/** Brings the stack up. */
+export async function startRecorder(): Promise<Recorder> {
+  const injector = new FaultInjector();
+  const completions = new Map<string, () => Promise<void>>();
+  const sinks: InjectedSinks<RecorderSinks> = {
+    recorder: {
+      completes: {
+        callDuringReplay: false,
+        async fn({ workflowId }: { workflowId: string }) {
+          const act = completions.get(workflowId);
+          completions.delete(workflowId);
+          await act?.();
+        },
+      },
+    },
+  };
+  const harness = await startHarness({
+    registerTimeoutMs: REGISTER_TIMEOUT_MS,
+    temporalDynamicConfig: { 'limit.historyCount.suggestContinueAsNew': SUGGEST_CONTINUE_AS_NEW_EVENTS },
+    reconcileEveryMs: 0,
+    testInterceptors: {
+      activity: [injector.interceptors()],
+      workflowModules: [fileURLToPath(new URL('./completion-sink.ts', import.meta.url))],
+      sinks,
+    },
+  });
+  return {
+    harness,
+    hold(step, subject, where = 'before', skip = 0) {
+      const plan = { activity: step, subject, workflowType: null };
+      if (skip > 0) injector.plan({ ...plan, id: randomUUID(), times: skip });
+      const id = randomUUID();
+      injector.plan({ ...plan, id, ...(where === 'before' ? { holdBefore: true } : { holdAfter: true }) });
+      const reached = injector.waitFor(id, where === 'before' ? 'arrived' : 'ran');
+      reached.catch(() => {});
+      return { reached, release: () => injector.release(id, where) };
+    },
+    atCompletion: (workflowId, act) => void completions.set(workflowId, act),
+    async clear() {
+      injector.releaseAll();
+      completions.clear();
+      harness.everywhere(({ agent }) => agent.faults.clear());
+      await harness.stack.worker.setUpdates(true);
+    },
+  };
+}
