@@ -1,6 +1,7 @@
 /** The `mooring` command. */
 import { Command } from 'commander';
 import pc from 'picocolors';
+import { addAccessCommands } from './commands/access.ts';
 import { addAffinityGroupCommands } from './commands/affinity-group.ts';
 import { addCompletionCommands } from './commands/completion.ts';
 import { addDeploymentCommands } from './commands/deployment.ts';
@@ -35,6 +36,7 @@ addSledCommands(program);
 addProjectCommands(program);
 addNetworkCommands(program);
 addOperationCommands(program);
+addAccessCommands(program);
 addTopCommand(program);
 addCompletionCommands(program);
 addDoctorCommand(program);

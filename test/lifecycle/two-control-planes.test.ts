@@ -21,7 +21,13 @@ beforeAll(async () => {
     temporal: plainTemporal(harness.stack.temporalAddress),
   };
   secondWorker = await startWorker({ ...parts, log: createLog('second', 'error'), reconcileEveryMs: 1_000 });
-  secondApi = await startApi({ ...parts, host: '127.0.0.1', port: 0, log: createLog('second', 'error') });
+  secondApi = await startApi({
+    ...parts,
+    host: '127.0.0.1',
+    port: 0,
+    authentication: 'open',
+    log: createLog('second', 'error'),
+  });
   both = [harness.client, new MooringClient({ url: secondApi.url })];
 });
 afterAll(async () => {
