@@ -53,6 +53,11 @@ export class RequestAudit {
     this.#subject = named ?? null;
   }
 
+  /** The id of its record. */
+  get id(): string {
+    return this.#fixed.id;
+  }
+
   /** Says what the request is about, as soon as it is known: its id, and its project where it has one. */
   about(id: string, projectId: string | null = null): void {
     this.#subject = id;

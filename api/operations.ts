@@ -122,7 +122,7 @@ export class Operations {
     for (let stale = 0; ; stale++) {
       const handle = await this.#startOrJoin(request, deadline);
       const operationId = handle.runId;
-      if (request.key !== undefined) await settleKey(this.#db, request.key.value, operationId);
+      if (request.key !== undefined) await settleKey(this.#db, request.key.value, operationId, request.audit?.id);
       const before = handle.joined ? await this.#read(operationId) : null;
       const done = await this.#wait(handle.handle, request, operationId, deadline).catch((error: unknown) => {
         // A run whose outcome was known before this call asked is not this call's: it was only closing.

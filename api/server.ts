@@ -26,6 +26,7 @@ import { addRateLimit, checkListening, DEFAULT_LIMITS, limitOptions, type Reques
 import { Operations } from './operations.ts';
 import { addAccessTokenRoutes } from './routes/access-tokens.ts';
 import { addAffinityGroupRoutes } from './routes/affinity-groups.ts';
+import { addAuditLogRoutes } from './routes/audit-log.ts';
 import { addDrainRoutes } from './routes/drains.ts';
 import { addHistoryRoutes } from './routes/history.ts';
 import { addInstanceRoutes } from './routes/instances.ts';
@@ -195,6 +196,7 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
   addReportRoutes(app, context);
   addNetworkRoutes(app, context);
   addAccessTokenRoutes(app, context);
+  addAuditLogRoutes(app, context);
   app.get('/openapi.json', { schema: { hide: true } }, async () => app.swagger());
   app.get('/healthz', { schema: { hide: true } }, async () => 'ok\n');
   app.get('/readyz', { schema: { hide: true } }, async (_, reply) => {

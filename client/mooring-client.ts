@@ -13,8 +13,10 @@ import {
   type AccessTokenCreate,
   type AccessTokenCreated,
   type AccessTokenView,
+  type AuditLogEntry,
   accessTokenCreated,
   accessTokenView,
+  auditLogEntry,
   type CurrentUserView,
   currentUserView,
 } from '../wire/access-api.ts';
@@ -371,6 +373,20 @@ export class MooringClient {
   /** Revokes a token, by its id or name: the next request that carries it is refused. */
   async revokeToken(token: string, options: CallOptions = {}): Promise<void> {
     await this.#call('DELETE', `/v1/system/access-tokens/${encodeURIComponent(token)}`, options, z.unknown());
+  }
+
+  /**
+   * Lists what was done, in the order in which it was completed; `since` is included, `until` is not, both ISO 8601. Of what
+   * is still going on there is nothing yet.
+   */
+  listAuditLog(
+    options: CallOptions & { since?: string; until?: string; newestFirst?: boolean } = {},
+  ): AsyncGenerator<AuditLogEntry> {
+    const { since, until, newestFirst, signal } = options;
+    const sort_by = newestFirst ? 'time_and_id_descending' : undefined;
+    return this.#pages('/v1/system/audit-log', { start_time: since, end_time: until, sort_by }, auditLogEntry, {
+      signal,
+    });
   }
 
   /** Lists where each instance lives, as sled agents are told. */

@@ -447,6 +447,7 @@ export const auditLog = pgTable(
   (table) => [
     index('audit_log_completed').on(table.timeCompleted, table.id).where(sql`time_completed IS NOT NULL`),
     index('audit_log_open').on(table.timeStarted).where(sql`time_completed IS NULL`),
+    index('audit_log_open_operation').on(table.sagaOperationId).where(sql`time_completed IS NULL`),
     check('audit_log_completed_has_result', sql`(time_completed IS NULL) = (result IS NULL)`),
   ],
 );

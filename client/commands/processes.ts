@@ -1,5 +1,5 @@
 import { availableParallelism, totalmem } from 'node:os';
-import { type Command, Option } from 'commander';
+import { type Command, InvalidArgumentError, Option } from 'commander';
 import pc from 'picocolors';
 import { DEFAULT_API_PORT } from '../context.ts';
 import { printJson } from '../output.ts';
@@ -95,7 +95,13 @@ export function addProcessCommands(program: Command): void {
     .command('worker')
     .description('run one worker process, against DATABASE_URL and TEMPORAL_ADDRESS')
     .option('--metrics <ip:port>', 'show /metrics, /healthz and /readyz here', process.env.MOORING_METRICS_LISTEN)
-    .action(async (options: { metrics?: string }) => {
+    .addOption(
+      new Option('--audit-days <n>', 'how long audit records are kept, in days')
+        .argParser(parseDays)
+        .default(90)
+        .env('MOORING_AUDIT_DAYS'),
+    )
+    .action(async (options: { metrics?: string; auditDays: number }) => {
       const { databaseUrl, temporal } = await externalParts();
       const { startWorker } = await import('../../worker/worker.ts');
       const { migrateDatabase } = await import('../../db/connect.ts');
@@ -107,6 +113,7 @@ export function addProcessCommands(program: Command): void {
         temporal,
         log: createLog('worker'),
         metricsListen: options.metrics,
+        auditDays: options.auditDays,
       });
       console.log(`worker: running${worker.metricsUrl === null ? '' : `, metrics at ${worker.metricsUrl}/metrics`}`);
       await Promise.race([told, worker.ended]);
@@ -250,6 +257,12 @@ export function addProcessCommands(program: Command): void {
       const { keep = false, scenario, hypervisor } = options;
       process.exitCode = (await runDemo({ keep, scenarioFile: scenario, hypervisor })) ? 0 : 1;
     });
+}
+
+function parseDays(text: string): number {
+  const days = Number(text);
+  if (!Number.isFinite(days) || days <= 0) throw new InvalidArgumentError('a number of days above 0 is needed');
+  return days;
 }
 
 interface ApiCommandOptions {

@@ -41,4 +41,18 @@ CREATE UNIQUE INDEX "access_token_secret" ON "access_token" USING btree ("secret
 CREATE UNIQUE INDEX "access_token_name" ON "access_token" USING btree ("name") WHERE time_revoked IS NULL;--> statement-breakpoint
 CREATE INDEX "access_token_project" ON "access_token" USING btree ("project_id");--> statement-breakpoint
 CREATE INDEX "audit_log_completed" ON "audit_log" USING btree ("time_completed","id") WHERE time_completed IS NOT NULL;--> statement-breakpoint
-CREATE INDEX "audit_log_open" ON "audit_log" USING btree ("time_started") WHERE time_completed IS NULL;
+CREATE INDEX "audit_log_open" ON "audit_log" USING btree ("time_started") WHERE time_completed IS NULL;--> statement-breakpoint
+CREATE INDEX "audit_log_open_operation" ON "audit_log" USING btree ("saga_operation_id") WHERE time_completed IS NULL;--> statement-breakpoint
+-- A record that waits for its operation is completed in the transaction that writes the operation's outcome, whoever is
+-- left by then. A caller's own answer, which comes after it, is written over it.
+CREATE FUNCTION complete_audit_of_operation() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  UPDATE audit_log SET time_completed = clock_timestamp(),
+    result = CASE WHEN NEW.succeeded THEN 'success'::audit_result ELSE 'error'::audit_result END,
+    http_status = CASE WHEN NEW.succeeded THEN 202 ELSE (NEW.error->>'status')::integer END,
+    error_code = NEW.error->>'error_code', error_message = left(NEW.error->>'message', 1024)
+  WHERE saga_operation_id = NEW.id AND time_completed IS NULL;
+  RETURN NULL;
+END $$;--> statement-breakpoint
+CREATE TRIGGER operation_ends AFTER INSERT OR UPDATE OF time_ended ON "operation" FOR EACH ROW
+  WHEN (NEW.time_ended IS NOT NULL) EXECUTE FUNCTION complete_audit_of_operation();

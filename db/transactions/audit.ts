@@ -44,19 +44,23 @@ const MAX_USER_AGENT = 256;
 const MAX_MESSAGE = 1024;
 const MAX_SUBJECT = 256;
 
-/** The statement that writes a record, or completes the one that was written with this id. */
-export function auditStatement(record: AuditRecord): SQL {
+/**
+ * The statement that writes a record, or completes the one that was written with this id. Inside another statement `from`
+ * names what must have a row for the record to be written, and `projectId` may be an expression of its columns.
+ */
+export function auditStatement(record: AuditRecord, within: { from?: SQL; projectId?: SQL } = {}): SQL {
   const { outcome } = record;
   const failed = outcome?.result === 'error' ? outcome : null;
   return sql`INSERT INTO audit_log AS entry (id, time_started, time_completed, actor, actor_name, actor_id, source_ip, user_agent,
       request_id, request_uri, operation, subject_kind, subject, project_id, saga_operation_id, result, http_status, error_code,
       error_message)
-    VALUES (${record.id}, clock_timestamp() - ${Math.round(record.elapsedMs)}::int * interval '1 millisecond',
+    SELECT ${record.id}, clock_timestamp() - ${Math.round(record.elapsedMs)}::int * interval '1 millisecond',
       ${outcome === null ? sql`NULL` : sql`clock_timestamp()`}, ${record.actor}, ${record.actorName}, ${record.actorId},
       ${record.sourceIp}, ${clean(record.userAgent, MAX_USER_AGENT)}, ${record.requestId}, ${clean(record.requestUri, MAX_URI)},
-      ${record.operation}, ${record.subjectKind}, ${clean(record.subject, MAX_SUBJECT)}, ${record.projectId},
+      ${record.operation}, ${record.subjectKind}, ${clean(record.subject, MAX_SUBJECT)}, ${within.projectId ?? sql`${record.projectId}`},
       ${record.sagaOperationId}, ${outcome?.result ?? null}, ${outcome?.httpStatus ?? null}, ${failed?.errorCode ?? null},
-      ${clean(failed?.errorMessage ?? null, MAX_MESSAGE)})
+      ${clean(failed?.errorMessage ?? null, MAX_MESSAGE)}
+    ${within.from === undefined ? sql`` : sql`FROM ${within.from}`}
     ON CONFLICT (id) DO UPDATE SET time_completed = excluded.time_completed, result = excluded.result,
       http_status = excluded.http_status, error_code = excluded.error_code, error_message = excluded.error_message,
       subject = coalesce(excluded.subject, entry.subject), project_id = coalesce(excluded.project_id, entry.project_id),
