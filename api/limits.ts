@@ -2,7 +2,8 @@
 import type { Socket } from 'node:net';
 import { isIP } from 'node:net';
 import rateLimit from '@fastify/rate-limit';
-import type { FastifyInstance, FastifyServerOptions } from 'fastify';
+import type { FastifyInstance, FastifyRequest, FastifyServerOptions } from 'fastify';
+import { Refusal } from '../model/refusal.ts';
 import type { AuthenticationMode } from './access.ts';
 import { HTTP_CODES } from './errors.ts';
 
@@ -109,4 +110,21 @@ export function checkListening(options: {
     throw new Error(
       `listening on ${options.host} without TLS would send tokens in the clear: give --tls-cert and --tls-key, listen on 127.0.0.1 behind a proxy that has TLS, or say --insecure`,
     );
+}
+
+/** Throws for a request with a NUL character in any of its texts: PostgreSQL's can't hold one. */
+export function refuseNul(request: FastifyRequest): void {
+  for (const [where, value] of Object.entries({ path: request.params, query: request.query, body: request.body }))
+    if (holdsNul(value)) throw Refusal.invalid(`${where}: holds a NUL character, which no name or text may have`);
+}
+
+/** Without recursion: what is sent may be nested deeper than the stack is. */
+function holdsNul(value: unknown): boolean {
+  const open = [value];
+  while (open.length > 0) {
+    const next = open.pop();
+    if (typeof next === 'string' && next.includes('\0')) return true;
+    if (typeof next === 'object' && next !== null) for (const entry of Object.entries(next)) open.push(...entry);
+  }
+  return false;
 }

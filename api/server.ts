@@ -22,7 +22,7 @@ import type { TemporalSettings } from '../worker/temporal-connection.ts';
 import { type AuthenticationMode, addAccessHooks } from './access.ts';
 import type { ApiApp, ApiContext } from './context.ts';
 import { describeError } from './errors.ts';
-import { addRateLimit, checkListening, DEFAULT_LIMITS, limitOptions, type RequestLimits } from './limits.ts';
+import { addRateLimit, checkListening, DEFAULT_LIMITS, limitOptions, type RequestLimits, refuseNul } from './limits.ts';
 import { Operations } from './operations.ts';
 import { addAccessTokenRoutes } from './routes/access-tokens.ts';
 import { addAffinityGroupRoutes } from './routes/affinity-groups.ts';
@@ -165,6 +165,7 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
       done(Object.assign(new Error('the body is not valid JSON'), { statusCode: 400 }), undefined);
     }
   });
+  app.addHook('preValidation', async (request) => refuseNul(request));
 
   app.addHook('onResponse', async (request, reply) => {
     const route = request.routeOptions.url ?? 'none';
