@@ -21,6 +21,7 @@ import {
 import { isGoneVmmState, type OperationKind } from '../model/states.ts';
 import type { Metrics, StepOutcome } from '../telemetry/metrics.ts';
 import type { SledVmmState, VmmCommand } from '../wire/sled-protocol.ts';
+import { acting } from './acting.ts';
 import { classifyFailure, FAILURE_TYPES, finalFailure } from './failures.ts';
 import { signalIfNeeded } from './signal-update.ts';
 import { type SledAddress, type SledClient, SledError } from './sled-client.ts';
@@ -32,6 +33,8 @@ export interface ActivityContext {
   readonly sleds: SledClient;
   readonly workflows: WorkflowStarter;
   readonly metrics?: Metrics;
+  /** How long audit records are kept, in days; default 90. */
+  readonly auditDays?: number | undefined;
 }
 
 /** One run of a saga and the VMM that it makes. */
@@ -270,13 +273,18 @@ export function createControlActivities({ db, sleds, workflows, metrics }: Activ
       if (place.linked) return 'named by its instance: not a leftover';
       if (place.unwinding) return 'being unwound by its saga';
       if (place.givenUp || place.sledName === null || place.sledAddress === null) {
-        const instanceId = await failVmm(db, request.vmmId, 'its sled was given up');
+        const instanceId = await failVmm(db, request.vmmId, 'its sled was given up', acting('clean-up of leftovers'));
         if (instanceId !== null) await workflows.signalUpdate(instanceId);
         return 'its sled was given up';
       }
       const word = await unregister({ name: place.sledName, address: place.sledAddress }, request.vmmId);
       await applyWord(request.vmmId, word);
-      const instanceId = await failVmm(db, request.vmmId, 'it was unregistered as a leftover');
+      const instanceId = await failVmm(
+        db,
+        request.vmmId,
+        'it was unregistered as a leftover',
+        acting('clean-up of leftovers'),
+      );
       if (instanceId !== null) await workflows.signalUpdate(instanceId);
       return 'unregistered';
     },
@@ -306,7 +314,7 @@ export function createControlActivities({ db, sleds, workflows, metrics }: Activ
     } catch (error) {
       if (!(error instanceof SledError)) throw error;
       if (error.kind !== 'gone') return 'none';
-      return (await failVmm(db, vmmId, error.message)) === null ? 'none' : 'news';
+      return (await failVmm(db, vmmId, error.message, acting('update'))) === null ? 'none' : 'news';
     }
   }
 
@@ -330,7 +338,7 @@ export function createControlActivities({ db, sleds, workflows, metrics }: Activ
     } catch (error) {
       if (!(error instanceof SledError)) throw error;
       if (error.kind === 'gone') {
-        const instanceId = await failVmm(db, vmm.vmmId, error.message);
+        const instanceId = await failVmm(db, vmm.vmmId, error.message, acting('stop'));
         if (instanceId !== null) await workflows.signalUpdate(instanceId);
         return null;
       }

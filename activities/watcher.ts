@@ -7,6 +7,7 @@ import { failVmm } from '../db/transactions/fail-vmm.ts';
 import { releaseUnwound } from '../db/transactions/unwind-vmm.ts';
 import type { WatcherFindings } from '../model/reconcilers.ts';
 import { isGoneVmmState } from '../model/states.ts';
+import { acting, recorded } from './acting.ts';
 import type { ActivityContext } from './activities.ts';
 import { signalIfNeeded } from './signal-update.ts';
 import { type SledAddress, SledError } from './sled-client.ts';
@@ -53,7 +54,7 @@ export async function watchSleds({ db, sleds, workflows }: ActivityContext): Pro
         if (vmm === undefined || vmm.deleted || isGoneVmmState(vmm.state)) {
           // Its saga is about to ask the sled itself.
           if (vmm?.unwinding && vmm.state !== 'saga_unwound') continue;
-          await sleds.unregister(address, vmm_id, POLL_MS).catch(ignoreGone);
+          await unregister(address, vmm_id);
           found.unregistered.push(vmm_id);
           await settleUnwound(vmm_id, vmm?.instance_id);
         } else if (vmm.news) {
@@ -66,7 +67,7 @@ export async function watchSleds({ db, sleds, workflows }: ActivityContext): Pro
         if (performance.now() > deadline) return void found.slow.push(address.name);
         if (vmm.state === 'saga_unwound') {
           if (!vmm.reserved) continue;
-          await sleds.unregister(address, vmm.id, POLL_MS).catch(ignoreGone);
+          await unregister(address, vmm.id);
           await settleUnwound(vmm.id, vmm.instance_id);
         } else if (!isGoneVmmState(vmm.state) && vmm.state !== 'creating' && !vmm.unwinding) {
           await askForMissing(address, vmm);
@@ -84,10 +85,15 @@ export async function watchSleds({ db, sleds, workflows }: ActivityContext): Pro
       await applyReport(db, vmm.id, await sleds.readState(address, vmm.id, POLL_MS));
     } catch (error) {
       if (!(error instanceof SledError) || error.kind !== 'gone') throw error;
-      if ((await failVmm(db, vmm.id, `sled "${address.name}" does not know it any more`)) !== null)
+      if ((await failVmm(db, vmm.id, `sled "${address.name}" does not know it any more`, acting('watcher'))) !== null)
         found.lost.push(vmm.id);
     }
     await signalIfNeeded({ db, workflows }, vmm.instance_id);
+  }
+
+  async function unregister(address: SledAddress, vmmId: string): Promise<void> {
+    const action = { operation: 'vmm_unregister', subjectKind: 'vmm' as const, subject: vmmId, ...acting('watcher') };
+    await recorded(db, action, () => sleds.unregister(address, vmmId, POLL_MS).catch(ignoreGone));
   }
 
   async function settleUnwound(vmmId: string, instanceId: string | undefined): Promise<void> {

@@ -8,11 +8,17 @@ import { z } from 'zod';
 import type { SledClient } from '../activities/sled-client.ts';
 import type { WorkflowStarter } from '../activities/workflow-starter.ts';
 import type { Database } from '../db/connect.ts';
-import { findInstanceByName, type InstanceRecord, readInstance } from '../db/queries/read-instance.ts';
+import {
+  findInstanceByName,
+  type InstanceRecord,
+  readInstance,
+  readInstanceAndRecord,
+} from '../db/queries/read-instance.ts';
 import { requireProject } from '../db/transactions/manage-inventory.ts';
 import { Refusal } from '../model/refusal.ts';
 import type { Metrics } from '../telemetry/metrics.ts';
 import { type InstanceView, isUuid, nameOrId } from '../wire/operator-api.ts';
+import type { RequestAudit } from './audit.ts';
 import type { Operations } from './operations.ts';
 import { viewInstance } from './views.ts';
 
@@ -62,9 +68,29 @@ export async function findInstance(
   return record;
 }
 
-/** An instance as the wire shows it now. Throws a {@link Refusal} when there is none. */
-export async function showInstance(db: Database, instanceId: string): Promise<InstanceView> {
-  const record = await readInstance(db, instanceId);
+/** The instance that a request is about, noted for its audit record. Throws as {@link findInstance}. */
+export async function subjectInstance(
+  db: Database,
+  request: FastifyRequest<{ Params: { instance: string }; Querystring: { project?: string | undefined } }>,
+): Promise<InstanceRecord> {
+  const record = await findInstance(db, request.params.instance, request.query.project);
+  request.audit?.about(record.instance.id, record.instance.projectId);
+  return record;
+}
+
+/**
+ * An instance as the wire shows it now; with an `audit`, the request's success is put on record in the same statement. Throws
+ * a {@link Refusal} when there is none.
+ */
+export async function showInstance(
+  db: Database,
+  instanceId: string,
+  audit: RequestAudit | null = null,
+): Promise<InstanceView> {
+  const done = audit?.completed();
+  const record =
+    done === undefined ? await readInstance(db, instanceId) : await readInstanceAndRecord(db, instanceId, done);
+  if (done !== undefined) audit?.noted(done);
   if (record === null) throw Refusal.notFound('instance', instanceId);
   return viewInstance(record);
 }
@@ -76,9 +102,10 @@ export function waitMs(request: FastifyRequest, limitMs: number): number {
   return asked === undefined ? limitMs : Math.min(limitMs, Number(asked) * 1000);
 }
 
-/** Says where the operation that a call began or joined can be followed. */
+/** Says where the operation that a call began or joined can be followed, to the caller and to the audit log. */
 export function location(reply: FastifyReply, operationId: string): void {
   reply.header('location', `/v1/operations/${operationId}`);
+  reply.request.audit?.began(operationId);
 }
 
 /**

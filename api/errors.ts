@@ -7,6 +7,15 @@ import { OperationFailed } from './operations.ts';
 /** The error responses that every endpoint declares. */
 export const errors = { '4xx': errorResponse, '5xx': errorResponse };
 
+/** What the HTTP library itself refuses, by status. */
+export const HTTP_CODES: Readonly<Record<number, string>> = {
+  408: 'RequestTimeout',
+  413: 'PayloadTooLarge',
+  415: 'UnsupportedMediaType',
+  429: 'TooManyRequests',
+  431: 'RequestHeaderFieldsTooLarge',
+};
+
 /** The one place that turns an error into a status and a message. */
 export function describeError(error: unknown): { status: number; code: string; message: string } {
   if (error instanceof Refusal) return { status: error.status, code: error.code, message: error.message };
@@ -23,7 +32,7 @@ export function describeError(error: unknown): { status: number; code: string; m
   if (typeof statusCode === 'number' && statusCode >= 400 && statusCode < 500) {
     return {
       status: statusCode,
-      code: 'InvalidRequest',
+      code: HTTP_CODES[statusCode] ?? 'InvalidRequest',
       message: error instanceof Error ? error.message : String(error),
     };
   }

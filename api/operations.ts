@@ -20,6 +20,7 @@ import { SAGA_STEPS, type SagaSteps } from '../model/saga-steps.ts';
 import type { KeyedCall, OperationKind } from '../model/states.ts';
 import { TASK_QUEUE } from '../model/workflow-names.ts';
 import type { OperationProgress } from '../wire/operator-api.ts';
+import type { RequestAudit } from './audit.ts';
 
 /** The outcome of an operation that failed, as its caller gets it. */
 export class OperationFailed extends Error {
@@ -44,6 +45,8 @@ export interface OperationRequest {
   readonly key?: { readonly value: string; readonly call: KeyedCall } | undefined;
   /** Whether a run that is open, with its input, may be joined by this call; otherwise it is a conflict. Default: yes. */
   readonly mayJoin?: (input: unknown) => boolean;
+  /** The way of the call onto the audit log: it is on record before anything is begun. */
+  readonly audit?: RequestAudit | null | undefined;
 }
 
 export interface OperationAnswer {
@@ -79,9 +82,14 @@ export class Operations {
    * the operation's error, and a {@link Refusal} for a key of another call.
    */
   async repeated(request: OperationRequest): Promise<OperationAnswer | null> {
-    const { key, instanceId, workflowId } = request;
-    if (key === undefined) return null;
-    const taken = await takeKey(this.#db, { key: key.value, call: key.call, instanceId });
+    const { key, instanceId, workflowId, audit } = request;
+    if (key === undefined) {
+      await audit?.begin();
+      return null;
+    }
+    const begun = audit?.begun() ?? null;
+    const taken = await takeKey(this.#db, { key: key.value, call: key.call, instanceId }, begun);
+    if (begun !== null) audit?.noted(begun);
     if (taken.fresh) return null;
     const operationId = taken.operationId ?? (await this.#findByKey(workflowId, key.value));
     if (operationId === null) return null;
@@ -114,7 +122,7 @@ export class Operations {
     for (let stale = 0; ; stale++) {
       const handle = await this.#startOrJoin(request, deadline);
       const operationId = handle.runId;
-      if (request.key !== undefined) await settleKey(this.#db, request.key.value, operationId);
+      if (request.key !== undefined) await settleKey(this.#db, request.key.value, operationId, request.audit?.id);
       const before = handle.joined ? await this.#read(operationId) : null;
       const done = await this.#wait(handle.handle, request, operationId, deadline).catch((error: unknown) => {
         // A run whose outcome was known before this call asked is not this call's: it was only closing.

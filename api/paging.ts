@@ -1,8 +1,12 @@
 import { z } from 'zod';
 import type { ListOrder } from '../db/queries/read-instance.ts';
 import { Refusal } from '../model/refusal.ts';
+import { nameOrId } from '../wire/operator-api.ts';
 
-const pageToken = z.object({ order: z.enum(['id_ascending', 'name_ascending', 'name_descending']), after: z.string() });
+const pageToken = z.union([
+  z.object({ order: z.literal('id_ascending'), after: z.guid() }),
+  z.object({ order: z.enum(['name_ascending', 'name_descending']), after: nameOrId.regex(/^[^\0]*$/) }),
+]);
 
 /** Where a page begins: after the item that `after` names. A token carries its own order, as Dropshot's do. */
 export function readPage(token: string | undefined, order: ListOrder): { order: ListOrder; after: string | null } {

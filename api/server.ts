@@ -19,10 +19,14 @@ import { readinessProblems } from '../telemetry/readiness.ts';
 import { beginRequestSpan, endRequestSpan, installTracing } from '../telemetry/tracing.ts';
 import { connectTemporalClient } from '../worker/temporal-client.ts';
 import type { TemporalSettings } from '../worker/temporal-connection.ts';
-import type { ApiContext } from './context.ts';
+import { type AuthenticationMode, addAccessHooks } from './access.ts';
+import type { ApiApp, ApiContext } from './context.ts';
 import { describeError } from './errors.ts';
+import { addRateLimit, checkListening, DEFAULT_LIMITS, limitOptions, type RequestLimits, refuseNul } from './limits.ts';
 import { Operations } from './operations.ts';
+import { addAccessTokenRoutes } from './routes/access-tokens.ts';
 import { addAffinityGroupRoutes } from './routes/affinity-groups.ts';
+import { addAuditLogRoutes } from './routes/audit-log.ts';
 import { addDrainRoutes } from './routes/drains.ts';
 import { addHistoryRoutes } from './routes/history.ts';
 import { addInstanceRoutes } from './routes/instances.ts';
@@ -50,6 +54,13 @@ export interface ApiOptions {
   readonly registerTimeoutMs?: number;
   /** `ip:port` where metrics are shown; nowhere when absent. */
   readonly metricsListen?: string | undefined;
+  /** How callers are known; default `tokens`. `open` is only for a loopback address. */
+  readonly authentication?: AuthenticationMode;
+  /** The certificate and key, in PEM, by which it is known; without them it speaks plain HTTP. */
+  readonly tls?: { readonly cert: string | Buffer; readonly key: string | Buffer } | undefined;
+  /** Listens elsewhere than on a loopback address without TLS, on the operator's word. */
+  readonly insecure?: boolean;
+  readonly limits?: Partial<RequestLimits>;
 }
 
 export interface RunningApi {
@@ -61,9 +72,16 @@ export interface RunningApi {
 }
 
 const DEFAULT_WAIT_MS = 60_000;
+/** Which agent sends a report is not proved here. */
+const UNPROVEN_SLED = { kind: 'sled', sledId: null } as const;
 
-/** Starts the API. Throws when Temporal can't be reached or the port is taken. */
+/**
+ * Starts the API. Throws when Temporal can't be reached or the port is taken, and for an address that it must not listen on:
+ * see {@link checkListening}.
+ */
 export async function startApi(options: ApiOptions): Promise<RunningApi> {
+  checkListening(options);
+  const limits = { ...DEFAULT_LIMITS, ...options.limits };
   const database = openDatabase(options.databaseUrl, { maxConnections: 20, applicationName: 'mooring-api' });
   const { db } = database;
   const { namespace } = options.temporal;
@@ -93,16 +111,30 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
 
   const app = fastify({
     genReqId: () => randomUUID(),
-    bodyLimit: 1024 * 1024,
-    requestTimeout: 0,
     forceCloseConnections: 'idle',
-  }).withTypeProvider<ZodTypeProvider>();
+    ...limitOptions(limits, options.tls),
+  }).withTypeProvider<ZodTypeProvider>() as ApiApp;
   app.setValidatorCompiler(validatorCompiler);
   app.setSerializerCompiler(serializerCompiler);
+  addAccessHooks(app, {
+    db,
+    mode: options.authentication ?? 'tokens',
+    sledOf: () => UNPROVEN_SLED,
+    onRefused: (request, refusal) =>
+      options.log.warn(
+        { request_id: request.id, source_ip: request.ip, route: request.routeOptions.url, why: refusal.message },
+        'a credential was refused',
+      ),
+    onAuditLost: (request, error) =>
+      options.log.error({ err: error, request_id: request.id }, 'the audit record of a request could not be written'),
+  });
+  await addRateLimit(app, limits);
   await app.register(swagger, {
     openapi: {
       openapi: '3.1.0',
       info: { title: 'Mooring', version: '0.1.0', description: 'Keeps virtual machines tied to physical servers.' },
+      components: { securitySchemes: { token: { type: 'http', scheme: 'bearer', bearerFormat: 'mooring-token-…' } } },
+      security: [{ token: [] }],
     },
     transform: jsonSchemaTransform,
   });
@@ -134,6 +166,7 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
       done(Object.assign(new Error('the body is not valid JSON'), { statusCode: 400 }), undefined);
     }
   });
+  app.addHook('preValidation', async (request) => refuseNul(request));
 
   app.addHook('onResponse', async (request, reply) => {
     const route = request.routeOptions.url ?? 'none';
@@ -165,6 +198,8 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
   addReconcilerRoutes(app, context);
   addReportRoutes(app, context);
   addNetworkRoutes(app, context);
+  addAccessTokenRoutes(app, context);
+  addAuditLogRoutes(app, context);
   app.get('/openapi.json', { schema: { hide: true } }, async () => app.swagger());
   app.get('/healthz', { schema: { hide: true } }, async () => 'ok\n');
   app.get('/readyz', { schema: { hide: true } }, async (_, reply) => {
@@ -184,7 +219,7 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
   const port = typeof bound === 'object' && bound !== null ? bound.port : options.port;
   const host = options.host.includes(':') ? `[${options.host}]` : options.host;
   return {
-    url: `http://${host}:${port}`,
+    url: `${options.tls === undefined ? 'http' : 'https'}://${host}:${port}`,
     metricsUrl: endpoint?.url ?? null,
     async stop() {
       await endpoint?.stop();

@@ -1,4 +1,6 @@
 /** From rows to what the wire shows. */
+
+import type { CompletedRecord } from '../db/queries/list-audit-log.ts';
 import type { InstanceRecord } from '../db/queries/read-instance.ts';
 import { instanceFacts } from '../db/queries/read-instance.ts';
 import type { affinityGroup, operation, project, sled } from '../db/schema.ts';
@@ -6,6 +8,7 @@ import { cooldownEnd, DEFAULT_AUTO_RESTART_POLICY } from '../model/auto-restart.
 import { type DrainEntry, type DrainProgress, describeDrain } from '../model/drain.ts';
 import { isLiveMigration } from '../model/external-state.ts';
 import type { ReconcilerName, ReconcilerPass } from '../model/reconcilers.ts';
+import type { AuditLogEntry } from '../wire/access-api.ts';
 import type {
   AffinityGroupMember,
   AffinityGroupView,
@@ -21,6 +24,10 @@ import type {
 
 /** The Oxide API shows a sled's rack; this installation is one. */
 const RACK_ID = '00000000-0000-4000-8000-000000000001';
+/** And a user's silo: this installation is one, too. */
+export const SILO_ID = '00000000-0000-4000-8000-000000000002';
+/** Whoever acts without a token. */
+export const LOCAL_USER_ID = '00000000-0000-4000-8000-000000000003';
 
 export function viewProject(row: typeof project.$inferSelect): ProjectView {
   return {
@@ -150,6 +157,50 @@ export function viewOperation(
     time_ended: row.timeEnded?.toISOString() ?? null,
     web_ui: webUi,
   };
+}
+
+/** Source: the Oxide API's `AuditLogEntry`. What it has no word for is a built-in user there. */
+export function viewAuditEntry(row: CompletedRecord): AuditLogEntry {
+  const byToken = row.actor === 'operator' && row.actorId !== null ? row.actorId : null;
+  return {
+    id: row.id,
+    actor:
+      byToken === null
+        ? { kind: 'user_builtin', user_builtin_id: LOCAL_USER_ID }
+        : { kind: 'silo_user', silo_id: SILO_ID, silo_user_id: byToken },
+    auth_method: byToken === null ? null : 'access_token',
+    credential_id: byToken,
+    operation_id: row.operation,
+    request_id: row.requestId,
+    request_uri: row.requestUri,
+    result: viewAuditResult(row),
+    source_ip: row.sourceIp ?? '0.0.0.0',
+    user_agent: row.userAgent,
+    time_started: row.timeStarted.toISOString(),
+    time_completed: row.timeCompleted.toISOString(),
+    actor_kind: row.actor,
+    actor_name: row.actorName,
+    subject_kind: row.subjectKind,
+    subject: row.subject,
+    project_id: row.projectId,
+    saga_operation_id: row.sagaOperationId,
+  };
+}
+
+function viewAuditResult(row: CompletedRecord): AuditLogEntry['result'] {
+  switch (row.result) {
+    case 'success':
+      return { kind: 'success', http_status_code: row.httpStatus ?? 200 };
+    case 'error':
+      return {
+        kind: 'error',
+        http_status_code: row.httpStatus ?? 500,
+        error_code: row.errorCode,
+        error_message: row.errorMessage ?? '',
+      };
+    default:
+      return { kind: 'unknown' };
+  }
 }
 
 export function viewAffinityGroup(row: typeof affinityGroup.$inferSelect): AffinityGroupView {

@@ -1,5 +1,6 @@
 import type { Command } from 'commander';
 import { isUuid, type SledView } from '../wire/operator-api.ts';
+import { currentApiUrl, tokenFor } from './credentials.ts';
 import { MooringClient } from './mooring-client.ts';
 import { printJson } from './output.ts';
 
@@ -15,14 +16,18 @@ export interface CommandContext {
   print(value: unknown, text: () => string): void;
 }
 
+let known: string | undefined;
+
+/** `MOORING_API_URL`, or where the last login was, or this machine. */
+export function defaultApiUrl(): string {
+  known ??= process.env.MOORING_API_URL ?? currentApiUrl() ?? `http://127.0.0.1:${DEFAULT_API_PORT}`;
+  return known;
+}
+
 /** Adds the options of every command that speaks to the API. */
 export function withApiOptions(command: Command): Command {
   return command
-    .option(
-      '--api-url <url>',
-      'where the API is',
-      process.env.MOORING_API_URL ?? `http://127.0.0.1:${DEFAULT_API_PORT}`,
-    )
+    .option('--api-url <url>', 'where the API is', defaultApiUrl())
     .option('--project <name>', 'the project', process.env.MOORING_PROJECT ?? 'default')
     .option('--json', 'print JSON, for programs');
 }
@@ -31,7 +36,7 @@ export function withApiOptions(command: Command): Command {
 export function contextOf(options: { apiUrl: string; project: string; json?: boolean | undefined }): CommandContext {
   const json = options.json ?? false;
   return {
-    client: new MooringClient({ url: options.apiUrl }),
+    client: new MooringClient({ url: options.apiUrl, token: () => tokenFor(options.apiUrl) }),
     project: options.project,
     json,
     print: (value, text) => (json ? printJson(value) : console.log(text())),

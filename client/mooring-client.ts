@@ -9,6 +9,17 @@
 import { z } from 'zod';
 import type { ReconcilerName } from '../model/reconcilers.ts';
 import type { AffinityKind } from '../model/states.ts';
+import {
+  type AccessTokenCreate,
+  type AccessTokenCreated,
+  type AccessTokenView,
+  type AuditLogEntry,
+  accessTokenCreated,
+  accessTokenView,
+  auditLogEntry,
+  type CurrentUserView,
+  currentUserView,
+} from '../wire/access-api.ts';
 import { type NetworkEntry, networkPage } from '../wire/network-protocol.ts';
 import {
   type AffinityGroupCreate,
@@ -83,6 +94,8 @@ export class MooringConnectionError extends Error {
 export interface MooringClientOptions {
   /** Where the API is, for example `http://127.0.0.1:12220`. */
   readonly url: string;
+  /** The access token, or what finds it, once, at the first call; without one nothing is sent. */
+  readonly token?: string | (() => Promise<string | undefined>) | undefined;
 }
 
 export interface CallOptions {
@@ -159,9 +172,13 @@ async function follow<Seen>(
 
 export class MooringClient {
   readonly #url: string;
+  readonly #findToken: () => Promise<string | undefined>;
+  #token: Promise<string | undefined> | undefined;
 
   constructor(options: MooringClientOptions) {
+    const { token } = options;
     this.#url = options.url.replace(/\/+$/, '');
+    this.#findToken = typeof token === 'function' ? token : async () => token;
   }
 
   listProjects(options: CallOptions = {}): AsyncGenerator<ProjectView> {
@@ -377,6 +394,37 @@ export class MooringClient {
     return this.#call('POST', `/v1/system/hardware/sleds/${encodeURIComponent(sledId)}/expunge`, options, sledView);
   }
 
+  /** Who the API takes this client for. */
+  whoAmI(options: CallOptions = {}): Promise<CurrentUserView> {
+    return this.#call('GET', '/v1/me', options, currentUserView);
+  }
+  /** Lists the access tokens that are not revoked, without their secrets. */
+  listTokens(options: CallOptions = {}): AsyncGenerator<AccessTokenView> {
+    return this.#pages('/v1/system/access-tokens', {}, accessTokenView, options);
+  }
+  /** Makes an access token; `token` in the answer is its secret, which can't be read again. */
+  createToken(token: AccessTokenCreate, options: CallOptions = {}): Promise<AccessTokenCreated> {
+    return this.#call('POST', '/v1/system/access-tokens', { body: token, ...options }, accessTokenCreated);
+  }
+  /** Revokes a token, by its id or name: the next request that carries it is refused. */
+  async revokeToken(token: string, options: CallOptions = {}): Promise<void> {
+    await this.#call('DELETE', `/v1/system/access-tokens/${encodeURIComponent(token)}`, options, z.unknown());
+  }
+
+  /**
+   * Lists what was done, in the order in which it was completed; `since` is included, `until` is not, both ISO 8601. Of what
+   * is still going on there is nothing yet.
+   */
+  listAuditLog(
+    options: CallOptions & { since?: string; until?: string; newestFirst?: boolean } = {},
+  ): AsyncGenerator<AuditLogEntry> {
+    const { since, until, newestFirst, signal } = options;
+    const sort_by = newestFirst ? 'time_and_id_descending' : undefined;
+    return this.#pages('/v1/system/audit-log', { start_time: since, end_time: until, sort_by }, auditLogEntry, {
+      signal,
+    });
+  }
+
   /** Lists where each instance lives, as sled agents are told. */
   async *listNetwork(options: CallOptions = {}): AsyncGenerator<NetworkEntry> {
     for (let after: string | undefined; ; ) {
@@ -480,6 +528,9 @@ export class MooringClient {
     for (const [name, value] of Object.entries(request.query ?? {}))
       if (value !== undefined) url.searchParams.set(name, value);
     const headers: Record<string, string> = {};
+    this.#token ??= this.#findToken();
+    const token = await this.#token;
+    if (token !== undefined) headers.authorization = `Bearer ${token}`;
     if (request.body !== undefined) headers['content-type'] = 'application/json';
     if (request.waitSeconds !== undefined) headers.prefer = `wait=${request.waitSeconds}`;
     if (request.idempotencyKey !== undefined) headers['idempotency-key'] = request.idempotencyKey;

@@ -1,7 +1,9 @@
 /** The `mooring` command. */
 import { Command } from 'commander';
 import pc from 'picocolors';
+import { addAccessCommands } from './commands/access.ts';
 import { addAffinityGroupCommands } from './commands/affinity-group.ts';
+import { addAuditCommand } from './commands/audit.ts';
 import { addCompletionCommands } from './commands/completion.ts';
 import { addDeploymentCommands } from './commands/deployment.ts';
 import { addDoctorCommand } from './commands/doctor.ts';
@@ -35,6 +37,8 @@ addSledCommands(program);
 addProjectCommands(program);
 addNetworkCommands(program);
 addOperationCommands(program);
+addAccessCommands(program);
+addAuditCommand(program);
 addTopCommand(program);
 addCompletionCommands(program);
 addDoctorCommand(program);

@@ -93,7 +93,7 @@ export async function playScenario(
   onStep: (result: StepResult) => void,
   size: InstanceSize = { ncpus: 2, memory: 1024 ** 3 },
 ): Promise<StepResult[]> {
-  const client = new MooringClient({ url: stack.apiUrl });
+  const client = new MooringClient({ url: stack.apiUrl, token: stack.adminToken.secret });
   const database = openDatabase(stack.databaseUrl, { maxConnections: 2, applicationName: 'mooring-scenario' });
   const ids = new Map<string, string>();
   const results: StepResult[] = [];

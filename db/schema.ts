@@ -20,6 +20,7 @@ import {
   uniqueIndex,
   uuid,
 } from 'drizzle-orm/pg-core';
+import { ACCESS_ROLES, AUDIT_ACTORS, AUDIT_RESULTS } from '../model/access.ts';
 import {
   AFFINITY_KINDS,
   AFFINITY_POLICIES,
@@ -47,12 +48,18 @@ export const startReason = pgEnum('start_reason', START_REASONS);
 export const operationKind = pgEnum('operation_kind', OPERATION_KINDS);
 export const keyedCall = pgEnum('keyed_call', KEYED_CALLS);
 
+export const accessRole = pgEnum('access_role', ACCESS_ROLES);
+export const auditActor = pgEnum('audit_actor', AUDIT_ACTORS);
+export const auditResult = pgEnum('audit_result', AUDIT_RESULTS);
+
 export const affinityKind = pgEnum('affinity_kind', AFFINITY_KINDS);
 export const affinityPolicy = pgEnum('affinity_policy', AFFINITY_POLICIES);
 export const failureDomain = pgEnum('failure_domain', FAILURE_DOMAINS);
 
 /** A transaction's number, 64 bits wide: it never wraps around. As text, since no JavaScript number holds it. */
 const transactionNumber = customType<{ data: string }>({ dataType: () => 'xid8' });
+/** A SHA-256 hash. */
+const hash = customType<{ data: Buffer }>({ dataType: () => 'bytea' });
 const moment = (name: string) => timestamp(name, { withTimezone: true, mode: 'date' });
 /** Bytes and generations fit exactly into a JavaScript number; the check constraints keep them there. */
 const exact = (name: string) => bigint(name, { mode: 'number' });
@@ -381,4 +388,66 @@ export const idempotencyKey = pgTable(
     timeCreated: moment('time_created').notNull().defaultNow(),
   },
   (table) => [index('idempotency_key_age').on(table.timeCreated)],
+);
+
+/** An operator's token. The secret itself is nowhere: only its hash. */
+export const accessToken = pgTable(
+  'access_token',
+  {
+    id: uuid('id').primaryKey(),
+    name: text('name').notNull(),
+    secretHash: hash('secret_hash').notNull(),
+    role: accessRole('role').notNull(),
+    /** `null`: on the whole fleet. */
+    projectId: uuid('project_id').references(() => project.id),
+    timeCreated: moment('time_created').notNull().defaultNow(),
+    /** `null`: never; for the token that an embedded stack makes for its own user. */
+    timeExpires: moment('time_expires'),
+    timeRevoked: moment('time_revoked'),
+  },
+  (table) => [
+    uniqueIndex('access_token_secret').on(table.secretHash),
+    uniqueIndex('access_token_name').on(table.name).where(sql`time_revoked IS NULL`),
+    index('access_token_project').on(table.projectId),
+    check('access_token_hash', sql`octet_length(secret_hash) = 32`),
+  ],
+);
+
+/**
+ * Who did what. No foreign keys: a record outlives what it speaks of. One without `time_completed` was begun, and either
+ * goes on or its end could not be written; the reaper completes it as `unknown`.
+ */
+export const auditLog = pgTable(
+  'audit_log',
+  {
+    id: uuid('id').primaryKey(),
+    timeStarted: moment('time_started').notNull(),
+    timeCompleted: moment('time_completed'),
+    actor: auditActor('actor').notNull(),
+    actorName: text('actor_name').notNull(),
+    /** The token, or the sled. */
+    actorId: uuid('actor_id'),
+    /** `null` for what acted by itself. */
+    sourceIp: text('source_ip'),
+    userAgent: text('user_agent'),
+    requestId: text('request_id').notNull(),
+    requestUri: text('request_uri').notNull(),
+    operation: text('operation').notNull(),
+    /** On what: its kind, and its id or the name that the request gave. */
+    subjectKind: text('subject_kind'),
+    subject: text('subject'),
+    projectId: uuid('project_id'),
+    /** The operation (a saga's run) that it began or joined. */
+    sagaOperationId: uuid('saga_operation_id'),
+    result: auditResult('result'),
+    httpStatus: integer('http_status'),
+    errorCode: text('error_code'),
+    errorMessage: text('error_message'),
+  },
+  (table) => [
+    index('audit_log_completed').on(table.timeCompleted, table.id).where(sql`time_completed IS NOT NULL`),
+    index('audit_log_open').on(table.timeStarted).where(sql`time_completed IS NULL`),
+    index('audit_log_open_operation').on(table.sagaOperationId).where(sql`time_completed IS NULL`),
+    check('audit_log_completed_has_result', sql`(time_completed IS NULL) = (result IS NULL)`),
+  ],
 );

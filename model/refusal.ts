@@ -2,6 +2,8 @@
 export const REFUSAL_STATUS = {
   InvalidRequest: 400,
   ObjectAlreadyExists: 400,
+  Unauthorized: 401,
+  Forbidden: 403,
   NotFound: 404,
   Conflict: 409,
   ServiceUnavailable: 503,
@@ -35,6 +37,14 @@ export class Refusal extends Error {
   }
   static notFound(kind: string, nameOrId: string): Refusal {
     return new Refusal('NotFound', `not found: ${kind} with name or id "${nameOrId}"`);
+  }
+  /** Nobody is known by what the request carries. */
+  static unauthorized(message: string): Refusal {
+    return new Refusal('Unauthorized', message);
+  }
+  /** The caller is known, and may not. */
+  static forbidden(message: string): Refusal {
+    return new Refusal('Forbidden', message);
   }
   static conflict(message: string): Refusal {
     return new Refusal('Conflict', message);

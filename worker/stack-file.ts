@@ -3,11 +3,12 @@
  * by its owner alone since it holds the database's password, named for the port of the API, in `$XDG_STATE_HOME/mooring`
  * (by default `~/.local/state/mooring`: https://specifications.freedesktop.org/basedir-spec/latest/).
  */
-import { chmod, mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rm } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { isAbsolute, join } from 'node:path';
 import { z } from 'zod';
 import { processExists } from './child-process.ts';
+import { writePrivateFile } from './private-file.ts';
 
 /** Unknown fields are kept by nobody and mind nobody: an older command may read a newer stack's file. */
 const stackFile = z.object({
@@ -15,6 +16,8 @@ const stackFile = z.object({
   database_url: z.string().min(1),
   temporal_address: z.string().min(1),
   temporal_namespace: z.string().min(1),
+  /** Where the stack's own admin token is; absent in the file of an older stack. */
+  token_file: z.string().optional(),
   /** The process that runs the stack: a file whose process is gone is stale. */
   pid: z.number().int().positive(),
 });
@@ -46,15 +49,7 @@ export async function writeStackFile(
   await mkdir(folder, { recursive: true, mode: 0o700 });
   await removeStale(folder);
   const file = pathFor(stack.api_url, env);
-  // Complete or not at all, and never readable by others, not even before the rename.
-  const temporary = `${file}.${process.pid}.new`;
-  await rm(temporary, { force: true });
-  await writeFile(temporary, `${JSON.stringify({ ...stack, pid: process.pid }, null, 2)}\n`, {
-    mode: 0o600,
-    flag: 'wx',
-  });
-  await chmod(temporary, 0o600);
-  await rename(temporary, file);
+  await writePrivateFile(file, `${JSON.stringify({ ...stack, pid: process.pid }, null, 2)}\n`);
   return async () => {
     if ((await read(file))?.pid === process.pid) await rm(file, { force: true });
   };

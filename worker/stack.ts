@@ -4,6 +4,7 @@ import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises
 import { availableParallelism, platform, totalmem } from 'node:os';
 import { join, resolve } from 'node:path';
 import { z } from 'zod';
+import type { RequestLimits } from '../api/limits.ts';
 import { type RunningApi, startApi } from '../api/server.ts';
 import { migrateDatabase } from '../db/connect.ts';
 import type { ReconcilerName } from '../model/reconcilers.ts';
@@ -14,6 +15,7 @@ import { freePort } from './child-process.ts';
 import { startEmbeddedPostgres } from './embedded-postgres.ts';
 import { createLog } from './log.ts';
 import { writeStackFile } from './stack-file.ts';
+import { ensureStackToken, type StackToken } from './stack-token.ts';
 import { plainTemporal, readTemporalSettings, type TemporalSettings } from './temporal-connection.ts';
 import { cacheDirectory, findTemporalBinary, startTemporalServer } from './temporal-server.ts';
 import { type RunningWorker, startWorker, type TestInterceptors } from './worker.ts';
@@ -37,6 +39,9 @@ export interface StackOptions {
   readonly reconcilersOff?: readonly ReconcilerName[];
   readonly registerTimeoutMs?: number;
   readonly waitMs?: number;
+  /** Asks every operator for a token; by default a request without one is this machine's operator's. */
+  readonly requireTokens?: boolean;
+  readonly limits?: Partial<RequestLimits>;
   /** `ip:port` where the worker shows its metrics; nowhere when absent. */
   readonly metricsListen?: string | undefined;
   /** How often sled agents ask where instances live, in milliseconds. */
@@ -65,6 +70,8 @@ export interface RunningStack {
   /** `null` when the Temporal server is not ours. */
   readonly temporalUiUrl: string | null;
   readonly databaseUrl: string;
+  /** The stack's own admin token, and the file that holds it. */
+  readonly adminToken: StackToken;
   readonly embedded: { readonly postgres: boolean; readonly temporal: boolean };
   readonly worker: RunningWorker;
   readonly api: RunningApi;
@@ -105,6 +112,7 @@ export async function startStack(options: StackOptions): Promise<RunningStack> {
       say(`PostgreSQL (embedded) on port ${postgres.port}`);
     }
     await migrateDatabase(databaseUrl);
+    const adminToken = await ensureStackToken(dataDir, databaseUrl);
 
     let temporal: TemporalSettings;
     let temporalUiUrl: string | null = null;
@@ -146,6 +154,8 @@ export async function startStack(options: StackOptions): Promise<RunningStack> {
       temporalUiUrl,
       host: '127.0.0.1',
       port: options.apiPort ?? 0,
+      authentication: options.requireTokens === true ? 'tokens' : 'open',
+      ...(options.limits === undefined ? {} : { limits: options.limits }),
       log: createLog('api', env.MOORING_LOG_LEVEL ?? 'error'),
       ...(options.waitMs === undefined ? {} : { waitMs: options.waitMs }),
       ...(options.registerTimeoutMs === undefined ? {} : { registerTimeoutMs: options.registerTimeoutMs }),
@@ -194,7 +204,7 @@ export async function startStack(options: StackOptions): Promise<RunningStack> {
         ...(options.testEndpoints === undefined ? {} : { testEndpoints: options.testEndpoints }),
       });
       stops.push({ name, stop: agent.stop });
-      sleds.push({ id: await registerSled(api.url, name, agent.address, size), name, agent });
+      sleds.push({ id: await registerSled(api.url, adminToken.secret, name, agent.address, size), name, agent });
       say(`${name} (${qemu === null ? 'simulated' : 'QEMU'}) at ${agent.address}`);
     }
     await writeStackFile(
@@ -203,6 +213,7 @@ export async function startStack(options: StackOptions): Promise<RunningStack> {
         database_url: databaseUrl,
         temporal_address: temporal.connection.address ?? '',
         temporal_namespace: temporal.namespace,
+        token_file: adminToken.file,
       },
       env,
     ).then(
@@ -217,6 +228,7 @@ export async function startStack(options: StackOptions): Promise<RunningStack> {
       temporal,
       temporalUiUrl,
       databaseUrl,
+      adminToken,
       embedded: { postgres: ownPostgres, temporal: ownTemporal },
       worker,
       api,
@@ -258,17 +270,19 @@ const sledsPage = z.object({ items: z.array(z.object({ id: z.string(), name: z.s
 
 async function registerSled(
   apiUrl: string,
+  token: string,
   name: string,
   address: string,
   { threads, memoryBytes }: { threads: number; memoryBytes: number },
 ): Promise<string> {
   const sleds = `${apiUrl}/v1/system/hardware/sleds`;
-  const { items } = sledsPage.parse(await (await fetch(`${sleds}?limit=10000`)).json());
+  const headers = { authorization: `Bearer ${token}`, 'content-type': 'application/json' };
+  const { items } = sledsPage.parse(await (await fetch(`${sleds}?limit=10000`, { headers })).json());
   const known = items.find((sled) => sled.name === name && sled.address === address);
   if (known !== undefined) return known.id;
   const response = await fetch(sleds, {
     method: 'POST',
-    headers: { 'content-type': 'application/json' },
+    headers,
     body: JSON.stringify({ name, address, threads, memory: memoryBytes }),
   });
   if (!response.ok) throw new Error(`${name} could not be added: ${await response.text()}`);

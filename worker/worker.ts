@@ -58,6 +58,8 @@ export interface WorkerOptions {
   readonly reconcilersOff?: readonly ReconcilerName[];
   /** For tests alone. */
   readonly testInterceptors?: TestInterceptors;
+  /** How long audit records are kept, in days; default 90. */
+  readonly auditDays?: number | undefined;
 }
 
 /** How a test gets between Temporal and the steps. */
@@ -167,7 +169,13 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   const tracing = await installTracing('mooring-worker');
   const native = await NativeConnection.connect(settings);
   const connected = await connectTemporalClient(options.temporal, database.db, options.log, tracing !== null);
-  const context = { db: database.db, sleds, workflows: new WorkflowStarter(connected.client), metrics };
+  const context = {
+    db: database.db,
+    sleds,
+    workflows: new WorkflowStarter(connected.client),
+    metrics,
+    auditDays: options.auditDays,
+  };
   const control = createControlActivities(context);
   const versioned = process.env.MOORING_WORKER_VERSIONING !== 'off' && !options.alone;
   const workflows =

@@ -18,6 +18,8 @@ export interface InstanceMigrateInput {
   readonly destinationSledId: string;
   /** How long registering may take, in milliseconds. */
   readonly registerTimeoutMs?: number;
+  /** The sled that is being drained, where that is why. */
+  readonly drainedSledId?: string;
 }
 
 export interface InstanceMigrateResult {
@@ -32,11 +34,12 @@ const UPDATE_WAIT_ROUNDS = 50;
 const UPDATE_WAIT_MS = 200;
 
 export async function instanceMigrate(input: InstanceMigrateInput): Promise<InstanceMigrateResult> {
-  const { instanceId, destinationSledId } = input;
+  const { instanceId, destinationSledId, drainedSledId } = input;
   const { workflowId, firstExecutionRunId: operationId } = workflowInfo();
   const vmmId = uuid4();
   const migrationId = uuid4();
   const attempt = { kind: 'migrate' as const, instanceId, vmmId, operationId, workflowId };
+  const wanted = { ...attempt, destinationSledId, migrationId, drainedSledId };
   const saga = new Saga({ vmm_id: vmmId });
   let failure: unknown;
   let spared = false;
@@ -48,11 +51,11 @@ export async function instanceMigrate(input: InstanceMigrateInput): Promise<Inst
   });
 
   try {
-    let claimed = await database.claimMigration({ ...attempt, destinationSledId, migrationId });
+    let claimed = await database.claimMigration(wanted);
     for (let round = 1; claimed.outcome === 'awaits-update' && round <= UPDATE_WAIT_ROUNDS; round++) {
       await database.signalUpdate({ instanceId });
       await sleep(UPDATE_WAIT_MS, { summary: 'until the update has cleared what an earlier migration left' });
-      claimed = await database.claimMigration({ ...attempt, destinationSledId, migrationId });
+      claimed = await database.claimMigration(wanted);
     }
     if (claimed.outcome === 'already') return { outcome: 'already migrating' };
     if (claimed.outcome === 'awaits-update') {

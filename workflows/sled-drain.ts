@@ -215,7 +215,7 @@ export async function sledDrain(input: SledDrainInput): Promise<DrainProgress> {
     try {
       await executeChild<typeof instanceMigrate>('instanceMigrate', {
         workflowId: workflowIds.migrate(instanceId),
-        args: [{ instanceId, destinationSledId: to.id }],
+        args: [{ instanceId, destinationSledId: to.id, drainedSledId: sledId }],
         parentClosePolicy: ParentClosePolicy.ABANDON,
         staticSummary: `migrate instance "${name}" to sled "${to.name}", to drain "${sledName}"`,
       });

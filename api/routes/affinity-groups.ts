@@ -29,6 +29,7 @@ import {
   pageParams,
   resultsPage,
 } from '../../wire/operator-api.ts';
+import { changing } from '../audit.ts';
 import { type ApiApp, type ApiContext, findInstance, projectQuery } from '../context.ts';
 import { errors } from '../errors.ts';
 import { readPage, writePage } from '../paging.ts';
@@ -93,7 +94,7 @@ function addRoutesOf(kind: AffinityKind, app: ApiApp, { db }: ApiContext): void 
       const { project: owner } = request.query;
       const { id: projectId } = await requireProject(db, owner, isUuid(owner));
       const { failure_domain: failureDomain, ...rest } = request.body;
-      const group = await createAffinityGroup(db, { projectId, kind, failureDomain, ...rest });
+      const group = await createAffinityGroup(changing(request, db), { projectId, kind, failureDomain, ...rest });
       return reply.status(201).send(viewAffinityGroup(group));
     },
   );
@@ -107,9 +108,10 @@ function addRoutesOf(kind: AffinityKind, app: ApiApp, { db }: ApiContext): void 
     { schema: { ...groupRoute, body: affinityGroupUpdate, response: { 200: affinityGroupView, ...errors } } },
     async (request) => {
       const group = await findGroup(request.params.group, request.query.project);
+      request.audit?.about(group.id, group.projectId);
       const { name, description } = request.body;
       return viewAffinityGroup(
-        await updateAffinityGroup(db, group, {
+        await updateAffinityGroup(changing(request, db), group, {
           ...(name == null ? {} : { name }),
           ...(description == null ? {} : { description }),
         }),
@@ -120,7 +122,9 @@ function addRoutesOf(kind: AffinityKind, app: ApiApp, { db }: ApiContext): void 
     `${path}/:group`,
     { schema: { ...groupRoute, response: { 204: z.null(), ...errors } } },
     async (request, reply) => {
-      await deleteAffinityGroup(db, await findGroup(request.params.group, request.query.project));
+      const group = await findGroup(request.params.group, request.query.project);
+      request.audit?.about(group.id, group.projectId);
+      await deleteAffinityGroup(changing(request, db), group);
       return reply.status(204).send(null);
     },
   );
@@ -164,7 +168,9 @@ function addRoutesOf(kind: AffinityKind, app: ApiApp, { db }: ApiContext): void 
     async (request, reply) => {
       const group = await findGroup(request.params.group, request.query.project);
       const { instance } = await findInstance(db, request.params.instance, request.query.project);
-      await retryOnConflict(() => addAffinityMember(db, group, instance));
+      request.audit?.about(group.id, group.projectId);
+      const target = changing(request, db);
+      await retryOnConflict(() => target.transaction((open) => addAffinityMember(open, group, instance)));
       const record = await readInstance(db, instance.id);
       if (record === null) throw Refusal.notFound('instance', request.params.instance);
       return reply.status(201).send(viewAffinityMember(record));
@@ -176,7 +182,8 @@ function addRoutesOf(kind: AffinityKind, app: ApiApp, { db }: ApiContext): void 
     async (request, reply) => {
       const group = await findGroup(request.params.group, request.query.project);
       const { instance } = await findInstance(db, request.params.instance, request.query.project);
-      await removeAffinityMember(db, group, instance);
+      request.audit?.about(group.id, group.projectId);
+      await changing(request, db).transaction((open) => removeAffinityMember(open, group, instance));
       return reply.status(204).send(null);
     },
   );

@@ -9,6 +9,7 @@ import { Refusal } from '../../model/refusal.ts';
 import { TASK_QUEUE, workflowIds } from '../../model/workflow-names.ts';
 import { type DrainView, drainBegin, drainView } from '../../wire/operator-api.ts';
 import type { sledDrain } from '../../workflows/sled-drain.ts';
+import { changing } from '../audit.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
 import { errors } from '../errors.ts';
 import { viewDrain } from '../views.ts';
@@ -37,7 +38,7 @@ export function addDrainRoutes(app: ApiApp, context: ApiContext): void {
       if (found.policy === 'expunged')
         throw Refusal.conflict(`sled "${found.name}" was expunged: there is nothing on it to move`);
       // Before the answer, so that nothing is placed there from then on.
-      await setSledPolicy(db, sledId, 'no_provision');
+      await setSledPolicy(changing(request, db), sledId, 'no_provision');
       const parallel = request.body?.parallel ?? DEFAULT_PARALLEL;
       await temporal.workflow.start<typeof sledDrain>('sledDrain', {
         workflowId: workflowIds.drain(sledId),

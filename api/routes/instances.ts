@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { eq } from 'drizzle-orm';
 import { z } from 'zod';
 import { signalIfNeeded } from '../../activities/signal-update.ts';
@@ -33,14 +34,15 @@ import {
   resultsPage,
   shownState,
 } from '../../wire/operator-api.ts';
+import { changing } from '../audit.ts';
 import {
   type ApiApp,
   type ApiContext,
-  findInstance,
   idempotencyKey,
   location,
   projectQuery,
   showInstance,
+  subjectInstance,
   waitMs,
 } from '../context.ts';
 import { errors } from '../errors.ts';
@@ -117,7 +119,10 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
       const { body } = request;
       const { id: projectId } = await requireProject(db, owner, isUuid(owner));
       const key = idempotencyKey(request);
-      const instanceId = await createInstance(db, {
+      const newId: string = randomUUID();
+      request.audit?.about(newId, projectId);
+      const instanceId = await createInstance(changing(request, db), {
+        id: newId,
         idempotencyKey: key,
         projectId,
         name: body.name,
@@ -130,6 +135,8 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
           isUuid(named) ? { id: named } : { name: named },
         ),
       });
+      // Not the new id, where the same call had made it before.
+      request.audit?.about(instanceId);
       if (body.start) {
         try {
           const start = startRequest(
@@ -155,16 +162,16 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
   app.get(
     '/v1/instances/:instance',
     { schema: { ...instanceRoute, response: { 200: instanceView, ...errors } } },
-    async (request) => viewInstance(await findInstance(db, request.params.instance, request.query.project)),
+    async (request) => viewInstance(await subjectInstance(db, request)),
   );
 
   app.put(
     '/v1/instances/:instance',
     { schema: { ...instanceRoute, body: instanceUpdate, response: { 200: instanceView, ...errors } } },
     async (request) => {
-      const { instance } = await findInstance(db, request.params.instance, request.query.project);
+      const { instance } = await subjectInstance(db, request);
       const { name, description, ncpus, memory, auto_restart_policy, auto_restart_cooldown_seconds } = request.body;
-      await updateInstanceRecord(db, instance.id, {
+      await updateInstanceRecord(changing(request, db), instance.id, {
         ...(name === undefined ? {} : { name }),
         ...(description === undefined ? {} : { description }),
         ...(ncpus === undefined ? {} : { ncpus }),
@@ -182,8 +189,8 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
     '/v1/instances/:instance',
     { schema: { ...instanceRoute, response: { 204: z.null(), ...errors } } },
     async (request, reply) => {
-      const { instance } = await findInstance(db, request.params.instance, request.query.project);
-      await deleteInstance(db, instance.id);
+      const { instance } = await subjectInstance(db, request);
+      await deleteInstance(changing(request, db), instance.id);
       // It is deleted: should the signal be lost, the scan finds what it left.
       await signalIfNeeded(context, instance.id).catch((error: unknown) =>
         log.warn({ err: error }, 'a deleted instance waits for the scan'),
@@ -214,18 +221,21 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
     '/v1/instances/:instance/start',
     { schema: { ...instanceRoute, response: accepted } },
     async (request, reply) => {
-      const { instance, shown } = await findInstance(db, request.params.instance, request.query.project);
+      const { instance, shown } = await subjectInstance(db, request);
       const key = idempotencyKey(request);
-      const start = startRequest(
-        instance.id,
-        instance.name,
-        waitMs(request, context.waitLimitMs),
-        key === undefined ? undefined : { value: key, call: 'start' },
-      );
+      const start: OperationRequest = {
+        ...startRequest(
+          instance.id,
+          instance.name,
+          waitMs(request, context.waitLimitMs),
+          key === undefined ? undefined : { value: key, call: 'start' },
+        ),
+        audit: request.audit,
+      };
       const repeated = await operations.repeated(start);
       if (repeated !== null) {
         location(reply, repeated.operationId);
-        return reply.status(202).send(await showInstance(db, instance.id));
+        return reply.status(202).send(await showInstance(db, instance.id, request.audit));
       }
       const legal = verdict(shown, 'start');
       if (legal === 'conflict' || legal === 'invalid')
@@ -246,7 +256,7 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
               : null;
         if (joined !== null) location(reply, joined.operationId);
       }
-      return reply.status(202).send(await showInstance(db, instance.id));
+      return reply.status(202).send(await showInstance(db, instance.id, request.audit));
     },
   );
 
@@ -254,8 +264,8 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
     '/v1/instances/:instance/stop',
     { schema: { ...instanceRoute, response: accepted } },
     async (request, reply) => {
-      const { instance } = await findInstance(db, request.params.instance, request.query.project);
-      const { carry } = await recordStop(db, instance.id);
+      const { instance } = await subjectInstance(db, request);
+      const { carry } = await recordStop(changing(request, db), instance.id);
       if (carry) await carryStop(instance.id);
       return reply.status(202).send(await showInstance(db, instance.id));
     },
@@ -265,14 +275,14 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
     '/v1/instances/:instance/force-stop',
     { schema: { ...instanceRoute, body: instanceForceStop.nullish(), response: accepted } },
     async (request, reply) => {
-      const { instance, shown } = await findInstance(db, request.params.instance, request.query.project);
+      const { instance, shown } = await subjectInstance(db, request);
       if (verdict(shown, 'stop') === 'conflict') throw Refusal.conflict(refusalMessage('stop', instance.name, shown));
       for (let round = 1; round <= FORCE_STOP_ROUNDS; round++) {
         const living = (await readLinkedVmms(db, instance.id)).filter((vmm) => !isGoneVmmState(vmm.state));
         const sides = await Promise.all(living.map(lookAt));
         const judged = judgeForceStop(instance.name, sides, request.body?.sled_powered_off ?? false);
         if (judged.verdict === 'refuse') throw Refusal.conflict(judged.message);
-        const recorded = await recordForceStop(db, instance.id, {
+        const recorded = await recordForceStop(changing(request, db), instance.id, {
           seen: living.map((vmm) => vmm.vmmId),
           vouched: judged.vouched,
         });
@@ -307,7 +317,7 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
     '/v1/instances/:instance/reboot',
     { schema: { ...instanceRoute, response: accepted } },
     async (request, reply) => {
-      const { instance, active, shown } = await findInstance(db, request.params.instance, request.query.project);
+      const { instance, active, shown } = await subjectInstance(db, request);
       const legal = verdict(shown, 'reboot');
       if (legal === 'conflict') throw Refusal.conflict(refusalMessage('reboot', instance.name, shown));
       if (legal === 'invalid') throw Refusal.invalid(refusalMessage('reboot', instance.name, shown));
@@ -342,7 +352,7 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
     '/v1/instances/:instance/migrate',
     { schema: { ...instanceRoute, body: instanceMigrate, response: accepted } },
     async (request, reply) => {
-      const record = await findInstance(db, request.params.instance, request.query.project);
+      const record = await subjectInstance(db, request);
       const { instance } = record;
       const destinationSledId = request.body.dst_sled_id.toLowerCase();
       const key = idempotencyKey(request);
@@ -355,6 +365,7 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
         args: [{ instanceId: instance.id, destinationSledId, ...registerTimeout }],
         summary: `migrate instance "${instance.name}" to sled ${destinationSledId}`,
         waitMs: waitMs(request, context.waitLimitMs),
+        audit: request.audit,
         mayJoin: (input) => (input as { destinationSledId?: string } | null)?.destinationSledId === destinationSledId,
       };
       const repeated = await operations.repeated(migrate);
@@ -362,7 +373,7 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
       const answer =
         repeated ?? (check === 'legal' ? await operations.run(migrate) : await operations.joinOpen(migrate));
       if (answer !== null) location(reply, answer.operationId);
-      return reply.status(202).send(await showInstance(db, instance.id));
+      return reply.status(202).send(await showInstance(db, instance.id, request.audit));
     },
   );
 }

@@ -1,4 +1,4 @@
-import { and, asc, gt, isNull } from 'drizzle-orm';
+import { and, asc, eq, gt, isNull } from 'drizzle-orm';
 import { z } from 'zod';
 import { project } from '../../db/schema.ts';
 import {
@@ -20,6 +20,8 @@ import {
   quotaView,
   resultsPage,
 } from '../../wire/operator-api.ts';
+import { visibleProject } from '../access.ts';
+import { changing } from '../audit.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
 import { errors } from '../errors.ts';
 import { readPage, writePage } from '../paging.ts';
@@ -37,10 +39,17 @@ export function addProjectRoutes(app: ApiApp, context: ApiContext): void {
     async (request) => {
       const limit = request.query.limit ?? DEFAULT_PAGE_LIMIT;
       const page = readPage(request.query.page_token, 'name_ascending');
+      const visible = visibleProject(request);
       const rows = await db
         .select()
         .from(project)
-        .where(and(isNull(project.timeDeleted), page.after === null ? undefined : gt(project.name, page.after)))
+        .where(
+          and(
+            isNull(project.timeDeleted),
+            visible === null ? undefined : eq(project.id, visible),
+            page.after === null ? undefined : gt(project.name, page.after),
+          ),
+        )
         .orderBy(asc(project.name))
         .limit(limit);
       const last = rows.at(-1);
@@ -53,7 +62,8 @@ export function addProjectRoutes(app: ApiApp, context: ApiContext): void {
   app.post(
     '/v1/projects',
     { schema: { tags: ['projects'], body: projectCreate, response: { 201: projectView, ...errors } } },
-    async (request, reply) => reply.status(201).send(viewProject(await createProject(db, request.body))),
+    async (request, reply) =>
+      reply.status(201).send(viewProject(await createProject(changing(request, db), request.body))),
   );
   app.get(
     '/v1/projects/:project',
@@ -72,9 +82,10 @@ export function addProjectRoutes(app: ApiApp, context: ApiContext): void {
     },
     async (request) => {
       const { id } = await findProject(request.params.project);
+      request.audit?.about(id, id);
       const { name, description } = request.body;
       return viewProject(
-        await updateProject(db, id, {
+        await updateProject(changing(request, db), id, {
           ...(name == null ? {} : { name }),
           ...(description == null ? {} : { description }),
         }),
@@ -85,7 +96,9 @@ export function addProjectRoutes(app: ApiApp, context: ApiContext): void {
     '/v1/projects/:project',
     { schema: { tags: ['projects'], params: projectParams, response: { 204: z.null(), ...errors } } },
     async (request, reply) => {
-      await deleteProject(db, (await findProject(request.params.project)).id);
+      const { id } = await findProject(request.params.project);
+      request.audit?.about(id, id);
+      await deleteProject(changing(request, db), id);
       return reply.status(204).send(null);
     },
   );
@@ -100,7 +113,10 @@ export function addProjectRoutes(app: ApiApp, context: ApiContext): void {
     { schema: { ...quotaRoute, body: quotaUpdate, response: { 200: quotaView, ...errors } } },
     async (request) => {
       const { id } = await findProject(request.params.project);
-      return viewQuota(await setQuota(db, id, { cpus: request.body.cpus, memoryBytes: request.body.memory }));
+      request.audit?.about(id, id);
+      return viewQuota(
+        await setQuota(changing(request, db), id, { cpus: request.body.cpus, memoryBytes: request.body.memory }),
+      );
     },
   );
 }

@@ -12,6 +12,7 @@ import {
   sledAdd,
   sledView,
 } from '../../wire/operator-api.ts';
+import { changing } from '../audit.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
 import { errors } from '../errors.ts';
 import { readPage, writePage } from '../paging.ts';
@@ -56,7 +57,9 @@ export function addSledRoutes(app: ApiApp, context: ApiContext): void {
     { schema: { tags: ['system'], body: sledAdd, response: { 201: sledView, ...errors } } },
     async (request, reply) => {
       const { memory, ...rest } = request.body;
-      return reply.status(201).send(viewSled(await addSled(db, { ...rest, memoryBytes: memory }), 0));
+      return reply
+        .status(201)
+        .send(viewSled(await addSled(changing(request, db), { ...rest, memoryBytes: memory }), 0));
     },
   );
   app.get(
@@ -69,7 +72,7 @@ export function addSledRoutes(app: ApiApp, context: ApiContext): void {
     { schema: { ...sledRoute, body: provisionPolicyParams, response: { 200: provisionPolicyResponse, ...errors } } },
     async (request) => {
       const before = await setSledPolicy(
-        db,
+        changing(request, db),
         request.params.sled_id,
         request.body.state === 'provisionable' ? 'in_service' : 'no_provision',
       );
@@ -84,7 +87,7 @@ export function addSledRoutes(app: ApiApp, context: ApiContext): void {
     { schema: { ...sledRoute, response: { 200: sledView, ...errors } } },
     async (request) => {
       // The sled is expunged: should a signal be lost, the scan finds whom it was for.
-      const affected = await expungeSled(db, request.params.sled_id);
+      const affected = await expungeSled(changing(request, db), request.params.sled_id);
       await Promise.all(affected.map((instanceId) => workflows.signalUpdate(instanceId))).catch((error: unknown) =>
         log.warn({ err: error }, 'instances of an expunged sled wait for the scan'),
       );

@@ -10,6 +10,7 @@ await runPart<PartInput, PartReady>(async ({ databaseUrl, temporalAddress, port 
     databaseUrl,
     temporal: plainTemporal(temporalAddress),
     host: '127.0.0.1',
+    authentication: 'open',
     port,
     log: createLog('api', 'error'),
   });

@@ -3,7 +3,7 @@
  * which walks its own commands and options, and asks the API for names.
  */
 import type { Argument, Command } from 'commander';
-import { contextOf } from '../context.ts';
+import { contextOf, defaultApiUrl } from '../context.ts';
 
 const SHELLS = ['bash', 'zsh', 'fish'] as const;
 
@@ -88,7 +88,7 @@ export async function candidates(program: Command, words: readonly string[]): Pr
 /** The names of what an argument is called for; none when no API answers. */
 async function names(kind: string, options: Record<string, string>): Promise<string[]> {
   const { client, project } = contextOf({
-    apiUrl: options.apiUrl ?? process.env.MOORING_API_URL ?? 'http://127.0.0.1:12220',
+    apiUrl: options.apiUrl ?? defaultApiUrl(),
     project: options.project ?? process.env.MOORING_PROJECT ?? 'default',
   });
   const all: string[] = [];

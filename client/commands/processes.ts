@@ -1,5 +1,5 @@
 import { availableParallelism, totalmem } from 'node:os';
-import { type Command, Option } from 'commander';
+import { type Command, InvalidArgumentError, Option } from 'commander';
 import pc from 'picocolors';
 import { DEFAULT_API_PORT } from '../context.ts';
 import { printJson } from '../output.ts';
@@ -36,6 +36,7 @@ export function addProcessCommands(program: Command): void {
     .option('--temporal-ui-port <port>', 'port of the Temporal Web UI; 0 chooses one', Number, 0)
     .option('--sleds <n>', 'how many sleds; 0 to bring your own', Number, 3)
     .addOption(hypervisorOption())
+    .option('--require-tokens', 'ask operators for a token; the stack’s own is found by every command of its user')
     .option('--test-endpoints', 'let the sleds take planted faults over HTTP')
     .option('--json', 'print one line of JSON when it is ready')
     .action(
@@ -45,6 +46,7 @@ export function addProcessCommands(program: Command): void {
         temporalUiPort: number;
         sleds: number;
         hypervisor: HypervisorChoice;
+        requireTokens?: boolean;
         testEndpoints?: boolean;
         json?: boolean;
       }) => {
@@ -56,6 +58,7 @@ export function addProcessCommands(program: Command): void {
           temporalUiPort: options.temporalUiPort,
           sleds: options.sleds,
           hypervisor: options.hypervisor,
+          requireTokens: options.requireTokens ?? false,
           testEndpoints: options.testEndpoints ?? false,
           onProgress: (message) => options.json || console.log(`${pc.green('✓')} ${message}`),
         });
@@ -63,6 +66,7 @@ export function addProcessCommands(program: Command): void {
           api_url: stack.apiUrl,
           temporal_address: stack.temporalAddress,
           temporal_ui_url: stack.temporalUiUrl,
+          token_file: stack.adminToken.file,
           sleds: stack.sleds.map(({ id, name, agent }) => ({ id, name, address: agent.address })),
         };
         if (options.json) printJson(where);
@@ -91,7 +95,13 @@ export function addProcessCommands(program: Command): void {
     .command('worker')
     .description('run one worker process, against DATABASE_URL and TEMPORAL_ADDRESS')
     .option('--metrics <ip:port>', 'show /metrics, /healthz and /readyz here', process.env.MOORING_METRICS_LISTEN)
-    .action(async (options: { metrics?: string }) => {
+    .addOption(
+      new Option('--audit-days <n>', 'how long audit records are kept, in days')
+        .argParser(parseDays)
+        .default(90)
+        .env('MOORING_AUDIT_DAYS'),
+    )
+    .action(async (options: { metrics?: string; auditDays: number }) => {
       const { databaseUrl, temporal } = await externalParts();
       const { startWorker } = await import('../../worker/worker.ts');
       const { migrateDatabase } = await import('../../db/connect.ts');
@@ -103,6 +113,7 @@ export function addProcessCommands(program: Command): void {
         temporal,
         log: createLog('worker'),
         metricsListen: options.metrics,
+        auditDays: options.auditDays,
       });
       console.log(`worker: running${worker.metricsUrl === null ? '' : `, metrics at ${worker.metricsUrl}/metrics`}`);
       await Promise.race([told, worker.ended]);
@@ -115,8 +126,23 @@ export function addProcessCommands(program: Command): void {
     .option('--host <address>', 'the address to listen on', '127.0.0.1')
     .option('--port <port>', 'the port to listen on; 0 chooses one', Number, DEFAULT_API_PORT)
     .option('--temporal-ui-url <url>', 'where the Temporal Web UI is, for links')
+    .addOption(
+      new Option('--authentication <mode>', 'ask operators for tokens, or let in whoever reaches a loopback address')
+        .choices(['tokens', 'open'])
+        .default('tokens')
+        .env('MOORING_API_AUTHENTICATION'),
+    )
+    .addOption(new Option('--tls-cert <file>', 'the certificate to serve, in PEM').env('MOORING_API_TLS_CERT'))
+    .addOption(new Option('--tls-key <file>', 'its key, in PEM').env('MOORING_API_TLS_KEY'))
+    .option('--insecure', 'listen elsewhere than on a loopback address without TLS')
+    .addOption(
+      new Option('--requests-per-minute <n>', 'how many requests a token may send in a minute; 0 is unlimited')
+        .argParser(Number)
+        .default(6_000)
+        .env('MOORING_API_REQUESTS_PER_MINUTE'),
+    )
     .option('--metrics <ip:port>', 'show /metrics, /healthz and /readyz here', process.env.MOORING_METRICS_LISTEN)
-    .action(async (options: { host: string; port: number; temporalUiUrl?: string; metrics?: string }) => {
+    .action(async (options: ApiCommandOptions) => {
       const { databaseUrl, temporal } = await externalParts();
       const { startApi } = await import('../../api/server.ts');
       const { migrateDatabase } = await import('../../db/connect.ts');
@@ -126,7 +152,12 @@ export function addProcessCommands(program: Command): void {
       const api = await startApi({
         databaseUrl,
         temporal,
-        ...options,
+        host: options.host,
+        port: options.port,
+        authentication: options.authentication,
+        tls: await readTls(options),
+        insecure: options.insecure ?? false,
+        limits: { requestsPerMinute: options.requestsPerMinute === 0 ? null : options.requestsPerMinute },
         temporalUiUrl: options.temporalUiUrl ?? null,
         metricsListen: options.metrics,
         log: createLog('api'),
@@ -232,6 +263,33 @@ export function addProcessCommands(program: Command): void {
       const { keep = false, scenario, hypervisor } = options;
       process.exitCode = (await runDemo({ keep, scenarioFile: scenario, hypervisor })) ? 0 : 1;
     });
+}
+
+function parseDays(text: string): number {
+  const days = Number(text);
+  if (!Number.isFinite(days) || days <= 0) throw new InvalidArgumentError('a number of days above 0 is needed');
+  return days;
+}
+
+interface ApiCommandOptions {
+  host: string;
+  port: number;
+  temporalUiUrl?: string;
+  authentication: 'tokens' | 'open';
+  tlsCert?: string;
+  tlsKey?: string;
+  insecure?: boolean;
+  requestsPerMinute: number;
+  metrics?: string;
+}
+
+/** The certificate and key that the files hold; `undefined` without. Throws when one of them is missing. */
+async function readTls({ tlsCert, tlsKey }: Pick<ApiCommandOptions, 'tlsCert' | 'tlsKey'>) {
+  if (tlsCert === undefined && tlsKey === undefined) return undefined;
+  if (tlsCert === undefined || tlsKey === undefined)
+    throw new Error(`${tlsCert === undefined ? '--tls-cert' : '--tls-key'} is missing: TLS needs both files`);
+  const { readFile } = await import('node:fs/promises');
+  return { cert: await readFile(tlsCert), key: await readFile(tlsKey) };
 }
 
 async function externalParts() {

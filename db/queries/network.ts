@@ -3,7 +3,10 @@ import { sql } from 'drizzle-orm';
 import { z } from 'zod';
 import type { Queryable } from '../connect.ts';
 
-const transactionNumber = z.string().regex(/^\d{1,20}$/);
+const transactionNumber = z
+  .string()
+  .regex(/^\d{1,20}$/)
+  .refine((number) => BigInt(number) < 2n ** 64n);
 
 /** Where a poller stands: opaque to it. */
 export const networkCursor = z.object({

@@ -3,8 +3,9 @@ import { alias } from 'drizzle-orm/pg-core';
 import { externalState } from '../../model/external-state.ts';
 import type { InstanceFacts, VmmFacts } from '../../model/snapshot.ts';
 import type { ShownState } from '../../model/states.ts';
-import type { Queryable } from '../connect.ts';
+import type { Database, Queryable } from '../connect.ts';
 import { instance, migration, vmm } from '../schema.ts';
+import { type AuditRecord, auditStatement } from '../transactions/audit.ts';
 
 const active = alias(vmm, 'active');
 const target = alias(vmm, 'target');
@@ -37,7 +38,7 @@ export function instanceFacts(record: Omit<InstanceRecord, 'shown'>): InstanceFa
   };
 }
 
-function select(db: Queryable) {
+function select(db: Pick<Queryable, 'select'>) {
   return db
     .select({ instance, active, target, migration })
     .from(instance)
@@ -53,6 +54,17 @@ function withShown(row: Omit<InstanceRecord, 'shown'>): InstanceRecord {
 /** Reads an instance by id, a deleted one included; `null` when there is none. */
 export async function readInstance(db: Queryable, instanceId: string): Promise<InstanceRecord | null> {
   const [row] = await select(db).where(eq(instance.id, instanceId));
+  return row === undefined ? null : withShown(row);
+}
+
+/** Reads an instance as {@link readInstance} does, and writes an audit record in the same statement. */
+export async function readInstanceAndRecord(
+  db: Database,
+  instanceId: string,
+  record: AuditRecord,
+): Promise<InstanceRecord | null> {
+  const recorded = db.$with('recorded', {}).as(auditStatement(record));
+  const [row] = await select(db.with(recorded)).where(eq(instance.id, instanceId));
   return row === undefined ? null : withShown(row);
 }
 

@@ -7,6 +7,7 @@ import type { Database, Queryable } from '../connect.ts';
 import { violatedConstraint } from '../errors.ts';
 import { type Destination, readDestination } from '../queries/pick-sled.ts';
 import { type InstanceRecord, readInstance } from '../queries/read-instance.ts';
+import { type AuditRecord, auditStatement, automaticRecord } from './audit.ts';
 import { type ClaimedVmm, isLostPlacement, readClaim, VMM_PORTS } from './claim-start.ts';
 import { burnVmmId, recordRefusedOperation } from './unwind-vmm.ts';
 
@@ -19,6 +20,8 @@ export interface ClaimMigrationRequest {
   readonly migrationId: string;
   readonly operationId: string;
   readonly workflowId: string;
+  /** The sled that is being drained, where that is why: nobody asked for this very migration. */
+  readonly drainedSledId?: string | undefined;
   readonly isRetry: boolean;
 }
 
@@ -167,7 +170,7 @@ async function claimOnce(db: Queryable, request: ClaimMigrationRequest): Promise
     ), reserved AS (
       INSERT INTO sled_reservation (vmm_id, instance_id, sled_id, threads, memory_bytes, kind)
       SELECT ${request.vmmId}, id, ${destination.id}, ncpus, memory_bytes, 'target' FROM claimed
-    ), begun AS (
+    ), ${request.drainedSledId === undefined ? sql`` : sql`recorded AS (${auditStatement(drainsMigration(request, request.drainedSledId, instance.projectId), { from: sql`claimed` })}), `}begun AS (
       INSERT INTO operation (id, kind, instance_id, vmm_id, workflow_id)
       SELECT ${request.operationId}, 'migrate', id, ${request.vmmId}, ${request.workflowId} FROM claimed
       ON CONFLICT (id) DO UPDATE SET vmm_id = excluded.vmm_id
@@ -190,4 +193,21 @@ async function claimOnce(db: Queryable, request: ClaimMigrationRequest): Promise
       sourceAddress: `${active.ip}:${active.port}`,
     },
   };
+}
+
+/** A drain's migrations are on the audit log one by one; the end of each is its operation's. */
+function drainsMigration(request: ClaimMigrationRequest, sledId: string, projectId: string): AuditRecord {
+  return automaticRecord(
+    {
+      operation: 'drain_migrate',
+      actorName: `drain of sled ${sledId}`,
+      subjectKind: 'instance',
+      subject: request.instanceId,
+      projectId,
+      sagaOperationId: request.operationId,
+      runId: request.operationId,
+      workflowId: request.workflowId,
+    },
+    null,
+  );
 }

@@ -11,6 +11,7 @@ import { network } from '../network.ts';
 import { autoRestartFacts, readDatabaseTime } from '../queries/auto-restart.ts';
 import { explainNoSled, type PlacementRequest, pickSled } from '../queries/pick-sled.ts';
 import { readInstance } from '../queries/read-instance.ts';
+import { type AuditRecord, auditStatement, automaticRecord } from './audit.ts';
 import { burnVmmId, recordRefusedOperation } from './unwind-vmm.ts';
 
 /** The ports that a VMM may get: below every usual ephemeral range, so that no client socket sits on one. */
@@ -168,7 +169,7 @@ async function claimOnce(db: Queryable, request: ClaimStartRequest): Promise<Cla
       INSERT INTO operation (id, kind, instance_id, vmm_id, workflow_id)
       SELECT ${request.operationId}, 'start', id, ${request.vmmId}, ${request.workflowId} FROM claimed
       ON CONFLICT (id) DO UPDATE SET vmm_id = excluded.vmm_id
-    ), replaced AS (
+    ), ${request.reason === 'auto_restart' ? sql`recorded AS (${auditStatement(automaticStart(request), { from: sql`claimed`, projectId: sql`claimed.project_id` })}), ` : sql``}replaced AS (
       UPDATE vmm SET time_deleted = now()
       WHERE id = ${instance.activeVmmId} AND id IS DISTINCT FROM ${instance.targetVmmId}::uuid AND EXISTS (SELECT 1 FROM claimed)
         AND NOT EXISTS (SELECT 1 FROM sled_reservation held WHERE held.vmm_id = vmm.id)
@@ -186,6 +187,22 @@ async function claimOnce(db: Queryable, request: ClaimStartRequest): Promise<Cla
     memoryBytes: instance.memoryBytes,
     registerGeneration: 2,
   };
+}
+
+/** What nobody asked for is on the audit log; its end is the operation's. */
+function automaticStart(request: ClaimStartRequest): AuditRecord {
+  return automaticRecord(
+    {
+      operation: 'auto_restart',
+      actorName: 'auto-restart',
+      subjectKind: 'instance',
+      subject: request.instanceId,
+      sagaOperationId: request.operationId,
+      runId: request.operationId,
+      workflowId: request.workflowId,
+    },
+    null,
+  );
 }
 
 async function quotaRefusal(db: Database, instanceId: string): Promise<Refusal> {

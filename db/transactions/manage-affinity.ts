@@ -52,21 +52,25 @@ export async function updateAffinityGroup(
   group: AffinityGroupRow,
   changes: { name?: string; description?: string },
 ): Promise<AffinityGroupRow> {
-  return naming(group.kind, changes.name ?? '', async () => {
-    const [row] = await db
-      .update(affinityGroup)
-      .set({ ...changes, timeModified: sql`now()` })
-      .where(eq(affinityGroup.id, group.id))
-      .returning();
-    if (row === undefined) throw Refusal.notFound(groupNoun(group.kind), group.id);
-    return row;
-  });
+  return naming(group.kind, changes.name ?? '', () =>
+    db.transaction(async (transaction) => {
+      const [row] = await transaction
+        .update(affinityGroup)
+        .set({ ...changes, timeModified: sql`now()` })
+        .where(eq(affinityGroup.id, group.id))
+        .returning();
+      if (row === undefined) throw Refusal.notFound(groupNoun(group.kind), group.id);
+      return row;
+    }),
+  );
 }
 
 /** Deletes a group; its members stay where they are and are bound by it no more. Throws a {@link Refusal}. */
 export async function deleteAffinityGroup(db: Database, group: AffinityGroupRow): Promise<void> {
-  const deleted = await db.delete(affinityGroup).where(eq(affinityGroup.id, group.id)).returning();
-  if (deleted.length === 0) throw Refusal.notFound(groupNoun(group.kind), group.id);
+  await db.transaction(async (transaction) => {
+    const deleted = await transaction.delete(affinityGroup).where(eq(affinityGroup.id, group.id)).returning();
+    if (deleted.length === 0) throw Refusal.notFound(groupNoun(group.kind), group.id);
+  });
 }
 
 /**

@@ -32,26 +32,30 @@ export async function requireProject(db: Queryable, nameOrId: string, isId: bool
 }
 
 export async function createProject(db: Database, values: { name: string; description: string }) {
-  return naming('project_name', 'project', values.name, async () => {
-    const [row] = await db
-      .insert(project)
-      .values({ id: randomUUID(), ...values })
-      .returning();
-    if (row === undefined) throw new Error('the project was not returned');
-    return row;
-  });
+  return naming('project_name', 'project', values.name, () =>
+    db.transaction(async (transaction) => {
+      const [row] = await transaction
+        .insert(project)
+        .values({ id: randomUUID(), ...values })
+        .returning();
+      if (row === undefined) throw new Error('the project was not returned');
+      return row;
+    }),
+  );
 }
 
 export async function updateProject(db: Database, projectId: string, values: { name?: string; description?: string }) {
-  return naming('project_name', 'project', values.name ?? '', async () => {
-    const [row] = await db
-      .update(project)
-      .set({ ...values, timeModified: sql`now()` })
-      .where(and(eq(project.id, projectId), isNull(project.timeDeleted)))
-      .returning();
-    if (row === undefined) throw Refusal.notFound('project', projectId);
-    return row;
-  });
+  return naming('project_name', 'project', values.name ?? '', () =>
+    db.transaction(async (transaction) => {
+      const [row] = await transaction
+        .update(project)
+        .set({ ...values, timeModified: sql`now()` })
+        .where(and(eq(project.id, projectId), isNull(project.timeDeleted)))
+        .returning();
+      if (row === undefined) throw Refusal.notFound('project', projectId);
+      return row;
+    }),
+  );
 }
 
 /** Deletes a project. Throws a {@link Refusal} while it has instances or groups. */
@@ -86,26 +90,23 @@ export async function setQuota(
   projectId: string,
   quota: { cpus: number | null; memoryBytes: number | null },
 ) {
-  const [row] = await db
-    .update(project)
-    .set({ quotaCpus: quota.cpus, quotaMemoryBytes: quota.memoryBytes, timeModified: sql`now()` })
-    .where(eq(project.id, projectId))
-    .returning();
-  if (row === undefined) throw Refusal.notFound('project', projectId);
-  return row;
+  return db.transaction(async (transaction) => {
+    const [row] = await transaction
+      .update(project)
+      .set({ quotaCpus: quota.cpus, quotaMemoryBytes: quota.memoryBytes, timeModified: sql`now()` })
+      .where(eq(project.id, projectId))
+      .returning();
+    if (row === undefined) throw Refusal.notFound('project', projectId);
+    return row;
+  });
 }
 
 /** The same call was quicker: this one's transaction is given up. */
-class CreatedMeanwhile extends Error {
-  readonly instanceId: string;
-
-  constructor(instanceId: string) {
-    super('created meanwhile');
-    this.instanceId = instanceId;
-  }
-}
+class CreatedMeanwhile extends Error {}
 
 export interface NewInstance {
+  /** A new one when absent. */
+  readonly id?: string;
   readonly projectId: string;
   readonly name: string;
   readonly description: string;
@@ -124,13 +125,12 @@ export interface NewInstance {
  * again returns the instance that the first one made. Throws a {@link Refusal}.
  */
 export async function createInstance(db: Database, values: NewInstance): Promise<string> {
-  const id: string = randomUUID();
-  const { antiAffinityGroups = [], idempotencyKey, ...columns } = values;
+  const { id = randomUUID(), antiAffinityGroups = [], idempotencyKey, ...columns } = values;
   if (idempotencyKey !== undefined) {
-    const made = await findCreated(db, idempotencyKey);
+    const made = await findCreated(db, idempotencyKey, values.projectId);
     if (made !== null) return made;
   }
-  let created = id;
+  let created: string = id;
   await naming('instance_name', 'instance', values.name, () =>
     db.transaction(async (transaction) => {
       // So that the project isn't deleted meanwhile. A stronger lock would wait for every start's charge, and deadlock with them.
@@ -141,7 +141,7 @@ export async function createInstance(db: Database, values: NewInstance): Promise
       await transaction.insert(instance).values({ id, ...columns, state: 'no_vmm', intendedState: 'stopped' });
       if (idempotencyKey !== undefined) {
         const taken = await takeKey(transaction, { key: idempotencyKey, call: 'create', instanceId: id });
-        if (!taken.fresh) throw new CreatedMeanwhile(taken.instanceId);
+        if (!taken.fresh) throw new CreatedMeanwhile();
       }
       const groups = new Map<string, AffinityGroupRow>();
       for (const named of antiAffinityGroups) {
@@ -157,11 +157,9 @@ export async function createInstance(db: Database, values: NewInstance): Promise
   ).catch(async (error: unknown) => {
     // The same call at the same time: it has the key, or the name that this one found taken.
     const made =
-      error instanceof CreatedMeanwhile
-        ? error.instanceId
-        : idempotencyKey !== undefined && error instanceof Refusal
-          ? await findCreated(db, idempotencyKey)
-          : null;
+      idempotencyKey !== undefined && (error instanceof CreatedMeanwhile || error instanceof Refusal)
+        ? await findCreated(db, idempotencyKey, values.projectId)
+        : null;
     if (made === null) throw error;
     created = made;
   });
@@ -209,14 +207,16 @@ export async function addSled(
   values: { name: string; address: string; threads: number; memoryBytes: number },
 ) {
   return naming('sled_address', 'sled at address', values.address, () =>
-    naming('sled_name', 'sled', values.name, async () => {
-      const [row] = await db
-        .insert(sled)
-        .values({ id: randomUUID(), ...values })
-        .returning();
-      if (row === undefined) throw new Error('the sled was not returned');
-      return row;
-    }),
+    naming('sled_name', 'sled', values.name, () =>
+      db.transaction(async (transaction) => {
+        const [row] = await transaction
+          .insert(sled)
+          .values({ id: randomUUID(), ...values })
+          .returning();
+        if (row === undefined) throw new Error('the sled was not returned');
+        return row;
+      }),
+    ),
   );
 }
 

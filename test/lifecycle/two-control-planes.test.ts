@@ -24,7 +24,13 @@ beforeAll(async () => {
   // them when it stops.
   const like = { alone: true, reconcileEveryMs: 1_000 };
   secondWorker = await startWorker({ ...parts, ...like, log: createLog('second', 'error') });
-  secondApi = await startApi({ ...parts, host: '127.0.0.1', port: 0, log: createLog('second', 'error') });
+  secondApi = await startApi({
+    ...parts,
+    host: '127.0.0.1',
+    port: 0,
+    authentication: 'open',
+    log: createLog('second', 'error'),
+  });
   both = [harness.client, new MooringClient({ url: secondApi.url })];
 });
 afterAll(async () => {

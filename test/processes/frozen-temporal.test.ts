@@ -26,6 +26,7 @@ beforeAll(async () => {
     temporal: plainTemporal(server.address),
     host: '127.0.0.1',
     port: 0,
+    authentication: 'open',
     log: createLog('test', 'silent'),
   });
   process.kill(server.pid, 'SIGSTOP');

@@ -78,7 +78,10 @@ export async function startHarness(
     database.db,
     pino({ level: 'silent' }),
   );
-  const client = new MooringClient({ url: stack.apiUrl });
+  const client = new MooringClient({
+    url: stack.apiUrl,
+    ...(options.requireTokens ? { token: stack.adminToken.secret } : {}),
+  });
   const sledClient = new SledClient();
   await installJournal(database.db);
   await client.createProject({ name: 'default', description: '' });

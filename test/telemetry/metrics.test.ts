@@ -16,7 +16,15 @@ beforeAll(async () => {
   harness = await startHarness({ reconcileEveryMs: 0, metricsListen: '127.0.0.1:0' });
   const { databaseUrl, temporal } = harness.stack;
   const log = createLog('test', 'fatal');
-  api = await startApi({ databaseUrl, temporal, host: '127.0.0.1', port: 0, log, metricsListen: '127.0.0.1:0' });
+  api = await startApi({
+    databaseUrl,
+    temporal,
+    host: '127.0.0.1',
+    port: 0,
+    authentication: 'open',
+    log,
+    metricsListen: '127.0.0.1:0',
+  });
   worker = harness.stack.worker as typeof worker;
 });
 afterAll(async () => {
@@ -80,7 +88,7 @@ test('a process whose PostgreSQL is away is healthy and not ready, and says why'
   const { temporal } = harness.stack;
   const log = createLog('test', 'fatal');
   const databaseUrl = 'postgres://nobody@127.0.0.1:1/none';
-  const alone = await startApi({ databaseUrl, temporal, host: '127.0.0.1', port: 0, log });
+  const alone = await startApi({ databaseUrl, temporal, host: '127.0.0.1', port: 0, authentication: 'open', log });
   try {
     expect((await fetch(`${alone.url}/healthz`)).status).toBe(200);
     await waitUntil(async () => (await fetch(`${alone.url}/readyz`)).status === 503, 'it called itself ready');

@@ -1,0 +1,100 @@
+import { z } from 'zod';
+import { type AccessTokenRow, findToken, listTokens } from '../../db/queries/access-tokens.ts';
+import { requireProject } from '../../db/transactions/manage-inventory.ts';
+import { createToken, revokeToken } from '../../db/transactions/manage-tokens.ts';
+import { includesRole } from '../../model/access.ts';
+import { Refusal } from '../../model/refusal.ts';
+import {
+  type AccessTokenView,
+  accessTokenCreate,
+  accessTokenCreated,
+  accessTokenView,
+  currentUserView,
+  DEFAULT_TOKEN_SECONDS,
+} from '../../wire/access-api.ts';
+import { DEFAULT_PAGE_LIMIT, isUuid, nameOrId, pageParams, resultsPage } from '../../wire/operator-api.ts';
+import { tokenOf, visibleProject } from '../access.ts';
+import { changing } from '../audit.ts';
+import type { ApiApp, ApiContext } from '../context.ts';
+import { errors } from '../errors.ts';
+import { readPage, writePage } from '../paging.ts';
+import { LOCAL_USER_ID, SILO_ID } from '../views.ts';
+
+/** Adds the endpoints of operators' tokens, and the one that tells a caller who it is. */
+export function addAccessTokenRoutes(app: ApiApp, { db }: ApiContext): void {
+  const path = '/v1/system/access-tokens';
+  const tags = ['access'];
+
+  app.get('/v1/me', { schema: { tags, response: { 200: currentUserView, ...errors } } }, async (request) => {
+    const token = tokenOf(request);
+    const row = token === null ? null : await findToken(db, token.id, true);
+    const role = token?.role ?? 'admin';
+    const onFleet = token === null || token.projectId === null;
+    return {
+      id: token?.id ?? LOCAL_USER_ID,
+      display_name: token?.name ?? 'local operator',
+      silo_id: SILO_ID,
+      silo_name: 'mooring',
+      fleet_viewer: onFleet,
+      silo_admin: onFleet && includesRole(role, 'admin'),
+      kind: token === null ? ('local' as const) : ('operator' as const),
+      role,
+      project_id: token?.projectId ?? null,
+      time_expires: row?.timeExpires?.toISOString() ?? null,
+    };
+  });
+  app.get(
+    path,
+    { schema: { tags, querystring: pageParams, response: { 200: resultsPage(accessTokenView), ...errors } } },
+    async (request) => {
+      const limit = request.query.limit ?? DEFAULT_PAGE_LIMIT;
+      const { after } = readPage(request.query.page_token, 'name_ascending');
+      const rows = await listTokens(db, { projectId: visibleProject(request), after, limit });
+      const last = rows.at(-1);
+      return {
+        items: rows.map(viewToken),
+        next_page: rows.length < limit || last === undefined ? null : writePage('name_ascending', last.name),
+      };
+    },
+  );
+  app.post(
+    path,
+    { schema: { tags, body: accessTokenCreate, response: { 201: accessTokenCreated, ...errors } } },
+    async (request, reply) => {
+      const { name, role, project, expires_in_seconds } = request.body;
+      const projectId = project == null ? null : (await requireProject(db, project, isUuid(project))).id;
+      const made = await createToken(changing(request, db), {
+        name,
+        role,
+        projectId,
+        expiresInSeconds: expires_in_seconds ?? DEFAULT_TOKEN_SECONDS,
+      });
+      // Nobody between here and the one who asked may keep it.
+      reply.header('cache-control', 'no-store');
+      return reply.status(201).send({ ...viewToken(made), token: made.secret });
+    },
+  );
+  app.delete(
+    `${path}/:token`,
+    { schema: { tags, params: z.object({ token: nameOrId }), response: { 204: z.null(), ...errors } } },
+    async (request, reply) => {
+      const named = request.params.token;
+      const token = await findToken(db, named, isUuid(named));
+      if (token === null) throw Refusal.notFound('token', named);
+      request.audit?.about(token.id, token.projectId);
+      await revokeToken(changing(request, db), token);
+      return reply.status(204).send(null);
+    },
+  );
+}
+
+function viewToken(row: AccessTokenRow): AccessTokenView {
+  return {
+    id: row.id,
+    name: row.name,
+    role: row.role,
+    project_id: row.projectId,
+    time_created: row.timeCreated.toISOString(),
+    time_expires: row.timeExpires?.toISOString() ?? null,
+  };
+}

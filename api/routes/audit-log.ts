@@ -1,0 +1,59 @@
+import { z } from 'zod';
+import { type AuditPlace, listAuditLog } from '../../db/queries/list-audit-log.ts';
+import { Refusal } from '../../model/refusal.ts';
+import { auditLogEntry, auditLogParams } from '../../wire/access-api.ts';
+import { DEFAULT_PAGE_LIMIT, resultsPage } from '../../wire/operator-api.ts';
+import type { ApiApp, ApiContext } from '../context.ts';
+import { errors } from '../errors.ts';
+import { viewAuditEntry } from '../views.ts';
+
+const pageToken = z.object({
+  newestFirst: z.boolean(),
+  time: z.string().regex(/^[\d :.+-]{10,40}$/),
+  id: z.guid(),
+});
+
+/** Adds the endpoint that shows what was done. */
+export function addAuditLogRoutes(app: ApiApp, { db }: ApiContext): void {
+  app.get(
+    '/v1/system/audit-log',
+    {
+      schema: {
+        tags: ['system'],
+        querystring: auditLogParams,
+        response: { 200: resultsPage(auditLogEntry), ...errors },
+      },
+    },
+    async (request) => {
+      const { start_time, end_time, page_token, sort_by } = request.query;
+      const limit = request.query.limit ?? DEFAULT_PAGE_LIMIT;
+      const page = page_token === undefined ? null : readPlace(page_token);
+      const newestFirst = page?.newestFirst ?? sort_by === 'time_and_id_descending';
+      const rows = await listAuditLog(db, {
+        from: start_time === undefined ? null : new Date(start_time),
+        until: end_time === undefined ? null : new Date(end_time),
+        after: page,
+        newestFirst,
+        limit,
+      });
+      const last = rows.at(-1);
+      return {
+        items: rows.map(({ record }) => viewAuditEntry(record)),
+        next_page:
+          rows.length < limit || last === undefined
+            ? null
+            : Buffer.from(JSON.stringify({ newestFirst, ...last.place })).toString('base64url'),
+      };
+    },
+  );
+}
+
+function readPlace(token: string): AuditPlace & { newestFirst: boolean } {
+  try {
+    const place = pageToken.parse(JSON.parse(Buffer.from(token, 'base64url').toString('utf8')));
+    if (Number.isNaN(Date.parse(place.time.replace(/([+-]\d\d)$/, '$1:00')))) throw new Error('no time');
+    return place;
+  } catch {
+    throw Refusal.invalid('page_token: not one that this API gave; begin again without it');
+  }
+}

@@ -1,0 +1,68 @@
+import type { Command } from 'commander';
+import pc from 'picocolors';
+import type { AuditLogEntry } from '../../wire/access-api.ts';
+import { contextOf, withApiOptions } from '../context.ts';
+import { parseDuration } from '../durations.ts';
+import { table } from '../output.ts';
+
+type ApiOptions = { apiUrl: string; project: string; json?: boolean };
+
+const DEFAULT_LIMIT = 50;
+
+/** Adds `mooring audit`. */
+export function addAuditCommand(program: Command): void {
+  withApiOptions(program.command('audit'))
+    .description('who did what, on what, and how it ended; the newest last')
+    .option('--since <when>', 'only what ended since then: a span of time, for example 2h, or a time in ISO 8601')
+    .option('--until <when>', 'only what ended before then')
+    .option('--limit <n>', 'how many, the newest of them', Number, DEFAULT_LIMIT)
+    .option('--failed', 'only what did not succeed')
+    .action(async (options: ApiOptions & { since?: string; until?: string; limit: number; failed?: boolean }) => {
+      if (!Number.isInteger(options.limit) || options.limit < 1) throw new Error('--limit: a number above 0 is needed');
+      const context = contextOf(options);
+      const found: AuditLogEntry[] = [];
+      for await (const entry of context.client.listAuditLog({
+        newestFirst: true,
+        ...(options.since === undefined ? {} : { since: momentOf('--since', options.since) }),
+        ...(options.until === undefined ? {} : { until: momentOf('--until', options.until) }),
+      })) {
+        if (options.failed && entry.result.kind === 'success') continue;
+        found.push(entry);
+        if (found.length >= options.limit) break;
+      }
+      found.reverse();
+      context.print(found, () =>
+        table(
+          ['COMPLETED', 'WHO', 'FROM', 'WHAT', 'ON', 'RESULT'],
+          found.map((one) => [
+            one.time_completed,
+            one.actor_name,
+            one.actor_kind === 'system' || one.actor_kind === 'database' ? '-' : one.source_ip,
+            one.operation_id,
+            one.subject === null ? '-' : `${one.subject_kind} ${one.subject}`,
+            resultOf(one),
+          ]),
+        ),
+      );
+    });
+}
+
+function resultOf({ result }: AuditLogEntry): string {
+  switch (result.kind) {
+    case 'success':
+      return pc.green('success');
+    case 'error':
+      return pc.red(`${result.http_status_code} ${result.error_code ?? ''}: ${result.error_message}`);
+    case 'unknown':
+      return pc.yellow('unknown');
+  }
+}
+
+/** A moment in ISO 8601: one that is given so, or a span of time ago. Throws for anything else. */
+function momentOf(option: string, text: string): string {
+  if (/^\d+[smhd]$/.test(text)) return new Date(Date.now() - parseDuration(text) * 1000).toISOString();
+  const moment = new Date(text);
+  if (Number.isNaN(moment.getTime()))
+    throw new Error(`${option}: "${text}" is neither a span of time (2h) nor a time (2026-01-31T12:00:00Z)`);
+  return moment.toISOString();
+}

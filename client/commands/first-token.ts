@@ -1,0 +1,70 @@
+import { randomUUID } from 'node:crypto';
+import { migrateDatabase, openDatabase } from '../../db/connect.ts';
+import { recordingDatabase } from '../../db/transactions/audit.ts';
+import { requireProject } from '../../db/transactions/manage-inventory.ts';
+import { createToken } from '../../db/transactions/manage-tokens.ts';
+import type { AccessRole } from '../../model/access.ts';
+import type { AccessTokenCreated } from '../../wire/access-api.ts';
+import { isUuid, resourceName } from '../../wire/operator-api.ts';
+
+/**
+ * Makes a token in the database that `DATABASE_URL` names, past the API: who may write there needs nobody's leave. It is
+ * audited all the same. Throws for a name that is taken or not one, and what PostgreSQL says.
+ */
+export async function createTokenInDatabase(wanted: {
+  name: string;
+  role: AccessRole;
+  project: string | undefined;
+  expires_in_seconds: number;
+}): Promise<AccessTokenCreated> {
+  const databaseUrl = process.env.DATABASE_URL;
+  if (databaseUrl === undefined || databaseUrl === '')
+    throw new Error('DATABASE_URL is not set: name the PostgreSQL of the installation, or leave --in-database out');
+  const name = resourceName.safeParse(wanted.name);
+  if (!name.success) throw new Error(`name: ${name.error.issues.map((issue) => issue.message).join('; ')}`);
+  await migrateDatabase(databaseUrl);
+  const database = openDatabase(databaseUrl, { maxConnections: 1, applicationName: 'mooring-token' });
+  try {
+    const { project } = wanted;
+    const projectId = project === undefined ? null : (await requireProject(database.db, project, isUuid(project))).id;
+    const id = randomUUID();
+    const recording = recordingDatabase(
+      database.db,
+      (made) => ({
+        id,
+        elapsedMs: 0,
+        actor: 'database',
+        actorName: 'who holds the database',
+        actorId: null,
+        sourceIp: null,
+        userAgent: null,
+        requestId: id,
+        requestUri: 'command:token create --in-database',
+        operation: 'access_token_create',
+        subjectKind: 'token',
+        subject: (made as { id: string }).id,
+        projectId,
+        sagaOperationId: null,
+        outcome: { result: 'success', httpStatus: null },
+      }),
+      () => {},
+    );
+    const row = await createToken(recording, {
+      name: name.data,
+      role: wanted.role,
+      projectId,
+      expiresInSeconds: wanted.expires_in_seconds,
+    });
+    return {
+      id: row.id,
+      name: row.name,
+      role: row.role,
+      project_id: row.projectId,
+      time_created: row.timeCreated.toISOString(),
+      time_expires: row.timeExpires?.toISOString() ?? null,
+      token: row.secret,
+    };
+  } finally {
+    await database.close();
+  }
+}

@@ -1,0 +1,178 @@
+/** Slow, huge and malformed requests: each gets a clear answer in the API's own words, and none holds up the others. */
+import { connect, type Socket } from 'node:net';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { waitUntil } from '../../worker/child-process.ts';
+import { type Harness, startHarness } from '../support/harness.ts';
+
+/** Short, so that the test need not wait long for what is too slow. */
+const HEADERS_MS = 1_000;
+const REQUEST_MS = 2_000;
+const BODY_BYTES = 64 * 1024;
+const PER_MINUTE = 50;
+
+let harness: Harness;
+const sockets: Socket[] = [];
+beforeAll(async () => {
+  harness = await startHarness({
+    sleds: 1,
+    reconcileEveryMs: 0,
+    limits: {
+      headersMs: HEADERS_MS,
+      requestMs: REQUEST_MS,
+      bodyBytes: BODY_BYTES,
+      headerBytes: 8 * 1024,
+      requestsPerMinute: PER_MINUTE,
+    },
+  });
+});
+afterAll(async () => {
+  for (const socket of sockets) socket.destroy();
+  await harness?.close();
+});
+
+/** Opens a connection and sends what a slow or careless client sends; collects the answer. */
+function raw(text: string) {
+  const { hostname, port } = new URL(harness.stack.apiUrl);
+  const socket = connect(Number(port), hostname);
+  sockets.push(socket);
+  const heard = { text: '', closed: false };
+  socket.on('data', (chunk) => {
+    heard.text += chunk;
+  });
+  socket.on('close', () => {
+    heard.closed = true;
+  });
+  socket.on('error', () => {});
+  socket.write(text);
+  return { socket, heard };
+}
+
+async function answered(heard: { text: string; closed: boolean }) {
+  await waitUntil(() => heard.closed, 'the connection was never closed', 60_000, 20);
+  const [head = '', body = ''] = heard.text.split('\r\n\r\n');
+  return { status: Number(head.split(' ')[1]), body: JSON.parse(body) as Record<string, string> };
+}
+
+const answers = async () => (await fetch(`${harness.stack.apiUrl}/v1/projects`)).status === 200;
+
+test('headers and bodies that never end are answered with 408, and others are answered meanwhile', async () => {
+  const slow = Array.from({ length: 50 }, (_, index) =>
+    raw(
+      index % 2 === 0
+        ? 'GET /v1/projects HTTP/1.1\r\nHost: a\r\nX-Slow: '
+        : 'POST /v1/projects HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"name":',
+    ),
+  );
+  // They go on sending, a letter at a time.
+  const drip = setInterval(() => {
+    for (const { socket, heard } of slow) if (!heard.closed && socket.writable) socket.write('x');
+  }, 100);
+  try {
+    let served = 0;
+    while (slow.some(({ heard }) => !heard.closed)) {
+      expect(await answers()).toBe(true);
+      served += 1;
+    }
+    expect(served).toBeGreaterThan(3);
+  } finally {
+    clearInterval(drip);
+  }
+  for (const { heard } of slow) {
+    const { status, body } = await answered(heard);
+    expect([status, body]).toEqual([
+      408,
+      {
+        error_code: 'RequestTimeout',
+        message: expect.stringContaining('too long to arrive'),
+        request_id: expect.any(String),
+      },
+    ]);
+  }
+});
+
+test('what is too large, no JSON, no HTTP or of another kind is refused in the shape of every error', async () => {
+  const post = async (body: string, type = 'application/json', headers: Record<string, string> = {}) => {
+    const response = await fetch(`${harness.stack.apiUrl}/v1/projects`, {
+      method: 'POST',
+      headers: { 'content-type': type, ...headers },
+      body,
+    });
+    const { error_code, message, request_id } = (await response.json()) as Record<string, string>;
+    expect(request_id).toMatch(/^[0-9a-f-]{36}$/);
+    return [response.status, error_code, message];
+  };
+  expect(await post(`{"name":"a","description":"${'x'.repeat(BODY_BYTES)}"}`)).toEqual([
+    413,
+    'PayloadTooLarge',
+    expect.stringMatching(/large/),
+  ]);
+  expect(await post('{"name":')).toEqual([400, 'InvalidRequest', 'the body is not valid JSON']);
+  expect(await post('[1]')).toEqual([400, 'InvalidRequest', expect.any(String)]);
+  expect(await post('"'.padEnd(30_000, '['))).toEqual([400, 'InvalidRequest', 'the body is not valid JSON']);
+  expect(await post('['.repeat(30_000) + ']'.repeat(30_000))).toEqual([400, 'InvalidRequest', expect.any(String)]);
+  expect(await post('<a/>', 'application/xml')).toEqual([415, 'UnsupportedMediaType', expect.any(String)]);
+  expect(await post('{"name":"a","description":"\\u0000"}')).toEqual([
+    400,
+    'InvalidRequest',
+    expect.stringMatching(/NUL/),
+  ]);
+  for (const path of ['/v1/projects/%00', '/v1/instances?project=%00', '/v1/instances/a?project=%ff', '/v1/projects/%'])
+    expect([path, (await fetch(harness.stack.apiUrl + path)).status]).toEqual([path, path.includes('ff') ? 404 : 400]);
+  const forged = (place: unknown) => Buffer.from(JSON.stringify(place)).toString('base64url');
+  for (const token of [
+    'nonsense',
+    forged({ order: 'id_ascending', after: 'x' }),
+    forged({ order: 'name_ascending', after: '\0' }),
+    forged({ newestFirst: true, time: '9999-99-99 99:99:99+00', id: '00000000-0000-4000-8000-000000000000' }),
+    forged({ newestFirst: true, time: '2026-01-01 00:00:00+00', id: 'x' }),
+  ])
+    for (const list of ['/v1/instances', '/v1/projects', '/v1/system/audit-log', '/v1/system/hardware/sleds'])
+      expect((await fetch(`${harness.stack.apiUrl}${list}?page_token=${token}`)).status).toBeLessThan(500);
+
+  const long = await answered(raw(`GET / HTTP/1.1\r\nHost: a\r\nX-Long: ${'x'.repeat(10_000)}\r\n\r\n`).heard);
+  expect([long.status, long.body.error_code]).toEqual([431, 'RequestHeaderFieldsTooLarge']);
+  const garbage = await answered(raw('\u0016\u0003\u0001 hello\r\n\r\n').heard);
+  expect([garbage.status, garbage.body.error_code]).toEqual([400, 'InvalidRequest']);
+  expect(await answers()).toBe(true);
+});
+
+test('a page has no more than its limit, and a larger one is refused', async () => {
+  expect((await fetch(`${harness.stack.apiUrl}/v1/instances?limit=10001`)).status).toBe(400);
+});
+
+test('a token that sends too many requests is told when to go on; nobody else is held up', async () => {
+  const headers = { authorization: `Bearer ${harness.stack.adminToken.secret}` };
+  const path = `${harness.stack.apiUrl}/v1/projects`;
+  let last = await fetch(path, { headers });
+  let sent = 1;
+  for (; last.status === 200 && sent <= PER_MINUTE + 5; sent++) last = await fetch(path, { headers });
+  expect(last.status).toBe(429);
+  expect(sent).toBeGreaterThan(PER_MINUTE / 2);
+  expect(Number(last.headers.get('retry-after'))).toBeGreaterThan(0);
+  expect(await last.json()).toMatchObject({
+    error_code: 'TooManyRequests',
+    message: expect.stringMatching(/go on in \d+ s/),
+    request_id: expect.any(String),
+  });
+  const other = await harness.client.createToken({ name: 'other', role: 'viewer' });
+  expect((await fetch(path, { headers: { authorization: `Bearer ${other.token}` } })).status).toBe(200);
+  // The stack's own user has none to count by.
+  for (let more = 0; more < PER_MINUTE + 5; more++) expect(await answers()).toBe(true);
+});
+
+test('a page of another site is not the local operator, in whosever browser it is', async () => {
+  const ask = (headers: string) =>
+    answered(raw(`POST /v1/projects HTTP/1.1\r\n${headers}Connection: close\r\nContent-Length: 0\r\n\r\n`).heard);
+  for (const foreign of [
+    'Host: 127.0.0.1\r\nOrigin: https://evil.example\r\n',
+    'Host: rebound.evil.example:12220\r\n',
+    'Host: 127.0.0.1\r\nOrigin: null\r\n',
+  ])
+    expect((await ask(foreign)).status).toBe(401);
+  for (const own of [
+    'Host: localhost:12220\r\n',
+    'Host: [::1]:12220\r\n',
+    'Host: control-plane\r\nOrigin: http://localhost:5173\r\n',
+  ])
+    expect((await ask(own)).status).toBe(400);
+});
