@@ -10,6 +10,7 @@ import { addOperationCommands, addProjectCommands, addSledCommands } from './com
 import { addNetworkCommands } from './commands/network.ts';
 import { addProcessCommands } from './commands/processes.ts';
 import { addReconcileCommands } from './commands/reconcile.ts';
+import { addAuthorityCommands } from './commands/sled-identity.ts';
 import { addTopCommand } from './commands/top.ts';
 import { StillRunning } from './follow.ts';
 import { MooringApiError } from './mooring-client.ts';
@@ -40,6 +41,7 @@ addCompletionCommands(program);
 addDoctorCommand(program);
 addReconcileCommands(program);
 addDeploymentCommands(program);
+addAuthorityCommands(program);
 
 try {
   await program.parseAsync();

@@ -2,6 +2,8 @@
 export const REFUSAL_STATUS = {
   InvalidRequest: 400,
   ObjectAlreadyExists: 400,
+  Unauthorized: 401,
+  Forbidden: 403,
   NotFound: 404,
   Conflict: 409,
   ServiceUnavailable: 503,

@@ -11,6 +11,7 @@ await runPart<PartInput, PartReady>(async ({ databaseUrl, temporalAddress, port 
     temporal: plainTemporal(temporalAddress),
     host: '127.0.0.1',
     port,
+    plainSleds: true,
     log: createLog('api', 'error'),
   });
   return { ready: { url: api.url }, stop: () => api.stop() };
