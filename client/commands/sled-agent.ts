@@ -76,8 +76,6 @@ export function addSledAgentCommand(program: Command): void {
       .description(
         'run a sled agent with simulated or real VMs: one that has joined, by --data alone; one without an identity, by --name and --address (add it with "mooring sled add")',
       )
-      // What stands behind "join" is for join.
-      .enablePositionalOptions()
       .option('--name <name>', 'its name')
       .option('--address <ip:port>', 'the address to listen on; port 0 chooses one')
       .option('--control-plane <url>', 'where the API is', `http://127.0.0.1:${DEFAULT_API_PORT}`)
