@@ -40,13 +40,19 @@ export class SledIdentity {
       (trouble) => onTrouble(`sled agent "${stored.name}": ${trouble}`),
     );
     this.#agent = this.connectToControlPlane(2);
+    let told: number | null = null;
     const askForRevoked = () =>
       this.#call('GET', '/sled-identity/revoked').then(
         (answer) => {
+          told = null;
           this.#revoked = new Set(revokedCertificates.parse(answer).serials);
         },
-        // The last list holds until the control plane answers again.
-        () => {},
+        (error: unknown) => {
+          // The last list holds until the control plane answers again. That it doesn't want us is worth a line, once.
+          if (!(error instanceof ControlPlaneRefusal) || error.status === told) return;
+          told = error.status;
+          onTrouble(`sled agent "${stored.name}": ${error.message}`);
+        },
       );
     void askForRevoked();
     this.#timer = setInterval(() => void askForRevoked(), REVOKED_EVERY_MS);
@@ -89,7 +95,18 @@ export class SledIdentity {
     });
     const text = await answer.text();
     if (statusCode === 200) return JSON.parse(text);
-    throw new Error(`the control plane answered ${statusCode}: ${messageOf(text)}`);
+    throw new ControlPlaneRefusal(statusCode, messageOf(text));
+  }
+}
+
+/** The control plane did not do what it was asked. */
+class ControlPlaneRefusal extends Error {
+  override readonly name = 'ControlPlaneRefusal';
+  readonly status: number;
+
+  constructor(status: number, message: string) {
+    super(`the control plane answered ${status}: ${message}`);
+    this.status = status;
   }
 }
 
