@@ -1,5 +1,7 @@
-import { Agent, request } from 'undici';
+import { Agent, type Dispatcher, request } from 'undici';
 import type { z } from 'zod';
+import { expectPeer } from '../identity/peer.ts';
+import { RenewableAgent } from '../identity/renewable-agent.ts';
 import { classifySledAnswer, type SledCommand } from '../model/sled-answer.ts';
 import { inCallSpan } from '../telemetry/tracing.ts';
 import {
@@ -17,6 +19,7 @@ import {
   type VmmCommand,
   vmmStateAnswer,
 } from '../wire/sled-protocol.ts';
+import type { SledDirectory } from './sled-directory.ts';
 
 /** Where a sled agent is, and what to call it in messages. */
 export interface SledAddress {
@@ -50,13 +53,33 @@ export type SledCallObserver = (
   seconds: number,
 ) => void;
 
-/** The control plane's side of the sled agent protocol. One pool of connections for all sleds. */
-export class SledClient {
-  readonly #dispatcher = new Agent({ connections: 16, keepAliveTimeout: 10_000, connect: { timeout: 2_000 } });
-  readonly #observe: SledCallObserver;
+const CONNECTIONS = { connections: 16, keepAliveTimeoutMs: 10_000, connectTimeoutMs: 2_000 };
 
-  constructor(observe: SledCallObserver = () => {}) {
+/** How a call reaches a sled. */
+interface Way {
+  readonly origin: string;
+  readonly dispatcher: Dispatcher;
+}
+
+/**
+ * The control plane's side of the sled agent protocol. Sleds without an identity share one pool of connections; one that
+ * has joined has its own, over TLS, where the agent must show that it is this sled.
+ */
+export class SledClient {
+  readonly #plain = new Agent({
+    connections: CONNECTIONS.connections,
+    keepAliveTimeout: CONNECTIONS.keepAliveTimeoutMs,
+    connect: { timeout: CONNECTIONS.connectTimeoutMs },
+  });
+  readonly #identified = new Map<string, RenewableAgent>();
+  readonly #observe: SledCallObserver;
+  readonly #directory: SledDirectory | null;
+
+  /** `directory` says which sleds have an identity; without one every sled is spoken to in plain HTTP. */
+  constructor(observe: SledCallObserver = () => {}, directory: SledDirectory | null = null) {
     this.#observe = observe;
+    this.#directory = directory;
+    directory?.onChange(() => this.#dropRevoked());
   }
 
   /** Registers a VMM. Throws a {@link SledError}; `timeoutMs` bounds the call. */
@@ -109,8 +132,9 @@ export class SledClient {
    */
   async answers(sled: SledAddress, timeoutMs: number): Promise<boolean> {
     try {
-      const { body } = await request(`http://${sled.address}/vmms`, {
-        dispatcher: this.#dispatcher,
+      const { origin, dispatcher } = await this.#wayTo(sled);
+      const { body } = await request(`${origin}/vmms`, {
+        dispatcher,
         signal: AbortSignal.timeout(timeoutMs),
       });
       await body.dump().catch(() => {});
@@ -121,8 +145,36 @@ export class SledClient {
   }
 
   /** Cuts every connection. */
-  close(): Promise<void> {
-    return this.#dispatcher.destroy();
+  async close(): Promise<void> {
+    await Promise.all([this.#plain.destroy(), ...[...this.#identified.values()].map((agent) => agent.destroy())]);
+    this.#identified.clear();
+  }
+
+  async #wayTo(sled: SledAddress): Promise<Way> {
+    const sledId = (await this.#directory?.identityAt(sled.address)) ?? null;
+    if (this.#directory === null || sledId === null)
+      return { origin: `http://${sled.address}`, dispatcher: this.#plain };
+    // By the sled, not only by its address: another one may come to live there.
+    const key = `${sledId} ${sled.address}`;
+    let agent = this.#identified.get(key);
+    if (agent === undefined) {
+      const directory = this.#directory;
+      agent = new RenewableAgent(directory.holder, {
+        ...CONNECTIONS,
+        checkServerIdentity: expectPeer(
+          `sled "${sled.name}"`,
+          (identity, serial) => identity.kind === 'sled' && identity.sledId === sledId && !directory.isRevoked(serial),
+        ),
+      });
+      this.#identified.set(key, agent);
+    }
+    return { origin: `https://${sled.address}`, dispatcher: agent.dispatcher };
+  }
+
+  /** After a change in the directory every connection is made anew: each shows again that it is good. */
+  #dropRevoked(): void {
+    for (const agent of this.#identified.values()) agent.retire();
+    this.#identified.clear();
   }
 
   async #call<Answer>(
@@ -166,9 +218,10 @@ export class SledClient {
     let status: number;
     let text: string;
     try {
-      const response = await request(`http://${sled.address}${path}`, {
+      const { origin, dispatcher } = await this.#wayTo(sled);
+      const response = await request(`${origin}${path}`, {
         method,
-        dispatcher: this.#dispatcher,
+        dispatcher,
         headers: { ...traceHeaders, ...(body === undefined ? {} : { 'content-type': 'application/json' }) },
         ...(body === undefined ? {} : { body: JSON.stringify(body) }),
         headersTimeout: timeoutMs,

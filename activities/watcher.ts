@@ -25,7 +25,7 @@ type Found = { -readonly [Key in keyof WatcherFindings]: WatcherFindings[Key] ex
  * One pass over all sleds. Only what a sled says by name fails a VMM: silence, refusal or nonsense proves nothing about
  * what runs there. Throws what the database threw, after every sled has had its turn.
  */
-export async function watchSleds({ db, sleds, workflows }: ActivityContext): Promise<WatcherFindings> {
+export async function watchSleds({ db, sleds, workflows, metrics }: ActivityContext): Promise<WatcherFindings> {
   const found: Found = { sleds: 0, silent: [], slow: [], lost: [], unregistered: [], released: [] };
   const errors: unknown[] = [];
   const queue = shuffled(await db.select().from(sled).where(ne(sled.policy, 'expunged')));
@@ -51,6 +51,10 @@ export async function watchSleds({ db, sleds, workflows }: ActivityContext): Pro
       for (const { vmm_id, instance_id: _, ...state } of shuffled(reported)) {
         if (performance.now() > deadline) return void found.slow.push(address.name);
         const vmm = byId.get(vmm_id);
+        if (vmm?.foreign) {
+          metrics?.reportsRefused.inc({ reason: 'foreign_vmm' });
+          continue;
+        }
         if (vmm === undefined || vmm.deleted || isGoneVmmState(vmm.state)) {
           // Its saga is about to ask the sled itself.
           if (vmm?.unwinding && vmm.state !== 'saga_unwound') continue;
@@ -63,7 +67,7 @@ export async function watchSleds({ db, sleds, workflows }: ActivityContext): Pro
         }
       }
       for (const vmm of shuffled(known)) {
-        if (present.has(vmm.id) || vmm.deleted) continue;
+        if (present.has(vmm.id) || vmm.deleted || vmm.foreign) continue;
         if (performance.now() > deadline) return void found.slow.push(address.name);
         if (vmm.state === 'saga_unwound') {
           if (!vmm.reserved) continue;

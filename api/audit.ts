@@ -152,6 +152,36 @@ export function changing(request: FastifyRequest, db: Database): Database {
   return request.audit?.db ?? db;
 }
 
+/** The database for a change that a sled makes by its certificate, or to get one: its transactions carry a record of it. */
+export function bySled(request: FastifyRequest, db: Database, operation: string, sledId: string | null): Database {
+  const startedMs = performance.now();
+  return recordingDatabase(
+    db,
+    (returned) => {
+      const joined = (returned ?? {}) as { sledId?: string; name?: string };
+      const id = sledId ?? joined.sledId ?? null;
+      return {
+        id: randomUUID(),
+        elapsedMs: performance.now() - startedMs,
+        actor: 'sled',
+        actorName: joined.name ?? 'sled agent',
+        actorId: id,
+        sourceIp: request.ip,
+        userAgent: request.headers['user-agent'] ?? null,
+        requestId: request.id,
+        requestUri: request.url,
+        operation,
+        subjectKind: 'sled',
+        subject: id,
+        projectId: null,
+        sagaOperationId: null,
+        outcome: { result: 'success', httpStatus: 200 },
+      };
+    },
+    () => {},
+  );
+}
+
 function actorOf(caller: Caller): Pick<AuditRecord, 'actor' | 'actorName' | 'actorId'> {
   switch (caller.kind) {
     case 'operator':

@@ -15,6 +15,7 @@ import {
   readInstanceAndRecord,
 } from '../db/queries/read-instance.ts';
 import { requireProject } from '../db/transactions/manage-inventory.ts';
+import type { Authority } from '../identity/authority.ts';
 import { Refusal } from '../model/refusal.ts';
 import type { Metrics } from '../telemetry/metrics.ts';
 import { type InstanceView, isUuid, nameOrId } from '../wire/operator-api.ts';
@@ -38,12 +39,23 @@ export interface ApiContext {
   readonly sleds: SledClient;
   readonly log: Logger;
   readonly metrics: Metrics;
+  /** How sleds join with identities of their own; `null` where this API has no certificate authority. */
+  readonly sledJoining: SledJoining | null;
+  /** Whether a sled may be added that speaks plain HTTP, without an identity. */
+  readonly plainSleds: boolean;
   /** How long a call waits for its saga's word when it asks for nothing less, in milliseconds. */
   readonly waitLimitMs: number;
   /** How long registering a VMM may take, in milliseconds; the sagas' own default when absent. */
   readonly registerTimeoutMs?: number | undefined;
   /** Where the Temporal Web UI shows a workflow's run; `null` when the API knows of no Web UI. */
   webUiLink(workflowId: string, runId: string): string | null;
+}
+
+/** What an API needs to let sleds join. */
+export interface SledJoining {
+  readonly authority: Authority;
+  /** Where sleds reach the sled-facing listener. */
+  readonly url: string;
 }
 
 /** An instance by name needs its project. */

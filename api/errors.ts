@@ -1,5 +1,6 @@
 import { hasZodFastifySchemaValidationErrors } from 'fastify-type-provider-zod';
 import { databaseError } from '../db/errors.ts';
+import { describeIdentityRefusal, type IdentityRefusal } from '../model/identity.ts';
 import { Refusal } from '../model/refusal.ts';
 import { errorResponse } from '../wire/operator-api.ts';
 import { OperationFailed } from './operations.ts';
@@ -16,9 +17,31 @@ export const HTTP_CODES: Readonly<Record<number, string>> = {
   431: 'RequestHeaderFieldsTooLarge',
 };
 
+/** Thrown for the sake of who asks: 403 to a sled that may not do this, 401 to whoever has no good certificate. */
+export class IdentityRefused extends Error {
+  override readonly name = 'IdentityRefused';
+  readonly refusal: IdentityRefusal;
+
+  constructor(refusal: IdentityRefusal) {
+    super(describeIdentityRefusal(refusal));
+    this.refusal = refusal;
+  }
+}
+
+const IDENTITY_CODES: Readonly<Record<IdentityRefusal, { status: 401 | 403; code: string }>> = {
+  no_certificate: { status: 401, code: 'NO_CERTIFICATE' },
+  other_authority: { status: 401, code: 'UNKNOWN_AUTHORITY' },
+  expired: { status: 401, code: 'CERTIFICATE_EXPIRED' },
+  revoked: { status: 401, code: 'CERTIFICATE_REVOKED' },
+  wrong_identity: { status: 403, code: 'NOT_A_SLED' },
+  expunged: { status: 403, code: 'SLED_EXPUNGED' },
+  foreign_vmm: { status: 403, code: 'FOREIGN_VMM' },
+};
+
 /** The one place that turns an error into a status and a message. */
 export function describeError(error: unknown): { status: number; code: string; message: string } {
   if (error instanceof Refusal) return { status: error.status, code: error.code, message: error.message };
+  if (error instanceof IdentityRefused) return { ...IDENTITY_CODES[error.refusal], message: error.message };
   if (error instanceof OperationFailed) {
     return { status: error.body.status, code: error.body.error_code, message: error.body.message };
   }

@@ -10,19 +10,21 @@ import {
 } from 'fastify-type-provider-zod';
 import type { Logger } from 'pino';
 import { SledClient } from '../activities/sled-client.ts';
+import { SledDirectory } from '../activities/sled-directory.ts';
 import { WorkflowStarter } from '../activities/workflow-starter.ts';
 import { openDatabase } from '../db/connect.ts';
 import { readCapacity } from '../db/queries/read-capacity.ts';
+import { becomeControlPlane } from '../identity/control-plane.ts';
 import { startEndpoint } from '../telemetry/endpoint.ts';
 import { Metrics } from '../telemetry/metrics.ts';
 import { readinessProblems } from '../telemetry/readiness.ts';
-import { beginRequestSpan, endRequestSpan, installTracing } from '../telemetry/tracing.ts';
+import { installTracing } from '../telemetry/tracing.ts';
 import { connectTemporalClient } from '../worker/temporal-client.ts';
 import type { TemporalSettings } from '../worker/temporal-connection.ts';
 import { type AuthenticationMode, addAccessHooks } from './access.ts';
+import { dressApp } from './app.ts';
 import type { ApiApp, ApiContext } from './context.ts';
-import { describeError } from './errors.ts';
-import { addRateLimit, checkListening, DEFAULT_LIMITS, limitOptions, type RequestLimits, refuseNul } from './limits.ts';
+import { addRateLimit, checkListening, DEFAULT_LIMITS, limitOptions, type RequestLimits } from './limits.ts';
 import { Operations } from './operations.ts';
 import { addAccessTokenRoutes } from './routes/access-tokens.ts';
 import { addAffinityGroupRoutes } from './routes/affinity-groups.ts';
@@ -37,7 +39,9 @@ import { addProjectRoutes } from './routes/projects.ts';
 import { addReconcilerRoutes } from './routes/reconcilers.ts';
 import { addReportRoutes } from './routes/reports.ts';
 import { addSerialConsoleRoutes } from './routes/serial-console.ts';
+import { addInviteRoutes } from './routes/sled-identity.ts';
 import { addSledRoutes } from './routes/sleds.ts';
+import { type RunningSledListener, type SledListenerOptions, startSledListener } from './sled-listener.ts';
 
 export interface ApiOptions {
   readonly databaseUrl: string;
@@ -61,18 +65,24 @@ export interface ApiOptions {
   /** Listens elsewhere than on a loopback address without TLS, on the operator's word. */
   readonly insecure?: boolean;
   readonly limits?: Partial<RequestLimits>;
+  /** Where sleds join and speak with identities of their own; without it they can't. */
+  readonly sledListener?: SledListenerOptions | undefined;
+  /** Lets sleds be added that speak plain HTTP, without an identity; default false. */
+  readonly plainSleds?: boolean;
 }
 
 export interface RunningApi {
   readonly url: string;
   /** Where its metrics are; `null` when nowhere. */
   readonly metricsUrl: string | null;
+  /** Where sleds that have joined reach it; `null` when nowhere. */
+  readonly sledUrl: string | null;
   /** Takes no new calls, answers those that wait, and closes every connection. */
   stop(): Promise<void>;
 }
 
 const DEFAULT_WAIT_MS = 60_000;
-/** Which agent sends a report is not proved here. */
+/** Which agent sends a report is not proved here; where every sled has an identity, none reports here. */
 const UNPROVEN_SLED = { kind: 'sled', sledId: null } as const;
 
 /**
@@ -90,9 +100,14 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
   const temporal = connected.client;
   const metrics = new Metrics();
   metrics.watchCapacity(() => readCapacity(db));
-  const sleds = new SledClient((sled, call, answer, seconds) =>
-    metrics.sledCallSeconds.observe({ sled: sled.name, call, answer }, seconds),
+  const { sledListener } = options;
+  const identity = sledListener === undefined ? null : await becomeControlPlane(sledListener.authority);
+  const directory = identity === null ? null : await SledDirectory.open(db, identity);
+  const sleds = new SledClient(
+    (sled, call, answer, seconds) => metrics.sledCallSeconds.observe({ sled: sled.name, call, answer }, seconds),
+    directory,
   );
+  let listening: RunningSledListener | null = null;
   const context: ApiContext = {
     db,
     temporal,
@@ -101,6 +116,12 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
     sleds,
     log: options.log,
     metrics,
+    get sledJoining() {
+      return sledListener === undefined || listening === null
+        ? null
+        : { authority: sledListener.authority, url: listening.url };
+    },
+    plainSleds: options.plainSleds ?? false,
     waitLimitMs: options.waitMs ?? DEFAULT_WAIT_MS,
     registerTimeoutMs: options.registerTimeoutMs,
     webUiLink: (workflowId, runId) =>
@@ -119,7 +140,7 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
   addAccessHooks(app, {
     db,
     mode: options.authentication ?? 'tokens',
-    sledOf: () => UNPROVEN_SLED,
+    sledOf: () => (options.plainSleds ? UNPROVEN_SLED : null),
     onRefused: (request, refusal) =>
       options.log.warn(
         { request_id: request.id, source_ip: request.ip, route: request.routeOptions.url, why: refusal.message },
@@ -139,52 +160,7 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
     transform: jsonSchemaTransform,
   });
 
-  app.addHook('onRequest', beginRequestSpan);
-  app.addHook('onResponse', endRequestSpan);
-  app.addHook('onSend', async (request, reply) => {
-    reply.header('x-request-id', request.id);
-  });
-  app.setNotFoundHandler((request, reply) => {
-    void reply.status(404).send({
-      error_code: 'NotFound',
-      message: `no such endpoint: ${request.method} ${request.url}`,
-      request_id: request.id,
-    });
-  });
-  app.setErrorHandler((error, request, reply) => {
-    const { status, code, message } = describeError(error);
-    if (status >= 500 && status !== 503 && status !== 507)
-      options.log.error({ err: error, request_id: request.id }, 'a request failed');
-    void reply.status(status).send({ error_code: code, message, request_id: request.id });
-  });
-  // A client may send an empty body with a content type of JSON, as the Oxide clients do.
-  app.addContentTypeParser('application/json', { parseAs: 'string' }, (_, body, done) => {
-    if (body === '') return done(null, undefined);
-    try {
-      done(null, JSON.parse(String(body)));
-    } catch {
-      done(Object.assign(new Error('the body is not valid JSON'), { statusCode: 400 }), undefined);
-    }
-  });
-  app.addHook('preValidation', async (request) => refuseNul(request));
-
-  app.addHook('onResponse', async (request, reply) => {
-    const route = request.routeOptions.url ?? 'none';
-    if (request.method !== 'GET') {
-      const { instance, sled_id, vmm_id, project } = request.params as Record<string, string | undefined>;
-      const subject = { instance, sled_id, vmm_id, project };
-      const call = { method: request.method, route, status: reply.statusCode, ms: Math.round(reply.elapsedTime) };
-      // A report is one of thousands; what people ask for is worth a line.
-      options.log[route === '/vmms/:vmm_id' ? 'debug' : 'info'](
-        { request_id: request.id, ...subject, ...call },
-        'a request was answered',
-      );
-    }
-    metrics.httpRequestSeconds.observe(
-      { method: request.method, route, status: String(reply.statusCode) },
-      reply.elapsedTime / 1000,
-    );
-  });
+  dressApp(app, options.log, metrics);
 
   addInstanceRoutes(app, context);
   addHistoryRoutes(app, context);
@@ -194,6 +170,7 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
   addOperationRoutes(app, context);
   addProjectRoutes(app, context);
   addSledRoutes(app, context);
+  addInviteRoutes(app, context);
   addDrainRoutes(app, context);
   addReconcilerRoutes(app, context);
   addReportRoutes(app, context);
@@ -214,6 +191,8 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
           metrics: () => metrics.registry.metrics(),
           problems: () => readinessProblems(db, connected.connection),
         });
+  if (sledListener !== undefined && identity !== null)
+    listening = await startSledListener(sledListener, identity, context);
   await app.listen({ host: options.host, port: options.port });
   const bound = app.server.address();
   const port = typeof bound === 'object' && bound !== null ? bound.port : options.port;
@@ -221,13 +200,16 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
   return {
     url: `${options.tls === undefined ? 'http' : 'https'}://${host}:${port}`,
     metricsUrl: endpoint?.url ?? null,
+    sledUrl: listening?.url ?? null,
     async stop() {
       await endpoint?.stop();
+      await listening?.stop();
       app.server.closeIdleConnections();
       const closing = app.close();
       const cut = setTimeout(() => app.server.closeAllConnections(), 5_000);
       await closing;
       clearTimeout(cut);
+      directory?.close();
       await Promise.allSettled([connected.close(), database.close(), sleds.close(), tracing?.flush()]);
     },
   };

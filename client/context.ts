@@ -6,6 +6,8 @@ import { printJson } from './output.ts';
 
 /** The port of the API when none is named. */
 export const DEFAULT_API_PORT = 12220;
+/** The port at which sleds that have joined reach the API when none is named. */
+export const DEFAULT_SLED_PORT = 12221;
 
 /** What every command that speaks to the API works with. */
 export interface CommandContext {

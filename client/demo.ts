@@ -1,7 +1,7 @@
 import { fileURLToPath } from 'node:url';
 import pc from 'picocolors';
 import { startStack } from '../worker/stack.ts';
-import { type HypervisorChoice, untilTold } from './commands/processes.ts';
+import { type HypervisorChoice, untilTold } from './commands/sled-agent.ts';
 import { paintState, table } from './output.ts';
 import { type InstanceSize, playScenario, readScenario, type StepResult } from './scenario.ts';
 

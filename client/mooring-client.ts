@@ -59,6 +59,13 @@ import {
   type SledView,
   sledView,
 } from '../wire/operator-api.ts';
+import {
+  type SledCertificateView,
+  type SledInviteCreate,
+  type SledInviteView,
+  sledCertificateList,
+  sledInviteView,
+} from '../wire/sled-identity.ts';
 import { type SerialConsoleData, serialConsoleData } from '../wire/sled-protocol.ts';
 
 /** The API refused a request or failed to do it. */
@@ -460,6 +467,21 @@ export class MooringClient {
       (drain) => drain.state !== 'running',
       options,
     );
+  }
+
+  /** Invites a sled: the answer holds the one-time token by which it joins, shown this once. */
+  inviteSled(invite: SledInviteCreate, options: CallOptions = {}): Promise<SledInviteView> {
+    return this.#call('POST', '/v1/system/hardware/sled-invites', { body: invite, ...options }, sledInviteView);
+  }
+  /** Lists the certificates of a sled (by id), newest first. */
+  async listSledCertificates(sledId: string, options: CallOptions = {}): Promise<SledCertificateView[]> {
+    const path = `/v1/system/hardware/sleds/${encodeURIComponent(sledId)}/certificates`;
+    return (await this.#call('GET', path, options, sledCertificateList)).items;
+  }
+  /** Revokes every certificate of a sled (by id); returns how many were good. */
+  async revokeSledCertificates(sledId: string, options: CallOptions = {}): Promise<number> {
+    const path = `/v1/system/hardware/sleds/${encodeURIComponent(sledId)}/revoke-certificates`;
+    return (await this.#call('POST', path, options, z.object({ revoked: z.number() }))).revoked;
   }
 
   async listReconcilers(options: CallOptions = {}): Promise<ReconcilerView[]> {

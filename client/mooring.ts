@@ -12,6 +12,7 @@ import { addOperationCommands, addProjectCommands, addSledCommands } from './com
 import { addNetworkCommands } from './commands/network.ts';
 import { addProcessCommands } from './commands/processes.ts';
 import { addReconcileCommands } from './commands/reconcile.ts';
+import { addAuthorityCommands } from './commands/sled-identity.ts';
 import { addTopCommand } from './commands/top.ts';
 import { StillRunning } from './follow.ts';
 import { MooringApiError } from './mooring-client.ts';
@@ -19,6 +20,8 @@ import { MooringApiError } from './mooring-client.ts';
 const program = new Command('mooring')
   .description('Keeps virtual machines tied to physical servers.')
   .showHelpAfterError('(add --help for what there is)')
+  // What stands behind a command's name is that command's: "sled-agent" and "sled-agent join" share names of options.
+  .enablePositionalOptions()
   .addHelpText(
     'after',
     `
@@ -44,6 +47,7 @@ addCompletionCommands(program);
 addDoctorCommand(program);
 addReconcileCommands(program);
 addDeploymentCommands(program);
+addAuthorityCommands(program);
 
 try {
   await program.parseAsync();

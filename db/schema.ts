@@ -96,6 +96,8 @@ export const sled = pgTable(
     threads: integer('threads').notNull(),
     memoryBytes: exact('memory_bytes').notNull(),
     policy: sledPolicy('policy').notNull().default('in_service'),
+    /** It has joined: its agent speaks by certificates alone. */
+    identified: boolean('identified').notNull().default(false),
     /** Kept by a trigger on `sled_reservation`. */
     reservedThreads: integer('reserved_threads').notNull().default(0),
     reservedMemoryBytes: exact('reserved_memory_bytes').notNull().default(0),
@@ -110,6 +112,43 @@ export const sled = pgTable(
     check('sled_reserved_not_negative', sql`reserved_threads >= 0 AND reserved_memory_bytes >= 0`),
     check('sled_expunged_time', sql`(policy = 'expunged') = (time_expunged IS NOT NULL)`),
   ],
+);
+
+/** An invitation to join: the one-time token's hash, never the token. */
+export const sledInvite = pgTable(
+  'sled_invite',
+  {
+    id: uuid('id').primaryKey(),
+    sledName: text('sled_name').notNull(),
+    /** SHA-256 of the token's secret, in hexadecimal. */
+    secretHash: text('secret_hash').notNull(),
+    timeCreated: moment('time_created').notNull().defaultNow(),
+    timeExpires: moment('time_expires').notNull(),
+    timeUsed: moment('time_used'),
+    sledId: uuid('sled_id').references(() => sled.id),
+    /** SHA-256 of the public key that was signed for it: the same key once more is the same call, whose answer was lost. */
+    keyFingerprint: text('key_fingerprint'),
+  },
+  (table) => [
+    uniqueIndex('sled_invite_secret').on(table.secretHash),
+    check('sled_invite_used', sql`num_nulls(time_used, sled_id, key_fingerprint) IN (0, 3)`),
+  ],
+);
+
+/** The certificates of sleds that are good, as long as they have not expired; any other is refused. */
+export const sledCertificate = pgTable(
+  'sled_certificate',
+  {
+    /** In hexadecimal. */
+    serial: text('serial').primaryKey(),
+    sledId: uuid('sled_id')
+      .notNull()
+      .references(() => sled.id),
+    timeIssued: moment('time_issued').notNull().defaultNow(),
+    timeExpires: moment('time_expires').notNull(),
+    timeRevoked: moment('time_revoked'),
+  },
+  (table) => [index('sled_certificate_sled').on(table.sledId)],
 );
 
 export const instance = pgTable(

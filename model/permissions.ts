@@ -165,6 +165,10 @@ export const PERMISSIONS: Readonly<Record<string, Permission>> = {
   [`POST ${SLED}/:sled_id/drain`]: changes('sled_drain_begin', 'collaborator', 'fleet', 'with', 202),
   [`DELETE ${SLED}/:sled_id/drain`]: changes('sled_drain_stop', 'collaborator', 'fleet', 'before', 202),
 
+  'POST /v1/system/hardware/sled-invites': changes('sled_invite_create', 'admin', 'fleet', 'with', 201),
+  [`GET ${SLED}/:sled_id/certificates`]: reads('sled_certificate_list', 'viewer', 'fleet'),
+  [`POST ${SLED}/:sled_id/revoke-certificates`]: changes('sled_certificate_revoke', 'admin', 'fleet', 'with', 200),
+
   'GET /v1/system/reconcilers': reads('reconciler_list', 'viewer', 'fleet'),
   'PUT /v1/system/reconcilers/:name': changes('reconciler_update', 'admin', 'fleet', 'before', 200),
   'POST /v1/system/reconcilers/:name/run': changes('reconciler_run', 'collaborator', 'fleet', 'before', 200),

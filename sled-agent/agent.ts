@@ -19,6 +19,7 @@ import {
 import { SledBook, type VmmRecord } from './book.ts';
 import { type Hypervisor, UnfitGuest, type VmEvent, type VmSpec } from './hypervisor.ts';
 import { Reporter } from './reporter.ts';
+import type { SledIdentity } from './sled-identity.ts';
 
 /** An answer that is not a success. */
 export class AgentRefusal extends Error {
@@ -38,9 +39,13 @@ export interface AgentOptions {
   readonly memoryBytes: number;
   readonly controlPlaneUrl: string;
   readonly hypervisor: Hypervisor;
+  /** The identity that the sled has joined with; without one it speaks plain HTTP. */
+  readonly identity?: SledIdentity | undefined;
   /** Where the book is kept; in memory when `null`. */
   readonly dataDir: string | null;
 }
+
+const REPORT_CONNECTIONS = 8;
 
 export class SledAgent {
   readonly #options: AgentOptions;
@@ -53,7 +58,11 @@ export class SledAgent {
   private constructor(options: AgentOptions, book: SledBook) {
     this.#options = options;
     this.#book = book;
-    this.reporter = new Reporter(options.controlPlaneUrl, (vmmId, report) => this.#reported(vmmId, report));
+    this.reporter = new Reporter(
+      options.controlPlaneUrl,
+      (vmmId, report) => this.#reported(vmmId, report),
+      options.identity?.connectToControlPlane(REPORT_CONNECTIONS),
+    );
   }
 
   /** Opens the agent's book. Throws when it can't be read, or another agent has it. It answers 503 until {@link recover}. */

@@ -1,6 +1,7 @@
 import { setTimeout as pause } from 'node:timers/promises';
-import { Agent, request } from 'undici';
+import { request } from 'undici';
 import { type NetworkEntry, networkPage } from '../wire/network-protocol.ts';
+import { type ControlPlaneConnections, plainConnections } from './control-plane-connections.ts';
 
 const CALL_MS = 5_000;
 /** The longest pause after a failure, in milliseconds, where polling itself is not slower. */
@@ -13,15 +14,19 @@ const MAX_PAUSE_MS = 10_000;
 export class NetworkTable {
   readonly #url: string;
   readonly #everyMs: number;
-  readonly #dispatcher = new Agent({ connections: 1 });
+  readonly #connections: ControlPlaneConnections;
   readonly #stopped = new AbortController();
   readonly #running: Promise<void>;
   #entries = new Map<string, NetworkEntry>();
   #passes = 0;
 
-  /** Polls `controlPlaneUrl` every `everyMs` milliseconds until stopped; 0 never does. */
-  constructor(controlPlaneUrl: string, everyMs: number) {
+  /**
+   * Polls `controlPlaneUrl` every `everyMs` milliseconds until stopped; 0 never does. `connections` are the table's from
+   * then on; in plain HTTP by default.
+   */
+  constructor(controlPlaneUrl: string, everyMs: number, connections: ControlPlaneConnections | null = null) {
     this.#url = controlPlaneUrl;
+    this.#connections = connections ?? plainConnections(1);
     this.#everyMs = everyMs;
     this.#running = everyMs === 0 ? Promise.resolve() : this.#run();
   }
@@ -39,7 +44,7 @@ export class NetworkTable {
   /** Ends at once. */
   async stop(): Promise<void> {
     this.#stopped.abort();
-    await this.#dispatcher.destroy();
+    await this.#connections.destroy();
     await this.#running;
   }
 
@@ -76,7 +81,7 @@ export class NetworkTable {
     const { signal } = this.#stopped;
     const query = after === null ? '' : `?after=${encodeURIComponent(after)}`;
     const { statusCode, body } = await request(`${this.#url}/network/instances${query}`, {
-      dispatcher: this.#dispatcher,
+      dispatcher: this.#connections.dispatcher,
       signal: AbortSignal.any([AbortSignal.timeout(CALL_MS), signal]),
     });
     if (statusCode === 200) return networkPage.parse(await body.json());

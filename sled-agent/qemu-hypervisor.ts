@@ -14,6 +14,7 @@ import {
   type VmSpec,
   type WitnessedHypervisor,
 } from './hypervisor.ts';
+import { type PeerTransport, PLAIN_TRANSPORT } from './peer-transport.ts';
 import type { GuestImage } from './qemu/guest-image.ts';
 import { SILENCE_MS } from './qemu/hand-over.ts';
 import { type Accelerator, endProcess, findProcessesBelow, type QemuProgram } from './qemu/qemu-program.ts';
@@ -27,6 +28,8 @@ export interface QemuHypervisorOptions {
   readonly dataDir: string;
   readonly faults: FaultBook;
   readonly agentAddress: () => string;
+  /** How guests are handed over to other sleds; plain TCP by default. */
+  readonly transport?: PeerTransport;
   /** The QEMU processes end when this process does, however it ends; else they live on, and are found again. */
   readonly endWithAgent: boolean;
   /** How long a guest may take to power off before it is done for it, in milliseconds; default 30000. */
@@ -67,6 +70,7 @@ export class QemuHypervisor implements WitnessedHypervisor {
       faults: options.faults,
       migrationMode: options.migrationMode ?? (options.accelerator === 'kvm' ? 'pre_copy' : 'stop_and_copy'),
       agentAddress: options.agentAddress,
+      transport: options.transport ?? PLAIN_TRANSPORT,
       stopTimeoutMs: options.stopTimeoutMs ?? STOP_TIMEOUT_MS,
       silenceMs: options.silenceMs ?? SILENCE_MS,
       migrationBandwidth: options.migrationBandwidth ?? 0,

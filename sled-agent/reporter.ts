@@ -1,11 +1,12 @@
-import { Agent, request } from 'undici';
+import { request } from 'undici';
 import { inCallSpan } from '../telemetry/tracing.ts';
 import type { SledVmmState } from '../wire/sled-protocol.ts';
+import { type ControlPlaneConnections, plainConnections } from './control-plane-connections.ts';
 
 const CALL_MS = 5_000;
 const MAX_PAUSE_MS = 2_000;
-/** Statuses of a 4xx answer that ask for another try. */
-const TRY_AGAIN: ReadonlySet<number> = new Set([408, 425, 429]);
+/** Statuses of a 4xx answer that ask for another try. 401: the certificate is about to be renewed, or the sled to join again. */
+const TRY_AGAIN: ReadonlySet<number> = new Set([401, 408, 425, 429]);
 
 /**
  * Tells the control plane of every change, in order for each VMM, until it has heard it (204) or refuses it for good
@@ -15,14 +16,22 @@ export class Reporter {
   readonly #url: string;
   readonly #accepted: (vmmId: string, report: SledVmmState) => void;
   readonly #queues = new Map<string, SledVmmState[]>();
-  readonly #dispatcher = new Agent({ connections: 8 });
+  readonly #connections: ControlPlaneConnections;
   readonly #stopped = new AbortController();
   #held = false;
   readonly #heldVmms = new Set<string>();
 
-  /** `accepted` is called once the control plane has dealt with a report. */
-  constructor(controlPlaneUrl: string, accepted: (vmmId: string, report: SledVmmState) => void) {
+  /**
+   * `accepted` is called once the control plane has dealt with a report. `connections` are the reporter's from then on; in
+   * plain HTTP by default.
+   */
+  constructor(
+    controlPlaneUrl: string,
+    accepted: (vmmId: string, report: SledVmmState) => void,
+    connections: ControlPlaneConnections | null = null,
+  ) {
     this.#url = controlPlaneUrl;
+    this.#connections = connections ?? plainConnections(8);
     this.#accepted = accepted;
   }
 
@@ -53,7 +62,7 @@ export class Reporter {
   async stop(): Promise<void> {
     this.#stopped.abort();
     this.#queues.clear();
-    await this.#dispatcher.destroy();
+    await this.#connections.destroy();
   }
 
   async #deliver(vmmId: string): Promise<void> {
@@ -84,7 +93,7 @@ export class Reporter {
           method: 'PUT',
           headers: { ...headers, 'content-type': 'application/json' },
           body: JSON.stringify(report),
-          dispatcher: this.#dispatcher,
+          dispatcher: this.#connections.dispatcher,
           signal: AbortSignal.any([AbortSignal.timeout(CALL_MS), this.#stopped.signal]),
         }),
       );

@@ -1,13 +1,18 @@
+import { constants } from 'node:crypto';
 import { setTimeout as pause } from 'node:timers/promises';
-import { type FastifyReply, type FastifyRequest, fastify } from 'fastify';
+import type { TLSSocket } from 'node:tls';
+import { type FastifyInstance, type FastifyReply, type FastifyRequest, fastify } from 'fastify';
 import { z } from 'zod';
+import { identifyPeer } from '../identity/peer.ts';
 import { beginRequestSpan, endRequestSpan, installTracing } from '../telemetry/tracing.ts';
 import { registerRequest, serialConsoleRequest, vmmStateRequest } from '../wire/sled-protocol.ts';
 import { AgentRefusal, SledAgent } from './agent.ts';
 import { type Fault, FaultBook, type FaultCall, fault } from './faults.ts';
 import type { GuestLogEntry, WitnessedHypervisor } from './hypervisor.ts';
 import { NetworkTable } from './network-table.ts';
+import { identifiedTransport, type PeerTransport, PLAIN_TRANSPORT } from './peer-transport.ts';
 import { SimulatedHypervisor } from './simulated-hypervisor.ts';
+import type { SledIdentity } from './sled-identity.ts';
 
 export interface SledAgentOptions {
   readonly name: string;
@@ -25,9 +30,18 @@ export interface SledAgentOptions {
   readonly guestLogFile?: string;
   /**
    * Makes what runs the VMs; simulated ones by default. `faults` are those planted on the agent; `agentAddress` is its
-   * `ip:port`, known once it listens.
+   * `ip:port`, known once it listens; `transport` is how guests are handed over to other sleds.
    */
-  readonly makeHypervisor?: (faults: FaultBook, agentAddress: () => string) => WitnessedHypervisor;
+  readonly makeHypervisor?: (
+    faults: FaultBook,
+    agentAddress: () => string,
+    transport: PeerTransport,
+  ) => WitnessedHypervisor;
+  /**
+   * The identity that the sled has joined with: then the agent speaks only over TLS, and only the control plane commands
+   * it. It is stopped with the agent.
+   */
+  readonly identity?: SledIdentity | undefined;
   /** Where the agent keeps its book between runs; without it, the book is gone with the agent. */
   readonly dataDir?: string | undefined;
   /** Serves the endpoints below `/test/`, by which faults are planted. */
@@ -71,11 +85,13 @@ const vmmParams = z.object({ vmm_id: z.guid() });
 export async function startSledAgent(options: SledAgentOptions): Promise<SledAgentHandle> {
   const book = new FaultBook();
   let address = options.listen;
+  const { identity } = options;
+  const transport = identity === undefined ? PLAIN_TRANSPORT : identifiedTransport(identity);
   const hypervisor =
-    options.makeHypervisor?.(book, () => address) ??
-    new SimulatedHypervisor(options.transitionMs ?? 50, book, options.guestLogFile);
+    options.makeHypervisor?.(book, () => address, transport) ??
+    new SimulatedHypervisor(options.transitionMs ?? 50, book, options.guestLogFile, transport);
   const agent = await SledAgent.open({ ...options, hypervisor, dataDir: options.dataDir ?? null });
-  const app = fastify({ forceCloseConnections: true, bodyLimit: 1024 * 1024 });
+  const app = makeApp(identity);
   app.addHook('onRequest', beginRequestSpan);
   app.addHook('onResponse', endRequestSpan);
   await installTracing('mooring-sled-agent');
@@ -104,6 +120,7 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
     void reply.status(status).send({ error_code: code, message, request_id: request.id });
   });
 
+  if (identity !== undefined) app.addHook('onRequest', async (request) => requireCommander(identity, request));
   app.addHook('onRequest', async (request) => {
     if (!request.url.startsWith('/test/')) agent.requireReady();
   });
@@ -199,12 +216,17 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
 
   const at = options.listen.lastIndexOf(':');
   const host = options.listen.slice(0, at).replace(/[[\]]/g, '');
-  const network = new NetworkTable(options.controlPlaneUrl, options.networkPollMs ?? DEFAULT_NETWORK_POLL_MS);
+  const network = new NetworkTable(
+    options.controlPlaneUrl,
+    options.networkPollMs ?? DEFAULT_NETWORK_POLL_MS,
+    identity?.connectToControlPlane(1),
+  );
   const end = async (vms: 'end' | 'detach') => {
     await network.stop();
     await agent.close(vms);
     app.server.closeAllConnections();
     await app.close();
+    await identity?.stop();
   };
   try {
     await app.listen({ host, port: Number(options.listen.slice(at + 1)) });
@@ -218,7 +240,7 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
   }
   return {
     address,
-    url: `http://${address}`,
+    url: `${identity === undefined ? 'http' : 'https'}://${address}`,
     faults,
     hypervisor,
     network,
@@ -226,4 +248,42 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
     detach: () => end('detach'),
     kill: () => end('end'),
   };
+}
+
+const SERVER_OPTIONS = { forceCloseConnections: true, bodyLimit: 1024 * 1024 };
+
+/** The agent's HTTP server. With an identity: TLS that takes nobody without a certificate of the same authority. */
+function makeApp(identity: SledIdentity | undefined): FastifyInstance {
+  if (identity === undefined) return fastify(SERVER_OPTIONS);
+  const { holder } = identity;
+  const secure = fastify({
+    ...SERVER_OPTIONS,
+    https: {
+      ...holder.secureContext,
+      requestCert: true,
+      rejectUnauthorized: true,
+      // A resumed session would bring back what was verified when it was new.
+      secureOptions: constants.SSL_OP_NO_TICKET,
+    },
+  });
+  const unlisten = holder.onRenewal(() => secure.server.setSecureContext(holder.secureContext));
+  secure.server.once('close', unlisten);
+  // The routes don't see what they are served over.
+  return secure as unknown as FastifyInstance;
+}
+
+/** What another sled may ask: who has the guest of a migration between the two. */
+const SLED_ROUTE = '/vmms/:vmm_id/state';
+
+/** Refuses whoever is not the control plane; another sled may read a VMM's state. Throws an {@link AgentRefusal}. */
+function requireCommander(identity: SledIdentity, request: FastifyRequest): void {
+  const peer = identifyPeer(request.raw.socket as TLSSocket);
+  if (peer.identity?.kind === 'control_plane') return;
+  const reads = request.method === 'GET' && request.routeOptions.url === SLED_ROUTE;
+  if (reads && peer.refusal === null && peer.identity.kind === 'sled' && !identity.isRevoked(peer.serial)) return;
+  throw new AgentRefusal(
+    peer.identity === null ? 401 : 403,
+    'NOT_THE_CONTROL_PLANE',
+    'only the control plane of this installation commands a sled agent',
+  );
 }

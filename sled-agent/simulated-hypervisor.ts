@@ -12,11 +12,12 @@
  * `yours` asks again; a source that refuses connections is dead, and a dead source runs nothing.
  */
 import { appendFileSync } from 'node:fs';
-import { connect as connectTcp, createServer, type Server, type Socket } from 'node:net';
+import type { Server, Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 import { z } from 'zod';
 import type { FaultBook } from './faults.ts';
 import type { BookedVm, GuestLogEntry, StopAnswer, VmListener, VmSpec, WitnessedHypervisor } from './hypervisor.ts';
+import { type PeerTransport, PLAIN_TRANSPORT } from './peer-transport.ts';
 
 const message = z.union([
   z.object({ fetch: z.string(), instance: z.string() }),
@@ -59,20 +60,27 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
   readonly #transitionMs: number;
   readonly #faults: FaultBook;
   readonly #guestLogFile: string | undefined;
+  readonly #transport: PeerTransport;
 
   /**
    * `transitionMs`: how long each transition takes, in milliseconds. `guestLogFile`: the guest log is also appended to
-   * this file, a line of JSON an entry, so that it outlives this process.
+   * this file, a line of JSON an entry, so that it outlives this process. `transport`: how guests are handed over.
    */
-  constructor(transitionMs: number, faults: FaultBook, guestLogFile?: string) {
+  constructor(
+    transitionMs: number,
+    faults: FaultBook,
+    guestLogFile?: string,
+    transport: PeerTransport = PLAIN_TRANSPORT,
+  ) {
     this.#transitionMs = transitionMs;
     this.#faults = faults;
     this.#guestLogFile = guestLogFile;
+    this.#transport = transport;
   }
 
   async create(spec: VmSpec, emit: VmListener): Promise<void> {
     if (this.#vms.has(spec.vmmId)) return;
-    const server = createServer();
+    const server = this.#transport.serve((socket) => this.#serve(vm, socket));
     const vm: SimulatedVm = {
       spec,
       emit,
@@ -90,7 +98,6 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
       server.once('error', reject);
       server.listen(Number(spec.address.slice(at + 1)), spec.address.slice(0, at).replace(/[[\]]/g, ''), resolve);
     });
-    server.on('connection', (socket) => this.#serve(vm, socket));
     this.#vms.set(spec.vmmId, vm);
   }
 
@@ -150,7 +157,7 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
       this.#failIncoming(vm, migrationId);
       return;
     }
-    const socket = this.#dial(vm, sourceAddress);
+    const socket = this.#dial(vm, sourceAddress, { fetch: migrationId, instance: vm.spec.instanceId });
     let memory: number | null = null;
     let complete = false;
     this.#listen(socket, (said) => {
@@ -166,7 +173,6 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
       }
       if ('yours' in said && memory !== null) this.#arrive(vm, migrationId, memory);
     });
-    socket.once('connect', () => send(socket, { fetch: migrationId, instance: vm.spec.instanceId }));
     socket.once('close', () => {
       if (vm.state !== 'migrating-in') return;
       if (complete && memory !== null) this.#settle(vm, migrationId, sourceAddress, memory);
@@ -299,7 +305,7 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
   /** Everything is here, but not the source's word that it has let go. */
   #settle(vm: SimulatedVm, migrationId: string, sourceAddress: string, memory: number): void {
     if (vm.state !== 'migrating-in') return;
-    const socket = this.#dial(vm, sourceAddress);
+    const socket = this.#dial(vm, sourceAddress, { settle: migrationId });
     let answered = false;
     this.#listen(socket, (said) => {
       answered = true;
@@ -307,7 +313,6 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
       if ('error' in said) this.#failIncoming(vm, migrationId);
       socket.end();
     });
-    socket.once('connect', () => send(socket, { settle: migrationId }));
     socket.once('error', (error: NodeJS.ErrnoException) => {
       if (error.code !== 'ECONNREFUSED') return;
       answered = true;
@@ -377,9 +382,8 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
     for (const socket of vm.sockets) socket.destroy();
   }
 
-  #dial(vm: SimulatedVm, address: string): Socket {
-    const at = address.lastIndexOf(':');
-    const socket = connectTcp(Number(address.slice(at + 1)), address.slice(0, at).replace(/[[\]]/g, ''));
+  #dial(vm: SimulatedVm, address: string, firstWord: Message): Socket {
+    const socket = this.#transport.dial(address, () => send(socket, firstWord));
     this.#track(vm, socket);
     return socket;
   }

@@ -129,7 +129,7 @@ export class SoakSystem {
       this.apis.push({
         url: `http://127.0.0.1:${port}`,
         address: `127.0.0.1:${port}`,
-        process: this.#process(name, ['api', '--authentication', 'open', '--port', String(port)]),
+        process: this.#process(name, ['api', '--authentication', 'open', '--port', String(port), '--insecure-sleds']),
       });
     }
     for (const one of [...this.workers, ...this.apis.map((api) => api.process)]) one.start();

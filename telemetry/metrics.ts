@@ -36,6 +36,12 @@ export class Metrics {
   );
   /** Reports of sled agents, by what became of them. */
   readonly reports = this.#counter('mooring_reports_total', 'Reports of sled agents.', ['verdict']);
+  /** Reports that were refused for the sake of who made them. */
+  readonly reportsRefused = this.#counter(
+    'mooring_reports_refused_total',
+    'Reports refused because of who made them.',
+    ['reason'],
+  );
   /** What the reconciling loops found amiss: all zero on a healthy day. */
   readonly findings = this.#counter('mooring_reconciler_findings_total', 'What reconciling loops found.', [
     'reconciler',

@@ -113,12 +113,13 @@ try {
         controlPlaneUrl,
         threads: 16,
         memoryBytes: 2 ** 36,
-        makeHypervisor: (faults, agentAddress) =>
+        makeHypervisor: (faults, agentAddress, transport) =>
           new QemuHypervisor({
             ...qemu,
             dataDir: join(folder, name),
             faults,
             agentAddress,
+            transport,
             endWithAgent: true,
             onTrouble: (message) => console.error(message),
           }),

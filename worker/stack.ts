@@ -7,10 +7,15 @@ import { z } from 'zod';
 import type { RequestLimits } from '../api/limits.ts';
 import { type RunningApi, startApi } from '../api/server.ts';
 import { migrateDatabase } from '../db/connect.ts';
+import { Authority } from '../identity/authority.ts';
 import type { ReconcilerName } from '../model/reconcilers.ts';
+import { loadIdentity, type StoredIdentity } from '../sled-agent/identity-file.ts';
+import { joinSled } from '../sled-agent/join.ts';
 import { prepareQemu } from '../sled-agent/qemu/prepare-qemu.ts';
 import { QemuHypervisor } from '../sled-agent/qemu-hypervisor.ts';
 import { type SledAgentHandle, startSledAgent } from '../sled-agent/server.ts';
+import { SledIdentity } from '../sled-agent/sled-identity.ts';
+import { sledInviteView } from '../wire/sled-identity.ts';
 import { freePort } from './child-process.ts';
 import { startEmbeddedPostgres } from './embedded-postgres.ts';
 import { createLog } from './log.ts';
@@ -46,6 +51,10 @@ export interface StackOptions {
   readonly metricsListen?: string | undefined;
   /** How often sled agents ask where instances live, in milliseconds. */
   readonly networkPollMs?: number;
+  /** Sleds join by invitation and speak by certificates, and no sled is added without; default false. */
+  readonly sledTls?: boolean;
+  /** How long their certificates are good, in milliseconds. */
+  readonly certificateLifetimeMs?: number;
   /** Serves the sled agents' endpoints below `/test/`. */
   readonly testEndpoints?: boolean;
   /** Dynamic configuration of the embedded Temporal server; for tests and recordings. */
@@ -76,6 +85,8 @@ export interface RunningStack {
   readonly worker: RunningWorker;
   readonly api: RunningApi;
   readonly sleds: readonly StackSled[];
+  /** The authority that its sleds have joined; `null` when they speak plain HTTP. */
+  readonly authority: Authority | null;
   /** Stops everything, in reverse order. */
   stop(): Promise<void>;
 }
@@ -135,7 +146,11 @@ export async function startStack(options: StackOptions): Promise<RunningStack> {
       say(`Temporal at ${temporal.connection.address}, namespace ${temporal.namespace}`);
     }
 
+    const authority = options.sledTls
+      ? await Authority.openOrCreate(join(dataDir, 'authority'), options.certificateLifetimeMs)
+      : undefined;
     const worker = await startWorker({
+      authority,
       databaseUrl,
       temporal,
       alone: ownTemporal,
@@ -157,11 +172,14 @@ export async function startStack(options: StackOptions): Promise<RunningStack> {
       authentication: options.requireTokens === true ? 'tokens' : 'open',
       ...(options.limits === undefined ? {} : { limits: options.limits }),
       log: createLog('api', env.MOORING_LOG_LEVEL ?? 'error'),
+      // On the loopback address of one machine, agents that others wrote need no certificates.
+      plainSleds: authority === undefined,
+      ...(authority === undefined ? {} : { sledListener: { authority, ...(await sledListenerAt(dataDir)) } }),
       ...(options.waitMs === undefined ? {} : { waitMs: options.waitMs }),
       ...(options.registerTimeoutMs === undefined ? {} : { registerTimeoutMs: options.registerTimeoutMs }),
     });
     stops.push({ name: 'API', stop: api.stop });
-    say(`API at ${api.url}`);
+    say(`API at ${api.url}${api.sledUrl === null ? '' : `, for sleds at ${api.sledUrl}`}`);
 
     const sleds: StackSled[] = [];
     const qemu =
@@ -179,32 +197,37 @@ export async function startStack(options: StackOptions): Promise<RunningStack> {
     const addresses = await sledAddresses(dataDir, options.sleds);
     for (const [index, listen] of addresses.entries()) {
       const name = `sled-${index + 1}`;
+      const folder = join(dataDir, name);
+      const joined = authority === undefined ? null : await joinedSled(api.url, folder, name, listen, size);
       const agent = await startSledAgent({
         name,
         listen,
-        controlPlaneUrl: api.url,
+        controlPlaneUrl: api.sledUrl ?? api.url,
+        ...(joined === null ? {} : { identity: new SledIdentity(joined, folder, say) }),
         ...size,
         ...(qemu === null
           ? {}
           : {
-              dataDir: join(dataDir, name),
-              makeHypervisor: (faults, agentAddress) =>
+              dataDir: folder,
+              makeHypervisor: (faults, agentAddress, transport) =>
                 new QemuHypervisor({
                   ...qemu,
-                  dataDir: join(dataDir, name),
+                  dataDir: folder,
                   faults,
                   agentAddress,
+                  transport,
                   endWithAgent: true,
                   migrationBandwidth: options.migrationBandwidth,
                 }),
             }),
-        ...(qemu === null && options.dataDir !== undefined ? { dataDir: join(dataDir, name) } : {}),
+        ...(qemu === null && options.dataDir !== undefined ? { dataDir: folder } : {}),
         ...(options.transitionMs === undefined ? {} : { transitionMs: options.transitionMs }),
         ...(options.networkPollMs === undefined ? {} : { networkPollMs: options.networkPollMs }),
         ...(options.testEndpoints === undefined ? {} : { testEndpoints: options.testEndpoints }),
       });
       stops.push({ name, stop: agent.stop });
-      sleds.push({ id: await registerSled(api.url, adminToken.secret, name, agent.address, size), name, agent });
+      const id = joined?.sledId ?? (await registerSled(api.url, adminToken.secret, name, agent.address, size));
+      sleds.push({ id, name, agent });
       say(`${name} (${qemu === null ? 'simulated' : 'QEMU'}) at ${agent.address}`);
     }
     await writeStackFile(
@@ -233,6 +256,7 @@ export async function startStack(options: StackOptions): Promise<RunningStack> {
       worker,
       api,
       sleds,
+      authority: authority ?? null,
       stop,
     };
   } catch (error) {
@@ -264,6 +288,37 @@ async function sledAddresses(dataDir: string, count: number): Promise<string[]> 
   }
   await writeFile(file, JSON.stringify(known));
   return known.slice(0, count);
+}
+
+const portFile = z.object({ port: z.number().int() });
+
+/** Where sleds reach the API: the same port again on the same data, since each remembers it from its invitation. */
+async function sledListenerAt(dataDir: string): Promise<{ host: string; port: number }> {
+  const file = join(dataDir, 'sled-listener.json');
+  const known = portFile.safeParse(JSON.parse(await readFile(file, 'utf8').catch(() => 'null')));
+  const port = known.success ? known.data.port : await freePort();
+  await writeFile(file, JSON.stringify({ port }));
+  return { host: '127.0.0.1', port };
+}
+
+/** The identity of a sled of this stack: the one that its folder holds, or a new one by an invitation. */
+async function joinedSled(
+  apiUrl: string,
+  folder: string,
+  name: string,
+  address: string,
+  size: { threads: number; memoryBytes: number },
+): Promise<StoredIdentity> {
+  const known = await loadIdentity(folder);
+  if (known !== null) return known;
+  const response = await fetch(`${apiUrl}/v1/system/hardware/sled-invites`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ name }),
+  });
+  if (!response.ok) throw new Error(`${name} could not be invited: ${await response.text()}`);
+  const { token } = sledInviteView.parse(await response.json());
+  return joinSled({ token, folder, address, ...size });
 }
 
 const sledsPage = z.object({ items: z.array(z.object({ id: z.string(), name: z.string(), address: z.string() })) });

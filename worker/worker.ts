@@ -19,8 +19,11 @@ import { createDrainActivities } from '../activities/drain.ts';
 import { createWatchActivities } from '../activities/migration-watch.ts';
 import { createReconcilerActivities } from '../activities/reconcilers.ts';
 import { SledClient } from '../activities/sled-client.ts';
+import { SledDirectory } from '../activities/sled-directory.ts';
 import { WorkflowStarter } from '../activities/workflow-starter.ts';
 import { openDatabase } from '../db/connect.ts';
+import type { Authority } from '../identity/authority.ts';
+import { becomeControlPlane } from '../identity/control-plane.ts';
 import type { ReconcilerName } from '../model/reconcilers.ts';
 import { TASK_QUEUE, UPDATE_TASK_QUEUE } from '../model/workflow-names.ts';
 import { startEndpoint } from '../telemetry/endpoint.ts';
@@ -54,6 +57,8 @@ export interface WorkerOptions {
   readonly reconcileEveryMs?: number;
   /** `ip:port` where metrics are shown, the SDK's among them, with `/healthz` and `/readyz`; nowhere when absent. */
   readonly metricsListen?: string | undefined;
+  /** The installation's certificate authority, where sleds join with identities of their own. */
+  readonly authority?: Authority | undefined;
   /** Reconciling loops whose schedule, where it is missing, is created switched off. */
   readonly reconcilersOff?: readonly ReconcilerName[];
   /** For tests alone. */
@@ -163,8 +168,13 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   const metrics = new Metrics();
   const { connection: settings, namespace } = options.temporal;
   const database = openDatabase(options.databaseUrl, { maxConnections: 20, applicationName: 'mooring-worker' });
-  const sleds = new SledClient((sled, call, answer, seconds) =>
-    metrics.sledCallSeconds.observe({ sled: sled.name, call, answer }, seconds),
+  const directory =
+    options.authority === undefined
+      ? null
+      : await SledDirectory.open(database.db, await becomeControlPlane(options.authority));
+  const sleds = new SledClient(
+    (sled, call, answer, seconds) => metrics.sledCallSeconds.observe({ sled: sled.name, call, answer }, seconds),
+    directory,
   );
   const tracing = await installTracing('mooring-worker');
   const native = await NativeConnection.connect(settings);
@@ -267,6 +277,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
       await endpoint?.stop();
       if (main.getState() === 'RUNNING') main.shutdown();
       await Promise.allSettled([setUpdates(false), mainRun]);
+      directory?.close();
       await Promise.allSettled([native.close(), connected.close(), tracing?.flush(), database.close(), sleds.close()]);
     },
   };

@@ -1,13 +1,18 @@
+import type { FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import { signalIfNeeded } from '../../activities/signal-update.ts';
-import { applyReport } from '../../db/transactions/apply-report.ts';
+import { applyReport, type ReportSource } from '../../db/transactions/apply-report.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { sledVmmState } from '../../wire/sled-protocol.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
-import { errors } from '../errors.ts';
+import { errors, IdentityRefused } from '../errors.ts';
 
-/** Adds the endpoint that sled agents report to. */
-export function addReportRoutes(app: ApiApp, context: ApiContext): void {
+/** Adds the endpoint that sled agents report to. `whose` says whose word a request is. */
+export function addReportRoutes(
+  app: ApiApp,
+  context: ApiContext,
+  whose: (request: FastifyRequest) => ReportSource = () => ({ kind: 'anybody' }),
+): void {
   const { db } = context;
   app.put(
     '/vmms/:vmm_id',
@@ -21,7 +26,11 @@ export function addReportRoutes(app: ApiApp, context: ApiContext): void {
     },
     async (request, reply) => {
       const { vmm_id: vmmId } = request.params;
-      const applied = await applyReport(db, vmmId, request.body);
+      const applied = await applyReport(db, vmmId, request.body, {}, whose(request));
+      if (applied !== null && applied.refusal !== null) {
+        context.metrics.reportsRefused.inc({ reason: applied.refusal });
+        throw new IdentityRefused(applied.refusal);
+      }
       context.metrics.reports.inc({
         verdict:
           applied === null ? 'unknown' : applied.wrote ? 'news' : applied.verdict === 'unwound' ? 'unwound' : 'old',

@@ -56,6 +56,11 @@ export function addSledRoutes(app: ApiApp, context: ApiContext): void {
     '/v1/system/hardware/sleds',
     { schema: { tags: ['system'], body: sledAdd, response: { 201: sledView, ...errors } } },
     async (request, reply) => {
+      if (!context.plainSleds) {
+        throw Refusal.invalid(
+          'address: a sled agent without an identity (plain HTTP) is not taken by this API: invite the sled with "mooring sled invite NAME" and join it on its server, or start the API with --insecure-sleds',
+        );
+      }
       const { memory, ...rest } = request.body;
       return reply
         .status(201)

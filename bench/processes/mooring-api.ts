@@ -11,7 +11,9 @@ await runPart<PartInput, PartReady>(async ({ databaseUrl, temporalAddress, port 
     temporal: plainTemporal(temporalAddress),
     host: '127.0.0.1',
     authentication: 'open',
+    plainSleds: true,
     port,
+    plainSleds: true,
     log: createLog('api', 'error'),
   });
   return { ready: { url: api.url }, stop: () => api.stop() };

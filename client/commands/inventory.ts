@@ -5,6 +5,7 @@ import { followOperation } from '../follow.ts';
 import { table } from '../output.ts';
 import { formatSize, parseSize } from '../sizes.ts';
 import { addDrainCommands } from './drain.ts';
+import { addSledIdentityCommands } from './sled-identity.ts';
 
 type ApiOptions = { apiUrl: string; project: string; json?: boolean };
 
@@ -13,7 +14,7 @@ export function addSledCommands(program: Command): void {
   const sled = program.command('sled').description('add and look at sleds');
   const sub = (usage: string, description: string) => withApiOptions(sled.command(usage)).description(description);
 
-  sub('add <name>', 'add a sled whose agent is running')
+  sub('add <name>', 'add a sled without an identity, whose agent is running; "invite" is for all others')
     .requiredOption('--address <ip:port>', 'where its agent listens')
     .requiredOption('--threads <n>', 'hardware threads for VMs', Number)
     .requiredOption('--memory <size>', 'memory for VMs, for example 64GiB', parseSize)
@@ -51,6 +52,7 @@ export function addSledCommands(program: Command): void {
     },
   );
   addDrainCommands(sled);
+  addSledIdentityCommands(sled);
 }
 
 /** Adds `mooring project …`. */

@@ -1,32 +1,10 @@
-import { availableParallelism, totalmem } from 'node:os';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import pc from 'picocolors';
-import { DEFAULT_API_PORT } from '../context.ts';
+import { DEFAULT_API_PORT, DEFAULT_SLED_PORT } from '../context.ts';
 import { printJson } from '../output.ts';
-import { parseSize } from '../sizes.ts';
+import { addSledAgentCommand, type HypervisorChoice, hypervisorOption, untilTold } from './sled-agent.ts';
 
-/** What can run the VMs of a sled. */
-export const HYPERVISORS = ['simulated', 'qemu'] as const;
-export type HypervisorChoice = (typeof HYPERVISORS)[number];
-
-const hypervisorOption = () =>
-  new Option('--hypervisor <which>', 'what runs the VMs').choices(HYPERVISORS).default('simulated');
-
-/** Resolves at the first SIGINT or SIGTERM; a second one ends the process at once. */
-export async function untilTold(): Promise<void> {
-  await new Promise<void>((resolve) => {
-    let told = false;
-    const hear = () => {
-      if (told) process.exit(130);
-      told = true;
-      resolve();
-    };
-    process.on('SIGINT', hear);
-    process.on('SIGTERM', hear);
-  });
-}
-
-/** Adds `mooring up`, `worker`, `api`, `sled-agent` and `demo`. Heavy modules are loaded when a command needs them. */
+/** Adds `mooring up`, `worker`, `api`, `sled-agent` (with `join`) and `demo`. Heavy modules are loaded when a command needs them. */
 export function addProcessCommands(program: Command): void {
   program
     .command('up')
@@ -37,6 +15,7 @@ export function addProcessCommands(program: Command): void {
     .option('--sleds <n>', 'how many sleds; 0 to bring your own', Number, 3)
     .addOption(hypervisorOption())
     .option('--require-tokens', 'ask operators for a token; the stack’s own is found by every command of its user')
+    .option('--sled-tls', 'sleds join by invitation and speak by certificates; none is added without')
     .option('--test-endpoints', 'let the sleds take planted faults over HTTP')
     .option('--json', 'print one line of JSON when it is ready')
     .action(
@@ -47,6 +26,7 @@ export function addProcessCommands(program: Command): void {
         sleds: number;
         hypervisor: HypervisorChoice;
         requireTokens?: boolean;
+        sledTls?: boolean;
         testEndpoints?: boolean;
         json?: boolean;
       }) => {
@@ -59,11 +39,13 @@ export function addProcessCommands(program: Command): void {
           sleds: options.sleds,
           hypervisor: options.hypervisor,
           requireTokens: options.requireTokens ?? false,
+          sledTls: options.sledTls ?? false,
           testEndpoints: options.testEndpoints ?? false,
           onProgress: (message) => options.json || console.log(`${pc.green('✓')} ${message}`),
         });
         const where = {
           api_url: stack.apiUrl,
+          sled_url: stack.api.sledUrl,
           temporal_address: stack.temporalAddress,
           temporal_ui_url: stack.temporalUiUrl,
           token_file: stack.adminToken.file,
@@ -94,6 +76,7 @@ export function addProcessCommands(program: Command): void {
   program
     .command('worker')
     .description('run one worker process, against DATABASE_URL and TEMPORAL_ADDRESS')
+    .addOption(authorityOption())
     .option('--metrics <ip:port>', 'show /metrics, /healthz and /readyz here', process.env.MOORING_METRICS_LISTEN)
     .addOption(
       new Option('--audit-days <n>', 'how long audit records are kept, in days')
@@ -101,16 +84,18 @@ export function addProcessCommands(program: Command): void {
         .default(90)
         .env('MOORING_AUDIT_DAYS'),
     )
-    .action(async (options: { metrics?: string; auditDays: number }) => {
+    .action(async (options: { metrics?: string; authority?: string; auditDays: number }) => {
       const { databaseUrl, temporal } = await externalParts();
       const { startWorker } = await import('../../worker/worker.ts');
       const { migrateDatabase } = await import('../../db/connect.ts');
       const { createLog } = await import('../../worker/log.ts');
       const told = untilTold();
+      const authority = await openAuthority(options.authority);
       await migrateDatabase(databaseUrl);
       const worker = await startWorker({
         databaseUrl,
         temporal,
+        authority,
         log: createLog('worker'),
         metricsListen: options.metrics,
         auditDays: options.auditDays,
@@ -141,6 +126,18 @@ export function addProcessCommands(program: Command): void {
         .default(6_000)
         .env('MOORING_API_REQUESTS_PER_MINUTE'),
     )
+    .addOption(authorityOption())
+    .option(
+      '--sled-listen <ip:port>',
+      `where sleds that have joined reach it; by default port ${DEFAULT_SLED_PORT} of --host`,
+      process.env.MOORING_SLED_LISTEN,
+    )
+    .option(
+      '--sled-url <url>',
+      'how sleds reach that, for example https://mooring.example:12221; by default its address',
+      process.env.MOORING_SLED_URL,
+    )
+    .option('--insecure-sleds', 'let sleds be added that speak plain HTTP, without an identity')
     .option('--metrics <ip:port>', 'show /metrics, /healthz and /readyz here', process.env.MOORING_METRICS_LISTEN)
     .action(async (options: ApiCommandOptions) => {
       const { databaseUrl, temporal } = await externalParts();
@@ -148,6 +145,7 @@ export function addProcessCommands(program: Command): void {
       const { migrateDatabase } = await import('../../db/connect.ts');
       const { createLog } = await import('../../worker/log.ts');
       const told = untilTold();
+      const authority = await openAuthority(options.authority);
       await migrateDatabase(databaseUrl);
       const api = await startApi({
         databaseUrl,
@@ -160,97 +158,16 @@ export function addProcessCommands(program: Command): void {
         limits: { requestsPerMinute: options.requestsPerMinute === 0 ? null : options.requestsPerMinute },
         temporalUiUrl: options.temporalUiUrl ?? null,
         metricsListen: options.metrics,
+        sledListener: authority && { authority, ...sledListenAddress(options), url: options.sledUrl },
+        plainSleds: options.insecureSleds ?? false,
         log: createLog('api'),
       });
-      console.log(`API: ${api.url}`);
+      console.log(`API: ${api.url}${api.sledUrl === null ? '' : `, for sleds: ${api.sledUrl}`}`);
       await told;
       await api.stop();
     });
 
-  program
-    .command('sled-agent')
-    .description('run a sled agent with simulated or real VMs; add it with "mooring sled add"')
-    .requiredOption('--name <name>', 'its name')
-    .requiredOption('--address <ip:port>', 'the address to listen on; port 0 chooses one')
-    .option('--control-plane <url>', 'where the API is', `http://127.0.0.1:${DEFAULT_API_PORT}`)
-    .addOption(hypervisorOption())
-    .option(
-      '--data <dir>',
-      'keep the book here between runs; real VMs then live on when the agent ends, and are found again',
-    )
-    .option('--threads <n>', 'hardware threads for VMs; 16 for simulated ones, else what this machine has', Number)
-    .option(
-      '--memory <size>',
-      'memory for VMs; 64GiB for simulated ones, else half of what this machine has',
-      parseSize,
-    )
-    .option('--transition-ms <ms>', 'how long a transition of a simulated VM takes', Number, 50)
-    .option('--stop-timeout <seconds>', 'how long a real guest may take to power off', Number, 30)
-    .option(
-      '--migration-bandwidth <size>',
-      'how much of a real VM may be sent in a second, for example 100MiB',
-      parseSize,
-    )
-    .addOption(
-      new Option(
-        '--accelerator <which>',
-        'what speeds real VMs up; "auto" is KVM where a guest boots with it, else TCG',
-      )
-        .choices(['auto', 'kvm', 'tcg'])
-        .default('auto'),
-    )
-    .option('--kernel <file>', 'the kernel that real VMs boot; by default one is made from Debian’s packages')
-    .option('--initramfs <file>', 'the initramfs to go with it')
-    .option('--network-poll-ms <ms>', 'how often to ask where instances live; 0 never', Number, 1000)
-    .option('--guest-log <file>', 'append when a guest begins or ceases to execute to this file, as lines of JSON')
-    .option('--test-endpoints', 'take planted faults over HTTP')
-    .action(
-      async (options: {
-        name: string;
-        address: string;
-        controlPlane: string;
-        hypervisor: HypervisorChoice;
-        data?: string;
-        threads?: number;
-        memory?: number;
-        transitionMs: number;
-        networkPollMs: number;
-        guestLog?: string;
-        stopTimeout: number;
-        migrationBandwidth?: number;
-        accelerator: 'auto' | 'kvm' | 'tcg';
-        kernel?: string;
-        initramfs?: string;
-        testEndpoints?: boolean;
-      }) => {
-        const { startSledAgent } = await import('../../sled-agent/server.ts');
-        const told = untilTold();
-        const real = options.hypervisor === 'qemu';
-        const vms = real ? await prepareRealVms(options) : null;
-        const agent = await startSledAgent({
-          name: options.name,
-          listen: options.address,
-          controlPlaneUrl: options.controlPlane,
-          threads: options.threads ?? (real ? availableParallelism() : 16),
-          memoryBytes: options.memory ?? (real ? Math.floor(totalmem() / 2) : 64 * 1024 ** 3),
-          transitionMs: options.transitionMs,
-          networkPollMs: options.networkPollMs,
-          ...(options.guestLog === undefined ? {} : { guestLogFile: options.guestLog }),
-          testEndpoints: options.testEndpoints ?? false,
-          dataDir: options.data ?? vms?.dataDir,
-          ...(vms === null ? {} : { makeHypervisor: vms.makeHypervisor }),
-        });
-        console.log(`sled agent "${options.name}": ${agent.address}${vms === null ? '' : `, ${vms.description}`}`);
-        await told;
-        if (options.data === undefined) {
-          await agent.stop();
-          await vms?.removeData();
-        } else {
-          await agent.detach();
-          if (real) console.log(`its VMs run on; start it again with --data ${options.data} to find them`);
-        }
-      },
-    );
+  addSledAgentCommand(program);
 
   program
     .command('demo')
@@ -272,15 +189,19 @@ function parseDays(text: string): number {
 }
 
 interface ApiCommandOptions {
-  host: string;
-  port: number;
-  temporalUiUrl?: string;
-  authentication: 'tokens' | 'open';
-  tlsCert?: string;
-  tlsKey?: string;
-  insecure?: boolean;
-  requestsPerMinute: number;
-  metrics?: string;
+  readonly host: string;
+  readonly port: number;
+  readonly temporalUiUrl?: string;
+  readonly authentication: 'tokens' | 'open';
+  readonly tlsCert?: string;
+  readonly tlsKey?: string;
+  readonly insecure?: boolean;
+  readonly requestsPerMinute: number;
+  readonly metrics?: string;
+  readonly authority?: string;
+  readonly sledListen?: string;
+  readonly sledUrl?: string;
+  readonly insecureSleds?: boolean;
 }
 
 /** The certificate and key that the files hold; `undefined` without. Throws when one of them is missing. */
@@ -292,6 +213,31 @@ async function readTls({ tlsCert, tlsKey }: Pick<ApiCommandOptions, 'tlsCert' | 
   return { cert: await readFile(tlsCert), key: await readFile(tlsKey) };
 }
 
+function authorityOption(): Option {
+  return new Option(
+    '--authority <dir>',
+    'the certificate authority by which sleds join ("mooring authority create" makes one)',
+  ).env('MOORING_AUTHORITY');
+}
+
+async function openAuthority(folder: string | undefined) {
+  if (folder === undefined) return undefined;
+  const { Authority } = await import('../../identity/authority.ts');
+  return Authority.open(folder);
+}
+
+/** Where the sled-facing listener is. Throws for an address that is none. */
+function sledListenAddress({ host, sledListen }: ApiCommandOptions): { host: string; port: number } {
+  if (sledListen === undefined) return { host, port: DEFAULT_SLED_PORT };
+  const at = sledListen.lastIndexOf(':');
+  const port = Number(sledListen.slice(at + 1));
+  if (at < 1 || !Number.isInteger(port) || port < 0 || port > 65_535)
+    throw new Error(
+      `--sled-listen: must be "ip:port", for example "0.0.0.0:${DEFAULT_SLED_PORT}", not "${sledListen}"`,
+    );
+  return { host: sledListen.slice(0, at).replace(/[[\]]/g, ''), port };
+}
+
 async function externalParts() {
   const { readTemporalSettings } = await import('../../worker/temporal-connection.ts');
   const databaseUrl = process.env.DATABASE_URL;
@@ -301,42 +247,4 @@ async function externalParts() {
     );
   }
   return { databaseUrl, temporal: readTemporalSettings(process.env) };
-}
-
-/** What an agent with real VMs is started with. Without `data`, all of it is thrown away at the end. */
-async function prepareRealVms(options: {
-  data?: string;
-  stopTimeout: number;
-  migrationBandwidth?: number;
-  accelerator: 'auto' | 'kvm' | 'tcg';
-  kernel?: string;
-  initramfs?: string;
-}) {
-  const { mkdtemp, rm } = await import('node:fs/promises');
-  const { tmpdir } = await import('node:os');
-  const { join } = await import('node:path');
-  const { prepareQemu } = await import('../../sled-agent/qemu/prepare-qemu.ts');
-  const { QemuHypervisor } = await import('../../sled-agent/qemu-hypervisor.ts');
-  const { cacheDirectory } = await import('../../worker/temporal-server.ts');
-  const qemu = await prepareQemu({ ...options, cacheDir: cacheDirectory() });
-  const dataDir = options.data ?? (await mkdtemp(join(tmpdir(), 'mooring-sled-')));
-  return {
-    dataDir,
-    description: `QEMU ${qemu.program.version} with ${qemu.accelerator.toUpperCase()} (${qemu.reason})`,
-    makeHypervisor: (
-      faults: import('../../sled-agent/faults.ts').FaultBook,
-      agentAddress: () => string,
-    ): import('../../sled-agent/hypervisor.ts').WitnessedHypervisor =>
-      new QemuHypervisor({
-        ...qemu,
-        dataDir,
-        faults,
-        agentAddress,
-        endWithAgent: options.data === undefined,
-        stopTimeoutMs: options.stopTimeout * 1000,
-        migrationBandwidth: options.migrationBandwidth,
-        onTrouble: (message) => console.error(message),
-      }),
-    removeData: () => (options.data === undefined ? rm(dataDir, { recursive: true, force: true }) : Promise.resolve()),
-  };
 }

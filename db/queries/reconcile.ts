@@ -56,12 +56,13 @@ const sledVmm = z.object({
   unwinding: z.boolean(),
   deleted: z.boolean(),
   reserved: z.boolean(),
+  foreign: z.boolean(),
   news: z.boolean(),
 });
 
 /**
  * What the database knows of a sled's VMMs: the undeleted ones, and those that the sled reports whatever has become of
- * them. `news` says whether the report has anything that is not known yet, by the rules of a report's handling, so that a
+ * them. `foreign`: the VMM is placed on another sled, one with an identity, so that this one may not speak of it. `news` says whether the report has anything that is not known yet, by the rules of a report's handling, so that a
  * round over thousands of VMMs to which nothing has happened is one statement a sled.
  */
 export async function readSledVmms(
@@ -88,11 +89,12 @@ export async function readSledVmms(
     )
     SELECT vmm.id, vmm.instance_id, vmm.state, vmm.unwinding_since IS NOT NULL AS unwinding, vmm.time_deleted IS NOT NULL AS deleted,
       EXISTS (SELECT 1 FROM sled_reservation held WHERE held.vmm_id = vmm.id) AS reserved,
+      coalesce(vmm.sled_id <> ${sledId} AND owner.identified, false) AS "foreign",
       coalesce(vmm.state_generation < report.gen, false)
         OR EXISTS (SELECT 1 FROM migration WHERE migration.id = report.in_id AND target_vmm_id = vmm.id
           AND target_state NOT IN ('completed', 'failed') AND target_generation < report.in_gen)
         OR EXISTS (SELECT 1 FROM migration WHERE migration.id = report.out_id AND source_vmm_id = vmm.id
           AND source_state NOT IN ('completed', 'failed') AND source_generation < report.out_gen) AS news
-    FROM subject JOIN vmm USING (id) LEFT JOIN report USING (id)`);
+    FROM subject JOIN vmm USING (id) LEFT JOIN report USING (id) LEFT JOIN sled owner ON owner.id = vmm.sled_id`);
   return result.rows.map((row) => sledVmm.parse(row));
 }

@@ -1,5 +1,6 @@
 import { sql } from 'drizzle-orm';
 import { z } from 'zod';
+import { IDENTITY_REFUSALS, type IdentityRefusal } from '../../model/identity.ts';
 import { INTENDED_STATES, type IntendedState, isGoneVmmState, VMM_STATES, type VmmState } from '../../model/states.ts';
 import type { MigrationRuntime, SledVmmState } from '../../wire/sled-protocol.ts';
 import type { Queryable } from '../connect.ts';
@@ -13,7 +14,17 @@ const subjectRow = z.object({
   wrote: z.boolean(),
   told: z.boolean(),
   alone: z.boolean(),
+  refusal: z.enum(IDENTITY_REFUSALS).nullable(),
 });
+
+/**
+ * Whose word a report is. `control_plane`: the answer to a call of ours, from the sled that was called. `sled`: one that
+ * showed its certificate; what it may not speak of is refused. `anybody`: no certificate was shown, which will do only for
+ * a sled without an identity.
+ */
+export type ReportSource =
+  | { readonly kind: 'control_plane' | 'anybody' }
+  | { readonly kind: 'sled'; readonly sledId: string; readonly serial: string };
 
 export interface AppliedReport {
   readonly instanceId: string;
@@ -31,6 +42,8 @@ export interface AppliedReport {
    * can need an update (`needsUpdate` of any such snapshot is false), and no snapshot need be read to find that out.
    */
   readonly settled: boolean;
+  /** Why the report is refused for the sake of who made it; then nothing was written. `null`: it is not. */
+  readonly refusal: IdentityRefusal | null;
 }
 
 const NO_MIGRATION = { migration_id: null, state: 'pending', gen: 0 } as const;
@@ -40,6 +53,7 @@ const NO_MIGRATION = { migration_id: null, state: 'pending', gen: 0 } as const;
  * neither gone nor unwinding; each migration side only if this VMM is that side, the generation is newer and the side is
  * not over. Returns `null` for a VMM that is unknown or deleted. Source: section 7 of the design.
  *
+ * `source` says whose word it is: the check that it may speak of this VMM is part of the statement.
  * `saga` is for the sagas' own steps: `tell` marks, in the same statement, that the sled is about to be told to run the
  * guest or migrate it in (only while the user wants it to run, and the VMM is not gone); `succeed` records the operation's success.
  */
@@ -48,16 +62,26 @@ export async function applyReport(
   vmmId: string,
   report: SledVmmState,
   saga: { tell?: boolean; succeed?: { operationId: string } } = {},
+  source: ReportSource = { kind: 'control_plane' },
 ): Promise<AppliedReport | null> {
   const { vmm_state: news } = report;
   const migrationIn: MigrationRuntime | typeof NO_MIGRATION = report.migration_in ?? NO_MIGRATION;
   const migrationOut: MigrationRuntime | typeof NO_MIGRATION = report.migration_out ?? NO_MIGRATION;
+  const { sledId, serial } = source.kind === 'sled' ? source : { sledId: null, serial: null };
   const result = await db.execute(sql`/* apply-report */
     WITH subject AS (
-      SELECT id, instance_id, state, state_generation, told_at, unwinding_since IS NOT NULL AS unwinding, time_deleted IS NOT NULL AS deleted
-      FROM vmm WHERE id = ${vmmId} FOR UPDATE
+      SELECT vmm.id, instance_id, state, state_generation, told_at, unwinding_since IS NOT NULL AS unwinding, time_deleted IS NOT NULL AS deleted,
+        CASE
+          WHEN ${source.kind} = 'control_plane' THEN NULL
+          WHEN ${source.kind} = 'anybody' THEN CASE WHEN sled.identified THEN 'no_certificate' END
+          WHEN (SELECT policy FROM sled teller WHERE teller.id = ${sledId}::uuid) = 'expunged' THEN 'expunged'
+          WHEN NOT EXISTS (SELECT 1 FROM sled_certificate WHERE serial = ${serial} AND sled_id = ${sledId}::uuid AND time_revoked IS NULL)
+            THEN 'revoked'
+          WHEN vmm.sled_id IS DISTINCT FROM ${sledId}::uuid THEN 'foreign_vmm'
+        END AS refusal
+      FROM vmm LEFT JOIN sled ON sled.id = vmm.sled_id WHERE vmm.id = ${vmmId} FOR UPDATE OF vmm
     ), open AS (
-      SELECT id FROM subject WHERE NOT unwinding AND NOT deleted AND state <> 'saga_unwound'
+      SELECT id FROM subject WHERE NOT unwinding AND NOT deleted AND state <> 'saga_unwound' AND refusal IS NULL
     ), wanted AS (
       SELECT instance.id, instance.intended_state,
         instance.intended_state = 'running' AND subject.state NOT IN ('destroyed', 'failed') AS runs,
@@ -100,7 +124,7 @@ export async function applyReport(
     )
     SELECT subject.instance_id, coalesce((SELECT wrote.state FROM wrote), subject.state) AS state, subject.unwinding, subject.deleted,
       wanted.intended_state, coalesce((SELECT wrote.told_at FROM wrote), subject.told_at) IS NOT NULL AS told,
-      coalesce(wanted.alone, false) AS alone,
+      coalesce(wanted.alone, false) AS alone, subject.refusal,
       EXISTS (SELECT 1 FROM wrote) OR EXISTS (SELECT 1 FROM side_out) OR EXISTS (SELECT 1 FROM side_in) AS wrote
     FROM subject, wanted`);
   const found = result.rows[0];
@@ -115,5 +139,6 @@ export async function applyReport(
     intendedState: row.intended_state,
     told: row.told,
     settled: row.alone && !isGoneVmmState(row.state),
+    refusal: row.refusal,
   };
 }

@@ -13,7 +13,7 @@
  * source cancels, unless the guest has left; and the destination asks the source's agent, by the protocol of section 7 of
  * the design, until it knows who has the guest.
  */
-import { connect, type Socket } from 'node:net';
+import type { Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 import { request } from 'undici';
 import { z } from 'zod';
@@ -25,6 +25,7 @@ import {
   sledVmmState,
   socketAddress,
 } from '../../wire/sled-protocol.ts';
+import type { PeerTransport } from '../peer-transport.ts';
 import { ACCELERATORS } from './qemu-program.ts';
 
 const shape = z.object({
@@ -95,15 +96,14 @@ export class HandOverPeer {
 
   /** Connects to a source VMM at `ip:port`. */
   static dial(
+    transport: PeerTransport,
     address: string,
     silenceMs: number,
     hear: (said: HandOverMessage, peer: HandOverPeer) => void,
     onClose: () => void,
   ): HandOverPeer {
-    const at = address.lastIndexOf(':');
-    const socket = connect(Number(address.slice(at + 1)), address.slice(0, at).replace(/[[\]]/g, ''));
     const timer = setTimeout(() => socket.destroy(), DIAL_MS);
-    socket.once('connect', () => clearTimeout(timer));
+    const socket = transport.dial(address, () => clearTimeout(timer));
     socket.once('close', () => clearTimeout(timer));
     return new HandOverPeer(socket, silenceMs, hear, onClose);
   }
@@ -118,9 +118,16 @@ export class HandOverPeer {
 }
 
 /** Asks the agent of a source VMM who has the guest of a migration. An agent that doesn't answer proves nothing. */
-export async function askSource(agent: string, vmmId: string, migrationId: string): Promise<SourceWord> {
+export async function askSource(
+  transport: PeerTransport,
+  agent: string,
+  vmmId: string,
+  migrationId: string,
+): Promise<SourceWord> {
+  const { origin, dispatcher } = transport.agentAt(agent);
   try {
-    const { statusCode, body } = await request(`http://${agent}/vmms/${vmmId}/state`, {
+    const { statusCode, body } = await request(`${origin}/vmms/${vmmId}/state`, {
+      ...(dispatcher === null ? {} : { dispatcher }),
       signal: AbortSignal.timeout(ASK_MS),
       headersTimeout: ASK_MS,
       bodyTimeout: ASK_MS,

@@ -12,7 +12,7 @@
  */
 import { readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { readFile, rm } from 'node:fs/promises';
-import { createServer, type Server, type Socket } from 'node:net';
+import type { Server, Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { z } from 'zod';
@@ -22,6 +22,7 @@ import type { MigrationProgress } from '../../wire/sled-protocol.ts';
 import { guardChild } from '../../worker/child-process.ts';
 import type { FaultBook } from '../faults.ts';
 import type { BookedVm, GuestLogEntry, StopAnswer, VmListener, VmSpec } from '../hypervisor.ts';
+import type { PeerTransport } from '../peer-transport.ts';
 import { ConsoleLog } from './console-log.ts';
 import { COUNT_LINE, type GuestImage } from './guest-image.ts';
 import { askSource, type HandOverMessage, HandOverPeer } from './hand-over.ts';
@@ -47,6 +48,8 @@ export interface QemuVmContext {
   readonly migrationMode: 'stop_and_copy' | 'pre_copy';
   /** The agent's own `ip:port`. */
   readonly agentAddress: () => string;
+  /** How guests are handed over to other sleds. */
+  readonly transport: PeerTransport;
   /** How long a guest may take to power off before it is done for it, in milliseconds. */
   readonly stopTimeoutMs: number;
   /** How long a silent connection between two agents counts as alive, in milliseconds. */
@@ -312,7 +315,7 @@ export class QemuVm {
           this.#wake();
         }
       };
-      incoming.peer = HandOverPeer.dial(sourceAddress, this.#context.silenceMs, hear, () => {
+      incoming.peer = HandOverPeer.dial(this.#context.transport, sourceAddress, this.#context.silenceMs, hear, () => {
         incoming.connected = false;
         this.#wake();
       });
@@ -560,7 +563,7 @@ export class QemuVm {
   // ---- the source's side of a migration --------------------------------------------------------------------------------
 
   async #listen(): Promise<void> {
-    const server = createServer((socket) => {
+    const server = this.#context.transport.serve((socket) => {
       this.#sockets.add(socket);
       socket.once('close', () => this.#sockets.delete(socket));
       const peer = new HandOverPeer(
@@ -823,7 +826,7 @@ export class QemuVm {
     const { source } = this.#journal;
     // The guest was never asked for.
     if (source === null) return 'kept';
-    return askSource(source.agent, source.vmmId, incoming.migrationId);
+    return askSource(this.#context.transport, source.agent, source.vmmId, incoming.migrationId);
   }
 
   async #arrive(migrationId: string): Promise<void> {

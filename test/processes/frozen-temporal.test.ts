@@ -27,6 +27,7 @@ beforeAll(async () => {
     host: '127.0.0.1',
     port: 0,
     authentication: 'open',
+    plainSleds: true,
     log: createLog('test', 'silent'),
   });
   process.kill(server.pid, 'SIGSTOP');

@@ -4,6 +4,7 @@ import type { Client } from '@temporalio/client';
 import { sql } from 'drizzle-orm';
 import { pino } from 'pino';
 import { SledClient } from '../../activities/sled-client.ts';
+import { SledDirectory } from '../../activities/sled-directory.ts';
 import { WorkflowStarter } from '../../activities/workflow-starter.ts';
 import { MooringApiError, MooringClient } from '../../client/mooring-client.ts';
 import { type OpenDatabase, openDatabase } from '../../db/connect.ts';
@@ -12,6 +13,7 @@ import { readSnapshot } from '../../db/queries/read-snapshot.ts';
 import { type Examination, examine } from '../../doctor/examine.ts';
 import { findingLines } from '../../doctor/finding.ts';
 import { installJournal } from '../../doctor/journal.ts';
+import { becomeControlPlane } from '../../identity/control-plane.ts';
 import type { ShownState } from '../../model/states.ts';
 import { needsAction } from '../../model/update-decision.ts';
 import { TASK_QUEUE } from '../../model/workflow-names.ts';
@@ -82,7 +84,9 @@ export async function startHarness(
     url: stack.apiUrl,
     ...(options.requireTokens ? { token: stack.adminToken.secret } : {}),
   });
-  const sledClient = new SledClient();
+  const directory =
+    stack.authority === null ? null : await SledDirectory.open(database.db, await becomeControlPlane(stack.authority));
+  const sledClient = new SledClient(undefined, directory);
   await installJournal(database.db);
   await client.createProject({ name: 'default', description: '' });
   const harness: Harness = {
@@ -199,6 +203,7 @@ export async function startHarness(
     signalUpdate: (id) => new WorkflowStarter(temporal).signalUpdate(id),
     everywhere: (plant) => stack.sleds.forEach(plant),
     async close() {
+      directory?.close();
       await Promise.allSettled([database.close(), closeTemporal(), sledClient.close()]);
       await stack.stop();
     },

@@ -3,6 +3,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { FaultBook } from '../../sled-agent/faults.ts';
+import { type PeerTransport, PLAIN_TRANSPORT } from '../../sled-agent/peer-transport.ts';
 import { type GuestImage, makeGuestImage } from '../../sled-agent/qemu/guest-image.ts';
 import { findQemu, type QemuProgram } from '../../sled-agent/qemu/qemu-program.ts';
 import { QemuHypervisor, type QemuHypervisorOptions } from '../../sled-agent/qemu-hypervisor.ts';
@@ -31,14 +32,15 @@ export function qemuHypervisor(
   qemu: QemuForTests,
   dataDir: string,
   options: Partial<QemuHypervisorOptions> = {},
-): (faults: FaultBook, agentAddress: () => string) => QemuHypervisor {
-  return (faults, agentAddress) =>
+): (faults: FaultBook, agentAddress: () => string, transport?: PeerTransport) => QemuHypervisor {
+  return (faults, agentAddress, transport = PLAIN_TRANSPORT) =>
     new QemuHypervisor({
       ...qemu,
       accelerator: 'tcg',
       dataDir,
       faults,
       agentAddress,
+      transport,
       endWithAgent: true,
       ...options,
     });

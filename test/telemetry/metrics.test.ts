@@ -22,6 +22,7 @@ beforeAll(async () => {
     host: '127.0.0.1',
     port: 0,
     authentication: 'open',
+    plainSleds: true,
     log,
     metricsListen: '127.0.0.1:0',
   });

@@ -1,0 +1,58 @@
+/** What the two listeners of the API have in common: how they trace, log, count, parse and answer errors. */
+import type { Logger } from 'pino';
+import type { Metrics } from '../telemetry/metrics.ts';
+import { beginRequestSpan, endRequestSpan } from '../telemetry/tracing.ts';
+import type { ApiApp } from './context.ts';
+import { describeError } from './errors.ts';
+import { refuseNul } from './limits.ts';
+
+/** Gives a listener its hooks, its error bodies and its parser. */
+export function dressApp(app: ApiApp, log: Logger, metrics: Metrics): void {
+  app.addHook('onRequest', beginRequestSpan);
+  app.addHook('onResponse', endRequestSpan);
+  app.addHook('onSend', async (request, reply) => {
+    reply.header('x-request-id', request.id);
+  });
+  app.setNotFoundHandler((request, reply) => {
+    void reply.status(404).send({
+      error_code: 'NotFound',
+      message: `no such endpoint: ${request.method} ${request.url}`,
+      request_id: request.id,
+    });
+  });
+  app.setErrorHandler((error, request, reply) => {
+    const { status, code, message } = describeError(error);
+    if (status >= 500 && status !== 503 && status !== 507)
+      log.error({ err: error, request_id: request.id }, 'a request failed');
+    void reply.status(status).send({ error_code: code, message, request_id: request.id });
+  });
+  // A client may send an empty body with a content type of JSON, as the Oxide clients do.
+  app.addContentTypeParser('application/json', { parseAs: 'string' }, (_, body, done) => {
+    if (body === '') return done(null, undefined);
+    try {
+      done(null, JSON.parse(String(body)));
+    } catch {
+      done(Object.assign(new Error('the body is not valid JSON'), { statusCode: 400 }), undefined);
+    }
+  });
+
+  app.addHook('preValidation', async (request) => refuseNul(request));
+
+  app.addHook('onResponse', async (request, reply) => {
+    const route = request.routeOptions.url ?? 'none';
+    if (request.method !== 'GET') {
+      const { instance, sled_id, vmm_id, project } = request.params as Record<string, string | undefined>;
+      const subject = { instance, sled_id, vmm_id, project };
+      const call = { method: request.method, route, status: reply.statusCode, ms: Math.round(reply.elapsedTime) };
+      // A report is one of thousands; what people ask for is worth a line.
+      log[route === '/vmms/:vmm_id' ? 'debug' : 'info'](
+        { request_id: request.id, ...subject, ...call },
+        'a request was answered',
+      );
+    }
+    metrics.httpRequestSeconds.observe(
+      { method: request.method, route, status: String(reply.statusCode) },
+      reply.elapsedTime / 1000,
+    );
+  });
+}

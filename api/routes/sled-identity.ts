@@ -1,0 +1,168 @@
+import { createHash, randomBytes } from 'node:crypto';
+import { desc, eq } from 'drizzle-orm';
+import type { FastifyRequest } from 'fastify';
+import { z } from 'zod';
+import { readRevokedSerials, readSledAddress } from '../../db/queries/sled-identity.ts';
+import { sledCertificate } from '../../db/schema.ts';
+import { createInvite } from '../../db/transactions/create-invite.ts';
+import { joinSled } from '../../db/transactions/join-sled.ts';
+import { renewCertificate } from '../../db/transactions/renew-certificate.ts';
+import { revokeCertificates } from '../../db/transactions/revoke-certificates.ts';
+import { type RequestedKey, readRequest } from '../../identity/certificates.ts';
+import { Refusal } from '../../model/refusal.ts';
+import {
+  joinAnswer,
+  joinRequest,
+  renewAnswer,
+  renewRequest,
+  revokedCertificates,
+  sledCertificateList,
+  sledInviteCreate,
+  sledInviteView,
+  writeInviteToken,
+} from '../../wire/sled-identity.ts';
+import { bySled, changing } from '../audit.ts';
+import type { ApiApp, ApiContext, SledJoining } from '../context.ts';
+import { errors, IdentityRefused } from '../errors.ts';
+
+/** Where a sled joins: the one endpoint of the sled-facing listener that asks for no certificate. */
+export const JOIN_PATH = '/sled-identity/join';
+const SECRET_BYTES = 32;
+
+/** A sled that has shown its certificate. */
+export interface SledCaller {
+  readonly sledId: string;
+  readonly serial: string;
+}
+
+/** Adds the operators' endpoints of sleds' identities: invite, look at certificates, revoke them. */
+export function addInviteRoutes(app: ApiApp, context: ApiContext): void {
+  const { db } = context;
+  const sledRoute = { tags: ['system'], params: z.object({ sled_id: z.guid() }) };
+
+  app.post(
+    '/v1/system/hardware/sled-invites',
+    { schema: { tags: ['system'], body: sledInviteCreate, response: { 201: sledInviteView, ...errors } } },
+    async (request, reply) => {
+      const { sledJoining } = context;
+      if (sledJoining === null) {
+        throw Refusal.conflict(
+          'this API has no certificate authority, so that sleds can\'t join it: start it with --authority, or a stack with "mooring up --sled-tls"',
+        );
+      }
+      const { name, valid_seconds: validSeconds } = request.body;
+      request.audit?.about(name);
+      const secret = randomBytes(SECRET_BYTES).toString('base64url');
+      const expires = await createInvite(changing(request, db), {
+        sledName: name,
+        secretHash: hashSecret(secret),
+        validSeconds,
+      });
+      const { url, authority } = sledJoining;
+      return reply.status(201).send({
+        name,
+        token: writeInviteToken({ url, authority: authority.fingerprint, secret }),
+        url,
+        authority_fingerprint: authority.fingerprint,
+        time_expires: expires.toISOString(),
+      });
+    },
+  );
+  app.get(
+    '/v1/system/hardware/sleds/:sled_id/certificates',
+    { schema: { ...sledRoute, response: { 200: sledCertificateList, ...errors } } },
+    async (request) => {
+      const rows = await db
+        .select()
+        .from(sledCertificate)
+        .where(eq(sledCertificate.sledId, request.params.sled_id))
+        .orderBy(desc(sledCertificate.timeIssued));
+      return {
+        items: rows.map((row) => ({
+          serial: row.serial,
+          time_issued: row.timeIssued.toISOString(),
+          time_expires: row.timeExpires.toISOString(),
+          time_revoked: row.timeRevoked?.toISOString() ?? null,
+        })),
+      };
+    },
+  );
+  app.post(
+    '/v1/system/hardware/sleds/:sled_id/revoke-certificates',
+    { schema: { ...sledRoute, response: { 200: z.object({ revoked: z.number().int() }), ...errors } } },
+    async (request) => ({ revoked: await revokeCertificates(changing(request, db), request.params.sled_id) }),
+  );
+}
+
+/** Adds the endpoints by which a sled joins and keeps its identity. `caller` says which sled has shown its certificate. */
+export function addSledIdentityRoutes(
+  app: ApiApp,
+  { db, log }: ApiContext,
+  { authority }: Pick<SledJoining, 'authority'>,
+  caller: (request: FastifyRequest) => SledCaller,
+): void {
+  const tags = ['sled agents'];
+
+  app.post(
+    JOIN_PATH,
+    { schema: { tags, body: joinRequest, response: { 200: joinAnswer, ...errors } } },
+    async (request) => {
+      const { secret, request: pem, address, threads, memory } = request.body;
+      const requested = await requireRequest(pem);
+      const host = hostOf(address);
+      const joined = await joinSled(
+        bySled(request, db, 'sled_join', null),
+        {
+          secretHash: hashSecret(secret),
+          keyFingerprint: requested.fingerprint,
+          address,
+          threads,
+          memoryBytes: memory,
+        },
+        (sledId) => authority.issue(requested.request.publicKey, { kind: 'sled', sledId }, [host]),
+      );
+      const { sledId, name, certificate } = joined;
+      log.info({ sled_id: sledId, sled: name, serial: certificate.serial }, 'a sled has joined');
+      return { sled_id: sledId, name, certificate: certificate.pem, authority: authority.certificatePem };
+    },
+  );
+  app.post(
+    '/sled-identity/renew',
+    { schema: { tags, body: renewRequest, response: { 200: renewAnswer, ...errors } } },
+    async (request) => {
+      const holder = caller(request);
+      const requested = await requireRequest(request.body.request);
+      const address = await readSledAddress(db, holder.sledId);
+      const certificate = await authority.issue(
+        requested.request.publicKey,
+        { kind: 'sled', sledId: holder.sledId },
+        address === null ? [] : [hostOf(address)],
+      );
+      if (!(await renewCertificate(bySled(request, db, 'sled_certificate_renew', holder.sledId), holder, certificate)))
+        throw new IdentityRefused('revoked');
+      log.info({ sled_id: holder.sledId, serial: certificate.serial }, 'a certificate was renewed');
+      return { certificate: certificate.pem, authority: authority.certificatePem };
+    },
+  );
+  app.get(
+    '/sled-identity/revoked',
+    { schema: { tags, response: { 200: revokedCertificates, ...errors } } },
+    async () => ({ serials: await readRevokedSerials(db) }),
+  );
+}
+
+async function requireRequest(pem: string): Promise<RequestedKey> {
+  const requested = await readRequest(pem);
+  if (requested === null)
+    throw Refusal.invalid('request: must be a certificate request (PKCS #10, PEM) for an ECDSA key on P-256');
+  return requested;
+}
+
+/** The secret is 256 random bits: nothing slower than SHA-256 makes it harder to guess. */
+function hashSecret(secret: string): string {
+  return createHash('sha256').update(secret).digest('hex');
+}
+
+function hostOf(address: string): string {
+  return address.slice(0, address.lastIndexOf(':')).replace(/[[\]]/g, '');
+}

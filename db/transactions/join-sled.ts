@@ -1,0 +1,86 @@
+import { randomUUID } from 'node:crypto';
+import { and, eq, ne, sql } from 'drizzle-orm';
+import { Refusal } from '../../model/refusal.ts';
+import type { Database } from '../connect.ts';
+import { violatedConstraint } from '../errors.ts';
+import { sled, sledCertificate, sledInvite } from '../schema.ts';
+
+export interface JoiningSled {
+  /** SHA-256 of the invitation's secret, in hexadecimal. */
+  readonly secretHash: string;
+  /** SHA-256 of the public key to sign, in hexadecimal. */
+  readonly keyFingerprint: string;
+  readonly address: string;
+  readonly threads: number;
+  readonly memoryBytes: number;
+}
+
+/**
+ * Uses an invitation up and puts the sled in service, all in one transaction with the record of its certificate, which
+ * `sign` makes. A sled of that name that is there already keeps its id, and its former certificates are revoked. The same
+ * key with the same invitation again is the same call, whose answer was lost. Throws a {@link Refusal}.
+ */
+export async function joinSled<Certificate extends { readonly serial: string; readonly notAfter: Date }>(
+  db: Database,
+  joining: JoiningSled,
+  sign: (sledId: string) => Promise<Certificate>,
+): Promise<{ sledId: string; name: string; certificate: Certificate }> {
+  const { secretHash, keyFingerprint, address, threads, memoryBytes } = joining;
+  try {
+    return await db.transaction(async (transaction) => {
+      const [found] = await transaction
+        .select({ invite: sledInvite, expired: sql<boolean>`time_expires <= now()` })
+        .from(sledInvite)
+        .where(eq(sledInvite.secretHash, secretHash))
+        .for('update');
+      // None of these says more of the invitation than whoever has the token knows.
+      if (found === undefined) throw refuseToken('is not one of this installation');
+      const { invite, expired } = found;
+      if (expired) throw refuseToken('has expired');
+      if (invite.timeUsed !== null && invite.keyFingerprint !== keyFingerprint) throw refuseToken('was used before');
+      const size = { address, threads, memoryBytes, identified: true };
+      const [known] = await transaction
+        .select({ id: sled.id })
+        .from(sled)
+        .where(and(eq(sled.name, invite.sledName), ne(sled.policy, 'expunged')))
+        .for('update');
+      if (invite.timeUsed !== null && known?.id !== invite.sledId) throw refuseToken('was used before');
+      const sledId = known?.id ?? randomUUID();
+      if (known === undefined) await transaction.insert(sled).values({ id: sledId, name: invite.sledName, ...size });
+      else {
+        await transaction
+          .update(sled)
+          .set({ ...size, timeModified: sql`now()` })
+          .where(eq(sled.id, sledId));
+        await transaction.execute(sql`/* join-sled */
+          UPDATE sled_certificate SET time_revoked = now() WHERE sled_id = ${sledId} AND time_revoked IS NULL`);
+      }
+      const certificate = await sign(sledId);
+      await transaction
+        .insert(sledCertificate)
+        .values({ serial: certificate.serial, sledId, timeExpires: certificate.notAfter });
+      await transaction
+        .update(sledInvite)
+        .set({ timeUsed: sql`now()`, sledId, keyFingerprint })
+        .where(eq(sledInvite.id, invite.id));
+      return { sledId, name: invite.sledName, certificate };
+    });
+  } catch (error) {
+    switch (violatedConstraint(error)) {
+      case 'sled_address':
+        throw Refusal.nameTaken('sled at address', address);
+      case 'sled_name':
+        throw Refusal.conflict('the sled is joining elsewhere at this moment: try again');
+      case 'sled_capacity':
+        throw Refusal.conflict(
+          'threads, memory: less than what the VMs on this sled hold: give it at least as much as before, or drain it first',
+        );
+      default:
+        throw error;
+    }
+  }
+}
+
+function refuseToken(why: string): Refusal {
+  return new Refusal('Unauthorized', `the token ${why}: "mooring sled invite NAME" makes a new one`);
+}

@@ -1,0 +1,68 @@
+import type { ConnectionOptions } from 'node:tls';
+import { Agent } from 'undici';
+import type { IdentityHolder } from './holder.ts';
+
+export interface RenewableAgentOptions {
+  readonly connections: number;
+  readonly keepAliveTimeoutMs?: number;
+  readonly connectTimeoutMs?: number;
+  /** TLS's check of who answered. */
+  readonly checkServerIdentity: NonNullable<ConnectionOptions['checkServerIdentity']>;
+}
+
+/**
+ * A pool of connections that shows a certificate. When it is renewed, new calls go over new connections; those under way
+ * end on the old ones.
+ */
+export class RenewableAgent {
+  readonly #holder: IdentityHolder;
+  readonly #options: RenewableAgentOptions;
+  readonly #unlisten: () => void;
+  #agent: Agent;
+
+  constructor(holder: IdentityHolder, options: RenewableAgentOptions) {
+    this.#holder = holder;
+    this.#options = options;
+    this.#agent = this.#make();
+    this.#unlisten = holder.onRenewal(() => this.reconnect());
+  }
+
+  /** What to send the next call over. */
+  get dispatcher(): Agent {
+    return this.#agent;
+  }
+
+  /** Lets new calls go over new connections. */
+  reconnect(): void {
+    const before = this.#agent;
+    this.#agent = this.#make();
+    before.close().catch(() => {});
+  }
+
+  /** Takes no new calls; those under way end in peace. */
+  retire(): void {
+    this.#unlisten();
+    this.#agent.close().catch(() => {});
+  }
+
+  /** Cuts every connection. */
+  async destroy(): Promise<void> {
+    this.#unlisten();
+    await this.#agent.destroy();
+  }
+
+  #make(): Agent {
+    const { connections, keepAliveTimeoutMs, connectTimeoutMs, checkServerIdentity } = this.#options;
+    return new Agent({
+      connections,
+      ...(keepAliveTimeoutMs === undefined ? {} : { keepAliveTimeout: keepAliveTimeoutMs }),
+      connect: {
+        ...this.#holder.secureContext,
+        checkServerIdentity,
+        // A resumed session would skip the check of the certificate that is shown.
+        maxCachedSessions: 0,
+        ...(connectTimeoutMs === undefined ? {} : { timeout: connectTimeoutMs }),
+      },
+    });
+  }
+}

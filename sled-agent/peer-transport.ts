@@ -1,0 +1,73 @@
+/** What the VMs of two sleds hand a guest over by: TCP, or TLS by which each side shows that it is a sled. */
+import { connect as connectTcp, createServer as createTcpServer, type Server, type Socket } from 'node:net';
+import {
+  checkServerIdentity,
+  connect as connectTls,
+  createServer as createTlsServer,
+  type PeerCertificate,
+} from 'node:tls';
+import type { Dispatcher } from 'undici';
+import { expectPeer, identifyPeer } from '../identity/peer.ts';
+import type { SledIdentity } from './sled-identity.ts';
+
+export interface PeerTransport {
+  /** Makes a server, not listening yet; `onConnection` gets each connection of a peer that may speak. */
+  serve(onConnection: (socket: Socket) => void): Server;
+  /** Connects to a VM at `ip:port`; `onOpen` is called once it has shown that it is a sled's. */
+  dial(address: string, onOpen: () => void): Socket;
+  /** How another sled's agent at `ip:port` is asked over HTTP. */
+  agentAt(address: string): { readonly origin: string; readonly dispatcher: Dispatcher | null };
+}
+
+const AGENT_CONNECTIONS = 2;
+
+function split(address: string): { host: string; port: number } {
+  const at = address.lastIndexOf(':');
+  return { host: address.slice(0, at).replace(/[[\]]/g, ''), port: Number(address.slice(at + 1)) };
+}
+
+/** Between sleds without identities. */
+export const PLAIN_TRANSPORT: PeerTransport = {
+  serve: (onConnection) => createTcpServer(onConnection),
+  dial(address, onOpen) {
+    const { host, port } = split(address);
+    return connectTcp(port, host).once('connect', onOpen);
+  },
+  agentAt: (address) => ({ origin: `http://${address}`, dispatcher: null }),
+};
+
+/** Between sleds that have joined: each side must be a sled of the same authority, and who is dialled be at its own address. */
+export function identifiedTransport(identity: SledIdentity): PeerTransport {
+  const isSled = expectPeer('a sled', (peer, serial) => peer.kind === 'sled' && !identity.isRevoked(serial));
+  const checkPeer = (host: string, certificate: PeerCertificate) =>
+    checkServerIdentity(host, certificate) ?? isSled(host, certificate);
+  const agents = identity.connect(AGENT_CONNECTIONS, checkPeer);
+  return {
+    agentAt: (address) => ({ origin: `https://${address}`, dispatcher: agents.dispatcher }),
+    serve(onConnection) {
+      const server = createTlsServer(
+        { ...identity.holder.secureContext, requestCert: true, rejectUnauthorized: true },
+        (socket) => {
+          // Errors before anybody listens must not end the process.
+          socket.on('error', () => {});
+          const peer = identifyPeer(socket);
+          if (peer.refusal === null && peer.identity.kind === 'sled' && !identity.isRevoked(peer.serial))
+            onConnection(socket);
+          else socket.destroy();
+        },
+      );
+      const unlisten = identity.holder.onRenewal(() => server.setSecureContext(identity.holder.secureContext));
+      server.once('close', unlisten);
+      return server;
+    },
+    dial(address, onOpen) {
+      const { host, port } = split(address);
+      return connectTls({
+        ...identity.holder.secureContext,
+        host,
+        port,
+        checkServerIdentity: checkPeer,
+      }).once('secureConnect', onOpen);
+    },
+  };
+}

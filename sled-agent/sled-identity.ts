@@ -1,0 +1,120 @@
+/** What a sled agent that has joined does by its identity: calls, answers, and renews it in time. */
+import { request } from 'undici';
+import { makeKeyPair, makeRequest } from '../identity/certificates.ts';
+import { IdentityHolder } from '../identity/holder.ts';
+import { expectPeer } from '../identity/peer.ts';
+import { RenewableAgent, type RenewableAgentOptions } from '../identity/renewable-agent.ts';
+import { renewAnswer, revokedCertificates } from '../wire/sled-identity.ts';
+import { errorBody } from '../wire/sled-protocol.ts';
+import { type StoredIdentity, saveIdentity } from './identity-file.ts';
+
+const CALL_MS = 10_000;
+/** How often it asks which certificates of other sleds are good no more, in milliseconds. */
+const REVOKED_EVERY_MS = 5_000;
+
+export class SledIdentity {
+  readonly sledId: string;
+  readonly controlPlaneUrl: string;
+  readonly holder: IdentityHolder;
+  readonly #agent: RenewableAgent;
+  readonly #agents = new Set<RenewableAgent>();
+  readonly #timer: NodeJS.Timeout;
+  #revoked = new Set<string>();
+
+  /** `folder`: where each renewed certificate is kept. What goes wrong is said to `onTrouble`. */
+  constructor(stored: StoredIdentity, folder: string, onTrouble: (message: string) => void = () => {}) {
+    this.sledId = stored.sledId;
+    this.controlPlaneUrl = stored.controlPlaneUrl;
+    let now = stored;
+    this.holder = new IdentityHolder(
+      stored,
+      async () => {
+        const pair = await makeKeyPair();
+        const { certificate, authority } = renewAnswer.parse(
+          await this.#call('POST', '/sled-identity/renew', { request: await makeRequest(pair) }),
+        );
+        now = { ...now, privateKeyPem: pair.privateKeyPem, certificatePem: certificate, authorityPem: authority };
+        saveIdentity(folder, now);
+        return now;
+      },
+      (trouble) => onTrouble(`sled agent "${stored.name}": ${trouble}`),
+    );
+    this.#agent = this.connectToControlPlane(2);
+    let told: number | null = null;
+    const askForRevoked = () =>
+      this.#call('GET', '/sled-identity/revoked').then(
+        (answer) => {
+          told = null;
+          this.#revoked = new Set(revokedCertificates.parse(answer).serials);
+        },
+        (error: unknown) => {
+          // The last list holds until the control plane answers again. That it doesn't want us is worth a line, once.
+          if (!(error instanceof ControlPlaneRefusal) || error.status === told) return;
+          told = error.status;
+          onTrouble(`sled agent "${stored.name}": ${error.message}`);
+        },
+      );
+    void askForRevoked();
+    this.#timer = setInterval(() => void askForRevoked(), REVOKED_EVERY_MS);
+    this.#timer.unref();
+  }
+
+  /** A pool of connections to the control plane, which must show that it is. */
+  connectToControlPlane(connections: number): RenewableAgent {
+    return this.connect(
+      connections,
+      expectPeer('the control plane', (identity) => identity.kind === 'control_plane'),
+    );
+  }
+
+  /** A pool of connections to whoever passes the check; cut when this identity is stopped. */
+  connect(connections: number, checkServerIdentity: RenewableAgentOptions['checkServerIdentity']): RenewableAgent {
+    const agent = new RenewableAgent(this.holder, { connections, checkServerIdentity });
+    this.#agents.add(agent);
+    return agent;
+  }
+
+  /** Whether a certificate of this installation was revoked, by what the control plane said last. */
+  isRevoked(serial: string): boolean {
+    return this.#revoked.has(serial);
+  }
+
+  /** Renews no more, and cuts its own connections. */
+  async stop(): Promise<void> {
+    clearInterval(this.#timer);
+    this.holder.stop();
+    await Promise.all([...this.#agents].map((agent) => agent.destroy()));
+  }
+
+  async #call(method: 'GET' | 'POST', path: string, body?: unknown): Promise<unknown> {
+    const { statusCode, body: answer } = await request(this.controlPlaneUrl + path, {
+      method,
+      dispatcher: this.#agent.dispatcher,
+      ...(body === undefined ? {} : { headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) }),
+      signal: AbortSignal.timeout(CALL_MS),
+    });
+    const text = await answer.text();
+    if (statusCode === 200) return JSON.parse(text);
+    throw new ControlPlaneRefusal(statusCode, messageOf(text));
+  }
+}
+
+/** The control plane did not do what it was asked. */
+class ControlPlaneRefusal extends Error {
+  override readonly name = 'ControlPlaneRefusal';
+  readonly status: number;
+
+  constructor(status: number, message: string) {
+    super(`the control plane answered ${status}: ${message}`);
+    this.status = status;
+  }
+}
+
+/** What an error body says, for a message. */
+export function messageOf(text: string): string {
+  try {
+    return errorBody.parse(JSON.parse(text)).message ?? text.slice(0, 300);
+  } catch {
+    return text.slice(0, 300);
+  }
+}

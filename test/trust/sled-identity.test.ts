@@ -1,0 +1,521 @@
+/** Whose word counts between the control plane and the sleds, and who commands whom. */
+import { createHash, randomUUID } from 'node:crypto';
+import { createServer as createHttpsServer, type Server } from 'node:https';
+import { connect as connectTcp, type Socket } from 'node:net';
+import { connect as connectTls, createServer as createTlsServer } from 'node:tls';
+import { sql } from 'drizzle-orm';
+import { pino } from 'pino';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
+import { SledClient, SledError } from '../../activities/sled-client.ts';
+import { SledDirectory } from '../../activities/sled-directory.ts';
+import { type RunningApi, startApi } from '../../api/server.ts';
+import { sledCertificate } from '../../db/schema.ts';
+import { Authority } from '../../identity/authority.ts';
+import { makeKeyPair, makeRequest } from '../../identity/certificates.ts';
+import { becomeControlPlane } from '../../identity/control-plane.ts';
+import type { IdentityMaterial } from '../../identity/holder.ts';
+import { joinSled } from '../../sled-agent/join.ts';
+import { readInviteToken, writeInviteToken } from '../../wire/sled-identity.ts';
+import { freePort, waitUntil } from '../../worker/child-process.ts';
+import { type Harness, refused, startHarness } from '../support/harness.ts';
+import {
+  Caller,
+  callAs,
+  Folders,
+  GIBIBYTE,
+  joinedWithoutAgent,
+  materialOf,
+  strangeAuthority,
+} from '../support/identities.ts';
+import { loopbackAddress } from '../support/sled.ts';
+
+vi.setConfig({ testTimeout: 240_000, hookTimeout: 240_000 });
+
+const folders = new Folders();
+let harness: Harness;
+let authority: Authority;
+/** A second API beside the stack's, whose log and metrics are looked into. */
+let api: RunningApi;
+let logged = '';
+
+beforeAll(async () => {
+  harness = await startHarness({ sledTls: true, sleds: 2, reconcileEveryMs: 0 });
+  if (harness.stack.authority === null) throw new Error('the stack has no authority');
+  authority = harness.stack.authority;
+  api = await startApi({
+    databaseUrl: harness.stack.databaseUrl,
+    temporal: harness.stack.temporal,
+    host: '127.0.0.1',
+    port: 0,
+    metricsListen: '127.0.0.1:0',
+    sledListener: { authority, host: '127.0.0.1', port: 0 },
+    log: pino(
+      { level: 'trace' },
+      {
+        write(line: string) {
+          logged += line;
+        },
+      },
+    ),
+  });
+});
+afterAll(async () => {
+  await api?.stop();
+  await harness?.close();
+  await folders.close();
+});
+
+async function refusedReports(reason: string): Promise<number> {
+  const text = await (await fetch(`${api.metricsUrl}/metrics`)).text();
+  return Number(new RegExp(`mooring_reports_refused_total\\{reason="${reason}"\\} (\\d+)`).exec(text)?.[1] ?? 0);
+}
+
+function failedReport() {
+  return { vmm_state: { state: 'failed', gen: 1_000, time_updated: new Date().toISOString() } };
+}
+
+async function vmmRow(vmmId: string) {
+  const { rows } = await harness.database.db.execute(
+    sql`SELECT state, state_generation, sled_id FROM vmm WHERE id = ${vmmId}`,
+  );
+  return rows[0];
+}
+
+const reportUrl = (vmmId: string) => `${api.sledUrl}/vmms/${vmmId}`;
+
+async function activeVmm(instanceId: string): Promise<string> {
+  const { active } = await harness.record(instanceId);
+  if (active == null) throw new Error('no active VMM');
+  return active.id;
+}
+
+test('a report without a good certificate is refused in words and counted, and writes nothing', async () => {
+  const id = await harness.running();
+  const vmmId = await activeVmm(id);
+  const { here } = await harness.placed(id);
+  const before = await vmmRow(vmmId);
+  const expiring = await Authority.open(
+    // The folder that holds the stack's authority: one that issues for a moment only.
+    await copyOfAuthority(),
+    1_000,
+  );
+  const expired = await materialOf(expiring, { kind: 'sled', sledId: here.id });
+  await waitUntil(() => Date.now() > expired.notAfter.getTime(), 'the certificate never expired');
+  const cases: [string, IdentityMaterial | null, number, string, string][] = [
+    ['none', null, 401, 'NO_CERTIFICATE', 'no_certificate'],
+    [
+      'of another authority',
+      await materialOf(await strangeAuthority(folders), { kind: 'sled', sledId: here.id }),
+      401,
+      'UNKNOWN_AUTHORITY',
+      'other_authority',
+    ],
+    ['expired', expired, 401, 'CERTIFICATE_EXPIRED', 'expired'],
+    [
+      'the control plane’s',
+      await materialOf(authority, { kind: 'control_plane' }),
+      403,
+      'NOT_A_SLED',
+      'wrong_identity',
+    ],
+    // Signed by the authority, but no certificate that the installation gave to a sled.
+    ['unknown', await materialOf(authority, { kind: 'sled', sledId: here.id }), 401, 'CERTIFICATE_REVOKED', 'revoked'],
+  ];
+  for (const [what, material, status, code, reason] of cases) {
+    const counted = await refusedReports(reason);
+    const answer = await callAs(material, 'PUT', reportUrl(vmmId), failedReport());
+    expect([what, answer.status, answer.body.error_code]).toEqual([what, status, code]);
+    expect(answer.body.message, what).not.toBe('');
+    expect(await refusedReports(reason), what).toBe(counted + 1);
+    for (const path of ['/network/instances', '/sled-identity/revoked', '/no/such/thing']) {
+      expect([what, path, (await callAs(material, 'GET', api.sledUrl + path)).status]).toEqual([what, path, status]);
+    }
+  }
+  expect(await vmmRow(vmmId)).toEqual(before);
+});
+
+/** The key is nowhere but in the stack's data: a test may take it from there. */
+async function copyOfAuthority(): Promise<string> {
+  const { rows } = await harness.database.db.execute(sql`SHOW data_directory`);
+  return `${String(rows[0]?.data_directory).replace(/\/postgres.*$/, '')}/authority`;
+}
+
+test('a connection that outlives its certificate is worth nothing any more', async () => {
+  const sledId = harness.stack.sleds[0]?.id ?? '';
+  const short = await materialOf(await Authority.open(await copyOfAuthority(), 4_000), { kind: 'sled', sledId });
+  await harness.database.db
+    .insert(sledCertificate)
+    .values({ serial: short.serial, sledId, timeExpires: short.notAfter });
+  const caller = new Caller(short);
+  try {
+    expect((await caller.call('GET', `${api.sledUrl}/network/instances`)).status).toBe(200);
+    await waitUntil(() => Date.now() > short.notAfter.getTime(), 'the certificate never expired');
+    const answer = await caller.call('GET', `${api.sledUrl}/network/instances`);
+    expect([answer.status, answer.body.error_code]).toEqual([401, 'CERTIFICATE_EXPIRED']);
+  } finally {
+    await caller.close();
+  }
+});
+
+test('a sled speaks only of the VMMs that are placed on it', async () => {
+  const id = await harness.running();
+  const vmmId = await activeVmm(id);
+  const foreign = await joinedWithoutAgent(harness.client, folders, 'foreign');
+  const before = await vmmRow(vmmId);
+  const counted = await refusedReports('foreign_vmm');
+  const answer = await callAs(foreign, 'PUT', reportUrl(vmmId), failedReport());
+  expect([answer.status, answer.body.error_code]).toEqual([403, 'FOREIGN_VMM']);
+  expect(await refusedReports('foreign_vmm')).toBe(counted + 1);
+  expect(await vmmRow(vmmId)).toEqual(before);
+  // Nor by the operators' listener, where no certificate is asked for.
+  const anonymous = await fetch(`${api.url}/vmms/${vmmId}`, {
+    method: 'PUT',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify(failedReport()),
+  });
+  expect(anonymous.status).toBe(401);
+  expect(await vmmRow(vmmId)).toEqual(before);
+  expect((await callAs(foreign, 'PUT', reportUrl(randomUUID()), failedReport())).status).toBe(404);
+  await harness.client.expungeSled(foreign.sledId);
+});
+
+test('a sled whose inventory names another’s VMM changes nothing of it', async () => {
+  const id = await harness.running();
+  const vmmId = await activeVmm(id);
+  const before = await vmmRow(vmmId);
+  const liar = await joinedWithoutAgent(harness.client, folders, 'liar');
+  let asked = 0;
+  let told = 0;
+  const server = await listenAs(liar, liar.address, (method) => {
+    if (method !== 'GET') told += 1;
+    asked += 1;
+    return { vmms: [{ vmm_id: vmmId, instance_id: id, ...failedReport() }] };
+  });
+  try {
+    await harness.reconcile();
+    expect(asked).toBeGreaterThan(0);
+    expect(told).toBe(0);
+    expect(await vmmRow(vmmId)).toEqual(before);
+    expect((await harness.record(id)).shown).toBe('running');
+  } finally {
+    server.close();
+    server.closeAllConnections();
+    await harness.client.expungeSled(liar.sledId);
+  }
+});
+
+/** An HTTPS server that answers everything with `answer`, and shows this identity. */
+async function listenAs(
+  material: IdentityMaterial,
+  address: string,
+  answer: (method: string) => unknown,
+): Promise<Server> {
+  const server = createHttpsServer(
+    { key: material.privateKeyPem, cert: material.certificatePem, ca: material.authorityPem, requestCert: true },
+    (incoming, response) => {
+      response.setHeader('content-type', 'application/json');
+      response.end(JSON.stringify(answer(incoming.method ?? '')));
+    },
+  );
+  const at = address.lastIndexOf(':');
+  await new Promise<void>((resolve) => server.listen(Number(address.slice(at + 1)), address.slice(0, at), resolve));
+  return server;
+}
+
+test('a revoked sled is heard and told nothing until it joins again, and keeps its id then', async () => {
+  const sled = await joinedWithoutAgent(harness.client, folders, 'revoked');
+  const network = `${api.sledUrl}/network/instances`;
+  expect((await callAs(sled, 'GET', network)).status).toBe(200);
+  expect(await harness.client.revokeSledCertificates(sled.sledId)).toBe(1);
+  const attempts = [
+    callAs(sled, 'GET', network),
+    callAs(sled, 'POST', `${api.sledUrl}/sled-identity/renew`, { request: await makeRequest(await makeKeyPair()) }),
+    callAs(sled, 'PUT', reportUrl(await activeVmm(await harness.running())), failedReport()),
+  ];
+  for (const { status, body } of await Promise.all(attempts))
+    expect([status, body.error_code]).toEqual([401, 'CERTIFICATE_REVOKED']);
+
+  // Its agent would be told nothing either: what it shows is known to be revoked.
+  const server = await listenAs(sled, sled.address, () => ({ vmms: [] }));
+  const directory = await SledDirectory.open(harness.database.db, await becomeControlPlane(authority));
+  const client = new SledClient(undefined, directory);
+  try {
+    await expect(client.readInventory({ name: 'revoked', address: sled.address }, 5_000)).rejects.toThrow(
+      /ERR_WRONG_PEER|not of sled/,
+    );
+    const again = await joinedAgain(sled.name, sled.address);
+    expect(again.sledId).toBe(sled.sledId);
+    expect((await callAs(again, 'GET', network)).status).toBe(200);
+    expect((await callAs(sled, 'GET', network)).status).toBe(401);
+  } finally {
+    await client.close();
+    directory.close();
+    server.close();
+    server.closeAllConnections();
+  }
+  const [newest, former] = await harness.client.listSledCertificates(sled.sledId);
+  expect([newest?.time_revoked, typeof former?.time_revoked]).toEqual([null, 'string']);
+  await harness.client.expungeSled(sled.sledId);
+});
+
+async function joinedAgain(name: string, address: string) {
+  const { token } = await harness.client.inviteSled({ name });
+  return joinSled({ token, folder: await folders.make(), address, threads: 1, memoryBytes: GIBIBYTE / 8 });
+}
+
+test('the certificate of an expunged sled ends with it; a sled of the same name is another one', async () => {
+  const sled = await joinedWithoutAgent(harness.client, folders, 'gone');
+  await harness.client.expungeSled(sled.sledId);
+  for (const attempt of [
+    callAs(sled, 'GET', `${api.sledUrl}/network/instances`),
+    callAs(sled, 'PUT', reportUrl(await activeVmm(await harness.running())), failedReport()),
+    callAs(sled, 'POST', `${api.sledUrl}/sled-identity/renew`, { request: await makeRequest(await makeKeyPair()) }),
+  ]) {
+    const { status, body } = await attempt;
+    expect([status, body.error_code]).toEqual([403, 'SLED_EXPUNGED']);
+  }
+  const other = await joinedAgain('gone', sled.address);
+  expect(other.sledId).not.toBe(sled.sledId);
+  await harness.client.expungeSled(other.sledId);
+});
+
+test('the control plane tells nothing to another sled’s agent, or a stranger’s, at a sled’s address', async () => {
+  const sled = await joinedWithoutAgent(harness.client, folders, 'victim');
+  const thief = await joinedWithoutAgent(harness.client, folders, 'thief');
+  const host = sled.address.slice(0, sled.address.lastIndexOf(':'));
+  const directory = await SledDirectory.open(harness.database.db, await becomeControlPlane(authority));
+  const client = new SledClient(undefined, directory);
+  const impostors: IdentityMaterial[] = [
+    thief,
+    await materialOf(await strangeAuthority(folders), { kind: 'sled', sledId: sled.sledId }, [host]),
+    await materialOf(authority, { kind: 'control_plane' }, [host]),
+  ];
+  try {
+    for (const impostor of impostors) {
+      let heard = 0;
+      const server = await listenAs(impostor, sled.address, () => {
+        heard += 1;
+        return { vmms: [] };
+      });
+      const error = await client.readInventory({ name: 'victim', address: sled.address }, 5_000).catch((e) => e);
+      expect(error).toBeInstanceOf(SledError);
+      expect([error.kind, heard]).toEqual(['unavailable', 0]);
+      await new Promise((resolve) => {
+        server.close(resolve);
+        server.closeAllConnections();
+      });
+    }
+    const server = await listenAs(sled, sled.address, () => ({ vmms: [] }));
+    expect(await client.readInventory({ name: 'victim', address: sled.address }, 5_000)).toEqual({ vmms: [] });
+    server.close();
+    server.closeAllConnections();
+    await expect(client.readInventory({ name: 'nobody', address: '127.0.0.1:9' }, 5_000)).rejects.toThrow(
+      /no sled that is not expunged/,
+    );
+  } finally {
+    await client.close();
+    directory.close();
+    await harness.client.expungeSled(sled.sledId);
+    await harness.client.expungeSled(thief.sledId);
+  }
+});
+
+test('an agent takes commands from its control plane alone; another sled may only ask for a VMM’s state', async () => {
+  const id = await harness.running();
+  const vmmId = await activeVmm(id);
+  const { here } = await harness.placed(id);
+  const sled = await joinedWithoutAgent(harness.client, folders, 'curious');
+  const { url } = here.agent;
+  const stranger = await strangeAuthority(folders);
+  for (const material of [null, await materialOf(stranger, { kind: 'control_plane' })])
+    await expect(callAs(material, 'GET', `${url}/vmms`)).rejects.toThrow();
+  // Not even a word in the clear.
+  await expect(fetch(`${url.replace('https', 'http')}/vmms`)).rejects.toThrow();
+
+  const before = await vmmRow(vmmId);
+  for (const [method, path, body] of [
+    ['GET', '/vmms', undefined],
+    ['DELETE', `/vmms/${vmmId}`, undefined],
+    ['PUT', `/vmms/${vmmId}/state`, { state: { type: 'stopped' } }],
+    ['GET', `/vmms/${vmmId}/serial-console`, undefined],
+    ['POST', '/test/faults', {}],
+  ] as const) {
+    const answer = await callAs(sled, method, url + path, body);
+    expect([method, path, answer.status, answer.body.error_code]).toEqual([method, path, 403, 'NOT_THE_CONTROL_PLANE']);
+  }
+  expect((await callAs(sled, 'GET', `${url}/vmms/${vmmId}/state`)).status).toBe(200);
+  const known = await callAs(await materialOf(authority, { kind: 'control_plane' }), 'GET', `${url}/vmms`);
+  expect(known.status).toBe(200);
+  expect(await vmmRow(vmmId)).toEqual(before);
+
+  // Once revoked, not even that.
+  await harness.client.revokeSledCertificates(sled.sledId);
+  await waitUntil(
+    async () => (await callAs(sled, 'GET', `${url}/vmms/${vmmId}/state`)).status === 403,
+    'the agent never learned of the revocation',
+    30_000,
+    200,
+  );
+  await harness.client.expungeSled(sled.sledId);
+});
+
+test('nobody but a sled gets a guest from a VMM', async () => {
+  const id = await harness.running();
+  const vmmId = await activeVmm(id);
+  const { rows } = await harness.database.db.execute(sql`SELECT ip, port FROM vmm WHERE id = ${vmmId}`);
+  const { ip, port } = rows[0] as { ip: string; port: number };
+  const ask = `${JSON.stringify({ fetch: randomUUID(), instance: id })}\n`;
+  const heardFrom = (dial: () => Socket) =>
+    new Promise<string>((resolve) => {
+      let text = '';
+      const socket = dial();
+      socket.setEncoding('latin1');
+      socket.on('data', (data) => {
+        text += data;
+      });
+      socket.on('error', () => {});
+      socket.once('close', () => resolve(text));
+    });
+  const at = { host: String(ip), port: Number(port) };
+  const plain = await heardFrom(() => {
+    const socket = connectTcp(at, () => socket.write(ask));
+    return socket;
+  });
+  expect(plain).not.toContain('begin');
+  const { here } = await harness.placed(id);
+  for (const stranger of [
+    await materialOf(await strangeAuthority(folders), { kind: 'sled', sledId: here.id }),
+    await materialOf(authority, { kind: 'control_plane' }),
+  ]) {
+    const heard = await heardFrom(() => {
+      const shown = { key: stranger.privateKeyPem, cert: stranger.certificatePem, rejectUnauthorized: false };
+      const socket = connectTls({ ...at, ...shown }, () => socket.write(ask));
+      return socket;
+    });
+    expect(heard).not.toContain('begin');
+  }
+  expect((await harness.record(id)).shown).toBe('running');
+});
+
+test('an invitation is good once, for a time, and only where it is from', async () => {
+  const where = async () => {
+    const host = loopbackAddress();
+    return {
+      folder: await folders.make(),
+      address: `${host}:${await freePort(host)}`,
+      threads: 1,
+      memoryBytes: GIBIBYTE,
+    };
+  };
+  const { token } = await harness.client.inviteSled({ name: 'invited' });
+  const secret = readInviteToken(token)?.secret ?? '';
+  const join = async (given: string) => joinSled({ token: given, ...(await where()) });
+
+  // Two at once, one of them a thief: exactly one is the sled.
+  const outcomes = await Promise.allSettled([join(token), join(token)]);
+  expect(outcomes.map(({ status }) => status).sort()).toEqual(['fulfilled', 'rejected']);
+  await expect(join(token)).rejects.toThrow(/used before.*mooring sled invite/);
+
+  const { token: short } = await harness.client.inviteSled({ name: 'late', valid_seconds: 1 });
+  await waitUntil(async () => {
+    const { rows } = await harness.database.db.execute(
+      sql`SELECT 1 FROM sled_invite WHERE sled_name = 'late' AND time_expires < now()`,
+    );
+    return rows.length === 1;
+  }, 'the invitation never expired');
+  await expect(join(short)).rejects.toThrow(/has expired/);
+
+  const parts = readInviteToken(token);
+  if (parts === null) throw new Error('the token is none');
+  await expect(join(writeInviteToken({ ...parts, secret: 'guessed' }))).rejects.toThrow(/not one of this installation/);
+  await expect(join('mooring-sled-invite-nonsense')).rejects.toThrow(/not the token of an invitation/);
+
+  // A server that is not the control plane, though it is where the token says, hears nothing of it.
+  let heard = '';
+  const impostor = await materialOf(await strangeAuthority(folders), { kind: 'control_plane' });
+  const server = createTlsServer({ key: impostor.privateKeyPem, cert: impostor.certificatePem }, (socket) => {
+    socket.on('error', () => {});
+    socket.on('data', (data) => {
+      heard += data.toString('latin1');
+    });
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const bound = server.address();
+  const url = `https://127.0.0.1:${typeof bound === 'object' ? bound?.port : 0}`;
+  const { token: good } = await harness.client.inviteSled({ name: 'misled' });
+  const misled = writeInviteToken({ ...(readInviteToken(good) ?? parts), url });
+  const error = await join(misled).catch((e: Error) => e);
+  expect(String(error)).toMatch(/has another authority. Nothing was sent/);
+  expect(heard).toBe('');
+  server.close();
+
+  // A sled's own certificate makes no control plane: a sled that answers in its place is no better.
+  const invited = outcomes.find((one) => one.status === 'fulfilled')?.value;
+  if (invited === undefined) throw new Error('nobody joined');
+  let asked = 0;
+  const sledServer = await listenAs(
+    { ...invited, certificatePem: `${invited.certificatePem}\n${invited.authorityPem}` },
+    `127.0.0.1:${await freePort()}`,
+    () => {
+      asked += 1;
+      return {};
+    },
+  );
+  const at = sledServer.address();
+  const sledUrl = `https://127.0.0.1:${typeof at === 'object' ? at?.port : 0}`;
+  await expect(join(writeInviteToken({ ...(readInviteToken(good) ?? parts), url: sledUrl }))).rejects.toThrow(
+    /not of the control plane/,
+  );
+  expect(asked).toBe(0);
+  sledServer.close();
+
+  // What was answered, said and stored has neither the secret nor a key.
+  const stored = await everythingStored();
+  for (const text of [logged, String(error), stored]) {
+    expect(text).not.toContain(secret);
+    expect(text).not.toContain('PRIVATE KEY');
+  }
+  expect(stored).toContain(createHash('sha256').update(secret).digest('hex'));
+  await harness.client.expungeSled(invited.sledId);
+});
+
+/** Every row of every table, as text. */
+async function everythingStored(): Promise<string> {
+  const { db } = harness.database;
+  const { rows } = await db.execute(
+    sql`SELECT format('%I.%I', schemaname, tablename) AS name FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema')`,
+  );
+  const texts = await Promise.all(
+    rows.map(({ name }) =>
+      db.execute(sql`SELECT coalesce(string_agg(one::text, ' '), '') AS text FROM ${sql.raw(String(name))} one`),
+    ),
+  );
+  return texts.map((result) => String(result.rows[0]?.text)).join('\n');
+}
+
+test('no key is in a workflow’s history', async () => {
+  const id = await harness.running();
+  const { there } = await harness.placed(id);
+  await harness.client.migrateInstance(id, there.id);
+  await harness.shows(id, 'running');
+  let histories = 0;
+  for await (const execution of harness.temporal.workflow.list()) {
+    const handle = harness.temporal.workflow.getHandle(execution.workflowId, execution.runId);
+    const { events } = await handle.fetchHistory();
+    const text = JSON.stringify(events, (_, value) =>
+      value instanceof Uint8Array ? Buffer.from(value).toString('latin1') : value,
+    );
+    expect(text).not.toContain('PRIVATE KEY');
+    expect(text).not.toContain('mooring-sled-invite-');
+    histories += 1;
+  }
+  expect(histories).toBeGreaterThan(2);
+});
+
+test('an API takes a sled without an identity only where it was told to', async () => {
+  const error = await refused(
+    harness.client.addSled({ name: 'plain', address: '127.0.0.1:9', threads: 1, memory: GIBIBYTE }),
+  );
+  expect(error.status).toBe(400);
+  expect(error.message).toMatch(/^address: .*mooring sled invite.*--insecure-sleds/);
+});

@@ -1,0 +1,99 @@
+/**
+ * How a sled gets its identity and keeps it: the one-time token of an invitation, and what is said over the sled-facing
+ * listener. All JSON, snake_case.
+ */
+import { z } from 'zod';
+import { MIN_MEMORY_BYTES, resourceName } from './operator-api.ts';
+import { socketAddress } from './sled-protocol.ts';
+
+const timestamp = z.iso.datetime({ offset: true });
+/** How long an invitation is good, in seconds: an hour by default, a week at most. */
+export const DEFAULT_INVITE_SECONDS = 3600;
+const MAX_INVITE_SECONDS = 7 * 24 * 3600;
+
+/** A sled is invited by name; one of that name that is there already gets a new identity by it. */
+export const sledInviteCreate = z.object({
+  name: resourceName,
+  valid_seconds: z.number().int().min(1).max(MAX_INVITE_SECONDS).default(DEFAULT_INVITE_SECONDS),
+});
+export type SledInviteCreate = z.input<typeof sledInviteCreate>;
+
+/** An invitation. The token is shown this once. */
+export const sledInviteView = z.object({
+  name: z.string(),
+  token: z.string(),
+  /** Where the sled joins. */
+  url: z.url(),
+  /** SHA-256 of the authority's certificate, in hexadecimal. */
+  authority_fingerprint: z.string(),
+  time_expires: timestamp,
+});
+export type SledInviteView = z.infer<typeof sledInviteView>;
+
+export const sledCertificateView = z.object({
+  serial: z.string(),
+  time_issued: timestamp,
+  time_expires: timestamp,
+  time_revoked: timestamp.nullable(),
+});
+export const sledCertificateList = z.object({ items: z.array(sledCertificateView) });
+export type SledCertificateView = z.infer<typeof sledCertificateView>;
+
+const pem = z.string().min(1).max(16_384);
+
+export const joinRequest = z.object({
+  /** The token's secret. */
+  secret: z.string().min(1).max(256),
+  /** PKCS #10, PEM. */
+  request: pem,
+  address: socketAddress,
+  threads: z.number().int().min(1).max(65_536),
+  /** In bytes. */
+  memory: z
+    .number()
+    .int()
+    .min(MIN_MEMORY_BYTES)
+    .max(2 ** 50),
+});
+export type JoinRequest = z.infer<typeof joinRequest>;
+export const joinAnswer = z.object({ sled_id: z.guid(), name: z.string(), certificate: pem, authority: pem });
+export type JoinAnswer = z.infer<typeof joinAnswer>;
+
+export const renewRequest = z.object({ request: pem });
+export const renewAnswer = z.object({ certificate: pem, authority: pem });
+
+/** The certificates that haven't expired and are good no more, by their serial numbers. */
+export const revokedCertificates = z.object({ serials: z.array(z.string()) });
+
+/** What an invitation's token carries. */
+const inviteToken = z.object({
+  /** The version of the token. */
+  v: z.literal(1),
+  /** The sled-facing listener of the control plane. */
+  url: z.url({ protocol: /^https$/ }),
+  /** SHA-256 of the authority's certificate, in hexadecimal. */
+  authority: z.string().regex(/^[0-9a-f]{64}$/),
+  secret: z.string().min(1).max(256),
+});
+export type InviteToken = Omit<z.infer<typeof inviteToken>, 'v'>;
+
+/** So that a secret scanner, and a person, sees what it is. */
+const TOKEN_PREFIX = 'mooring-sled-invite-';
+
+/** Writes an invitation's token. */
+export function writeInviteToken(token: InviteToken): string {
+  return TOKEN_PREFIX + Buffer.from(JSON.stringify({ v: 1, ...token })).toString('base64url');
+}
+
+/** Reads an invitation's token; `null` when it is none. What was given is never repeated: it is a secret. */
+export function readInviteToken(text: string): InviteToken | null {
+  if (!text.startsWith(TOKEN_PREFIX)) return null;
+  try {
+    const { v: _, ...token } = inviteToken.parse(
+      JSON.parse(Buffer.from(text.slice(TOKEN_PREFIX.length), 'base64url').toString('utf8')),
+    );
+    return token;
+  } catch {
+    return null;
+  }
+}
