@@ -13,7 +13,6 @@ await runPart<PartInput, PartReady>(async ({ databaseUrl, temporalAddress, port 
     authentication: 'open',
     plainSleds: true,
     port,
-    plainSleds: true,
     log: createLog('api', 'error'),
   });
   return { ready: { url: api.url }, stop: () => api.stop() };
