@@ -258,13 +258,14 @@ export class QemuVm {
   reboot(): void {
     if (this.#phase !== 'running') return;
     this.#rebootUntilCalm();
+    // Not before QEMU has taken the reset, however long that takes.
+    this.#calmAt = Number.POSITIVE_INFINITY;
     this.#background(async () => {
       // A reset that meets the firmware's first moments hangs the guest: seen with QEMU 7.2 and SeaBIOS 1.16.
-      while (this.#phase === 'rebooting' && performance.now() < this.#ranAt + FIRST_MOMENTS_MS) {
-        this.#calmAt = performance.now() + FIRST_MOMENTS_MS + CALM_MS;
+      while (this.#phase === 'rebooting' && performance.now() < this.#ranAt + FIRST_MOMENTS_MS)
         await this.#sleep(this.#ranAt + FIRST_MOMENTS_MS - performance.now());
-      }
       if (this.#phase === 'rebooting') await this.#insist('system_reset');
+      this.#calmAt = performance.now() + CALM_MS;
     });
   }
 
@@ -477,7 +478,7 @@ export class QemuVm {
     this.#background(async () => {
       for (;;) {
         const leftMs = this.#calmAt - performance.now();
-        if (leftMs > 0) await this.#sleep(leftMs);
+        if (leftMs > 0) await this.#sleep(Math.min(leftMs, CALM_MS));
         if (this.#over() || this.#phase !== 'rebooting') return;
         if (performance.now() >= this.#calmAt) break;
       }

@@ -138,9 +138,10 @@ export async function playScenes(harness: Harness): Promise<{ scenes: Scene[]; r
   scenes.push(await playDrain(harness));
 
   const queue = await harness.create('queue');
-  harness.everywhere(({ agent }) =>
-    agent.faults.plant({ call: 'unregister', act: { type: 'refuse', status: 503, message: 'busy' } }),
-  );
+  harness.everywhere(({ agent }) => {
+    agent.faults.plant({ call: 'state:running', act: outOfOrder });
+    agent.faults.plant({ call: 'unregister', act: { type: 'refuse', status: 503, message: 'busy' } });
+  });
   const failing = harness.client.startInstance(queue).catch(() => {});
   await waitUntil(
     async () => {

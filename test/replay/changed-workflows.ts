@@ -7,6 +7,7 @@ export {
   instanceMigrate,
   instanceStop,
   instanceUpdate,
+  migrationWatch,
   reaper,
   sledDrain,
   updaterScan,

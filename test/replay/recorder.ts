@@ -25,10 +25,10 @@ export interface HeldStep {
 export interface Recorder {
   readonly harness: Harness;
   /**
-   * Holds the next execution of a step of an instance (or of a workflow whose id contains `subject`) before it runs, or after;
-   * `skip` executions before it pass.
+   * Holds a step of an instance (or of a workflow whose id contains `subject`) before it runs, and every further attempt,
+   * since one that waits for long times out; `skip` attempts before it pass.
    */
-  hold(step: string, subject: string, where?: 'before' | 'after', skip?: number): HeldStep;
+  hold(step: string, subject: string, skip?: number): HeldStep;
   /** Does something when a workflow has decided to complete and before the server hears it, once. */
   atCompletion(workflowId: string, act: () => Promise<void>): void;
   /** Lets everything go on, and takes every fault away. */
@@ -63,14 +63,20 @@ export async function startRecorder(): Promise<Recorder> {
   });
   return {
     harness,
-    hold(step, subject, where = 'before', skip = 0) {
+    hold(step, subject, skip = 0) {
       const plan = { activity: step, subject, workflowType: null };
       if (skip > 0) injector.plan({ ...plan, id: randomUUID(), times: skip });
       const id = randomUUID();
-      injector.plan({ ...plan, id, ...(where === 'before' ? { holdBefore: true } : { holdAfter: true }) });
-      const reached = injector.waitFor(id, where === 'before' ? 'arrived' : 'ran');
+      injector.plan({ ...plan, id, holdBefore: true, times: Number.POSITIVE_INFINITY });
+      const reached = injector.waitFor(id, 'arrived');
       reached.catch(() => {});
-      return { reached, release: () => injector.release(id, where) };
+      return {
+        reached,
+        release: () => {
+          injector.drop(id);
+          injector.release(id, 'before');
+        },
+      };
     },
     atCompletion: (workflowId, act) => void completions.set(workflowId, act),
     async clear() {

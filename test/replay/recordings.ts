@@ -1,5 +1,4 @@
 /** What is recorded: each saga's success, each step that fails, each stage of an unwind, the races, by the name of its file. */
-import { sql } from 'drizzle-orm';
 import type { ReconcilerName } from '../../model/reconcilers.ts';
 import { TASK_QUEUE, workflowIds } from '../../model/workflow-names.ts';
 import type { CallFault, Fault, FaultCall } from '../../sled-agent/faults.ts';
@@ -77,39 +76,6 @@ async function directly(harness: Harness, type: string, workflowId: string, inpu
   return { workflowId, runId: handle.firstExecutionRunId };
 }
 
-/** Holds the lock on an instance's row, or queues for it, until it is released. */
-function lockInstance(harness: Harness, id: string) {
-  let release = () => {};
-  const released = new Promise<void>((resolve) => {
-    release = resolve;
-  });
-  let got = () => {};
-  const held = new Promise<void>((resolve) => {
-    got = resolve;
-  });
-  const ended = harness.database.db.transaction(async (transaction) => {
-    await transaction.execute(sql`SELECT 1 FROM instance WHERE id = ${id} FOR UPDATE`);
-    got();
-    await released;
-  });
-  return { held, release, ended };
-}
-
-/** Waits until somebody queues for a lock. */
-async function untilQueued(harness: Harness, waiting: number): Promise<void> {
-  await waitUntil(
-    async () => {
-      const result = await harness.database.db.execute(
-        sql`SELECT count(DISTINCT pid)::int AS count FROM pg_locks WHERE NOT granted`,
-      );
-      return Number(result.rows[0]?.count) >= waiting;
-    },
-    'nobody queued for the lock',
-    60_000,
-    10,
-  );
-}
-
 /** Waits until a workflow has decided on all that it has heard. */
 async function untilDecided(harness: Harness, workflowId: string) {
   const handle = harness.temporal.workflow.getHandle(workflowId);
@@ -126,8 +92,8 @@ async function untilDecided(harness: Harness, workflowId: string) {
   return description;
 }
 
-/** Runs an update in `rounds` rounds: a signal comes while each one but the last is held by a lock on the instance. */
-async function chain({ harness }: Recorder, rounds: number): ReturnType<Recording> {
+/** Runs an update in `rounds` rounds: a signal comes while the step of each one but the last is held. */
+async function chain({ harness, hold }: Recorder, rounds: number): ReturnType<Recording> {
   const id = await harness.running();
   await harness.rests(id);
   const workflowId = workflowIds.update(id);
@@ -135,26 +101,19 @@ async function chain({ harness }: Recorder, rounds: number): ReturnType<Recordin
     .getHandle(workflowId)
     .result()
     .catch(() => {});
-  /** Each signal has a workflow task of its own. */
-  const signal = async () => {
-    await harness.signalUpdate(id);
-    return untilDecided(harness, workflowId);
-  };
-  let lock = lockInstance(harness, id);
-  await lock.held;
-  const { runId } = await signal();
+  let step = hold('updateInstance', id);
+  await harness.signalUpdate(id);
+  const { runId } = await harness.temporal.workflow.getHandle(workflowId).describe();
   for (let round = 1; round < rounds; round++) {
-    await untilQueued(harness, 1);
+    await step.reached;
+    await harness.signalUpdate(id);
     // Continued as new: the rest belongs to the next run.
-    if ((await signal()).runId !== runId) break;
-    const next = lockInstance(harness, id);
-    await untilQueued(harness, 2);
-    lock.release();
-    await next.held;
-    lock = next;
+    if ((await untilDecided(harness, workflowId)).runId !== runId) break;
+    const next = hold('updateInstance', id);
+    step.release();
+    step = next;
   }
-  lock.release();
-  await lock.ended;
+  step.release();
   return { workflowId, runId };
 }
 
@@ -276,7 +235,7 @@ export const RECORDINGS: Readonly<Record<string, Recording>> = {
     there.agent.faults.plant({ migration: { side: 'target', point: 'middle' } });
     await harness.client.migrateInstance(id, there.id);
     await harness.shows(id, 'running');
-    const second = hold('claimMigration', id, 'before', 1);
+    const second = hold('claimMigration', id, 1);
     const again = harness.client.migrateInstance(id, there.id);
     await second.reached;
     await harness.stack.worker.setUpdates(true);
@@ -385,7 +344,7 @@ export const RECORDINGS: Readonly<Record<string, Recording>> = {
   'vmm-unwind.spared': async ({ harness, hold }) => {
     const id = await harness.create();
     plant(harness, cut('state:running', 'drop_after', 1));
-    const second = hold('runVmm', id, 'before', 1);
+    const second = hold('runVmm', id, 1);
     harness.client.startInstance(id).catch(() => {});
     await harness.shows(id, 'running');
     return unwoundAfter(harness, workflowIds.start(id), id, second);
