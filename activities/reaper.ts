@@ -56,9 +56,9 @@ export async function reap({
     reservations: await all(reapReservations),
     charges: await all(reapCharges),
     oldKeys: await forgetOldKeys(db, KEYS_KEPT_MS, REAP_BATCH * MAX_BATCHES),
-    oldRecords: await count((batch) => forgetOldRecords(db, auditDays * DAY_MS, batch)),
-    openRecords: await count((batch) => closeOpenRecords(db, RECORDS_OPEN_MS, batch)),
   };
+  const oldRecords = await count((batch) => forgetOldRecords(db, auditDays * DAY_MS, batch));
+  const openRecords = await count((batch) => closeOpenRecords(db, RECORDS_OPEN_MS, batch));
   const signalled: string[] = [];
   for (const instanceId of await findStrays(db)) {
     const snapshot = await readSnapshot(db, instanceId);
@@ -66,5 +66,10 @@ export async function reap({
     await workflows.signalUpdate(instanceId);
     signalled.push(instanceId);
   }
-  return { signalled, ...reaped };
+  return {
+    signalled,
+    ...reaped,
+    ...(oldRecords === 0 ? {} : { oldRecords }),
+    ...(openRecords === 0 ? {} : { openRecords }),
+  };
 }

@@ -118,6 +118,8 @@ export class RequestAudit {
             errorMessage: typeof answer?.message === 'string' ? answer.message : '',
           };
     if (this.#written === this.#stamp(outcome)) return;
+    // Nothing was begun, and what kept it from that may be the database: no caller waits for it twice.
+    if (this.#written === undefined && reply.statusCode >= 500) return;
     await writeAudit(this.#db, this.#record(outcome));
     this.#note(outcome);
   }

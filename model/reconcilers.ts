@@ -48,10 +48,10 @@ export interface ReaperFindings {
   readonly charges: readonly string[];
   /** How many idempotency keys were old enough to be forgotten. */
   readonly oldKeys: number;
-  /** How many audit records were older than they are kept. */
-  readonly oldRecords: number;
+  /** How many audit records were older than they are kept; absent for none, as the next. */
+  readonly oldRecords?: number;
   /** How many audit records were completed as `unknown`, since nobody was left to write how their action ended. */
-  readonly openRecords: number;
+  readonly openRecords?: number;
 }
 
 /** What a pass of auto-restart found and did; instances by id. */
@@ -105,8 +105,8 @@ const SUMMARIES: { readonly [Name in ReconcilerName]: (found: ReconcilerFindings
       found.reservations.length > 0 && `deleted ${count(found.reservations.length, 'orphan reservation')}`,
       found.charges.length > 0 && `deleted ${count(found.charges.length, 'orphan charge')}`,
       found.oldKeys > 0 && `forgot ${count(found.oldKeys, 'old idempotency key')}`,
-      found.oldRecords > 0 && `deleted ${count(found.oldRecords, 'old audit record')}`,
-      found.openRecords > 0 && `closed ${count(found.openRecords, 'audit record')} whose end is unknown`,
+      found.oldRecords !== undefined && `deleted ${count(found.oldRecords, 'old audit record')}`,
+      found.openRecords !== undefined && `closed ${count(found.openRecords, 'audit record')} whose end is unknown`,
     ]),
   'auto-restart': (found) =>
     sentence(`looked at ${count(found.candidates, 'instance')}`, [

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { hashTokenSecret } from '../db/access-token-secret.ts';
 import { openDatabase } from '../db/connect.ts';
 import { findTokenByHash } from '../db/queries/access-tokens.ts';
-import { createToken } from '../db/transactions/manage-tokens.ts';
+import { createTokenInDatabase } from '../db/transactions/manage-tokens.ts';
 import { writePrivateFile } from './private-file.ts';
 
 export interface StackToken {
@@ -24,13 +24,13 @@ export async function ensureStackToken(dataDir: string, databaseUrl: string): Pr
       const found = await findTokenByHash(database.db, hashTokenSecret(known));
       if (found !== null && !found.expired && found.token.timeRevoked === null) return { file, secret: known };
     }
-    const { secret } = await createToken(database.db, {
-      // Stacks may share a database.
-      name: `stack-admin-${randomBytes(4).toString('hex')}`,
-      role: 'admin',
-      projectId: null,
-      expiresInSeconds: null,
-    });
+    // Stacks may share a database.
+    const name = `stack-admin-${randomBytes(4).toString('hex')}`;
+    const { secret } = await createTokenInDatabase(
+      database.db,
+      { name, role: 'admin', projectId: null, expiresInSeconds: null },
+      'a stack, for its own user',
+    );
     await writePrivateFile(file, `${secret}\n`);
     return { file, secret };
   } finally {

@@ -30,7 +30,7 @@ export function addAccessCommands(program: Command): void {
           throw new Error(`--expires: at least 1s and at most ${MAX_TOKEN_SECONDS / 24 / 3600}d`);
         const wanted = { name, role: options.role, project: options.onProject, expires_in_seconds: options.expires };
         const made = options.inDatabase
-          ? await (await import('./first-token.ts')).createTokenInDatabase(wanted)
+          ? await (await import('./first-token.ts')).createFirstToken(wanted)
           : await contextOf(options).client.createToken(wanted);
         if (options.json) return printJson(made);
         // Alone on standard output, so that it can be piped to where it is kept.

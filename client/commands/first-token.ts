@@ -1,8 +1,6 @@
-import { randomUUID } from 'node:crypto';
 import { migrateDatabase, openDatabase } from '../../db/connect.ts';
-import { recordingDatabase } from '../../db/transactions/audit.ts';
 import { requireProject } from '../../db/transactions/manage-inventory.ts';
-import { createToken } from '../../db/transactions/manage-tokens.ts';
+import { createTokenInDatabase } from '../../db/transactions/manage-tokens.ts';
 import type { AccessRole } from '../../model/access.ts';
 import type { AccessTokenCreated } from '../../wire/access-api.ts';
 import { isUuid, resourceName } from '../../wire/operator-api.ts';
@@ -11,7 +9,7 @@ import { isUuid, resourceName } from '../../wire/operator-api.ts';
  * Makes a token in the database that `DATABASE_URL` names, past the API: who may write there needs nobody's leave. It is
  * audited all the same. Throws for a name that is taken or not one, and what PostgreSQL says.
  */
-export async function createTokenInDatabase(wanted: {
+export async function createFirstToken(wanted: {
   name: string;
   role: AccessRole;
   project: string | undefined;
@@ -27,34 +25,11 @@ export async function createTokenInDatabase(wanted: {
   try {
     const { project } = wanted;
     const projectId = project === undefined ? null : (await requireProject(database.db, project, isUuid(project))).id;
-    const id = randomUUID();
-    const recording = recordingDatabase(
+    const row = await createTokenInDatabase(
       database.db,
-      (made) => ({
-        id,
-        elapsedMs: 0,
-        actor: 'database',
-        actorName: 'who holds the database',
-        actorId: null,
-        sourceIp: null,
-        userAgent: null,
-        requestId: id,
-        requestUri: 'command:token create --in-database',
-        operation: 'access_token_create',
-        subjectKind: 'token',
-        subject: (made as { id: string }).id,
-        projectId,
-        sagaOperationId: null,
-        outcome: { result: 'success', httpStatus: null },
-      }),
-      () => {},
+      { name: name.data, role: wanted.role, projectId, expiresInSeconds: wanted.expires_in_seconds },
+      'mooring token create --in-database',
     );
-    const row = await createToken(recording, {
-      name: name.data,
-      role: wanted.role,
-      projectId,
-      expiresInSeconds: wanted.expires_in_seconds,
-    });
     return {
       id: row.id,
       name: row.name,

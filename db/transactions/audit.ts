@@ -104,6 +104,37 @@ export function recordingDatabase(
   });
 }
 
+/**
+ * The record of what was done past the API, by who holds the database; `how` says in what way. Whoever that is, needs nobody's
+ * leave, and is on record all the same.
+ */
+export function databaseRecord(action: {
+  readonly operation: string;
+  readonly how: string;
+  readonly subjectKind: string;
+  readonly subject: string;
+  readonly projectId: string | null;
+}): AuditRecord {
+  const id = randomUUID();
+  return {
+    id,
+    elapsedMs: 0,
+    actor: 'database',
+    actorName: 'who holds the database',
+    actorId: null,
+    sourceIp: null,
+    userAgent: null,
+    requestId: id,
+    requestUri: `database:${action.how}`,
+    operation: action.operation,
+    subjectKind: action.subjectKind,
+    subject: action.subject,
+    projectId: action.projectId,
+    sagaOperationId: null,
+    outcome: { result: 'success', httpStatus: null },
+  };
+}
+
 /** What acted by itself: which loop or saga, on what, and the workflow's run that did. */
 export interface AutomaticAction {
   /** Its name in the log, for example `auto_restart`. */

@@ -8,6 +8,7 @@ import type { Database } from '../connect.ts';
 import { violatedConstraint } from '../errors.ts';
 import type { AccessTokenRow } from '../queries/access-tokens.ts';
 import { accessToken } from '../schema.ts';
+import { databaseRecord, recordingDatabase } from './audit.ts';
 
 /**
  * Makes a token and returns it with its secret, which can't be read again. `expiresInSeconds` is counted on the database's
@@ -39,6 +40,27 @@ export async function createToken(
     if (violatedConstraint(error) === 'access_token_name') throw Refusal.nameTaken('token', values.name);
     throw error;
   }
+}
+
+/** Makes a token as {@link createToken} does, past the API; `how` says on the audit log in what way. */
+export async function createTokenInDatabase(
+  db: Database,
+  values: Parameters<typeof createToken>[1],
+  how: string,
+): Promise<AccessTokenRow & { secret: string }> {
+  const recording = recordingDatabase(
+    db,
+    (made) =>
+      databaseRecord({
+        operation: 'access_token_create',
+        how,
+        subjectKind: 'token',
+        subject: (made as AccessTokenRow).id,
+        projectId: values.projectId,
+      }),
+    () => {},
+  );
+  return createToken(recording, values);
 }
 
 /** Revokes a token: the next request that carries it is refused. Throws a {@link Refusal} when it is revoked already. */

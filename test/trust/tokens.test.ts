@@ -1,16 +1,18 @@
 /** Bearer tokens on a real stack that asks for them: who is let in, who isn't, and what the newcomer notices of it: nothing. */
-import { spawn } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { mkdtemp, readFile, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 import { sql } from 'drizzle-orm';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { checkListening } from '../../api/limits.ts';
 import { MooringClient } from '../../client/mooring-client.ts';
 import { hashTokenSecret, makeTokenSecret } from '../../db/access-token-secret.ts';
 import { type OpenDatabase, openDatabase } from '../../db/connect.ts';
+import { waitUntil } from '../../worker/child-process.ts';
 import { type RunningStack, startStack } from '../../worker/stack.ts';
 
 const MOORING = fileURLToPath(new URL('../../client/mooring.js', import.meta.url));
@@ -180,12 +182,75 @@ test('login keeps what is piped to it in a file of its user alone; commands then
   });
 });
 
+test('with a certificate it speaks TLS, and a client that trusts it is served', async (context) => {
+  const run = promisify(execFile);
+  const folder = await mkdtemp(join(tmpdir(), 'mooring-tls-'));
+  const [key, cert] = [join(folder, 'key.pem'), join(folder, 'cert.pem')];
+  const subject = ['-subj', '/CN=localhost', '-addext', 'subjectAltName=IP:127.0.0.1'];
+  try {
+    await run('openssl', [
+      'req',
+      '-x509',
+      '-newkey',
+      'rsa:2048',
+      '-nodes',
+      '-days',
+      '1',
+      '-keyout',
+      key,
+      '-out',
+      cert,
+      ...subject,
+    ]);
+  } catch (error) {
+    console.warn(
+      `SKIPPED: TLS was not tried: no certificate could be made: ${(error as Error).message.split('\n')[0]}`,
+    );
+    return context.skip();
+  }
+  const env = {
+    DATABASE_URL: stack.databaseUrl,
+    TEMPORAL_ADDRESS: stack.temporalAddress,
+    MOORING_API_TLS_CERT: cert,
+    MOORING_API_TLS_KEY: key,
+  };
+  const api = spawn(process.execPath, [MOORING, 'api', '--port', '0', '--host', '0.0.0.0'], {
+    env: { ...process.env, ...env },
+  });
+  try {
+    let said = '';
+    api.stdout.on('data', (chunk) => {
+      said += chunk;
+    });
+    await waitUntil(() => said.includes('\n'), 'the API never came up', 60_000, 50);
+    const url = `https://127.0.0.1:${new URL(said.trim().split(' ').at(-1) ?? '').port}`;
+    const token = { MOORING_TOKEN: stack.adminToken.secret };
+    const served = await mooring(['whoami', '--json', '--api-url', url], {
+      env: { ...token, NODE_EXTRA_CA_CERTS: cert },
+    });
+    expect([served.code, served.err]).toEqual([0, '']);
+    expect((await mooring(['whoami', '--api-url', url], { env: token })).err).toMatch(/self-signed certificate/);
+    // Without TLS nobody is answered there.
+    await expect(fetch(url.replace('https', 'http'))).rejects.toThrow();
+  } finally {
+    api.kill('SIGTERM');
+    await rm(folder, { recursive: true, force: true });
+  }
+  const plain = await mooring(['api', '--host', '0.0.0.0', '--port', '0'], {
+    env: { DATABASE_URL: stack.databaseUrl, TEMPORAL_ADDRESS: stack.temporalAddress },
+  });
+  expect([plain.code, plain.err]).toEqual([1, expect.stringMatching(/--tls-cert.*--insecure/)]);
+});
+
 test('the first token of an installation is made by who holds its database', async () => {
   const env = { DATABASE_URL: stack.databaseUrl };
   const made = await mooring(['token', 'create', 'first', '--role', 'admin', '--in-database', '--json'], { env });
   expect([made.code, made.err]).toEqual([0, '']);
   const first = new MooringClient({ url: stack.apiUrl, token: JSON.parse(made.out).token });
   expect(await first.whoAmI()).toMatchObject({ display_name: 'first', silo_admin: true });
+  const uris = [];
+  for await (const entry of admin.listAuditLog()) if (entry.actor_kind === 'database') uris.push(entry.request_uri);
+  expect(uris).toEqual(['database:a stack, for its own user', 'database:mooring token create --in-database']);
 });
 
 test('it listens where others may hear only with TLS or on an operator’s word, and never without tokens', () => {
