@@ -7,10 +7,13 @@ import {
   type PeerCertificate,
 } from 'node:tls';
 import type { Dispatcher } from 'undici';
+import type { IdentityHolder } from '../identity/holder.ts';
 import { expectPeer, identifyPeer } from '../identity/peer.ts';
 import type { SledIdentity } from './sled-identity.ts';
 
 export interface PeerTransport {
+  /** The sled's own identity; `null` between sleds without. */
+  readonly holder: IdentityHolder | null;
   /** Makes a server, not listening yet; `onConnection` gets each connection of a peer that may speak. */
   serve(onConnection: (socket: Socket) => void): Server;
   /** Connects to a VM at `ip:port`; `onOpen` is called once it has shown that it is a sled's. */
@@ -28,6 +31,7 @@ function split(address: string): { host: string; port: number } {
 
 /** Between sleds without identities. */
 export const PLAIN_TRANSPORT: PeerTransport = {
+  holder: null,
   serve: (onConnection) => createTcpServer(onConnection),
   dial(address, onOpen) {
     const { host, port } = split(address);
@@ -43,6 +47,7 @@ export function identifiedTransport(identity: SledIdentity): PeerTransport {
     checkServerIdentity(host, certificate) ?? isSled(host, certificate);
   const agents = identity.connect(AGENT_CONNECTIONS, checkPeer);
   return {
+    holder: identity.holder,
     agentAt: (address) => ({ origin: `https://${address}`, dispatcher: agents.dispatcher }),
     serve(onConnection) {
       const server = createTlsServer(

@@ -26,6 +26,7 @@ import type { PeerTransport } from '../peer-transport.ts';
 import { ConsoleLog } from './console-log.ts';
 import { COUNT_LINE, type GuestImage } from './guest-image.ts';
 import { askSource, type HandOverMessage, HandOverPeer } from './hand-over.ts';
+import { secureMigration } from './migration-tls.ts';
 import {
   ACCELERATORS,
   endProcess,
@@ -270,6 +271,7 @@ export class QemuVm {
       this.#incoming = incoming;
       const host = this.spec.address.slice(0, this.spec.address.lastIndexOf(':'));
       await this.#execute('migrate-set-capabilities', { capabilities: MIGRATION_CAPABILITIES });
+      await this.#secure({ endpoint: 'server' });
       await this.#execute('migrate-incoming', { uri: `tcp:${host}:0` });
       const port = (await this.#migration())['socket-address']?.[0]?.port;
       if (port === undefined) throw new Error('QEMU does not say where it takes a guest in');
@@ -522,6 +524,13 @@ export class QemuVm {
     this.#wake();
   }
 
+  /** Between sleds that have joined, the guest's memory goes over TLS. */
+  async #secure(side: Parameters<typeof secureMigration>[3]): Promise<void> {
+    const { holder } = this.#context.transport;
+    if (holder === null) return;
+    await secureMigration((command, args) => this.#execute(command, args), this.#folder, holder.material, side);
+  }
+
   // ---- the source's side of a migration --------------------------------------------------------------------------------
 
   async #listen(): Promise<void> {
@@ -592,6 +601,7 @@ export class QemuVm {
       });
       // No limit on the bandwidth; 20 ms of standing still is enough for what is left of a small guest.
       await this.#execute('migrate-set-parameters', { 'max-bandwidth': 0, 'downtime-limit': 20 });
+      await this.#secure({ endpoint: 'client', serverHost: hostOfUri(uri) });
       if (this.#context.migrationMode === 'stop_and_copy') {
         await this.#execute('stop');
         // It may have powered off meanwhile: then there is nothing to migrate.
@@ -962,6 +972,11 @@ const MIGRATION_CAPABILITIES = [
   { capability: 'events', state: true },
   { capability: 'return-path', state: true },
 ];
+
+/** The host in `tcp:host:port`; IPv6 without its brackets. */
+function hostOfUri(uri: string): string {
+  return uri.slice('tcp:'.length, uri.lastIndexOf(':')).replace(/[[\]]/g, '');
+}
 
 function describeDifference(here: MachineShape, there: MachineShape): string | null {
   for (const field of ['machine', 'accelerator', 'memoryMib', 'ncpus'] as const)
