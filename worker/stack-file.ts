@@ -15,6 +15,8 @@ const stackFile = z.object({
   database_url: z.string().min(1),
   temporal_address: z.string().min(1),
   temporal_namespace: z.string().min(1),
+  /** The folder of the authority that its sleds have joined; absent where they speak plain HTTP. */
+  authority_dir: z.string().optional(),
   /** The process that runs the stack: a file whose process is gone is stale. */
   pid: z.number().int().positive(),
 });

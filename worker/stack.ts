@@ -216,6 +216,7 @@ export async function startStack(options: StackOptions): Promise<RunningStack> {
         database_url: databaseUrl,
         temporal_address: temporal.connection.address ?? '',
         temporal_namespace: temporal.namespace,
+        ...(authority === undefined ? {} : { authority_dir: join(dataDir, 'authority') }),
       },
       env,
     ).then(

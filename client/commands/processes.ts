@@ -1,8 +1,9 @@
-import { type Command, Option } from 'commander';
+import type { Command } from 'commander';
 import pc from 'picocolors';
 import { DEFAULT_API_PORT, DEFAULT_SLED_PORT } from '../context.ts';
 import { printJson } from '../output.ts';
 import { addSledAgentCommand, type HypervisorChoice, hypervisorOption, untilTold } from './sled-agent.ts';
+import { authorityOption, openAuthority } from './sled-identity.ts';
 
 /** Adds `mooring up`, `worker`, `api`, `sled-agent` (with `join`) and `demo`. Heavy modules are loaded when a command needs them. */
 export function addProcessCommands(program: Command): void {
@@ -161,19 +162,6 @@ interface ApiCommandOptions {
   readonly sledListen?: string;
   readonly sledUrl?: string;
   readonly insecureSleds?: boolean;
-}
-
-function authorityOption(): Option {
-  return new Option(
-    '--authority <dir>',
-    'the certificate authority by which sleds join ("mooring authority create" makes one)',
-  ).env('MOORING_AUTHORITY');
-}
-
-async function openAuthority(folder: string | undefined) {
-  if (folder === undefined) return undefined;
-  const { Authority } = await import('../../identity/authority.ts');
-  return Authority.open(folder);
 }
 
 /** Where the sled-facing listener is. Throws for an address that is none. */

@@ -106,6 +106,14 @@ const PATIENCE_MS = 5_000;
 /** How long a cancelled migration may go on before its connection is cut out of band, in milliseconds. */
 const YANK_AFTER_MS = 1_000;
 
+/** What a destination asks of a source. */
+interface Asked {
+  readonly migration_id: string;
+  readonly instance_id: string;
+  readonly uri: string;
+  readonly shape: MachineShape;
+}
+
 interface Outgoing {
   readonly migrationId: string;
   readonly peer: HandOverPeer | null;
@@ -541,7 +549,7 @@ export class QemuVm {
         socket,
         this.#context.silenceMs,
         (said) => {
-          if ('fetch' in said) this.#give(said.fetch, peer);
+          if ('fetch' in said) void this.#giveToDestination(said.fetch, socket, peer);
         },
         () => {
           if (this.#outgoing?.peer === peer) this.#cancel(this.#outgoing);
@@ -570,10 +578,16 @@ export class QemuVm {
     return everywhere === null ? agent : `${host}:${everywhere[2]}`;
   }
 
-  #give(
-    asked: { migration_id: string; instance_id: string; uri: string; shape: MachineShape },
-    peer: HandOverPeer,
-  ): void {
+  async #giveToDestination(asked: Asked, socket: Socket, peer: HandOverPeer): Promise<void> {
+    const { isDestination } = this.#context.transport;
+    if (isDestination !== null && !(await isDestination(socket, this.spec.vmmId, asked.migration_id))) {
+      peer.say({ refused: 'the control plane knows of no such migration to this sled' });
+      return;
+    }
+    if (!socket.destroyed) this.#give(asked, peer);
+  }
+
+  #give(asked: Asked, peer: HandOverPeer): void {
     const reason =
       // An address is used again: a late call must not get another instance's guest.
       asked.instance_id !== this.spec.instanceId
