@@ -7,12 +7,20 @@ import {
   type PeerCertificate,
 } from 'node:tls';
 import type { Dispatcher } from 'undici';
+import type { IdentityHolder } from '../identity/holder.ts';
 import { expectPeer, identifyPeer } from '../identity/peer.ts';
 import type { SledIdentity } from './sled-identity.ts';
 
 export interface PeerTransport {
+  /** The sled's own identity; `null` between sleds without. */
+  readonly holder: IdentityHolder | null;
   /** Makes a server, not listening yet; `onConnection` gets each connection of a peer that may speak. */
   serve(onConnection: (socket: Socket) => void): Server;
+  /**
+   * Whether who is at the other end of a connection that was served is the destination of this migration out of a VMM, as
+   * the control plane says. `null` between sleds without identities, which can't know.
+   */
+  readonly isDestination: ((socket: Socket, vmmId: string, migrationId: string) => Promise<boolean>) | null;
   /** Connects to a VM at `ip:port`; `onOpen` is called once it has shown that it is a sled's. */
   dial(address: string, onOpen: () => void): Socket;
   /** How another sled's agent at `ip:port` is asked over HTTP. */
@@ -28,6 +36,8 @@ function split(address: string): { host: string; port: number } {
 
 /** Between sleds without identities. */
 export const PLAIN_TRANSPORT: PeerTransport = {
+  holder: null,
+  isDestination: null,
   serve: (onConnection) => createTcpServer(onConnection),
   dial(address, onOpen) {
     const { host, port } = split(address);
@@ -42,7 +52,13 @@ export function identifiedTransport(identity: SledIdentity): PeerTransport {
   const checkPeer = (host: string, certificate: PeerCertificate) =>
     checkServerIdentity(host, certificate) ?? isSled(host, certificate);
   const agents = identity.connect(AGENT_CONNECTIONS, checkPeer);
+  const peers = new WeakMap<Socket, string>();
   return {
+    holder: identity.holder,
+    async isDestination(socket, vmmId, migrationId) {
+      const peer = peers.get(socket);
+      return peer !== undefined && peer === (await identity.destinationOf(vmmId, migrationId));
+    },
     agentAt: (address) => ({ origin: `https://${address}`, dispatcher: agents.dispatcher }),
     serve(onConnection) {
       const server = createTlsServer(
@@ -51,9 +67,12 @@ export function identifiedTransport(identity: SledIdentity): PeerTransport {
           // Errors before anybody listens must not end the process.
           socket.on('error', () => {});
           const peer = identifyPeer(socket);
-          if (peer.refusal === null && peer.identity.kind === 'sled' && !identity.isRevoked(peer.serial))
-            onConnection(socket);
-          else socket.destroy();
+          if (peer.refusal !== null || peer.identity.kind !== 'sled' || identity.isRevoked(peer.serial)) {
+            socket.destroy();
+            return;
+          }
+          peers.set(socket, peer.identity.sledId);
+          onConnection(socket);
         },
       );
       const unlisten = identity.holder.onRenewal(() => server.setSecureContext(identity.holder.secureContext));

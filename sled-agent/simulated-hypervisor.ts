@@ -239,7 +239,7 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
       }
       if ('fetch' in said) {
         // An address is used again: a late call must not get another instance's guest.
-        if (said.instance === vm.spec.instanceId) this.#give(vm, said.fetch, socket);
+        if (said.instance === vm.spec.instanceId) void this.#giveToDestination(vm, said.fetch, socket);
         else socket.destroy();
       }
       if ('complete' in said && vm.outgoing?.socket === socket) {
@@ -256,6 +256,16 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
     socket.once('close', () => {
       if (vm.outgoing?.socket === socket) this.#keepGuest(vm, 'the connection to the destination broke');
     });
+  }
+
+  async #giveToDestination(vm: SimulatedVm, migrationId: string, socket: Socket): Promise<void> {
+    const { isDestination } = this.#transport;
+    if (isDestination !== null && !(await isDestination(socket, vm.spec.vmmId, migrationId))) {
+      send(socket, { error: 'the control plane knows of no such migration to this sled' });
+      socket.end();
+      return;
+    }
+    if (!socket.destroyed) this.#give(vm, migrationId, socket);
   }
 
   #give(vm: SimulatedVm, migrationId: string, socket: Socket): void {

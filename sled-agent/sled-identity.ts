@@ -4,7 +4,7 @@ import { makeKeyPair, makeRequest } from '../identity/certificates.ts';
 import { IdentityHolder } from '../identity/holder.ts';
 import { expectPeer } from '../identity/peer.ts';
 import { RenewableAgent, type RenewableAgentOptions } from '../identity/renewable-agent.ts';
-import { renewAnswer, revokedCertificates } from '../wire/sled-identity.ts';
+import { migrationDestination, renewAnswer, revokedCertificates } from '../wire/sled-identity.ts';
 import { errorBody } from '../wire/sled-protocol.ts';
 import { type StoredIdentity, saveIdentity } from './identity-file.ts';
 
@@ -72,6 +72,15 @@ export class SledIdentity {
     const agent = new RenewableAgent(this.holder, { connections, checkServerIdentity });
     this.#agents.add(agent);
     return agent;
+  }
+
+  /** The sled that a migration out of a VMM goes to, as the control plane says; `null` when it knows of none, or does not answer. */
+  async destinationOf(vmmId: string, migrationId: string): Promise<string | null> {
+    const path = `/sled-identity/vmms/${vmmId}/migrations/${migrationId}`;
+    return this.#call('GET', path).then(
+      (answer) => migrationDestination.parse(answer).sled_id,
+      () => null,
+    );
   }
 
   /** Whether a certificate of this installation was revoked, by what the control plane said last. */

@@ -65,6 +65,9 @@ export const renewAnswer = z.object({ certificate: pem, authority: pem });
 /** The certificates that haven't expired and are good no more, by their serial numbers. */
 export const revokedCertificates = z.object({ serials: z.array(z.string()) });
 
+/** Where a migration out of a VMM goes: the source hands its guest to that sled alone. */
+export const migrationDestination = z.object({ sled_id: z.guid() });
+
 /** What an invitation's token carries. */
 const inviteToken = z.object({
   /** The version of the token. */

@@ -18,6 +18,8 @@ const stackFile = z.object({
   temporal_namespace: z.string().min(1),
   /** Where the stack's own admin token is; absent in the file of an older stack. */
   token_file: z.string().optional(),
+  /** The folder of the authority that its sleds have joined; absent where they speak plain HTTP. */
+  authority_dir: z.string().optional(),
   /** The process that runs the stack: a file whose process is gone is stale. */
   pid: z.number().int().positive(),
 });

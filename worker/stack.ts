@@ -237,6 +237,7 @@ export async function startStack(options: StackOptions): Promise<RunningStack> {
         temporal_address: temporal.connection.address ?? '',
         temporal_namespace: temporal.namespace,
         token_file: adminToken.file,
+        ...(authority === undefined ? {} : { authority_dir: join(dataDir, 'authority') }),
       },
       env,
     ).then(

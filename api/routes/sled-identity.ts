@@ -2,7 +2,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import { desc, eq } from 'drizzle-orm';
 import type { FastifyRequest } from 'fastify';
 import { z } from 'zod';
-import { readRevokedSerials, readSledAddress } from '../../db/queries/sled-identity.ts';
+import { readMigrationDestination, readRevokedSerials, readSledAddress } from '../../db/queries/sled-identity.ts';
 import { sledCertificate } from '../../db/schema.ts';
 import { createInvite } from '../../db/transactions/create-invite.ts';
 import { joinSled } from '../../db/transactions/join-sled.ts';
@@ -13,6 +13,7 @@ import { Refusal } from '../../model/refusal.ts';
 import {
   joinAnswer,
   joinRequest,
+  migrationDestination,
   renewAnswer,
   renewRequest,
   revokedCertificates,
@@ -142,6 +143,23 @@ export function addSledIdentityRoutes(
         throw new IdentityRefused('revoked');
       log.info({ sled_id: holder.sledId, serial: certificate.serial }, 'a certificate was renewed');
       return { certificate: certificate.pem, authority: authority.certificatePem };
+    },
+  );
+  app.get(
+    '/sled-identity/vmms/:vmm_id/migrations/:migration_id',
+    {
+      schema: {
+        tags,
+        params: z.object({ vmm_id: z.guid(), migration_id: z.guid() }),
+        response: { 200: migrationDestination, ...errors },
+      },
+    },
+    async (request) => {
+      const { vmm_id: sourceVmmId, migration_id: migrationId } = request.params;
+      const { sledId: sourceSledId } = caller(request);
+      const destination = await readMigrationDestination(db, { migrationId, sourceVmmId, sourceSledId });
+      if (destination === null) throw Refusal.notFound('migration out of this VMM', migrationId);
+      return { sled_id: destination };
     },
   );
   app.get(

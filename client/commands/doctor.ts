@@ -3,6 +3,7 @@ import pc from 'picocolors';
 import type { Examination } from '../../doctor/examine.ts';
 import { DEFAULT_API_PORT } from '../context.ts';
 import { printJson } from '../output.ts';
+import { authorityOption, openAuthority } from './sled-identity.ts';
 
 /** Adds `mooring doctor`. Heavy modules are loaded when it runs. */
 export function addDoctorCommand(program: Command): void {
@@ -15,19 +16,25 @@ export function addDoctorCommand(program: Command): void {
       'the API of a stack that runs on this machine; DATABASE_URL and TEMPORAL_* name other installations',
       process.env.MOORING_API_URL ?? `http://127.0.0.1:${DEFAULT_API_PORT}`,
     )
+    .addOption(authorityOption())
     .option('--json', 'print JSON, for programs')
     .addHelpText(
       'after',
       '\nPrints one line for each thing that is wrong, by the number of its invariant, and exits 1 if there is any.\nIt changes nothing.',
     )
-    .action(async (options: { atRest?: boolean; apiUrl: string; json?: boolean }) => {
+    .action(async (options: { atRest?: boolean; apiUrl: string; authority?: string; json?: boolean }) => {
       const { Client, Connection } = await import('@temporalio/client');
       const { openDatabase } = await import('../../db/connect.ts');
       const { SledClient } = await import('../../activities/sled-client.ts');
+      const { SledDirectory } = await import('../../activities/sled-directory.ts');
+      const { becomeControlPlane } = await import('../../identity/control-plane.ts');
       const { examine } = await import('../../doctor/examine.ts');
-      const { databaseUrl, temporal } = await findParts(options.apiUrl);
+      const { databaseUrl, temporal, authorityDir } = await findParts(options.apiUrl);
+      const authority = await openAuthority(options.authority ?? authorityDir);
       const database = openDatabase(databaseUrl, { maxConnections: 2, applicationName: 'mooring-doctor' });
-      const sleds = new SledClient();
+      const directory =
+        authority === undefined ? null : await SledDirectory.open(database.db, await becomeControlPlane(authority));
+      const sleds = new SledClient(undefined, directory);
       const connection = await Connection.connect(temporal.connection).catch((error: Error) => {
         throw new Error(`Temporal at ${temporal.connection.address} can't be reached: ${error.message}`);
       });
@@ -42,6 +49,7 @@ export function addDoctorCommand(program: Command): void {
         else console.log(await asText(examination));
         if (examination.findings.length > 0) process.exitCode = 1;
       } finally {
+        directory?.close();
         await Promise.allSettled([connection.close(), database.close(), sleds.close()]);
       }
     });
@@ -53,7 +61,7 @@ async function findParts(apiUrl: string) {
   const { readStackFile, stackFileFolder } = await import('../../worker/stack-file.ts');
   const databaseUrl = process.env.DATABASE_URL;
   if (databaseUrl !== undefined && databaseUrl !== '') {
-    return { databaseUrl, temporal: readTemporalSettings(process.env) };
+    return { databaseUrl, temporal: readTemporalSettings(process.env), authorityDir: undefined };
   }
   const stack = await readStackFile(apiUrl);
   if (stack === null) {
@@ -65,7 +73,7 @@ async function findParts(apiUrl: string) {
     process.env.TEMPORAL_ADDRESS === undefined || process.env.TEMPORAL_ADDRESS === ''
       ? plainTemporal(stack.temporal_address, stack.temporal_namespace)
       : readTemporalSettings(process.env);
-  return { databaseUrl: stack.database_url, temporal };
+  return { databaseUrl: stack.database_url, temporal, authorityDir: stack.authority_dir };
 }
 
 function asJson({ findings, checked }: Examination) {

@@ -3,6 +3,7 @@ import pc from 'picocolors';
 import { DEFAULT_API_PORT, DEFAULT_SLED_PORT } from '../context.ts';
 import { printJson } from '../output.ts';
 import { addSledAgentCommand, type HypervisorChoice, hypervisorOption, untilTold } from './sled-agent.ts';
+import { authorityOption, openAuthority } from './sled-identity.ts';
 
 /** Adds `mooring up`, `worker`, `api`, `sled-agent` (with `join`) and `demo`. Heavy modules are loaded when a command needs them. */
 export function addProcessCommands(program: Command): void {
@@ -211,19 +212,6 @@ async function readTls({ tlsCert, tlsKey }: Pick<ApiCommandOptions, 'tlsCert' | 
     throw new Error(`${tlsCert === undefined ? '--tls-cert' : '--tls-key'} is missing: TLS needs both files`);
   const { readFile } = await import('node:fs/promises');
   return { cert: await readFile(tlsCert), key: await readFile(tlsKey) };
-}
-
-function authorityOption(): Option {
-  return new Option(
-    '--authority <dir>',
-    'the certificate authority by which sleds join ("mooring authority create" makes one)',
-  ).env('MOORING_AUTHORITY');
-}
-
-async function openAuthority(folder: string | undefined) {
-  if (folder === undefined) return undefined;
-  const { Authority } = await import('../../identity/authority.ts');
-  return Authority.open(folder);
 }
 
 /** Where the sled-facing listener is. Throws for an address that is none. */

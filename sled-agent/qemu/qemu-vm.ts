@@ -26,6 +26,7 @@ import type { PeerTransport } from '../peer-transport.ts';
 import { ConsoleLog } from './console-log.ts';
 import { COUNT_LINE, type GuestImage } from './guest-image.ts';
 import { askSource, type HandOverMessage, HandOverPeer } from './hand-over.ts';
+import { secureMigration } from './migration-tls.ts';
 import {
   ACCELERATORS,
   endProcess,
@@ -109,6 +110,14 @@ const QUIT_MS = 5_000;
 const PATIENCE_MS = 5_000;
 /** How long a cancelled migration may go on before its connection is cut out of band, in milliseconds. */
 const YANK_AFTER_MS = 1_000;
+
+/** What a destination asks of a source. */
+interface Asked {
+  readonly migration_id: string;
+  readonly instance_id: string;
+  readonly uri: string;
+  readonly shape: MachineShape;
+}
 
 interface Outgoing {
   readonly migrationId: string;
@@ -291,6 +300,7 @@ export class QemuVm {
       this.#incoming = incoming;
       const host = this.spec.address.slice(0, this.spec.address.lastIndexOf(':'));
       await this.#execute('migrate-set-capabilities', { capabilities: MIGRATION_CAPABILITIES });
+      await this.#secure({ endpoint: 'server' });
       await this.#execute('migrate-incoming', { uri: `tcp:${host}:0` });
       const port = (await this.#migration())['socket-address']?.[0]?.port;
       if (port === undefined) throw new Error('QEMU does not say where it takes a guest in');
@@ -561,6 +571,13 @@ export class QemuVm {
     this.#wake();
   }
 
+  /** Between sleds that have joined, the guest's memory goes over TLS. */
+  async #secure(side: Parameters<typeof secureMigration>[3]): Promise<void> {
+    const { holder } = this.#context.transport;
+    if (holder === null) return;
+    await secureMigration((command, args) => this.#execute(command, args), this.#folder, holder.material, side);
+  }
+
   // ---- the source's side of a migration --------------------------------------------------------------------------------
 
   async #listen(): Promise<void> {
@@ -571,7 +588,7 @@ export class QemuVm {
         socket,
         this.#context.silenceMs,
         (said) => {
-          if ('fetch' in said) this.#give(said.fetch, peer);
+          if ('fetch' in said) void this.#giveToDestination(said.fetch, socket, peer);
         },
         () => {
           if (this.#outgoing?.peer === peer) this.#cancel(this.#outgoing);
@@ -600,10 +617,16 @@ export class QemuVm {
     return everywhere === null ? agent : `${host}:${everywhere[2]}`;
   }
 
-  #give(
-    asked: { migration_id: string; instance_id: string; uri: string; shape: MachineShape },
-    peer: HandOverPeer,
-  ): void {
+  async #giveToDestination(asked: Asked, socket: Socket, peer: HandOverPeer): Promise<void> {
+    const { isDestination } = this.#context.transport;
+    if (isDestination !== null && !(await isDestination(socket, this.spec.vmmId, asked.migration_id))) {
+      peer.say({ refused: 'the control plane knows of no such migration to this sled' });
+      return;
+    }
+    if (!socket.destroyed) this.#give(asked, peer);
+  }
+
+  #give(asked: Asked, peer: HandOverPeer): void {
     const reason =
       // An address is used again: a late call must not get another instance's guest.
       asked.instance_id !== this.spec.instanceId
@@ -634,6 +657,7 @@ export class QemuVm {
         // Enough for what is left of a small guest, in milliseconds.
         'downtime-limit': 20,
       });
+      await this.#secure({ endpoint: 'client', serverHost: hostOfUri(uri) });
       if (this.#context.migrationMode === 'stop_and_copy') {
         await this.#execute('stop');
         // It may have powered off meanwhile: then there is nothing to migrate.
@@ -1028,6 +1052,11 @@ const MIGRATION_CAPABILITIES = [
   { capability: 'events', state: true },
   { capability: 'return-path', state: true },
 ];
+
+/** The host in `tcp:host:port`; IPv6 without its brackets. */
+function hostOfUri(uri: string): string {
+  return uri.slice('tcp:'.length, uri.lastIndexOf(':')).replace(/[[\]]/g, '');
+}
 
 function describeDifference(here: MachineShape, there: MachineShape): string | null {
   for (const field of ['machine', 'accelerator', 'memoryMib', 'ncpus'] as const)

@@ -359,7 +359,7 @@ test('an agent takes commands from its control plane alone; another sled may onl
   await harness.client.expungeSled(sled.sledId);
 });
 
-test('nobody but a sled gets a guest from a VMM', async () => {
+test('nobody but the destination of a migration gets a guest from a VMM', async () => {
   const id = await harness.running();
   const vmmId = await activeVmm(id);
   const { rows } = await harness.database.db.execute(sql`SELECT ip, port FROM vmm WHERE id = ${vmmId}`);
@@ -386,6 +386,8 @@ test('nobody but a sled gets a guest from a VMM', async () => {
   for (const stranger of [
     await materialOf(await strangeAuthority(folders), { kind: 'sled', sledId: here.id }),
     await materialOf(authority, { kind: 'control_plane' }),
+    // A sled of the installation, to which no migration goes.
+    await materialOf(authority, { kind: 'sled', sledId: (await harness.placed(id)).there.id }),
   ]) {
     const heard = await heardFrom(() => {
       const shown = { key: stranger.privateKeyPem, cert: stranger.certificatePem, rejectUnauthorized: false };
