@@ -13,6 +13,7 @@ import { SledClient } from '../activities/sled-client.ts';
 import { WorkflowStarter } from '../activities/workflow-starter.ts';
 import { openDatabase } from '../db/connect.ts';
 import { readCapacity } from '../db/queries/read-capacity.ts';
+import { DEFAULT_BEAT_MS } from '../model/lease.ts';
 import { startEndpoint } from '../telemetry/endpoint.ts';
 import { Metrics } from '../telemetry/metrics.ts';
 import { readinessProblems } from '../telemetry/readiness.ts';
@@ -26,6 +27,7 @@ import { addAffinityGroupRoutes } from './routes/affinity-groups.ts';
 import { addDrainRoutes } from './routes/drains.ts';
 import { addHistoryRoutes } from './routes/history.ts';
 import { addInstanceRoutes } from './routes/instances.ts';
+import { addLeaseRoutes, startBeating } from './routes/leases.ts';
 import { addNetworkRoutes } from './routes/network.ts';
 import { addOperationRoutes } from './routes/operations.ts';
 import { addProjectRoutes } from './routes/projects.ts';
@@ -47,6 +49,11 @@ export interface ApiOptions {
   readonly waitMs?: number;
   /** How long registering a VMM may take, in milliseconds; default 15000. */
   readonly registerTimeoutMs?: number;
+  /**
+   * How often it writes down that sled agents can renew their leases, in milliseconds; default 1000. The shortest lease is
+   * fifteen times that. 0 never does.
+   */
+  readonly leaseBeatMs?: number;
   /** `ip:port` where metrics are shown; nowhere when absent. */
   readonly metricsListen?: string | undefined;
 }
@@ -60,6 +67,8 @@ export interface RunningApi {
 }
 
 const DEFAULT_WAIT_MS = 60_000;
+/** Reports and renewals come by the thousand. */
+const FREQUENT_ROUTES: ReadonlySet<string> = new Set(['/vmms/:vmm_id', '/sleds/:sled_id/lease']);
 
 /** Starts the API. Throws when Temporal can't be reached or the port is taken. */
 export async function startApi(options: ApiOptions): Promise<RunningApi> {
@@ -140,8 +149,8 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
       const { instance, sled_id, vmm_id, project } = request.params as Record<string, string | undefined>;
       const subject = { instance, sled_id, vmm_id, project };
       const call = { method: request.method, route, status: reply.statusCode, ms: Math.round(reply.elapsedTime) };
-      // A report is one of thousands; what people ask for is worth a line.
-      options.log[route === '/vmms/:vmm_id' ? 'debug' : 'info'](
+      // What people ask for is worth a line.
+      options.log[FREQUENT_ROUTES.has(route) ? 'debug' : 'info'](
         { request_id: request.id, ...subject, ...call },
         'a request was answered',
       );
@@ -163,6 +172,8 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
   addReconcilerRoutes(app, context);
   addReportRoutes(app, context);
   addNetworkRoutes(app, context);
+  const leaseBeatMs = options.leaseBeatMs ?? DEFAULT_BEAT_MS;
+  addLeaseRoutes(app, context, leaseBeatMs);
   app.get('/openapi.json', { schema: { hide: true } }, async () => app.swagger());
   app.get('/healthz', { schema: { hide: true } }, async () => 'ok\n');
   app.get('/readyz', { schema: { hide: true } }, async (_, reply) => {
@@ -178,6 +189,7 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
           problems: () => readinessProblems(db, connected.connection),
         });
   await app.listen({ host: options.host, port: options.port });
+  const stopBeating = startBeating(context, leaseBeatMs);
   const bound = app.server.address();
   const port = typeof bound === 'object' && bound !== null ? bound.port : options.port;
   const host = options.host.includes(':') ? `[${options.host}]` : options.host;
@@ -185,7 +197,7 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
     url: `http://${host}:${port}`,
     metricsUrl: endpoint?.url ?? null,
     async stop() {
-      await endpoint?.stop();
+      await Promise.all([endpoint?.stop(), stopBeating()]);
       app.server.closeIdleConnections();
       const closing = app.close();
       const cut = setTimeout(() => app.server.closeAllConnections(), 5_000);

@@ -35,6 +35,8 @@ export interface StackOptions {
   readonly reconcilersOff?: readonly ReconcilerName[];
   readonly registerTimeoutMs?: number;
   readonly waitMs?: number;
+  /** How often the API writes down that leases can be renewed, in milliseconds; 0 never. */
+  readonly leaseBeatMs?: number;
   /** `ip:port` where the worker shows its metrics; nowhere when absent. */
   readonly metricsListen?: string | undefined;
   /** How often sled agents ask where instances live, in milliseconds. */
@@ -146,6 +148,7 @@ export async function startStack(options: StackOptions): Promise<RunningStack> {
       port: options.apiPort ?? 0,
       log: createLog('api', env.MOORING_LOG_LEVEL ?? 'error'),
       ...(options.waitMs === undefined ? {} : { waitMs: options.waitMs }),
+      ...(options.leaseBeatMs === undefined ? {} : { leaseBeatMs: options.leaseBeatMs }),
       ...(options.registerTimeoutMs === undefined ? {} : { registerTimeoutMs: options.registerTimeoutMs }),
     });
     stops.push({ name: 'API', stop: api.stop });

@@ -3,7 +3,7 @@ export { instanceMigrate } from './instance-migrate.ts';
 export { instanceStart } from './instance-start.ts';
 export { instanceStop } from './instance-stop.ts';
 export { instanceUpdate } from './instance-update.ts';
-export { autoRestart, reaper, updaterScan, watcher } from './reconcile.ts';
+export { autoRestart, fencing, reaper, updaterScan, watcher } from './reconcile.ts';
 export { sledDrain } from './sled-drain.ts';
 export { vmmUnregister } from './vmm-unregister.ts';
 export { vmmUnwind } from './vmm-unwind.ts';

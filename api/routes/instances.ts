@@ -126,6 +126,7 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
         ncpus: body.ncpus,
         memoryBytes: body.memory,
         autoRestartPolicy: body.auto_restart_policy ?? null,
+        restartPriority: body.restart_priority,
         antiAffinityGroups: (body.anti_affinity_groups ?? []).map((named) =>
           isUuid(named) ? { id: named } : { name: named },
         ),
@@ -163,7 +164,8 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
     { schema: { ...instanceRoute, body: instanceUpdate, response: { 200: instanceView, ...errors } } },
     async (request) => {
       const { instance } = await findInstance(db, request.params.instance, request.query.project);
-      const { name, description, ncpus, memory, auto_restart_policy, auto_restart_cooldown_seconds } = request.body;
+      const { name, description, ncpus, memory, auto_restart_policy, auto_restart_cooldown_seconds, restart_priority } =
+        request.body;
       await updateInstanceRecord(db, instance.id, {
         ...(name === undefined ? {} : { name }),
         ...(description === undefined ? {} : { description }),
@@ -173,6 +175,7 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
         ...(auto_restart_cooldown_seconds === undefined
           ? {}
           : { autoRestartCooldownSeconds: auto_restart_cooldown_seconds }),
+        ...(restart_priority === undefined ? {} : { restartPriority: restart_priority }),
       });
       return showInstance(db, instance.id);
     },

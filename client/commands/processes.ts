@@ -1,6 +1,7 @@
 import { availableParallelism, totalmem } from 'node:os';
 import { type Command, Option } from 'commander';
 import pc from 'picocolors';
+import { DEFAULT_BEAT_MS, DEFAULT_LEASE_MS } from '../../model/lease.ts';
 import { DEFAULT_API_PORT } from '../context.ts';
 import { printJson } from '../output.ts';
 import { parseSize } from '../sizes.ts';
@@ -115,26 +116,35 @@ export function addProcessCommands(program: Command): void {
     .option('--host <address>', 'the address to listen on', '127.0.0.1')
     .option('--port <port>', 'the port to listen on; 0 chooses one', Number, DEFAULT_API_PORT)
     .option('--temporal-ui-url <url>', 'where the Temporal Web UI is, for links')
+    .option('--lease-beat-ms <ms>', 'how often to write down that leases can be renewed', Number, DEFAULT_BEAT_MS)
     .option('--metrics <ip:port>', 'show /metrics, /healthz and /readyz here', process.env.MOORING_METRICS_LISTEN)
-    .action(async (options: { host: string; port: number; temporalUiUrl?: string; metrics?: string }) => {
-      const { databaseUrl, temporal } = await externalParts();
-      const { startApi } = await import('../../api/server.ts');
-      const { migrateDatabase } = await import('../../db/connect.ts');
-      const { createLog } = await import('../../worker/log.ts');
-      const told = untilTold();
-      await migrateDatabase(databaseUrl);
-      const api = await startApi({
-        databaseUrl,
-        temporal,
-        ...options,
-        temporalUiUrl: options.temporalUiUrl ?? null,
-        metricsListen: options.metrics,
-        log: createLog('api'),
-      });
-      console.log(`API: ${api.url}`);
-      await told;
-      await api.stop();
-    });
+    .action(
+      async (options: {
+        host: string;
+        port: number;
+        temporalUiUrl?: string;
+        leaseBeatMs: number;
+        metrics?: string;
+      }) => {
+        const { databaseUrl, temporal } = await externalParts();
+        const { startApi } = await import('../../api/server.ts');
+        const { migrateDatabase } = await import('../../db/connect.ts');
+        const { createLog } = await import('../../worker/log.ts');
+        const told = untilTold();
+        await migrateDatabase(databaseUrl);
+        const api = await startApi({
+          databaseUrl,
+          temporal,
+          ...options,
+          temporalUiUrl: options.temporalUiUrl ?? null,
+          metricsListen: options.metrics,
+          log: createLog('api'),
+        });
+        console.log(`API: ${api.url}`);
+        await told;
+        await api.stop();
+      },
+    );
 
   program
     .command('sled-agent')
@@ -167,6 +177,17 @@ export function addProcessCommands(program: Command): void {
     .option('--initramfs <file>', 'the initramfs to go with it')
     .option('--network-poll-ms <ms>', 'how often to ask where instances live; 0 never', Number, 1000)
     .option('--guest-log <file>', 'append when a guest begins or ceases to execute to this file, as lines of JSON')
+    .option(
+      '--fencing',
+      'power every guest off when the lease could not be renewed, so that they may come up elsewhere',
+    )
+    .option(
+      '--lease <seconds>',
+      'how long a lease lasts; it is renewed every third of that',
+      Number,
+      DEFAULT_LEASE_MS / 1000,
+    )
+    .option('--sled-id <id>', 'which sled this is; by default the control plane is asked by its name')
     .option('--test-endpoints', 'take planted faults over HTTP')
     .action(
       async (options: {
@@ -180,6 +201,9 @@ export function addProcessCommands(program: Command): void {
         transitionMs: number;
         networkPollMs: number;
         guestLog?: string;
+        fencing?: boolean;
+        lease: number;
+        sledId?: string;
         stopTimeout: number;
         accelerator: 'auto' | 'kvm' | 'tcg';
         kernel?: string;
@@ -200,10 +224,30 @@ export function addProcessCommands(program: Command): void {
           networkPollMs: options.networkPollMs,
           ...(options.guestLog === undefined ? {} : { guestLogFile: options.guestLog }),
           testEndpoints: options.testEndpoints ?? false,
+          ...(options.fencing
+            ? {
+                fencing: {
+                  leaseMs: Math.round(options.lease * 1000),
+                  sledId: options.sledId,
+                  vmsFolder: vms?.vmsFolder,
+                  onTrouble: (message) => console.error(`${new Date().toISOString()} ${message}`),
+                },
+              }
+            : {}),
           dataDir: options.data ?? vms?.dataDir,
           ...(vms === null ? {} : { makeHypervisor: vms.makeHypervisor }),
         });
         console.log(`sled agent "${options.name}": ${agent.address}${vms === null ? '' : `, ${vms.description}`}`);
+        if (options.fencing) {
+          // What it can't take up, nobody may: its watchdog has the clock.
+          agent.ready.then(
+            () => console.log(`lease held: ${options.lease} s`),
+            (error: unknown) => {
+              console.error(error);
+              process.exit(1);
+            },
+          );
+        }
         await told;
         if (options.data === undefined) {
           await agent.stop();
@@ -246,6 +290,7 @@ async function prepareRealVms(options: {
   accelerator: 'auto' | 'kvm' | 'tcg';
   kernel?: string;
   initramfs?: string;
+  guestLog?: string;
 }) {
   const { mkdtemp, rm } = await import('node:fs/promises');
   const { tmpdir } = await import('node:os');
@@ -257,6 +302,7 @@ async function prepareRealVms(options: {
   const dataDir = options.data ?? (await mkdtemp(join(tmpdir(), 'mooring-sled-')));
   return {
     dataDir,
+    vmsFolder: QemuHypervisor.vmsFolder(dataDir),
     description: `QEMU ${qemu.program.version} with ${qemu.accelerator.toUpperCase()} (${qemu.reason})`,
     makeHypervisor: (
       faults: import('../../sled-agent/faults.ts').FaultBook,
@@ -269,6 +315,7 @@ async function prepareRealVms(options: {
         agentAddress,
         endWithAgent: options.data === undefined,
         stopTimeoutMs: options.stopTimeout * 1000,
+        guestLogFile: options.guestLog,
         onTrouble: (message) => console.error(message),
       }),
     removeData: () => (options.data === undefined ? rm(dataDir, { recursive: true, force: true }) : Promise.resolve()),
