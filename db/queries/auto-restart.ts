@@ -43,6 +43,14 @@ export async function findRestartCandidates(db: Queryable, limit: number): Promi
   return ids.map((id) => byId.get(id)).filter((record) => record !== undefined);
 }
 
+/** How many automatic starts are under way. One that was begun a moment ago, and has claimed nothing yet, is not seen. */
+export async function countOpenRestarts(db: Queryable): Promise<number> {
+  const result = await db.execute(sql`
+    SELECT count(*)::int AS open FROM operation JOIN instance ON instance.id = operation.instance_id
+    WHERE operation.time_ended IS NULL AND operation.kind = 'start' AND instance.last_start_reason = 'auto_restart'`);
+  return z.number().parse(result.rows[0]?.open);
+}
+
 const room = z.object({ id: z.string(), cpus: z.coerce.number(), memoryBytes: z.coerce.number() });
 export type Room = z.infer<typeof room>;
 

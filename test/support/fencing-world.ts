@@ -11,7 +11,7 @@ import { fileURLToPath } from 'node:url';
 import { eq, sql } from 'drizzle-orm';
 import { SledClient } from '../../activities/sled-client.ts';
 import { type RunningApi, startApi } from '../../api/server.ts';
-import { MooringClient } from '../../client/mooring-client.ts';
+import { MooringApiError, MooringClient } from '../../client/mooring-client.ts';
 import { migrateDatabase, type OpenDatabase, openDatabase } from '../../db/connect.ts';
 import { type InstanceRecord, readInstance } from '../../db/queries/read-instance.ts';
 import { vmm } from '../../db/schema.ts';
@@ -180,6 +180,11 @@ export class FencedSled {
     await this.ended();
     await Promise.all([this.up.close(), this.down.close()]);
   }
+}
+
+function notIfBusy(error: unknown): boolean {
+  if (error instanceof MooringApiError && error.status >= 500) return false;
+  throw error;
 }
 
 export class FencingWorld {
@@ -385,7 +390,13 @@ export class FencingWorld {
       { project: 'default' },
     );
     await this.client.updateInstance(made.id, { auto_restart_cooldown_seconds: 0 });
-    await this.client.startInstance(made.id);
+    // On a machine that was busy for the better part of a lease every sled may be late for a moment.
+    await waitUntil(
+      () => this.client.startInstance(made.id).then(() => true, notIfBusy),
+      `instance ${name} was never started`,
+      UP_MS,
+      500,
+    );
     await this.runs(made.id);
     return made.id;
   }
