@@ -75,7 +75,7 @@ export function createControlActivities({ db, sleds, workflows, metrics }: Activ
     if (place === null) return;
     if (options.readIntent && place.intendedState !== 'running') throw stopRequested();
     if (place.givenUp) {
-      const message = `sled "${place.sledName}" was ${place.sledPolicy === 'expunged' ? 'expunged' : 'stated to be powered off'}`;
+      const message = `sled "${place.sledName}" was ${place.sledPolicy === 'expunged' ? 'expunged' : 'declared dead or stated to be powered off'}`;
       throw finalFailure(FAILURE_TYPES.sledExpunged, message, {
         status: 503,
         error_code: 'ServiceUnavailable',

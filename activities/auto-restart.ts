@@ -2,6 +2,7 @@
 import type { Database } from '../db/connect.ts';
 import {
   autoRestartFacts,
+  countOpenRestarts,
   findRestartCandidates,
   type Room,
   readDatabaseTime,
@@ -16,9 +17,11 @@ import type { WorkflowStarter } from './workflow-starter.ts';
 /** How many instances one pass looks at, and how many starts it begins. */
 const MAX_CANDIDATES = 500;
 export const MAX_STARTS_A_PASS = 20;
+/** How many automatic starts may be under way at a time, so that a sled's death does not storm the others. */
+export const MAX_OPEN_RESTARTS = 20;
 
 /**
- * One pass. A start is begun only where a sled and the quota have room for it beside those begun before in this pass, so
+ * One pass: critical instances first, and only so many at a time. A start is begun only where a sled and the quota have room for it beside those begun before in this pass, so
  * that a full installation isn't stormed by starts that can only be refused.
  */
 export async function restartInstances(
@@ -33,13 +36,14 @@ export async function restartInstances(
   if (candidates.length > 0) {
     const now = await readDatabaseTime(db);
     const sleds = await readSledRoom(db);
+    const mayStart = Math.min(MAX_STARTS_A_PASS, MAX_OPEN_RESTARTS - (await countOpenRestarts(db)));
     const quotas = await readQuotaRoom(db, [...new Set(candidates.map(({ instance }) => instance.projectId))]);
     for (const record of candidates) {
       const { instance } = record;
       const judged = autoRestartVerdict(autoRestartFacts(record), now);
       if (judged.verdict === 'cooling-down') coolingDown.push(instance.id);
       if (judged.verdict !== 'eligible') continue;
-      if (started.length >= MAX_STARTS_A_PASS) {
+      if (started.length >= mayStart) {
         postponed.push(instance.id);
         continue;
       }

@@ -2,6 +2,7 @@
 import { type ReconcilerName, type ReconcilerPass, summarizePass } from '../model/reconcilers.ts';
 import { type ActivityContext, classified } from './activities.ts';
 import { restartInstances } from './auto-restart.ts';
+import { judgeLeases } from './fencing.ts';
 import { whileHeartbeating } from './heartbeats.ts';
 import { reap } from './reaper.ts';
 import { scanForUpdates } from './updater.ts';
@@ -27,6 +28,7 @@ export function createReconcilerActivities(context: ActivityContext) {
     watchSleds: () => pass('watcher', () => watchSleds(context)),
     scanForUpdates: () => pass('updater', () => scanForUpdates(context)),
     reap: () => pass('reaper', () => reap(context)),
+    judgeLeases: () => pass('fencing', () => judgeLeases(context)),
     restartInstances: () => pass('auto-restart', () => restartInstances(context.db, context.workflows)),
   });
 }

@@ -6,6 +6,9 @@ import type { ApiApp } from './context.ts';
 import { describeError } from './errors.ts';
 import { refuseNul } from './limits.ts';
 
+/** Reports and renewals come by the thousand. */
+const FREQUENT_ROUTES: ReadonlySet<string> = new Set(['/vmms/:vmm_id', '/sleds/:sled_id/lease']);
+
 /** Gives a listener its hooks, its error bodies and its parser. */
 export function dressApp(app: ApiApp, log: Logger, metrics: Metrics): void {
   app.addHook('onRequest', beginRequestSpan);
@@ -44,8 +47,8 @@ export function dressApp(app: ApiApp, log: Logger, metrics: Metrics): void {
       const { instance, sled_id, vmm_id, project } = request.params as Record<string, string | undefined>;
       const subject = { instance, sled_id, vmm_id, project };
       const call = { method: request.method, route, status: reply.statusCode, ms: Math.round(reply.elapsedTime) };
-      // A report is one of thousands; what people ask for is worth a line.
-      log[route === '/vmms/:vmm_id' ? 'debug' : 'info'](
+      // What people ask for is worth a line.
+      log[FREQUENT_ROUTES.has(route) ? 'debug' : 'info'](
         { request_id: request.id, ...subject, ...call },
         'a request was answered',
       );

@@ -35,6 +35,7 @@ const IDENTITY_CODES: Readonly<Record<IdentityRefusal, { status: 401 | 403; code
   revoked: { status: 401, code: 'CERTIFICATE_REVOKED' },
   wrong_identity: { status: 403, code: 'NOT_A_SLED' },
   expunged: { status: 403, code: 'SLED_EXPUNGED' },
+  foreign_sled: { status: 403, code: 'FOREIGN_SLED' },
   foreign_vmm: { status: 403, code: 'FOREIGN_VMM' },
 };
 

@@ -15,6 +15,7 @@ import { WorkflowStarter } from '../activities/workflow-starter.ts';
 import { openDatabase } from '../db/connect.ts';
 import { readCapacity } from '../db/queries/read-capacity.ts';
 import { becomeControlPlane } from '../identity/control-plane.ts';
+import { DEFAULT_BEAT_MS } from '../model/lease.ts';
 import { startEndpoint } from '../telemetry/endpoint.ts';
 import { Metrics } from '../telemetry/metrics.ts';
 import { readinessProblems } from '../telemetry/readiness.ts';
@@ -32,6 +33,7 @@ import { addAuditLogRoutes } from './routes/audit-log.ts';
 import { addDrainRoutes } from './routes/drains.ts';
 import { addHistoryRoutes } from './routes/history.ts';
 import { addInstanceRoutes } from './routes/instances.ts';
+import { addLeaseRoutes, startBeating } from './routes/leases.ts';
 import { addMigrationRoutes } from './routes/migration.ts';
 import { addNetworkRoutes } from './routes/network.ts';
 import { addOperationRoutes } from './routes/operations.ts';
@@ -56,6 +58,11 @@ export interface ApiOptions {
   readonly waitMs?: number;
   /** How long registering a VMM may take, in milliseconds; default 15000. */
   readonly registerTimeoutMs?: number;
+  /**
+   * How often it writes down that sled agents can renew their leases, in milliseconds; default 1000. The shortest lease is
+   * fifteen times that. 0 never does.
+   */
+  readonly leaseBeatMs?: number;
   /** `ip:port` where metrics are shown; nowhere when absent. */
   readonly metricsListen?: string | undefined;
   /** How callers are known; default `tokens`. `open` is only for a loopback address. */
@@ -177,6 +184,8 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
   addNetworkRoutes(app, context);
   addAccessTokenRoutes(app, context);
   addAuditLogRoutes(app, context);
+  const leaseBeatMs = options.leaseBeatMs ?? DEFAULT_BEAT_MS;
+  addLeaseRoutes(app, context, leaseBeatMs);
   app.get('/openapi.json', { schema: { hide: true } }, async () => app.swagger());
   app.get('/healthz', { schema: { hide: true } }, async () => 'ok\n');
   app.get('/readyz', { schema: { hide: true } }, async (_, reply) => {
@@ -192,8 +201,9 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
           problems: () => readinessProblems(db, connected.connection),
         });
   if (sledListener !== undefined && identity !== null)
-    listening = await startSledListener(sledListener, identity, context);
+    listening = await startSledListener(sledListener, identity, context, leaseBeatMs);
   await app.listen({ host: options.host, port: options.port });
+  const stopBeating = startBeating(context, leaseBeatMs);
   const bound = app.server.address();
   const port = typeof bound === 'object' && bound !== null ? bound.port : options.port;
   const host = options.host.includes(':') ? `[${options.host}]` : options.host;
@@ -202,8 +212,7 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
     metricsUrl: endpoint?.url ?? null,
     sledUrl: listening?.url ?? null,
     async stop() {
-      await endpoint?.stop();
-      await listening?.stop();
+      await Promise.all([endpoint?.stop(), listening?.stop(), stopBeating()]);
       app.server.closeIdleConnections();
       const closing = app.close();
       const cut = setTimeout(() => app.server.closeAllConnections(), 5_000);

@@ -15,6 +15,7 @@ import type { IdentityRefusal } from '../model/identity.ts';
 import { dressApp } from './app.ts';
 import type { ApiApp, ApiContext } from './context.ts';
 import { IdentityRefused } from './errors.ts';
+import { addLeaseRoutes } from './routes/leases.ts';
 import { addNetworkRoutes } from './routes/network.ts';
 import { addReportRoutes } from './routes/reports.ts';
 import { addSledIdentityRoutes, JOIN_PATH, type SledCaller } from './routes/sled-identity.ts';
@@ -39,11 +40,12 @@ export interface RunningSledListener {
 const REQUEST_MS = 30_000;
 const REPORT_ROUTE = '/vmms/:vmm_id';
 
-/** Starts the listener. Throws when the port is taken. */
+/** Starts the listener. `leaseBeatMs`: how often the API writes down that leases can be renewed. Throws when the port is taken. */
 export async function startSledListener(
   options: SledListenerOptions,
   identity: IdentityHolder,
   context: ApiContext,
+  leaseBeatMs: number,
 ): Promise<RunningSledListener> {
   const secure = fastify({
     genReqId: () => randomUUID(),
@@ -93,6 +95,7 @@ export async function startSledListener(
 
   addReportRoutes(app, context, (request) => ({ kind: 'sled', ...callerOf(request) }));
   addNetworkRoutes(app, context);
+  addLeaseRoutes(app, context, leaseBeatMs, callerOf);
   let url = options.url;
   addSledIdentityRoutes(app, context, { authority: options.authority }, callerOf);
   await app.listen({ host: options.host, port: options.port });

@@ -7,6 +7,7 @@ import type { affinityGroup, operation, project, sled } from '../db/schema.ts';
 import { cooldownEnd, DEFAULT_AUTO_RESTART_POLICY } from '../model/auto-restart.ts';
 import { type DrainEntry, type DrainProgress, describeDrain } from '../model/drain.ts';
 import { isLiveMigration } from '../model/external-state.ts';
+import { LATE_AFTER_LEASES } from '../model/lease.ts';
 import type { ReconcilerName, ReconcilerPass } from '../model/reconcilers.ts';
 import type { AuditLogEntry } from '../wire/access-api.ts';
 import type {
@@ -80,6 +81,7 @@ export function viewInstance(record: InstanceRecord): InstanceView {
     auto_restart_cooldown_expiration:
       cooldownEnds !== null && cooldownEnds > new Date() ? cooldownEnds.toISOString() : null,
     time_last_auto_restarted: instance.timeLastAutoRestarted?.toISOString() ?? null,
+    restart_priority: instance.restartPriority,
     boot_disk_id: null,
     cpu_platform: null,
     enable_jumbo_frames: false,
@@ -110,6 +112,25 @@ export function viewSled(row: typeof sled.$inferSelect, vmmCount: number): SledV
     memory_reserved: row.reservedMemoryBytes,
     vmm_count: vmmCount,
     provision_state: row.policy,
+    lease: viewLease(row),
+    declared_dead:
+      row.timeDeclaredDead === null || row.declaredDeadBy === null
+        ? null
+        : { time: row.timeDeclaredDead.toISOString(), by: row.declaredDeadBy },
+  };
+}
+
+/** By this process's clock: for people. Verdicts are the database's. */
+function viewLease(row: typeof sled.$inferSelect): SledView['lease'] {
+  const { leaseMs, leaseRenewedAt, leaseConfirmedAt, fencingSince } = row;
+  if (leaseMs === null || leaseRenewedAt === null || fencingSince === null) return null;
+  const age = Date.now() - (leaseConfirmedAt?.getTime() ?? 0);
+  return {
+    seconds: leaseMs / 1000,
+    standing: age < leaseMs * LATE_AFTER_LEASES ? 'held' : age < leaseMs ? 'late' : 'lapsed',
+    time_renewed: leaseRenewedAt.toISOString(),
+    time_expires: new Date(leaseRenewedAt.getTime() + leaseMs).toISOString(),
+    fencing_since: fencingSince.toISOString(),
   };
 }
 

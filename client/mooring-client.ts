@@ -56,6 +56,7 @@ import {
   reconcilerView,
   resultsPage,
   type SledAdd,
+  type SledDeclareDead,
   type SledView,
   sledView,
 } from '../wire/operator-api.ts';
@@ -395,6 +396,11 @@ export class MooringClient {
   ): Promise<void> {
     const path = `/v1/system/hardware/sleds/${encodeURIComponent(sledId)}/provision-policy`;
     await this.#call('PUT', path, { body: { state: policy }, ...options }, z.unknown());
+  }
+  /** States that nothing runs on a sled any more: what ran there becomes Failed, and may come up elsewhere. */
+  declareSledDead(sledId: string, statement: SledDeclareDead, options: CallOptions = {}): Promise<SledView> {
+    const path = `/v1/system/hardware/sleds/${encodeURIComponent(sledId)}/declare-dead`;
+    return this.#call('POST', path, { body: statement, ...options }, sledView);
   }
   /** States that a sled is gone for good: what ran there becomes Failed. It can't be taken back. */
   expungeSled(sledId: string, options: CallOptions = {}): Promise<SledView> {

@@ -25,6 +25,7 @@ import {
   AFFINITY_KINDS,
   AFFINITY_POLICIES,
   AUTO_RESTART_POLICIES,
+  DEATH_CAUSES,
   FAILURE_DOMAINS,
   INSTANCE_STATES,
   INTENDED_STATES,
@@ -32,6 +33,7 @@ import {
   MIGRATION_STATES,
   OPERATION_KINDS,
   RESERVATION_KINDS,
+  RESTART_PRIORITIES,
   SLED_POLICIES,
   START_REASONS,
   VMM_STATES,
@@ -46,6 +48,8 @@ export const sledPolicy = pgEnum('sled_policy', SLED_POLICIES);
 export const autoRestartPolicy = pgEnum('auto_restart_policy', AUTO_RESTART_POLICIES);
 export const startReason = pgEnum('start_reason', START_REASONS);
 export const operationKind = pgEnum('operation_kind', OPERATION_KINDS);
+export const restartPriority = pgEnum('restart_priority', RESTART_PRIORITIES);
+export const deathCause = pgEnum('death_cause', DEATH_CAUSES);
 export const keyedCall = pgEnum('keyed_call', KEYED_CALLS);
 
 export const accessRole = pgEnum('access_role', ACCESS_ROLES);
@@ -101,6 +105,19 @@ export const sled = pgTable(
     /** Kept by a trigger on `sled_reservation`. */
     reservedThreads: integer('reserved_threads').notNull().default(0),
     reservedMemoryBytes: exact('reserved_memory_bytes').notNull().default(0),
+    /** How long its lease is, in milliseconds; `null`: it has never renewed one, so it is without fencing. */
+    leaseMs: integer('lease_ms'),
+    /** When the control plane received the renewal whose lease ends last. */
+    leaseRenewedAt: moment('lease_renewed_at'),
+    /** When a renewal was received last in which the agent said that it holds its lease: only then it may run guests. */
+    leaseConfirmedAt: moment('lease_confirmed_at'),
+    /** When it renewed for the first time. */
+    fencingSince: moment('fencing_since'),
+    /** Rises with each declaration that the sled is dead. */
+    leaseEpoch: exact('lease_epoch').notNull().default(0),
+    /** Set from the declaration that the sled is dead until it has proved that nothing of what it lost still runs. */
+    timeDeclaredDead: moment('time_declared_dead'),
+    declaredDeadBy: deathCause('declared_dead_by'),
     timeCreated: moment('time_created').notNull().defaultNow(),
     timeModified: moment('time_modified').notNull().defaultNow(),
     timeExpunged: moment('time_expunged'),
@@ -110,6 +127,9 @@ export const sled = pgTable(
     uniqueIndex('sled_address').on(table.address).where(sql`policy <> 'expunged'`),
     check('sled_capacity', sql`reserved_threads <= threads AND reserved_memory_bytes <= memory_bytes`),
     check('sled_reserved_not_negative', sql`reserved_threads >= 0 AND reserved_memory_bytes >= 0`),
+    check('sled_lease_whole', sql`num_nulls(lease_ms, lease_renewed_at, fencing_since) IN (0, 3)`),
+    check('sled_lease_length', sql`lease_ms >= 1`),
+    check('sled_death_whole', sql`(time_declared_dead IS NULL) = (declared_dead_by IS NULL)`),
     check('sled_expunged_time', sql`(policy = 'expunged') = (time_expunged IS NOT NULL)`),
   ],
 );
@@ -173,6 +193,7 @@ export const instance = pgTable(
     autoRestartPolicy: autoRestartPolicy('auto_restart_policy'),
     autoRestartCooldownSeconds: integer('auto_restart_cooldown_seconds').notNull().default(300),
     timeLastAutoRestarted: moment('time_last_auto_restarted'),
+    restartPriority: restartPriority('restart_priority').notNull().default('normal'),
     lastStartReason: startReason('last_start_reason'),
     timeStateUpdated: moment('time_state_updated').notNull().defaultNow(),
     timeCreated: moment('time_created').notNull().defaultNow(),
@@ -220,7 +241,7 @@ export const vmm = pgTable(
     failureReason: text('failure_reason'),
     /** Set before the sled is told to run the guest or to migrate it in: from then on only its answer settles a doubt. */
     toldAt: moment('told_at'),
-    /** An operator has stated that the VMM's sled is powered off: its answer is awaited no more, as with an expunged sled. */
+    /** The VMM's sled is off by an operator's word or by its lease: its answer is awaited no more, as with an expunged sled. */
     vouchedGoneAt: moment('vouched_gone_at'),
     timeStateUpdated: moment('time_state_updated').notNull().defaultNow(),
     timeCreated: moment('time_created').notNull().defaultNow(),
@@ -411,6 +432,27 @@ export const operation = pgTable(
     check('operation_outcome', sql`(time_ended IS NULL) = (succeeded IS NULL)`),
     check('operation_error', sql`(error IS NOT NULL) = (succeeded IS NOT DISTINCT FROM false)`),
   ],
+);
+
+/** When the control plane last could take a renewal of a lease: one row, written by every API every second or so. */
+export const leaseService = pgTable(
+  'lease_service',
+  {
+    singleton: boolean('singleton').primaryKey().default(true),
+    lastBeatAt: moment('last_beat_at').notNull(),
+  },
+  () => [check('lease_service_one_row', sql`singleton`)],
+);
+
+/** The times at which the control plane could not, as the first beat after each wrote them down. */
+export const leaseServiceGap = pgTable(
+  'lease_service_gap',
+  {
+    id: exact('id').primaryKey().generatedAlwaysAsIdentity(),
+    beganAt: moment('began_at').notNull(),
+    endedAt: moment('ended_at').notNull(),
+  },
+  (table) => [index('lease_service_gap_ended').on(table.endedAt)],
 );
 
 /** A client's key for a call, so that the same call again, after its answer was lost, is the same operation. */

@@ -2,7 +2,7 @@
 
 /**
  * What is known of the sled of a living VMM: `answers` (it is powered on, whatever was said), `silent` (which proves
- * nothing by itself), or `given-up` (expunged, or stated to be powered off before: nothing is awaited from there).
+ * nothing by itself), or `given-up` (expunged, declared dead, or stated to be powered off before: nothing is awaited from there).
  */
 export const SLED_STANDINGS = ['answers', 'silent', 'given-up'] as const;
 export type SledStanding = (typeof SLED_STANDINGS)[number];

@@ -42,6 +42,7 @@ export function renewalTime({ notBefore, notAfter }: { notBefore: Date; notAfter
  * Why a connection, or what came over it, is refused for the sake of identity.
  * `no_certificate`: none was shown. `other_authority`: not signed by this installation's. `expired`, `revoked`. `wrong_identity`:
  * it says another, or none. `expunged`: its sled was. `foreign_vmm`: the sled may not speak of this VMM.
+ * `foreign_sled`: it may not speak for that sled.
  */
 export const IDENTITY_REFUSALS = [
   'no_certificate',
@@ -51,6 +52,7 @@ export const IDENTITY_REFUSALS = [
   'wrong_identity',
   'expunged',
   'foreign_vmm',
+  'foreign_sled',
 ] as const;
 export type IdentityRefusal = (typeof IDENTITY_REFUSALS)[number];
 
@@ -69,6 +71,8 @@ export function describeIdentityRefusal(refusal: IdentityRefusal): string {
       return 'the certificate is not that of a sled';
     case 'expunged':
       return 'the sled was expunged: it is no part of this installation any more';
+    case 'foreign_sled':
+      return 'a sled speaks only for itself: the certificate that was shown is another sled’s';
     case 'foreign_vmm':
       return 'the VMM is not placed on this sled: a sled speaks only of its own';
   }

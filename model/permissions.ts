@@ -161,6 +161,7 @@ export const PERMISSIONS: Readonly<Record<string, Permission>> = {
   [`GET ${SLED}/:sled_id`]: reads('sled_view', 'viewer', 'fleet'),
   [`PUT ${SLED}/:sled_id/provision-policy`]: changes('sled_set_provision_policy', 'collaborator', 'fleet', 'with', 200),
   [`POST ${SLED}/:sled_id/expunge`]: changes('sled_expunge', 'admin', 'fleet', 'with', 200),
+  [`POST ${SLED}/:sled_id/declare-dead`]: changes('sled_declare_dead', 'admin', 'fleet', 'with', 200),
   [`GET ${SLED}/:sled_id/drain`]: reads('sled_drain_view', 'viewer', 'fleet'),
   [`POST ${SLED}/:sled_id/drain`]: changes('sled_drain_begin', 'collaborator', 'fleet', 'with', 202),
   [`DELETE ${SLED}/:sled_id/drain`]: changes('sled_drain_stop', 'collaborator', 'fleet', 'before', 202),
@@ -180,6 +181,15 @@ export const PERMISSIONS: Readonly<Record<string, Permission>> = {
 
   // A report changes only what its sled alone decides, and is kept in the rows that it changes.
   'PUT /vmms/:vmm_id': { operation: 'vmm_report', needs: 'sled', subjects: [], audit: null, success: 204 },
+  // A lease is renewed every few seconds; that a sled was declared dead, and came back, is on the log.
+  'PUT /sleds/:sled_id/lease': {
+    operation: 'sled_lease_renew',
+    needs: 'sled',
+    subjects: [],
+    audit: null,
+    success: 200,
+  },
+  'GET /sleds/by-name/:name': { operation: 'sled_find', needs: 'sled', subjects: [], audit: null, success: 200 },
   'GET /network/instances': {
     operation: 'network_instances',
     needs: 'sled or viewer',

@@ -1,7 +1,7 @@
 /** The reconciling loops: their names, and what a pass of each found and did, as data and in words. */
 
 /** By name, which is also the id of the schedule that runs it. */
-export const RECONCILERS = ['watcher', 'updater', 'reaper', 'auto-restart'] as const;
+export const RECONCILERS = ['watcher', 'updater', 'reaper', 'fencing', 'auto-restart'] as const;
 export type ReconcilerName = (typeof RECONCILERS)[number];
 
 /** What each loop is for, in words for an operator. */
@@ -9,6 +9,7 @@ export const RECONCILER_PURPOSE: Readonly<Record<ReconcilerName, string>> = {
   watcher: 'poll every sled and compare its inventory with the database',
   updater: 'signal every instance that needs an update, and find sagas that were cut off',
   reaper: 'delete abandoned VMM rows and orphan reservations and charges',
+  fencing: 'declare sleds dead whose lease has lapsed, and take back those that prove what they run',
   'auto-restart': 'start instances again that failed and are meant to run',
 };
 
@@ -54,6 +55,22 @@ export interface ReaperFindings {
   readonly openRecords?: number;
 }
 
+/** What a pass of fencing found and did; sleds by name, VMMs by id. */
+export interface FencingFindings {
+  /** How many sleds have a lease. */
+  readonly sleds: number;
+  /** Sleds that miss renewals, or whose margin is not over yet. */
+  readonly late: readonly string[];
+  /** Sleds whose wait begins anew, since the control plane itself was away for a part of it. */
+  readonly unattended: readonly string[];
+  /** Sleds that were declared dead. */
+  readonly dead: readonly string[];
+  /** VMMs of theirs: Failed. */
+  readonly failed: readonly string[];
+  /** Sleds without fencing that were declared dead and have proved what they run: in service again. */
+  readonly returned: readonly string[];
+}
+
 /** What a pass of auto-restart found and did; instances by id. */
 export interface AutoRestartFindings {
   readonly candidates: number;
@@ -69,6 +86,7 @@ export interface ReconcilerFindings {
   readonly watcher: WatcherFindings;
   readonly updater: UpdaterFindings;
   readonly reaper: ReaperFindings;
+  readonly fencing: FencingFindings;
   readonly 'auto-restart': AutoRestartFindings;
 }
 
@@ -107,6 +125,14 @@ const SUMMARIES: { readonly [Name in ReconcilerName]: (found: ReconcilerFindings
       found.oldKeys > 0 && `forgot ${count(found.oldKeys, 'old idempotency key')}`,
       found.oldRecords !== undefined && `deleted ${count(found.oldRecords, 'old audit record')}`,
       found.openRecords !== undefined && `closed ${count(found.openRecords, 'audit record')} whose end is unknown`,
+    ]),
+  fencing: (found) =>
+    sentence(`looked at the leases of ${count(found.sleds, 'sled')}`, [
+      listed(found.late, 'late'),
+      listed(found.unattended, 'given more time, since the control plane was away'),
+      listed(found.dead, 'declared dead'),
+      found.failed.length > 0 && `failed ${count(found.failed.length, 'VMM')}`,
+      listed(found.returned, 'in service again'),
     ]),
   'auto-restart': (found) =>
     sentence(`looked at ${count(found.candidates, 'instance')}`, [

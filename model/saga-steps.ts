@@ -145,6 +145,10 @@ export const SAGA_STEPS = {
     steps: [{ activity: 'reap', title: 'delete abandoned VMM rows and orphan reservations and charges' }],
     compensations: [],
   },
+  fencing: {
+    steps: [{ activity: 'judgeLeases', title: 'judge the leases of sleds that do not renew them' }],
+    compensations: [],
+  },
   autoRestart: {
     steps: [{ activity: 'restartInstances', title: 'start instances again that failed and are meant to run' }],
     compensations: [],

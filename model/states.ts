@@ -59,6 +59,14 @@ export type FailureDomain = (typeof FAILURE_DOMAINS)[number];
 export const AUTO_RESTART_POLICIES = ['never', 'best_effort'] as const;
 export type AutoRestartPolicy = (typeof AUTO_RESTART_POLICIES)[number];
 
+/** Who comes back first when a sled dies: in this order. Ours, beside the Oxide fields. */
+export const RESTART_PRIORITIES = ['critical', 'normal', 'low'] as const;
+export type RestartPriority = (typeof RESTART_PRIORITIES)[number];
+
+/** Why a sled was declared dead: its lease lapsed, or an operator vouches that nothing runs there. */
+export const DEATH_CAUSES = ['lease', 'operator'] as const;
+export type DeathCause = (typeof DEATH_CAUSES)[number];
+
 /** Who asked for the last start of an instance. */
 export const START_REASONS = ['user', 'auto_restart'] as const;
 export type StartReason = (typeof START_REASONS)[number];

@@ -10,6 +10,7 @@ export const RECONCILER_WORKFLOWS = {
   watcher: 'watcher',
   updater: 'updaterScan',
   reaper: 'reaper',
+  fencing: 'fencing',
   'auto-restart': 'autoRestart',
 } as const satisfies Record<ReconcilerName, string>;
 

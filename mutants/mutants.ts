@@ -32,8 +32,8 @@ const UNWIND_VMM = 'db/transactions/unwind-vmm.ts';
 const CLAIM = 'db/transactions/claim-start.ts';
 const COMMIT = 'db/transactions/commit-update.ts';
 const FAIL = 'db/transactions/fail-vmm.ts';
+const FAIL_SLED = 'db/transactions/fail-sled.ts';
 const INTENT = 'db/transactions/record-intent.ts';
-const INVENTORY = 'db/transactions/manage-inventory.ts';
 const RULES = 'db/migrations/0001_rules.sql';
 const PLACEMENT = 'db/migrations/0002_placement.sql';
 const DECISION = 'model/update-decision.ts';
@@ -51,7 +51,13 @@ const UPDATER = 'activities/updater.ts';
 const REPORTS = 'api/routes/reports.ts';
 const PROTOCOL = 'wire/sled-protocol.ts';
 const AGENT = 'sled-agent/agent.ts';
+const LEASE = 'model/lease.ts';
+const RENEW = 'db/transactions/renew-lease.ts';
+const DECLARE = 'db/transactions/declare-dead.ts';
+const BEAT = 'db/transactions/beat-lease-service.ts';
 
+const LEASE_TEST = 'test/rules/lease.test.ts';
+const LEASES_TEST = 'test/trust/leases.test.ts';
 const ORDER_TEST = 'test/sagas/order.test.ts';
 const DATABASE_TEST = 'test/database/transactions.test.ts';
 const ACTIVITIES_TEST = 'test/database/activities.test.ts';
@@ -540,7 +546,7 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: UNWIND_VMM,
-        find: 'SELECT ${request.confirmed} OR coalesce((SELECT expunged FROM placed), false) AS definitely',
+        find: 'SELECT ${request.confirmed} OR coalesce((SELECT given_up FROM placed), false) AS definitely',
         replace: 'SELECT true AS definitely',
       },
     ],
@@ -656,8 +662,70 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'expunge: keeps what was held for an unwound VMM',
     why: 'the row is never retired: its sled’s answer never comes',
-    edits: [{ file: INVENTORY, find: "AND vmm.state = 'saga_unwound'\n", replace: "AND vmm.state = 'failed'\n" }],
+    edits: [{ file: FAIL_SLED, find: "AND vmm.state = 'saga_unwound'\n", replace: "AND vmm.state = 'failed'\n" }],
     caughtBy: [DATABASE_TEST],
+  },
+
+  // --- Leases ---
+  {
+    name: 'lease: no margin',
+    why: 'the guests are started elsewhere while the watchdog of their sled kills them',
+    edits: [{ file: LEASE, find: 'return leaseMs / 2;', replace: 'return 0;' }],
+    caughtBy: [LEASE_TEST],
+  },
+  {
+    name: 'lease: our own absence counts',
+    why: 'every sled is declared dead after an outage of the control plane',
+    edits: [{ file: LEASE, find: '...away.map(({ endedMs }) => endedMs)', replace: '' }],
+    caughtBy: [LEASE_TEST],
+  },
+  {
+    name: 'lease: judged while nobody can renew',
+    why: 'a sled is declared dead because no API runs',
+    edits: [{ file: LEASE, find: 'if (nowMs - lastBeatMs > tolerable ||', replace: 'if (' }],
+    caughtBy: [LEASE_TEST],
+  },
+  {
+    name: 'lease: a shorter one takes the longer one away',
+    why: 'a renewal that was long on its way lets a sled be declared dead whose guests run',
+    edits: [{ file: RENEW, find: 'true)`;', replace: 'true) OR true`;' }],
+    caughtBy: [LEASES_TEST],
+  },
+  {
+    name: 'lease: a dead sled comes back without a proof',
+    why: 'what it still runs runs twice',
+    edits: [{ file: RENEW, find: 'epoch !== sled.epoch || lostVmmIds.length > 0', replace: 'epoch !== sled.epoch' }],
+    caughtBy: [LEASES_TEST],
+  },
+  {
+    name: 'lease: an old proof counts',
+    why: 'a report that was composed before the declaration takes the sled back into service',
+    edits: [{ file: RENEW, find: '(epoch !== sled.epoch || lostVmmIds.length > 0)', replace: 'lostVmmIds.length > 0' }],
+    caughtBy: [LEASES_TEST],
+  },
+  {
+    name: 'lease: verdict without the lock',
+    why: 'a renewal that comes between the facts and the verdict is ignored',
+    edits: [
+      {
+        file: DECLARE,
+        find: 'SELECT 1 FROM sled WHERE id = ${sledId} FOR UPDATE`);\n      const facts',
+        replace: 'SELECT 1`);\n      const facts',
+      },
+    ],
+    caughtBy: [LEASES_TEST],
+  },
+  {
+    name: 'lease: gaps are not written down',
+    why: 'after an outage nobody knows of it',
+    edits: [
+      {
+        file: BEAT,
+        find: 'WHERE ended_at < began_at OR ended_at - began_at >',
+        replace: "WHERE ended_at - began_at < interval '0' AND ended_at - began_at >",
+      },
+    ],
+    caughtBy: [LEASES_TEST],
   },
 
   // --- What an answer means ---

@@ -43,6 +43,8 @@ export interface AgentOptions {
   readonly identity?: SledIdentity | undefined;
   /** Where the book is kept; in memory when `null`. */
   readonly dataDir: string | null;
+  /** Whether guests may run here now: with fencing, as long as the lease lasts. By default they may. */
+  readonly leaseHeld?: () => boolean;
 }
 
 const REPORT_CONNECTIONS = 8;
@@ -53,6 +55,8 @@ export class SledAgent {
   /** VMMs whose processes are being made. */
   readonly #making = new Map<string, Promise<void>>();
   #ready = false;
+  /** How often every guest was powered off: what was begun before such a moment is not finished after it. */
+  #powerOffs = 0;
   readonly reporter: Reporter;
 
   private constructor(options: AgentOptions, book: SledBook) {
@@ -99,6 +103,42 @@ export class SledAgent {
     throw new AgentRefusal(503, 'NOT_READY', 'the sled agent has just started and is finding out what runs here');
   }
 
+  /** The VMMs that live here, by the book. */
+  living(): string[] {
+    return this.#living().map((vmm) => vmm.vmmId);
+  }
+
+  /** Powers off every guest at once; their VMMs are Failed. Resolves when no process of theirs is left. */
+  async powerOff(): Promise<void> {
+    this.#powerOffs += 1;
+    const living = this.#living();
+    await Promise.all(living.map((vmm) => this.#options.hypervisor.kill(vmm.vmmId)));
+    // Those whose processes were still being made: once more, when they are there.
+    await Promise.allSettled(this.#making.values());
+    await Promise.all(living.map((vmm) => this.#options.hypervisor.kill(vmm.vmmId)));
+    for (const vmm of living) this.#end(vmm);
+  }
+
+  #living(): VmmRecord[] {
+    return this.#book.all().filter((vmm) => !isTerminalVmmState(vmm.runtime.state));
+  }
+
+  /** What a VMM becomes that was killed. */
+  #end(vmm: VmmRecord): void {
+    if (this.#book.get(vmm.vmmId) !== vmm || isTerminalVmmState(vmm.runtime.state)) return;
+    this.#become(vmm, vmm.runtime.state === 'stopped' ? 'destroyed' : 'failed');
+  }
+
+  /** Refuses, to be tried again, to begin what needs a lease. */
+  #requireLease(): void {
+    if (this.#options.leaseHeld?.() ?? true) return;
+    throw new AgentRefusal(
+      503,
+      'NO_LEASE',
+      'the lease of this sled has lapsed: no guest may run here until it is renewed',
+    );
+  }
+
   /** Registers a VMM; the same once more gives its state as it is. */
   async register(vmmId: string, request: RegisterRequest): Promise<SledVmmState> {
     this.#refuseDead(vmmId);
@@ -110,8 +150,9 @@ export class SledAgent {
       await this.#making.get(vmmId);
       return stateOf(known);
     }
+    this.#requireLease();
     const { ncpus, memory_bytes: memoryBytes, name } = request.vmm_spec;
-    const used = this.#book.all().filter((vmm) => !isTerminalVmmState(vmm.runtime.state));
+    const used = this.#living();
     const threadsLeft = this.#options.threads - used.reduce((sum, vmm) => sum + vmm.ncpus, 0);
     const memoryLeft = this.#options.memoryBytes - used.reduce((sum, vmm) => sum + vmm.memoryBytes, 0);
     if (ncpus > threadsLeft || memoryBytes > memoryLeft) {
@@ -135,6 +176,7 @@ export class SledAgent {
       told: 'nothing',
       refusedMigration: false,
     };
+    const powerOffs = this.#powerOffs;
     this.#book.save(record);
     const made = this.#make(record).finally(() => this.#making.delete(vmmId));
     this.#making.set(vmmId, made);
@@ -143,6 +185,11 @@ export class SledAgent {
     if (this.#book.isDead(vmmId)) {
       await this.#options.hypervisor.kill(vmmId);
       this.#refuseDead(vmmId);
+    }
+    if (this.#powerOffs !== powerOffs) {
+      await this.#options.hypervisor.kill(vmmId);
+      this.#end(record);
+      return stateOf(record);
     }
     this.reporter.report(vmmId, stateOf(record));
     return stateOf(record);
@@ -155,8 +202,7 @@ export class SledAgent {
     const vmm = this.#book.get(vmmId);
     if (vmm === undefined) return null;
     await this.#options.hypervisor.kill(vmmId);
-    if (isTerminalVmmState(vmm.runtime.state)) return stateOf(vmm);
-    this.#become(vmm, vmm.runtime.state === 'stopped' ? 'destroyed' : 'failed');
+    this.#end(vmm);
     return stateOf(vmm);
   }
 
@@ -171,6 +217,7 @@ export class SledAgent {
           throw new AgentRefusal(409, 'MIGRATING_IN', `VMM ${vmmId} runs when its guest has arrived`);
         }
         if (vmm.told === 'nothing') {
+          this.#requireLease();
           this.#note(vmm, { told: 'running' });
           this.#options.hypervisor.run(vmmId);
         }
@@ -186,12 +233,14 @@ export class SledAgent {
         return stateOf(vmm);
       case 'reboot':
         this.#refuseEnding(vmm);
+        this.#requireLease();
         this.#options.hypervisor.reboot(vmmId);
         return stateOf(vmm);
       case 'migration_target':
         // The same once more, also when it is over.
         if (vmm.told === 'migration_target') return stateOf(vmm);
         this.#refuseEnding(vmm);
+        this.#requireLease();
         if (vmm.refusedMigration || vmm.migrationId === null || vmm.told !== 'nothing') {
           this.#note(vmm, { refusedMigration: true });
           throw new AgentRefusal(409, 'NOT_A_TARGET', `VMM ${vmmId} takes no migration in`);

@@ -92,6 +92,8 @@ export const guestLogEntry = z.object({
   event: z.enum(['began', 'ceased']),
   reason: z.string(),
   time: z.iso.datetime(),
+  /** The same moment on the monotonic clock of the machine, in milliseconds, where it is known: no clock that is set can change it. */
+  monotonic_ms: z.number().optional(),
 });
 export type GuestLogEntry = Readonly<z.infer<typeof guestLogEntry>>;
 

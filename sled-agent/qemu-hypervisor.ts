@@ -4,6 +4,7 @@ import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { MigrationProgress } from '../wire/sled-protocol.ts';
 import type { FaultBook } from './faults.ts';
+import { appendGuestLog, guestLogNow } from './guest-log.ts';
 import {
   type BookedVm,
   type ConsolePiece,
@@ -43,6 +44,8 @@ export interface QemuHypervisorOptions {
   /** How guests migrate; by default stopped under TCG, which corrupts a running one, and running under KVM. */
   readonly migrationMode?: QemuVmContext['migrationMode'];
   readonly onTrouble?: (message: string) => void;
+  /** The guest log is also appended to this file, a line of JSON an entry, so that it outlives this process. */
+  readonly guestLogFile?: string | undefined;
 }
 
 /** Less, and Debian's kernel never boots, without a word. */
@@ -58,12 +61,17 @@ export class QemuHypervisor implements WitnessedHypervisor {
   readonly #context: QemuVmContext;
   readonly #vms = new Map<string, QemuVm>();
 
+  /** The folder (a real path) below which the VMs' processes work. Throws when it can't be made. */
+  static vmsFolder(dataDir: string): string {
+    const folder = join(dataDir, 'vms');
+    mkdirSync(folder, { recursive: true });
+    return realpathSync(folder);
+  }
+
   /** Throws when the folder of the VMs can't be made. */
   constructor(options: QemuHypervisorOptions) {
     this.#options = options;
-    const folder = join(options.dataDir, 'vms');
-    mkdirSync(folder, { recursive: true });
-    this.#folder = realpathSync(folder);
+    this.#folder = QemuHypervisor.vmsFolder(options.dataDir);
     this.#context = {
       program: options.program,
       image: options.image,
@@ -77,7 +85,11 @@ export class QemuHypervisor implements WitnessedHypervisor {
       stallMs: options.stallMs ?? STALL_MS,
       endWithAgent: options.endWithAgent,
       onTrouble: options.onTrouble ?? (() => {}),
-      log: (entry) => this.guestLog.push(entry),
+      log: (entry) => {
+        const timed = guestLogNow(entry);
+        this.guestLog.push(timed);
+        if (options.guestLogFile !== undefined) appendGuestLog(options.guestLogFile, timed);
+      },
     };
   }
 

@@ -1,4 +1,8 @@
 import { constants } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import type { TLSSocket } from 'node:tls';
 import { type FastifyInstance, type FastifyReply, type FastifyRequest, fastify } from 'fastify';
@@ -9,6 +13,7 @@ import { registerRequest, serialConsoleRequest, vmmStateRequest } from '../wire/
 import { AgentRefusal, SledAgent } from './agent.ts';
 import { type Fault, FaultBook, type FaultCall, fault } from './faults.ts';
 import type { GuestLogEntry, WitnessedHypervisor } from './hypervisor.ts';
+import { LeaseKeeper, leasePath } from './lease-keeper.ts';
 import { NetworkTable } from './network-table.ts';
 import { identifiedTransport, type PeerTransport, PLAIN_TRANSPORT } from './peer-transport.ts';
 import { SimulatedHypervisor } from './simulated-hypervisor.ts';
@@ -42,10 +47,22 @@ export interface SledAgentOptions {
    * it. It is stopped with the agent.
    */
   readonly identity?: SledIdentity | undefined;
+  /** A lease of its guests, which it powers off when it could not renew it; without, nothing powers them off. */
+  readonly fencing?: FencingOptions | undefined;
   /** Where the agent keeps its book between runs; without it, the book is gone with the agent. */
   readonly dataDir?: string | undefined;
   /** Serves the endpoints below `/test/`, by which faults are planted. */
   readonly testEndpoints?: boolean;
+}
+
+export interface FencingOptions {
+  /** How long a lease lasts, in milliseconds. */
+  readonly leaseMs: number;
+  /** Asked for by the sled's name where it is not given. */
+  readonly sledId?: string | undefined;
+  /** The folder below which the VMs' processes work, where they are processes of their own. */
+  readonly vmsFolder?: string | undefined;
+  readonly onTrouble?: (message: string) => void;
 }
 
 export interface SledAgentHandle {
@@ -67,6 +84,8 @@ export interface SledAgentHandle {
   readonly hypervisor: WitnessedHypervisor;
   /** What it knows of where instances live. */
   readonly network: Pick<NetworkTable, 'entries' | 'passes'>;
+  /** Resolves when it knows what runs here and takes commands: with fencing, once it has a lease. */
+  readonly ready: Promise<void>;
   /** Answers what it has begun to, then ends every VM. */
   stop(): Promise<void>;
   /** Ends without ending the VMs, where the hypervisor can: an agent that is started again with the same data finds them. */
@@ -80,7 +99,8 @@ const vmmParams = z.object({ vmm_id: z.guid() });
 
 /**
  * Starts a sled agent, with simulated VMs unless told otherwise. It listens at once, and answers 503 until it knows what
- * runs here; then this resolves. Throws when it can't listen, or its data can't be used.
+ * runs here; then this resolves. With fencing it resolves at once, and answers 503 until it has a lease. Throws when it
+ * can't listen, or its data can't be used.
  */
 export async function startSledAgent(options: SledAgentOptions): Promise<SledAgentHandle> {
   const book = new FaultBook();
@@ -90,7 +110,21 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
   const hypervisor =
     options.makeHypervisor?.(book, () => address, transport) ??
     new SimulatedHypervisor(options.transitionMs ?? 50, book, options.guestLogFile, transport);
-  const agent = await SledAgent.open({ ...options, hypervisor, dataDir: options.dataDir ?? null });
+  let lease: LeaseKeeper | null = null;
+  const agent = await SledAgent.open({
+    ...options,
+    hypervisor,
+    dataDir: options.dataDir ?? null,
+    leaseHeld: () => lease === null || lease.held,
+  });
+  if (options.fencing === undefined && options.dataDir !== undefined && existsSync(leasePath(options.dataDir))) {
+    await agent.close('detach');
+    throw new Error(
+      `${options.dataDir} is of a sled with fencing: the control plane counts on its lease. Start it with fencing; to be without, expunge the sled and add it anew, with an empty directory`,
+    );
+  }
+  const throwAway = options.fencing !== undefined && options.dataDir === undefined;
+  const leaseDir = throwAway ? await mkdtemp(join(tmpdir(), 'mooring-lease-')) : (options.dataDir ?? '');
   const app = makeApp(identity);
   app.addHook('onRequest', beginRequestSpan);
   app.addHook('onResponse', endRequestSpan);
@@ -214,6 +248,7 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
     app.get('/test/guest-log', async () => ({ entries: faults.guestLog() }));
   }
 
+  let ready: Promise<void> = Promise.resolve();
   const at = options.listen.lastIndexOf(':');
   const host = options.listen.slice(0, at).replace(/[[\]]/g, '');
   const network = new NetworkTable(
@@ -224,6 +259,8 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
   const end = async (vms: 'end' | 'detach') => {
     await network.stop();
     await agent.close(vms);
+    await lease?.stop(vms === 'end' || options.fencing?.vmsFolder === undefined);
+    if (throwAway) await rm(leaseDir, { recursive: true, force: true });
     app.server.closeAllConnections();
     await app.close();
     await identity?.stop();
@@ -233,7 +270,25 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
     const bound = app.server.address();
     const port = typeof bound === 'object' && bound !== null ? bound.port : 0;
     address = `${options.listen.slice(0, at)}:${port}`;
-    await agent.recover();
+    if (options.fencing === undefined) await agent.recover();
+    else {
+      const { leaseMs, sledId, vmsFolder = null, onTrouble = () => {} } = options.fencing;
+      const { controlPlaneUrl, name: sledName, guestLogFile } = options;
+      const keeper = new LeaseKeeper({
+        ...{ controlPlaneUrl, sledName, sledId, leaseMs, vmsFolder, guestLogFile, onTrouble },
+        connections: identity?.connectToControlPlane(2),
+        directory: leaseDir,
+        living: () => agent.living(),
+        powerOff: () => agent.powerOff(),
+      });
+      lease = keeper;
+      // Nothing is taken up on a lease of an earlier life: until it has one of its own, its watchdog has the clock.
+      ready = keeper.firstHeld.then(async () => {
+        await agent.recover();
+        if (!keeper.held) await agent.powerOff();
+      });
+      keeper.start();
+    }
   } catch (error) {
     await end('detach');
     throw error;
@@ -244,6 +299,7 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
     faults,
     hypervisor,
     network,
+    ready,
     stop: () => end('end'),
     detach: () => end('detach'),
     kill: () => end('end'),

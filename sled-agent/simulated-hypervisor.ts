@@ -11,11 +11,11 @@
  * Before `complete` a broken connection leaves the guest with the source. After it, a destination that has not heard
  * `yours` asks again; a source that refuses connections is dead, and a dead source runs nothing.
  */
-import { appendFileSync } from 'node:fs';
 import type { Server, Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 import { z } from 'zod';
 import type { FaultBook } from './faults.ts';
+import { appendGuestLog, closeGuestLog, guestLogNow } from './guest-log.ts';
 import type { BookedVm, GuestLogEntry, StopAnswer, VmListener, VmSpec, WitnessedHypervisor } from './hypervisor.ts';
 import { type PeerTransport, PLAIN_TRANSPORT } from './peer-transport.ts';
 
@@ -103,6 +103,7 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
 
   /** Simulated VMs die with the process of their agent. What their guests were doing then, nobody can know. */
   async recover(booked: readonly BookedVm[]): Promise<void> {
+    if (this.#guestLogFile !== undefined) closeGuestLog(this.#guestLogFile, 'its sled agent ended');
     for (const { listener } of booked) listener({ kind: 'state', state: 'failed' });
   }
 
@@ -371,10 +372,10 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
 
   #log(vm: SimulatedVm, event: GuestLogEntry['event'], reason: string): void {
     const { instanceId, vmmId } = vm.spec;
-    const entry = { instance_id: instanceId, vmm_id: vmmId, event, reason, time: new Date().toISOString() };
+    const entry = guestLogNow({ instance_id: instanceId, vmm_id: vmmId, event, reason });
     this.guestLog.push(entry);
     // Written before anyone else can hear of it: the witness must know what a process that is killed next has done.
-    if (this.#guestLogFile !== undefined) appendFileSync(this.#guestLogFile, `${JSON.stringify(entry)}\n`);
+    if (this.#guestLogFile !== undefined) appendGuestLog(this.#guestLogFile, entry);
   }
 
   #after(vm: SimulatedVm, act: () => void, ms = this.#transitionMs): void {

@@ -9,9 +9,11 @@ import { RECONCILERS } from '../model/reconcilers.ts';
 import {
   AFFINITY_POLICIES,
   AUTO_RESTART_POLICIES,
+  DEATH_CAUSES,
   FAILURE_DOMAINS,
   MIGRATION_STATES,
   OPERATION_KINDS,
+  RESTART_PRIORITIES,
   SHOWN_STATES,
   SLED_POLICIES,
 } from '../model/states.ts';
@@ -91,6 +93,8 @@ export const serialConsoleParams = z
 
 export const shownState = z.enum(SHOWN_STATES);
 export const autoRestartPolicy = z.enum(AUTO_RESTART_POLICIES);
+/** Who is started again first when a sled dies; ours, beside the Oxide fields. */
+export const restartPriority = z.enum(RESTART_PRIORITIES);
 
 export const errorResponse = z.object({
   error_code: z.string().optional(),
@@ -131,6 +135,7 @@ export const instanceCreate = z.object({
   memory: instanceMemory,
   start: z.boolean().default(true),
   auto_restart_policy: autoRestartPolicy.nullish(),
+  restart_priority: restartPriority.default('normal'),
   anti_affinity_groups: z.array(nameOrId).optional(),
 });
 export type InstanceCreate = z.input<typeof instanceCreate>;
@@ -144,6 +149,7 @@ export const instanceUpdate = z.object({
   auto_restart_policy: autoRestartPolicy.nullish(),
   /** How long after an automatic restart the next one may come, in seconds; ours, beside the Oxide fields. */
   auto_restart_cooldown_seconds: z.number().int().min(0).max(MAX_COOLDOWN_SECONDS).optional(),
+  restart_priority: restartPriority.optional(),
 });
 export type InstanceUpdate = z.input<typeof instanceUpdate>;
 
@@ -166,6 +172,7 @@ export const instanceView = z.object({
   auto_restart_cooldown_seconds: z.number().int(),
   auto_restart_cooldown_expiration: timestamp.nullable(),
   time_last_auto_restarted: timestamp.nullable(),
+  restart_priority: restartPriority,
   boot_disk_id: z.null(),
   cpu_platform: z.null(),
   enable_jumbo_frames: z.boolean(),
@@ -224,8 +231,24 @@ export const sledView = z.object({
   memory_reserved: z.number().int(),
   vmm_count: z.number().int(),
   provision_state: z.enum(SLED_POLICIES),
+  /** Whether it powers its guests off when it can't renew its lease; `null`: it is without fencing. Ours, as what follows. */
+  lease: z
+    .object({
+      seconds: z.number(),
+      standing: z.enum(['held', 'late', 'lapsed']),
+      time_renewed: timestamp,
+      time_expires: timestamp,
+      fencing_since: timestamp,
+    })
+    .nullable(),
+  /** Since when it counts as dead, and why; `null`: it doesn't. */
+  declared_dead: z.object({ time: timestamp, by: z.enum(DEATH_CAUSES) }).nullable(),
 });
 export type SledView = z.infer<typeof sledView>;
+
+/** `sled_powered_off: true` is the operator's word that nothing runs on the sled any more. */
+export const sledDeclareDead = z.object({ sled_powered_off: z.boolean().default(false) });
+export type SledDeclareDead = z.input<typeof sledDeclareDead>;
 
 /** Affinity and anti-affinity groups have one shape. Source: Oxide `AffinityGroup` and `AntiAffinityGroup`. */
 export const affinityGroupCreate = z.object({

@@ -10,6 +10,7 @@ const EVERY_MS: Readonly<Record<ReconcilerName, number>> = {
   watcher: 5_000,
   updater: 5_000,
   reaper: 60_000,
+  fencing: 5_000,
   'auto-restart': 5_000,
 };
 const OUTCOME = defineSearchAttributeKey(SEARCH_ATTRIBUTES.outcome, SearchAttributeType.KEYWORD);

@@ -47,6 +47,8 @@ export interface StackOptions {
   /** Asks every operator for a token; by default a request without one is this machine's operator's. */
   readonly requireTokens?: boolean;
   readonly limits?: Partial<RequestLimits>;
+  /** How often the API writes down that leases can be renewed, in milliseconds; 0 never. */
+  readonly leaseBeatMs?: number;
   /** `ip:port` where the worker shows its metrics; nowhere when absent. */
   readonly metricsListen?: string | undefined;
   /** How often sled agents ask where instances live, in milliseconds. */
@@ -176,6 +178,7 @@ export async function startStack(options: StackOptions): Promise<RunningStack> {
       plainSleds: authority === undefined,
       ...(authority === undefined ? {} : { sledListener: { authority, ...(await sledListenerAt(dataDir)) } }),
       ...(options.waitMs === undefined ? {} : { waitMs: options.waitMs }),
+      ...(options.leaseBeatMs === undefined ? {} : { leaseBeatMs: options.leaseBeatMs }),
       ...(options.registerTimeoutMs === undefined ? {} : { registerTimeoutMs: options.registerTimeoutMs }),
     });
     stops.push({ name: 'API', stop: api.stop });

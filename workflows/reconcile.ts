@@ -34,6 +34,11 @@ export async function reaper() {
   return told(passes.reap());
 }
 
+/** Declares sleds dead whose lease has lapsed, and takes back those that prove what they run. */
+export async function fencing() {
+  return told(passes.judgeLeases());
+}
+
 /** Starts instances again that failed and are meant to run. */
 export async function autoRestart() {
   return told(passes.restartInstances());

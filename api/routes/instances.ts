@@ -131,6 +131,7 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
         ncpus: body.ncpus,
         memoryBytes: body.memory,
         autoRestartPolicy: body.auto_restart_policy ?? null,
+        restartPriority: body.restart_priority,
         antiAffinityGroups: (body.anti_affinity_groups ?? []).map((named) =>
           isUuid(named) ? { id: named } : { name: named },
         ),
@@ -170,7 +171,8 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
     { schema: { ...instanceRoute, body: instanceUpdate, response: { 200: instanceView, ...errors } } },
     async (request) => {
       const { instance } = await subjectInstance(db, request);
-      const { name, description, ncpus, memory, auto_restart_policy, auto_restart_cooldown_seconds } = request.body;
+      const { name, description, ncpus, memory, auto_restart_policy, auto_restart_cooldown_seconds, restart_priority } =
+        request.body;
       await updateInstanceRecord(changing(request, db), instance.id, {
         ...(name === undefined ? {} : { name }),
         ...(description === undefined ? {} : { description }),
@@ -180,6 +182,7 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
         ...(auto_restart_cooldown_seconds === undefined
           ? {}
           : { autoRestartCooldownSeconds: auto_restart_cooldown_seconds }),
+        ...(restart_priority === undefined ? {} : { restartPriority: restart_priority }),
       });
       return showInstance(db, instance.id);
     },

@@ -1,6 +1,7 @@
 import { and, asc, eq, gt, ne, sql } from 'drizzle-orm';
 import { z } from 'zod';
 import { sled } from '../../db/schema.ts';
+import { declareSledDead } from '../../db/transactions/declare-dead.ts';
 import { addSled, expungeSled, setSledPolicy } from '../../db/transactions/manage-inventory.ts';
 import { Refusal } from '../../model/refusal.ts';
 import {
@@ -10,6 +11,7 @@ import {
   provisionPolicyResponse,
   resultsPage,
   sledAdd,
+  sledDeclareDead,
   sledView,
 } from '../../wire/operator-api.ts';
 import { changing } from '../audit.ts';
@@ -18,9 +20,12 @@ import { errors } from '../errors.ts';
 import { readPage, writePage } from '../paging.ts';
 import { viewSled } from '../views.ts';
 
+/** How long a sled that is said to be powered off is listened to, in milliseconds. */
+const PROBE_MS = 3_000;
+
 /** Adds the endpoints of sleds. */
 export function addSledRoutes(app: ApiApp, context: ApiContext): void {
-  const { db, workflows, log } = context;
+  const { db, workflows, sleds, log } = context;
   const sledParams = z.object({ sled_id: z.guid() });
   const sledRoute = { tags: ['system'], params: sledParams };
   // Named in full: in a query of one table drizzle writes bare column names, which a subquery would take for its own.
@@ -85,6 +90,24 @@ export function addSledRoutes(app: ApiApp, context: ApiContext): void {
         old_state: before === 'in_service' ? ('provisionable' as const) : ('non_provisionable' as const),
         new_state: request.body.state,
       };
+    },
+  );
+  app.post(
+    '/v1/system/hardware/sleds/:sled_id/declare-dead',
+    { schema: { ...sledRoute, body: sledDeclareDead.nullish(), response: { 200: sledView, ...errors } } },
+    async (request) => {
+      const found = await requireSled(request.params.sled_id);
+      if (!request.body?.sled_powered_off)
+        throw Refusal.conflict(
+          `sled "${found.name}" can't be declared dead without your word for it: its guests are started elsewhere, and run twice if they still run there. Power it off and say so (sled_powered_off: true)`,
+        );
+      if (found.policy.kind !== 'expunged' && (await sleds.answers(found, PROBE_MS)))
+        throw Refusal.conflict(`sled "${found.name}" answers, so it is powered on: power it off first, or drain it`);
+      const { instanceIds } = await declareSledDead(changing(request, db), found.id);
+      await Promise.all(instanceIds.map((instanceId) => workflows.signalUpdate(instanceId))).catch((error: unknown) =>
+        log.warn({ err: error }, 'instances of a dead sled wait for the scan'),
+      );
+      return requireSled(found.id);
     },
   );
   app.post(

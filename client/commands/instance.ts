@@ -24,6 +24,7 @@ export function addInstanceCommands(program: Command): void {
     .option('--hostname <name>', 'its host name; the name by default')
     .option('--no-start', 'leave it stopped')
     .option('--auto-restart-policy <policy>', 'never or best_effort')
+    .option('--restart-priority <priority>', 'who comes back first when a sled dies: critical, normal or low')
     .option('--anti-affinity-group <group...>', 'anti-affinity groups to join, by name or id')
     .action(
       async (
@@ -35,6 +36,7 @@ export function addInstanceCommands(program: Command): void {
           hostname?: string;
           start: boolean;
           autoRestartPolicy?: 'never' | 'best_effort';
+          restartPriority?: 'critical' | 'normal' | 'low';
           antiAffinityGroup?: string[];
         },
       ) => {
@@ -43,10 +45,21 @@ export function addInstanceCommands(program: Command): void {
         const { description, ncpus, memory, start } = options;
         const policy =
           options.autoRestartPolicy === undefined ? {} : { auto_restart_policy: options.autoRestartPolicy };
+        const priority = options.restartPriority === undefined ? {} : { restart_priority: options.restartPriority };
         const groups =
           options.antiAffinityGroup === undefined ? {} : { anti_affinity_groups: options.antiAffinityGroup };
         const made = await context.client.createInstance(
-          { name, hostname: options.hostname ?? name, description, ncpus, memory, start, ...policy, ...groups },
+          {
+            name,
+            hostname: options.hostname ?? name,
+            description,
+            ncpus,
+            memory,
+            start,
+            ...policy,
+            ...priority,
+            ...groups,
+          },
           { project: context.project },
         );
         show(context, made);

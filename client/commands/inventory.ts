@@ -1,4 +1,6 @@
+import { createInterface } from 'node:readline/promises';
 import type { Command } from 'commander';
+import pc from 'picocolors';
 import type { ProjectView, SledView } from '../../wire/operator-api.ts';
 import { contextOf, findSled, withApiOptions } from '../context.ts';
 import { followOperation } from '../follow.ts';
@@ -30,11 +32,20 @@ export function addSledCommands(program: Command): void {
     for await (const one of context.client.listSleds()) found.push(one);
     context.print(found, () => sledTable(found));
   });
-  sub('show <sled>', 'show a sled').action(async (name: string, options: ApiOptions) => {
+  sub('show <sled>', 'show a sled, with its lease').action(async (name: string, options: ApiOptions) => {
     const context = contextOf(options);
     const found = await findSled(context.client, name);
-    context.print(found, () => sledTable([found]));
+    context.print(found, () => `${sledTable([found])}\n\n${describeFencing(found)}`);
   });
+  sub('declare-dead <sled>', 'state that nothing runs on a silent sled: what ran there is started elsewhere')
+    .option('--yes', 'give your word without being asked')
+    .action(async (name: string, options: ApiOptions & { yes?: boolean }) => {
+      const context = contextOf(options);
+      const found = await findSled(context.client, name);
+      if (!options.yes) await confirmDeath(found);
+      const dead = await context.client.declareSledDead(found.id, { sled_powered_off: true });
+      context.print(dead, () => `${sledTable([dead])}\n\n${describeFencing(dead)}`);
+    });
   sub('set-policy <sled> <policy>', 'provisionable or non_provisionable').action(
     async (name: string, policy: 'provisionable' | 'non_provisionable', options: ApiOptions) => {
       const context = contextOf(options);
@@ -135,10 +146,11 @@ export function addOperationCommands(program: Command): void {
 
 function sledTable(sleds: SledView[]): string {
   return table(
-    ['NAME', 'POLICY', 'THREADS', 'MEMORY', 'VMMS', 'ADDRESS', 'ID'],
+    ['NAME', 'POLICY', 'LEASE', 'THREADS', 'MEMORY', 'VMMS', 'ADDRESS', 'ID'],
     sleds.map((one) => [
       one.name,
       one.provision_state,
+      one.declared_dead !== null ? pc.red('dead') : (one.lease?.standing ?? '-'),
       `${one.threads_reserved}/${one.threads}`,
       `${formatSize(one.memory_reserved)}/${formatSize(one.memory)}`,
       String(one.vmm_count),
@@ -146,6 +158,46 @@ function sledTable(sleds: SledView[]): string {
       one.id,
     ]),
   );
+}
+
+/** What is known of a sled's fencing, in words. */
+function describeFencing({ name, lease, declared_dead: dead }: SledView): string {
+  const lines =
+    lease === null
+      ? [
+          'without fencing: while it is silent, only "mooring sled declare-dead" or "mooring sled expunge" lets its guests start elsewhere',
+        ]
+      : [
+          `fencing since ${lease.fencing_since}: it powers its guests off when it could not renew its lease of ${lease.seconds} s`,
+          `lease ${lease.standing}: renewed ${lease.time_renewed}, ${lease.standing === 'lapsed' ? 'over since' : 'until'} ${lease.time_expires}`,
+        ];
+  if (dead !== null) {
+    const why = dead.by === 'lease' ? 'its lease lapsed' : 'an operator vouched for it';
+    lines.push(
+      pc.red(`declared dead ${dead.time}: ${why}; in service again once it proves that nothing of it still runs`),
+    );
+  }
+  return lines.map((line) => `${name}: ${line}`).join('\n');
+}
+
+/** Asks for the operator's word. Throws when it isn't given, or nobody can be asked. */
+async function confirmDeath({ name, vmm_count, lease }: SledView): Promise<void> {
+  const words = [
+    `You vouch that sled "${name}" is powered off, or that nothing runs on it any more.`,
+    `Its ${vmm_count} VMM${vmm_count === 1 ? '' : 's'} become Failed, and their instances may be started on other sleds.`,
+    'If a guest still runs there, it runs twice from then on, and both write to what they share.',
+    ...(lease === null
+      ? []
+      : ['This sled has fencing: it is declared dead by itself when its lease has lapsed. Waiting is safer.']),
+  ];
+  if (!process.stdin.isTTY) throw new Error(`${words.join(' ')} Say so with --yes.`);
+  const terminal = createInterface({ input: process.stdin, output: process.stderr });
+  try {
+    const answer = await terminal.question(`${words.join('\n')}\nType the name of the sled to give your word: `);
+    if (answer.trim() !== name) throw new Error('nothing was declared: that is not the name of the sled');
+  } finally {
+    terminal.close();
+  }
 }
 
 function projectTable(projects: ProjectView[]): string {

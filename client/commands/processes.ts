@@ -1,5 +1,6 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import pc from 'picocolors';
+import { DEFAULT_BEAT_MS } from '../../model/lease.ts';
 import { DEFAULT_API_PORT, DEFAULT_SLED_PORT } from '../context.ts';
 import { printJson } from '../output.ts';
 import { addSledAgentCommand, type HypervisorChoice, hypervisorOption, untilTold } from './sled-agent.ts';
@@ -139,6 +140,7 @@ export function addProcessCommands(program: Command): void {
       process.env.MOORING_SLED_URL,
     )
     .option('--insecure-sleds', 'let sleds be added that speak plain HTTP, without an identity')
+    .option('--lease-beat-ms <ms>', 'how often to write down that leases can be renewed', Number, DEFAULT_BEAT_MS)
     .option('--metrics <ip:port>', 'show /metrics, /healthz and /readyz here', process.env.MOORING_METRICS_LISTEN)
     .action(async (options: ApiCommandOptions) => {
       const { databaseUrl, temporal } = await externalParts();
@@ -159,6 +161,7 @@ export function addProcessCommands(program: Command): void {
         limits: { requestsPerMinute: options.requestsPerMinute === 0 ? null : options.requestsPerMinute },
         temporalUiUrl: options.temporalUiUrl ?? null,
         metricsListen: options.metrics,
+        leaseBeatMs: options.leaseBeatMs,
         sledListener: authority && { authority, ...sledListenAddress(options), url: options.sledUrl },
         plainSleds: options.insecureSleds ?? false,
         log: createLog('api'),
@@ -198,6 +201,7 @@ interface ApiCommandOptions {
   readonly tlsKey?: string;
   readonly insecure?: boolean;
   readonly requestsPerMinute: number;
+  readonly leaseBeatMs: number;
   readonly metrics?: string;
   readonly authority?: string;
   readonly sledListen?: string;

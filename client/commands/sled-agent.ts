@@ -1,5 +1,6 @@
 import { availableParallelism, totalmem } from 'node:os';
 import { type Command, Option } from 'commander';
+import { DEFAULT_LEASE_MS } from '../../model/lease.ts';
 import type { StoredIdentity } from '../../sled-agent/identity-file.ts';
 import { DEFAULT_API_PORT } from '../context.ts';
 import { printJson } from '../output.ts';
@@ -39,6 +40,9 @@ interface AgentOptions {
   readonly accelerator: 'auto' | 'kvm' | 'tcg';
   readonly kernel?: string;
   readonly initramfs?: string;
+  readonly fencing?: boolean;
+  readonly lease: number;
+  readonly sledId?: string;
   readonly testEndpoints?: boolean;
 }
 
@@ -71,6 +75,20 @@ function withAgentOptions(command: Command): Command {
     .option('--initramfs <file>', 'the initramfs to go with it')
     .option('--network-poll-ms <ms>', 'how often to ask where instances live; 0 never', Number, 1000)
     .option('--guest-log <file>', 'append when a guest begins or ceases to execute to this file, as lines of JSON')
+    .option(
+      '--fencing',
+      'power every guest off when the lease could not be renewed, so that they may come up elsewhere',
+    )
+    .option(
+      '--lease <seconds>',
+      'how long a lease lasts; it is renewed every third of that',
+      Number,
+      DEFAULT_LEASE_MS / 1000,
+    )
+    .option(
+      '--sled-id <id>',
+      'which sled this is; by default its certificate says so, or the control plane, by its name',
+    )
     .option('--test-endpoints', 'take planted faults over HTTP');
 }
 
@@ -204,6 +222,7 @@ async function serveJoined(stored: StoredIdentity, folder: string, options: Agen
     controlPlaneUrl: stored.controlPlaneUrl,
     threads: stored.threads,
     memory: stored.memoryBytes,
+    sledId: stored.sledId,
     identity,
   });
 }
@@ -232,10 +251,30 @@ async function serve(options: Served): Promise<void> {
     networkPollMs: options.networkPollMs,
     ...(options.guestLog === undefined ? {} : { guestLogFile: options.guestLog }),
     testEndpoints: options.testEndpoints ?? false,
+    ...(options.fencing
+      ? {
+          fencing: {
+            leaseMs: Math.round(options.lease * 1000),
+            sledId: options.sledId,
+            vmsFolder: vms?.vmsFolder,
+            onTrouble: (message) => console.error(`${new Date().toISOString()} ${message}`),
+          },
+        }
+      : {}),
     dataDir: options.data ?? vms?.dataDir,
     ...(vms === null ? {} : { makeHypervisor: vms.makeHypervisor }),
   });
   console.log(`sled agent "${options.name}": ${agent.address}${vms === null ? '' : `, ${vms.description}`}`);
+  if (options.fencing) {
+    // What it can't take up, nobody may: its watchdog has the clock.
+    agent.ready.then(
+      () => console.log(`lease held: ${options.lease} s`),
+      (error: unknown) => {
+        console.error(error);
+        process.exit(1);
+      },
+    );
+  }
   await told;
   if (options.data === undefined) {
     await agent.stop();
@@ -258,6 +297,7 @@ async function prepareRealVms(options: AgentOptions) {
   const dataDir = options.data ?? (await mkdtemp(join(tmpdir(), 'mooring-sled-')));
   return {
     dataDir,
+    vmsFolder: QemuHypervisor.vmsFolder(dataDir),
     description: `QEMU ${qemu.program.version} with ${qemu.accelerator.toUpperCase()} (${qemu.reason})`,
     makeHypervisor: (
       faults: import('../../sled-agent/faults.ts').FaultBook,
@@ -272,6 +312,7 @@ async function prepareRealVms(options: AgentOptions) {
         transport,
         endWithAgent: options.data === undefined,
         stopTimeoutMs: options.stopTimeout * 1000,
+        guestLogFile: options.guestLog,
         migrationBandwidth: options.migrationBandwidth,
         onTrouble: (message) => console.error(message),
       }),

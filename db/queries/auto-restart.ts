@@ -3,6 +3,7 @@ import { sql } from 'drizzle-orm';
 import { z } from 'zod';
 import type { AutoRestartFacts } from '../../model/auto-restart.ts';
 import type { Queryable } from '../connect.ts';
+import { takesVmms } from './leases.ts';
 import { type InstanceRecord, readInstances } from './read-instance.ts';
 
 /** What the decision needs to know of an instance. */
@@ -25,7 +26,8 @@ export async function readDatabaseTime(db: Queryable): Promise<Date> {
 
 /**
  * At most `limit` instances that may have to be started again, by what an index finds quickly: those whose cooldown is
- * over come first, in an order of chance, so that none is passed over for ever. The decision is made on each record.
+ * over come first, those by their priority, and within one in an order of chance, so that none is passed over for ever. The
+ * decision is made on each record.
  */
 export async function findRestartCandidates(db: Queryable, limit: number): Promise<InstanceRecord[]> {
   const result = await db.execute(sql`
@@ -33,21 +35,30 @@ export async function findRestartCandidates(db: Queryable, limit: number): Promi
     WHERE time_deleted IS NULL AND intended_state = 'running'
       AND (state = 'failed' OR last_start_reason = 'auto_restart' AND (state = 'no_vmm'
         OR state = 'vmm' AND EXISTS (SELECT 1 FROM vmm WHERE vmm.id = instance.active_vmm_id AND vmm.state = 'saga_unwound')))
-    ORDER BY coalesce(time_last_auto_restarted + auto_restart_cooldown_seconds * interval '1 second' > now(), false), random()
+    ORDER BY coalesce(time_last_auto_restarted + auto_restart_cooldown_seconds * interval '1 second' > now(), false),
+      restart_priority, random()
     LIMIT ${limit}`);
   const ids = result.rows.map((row) => String(row.id));
   const byId = new Map((await readInstances(db, ids)).map((record) => [record.instance.id, record]));
   return ids.map((id) => byId.get(id)).filter((record) => record !== undefined);
 }
 
+/** How many automatic starts are under way. One that was begun a moment ago, and has claimed nothing yet, is not seen. */
+export async function countOpenRestarts(db: Queryable): Promise<number> {
+  const result = await db.execute(sql`
+    SELECT count(*)::int AS open FROM operation JOIN instance ON instance.id = operation.instance_id
+    WHERE operation.time_ended IS NULL AND operation.kind = 'start' AND instance.last_start_reason = 'auto_restart'`);
+  return z.number().parse(result.rows[0]?.open);
+}
+
 const room = z.object({ id: z.string(), cpus: z.coerce.number(), memoryBytes: z.coerce.number() });
 export type Room = z.infer<typeof room>;
 
-/** What is free on each sled in service: threads and bytes. */
+/** What is free on each sled that takes new VMMs: threads and bytes. */
 export async function readSledRoom(db: Queryable): Promise<Room[]> {
   const result = await db.execute(sql`
     SELECT id, threads - reserved_threads AS cpus, memory_bytes - reserved_memory_bytes AS "memoryBytes"
-    FROM sled WHERE policy = 'in_service'`);
+    FROM sled WHERE ${takesVmms}`);
   return result.rows.map((row) => room.parse(row));
 }
 

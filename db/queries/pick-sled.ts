@@ -6,6 +6,7 @@ import { sql } from 'drizzle-orm';
 import { z } from 'zod';
 import { AFFINITY_KINDS, groupNoun, SLED_POLICIES } from '../../model/states.ts';
 import type { Queryable } from '../connect.ts';
+import { takesVmms } from './leases.ts';
 
 export interface PlacementRequest {
   /** Its groups are honoured; where it is itself doesn't count. */
@@ -53,7 +54,7 @@ export async function pickSled(db: Queryable, request: PlacementRequest): Promis
         count(*) FILTER (WHERE peer.kind = 'anti_affinity') AS unwanted
       FROM peer WHERE peer.sled_id = sled.id
     ) here
-    WHERE sled.policy = 'in_service' AND ${fits(request)} AND sled.id NOT IN (${excluded(request)})
+    WHERE ${takesVmms} AND ${fits(request)} AND sled.id NOT IN (${excluded(request)})
       AND NOT EXISTS (SELECT 1 FROM peer WHERE ${forbids})
     ORDER BY sign(here.wanted) - sign(here.unwanted) DESC, here.unwanted,
       floor(10 * greatest((reserved_threads + ${request.ncpus}::int)::float8 / threads,
@@ -68,6 +69,7 @@ type ForbiddingGroup = z.infer<typeof forbiddingGroup>;
 
 const countRow = z.object({
   in_service: z.number(),
+  silent: z.number(),
   with_room: z.number(),
   groups: z.array(forbiddingGroup),
 });
@@ -80,16 +82,22 @@ export async function explainNoSled(db: Queryable, request: PlacementRequest): P
   const result = await db.execute(sql`
     WITH peer AS (${peers(request.instanceId)}), candidate AS (
       SELECT sled.id, ${fits(request)} AS room FROM sled
-      WHERE policy = 'in_service' AND id NOT IN (${excluded(request)})
+      WHERE ${takesVmms} AND id NOT IN (${excluded(request)})
     )
-    SELECT count(*)::int AS in_service, count(*) FILTER (WHERE room)::int AS with_room,
+    SELECT count(*)::int AS in_service,
+      (SELECT count(*)::int FROM sled WHERE policy = 'in_service' AND NOT ${takesVmms}) AS silent, count(*) FILTER (WHERE room)::int AS with_room,
       coalesce((SELECT jsonb_agg(DISTINCT jsonb_build_object('name', peer.name, 'kind', peer.kind))
         FROM peer, candidate sled WHERE sled.room AND ${forbids}), '[]'::jsonb) AS groups
     FROM candidate`);
-  const { in_service, with_room, groups } = countRow.parse(result.rows[0]);
+  const { in_service, silent, with_room, groups } = countRow.parse(result.rows[0]);
   const size = `${request.ncpus} CPUs, ${request.memoryBytes} bytes`;
-  if (in_service === 0) return `no sled is in service: add one, or make one provisionable`;
-  if (with_room === 0) return `no sled has room (${size}): add a sled, or stop or move other instances`;
+  const passedOver = silent === 0 ? '' : ` (${silent} of them dead, or late with the renewal of their lease)`;
+  if (in_service === 0)
+    return silent === 0
+      ? `no sled is in service: add one, or make one provisionable`
+      : `no sled takes instances${passedOver}: see "mooring sled list", or try again in a moment`;
+  if (with_room === 0)
+    return `no sled has room (${size})${silent === 0 ? '' : `, ${silent} being dead or late with the renewal of their lease`}: add a sled, or stop or move other instances`;
   return `${describeGroups(groups)} every sled that has room (${size}): stop or move other members, take the instance out of the group, or add a sled`;
 }
 
@@ -103,12 +111,15 @@ const destinationRow = z.object({
   name: z.string(),
   address: z.string(),
   policy: z.enum(SLED_POLICIES),
+  takes_vmms: z.boolean(),
   room: z.boolean(),
   forbidden_by: z.array(forbiddingGroup),
 });
 
 export interface Destination extends PickedSled {
   readonly policy: z.infer<typeof destinationRow>['policy'];
+  /** It is in service, not declared dead, and not late with the renewal of its lease. */
+  readonly takesVmms: boolean;
   /** It fits there. */
   readonly room: boolean;
   /** Which groups forbid it, in words; `null` when none does. */
@@ -123,12 +134,16 @@ export async function readDestination(
 ): Promise<Destination | null> {
   const result = await db.execute(sql`
     WITH peer AS (${peers(request.instanceId)})
-    SELECT id, name, address, policy, ${fits(request)} AS room,
+    SELECT id, name, address, policy, ${takesVmms} AS takes_vmms, ${fits(request)} AS room,
       coalesce((SELECT jsonb_agg(DISTINCT jsonb_build_object('name', peer.name, 'kind', peer.kind))
         FROM peer WHERE ${forbids}), '[]'::jsonb) AS forbidden_by
     FROM sled WHERE id = ${sledId}`);
   const found = result.rows[0];
   if (found === undefined) return null;
-  const { forbidden_by, ...row } = destinationRow.parse(found);
-  return { ...row, forbiddenBy: forbidden_by.length === 0 ? null : describeGroups(forbidden_by) };
+  const { forbidden_by, takes_vmms, ...row } = destinationRow.parse(found);
+  return {
+    ...row,
+    takesVmms: takes_vmms,
+    forbiddenBy: forbidden_by.length === 0 ? null : describeGroups(forbidden_by),
+  };
 }

@@ -74,6 +74,11 @@ async function findDestination(
       `dst_sled_id: sled "${destination.name}" takes no instances (${destination.policy}); name one that is in service`,
     );
   }
+  if (!destination.takesVmms) {
+    throw Refusal.conflict(
+      `dst_sled_id: sled "${destination.name}" takes no instances: it was declared dead, or is late with the renewal of its lease; name another sled`,
+    );
+  }
   if (!destination.room) {
     throw Refusal.noCapacity(
       `dst_sled_id: sled "${destination.name}" has no room for "${name}" (${ncpus} CPUs, ${memoryBytes} bytes); name another sled, or make room`,

@@ -2,12 +2,13 @@
 import { randomUUID } from 'node:crypto';
 import { and, eq, isNull, sql } from 'drizzle-orm';
 import { Refusal } from '../../model/refusal.ts';
-import { type AutoRestartPolicy, groupNoun } from '../../model/states.ts';
+import { type AutoRestartPolicy, groupNoun, type RestartPriority } from '../../model/states.ts';
 import type { Database, Queryable } from '../connect.ts';
 import { retryOnConflict, violatedConstraint } from '../errors.ts';
 import { type AffinityGroupRow, requireAffinityGroup } from '../queries/affinity-groups.ts';
 import { lockInstance } from '../queries/read-instance.ts';
 import { affinityGroup, instance, project, sled } from '../schema.ts';
+import { failSledVmms } from './fail-sled.ts';
 import { findCreated, takeKey } from './idempotency-key.ts';
 import { addAffinityMember } from './manage-affinity.ts';
 
@@ -114,6 +115,7 @@ export interface NewInstance {
   readonly ncpus: number;
   readonly memoryBytes: number;
   readonly autoRestartPolicy: AutoRestartPolicy | null;
+  readonly restartPriority?: RestartPriority | undefined;
   /** The client's key for this call. */
   readonly idempotencyKey?: string | undefined;
   /** The anti-affinity groups that it joins, by id or by name within its project. */
@@ -174,6 +176,7 @@ export interface InstanceChanges {
   /** `null` unsets the policy. */
   readonly autoRestartPolicy?: AutoRestartPolicy | null;
   readonly autoRestartCooldownSeconds?: number;
+  readonly restartPriority?: RestartPriority;
 }
 
 /** Renames and resizes an instance. Throws a {@link Refusal} when a size would change while a VMM has it. */
@@ -248,22 +251,7 @@ export async function expungeSled(db: Database, sledId: string): Promise<string[
       const reason = `sled "${found.rows[0]?.name}" was expunged`;
       await transaction.execute(sql`/* expunge-sled */
         UPDATE sled SET policy = 'expunged', time_expunged = coalesce(time_expunged, now()), time_modified = now() WHERE id = ${sledId} AND policy <> 'expunged'`);
-      const failed = await transaction.execute(sql`/* expunge-sled */
-        UPDATE vmm SET state = 'failed', failure_reason = ${reason}, state_generation = state_generation + 1, time_state_updated = now()
-        WHERE sled_id = ${sledId} AND time_deleted IS NULL AND unwinding_since IS NULL AND state NOT IN ('destroyed', 'failed', 'saga_unwound')
-        RETURNING instance_id`);
-      await transaction.execute(sql`/* expunge-sled */
-        UPDATE migration SET source_state = 'failed', source_generation = source_generation + 1, time_source_updated = now()
-        FROM vmm WHERE vmm.id = source_vmm_id AND vmm.sled_id = ${sledId} AND vmm.state = 'failed' AND vmm.time_deleted IS NULL
-          AND source_state NOT IN ('completed', 'failed')`);
-      await transaction.execute(sql`/* expunge-sled */
-        UPDATE migration SET target_state = 'failed', target_generation = target_generation + 1, time_target_updated = now()
-        FROM vmm WHERE vmm.id = target_vmm_id AND vmm.sled_id = ${sledId} AND vmm.state = 'failed' AND vmm.time_deleted IS NULL
-          AND target_state NOT IN ('completed', 'failed')`);
-      const released = await transaction.execute(sql`/* expunge-sled */
-        DELETE FROM sled_reservation USING vmm WHERE vmm.id = vmm_id AND vmm.sled_id = ${sledId} AND vmm.state = 'saga_unwound'
-        RETURNING sled_reservation.instance_id`);
-      return [...new Set([...failed.rows, ...released.rows].map((row) => String(row.instance_id)))];
+      return (await failSledVmms(transaction, { tag: 'expunge-sled', sledId, reason })).instanceIds;
     }),
   );
 }

@@ -97,8 +97,9 @@ export interface FinishUnwindRequest {
  * records the operation's outcome. Does nothing a second time. The charge waits for the reservation, so that the row of
  * the sled is locked before the project's, as in a claim.
  *
- * The sled's row is locked: an expunge either has ended the wait for its answer already, which is read here, or comes
- * after this and releases what is tombstoned. Else the claim on an expunged sled would be nobody's to release.
+ * The sled's row is locked: who gives the sled up (an expunge, a declaration that it is dead) either has ended the wait for
+ * its answer already, which is read here, or comes after this and releases what is tombstoned. Else the claim on a sled
+ * that was given up would be nobody's to release.
  */
 export async function finishUnwind(db: Queryable, request: FinishUnwindRequest): Promise<void> {
   const { vmmId, instanceId } = request;
@@ -106,10 +107,10 @@ export async function finishUnwind(db: Queryable, request: FinishUnwindRequest):
     WITH linked AS (
       SELECT id, active_vmm_id FROM instance WHERE id = ${instanceId} FOR UPDATE
     ), placed AS (
-      SELECT sled.policy = 'expunged' AS expunged FROM linked, vmm JOIN sled ON sled.id = vmm.sled_id
+      SELECT sled.policy = 'expunged' OR sled.time_declared_dead IS NOT NULL AS given_up FROM linked, vmm JOIN sled ON sled.id = vmm.sled_id
       WHERE vmm.id = ${vmmId} FOR NO KEY UPDATE OF sled
     ), answered AS (
-      SELECT ${request.confirmed} OR coalesce((SELECT expunged FROM placed), false) AS definitely
+      SELECT ${request.confirmed} OR coalesce((SELECT given_up FROM placed), false) AS definitely
     ), unwound AS (
       UPDATE vmm SET state = 'saga_unwound', failure_reason = NULL, state_generation = state_generation + 1, time_state_updated = now()
       FROM linked WHERE vmm.id = ${vmmId} AND vmm.state <> 'saga_unwound' AND vmm.unwinding_since IS NOT NULL AND vmm.time_deleted IS NULL

@@ -156,6 +156,23 @@ export const CONSTRAINT_RULES: readonly DatabaseRule[] = [
         OR (held.kind = 'target' AND (instance.target_vmm_id IS DISTINCT FROM held.vmm_id OR instance.active_vmm_id = held.vmm_id))`,
   },
   {
+    name: 'lease whole',
+    invariant: 1,
+    holds: 'always',
+    query: `
+      SELECT NULL::uuid, id, format('sled %s has a lease of %s ms, renewed %s, and fencing since %s: all or none', name,
+        coalesce(lease_ms::text, 'no'), coalesce(lease_renewed_at::text, 'never'), coalesce(fencing_since::text, 'never'))
+      FROM sled WHERE num_nulls(lease_ms, lease_renewed_at, fencing_since) NOT IN (0, 3) OR lease_ms < 1`,
+  },
+  {
+    name: 'death whole',
+    invariant: 1,
+    holds: 'always',
+    query: `
+      SELECT NULL::uuid, id, format('sled %s was declared dead at %s by %s', name, coalesce(time_declared_dead::text, 'no time'), coalesce(declared_dead_by::text, 'nobody'))
+      FROM sled WHERE (time_declared_dead IS NULL) <> (declared_dead_by IS NULL)`,
+  },
+  {
     name: 'sled sums',
     invariant: 1,
     holds: 'always',

@@ -15,6 +15,8 @@ export const WRITERS = {
   settles: ['record-stop', 'delete-instance'],
   /** The compensation of start and migrate, and nobody else. */
   unwinds: ['finish-unwind', 'burn-vmm-id'],
+  /** Who may call a VMM lost, so that its instance is started anew: its sled's word, an operator's, or its lapsed lease. */
+  fails: ['apply-report', 'fail-vmm', 'force-stop', 'expunge-sled', 'declare-dead'],
   reserves: ['claim-start', 'claim-migration'],
   charges: ['claim-start'],
   /** The reaper only what is orphaned. */
@@ -132,6 +134,14 @@ export const HISTORY_RULES: readonly DatabaseRule[] = [
     query: `
       SELECT entry.instance_id, (${now('sled_id')})::uuid, format('VMM %s: %s wrote saga_unwound over %s (journal entry %s)', row_id, entry.writer, coalesce(${old('state')}, 'nothing'), sequence)
       ${FROM} WHERE relation = 'vmm' AND ${now('state')} = 'saga_unwound' AND ${changed('state')} AND entry.writer NOT IN ${tags(WRITERS.unwinds)}`,
+  },
+  {
+    name: 'failed by its writers',
+    invariant: 4,
+    holds: 'always',
+    query: `
+      SELECT entry.instance_id, (${now('sled_id')})::uuid, format('VMM %s: %s wrote failed over %s (journal entry %s)', row_id, entry.writer, coalesce(${old('state')}, 'nothing'), sequence)
+      ${FROM} WHERE relation = 'vmm' AND ${now('state')} = 'failed' AND ${changed('state')} AND entry.writer NOT IN ${tags(WRITERS.fails)}`,
   },
   {
     name: 'outcome written once',

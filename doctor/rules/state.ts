@@ -1,4 +1,4 @@
-/** What must hold of the stored state: invariants 6, 7, 8, 9 and 10, in every committed state or at rest. */
+/** What must hold of the stored state: invariants 4, 6, 7, 8, 9 and 10, in every committed state or at rest. */
 import { type DatabaseRule, GONE } from '../finding.ts';
 
 /** The instance's name, or its id where there is no such instance. */
@@ -183,5 +183,35 @@ export const STATE_RULES: readonly DatabaseRule[] = [
       SELECT vmm.instance_id, sled.id, format('VMM %s of instance %s is %s on sled %s, which was expunged', vmm.id, ${NAME}, vmm.state, sled.name)
       FROM vmm JOIN sled ON sled.id = vmm.sled_id LEFT JOIN instance ON instance.id = vmm.instance_id
       WHERE sled.policy = 'expunged' AND vmm.time_deleted IS NULL AND vmm.state NOT IN ${GONE}`,
+  },
+  {
+    name: 'nobody on a dead sled',
+    invariant: 4,
+    holds: 'always',
+    query: `
+      SELECT vmm.instance_id, sled.id, format('VMM %s of instance %s is %s on sled %s, which was declared dead at %s', vmm.id, ${NAME}, vmm.state, sled.name, sled.time_declared_dead)
+      FROM vmm JOIN sled ON sled.id = vmm.sled_id LEFT JOIN instance ON instance.id = vmm.instance_id
+      WHERE sled.time_declared_dead IS NOT NULL AND vmm.time_deleted IS NULL AND vmm.state NOT IN ${GONE} AND vmm.unwinding_since IS NULL`,
+  },
+  {
+    name: 'lapsed lease judged',
+    invariant: 9,
+    holds: 'at rest',
+    query: `
+      SELECT NULL::uuid, sled.id, format('sled %s renewed its lease of %s ms last at %s, and nobody judges that: is the reconciler "fencing" on?', sled.name, sled.lease_ms, sled.lease_renewed_at)
+      FROM sled CROSS JOIN lease_service
+      WHERE sled.lease_ms IS NOT NULL AND sled.policy <> 'expunged' AND sled.time_declared_dead IS NULL
+        AND lease_service.last_beat_at > now() - sled.lease_ms / 6.0 * interval '1 millisecond'
+        -- A minute beyond what the verdict waits for: the loop comes every few seconds.
+        AND greatest(sled.lease_renewed_at, (SELECT max(ended_at) FROM lease_service_gap)) + sled.lease_ms * 1.5 * interval '1 millisecond'
+          < now() - interval '1 minute'`,
+  },
+  {
+    name: 'leases can be judged',
+    invariant: 9,
+    holds: 'always',
+    query: `
+      SELECT NULL::uuid, NULL::uuid, 'lease_service has no row: no dead sled is ever found out'
+      WHERE NOT EXISTS (SELECT 1 FROM lease_service)`,
   },
 ];

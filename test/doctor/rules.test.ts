@@ -51,6 +51,7 @@ afterAll(() => database?.stop());
 beforeEach(async () => {
   await database.clear();
   const { db } = database;
+  await db.execute(sql`INSERT INTO lease_service (last_beat_at) VALUES (now()) ON CONFLICT DO NOTHING`);
   const project = await database.addProject();
   const [here, there] = [await database.addSled(), await database.addSled()];
   const running = await startedInstance(db, await database.addInstance(project));
@@ -297,6 +298,25 @@ const CASES: Readonly<Record<string, Case>> = {
       );
     },
   },
+  // Invariant 4
+  'nobody on a dead sled': {
+    plant: () =>
+      plant(`UPDATE sled SET time_declared_dead = now(), declared_dead_by = 'lease' WHERE id = '${world.here}'`),
+  },
+  'failed by its writers': {
+    plant: () =>
+      plant(`UPDATE vmm SET state = 'failed', failure_reason = 'a whim', state_generation = 9 WHERE ${runningVmm()}`),
+  },
+  'lease whole': { plant: () => plant(`UPDATE sled SET lease_ms = 30000 WHERE id = '${world.here}'`) },
+  'death whole': {
+    plant: () => plant(`UPDATE sled SET declared_dead_by = 'operator' WHERE id = '${world.there}'`),
+  },
+  'lapsed lease judged': {
+    plant: () =>
+      plant(`UPDATE lease_service SET last_beat_at = now();
+        UPDATE sled SET lease_ms = 30000, fencing_since = now() - interval '1 day', lease_renewed_at = now() - interval '1 hour' WHERE id = '${world.here}'`),
+  },
+  'leases can be judged': { plant: () => plant(`DELETE FROM lease_service`) },
   // Invariant 7
   'unwound target never had the guest': {
     plant: async () => {

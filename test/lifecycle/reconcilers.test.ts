@@ -137,7 +137,7 @@ describe('switched off and on', () => {
       name: 'auto-restart',
       found: { candidates: 0, started: [], cooling_down: [], without_room: [], postponed: [] },
     });
-    expect(JSON.parse(await mooring('reconcile', 'list', '--json'))).toHaveLength(4);
+    expect(JSON.parse(await mooring('reconcile', 'list', '--json'))).toHaveLength(RECONCILERS.length);
   });
 });
 

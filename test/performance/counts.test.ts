@@ -44,6 +44,7 @@ beforeAll(async () => {
     sleds: 2,
     transitionMs: 10,
     reconcileEveryMs: 0,
+    leaseBeatMs: 0,
     networkPollMs: NEVER_MS,
     env: { ...process.env, DATABASE_URL: proxy.url, TEMPORAL_ADDRESS: '' },
   });

@@ -4,6 +4,7 @@ import { type InstanceStartInput, instanceStart as original } from '../../workfl
 
 export {
   autoRestart,
+  fencing,
   instanceMigrate,
   instanceStop,
   instanceUpdate,

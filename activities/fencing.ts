@@ -1,0 +1,69 @@
+/**
+ * Fencing: declares the sleds dead whose guests are off for certain, so that auto-restart can bring these up elsewhere; and
+ * takes back those without fencing that have come back and prove what they run. A sled with fencing proves it when it
+ * renews its lease. Each verdict is one transaction (`db/transactions/declare-dead.ts`).
+ */
+import { readDeadSledsWithoutFencing, readFencedSleds } from '../db/queries/leases.ts';
+import { forgetOldGaps } from '../db/transactions/beat-lease-service.ts';
+import { judgeLease, returnDeadSled } from '../db/transactions/declare-dead.ts';
+import { MAX_LEASE_MS } from '../model/lease.ts';
+import type { FencingFindings } from '../model/reconcilers.ts';
+import { isTerminalVmmState } from '../model/states.ts';
+import { acting } from './acting.ts';
+import type { ActivityContext } from './activities.ts';
+import { type SledAddress, SledError } from './sled-client.ts';
+
+/** How long a sled without fencing that was declared dead is listened to, in milliseconds, and how many at a time. */
+const PROBE_MS = 3_000;
+const CONCURRENT_SLEDS = 16;
+
+type Found = { -readonly [Key in keyof FencingFindings]: FencingFindings[Key] extends number ? number : string[] };
+
+/** One pass. Throws what the database threw, after every sled has had its turn. */
+export async function judgeLeases({ db, sleds, workflows }: ActivityContext): Promise<FencingFindings> {
+  const fenced = await readFencedSleds(db);
+  const found: Found = { sleds: fenced.length, late: [], unattended: [], dead: [], failed: [], returned: [] };
+  const errors: unknown[] = [];
+  for (const { id, name } of fenced.filter(({ late }) => late)) {
+    try {
+      const judged = await judgeLease(db, id, acting('fencing'));
+      if (judged === null) continue;
+      if (judged.standing === 'late' || judged.standing === 'lapsed') found.late.push(name);
+      if (judged.standing === 'unattended') found.unattended.push(name);
+      if (judged.declaration === null) continue;
+      found.dead.push(name);
+      found.failed.push(...judged.declaration.failed);
+      // Should a signal be lost, the scan finds whom it was for.
+      await Promise.all(judged.declaration.instanceIds.map((instanceId) => workflows.signalUpdate(instanceId)));
+    } catch (error) {
+      errors.push(error);
+    }
+  }
+  const queue = await readDeadSledsWithoutFencing(db);
+  const look = async () => {
+    for (let sled = queue.pop(); sled !== undefined; sled = queue.pop()) {
+      try {
+        const living = await livingVmms(sled);
+        if (living !== null && (await returnDeadSled(db, sled.id, living, acting('fencing'))).length === 0)
+          found.returned.push(sled.name);
+      } catch (error) {
+        errors.push(error);
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: CONCURRENT_SLEDS }, look));
+  await forgetOldGaps(db, 4 * MAX_LEASE_MS);
+  if (errors.length > 0) throw errors[0];
+  return found;
+
+  /** What a sled says lives there; `null` when it gives no answer that proves anything. */
+  async function livingVmms(sled: SledAddress): Promise<string[] | null> {
+    try {
+      const { vmms } = await sleds.readInventory(sled, PROBE_MS);
+      return vmms.filter((vmm) => !isTerminalVmmState(vmm.vmm_state.state)).map((vmm) => vmm.vmm_id);
+    } catch (error) {
+      if (error instanceof SledError) return null;
+      throw error;
+    }
+  }
+}

@@ -1,0 +1,112 @@
+/** The two ways in which a sled is declared dead, each in one transaction, and how one without fencing comes back. */
+import { sql } from 'drizzle-orm';
+import { type LeaseStanding, leaseStanding } from '../../model/lease.ts';
+import { Refusal } from '../../model/refusal.ts';
+import type { DeathCause } from '../../model/states.ts';
+import type { Database, Queryable } from '../connect.ts';
+import { retryOnConflict } from '../errors.ts';
+import { readLeaseFacts } from '../queries/leases.ts';
+import { type AutomaticAction, automaticRecord, writeAudit } from './audit.ts';
+import { failSledVmms } from './fail-sled.ts';
+import { lostAmong, returnSled } from './renew-lease.ts';
+
+/** What was written when a sled was declared dead. */
+export interface Declaration {
+  /** The VMMs that are Failed now. */
+  readonly failed: readonly string[];
+  /** The instances whose records may need an update. */
+  readonly instanceIds: readonly string[];
+}
+
+/**
+ * Judges a sled's lease under the lock of its row: no renewal can come between the verdict and what follows from it. Where
+ * lease and margin have passed while the control plane could have taken a renewal, the sled is declared dead. Returns how
+ * the lease stands, with the declaration where it is `dead`; `null` for a sled that there is nothing to judge of.
+ */
+export async function judgeLease(
+  db: Database,
+  sledId: string,
+  by: Actor | null = null,
+): Promise<{ standing: LeaseStanding; declaration: Declaration | null } | null> {
+  return retryOnConflict(() =>
+    db.transaction(async (transaction) => {
+      await transaction.execute(sql`/* declare-dead */ SELECT 1 FROM sled WHERE id = ${sledId} FOR UPDATE`);
+      const facts = await readLeaseFacts(transaction, sledId);
+      if (facts === null) return null;
+      const standing = leaseStanding(facts);
+      if (standing !== 'dead') return { standing, declaration: null };
+      const silentSeconds = Math.round((facts.nowMs - facts.renewedMs) / 1000);
+      const reason = `its sled did not renew its lease for ${silentSeconds} s, so its guests are off`;
+      const declaration = await declare(transaction, sledId, 'lease', reason);
+      await record(transaction, 'sled_declare_dead', sledId, by);
+      return { standing, declaration };
+    }),
+  );
+}
+
+/**
+ * Declares a sled dead on an operator's word that nothing runs on it. A second time it does nothing more. Throws a
+ * {@link Refusal} for a sled that is not there or expunged.
+ */
+export async function declareSledDead(db: Database, sledId: string): Promise<Declaration> {
+  return retryOnConflict(() =>
+    db.transaction(async (transaction) => {
+      const found = await transaction.execute(
+        sql`/* declare-dead */ SELECT name, policy, time_declared_dead FROM sled WHERE id = ${sledId} FOR UPDATE`,
+      );
+      const row = found.rows[0];
+      if (row === undefined) throw Refusal.notFound('sled', sledId);
+      if (row.policy === 'expunged')
+        throw Refusal.conflict(`sled "${row.name}" was expunged: it is given up for good already`);
+      if (row.time_declared_dead !== null) return { failed: [], instanceIds: [] };
+      return declare(transaction, sledId, 'operator', 'an operator declared its sled dead');
+    }),
+  );
+}
+
+/** Who acts by itself, for the audit log. */
+type Actor = Pick<AutomaticAction, 'actorName' | 'runId' | 'workflowId'>;
+
+async function record(transaction: Queryable, operation: string, sledId: string, by: Actor | null): Promise<void> {
+  if (by === null) return;
+  const action = { operation, subjectKind: 'sled' as const, subject: sledId, ...by };
+  await writeAudit(transaction, automaticRecord(action, { result: 'success', httpStatus: null }));
+}
+
+async function declare(
+  transaction: Queryable,
+  sledId: string,
+  cause: DeathCause,
+  reason: string,
+): Promise<Declaration> {
+  await transaction.execute(sql`/* declare-dead */
+    UPDATE sled SET time_declared_dead = now(), declared_dead_by = ${cause}, lease_epoch = lease_epoch + 1, time_modified = now()
+    WHERE id = ${sledId}`);
+  // Whoever waits for this sled's answer about a VMM waits no more, also after the sled has come back.
+  await transaction.execute(sql`/* declare-dead */
+    UPDATE vmm SET vouched_gone_at = coalesce(vouched_gone_at, now()) WHERE sled_id = ${sledId} AND time_deleted IS NULL`);
+  return failSledVmms(transaction, { tag: 'declare-dead', sledId, reason });
+}
+
+/**
+ * Takes a sled without fencing that was declared dead back into service, when none of the VMMs that it says live there is
+ * lost. Returns those that are; an empty list means that it is in service.
+ */
+export async function returnDeadSled(
+  db: Database,
+  sledId: string,
+  livingVmmIds: readonly string[],
+  by: Actor | null = null,
+): Promise<string[]> {
+  return retryOnConflict(() =>
+    db.transaction(async (transaction) => {
+      await transaction.execute(sql`/* declare-dead */ SELECT 1 FROM sled WHERE id = ${sledId} FOR UPDATE`);
+      const lost = await lostAmong(transaction, sledId, livingVmmIds);
+      if (lost.length === 0) {
+        await returnSled(transaction, sledId);
+        await record(transaction, 'sled_return', sledId, by);
+      }
+      return lost;
+    }),
+  );
+}

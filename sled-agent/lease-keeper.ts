@@ -1,0 +1,309 @@
+/**
+ * The sled agent's side of its lease (section 10 of the design): renews it, and powers every guest off when it has lapsed.
+ * A lease lasts from the moment at which the renewal was sent, by the monotonic clock. It is renewed only while a watchdog
+ * watches, which does the same if this process can't.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { closeSync, mkdirSync, openSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { join } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+import { request } from 'undici';
+import { RENEWALS_PER_LEASE } from '../model/lease.ts';
+import {
+  type LeaseRenewal,
+  leaseGranted,
+  leaseRefused,
+  SLED_DECLARED_DEAD,
+  SLED_EXPUNGED,
+  sledIdentity,
+} from '../wire/lease-protocol.ts';
+import { type ControlPlaneConnections, plainConnections } from './control-plane-connections.ts';
+import { bootId, monotonicMs, readLease, writeLease } from './lease-file.ts';
+
+export interface LeaseKeeperOptions {
+  readonly controlPlaneUrl: string;
+  readonly sledName: string;
+  /** Asked for by its name where it is not given, and remembered. */
+  readonly sledId?: string | undefined;
+  readonly leaseMs: number;
+  /** To the control plane, the keeper's from then on; in plain HTTP by default. */
+  readonly connections?: ControlPlaneConnections | undefined;
+  /** Where the lease is written down; made where it isn't there. */
+  readonly directory: string;
+  /** The folder below which the VMs' processes work (a real path); `null` where they are a part of this process. */
+  readonly vmsFolder: string | null;
+  readonly guestLogFile?: string | undefined;
+  /** The VMMs that live here now. */
+  readonly living: () => string[];
+  /** Powers off every guest; resolves when none executes any more. */
+  readonly powerOff: () => Promise<void>;
+  readonly onTrouble: (message: string) => void;
+}
+
+const LEASE_FILE = 'lease.json';
+/** How long a watchdog may take to come up before another one is tried, in milliseconds. */
+const WATCHDOG_UP_MS = 30_000;
+const WATCHDOG = fileURLToPath(new URL('./watchdog.ts', import.meta.url));
+const TYPESCRIPT_LOADER = pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href;
+
+/** Where a sled agent with this data keeps its lease. */
+export function leasePath(directory: string): string {
+  return join(directory, LEASE_FILE);
+}
+
+export class LeaseKeeper {
+  readonly #options: LeaseKeeperOptions;
+  readonly #path: string;
+  readonly #bootId = bootId();
+  readonly #connections: ControlPlaneConnections;
+  readonly #stopped = new AbortController();
+  #sledId: string | null;
+  #epoch: number | null;
+  /** When this life's lease ends, by the monotonic clock. */
+  #endsAtMs = Number.NEGATIVE_INFINITY;
+  /** When every guest is powered off: at the end of the lease, at first of the one that an earlier life left. */
+  #powerOffAtMs: number | null = null;
+  #lapse: NodeJS.Timeout | undefined;
+  #poweringOff: Promise<void> | null = null;
+  #watchdog: { readonly child: ChildProcess; readonly ready: Promise<boolean> } | null = null;
+  #renewing: Promise<void> | null = null;
+  #trouble: string | null = null;
+  #firstHeld: () => void = () => {};
+  /** Resolves when a lease is held for the first time. */
+  readonly firstHeld = new Promise<void>((resolve) => {
+    this.#firstHeld = resolve;
+  });
+
+  /** Throws when the directory can't be made, or a lease in it can't be read. */
+  constructor(options: LeaseKeeperOptions) {
+    this.#options = options;
+    this.#connections = options.connections ?? plainConnections(2);
+    mkdirSync(options.directory, { recursive: true });
+    this.#path = leasePath(options.directory);
+    const earlier = readLease(this.#path);
+    this.#sledId = options.sledId ?? earlier?.sledId ?? null;
+    this.#epoch = earlier?.epoch ?? null;
+    if (earlier !== null && earlier.bootId === this.#bootId) this.#powerOffAtMs = earlier.endsAtMs;
+  }
+
+  /** Whether the lease lasts at this moment, and nothing is being powered off. */
+  get held(): boolean {
+    return this.#poweringOff === null && monotonicMs() < this.#endsAtMs;
+  }
+
+  /**
+   * Begins to renew, for ever. What an earlier life of this agent left has that one's clock until a renewal succeeds: where
+   * it ran out meanwhile, everything is powered off before a watchdog comes that would have to kill this agent for it.
+   */
+  start(): void {
+    if (this.#powerOffAtMs !== null) this.#watchForLapse();
+    this.#renewing = this.#renewForEver();
+  }
+
+  /** Ends. The clock of the lease runs on for what lives on, unless `nothingLives`. */
+  async stop(nothingLives: boolean): Promise<void> {
+    this.#stopped.abort();
+    clearTimeout(this.#lapse);
+    await this.#connections.destroy();
+    await this.#renewing;
+    await this.#poweringOff;
+    if (nothingLives) this.#write({ endsAtMs: null });
+    // Its end of the pipe: a watchdog that has nothing to watch leaves, another one watches until the lease ends.
+    this.#watchdog?.child.stdin?.destroy();
+  }
+
+  async #renewForEver(): Promise<void> {
+    const { leaseMs } = this.#options;
+    while (!this.#stopped.signal.aborted) {
+      const sentAtMs = monotonicMs();
+      const outcome = await this.#renewOnce().catch((error: unknown) => {
+        this.#sayTrouble(`the lease was not renewed: ${error instanceof Error ? error.message : error}`);
+        return 'failed' as const;
+      });
+      const waitMs =
+        outcome === 'renewed'
+          ? leaseMs / RENEWALS_PER_LEASE - (monotonicMs() - sentAtMs)
+          : outcome === 'begun' || outcome === 'powered-off'
+            ? 0
+            : (leaseMs / 12) * (0.75 + Math.random() / 2);
+      await pause(Math.max(0, waitMs), undefined, { signal: this.#stopped.signal }).catch(() => {});
+    }
+  }
+
+  /** `begun`: a lease that is to be confirmed, so that the control plane knows of it. */
+  async #renewOnce(): Promise<'begun' | 'renewed' | 'powered-off'> {
+    const { leaseMs } = this.#options;
+    // What an earlier life left is off before a watchdog comes that has its clock.
+    await this.#poweringOff;
+    if (!(await this.#watched())) throw new Error('no watchdog comes up');
+    // What is being powered off must not be reported as if it lived, nor a lease be held meanwhile.
+    await this.#poweringOff;
+    const sledId = await this.#findSledId();
+    const { held } = this;
+    const renewal: LeaseRenewal = { lease_ms: leaseMs, held, epoch: this.#epoch, vmms: this.#options.living() };
+    const sentAtMs = monotonicMs();
+    const { statusCode, body } = await this.#call('PUT', `/sleds/${sledId}/lease`, renewal);
+    if (statusCode === 200) {
+      this.#epoch = leaseGranted.parse(body).epoch;
+      await this.#extend(sentAtMs + leaseMs);
+      return held ? 'renewed' : 'begun';
+    }
+    const refused = leaseRefused.partial({ request_id: true }).safeParse(body);
+    const { error_code: code, message, epoch } = refused.success ? refused.data : {};
+    if (statusCode === 409 && code === SLED_DECLARED_DEAD && typeof epoch === 'number') {
+      this.#options.onTrouble(`this sled was declared dead: its guests are powered off`);
+      this.#epoch = epoch;
+      await this.#powerOff();
+      return 'powered-off';
+    }
+    if (statusCode === 409 && code === SLED_EXPUNGED) throw new Error(message ?? 'the sled was expunged');
+    throw new Error(`the control plane answered ${statusCode}${message === undefined ? '' : `: ${message}`}`);
+  }
+
+  /** Writes the longer lease down for the watchdog before anybody counts on it. */
+  async #extend(endsAtMs: number): Promise<void> {
+    // It lapsed while the renewal was on its way: what was powered off stays so, and the lease begins with nothing.
+    await this.#poweringOff;
+    if (endsAtMs <= monotonicMs()) throw new Error('the answer came after the lease that it grants was over');
+    const end = Math.max(endsAtMs, this.#endsAtMs);
+    this.#write({ endsAtMs: end });
+    this.#endsAtMs = end;
+    this.#powerOffAtMs = end;
+    this.#trouble = null;
+    this.#firstHeld();
+    this.#watchForLapse();
+  }
+
+  #watchForLapse(): void {
+    clearTimeout(this.#lapse);
+    if (this.#stopped.signal.aborted || this.#powerOffAtMs === null) return;
+    const leftMs = this.#powerOffAtMs - monotonicMs();
+    if (leftMs > 0) {
+      this.#lapse = setTimeout(() => this.#watchForLapse(), Math.ceil(leftMs));
+      return;
+    }
+    this.#options.onTrouble('the lease has lapsed: every guest is powered off');
+    void this.#powerOff();
+  }
+
+  #powerOff(): Promise<void> {
+    this.#endsAtMs = Number.NEGATIVE_INFINITY;
+    this.#poweringOff ??= this.#options
+      .powerOff()
+      .then(() => {
+        this.#powerOffAtMs = null;
+        this.#write({ endsAtMs: null });
+      })
+      .catch((error: unknown) => {
+        // The watchdog sees that nobody wrote that all is off, and kills this process.
+        this.#options.onTrouble(
+          `not every guest could be powered off: ${error instanceof Error ? error.message : error}`,
+        );
+      })
+      .finally(() => {
+        this.#poweringOff = null;
+      });
+    return this.#poweringOff;
+  }
+
+  /** Writes down when everything is powered off; `null` where nothing is left that could be. */
+  #write({ endsAtMs }: { endsAtMs: number | null }): void {
+    writeLease(this.#path, {
+      bootId: this.#bootId,
+      endsAtMs,
+      leaseMs: this.#options.leaseMs,
+      sledId: this.#sledId,
+      epoch: this.#epoch,
+      agentPid: process.pid,
+    });
+  }
+
+  async #findSledId(): Promise<string> {
+    if (this.#sledId !== null) return this.#sledId;
+    const { sledName } = this.#options;
+    const { statusCode, body } = await this.#call('GET', `/sleds/by-name/${encodeURIComponent(sledName)}`);
+    if (statusCode === 404) throw new Error(`there is no sled "${sledName}" yet: add it with "mooring sled add"`);
+    if (statusCode !== 200) throw new Error(`the control plane answered ${statusCode}`);
+    this.#sledId = sledIdentity.parse(body).sled_id;
+    return this.#sledId;
+  }
+
+  async #call(method: 'GET' | 'PUT', path: string, sent?: unknown): Promise<{ statusCode: number; body: unknown }> {
+    // Short enough that another attempt, and one more, can succeed within the lease.
+    const limitMs = Math.min(5_000, this.#options.leaseMs / 4);
+    const { statusCode, body } = await request(`${this.#options.controlPlaneUrl}${path}`, {
+      method,
+      dispatcher: this.#connections.dispatcher,
+      signal: AbortSignal.any([AbortSignal.timeout(limitMs), this.#stopped.signal]),
+      ...(sent === undefined ? {} : { headers: { 'content-type': 'application/json' }, body: JSON.stringify(sent) }),
+    });
+    const text = await body.text();
+    try {
+      return { statusCode, body: JSON.parse(text) };
+    } catch {
+      return { statusCode, body: undefined };
+    }
+  }
+
+  /** Whether a watchdog watches; starts one where none does. */
+  async #watched(): Promise<boolean> {
+    this.#watchdog ??= this.#startWatchdog();
+    const { child, ready } = this.#watchdog;
+    if (await ready) return true;
+    if (this.#watchdog?.child === child) this.#watchdog = null;
+    child.kill('SIGKILL');
+    return false;
+  }
+
+  #startWatchdog() {
+    const { directory, vmsFolder, guestLogFile } = this.#options;
+    const log = openSync(join(directory, 'watchdog.log'), 'a');
+    const child = spawn(
+      process.execPath,
+      [
+        ...['--import', TYPESCRIPT_LOADER, WATCHDOG],
+        ...['--lease', this.#path, '--agent-pid', String(process.pid)],
+        ...(vmsFolder === null ? [] : ['--vms', vmsFolder]),
+        ...(guestLogFile === undefined ? [] : ['--guest-log', guestLogFile]),
+      ],
+      { detached: true, stdio: ['pipe', 'pipe', log] },
+    );
+    closeSync(log);
+    child.unref();
+    child.stdin?.on('error', () => {});
+    for (const stream of [child.stdin, child.stdout]) (stream as unknown as { unref?: () => void }).unref?.();
+    let wasUp = false;
+    const ready = new Promise<boolean>((resolve) => {
+      child.stdout?.once('data', () => {
+        wasUp = true;
+        resolve(true);
+      });
+      child.once('error', () => resolve(false));
+      child.once('exit', () => {
+        resolve(false);
+        if (this.#watchdog?.child !== child) return;
+        this.#watchdog = null;
+        if (this.#stopped.signal.aborted) return;
+        this.#options.onTrouble('the watchdog has ended: another one is started');
+        if (wasUp) this.#watchdog = this.#startWatchdog();
+      });
+      setTimeout(() => resolve(false), WATCHDOG_UP_MS).unref();
+    });
+    // From here on this life's watchdog counts for what an earlier one left: that one may go.
+    void ready
+      .then((up) => {
+        if (up && this.#poweringOff === null) this.#write({ endsAtMs: this.#powerOffAtMs });
+      })
+      .catch((error: unknown) => this.#sayTrouble(`the lease can't be written down: ${error}`));
+    return { child, ready };
+  }
+
+  /** Says what is in the way, once for as long as it is the same. */
+  #sayTrouble(message: string): void {
+    if (this.#stopped.signal.aborted || message === this.#trouble) return;
+    this.#trouble = message;
+    this.#options.onTrouble(message);
+  }
+}

@@ -1,0 +1,460 @@
+/**
+ * A world for tests of fencing: PostgreSQL, Temporal, a worker and an API that can go away and come back, and sled agents
+ * that are processes of their own, each behind a network that can be cut in either direction.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { appendFileSync, closeSync, openSync } from 'node:fs';
+import { chmod, mkdir, mkdtemp, readFile, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { eq, sql } from 'drizzle-orm';
+import { SledClient } from '../../activities/sled-client.ts';
+import { type RunningApi, startApi } from '../../api/server.ts';
+import { MooringApiError, MooringClient } from '../../client/mooring-client.ts';
+import { migrateDatabase, type OpenDatabase, openDatabase } from '../../db/connect.ts';
+import { type InstanceRecord, readInstance } from '../../db/queries/read-instance.ts';
+import { vmm } from '../../db/schema.ts';
+import { type Examination, examine } from '../../doctor/examine.ts';
+import { findingLines } from '../../doctor/finding.ts';
+import { installJournal } from '../../doctor/journal.ts';
+import { readGuestLogFile } from '../../sled-agent/guest-log.ts';
+import { monotonicMs } from '../../sled-agent/lease-file.ts';
+import type { InstanceCreate, SledView } from '../../wire/operator-api.ts';
+import { freePort, guardChild, waitUntil } from '../../worker/child-process.ts';
+import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../worker/embedded-postgres.ts';
+import { createLog } from '../../worker/log.ts';
+import { plainTemporal, type TemporalSettings } from '../../worker/temporal-connection.ts';
+import { findTemporalBinary, startTemporalServer, type TemporalServer } from '../../worker/temporal-server.ts';
+import { type RunningWorker, startWorker } from '../../worker/worker.ts';
+import { CuttableProxy } from './cuttable-proxy.ts';
+import { loopbackAddress } from './sled.ts';
+import { type AgentJournal, findOverlaps } from './witness.ts';
+
+/** What makes the wall clock of an agent, and of its watchdog, jump; with it SIGUSR2 makes a process stuck. */
+export const STRANGE_CLOCK = {
+  NODE_OPTIONS: `--import=${new URL('./strange-clock.mjs', import.meta.url).href}`,
+} as const;
+
+const LAUNCHER = fileURLToPath(new URL('../../client/mooring.js', import.meta.url));
+const SLED_THREADS = 256;
+const SLED_MEMORY_BYTES = 512 * 1024 ** 3;
+/** "Stuck", not "slow", in milliseconds. */
+const UP_MS = 60_000;
+
+export interface FencingWorldOptions {
+  readonly sleds: number;
+  /** Of every agent, in milliseconds. */
+  readonly leaseMs: number;
+  readonly reconcileEveryMs?: number;
+  /** More arguments of every agent. */
+  readonly agentArguments?: readonly string[];
+  readonly agentEnv?: Readonly<Record<string, string>>;
+  /** Whether the agents keep their book; default true. */
+  readonly keepBook?: boolean;
+}
+
+/** A sled: its agent's process, as often as it is started, and the network on both sides of it. */
+export class FencedSled {
+  readonly name: string;
+  readonly ip: string;
+  readonly directory: string;
+  /** From the agent to the control plane: renewals, reports. */
+  readonly up: CuttableProxy;
+  /** From the control plane to the agent: commands. */
+  readonly down: CuttableProxy;
+  readonly #address: string;
+  readonly #arguments: readonly string[];
+  readonly #env: Readonly<Record<string, string>>;
+  #child: ChildProcess | null = null;
+  #callOffGuard = () => {};
+  #wanted = false;
+  #output = '';
+  /** When its process was last seen to end, by the monotonic clock, in milliseconds. */
+  endedAtMs = Number.NaN;
+  id = '';
+
+  constructor(parts: {
+    name: string;
+    ip: string;
+    directory: string;
+    address: string;
+    up: CuttableProxy;
+    down: CuttableProxy;
+    arguments: readonly string[];
+    env: Readonly<Record<string, string>>;
+  }) {
+    this.name = parts.name;
+    this.ip = parts.ip;
+    this.directory = parts.directory;
+    this.up = parts.up;
+    this.down = parts.down;
+    this.#address = parts.address;
+    this.#arguments = parts.arguments;
+    this.#env = parts.env;
+  }
+
+  get guestLogFile(): string {
+    return join(this.directory, 'guests.jsonl');
+  }
+  get pid(): number {
+    const pid = this.#child?.pid;
+    if (pid === undefined) throw new Error(`the agent of ${this.name} does not run`);
+    return pid;
+  }
+  get runs(): boolean {
+    return this.#child !== null;
+  }
+  /** What its agents have said so far. */
+  get output(): string {
+    return this.#output;
+  }
+  get url(): string {
+    return `http://${this.#address}`;
+  }
+
+  /** Starts its agent, which is started again when it ends, unless `once`. */
+  start(once = false): void {
+    this.#wanted = !once;
+    if (this.#child !== null) return;
+    const log = openSync(join(this.directory, 'agent.log'), 'a');
+    const child = spawn(process.execPath, [LAUNCHER, ...this.#arguments], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      env: { ...process.env, ...this.#env },
+    });
+    closeSync(log);
+    for (const stream of [child.stdout, child.stderr])
+      stream?.on('data', (chunk: Buffer) => {
+        this.#output += chunk;
+        appendFileSync(join(this.directory, 'agent.log'), chunk);
+      });
+    this.#callOffGuard = child.pid === undefined ? () => {} : guardChild(child.pid, 'KILL');
+    this.#child = child;
+    child.once('exit', () => {
+      this.#callOffGuard();
+      this.#child = null;
+      this.endedAtMs = monotonicMs();
+      if (this.#wanted) setTimeout(() => this.#wanted && this.start(), 300).unref();
+    });
+  }
+
+  /** Sends its agent a signal. After SIGKILL it stays down until {@link start}, unless `again`. */
+  signal(signal: 'SIGKILL' | 'SIGSTOP' | 'SIGCONT' | 'SIGUSR2', again = false): void {
+    if (signal === 'SIGKILL' && !again) this.#wanted = false;
+    this.#child?.kill(signal);
+  }
+
+  /** Its agent stays down from the next time it ends. */
+  leaveDown(): void {
+    this.#wanted = false;
+  }
+
+  async ended(): Promise<void> {
+    await waitUntil(() => this.#child === null, `the agent of ${this.name} did not end`, UP_MS, 10);
+  }
+
+  /** Waits until its agent has a lease and takes commands. */
+  async takesCommands(): Promise<void> {
+    await waitUntil(
+      () =>
+        fetch(`${this.url}/vmms`, { signal: AbortSignal.timeout(2_000) }).then(
+          (answer) => answer.ok,
+          () => false,
+        ),
+      `the agent of ${this.name} takes no commands`,
+      UP_MS,
+    ).catch((error: Error) => {
+      throw new Error(`${error.message}: ${this.#output.slice(-2_000)}`);
+    });
+  }
+
+  /** What its guests did, as the disk has it. */
+  journal(): AgentJournal {
+    return { sled: this.name, entries: readGuestLogFile(this.guestLogFile) };
+  }
+
+  async stop(): Promise<void> {
+    this.#wanted = false;
+    this.#child?.kill('SIGCONT');
+    this.#child?.kill('SIGKILL');
+    await this.ended();
+    await Promise.all([this.up.close(), this.down.close()]);
+  }
+}
+
+function notIfBusy(error: unknown): boolean {
+  if (error instanceof MooringApiError && error.status >= 500) return false;
+  throw error;
+}
+
+export class FencingWorld {
+  readonly sleds: FencedSled[] = [];
+  readonly directory: string;
+  readonly #options: FencingWorldOptions;
+  #postgres: EmbeddedPostgres | null = null;
+  #postgresPort = 0;
+  #temporal: TemporalServer | null = null;
+  #worker: RunningWorker | null = null;
+  #api: RunningApi | null = null;
+  #apiPort = 0;
+  #database: OpenDatabase | null = null;
+  #databaseUrl = '';
+  readonly #sledClient = new SledClient();
+  #instances = 0;
+
+  private constructor(options: FencingWorldOptions, directory: string) {
+    this.#options = options;
+    this.directory = directory;
+  }
+
+  static async start(options: FencingWorldOptions): Promise<FencingWorld> {
+    const directory = await mkdtemp('/var/tmp/mooring-fencing-');
+    await chmod(directory, 0o711);
+    const world = new FencingWorld(options, directory);
+    try {
+      await world.#bringUp();
+      return world;
+    } catch (error) {
+      await world.stop();
+      throw error;
+    }
+  }
+
+  get db() {
+    if (this.#database === null) throw new Error('the database is not open');
+    return this.#database.db;
+  }
+  get client(): MooringClient {
+    return new MooringClient({ url: `http://127.0.0.1:${this.#apiPort}` });
+  }
+  get #temporalSettings(): TemporalSettings {
+    return plainTemporal(this.#temporal?.address ?? '');
+  }
+
+  async #bringUp(): Promise<void> {
+    const { sleds, leaseMs } = this.#options;
+    this.#postgresPort = await freePort();
+    await this.startDatabase();
+    await migrateDatabase(this.#databaseUrl);
+    this.#database = openDatabase(this.#databaseUrl, { maxConnections: 3, applicationName: 'mooring-test' });
+    await installJournal(this.db);
+    this.#temporal = await startTemporalServer({ binary: (await findTemporalBinary()).path, uiPort: null });
+    this.#worker = await startWorker({
+      databaseUrl: this.#databaseUrl,
+      temporal: this.#temporalSettings,
+      alone: true,
+      log: createLog('worker', 'fatal'),
+      reconcileEveryMs: this.#options.reconcileEveryMs ?? 1_000,
+    });
+    this.#apiPort = await freePort();
+    await this.startApi();
+    await this.client.createProject({ name: 'default', description: '' });
+    for (let index = 1; index <= sleds; index++) this.sleds.push(await this.#makeSled(`sled-${index}`));
+    for (const sled of this.sleds) sled.start();
+    for (const sled of this.sleds) {
+      const added = await this.client.addSled({
+        name: sled.name,
+        address: sled.down.address,
+        threads: SLED_THREADS,
+        memory: SLED_MEMORY_BYTES,
+      });
+      sled.id = added.id;
+    }
+    await Promise.all(this.sleds.map((sled) => sled.takesCommands()));
+    if (leaseMs > 0)
+      await waitUntil(
+        async () => (await this.sledViews()).every(({ lease }) => lease !== null),
+        'a sled never got a lease',
+        UP_MS,
+      );
+  }
+
+  async #makeSled(name: string): Promise<FencedSled> {
+    const ip = loopbackAddress();
+    const address = `${ip}:${await freePort(ip)}`;
+    const directory = join(this.directory, name);
+    await mkdir(directory, { recursive: true });
+    const up = await CuttableProxy.open(ip, () => (this.#api === null ? null : `127.0.0.1:${this.#apiPort}`));
+    const down = await CuttableProxy.open(ip, () => address);
+    const { leaseMs, agentArguments = [], agentEnv = {}, keepBook = true } = this.#options;
+    return new FencedSled({
+      ...{ name, ip, directory, address, up, down },
+      env: agentEnv,
+      arguments: [
+        ...['sled-agent', '--name', name, '--address', address, '--control-plane', `http://${up.address}`],
+        ...['--threads', String(SLED_THREADS), '--memory', String(SLED_MEMORY_BYTES), '--transition-ms', '20'],
+        ...['--network-poll-ms', '0', '--guest-log', join(directory, 'guests.jsonl')],
+        ...(keepBook ? ['--data', join(directory, 'data')] : []),
+        ...(leaseMs > 0 ? ['--fencing', '--lease', String(leaseMs / 1000)] : []),
+        ...agentArguments,
+      ],
+    });
+  }
+
+  async startDatabase(): Promise<void> {
+    for (let attempt = 1; this.#postgres === null; attempt++) {
+      try {
+        this.#postgres = await startEmbeddedPostgres({
+          dataDir: join(this.directory, 'postgres'),
+          port: this.#postgresPort,
+          durable: true,
+        });
+      } catch (error) {
+        if (attempt >= 20) throw error;
+        await pause(300);
+      }
+    }
+    this.#databaseUrl = this.#postgres.url;
+  }
+
+  /** Kills PostgreSQL; it stays down until {@link startDatabase}. */
+  async killDatabase(): Promise<void> {
+    await this.#postgres?.kill();
+    this.#postgres = null;
+  }
+
+  async startApi(): Promise<void> {
+    this.#api ??= await startApi({
+      databaseUrl: this.#databaseUrl,
+      temporal: this.#temporalSettings,
+      host: '127.0.0.1',
+      port: this.#apiPort,
+      log: createLog('api', 'fatal'),
+      leaseBeatMs: 100,
+    });
+  }
+
+  async stopApi(): Promise<void> {
+    const api = this.#api;
+    this.#api = null;
+    await api?.stop();
+  }
+
+  sledOf(id: string | null | undefined): FencedSled {
+    const found = this.sleds.find((sled) => sled.id === id);
+    if (found === undefined) throw new Error(`there is no sled ${id} in this world`);
+    return found;
+  }
+
+  async sledViews(): Promise<SledView[]> {
+    const found: SledView[] = [];
+    for await (const sled of this.client.listSleds()) found.push(sled);
+    return found;
+  }
+
+  async declaredDead(sled: FencedSled): Promise<void> {
+    await waitUntil(
+      async () => (await this.client.getSled(sled.id)).declared_dead !== null,
+      `${sled.name} was never declared dead`,
+      UP_MS,
+      50,
+    );
+  }
+
+  async inService(sled: FencedSled): Promise<void> {
+    await waitUntil(
+      async () => {
+        const { declared_dead, lease } = await this.client.getSled(sled.id);
+        return declared_dead === null && lease?.standing === 'held';
+      },
+      `${sled.name} never came back into service`,
+      UP_MS,
+      50,
+    ).catch((error: Error) => {
+      throw new Error(`${error.message}: ${sled.output.slice(-2_000)}`);
+    });
+  }
+
+  /** How often any sled was declared dead so far. */
+  async declarations(): Promise<number> {
+    const result = await this.db.execute(sql`SELECT sum(lease_epoch)::int AS n FROM sled`);
+    return Number(result.rows[0]?.n ?? 0);
+  }
+
+  record(id: string): Promise<InstanceRecord> {
+    return readInstance(this.db, id).then((found) => found ?? Promise.reject(new Error(`no instance ${id}`)));
+  }
+
+  /** A VMM's row; `null` when there is none. */
+  async vmm(id: string) {
+    const [row] = await this.db.select().from(vmm).where(eq(vmm.id, id));
+    return row ?? null;
+  }
+
+  /** Creates and starts an instance that is restarted without a cooldown, and waits until it runs; returns its id. */
+  async running(values: Partial<InstanceCreate> = {}): Promise<string> {
+    this.#instances += 1;
+    const name = `vm-${this.#instances}`;
+    const made = await this.client.createInstance(
+      { name, hostname: name, description: '', ncpus: 2, memory: 1024 ** 3, ...values, start: false },
+      { project: 'default' },
+    );
+    await this.client.updateInstance(made.id, { auto_restart_cooldown_seconds: 0 });
+    // On a machine that was busy for the better part of a lease every sled may be late for a moment.
+    await waitUntil(
+      () => this.client.startInstance(made.id).then(() => true, notIfBusy),
+      `instance ${name} was never started`,
+      UP_MS,
+      500,
+    );
+    await this.runs(made.id);
+    return made.id;
+  }
+
+  /** Waits until an instance runs; on another VMM than `not`, where one is named. */
+  async runs(id: string, not?: string): Promise<InstanceRecord> {
+    let last = '';
+    await waitUntil(
+      async () => {
+        const { shown, active } = await this.record(id).catch(() => ({ shown: 'unread', active: null }) as const);
+        last = `${shown} ${active?.id ?? ''} ${active?.state ?? ''}`;
+        return shown === 'running' && active?.state === 'running' && active.id !== not;
+      },
+      `instance ${id} never ran`,
+      UP_MS,
+      20,
+    ).catch((error: Error) => {
+      throw new Error(`${error.message}; it is ${last}`);
+    });
+    return this.record(id);
+  }
+
+  /** All sleds' journals together: throws when two copies of a guest ever executed at a time. */
+  witness(): void {
+    const overlaps = findOverlaps(this.sleds.map((sled) => sled.journal()));
+    if (overlaps.length > 0) throw new Error(`guests ran twice:\n${overlaps.join('\n')}`);
+  }
+
+  /** The doctor's look at rest: throws its lines when it still has findings after a while. */
+  async examined(): Promise<Examination> {
+    let last: Examination | null = null;
+    await waitUntil(
+      async () => {
+        last = await examine({ db: this.db, sleds: this.#sledClient, atRest: true, journal: 'required' });
+        return last.findings.length === 0;
+      },
+      'the doctor has findings',
+      60_000,
+      300,
+    ).catch((error: Error) => {
+      throw new Error(`${error.message}:\n${findingLines(last?.findings ?? []).join('\n')}`);
+    });
+    if (last === null) throw new Error('nothing was examined');
+    return last;
+  }
+
+  /** What an agent wrote to its log. */
+  agentLog(sled: FencedSled): Promise<string> {
+    return readFile(join(sled.directory, 'agent.log'), 'utf8');
+  }
+
+  async stop(): Promise<void> {
+    await Promise.allSettled(this.sleds.map((sled) => sled.stop()));
+    await this.stopApi().catch(() => {});
+    await this.#worker?.stop().catch(() => {});
+    await this.#temporal?.stop().catch(() => {});
+    await Promise.allSettled([this.#database?.close(), this.#sledClient.close()]);
+    await this.#postgres?.stop().catch(() => {});
+    if (process.env.MOORING_KEEP !== 'yes') await rm(this.directory, { recursive: true, force: true });
+  }
+}
