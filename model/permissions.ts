@@ -149,6 +149,7 @@ export const PERMISSIONS: Readonly<Record<string, Permission>> = {
     202,
     'instance',
   ),
+  'GET /v1/instances/:instance/migration': reads('instance_migration_view', 'viewer', 'project', 'instance'),
   'GET /v1/instances/:instance/history': reads('instance_history', 'viewer', 'project', 'instance, deleted too'),
   // What a guest prints may be a secret. Source: Omicron asks for the right to modify the instance.
   'GET /v1/instances/:instance/serial-console': reads('instance_serial_console', 'collaborator', 'project', 'instance'),

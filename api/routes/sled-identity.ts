@@ -45,6 +45,7 @@ export function addInviteRoutes(app: ApiApp, context: ApiContext): void {
     '/v1/system/hardware/sled-invites',
     { schema: { tags: ['system'], body: sledInviteCreate, response: { 201: sledInviteView, ...errors } } },
     async (request, reply) => {
+      request.audit?.about(request.body.name);
       const { sledJoining } = context;
       if (sledJoining === null) {
         throw Refusal.conflict(
@@ -52,7 +53,7 @@ export function addInviteRoutes(app: ApiApp, context: ApiContext): void {
         );
       }
       const { name, valid_seconds: validSeconds } = request.body;
-      request.audit?.about(name);
+
       const secret = randomBytes(SECRET_BYTES).toString('base64url');
       const expires = await createInvite(changing(request, db), {
         sledName: name,

@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import { sql } from 'drizzle-orm';
 import type { Database } from '../../db/connect.ts';
-import { sled } from '../../db/schema.ts';
+import { sled, sledCertificate } from '../../db/schema.ts';
 import { addAffinityMember, createAffinityGroup } from '../../db/transactions/manage-affinity.ts';
 import { createInstance, createProject } from '../../db/transactions/manage-inventory.ts';
 import { createToken } from '../../db/transactions/manage-tokens.ts';
@@ -79,7 +79,11 @@ export async function makeBelongings(db: Database, projectId?: string): Promise<
     threads: 1,
     memoryBytes: 2 ** 30,
     policy: 'no_provision',
+    identified: true,
   });
+  await db
+    .insert(sledCertificate)
+    .values({ serial: randomUUID(), sledId, timeExpires: new Date(Date.now() + 3_600_000) });
   return {
     project,
     projectName: String(named.rows[0]?.name),
@@ -126,6 +130,9 @@ export const BODIES: Readonly<Record<string, (belongings: Belongings) => unknown
   sled_drain_begin: () => ({ parallel: 1 }),
   reconciler_update: () => ({ enabled: true }),
   access_token_create: ({ project }) => ({ name: unique('t'), role: 'viewer', project, expires_in_seconds: 60 }),
+  sled_declare_dead: () => ({ sled_powered_off: true }),
+  sled_invite_create: () => ({ name: unique('s') }),
+  sled_lease_renew: () => ({ lease_ms: 30_000, held: false, epoch: null, vmms: [] }),
   vmm_report: () => ({ vmm_state: { state: 'running', gen: 3, time_updated: new Date().toISOString() } }),
 };
 
@@ -186,6 +193,8 @@ export const TABLES = [
   'operation',
   'idempotency_key',
   'access_token',
+  'sled_invite',
+  'sled_certificate',
 ] as const;
 
 /** What all tables hold, as one hash. */
