@@ -58,6 +58,15 @@ const BEAT = 'db/transactions/beat-lease-service.ts';
 
 const LEASE_TEST = 'test/rules/lease.test.ts';
 const LEASES_TEST = 'test/trust/leases.test.ts';
+const ACCESS = 'api/access.ts';
+const ACCESS_RULES = 'model/access.ts';
+const AUDIT = 'db/transactions/audit.ts';
+
+const TOKENS_TEST = 'test/trust/tokens.test.ts';
+const ENDPOINTS_TEST = 'test/trust/every-endpoint.test.ts';
+const LIMITS_TEST = 'test/trust/limits.test.ts';
+const AUDIT_TEST = 'test/trust/audit.test.ts';
+const ACCESS_RULES_TEST = 'test/rules/access.test.ts';
 const ORDER_TEST = 'test/sagas/order.test.ts';
 const DATABASE_TEST = 'test/database/transactions.test.ts';
 const ACTIVITIES_TEST = 'test/database/activities.test.ts';
@@ -993,6 +1002,82 @@ export const MUTANTS: readonly Mutant[] = [
       },
     ],
     caughtBy: [AGENT_TEST],
+  },
+  {
+    name: 'access: a revoked token is good until it expires',
+    why: 'who has stolen a token keeps it',
+    edits: [
+      { file: ACCESS, find: 'if (token.timeRevoked !== null)', replace: 'if (token.timeRevoked !== null && expired)' },
+    ],
+    caughtBy: [TOKENS_TEST],
+  },
+  {
+    name: 'access: an expired token is good',
+    why: 'a token that was forgotten opens the door for ever',
+    edits: [{ file: ACCESS, find: '  if (expired)\n', replace: '  if (expired && mode === "open")\n' }],
+    caughtBy: [TOKENS_TEST],
+  },
+  {
+    name: 'access: another project’s instance is found by its id',
+    why: 'who may see one project sees all of them',
+    edits: [
+      {
+        file: ACCESS,
+        find: 'if ((await readProjectOf(db, kind, id)) !== own)',
+        replace: "if ((await readProjectOf(db, kind, id)) === '')",
+      },
+    ],
+    caughtBy: [TOKENS_TEST, ENDPOINTS_TEST],
+  },
+  {
+    name: 'access: any role will do',
+    why: 'a viewer deletes what it sees',
+    edits: [
+      { file: ACCESS_RULES, find: "if (!includesRole(token.role, needed.role)) return 'forbidden';", replace: '' },
+    ],
+    caughtBy: [ACCESS_RULES_TEST],
+  },
+  {
+    name: 'access: a role on one project is one on the fleet',
+    why: 'who administers a project expunges sleds',
+    edits: [
+      {
+        file: ACCESS_RULES,
+        find: "if (token.projectId !== null && needed.on === 'fleet') return 'forbidden';",
+        replace: '',
+      },
+    ],
+    caughtBy: [ACCESS_RULES_TEST],
+  },
+  {
+    name: 'access: a page of another site is the local operator',
+    why: 'a page that an operator looks at commands the stack on this machine',
+    edits: [{ file: ACCESS, find: '  if (foreign)\n', replace: '  if (foreign && origin === host)\n' }],
+    caughtBy: [LIMITS_TEST],
+  },
+  {
+    name: 'audit: a record is written beside the transaction of its change',
+    why: 'a change that was rolled back is on record, or one that was not is missing',
+    edits: [
+      {
+        file: AUDIT,
+        find: 'await writeAudit(inner, record(result));',
+        replace: 'await writeAudit(db, record(result));',
+      },
+    ],
+    caughtBy: [ENDPOINTS_TEST],
+  },
+  {
+    name: 'audit: a restart by itself leaves no record',
+    why: 'nobody can tell who started the guest',
+    edits: [
+      {
+        file: CLAIM,
+        find: "const recorded = request.reason === 'auto_restart' ?",
+        replace: "const recorded = request.reason === 'auto_restart' && request.isRetry ?",
+      },
+    ],
+    caughtBy: [AUDIT_TEST],
   },
 ];
 

@@ -1,5 +1,5 @@
 import { randomInt } from 'node:crypto';
-import { sql } from 'drizzle-orm';
+import { type SQL, sql } from 'drizzle-orm';
 import { migrateVerdict, refusalMessage } from '../../model/legality.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { isGoneVmmState } from '../../model/states.ts';
@@ -7,7 +7,7 @@ import type { Database, Queryable } from '../connect.ts';
 import { violatedConstraint } from '../errors.ts';
 import { type Destination, readDestination } from '../queries/pick-sled.ts';
 import { type InstanceRecord, readInstance } from '../queries/read-instance.ts';
-import { type AuditRecord, auditStatement, automaticRecord } from './audit.ts';
+import { auditStatement, automaticRecord } from './audit.ts';
 import { type ClaimedVmm, isLostPlacement, readClaim, VMM_PORTS } from './claim-start.ts';
 import { burnVmmId, recordRefusedOperation } from './unwind-vmm.ts';
 
@@ -155,6 +155,8 @@ async function claimOnce(db: Queryable, request: ClaimMigrationRequest): Promise
   if (active === null) return 'lost';
   const ip = destination.address.slice(0, destination.address.lastIndexOf(':'));
   const port = randomInt(VMM_PORTS.first, VMM_PORTS.last);
+  const { drainedSledId } = request;
+  const recorded = drainedSledId === undefined ? sql`` : drainsMigration(request, drainedSledId, instance.projectId);
   const result = await db.execute(sql`/* claim-migration */
     WITH claimed AS (
       UPDATE instance SET target_vmm_id = ${request.vmmId}, migration_id = ${request.migrationId},
@@ -175,7 +177,7 @@ async function claimOnce(db: Queryable, request: ClaimMigrationRequest): Promise
     ), reserved AS (
       INSERT INTO sled_reservation (vmm_id, instance_id, sled_id, threads, memory_bytes, kind)
       SELECT ${request.vmmId}, id, ${destination.id}, ncpus, memory_bytes, 'target' FROM claimed
-    ), ${request.drainedSledId === undefined ? sql`` : sql`recorded AS (${auditStatement(drainsMigration(request, request.drainedSledId, instance.projectId), { from: sql`claimed` })}), `}begun AS (
+    ), ${recorded}begun AS (
       INSERT INTO operation (id, kind, instance_id, vmm_id, workflow_id)
       SELECT ${request.operationId}, 'migrate', id, ${request.vmmId}, ${request.workflowId} FROM claimed
       ON CONFLICT (id) DO UPDATE SET vmm_id = excluded.vmm_id
@@ -200,9 +202,9 @@ async function claimOnce(db: Queryable, request: ClaimMigrationRequest): Promise
   };
 }
 
-/** A drain's migrations are on the audit log one by one; the end of each is its operation's. */
-function drainsMigration(request: ClaimMigrationRequest, sledId: string, projectId: string): AuditRecord {
-  return automaticRecord(
+/** The part of a claim that puts a drain's migration on the audit log; its end is the operation's. */
+function drainsMigration(request: ClaimMigrationRequest, sledId: string, projectId: string): SQL {
+  const record = automaticRecord(
     {
       operation: 'drain_migrate',
       actorName: `drain of sled ${sledId}`,
@@ -215,4 +217,5 @@ function drainsMigration(request: ClaimMigrationRequest, sledId: string, project
     },
     null,
   );
+  return sql`recorded AS (${auditStatement(record, { from: sql`claimed` })}), `;
 }

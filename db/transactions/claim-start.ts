@@ -1,5 +1,5 @@
 import { randomInt } from 'node:crypto';
-import { sql } from 'drizzle-orm';
+import { type SQL, sql } from 'drizzle-orm';
 import { z } from 'zod';
 import { autoRestartVerdict } from '../../model/auto-restart.ts';
 import { refusalMessage, verdict } from '../../model/legality.ts';
@@ -11,7 +11,7 @@ import { network } from '../network.ts';
 import { autoRestartFacts, readDatabaseTime } from '../queries/auto-restart.ts';
 import { explainNoSled, type PlacementRequest, pickSled } from '../queries/pick-sled.ts';
 import { readInstance } from '../queries/read-instance.ts';
-import { type AuditRecord, auditStatement, automaticRecord } from './audit.ts';
+import { auditStatement, automaticRecord } from './audit.ts';
 import { burnVmmId, recordRefusedOperation } from './unwind-vmm.ts';
 
 /** The ports that a VMM may get: below every usual ephemeral range, so that no client socket sits on one. */
@@ -142,6 +142,7 @@ async function claimOnce(db: Queryable, request: ClaimStartRequest): Promise<Cla
   }
   const ip = sled.address.slice(0, sled.address.lastIndexOf(':'));
   const port = randomInt(VMM_PORTS.first, VMM_PORTS.last);
+  const recorded = request.reason === 'auto_restart' ? automaticStart(request) : sql``;
   const result = await db.execute(sql`/* claim-start */
     WITH claimed AS (
       UPDATE instance SET state = 'vmm', active_vmm_id = ${request.vmmId}, state_generation = state_generation + 1,
@@ -169,7 +170,7 @@ async function claimOnce(db: Queryable, request: ClaimStartRequest): Promise<Cla
       INSERT INTO operation (id, kind, instance_id, vmm_id, workflow_id)
       SELECT ${request.operationId}, 'start', id, ${request.vmmId}, ${request.workflowId} FROM claimed
       ON CONFLICT (id) DO UPDATE SET vmm_id = excluded.vmm_id
-    ), ${request.reason === 'auto_restart' ? sql`recorded AS (${auditStatement(automaticStart(request), { from: sql`claimed`, projectId: sql`claimed.project_id` })}), ` : sql``}replaced AS (
+    ), ${recorded}replaced AS (
       UPDATE vmm SET time_deleted = now()
       WHERE id = ${instance.activeVmmId} AND id IS DISTINCT FROM ${instance.targetVmmId}::uuid AND EXISTS (SELECT 1 FROM claimed)
         AND NOT EXISTS (SELECT 1 FROM sled_reservation held WHERE held.vmm_id = vmm.id)
@@ -189,9 +190,9 @@ async function claimOnce(db: Queryable, request: ClaimStartRequest): Promise<Cla
   };
 }
 
-/** What nobody asked for is on the audit log; its end is the operation's. */
-function automaticStart(request: ClaimStartRequest): AuditRecord {
-  return automaticRecord(
+/** The part of a claim that puts on the audit log what nobody asked for; its end is the operation's. */
+function automaticStart(request: ClaimStartRequest): SQL {
+  const record = automaticRecord(
     {
       operation: 'auto_restart',
       actorName: 'auto-restart',
@@ -203,6 +204,7 @@ function automaticStart(request: ClaimStartRequest): AuditRecord {
     },
     null,
   );
+  return sql`recorded AS (${auditStatement(record, { from: sql`claimed`, projectId: sql`claimed.project_id` })}), `;
 }
 
 async function quotaRefusal(db: Database, instanceId: string): Promise<Refusal> {

@@ -6,6 +6,7 @@ import { spawn } from 'node:child_process';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { sql } from 'drizzle-orm';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { createToken } from '../../db/transactions/manage-tokens.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
@@ -76,6 +77,14 @@ describe.skipIf(schemathesis === null)('schemathesis', () => {
     return code === 0 ? '' : said.slice(-20_000);
   }
 
+  /** How many requests of a token are on the audit log, by their result: the fuzzer was let in. */
+  async function recorded(name: string, result: 'success' | 'error'): Promise<number> {
+    const counted = await harness.database.db.execute(
+      sql`SELECT count(*)::int AS count FROM audit_log WHERE actor_name = ${name} AND result = ${result}`,
+    );
+    return Number(counted.rows[0]?.count);
+  }
+
   test('without a token nothing is answered with a 500, and nothing changes', { timeout: RUN_MS }, async () => {
     const before = await dump(harness.database.db);
     expect(await fuzz(null, '--exclude-path', '/vmms/{vmm_id}', '--phases', 'fuzzing')).toBe('');
@@ -92,6 +101,8 @@ describe.skipIf(schemathesis === null)('schemathesis', () => {
     const before = await dump(harness.database.db);
     expect(await fuzz(secret, '--exclude-path', '/vmms/{vmm_id}', '--phases', 'fuzzing')).toBe('');
     expect(await dump(harness.database.db)).toBe(before);
+    expect(await recorded('fuzzing-viewer', 'error')).toBeGreaterThan(10);
+    expect(await recorded('fuzzing-viewer', 'success')).toBe(0);
   });
 
   test('nor is an admin of one project answered with a 500', { timeout: RUN_MS }, async () => {
@@ -103,6 +114,7 @@ describe.skipIf(schemathesis === null)('schemathesis', () => {
     });
     const others = '/v1/system/(hardware|reconcilers)|/vmms';
     expect(await fuzz(secret, '--exclude-path-regex', others, '--phases', 'fuzzing')).toBe('');
+    expect(await recorded('fuzzing-project', 'success')).toBeGreaterThan(0);
   });
 
   test('an admin may do everything, and is never answered with a 500', { timeout: RUN_MS }, async () => {
