@@ -15,12 +15,14 @@ export async function runDemo(options: {
   keep: boolean;
   scenarioFile?: string | undefined;
   hypervisor?: HypervisorChoice;
+  sledTls?: boolean;
 }): Promise<boolean> {
   const scenario = await readScenario(options.scenarioFile ?? DEMO);
   const told = untilTold();
   const stack = await startStack({
     sleds: 3,
     hypervisor: options.hypervisor ?? 'simulated',
+    sledTls: options.sledTls ?? false,
     reconcileEveryMs: 1_000,
     onProgress: (message) => console.log(`${pc.green('✓')} ${message}`),
   });

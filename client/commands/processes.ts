@@ -179,10 +179,11 @@ export function addProcessCommands(program: Command): void {
     .option('--keep', 'leave everything running afterwards')
     .option('--scenario <file>', 'the scenario to play')
     .addOption(hypervisorOption())
-    .action(async (options: { keep?: boolean; scenario?: string; hypervisor: HypervisorChoice }) => {
+    .option('--sled-tls', 'sleds join by invitation and speak by certificates')
+    .action(async (options: { keep?: boolean; scenario?: string; hypervisor: HypervisorChoice; sledTls?: boolean }) => {
       const { runDemo } = await import('../demo.ts');
-      const { keep = false, scenario, hypervisor } = options;
-      process.exitCode = (await runDemo({ keep, scenarioFile: scenario, hypervisor })) ? 0 : 1;
+      const { keep = false, scenario, hypervisor, sledTls = false } = options;
+      process.exitCode = (await runDemo({ keep, scenarioFile: scenario, hypervisor, sledTls })) ? 0 : 1;
     });
 }
 
