@@ -95,7 +95,6 @@ export function addSledRoutes(app: ApiApp, context: ApiContext): void {
         );
       if (found.policy.kind !== 'expunged' && (await sleds.answers(found, PROBE_MS)))
         throw Refusal.conflict(`sled "${found.name}" answers, so it is powered on: power it off first, or drain it`);
-      // Declared here, in one transaction: what an audit is to record of it belongs beside this call.
       const { instanceIds } = await declareSledDead(db, found.id);
       await Promise.all(instanceIds.map((instanceId) => workflows.signalUpdate(instanceId))).catch((error: unknown) =>
         log.warn({ err: error }, 'instances of a dead sled wait for the scan'),

@@ -60,6 +60,10 @@ export async function declareSledDead(db: Database, sledId: string): Promise<Dec
   );
 }
 
+/**
+ * The one place where a sled whose row is locked becomes dead, for whatever cause: what is to be recorded of it beside the
+ * rows (an audit) belongs in this transaction.
+ */
 async function declare(
   transaction: Queryable,
   sledId: string,
