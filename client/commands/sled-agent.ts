@@ -281,7 +281,8 @@ async function serve(options: Served): Promise<void> {
     await vms?.removeData();
   } else {
     await agent.detach();
-    if (real) console.log(`its VMs run on; start it again with --data ${options.data} to find them`);
+    const howLong = options.fencing ? 'run on until the lease is over' : 'run on';
+    if (real) console.log(`its VMs ${howLong}; start it again with --data ${options.data} to find them`);
   }
 }
 

@@ -73,6 +73,7 @@ async function record(transaction: Queryable, operation: string, sledId: string,
   await writeAudit(transaction, automaticRecord(action, { result: 'success', httpStatus: null }));
 }
 
+/** The one place where a sled whose row is locked becomes dead, for whatever cause. */
 async function declare(
   transaction: Queryable,
   sledId: string,

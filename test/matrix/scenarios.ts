@@ -9,6 +9,7 @@ import type { ShownState } from '../../model/states.ts';
 import { workflowIds } from '../../model/workflow-names.ts';
 import { sledVmmState } from '../../wire/sled-protocol.ts';
 import { waitUntil } from '../../worker/child-process.ts';
+import { silence } from '../support/harness.ts';
 import type { CallOutcome, OperationName, Subject } from './subject.ts';
 
 export interface Scenario {
@@ -365,6 +366,29 @@ export const SCENARIOS: readonly Scenario[] = [
         UPDATE vmm SET time_deleted = NULL WHERE id = ${active?.id}`);
     },
     act: (subject) => pass(subject, 'reaper'),
+  },
+  {
+    name: 'a pass of fencing that finds a sled whose lease has lapsed',
+    workflow: 'fencing',
+    operation: null,
+    before: 'running',
+    success: 'failed',
+    plain: 'succeeded',
+    alone: true,
+    async prepare(subject) {
+      await running(subject);
+      const small = await subject.stack.addSmallSled();
+      const there = await subject.call('migrate', { to: small });
+      if (there.kind !== 'succeeded') throw new Error(`it could not be moved: ${JSON.stringify(there)}`);
+      await subject.settles(['running']);
+      // Its guests are off and it is silent, and has been for longer than its lease; whatever befalls PostgreSQL is short beside that.
+      silence(small);
+      await small.agent.hypervisor.close();
+      await subject.stack.database.db.execute(sql`
+        UPDATE sled SET lease_ms = 3600000, fencing_since = now() - interval '1 day', lease_renewed_at = now() - interval '2 hours'
+        WHERE id = ${small.id}`);
+    },
+    act: (subject) => pass(subject, 'fencing'),
   },
   {
     name: 'a pass of auto-restart that finds a failed instance',

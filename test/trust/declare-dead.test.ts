@@ -71,6 +71,20 @@ test('a silent sled without fencing is never declared dead, however often its le
   );
 });
 
+test('a renewal that can’t be granted says why', async () => {
+  const put = (sledId: string, leaseMs: number) =>
+    fetch(`${harness.stack.apiUrl}/sleds/${sledId}/lease`, {
+      method: 'PUT',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ lease_ms: leaseMs, vmms: [] }),
+    }).then(async (answer) => ({ status: answer.status, body: (await answer.json()) as { message: string } }));
+  const tooShort = await put(here.id, 14_000);
+  expect(tooShort.status).toBe(400);
+  expect(tooShort.body.message).toMatch(/lease_ms: must be at least 15000/);
+  expect(await put('00000000-0000-4000-8000-000000000000', 30_000)).toMatchObject({ status: 404 });
+  expect((await harness.client.getSled(here.id)).lease).toBeNull();
+});
+
 test('the word must be given, and is not taken of a sled that answers', async () => {
   expect((await refused(harness.client.declareSledDead(here.id, {}))).message).toMatch(
     /run twice if they still run there/,
