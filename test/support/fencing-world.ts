@@ -321,6 +321,8 @@ export class FencingWorld {
       port: this.#apiPort,
       log: createLog('api', 'fatal'),
       leaseBeatMs: 100,
+      authentication: 'open',
+      plainSleds: true,
     });
   }
 
