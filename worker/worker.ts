@@ -16,7 +16,7 @@ import { createControlActivities } from '../activities/activities.ts';
 import { createDrainActivities } from '../activities/drain.ts';
 import { createReconcilerActivities } from '../activities/reconcilers.ts';
 import { SledClient } from '../activities/sled-client.ts';
-import { SledDirectory } from '../activities/sled-directory.ts';
+import { SledDirectory, warnWithoutAuthority } from '../activities/sled-directory.ts';
 import { WorkflowStarter } from '../activities/workflow-starter.ts';
 import { openDatabase } from '../db/connect.ts';
 import type { Authority } from '../identity/authority.ts';
@@ -163,6 +163,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     options.authority === undefined
       ? null
       : await SledDirectory.open(database.db, await becomeControlPlane(options.authority));
+  if (directory === null) await warnWithoutAuthority(database.db, options.log);
   const sleds = new SledClient(
     (sled, call, answer, seconds) => metrics.sledCallSeconds.observe({ sled: sled.name, call, answer }, seconds),
     directory,
