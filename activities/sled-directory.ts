@@ -1,3 +1,4 @@
+import type { Logger } from 'pino';
 import type { Database } from '../db/connect.ts';
 import { readRevokedSerials, readSledDirectory } from '../db/queries/sled-identity.ts';
 import type { IdentityHolder } from '../identity/holder.ts';
@@ -89,4 +90,16 @@ export class SledDirectory {
     this.#readAt = performance.now();
     if (news) for (const listener of this.#listeners) listener();
   }
+}
+
+/** Says so in the log when sleds have joined, and this process, without the authority, can't speak to them. Never throws. */
+export async function warnWithoutAuthority(db: Database, log: Logger): Promise<void> {
+  // A database that is away says so elsewhere.
+  const sleds = await readSledDirectory(db).catch(() => []);
+  const joined = sleds.filter((sled) => sled.identified).map((sled) => sled.address);
+  if (joined.length > 0)
+    log.error(
+      { addresses: joined },
+      'these sleds have joined, and can’t be spoken to: start this process with --authority',
+    );
 }

@@ -10,7 +10,7 @@ import {
 } from 'fastify-type-provider-zod';
 import type { Logger } from 'pino';
 import { SledClient } from '../activities/sled-client.ts';
-import { SledDirectory } from '../activities/sled-directory.ts';
+import { SledDirectory, warnWithoutAuthority } from '../activities/sled-directory.ts';
 import { WorkflowStarter } from '../activities/workflow-starter.ts';
 import { openDatabase } from '../db/connect.ts';
 import { readCapacity } from '../db/queries/read-capacity.ts';
@@ -110,6 +110,7 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
   const { sledListener } = options;
   const identity = sledListener === undefined ? null : await becomeControlPlane(sledListener.authority);
   const directory = identity === null ? null : await SledDirectory.open(db, identity);
+  if (directory === null) await warnWithoutAuthority(db, options.log);
   const sleds = new SledClient(
     (sled, call, answer, seconds) => metrics.sledCallSeconds.observe({ sled: sled.name, call, answer }, seconds),
     directory,

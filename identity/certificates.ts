@@ -143,7 +143,7 @@ export async function issueCertificate(
   ];
   const certificate = await X509CertificateGenerator.create({
     serialNumber: serial,
-    subject: `CN=${identity.kind === 'sled' ? `Mooring sled ${identity.sledId}` : 'Mooring control plane'}`,
+    subject: certificateSubject(identity),
     issuer: authority.certificate.subject,
     notBefore,
     notAfter,
@@ -158,6 +158,11 @@ export async function issueCertificate(
     ],
   });
   return { pem: certificate.toString('pem'), serial, notBefore, notAfter };
+}
+
+/** The subject of an identity's certificates, as RFC 4514 writes it. */
+export function certificateSubject(identity: Identity): string {
+  return identity.kind === 'sled' ? `CN=Mooring sled ${identity.sledId}` : 'CN=Mooring control plane';
 }
 
 /** What a certificate says: who it is of, its serial number and its life. `identity` is `null` for one that is nobody's. */

@@ -23,6 +23,8 @@ export interface PeerTransport {
   readonly isDestination: ((socket: Socket, vmmId: string, migrationId: string) => Promise<boolean>) | null;
   /** Connects to a VM at `ip:port`; `onOpen` is called once it has shown that it is a sled's. */
   dial(address: string, onOpen: () => void): Socket;
+  /** The id of the sled at the other end of a connection; `null` between sleds without identities. */
+  sledAt(socket: Socket): string | null;
   /** How another sled's agent at `ip:port` is asked over HTTP. */
   agentAt(address: string): { readonly origin: string; readonly dispatcher: Dispatcher | null };
 }
@@ -38,6 +40,7 @@ function split(address: string): { host: string; port: number } {
 export const PLAIN_TRANSPORT: PeerTransport = {
   holder: null,
   isDestination: null,
+  sledAt: () => null,
   serve: (onConnection) => createTcpServer(onConnection),
   dial(address, onOpen) {
     const { host, port } = split(address);
@@ -55,6 +58,7 @@ export function identifiedTransport(identity: SledIdentity): PeerTransport {
   const peers = new WeakMap<Socket, string>();
   return {
     holder: identity.holder,
+    sledAt: (socket) => peers.get(socket) ?? null,
     async isDestination(socket, vmmId, migrationId) {
       const peer = peers.get(socket);
       return peer !== undefined && peer === (await identity.destinationOf(vmmId, migrationId));
@@ -81,12 +85,17 @@ export function identifiedTransport(identity: SledIdentity): PeerTransport {
     },
     dial(address, onOpen) {
       const { host, port } = split(address);
-      return connectTls({
+      const socket = connectTls({
         ...identity.holder.secureContext,
         host,
         port,
         checkServerIdentity: checkPeer,
-      }).once('secureConnect', onOpen);
+      });
+      return socket.once('secureConnect', () => {
+        const peer = identifyPeer(socket);
+        if (peer.identity?.kind === 'sled') peers.set(socket, peer.identity.sledId);
+        onOpen();
+      });
     },
   };
 }

@@ -19,7 +19,7 @@ import { createDrainActivities } from '../activities/drain.ts';
 import { createWatchActivities } from '../activities/migration-watch.ts';
 import { createReconcilerActivities } from '../activities/reconcilers.ts';
 import { SledClient } from '../activities/sled-client.ts';
-import { SledDirectory } from '../activities/sled-directory.ts';
+import { SledDirectory, warnWithoutAuthority } from '../activities/sled-directory.ts';
 import { WorkflowStarter } from '../activities/workflow-starter.ts';
 import { openDatabase } from '../db/connect.ts';
 import type { Authority } from '../identity/authority.ts';
@@ -172,6 +172,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     options.authority === undefined
       ? null
       : await SledDirectory.open(database.db, await becomeControlPlane(options.authority));
+  if (directory === null) await warnWithoutAuthority(database.db, options.log);
   const sleds = new SledClient(
     (sled, call, answer, seconds) => metrics.sledCallSeconds.observe({ sled: sled.name, call, answer }, seconds),
     directory,

@@ -29,6 +29,8 @@ import { errors, IdentityRefused } from '../errors.ts';
 /** Where a sled joins: the one endpoint of the sled-facing listener that asks for no certificate. */
 export const JOIN_PATH = '/sled-identity/join';
 const SECRET_BYTES = 32;
+/** Anybody may ask to join: no more than a request for a certificate needs, in bytes. */
+const JOIN_BODY_BYTES = 32 * 1024;
 
 /** A sled that has shown its certificate. */
 export interface SledCaller {
@@ -107,7 +109,7 @@ export function addSledIdentityRoutes(
 
   app.post(
     JOIN_PATH,
-    { schema: { tags, body: joinRequest, response: { 200: joinAnswer, ...errors } } },
+    { bodyLimit: JOIN_BODY_BYTES, schema: { tags, body: joinRequest, response: { 200: joinAnswer, ...errors } } },
     async (request) => {
       const { secret, request: pem, address, threads, memory } = request.body;
       const requested = await requireRequest(pem);

@@ -56,7 +56,7 @@ const ASK_MS = 3_000;
 
 /** One side of the conversation. What isn't understood, and silence, break it. */
 export class HandOverPeer {
-  readonly #socket: Socket;
+  readonly socket: Socket;
   readonly #alive: NodeJS.Timeout;
   readonly #silence: NodeJS.Timeout;
 
@@ -67,7 +67,7 @@ export class HandOverPeer {
     hear: (said: HandOverMessage, peer: HandOverPeer) => void,
     onClose: (peer: HandOverPeer) => void,
   ) {
-    this.#socket = socket;
+    this.socket = socket;
     socket.setNoDelay(true);
     // A socket's own time-out would count what is written as well.
     this.#silence = setTimeout(() => socket.destroy(), silenceMs);
@@ -109,11 +109,11 @@ export class HandOverPeer {
   }
 
   say(message: HandOverMessage): void {
-    if (!this.#socket.destroyed && !this.#socket.connecting) this.#socket.write(`${JSON.stringify(message)}\n`);
+    if (!this.socket.destroyed && !this.socket.connecting) this.socket.write(`${JSON.stringify(message)}\n`);
   }
 
   close(): void {
-    this.#socket.destroy();
+    this.socket.destroy();
   }
 }
 

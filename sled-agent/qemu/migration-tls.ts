@@ -1,6 +1,7 @@
 /** How two QEMUs encrypt the stream of a migration, and know that the other end is of the same authority. */
 import { mkdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { certificateSubject } from '../../identity/certificates.ts';
 import type { IdentityMaterial } from '../../identity/holder.ts';
 
 const FOLDER = 'migration-tls';
@@ -43,6 +44,19 @@ export async function secureMigration(
   }
   await execute('migrate-set-parameters', {
     'tls-creds': id,
-    ...(side.endpoint === 'client' ? { 'tls-hostname': side.serverHost } : {}),
+    // Looked up when somebody connects: as long as there is none of that name, nobody is let in.
+    ...(side.endpoint === 'client' ? { 'tls-hostname': side.serverHost } : { 'tls-authz': SOURCE }),
   });
+}
+
+const SOURCE = 'migration-source';
+
+/** Has a QEMU that waits for a guest take it from this sled. Throws what QEMU says. */
+export async function admitSource(
+  execute: (command: string, args: Record<string, unknown>) => Promise<unknown>,
+  sledId: string,
+): Promise<void> {
+  const identity = certificateSubject({ kind: 'sled', sledId });
+  await execute('object-del', { id: SOURCE }).catch(() => {});
+  await execute('object-add', { 'qom-type': 'authz-simple', id: SOURCE, identity });
 }

@@ -26,7 +26,7 @@ import type { PeerTransport } from '../peer-transport.ts';
 import { ConsoleLog } from './console-log.ts';
 import { COUNT_LINE, type GuestImage } from './guest-image.ts';
 import { askSource, type HandOverMessage, HandOverPeer } from './hand-over.ts';
-import { secureMigration } from './migration-tls.ts';
+import { admitSource, secureMigration } from './migration-tls.ts';
 import {
   ACCELERATORS,
   endProcess,
@@ -309,7 +309,11 @@ export class QemuVm {
         if ('hello' in said) {
           this.#note({ source: { vmmId: said.hello.vmm_id, agent: said.hello.agent } });
           const { instanceId } = this.spec;
-          peer.say({ fetch: { migration_id: migrationId, instance_id: instanceId, uri, shape: this.#journal.shape } });
+          const { shape } = this.#journal;
+          this.#background(async () => {
+            await this.#admit(this.#context.transport.sledAt(peer.socket));
+            peer.say({ fetch: { migration_id: migrationId, instance_id: instanceId, uri, shape } });
+          });
         } else if ('begin' in said) {
           this.#tell({ kind: 'migration-in', migrationId, state: 'in_progress' });
           if (failure === 'middle') this.crash();
@@ -576,6 +580,11 @@ export class QemuVm {
     const { holder } = this.#context.transport;
     if (holder === null) return;
     await secureMigration((command, args) => this.#execute(command, args), this.#folder, holder.material, side);
+  }
+
+  /** Lets QEMU take the guest from this sled alone; until then it takes it from none. */
+  async #admit(sledId: string | null): Promise<void> {
+    if (sledId !== null) await admitSource((command, args) => this.#execute(command, args), sledId);
   }
 
   // ---- the source's side of a migration --------------------------------------------------------------------------------

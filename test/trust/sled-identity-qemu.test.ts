@@ -159,7 +159,7 @@ describe.skipIf(qemu === null)('real guests', () => {
     await shows(id, 'stopped');
   });
 
-  test('a destination takes a guest from nobody that the authority does not know', async () => {
+  test('a destination takes a guest from its source alone', async () => {
     const [sled] = harness.stack.sleds;
     if (sled === undefined) throw new Error('there is no sled');
     const plane = await materialOf(authority, { kind: 'control_plane' });
@@ -221,8 +221,11 @@ describe.skipIf(qemu === null)('real guests', () => {
       'nothing happened',
     );
     expect(await attempt((onOpen) => connectTcp(at, onOpen))).not.toContain('nothing happened');
+    // And so is another sled of the installation, which is not the source.
+    const other = await materialOf(authority, { kind: 'sled', sledId: randomUUID() });
+    expect(await attempt((onOpen) => connectTls({ ...at, ...tlsOf(other) }, onOpen))).not.toContain('nothing happened');
     expect(await stateOf()).toBe('migrating');
-    // To one that the authority knows it listens, and finds that this is no guest.
+    // To the source it listens, and finds that this is no guest.
     await attempt((onOpen) => connectTls({ ...at, ...tlsOf(source) }, onOpen));
     await waitUntil(async () => (await stateOf()) !== 'migrating', 'it took nonsense for a guest', PATIENT_MS);
     server.close();

@@ -522,3 +522,36 @@ test('an API takes a sled without an identity only where it was told to', async 
   expect(error.status).toBe(400);
   expect(error.message).toMatch(/^address: .*mooring sled invite.*--insecure-sleds/);
 });
+
+test('a process without the authority says that it can’t speak to sleds that have joined', async () => {
+  let said = '';
+  const alone = await startApi({
+    databaseUrl: harness.stack.databaseUrl,
+    temporal: harness.stack.temporal,
+    host: '127.0.0.1',
+    port: 0,
+    log: pino(
+      { level: 'error' },
+      {
+        write(line: string) {
+          said += line;
+        },
+      },
+    ),
+  });
+  try {
+    expect(said).toContain(harness.stack.sleds[0]?.agent.address);
+    expect(said).toContain('--authority');
+    const response = await fetch(`${alone.url}/v1/system/hardware/sled-invites`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ name: 'nowhere' }),
+    });
+    expect([response.status, ((await response.json()) as { message: string }).message]).toEqual([
+      409,
+      expect.stringMatching(/no certificate authority.*--authority.*--sled-tls/),
+    ]);
+  } finally {
+    await alone.stop();
+  }
+});
