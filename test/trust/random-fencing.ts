@@ -6,6 +6,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { setTimeout as pause } from 'node:timers/promises';
 import { Dice } from '../../soak/plan.ts';
+import { waitUntil } from '../../worker/child-process.ts';
 import { type FencedSled, FencingWorld, STRANGE_CLOCK } from '../support/fencing-world.ts';
 
 const LEASE_MS = 4_000;
@@ -43,6 +44,7 @@ export async function runRandomFencing(options: {
   const count = (kind: FaultKind) => {
     counts[kind] = (counts[kind] ?? 0) + 1;
   };
+  const underWay = new Set<Promise<void>>();
   const world = await FencingWorld.start({ sleds: SLEDS, leaseMs: LEASE_MS, agentEnv: STRANGE_CLOCK });
   try {
     const instances: string[] = [];
@@ -50,10 +52,10 @@ export async function runRandomFencing(options: {
     options.say(`${SLEDS} sleds, ${INSTANCES} instances, a lease of ${LEASE_MS / 1000} s`);
     const afflicted = new Set<FencedSled>();
     let planeAway = false;
-    const underWay = new Set<Promise<void>>();
+    const failures: unknown[] = [];
     const begin = (work: Promise<void>) => {
-      underWay.add(work);
-      void work.finally(() => underWay.delete(work)).catch(() => {});
+      const done = work.catch((error: unknown) => void failures.push(error)).finally(() => underWay.delete(done));
+      underWay.add(done);
     };
     const begun = performance.now();
     let witnessedMs = begun;
@@ -96,6 +98,7 @@ export async function runRandomFencing(options: {
     }
     const seconds = Math.round((performance.now() - begun) / 1000);
     await Promise.all(underWay);
+    if (failures.length > 0) throw failures[0];
     options.say('all faults are over: everything has to come back');
     await world.startDatabase();
     await world.startApi();
@@ -109,6 +112,7 @@ export async function runRandomFencing(options: {
       .filter(({ event }) => event === 'began').length;
     return { seed: options.seed, seconds, faults: counts, declarations: await world.declarations(), guestsBegun };
   } finally {
+    await Promise.all(underWay);
     await world.stop();
   }
 }
@@ -130,6 +134,7 @@ async function afflictPlane(
 }
 
 async function afflictSled(sled: FencedSled, kind: (typeof SLED_FAULTS)[number], durationMs: number): Promise<void> {
+  const pid = sled.runs ? sled.pid : null;
   switch (kind) {
     case 'cut':
       sled.up.set('cut');
@@ -160,7 +165,12 @@ async function afflictSled(sled: FencedSled, kind: (typeof SLED_FAULTS)[number],
   await pause(durationMs);
   // Two faults at once that nothing on the machine could survive are not defended: a stuck agent whose watchdog is killed,
   // or a paused one whose next watchdog is not up yet.
-  if (kind === 'stuck') await sled.ended();
+  if (kind === 'stuck')
+    await waitUntil(() => !sled.runs || sled.pid !== pid, `the agent of ${sled.name} is stuck`, LEASE_MS * 3).catch(
+      () =>
+        // It had no lease when it got stuck: nothing ran that its watchdog would kill it for. Its operator starts it again.
+        sled.signal('SIGKILL', true),
+    );
   if (kind === 'kill-watchdog') await pause(LEASE_MS * 1.25);
   heal(sled);
 }
