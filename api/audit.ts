@@ -6,7 +6,7 @@ import { type AuditOutcome, type AuditRecord, recordingDatabase, writeAudit } fr
 import type { Caller } from '../model/access.ts';
 import type { Permission } from '../model/permissions.ts';
 
-/** By the name of a path's parameter, and of the collection that a creation goes to: what a request is about. */
+/** What a request is about, by the name of its path’s parameter. */
 const KIND_OF_PARAM: Readonly<Record<string, string>> = {
   group: 'group',
   instance: 'instance',
