@@ -201,7 +201,7 @@ export async function startStack(options: StackOptions): Promise<RunningStack> {
     for (const [index, listen] of addresses.entries()) {
       const name = `sled-${index + 1}`;
       const folder = join(dataDir, name);
-      const joined = authority === undefined ? null : await joinedSled(api.url, folder, name, listen, size);
+      const joined = authority === undefined ? null : await joinedSled(api.url, adminToken.secret, folder, name, listen, size);
       const agent = await startSledAgent({
         name,
         listen,
@@ -308,6 +308,7 @@ async function sledListenerAt(dataDir: string): Promise<{ host: string; port: nu
 /** The identity of a sled of this stack: the one that its folder holds, or a new one by an invitation. */
 async function joinedSled(
   apiUrl: string,
+  token: string,
   folder: string,
   name: string,
   address: string,
@@ -317,12 +318,12 @@ async function joinedSled(
   if (known !== null) return known;
   const response = await fetch(`${apiUrl}/v1/system/hardware/sled-invites`, {
     method: 'POST',
-    headers: { 'content-type': 'application/json' },
+    headers: { 'content-type': 'application/json', authorization: `Bearer ${token}` },
     body: JSON.stringify({ name }),
   });
   if (!response.ok) throw new Error(`${name} could not be invited: ${await response.text()}`);
-  const { token } = sledInviteView.parse(await response.json());
-  return joinSled({ token, folder, address, ...size });
+  const invited = sledInviteView.parse(await response.json());
+  return joinSled({ token: invited.token, folder, address, ...size });
 }
 
 const sledsPage = z.object({ items: z.array(z.object({ id: z.string(), name: z.string(), address: z.string() })) });
