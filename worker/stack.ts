@@ -201,7 +201,8 @@ export async function startStack(options: StackOptions): Promise<RunningStack> {
     for (const [index, listen] of addresses.entries()) {
       const name = `sled-${index + 1}`;
       const folder = join(dataDir, name);
-      const joined = authority === undefined ? null : await joinedSled(api.url, adminToken.secret, folder, name, listen, size);
+      const joined =
+        authority === undefined ? null : await joinedSled(api.url, adminToken.secret, folder, name, listen, size);
       const agent = await startSledAgent({
         name,
         listen,
