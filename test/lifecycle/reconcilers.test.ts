@@ -319,7 +319,7 @@ describe('the updater', () => {
     await new Promise<void>((resolve) => proxy.listen(0, '127.0.0.1', resolve));
     const bound = proxy.address();
     const port = typeof bound === 'object' && bound !== null ? bound.port : 0;
-    const doomed = spawn(process.execPath, ['--import', 'tsx', COMMAND, 'api', '--port', '0'], {
+    const doomed = spawn(process.execPath, ['--import', 'tsx', COMMAND, 'api', '--port', '0', '--insecure-sleds'], {
       env: {
         ...process.env,
         DATABASE_URL: harness.stack.databaseUrl,

@@ -530,6 +530,7 @@ test('a process without the authority says that it can’t speak to sleds that h
     temporal: harness.stack.temporal,
     host: '127.0.0.1',
     port: 0,
+    authentication: 'open',
     log: pino(
       { level: 'error' },
       {
