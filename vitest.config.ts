@@ -6,7 +6,8 @@ export default defineConfig({
     // Real servers on two cores: a time-out here means "stuck", not "slow".
     testTimeout: 120_000,
     hookTimeout: 120_000,
-    maxWorkers: 2,
+    // Much of it waits: for leases to lapse, for time-outs, for processes to come up. Two cores are busy with three.
+    maxWorkers: 3,
     pool: 'forks',
   },
 });
