@@ -1,14 +1,13 @@
 /** A short round of what `npm run fencing` does for as long as one likes. */
-import { randomInt } from 'node:crypto';
 import { expect, test } from 'vitest';
 import { runRandomFencing } from './random-fencing.ts';
 
-test('faults at random for half a minute: no guest runs twice, and everything comes back', {
+test('faults at random for a quarter of a minute: no guest runs twice, and everything comes back', {
   timeout: 300_000,
 }, async () => {
-  const seed = randomInt(2 ** 31);
+  const seed = 7;
   const said: string[] = [];
-  const report = await runRandomFencing({ seed, durationMs: 30_000, say: (message) => said.push(message) }).catch(
+  const report = await runRandomFencing({ seed, durationMs: 15_000, say: (message) => said.push(message) }).catch(
     (error: Error) => {
       throw new Error(`seed ${seed}: ${error.message}\n${said.join('\n')}`);
     },
