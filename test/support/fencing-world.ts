@@ -403,14 +403,19 @@ export class FencingWorld {
     return made.id;
   }
 
-  /** Waits until an instance runs; on another VMM than `not`, where one is named. */
+  /** Waits until an instance runs by the database's word and its sled's; on another VMM than `not`, where one is named. */
   async runs(id: string, not?: string): Promise<InstanceRecord> {
     let last = '';
     await waitUntil(
       async () => {
         const { shown, active } = await this.record(id).catch(() => ({ shown: 'unread', active: null }) as const);
         last = `${shown} ${active?.id ?? ''} ${active?.state ?? ''}`;
-        return shown === 'running' && active?.state === 'running' && active.id !== not;
+        if (shown !== 'running' || active?.state !== 'running' || active.id === not) return false;
+        // What a sled has powered off is still running by the database until its report has come.
+        const said = await fetch(`${this.sledOf(active.sledId).url}/vmms/${active.id}/state`, {
+          signal: AbortSignal.timeout(2_000),
+        }).catch(() => null);
+        return said?.status === 200 && /"state":"running"/.test(await said.text());
       },
       `instance ${id} never ran`,
       UP_MS,

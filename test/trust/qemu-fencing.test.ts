@@ -64,11 +64,12 @@ describe.skipIf(qemu === null)('real guests with a lease', () => {
     }
     async kill(): Promise<void> {
       const child = this.#child;
-      if (child === null) return;
+      this.#child = null;
+      // Its watchdog may have killed it already.
+      if (child === null || child.exitCode !== null || child.signalCode !== null) return;
       const gone = new Promise((resolve) => child.once('exit', resolve));
       child.kill('SIGKILL');
       await gone;
-      this.#child = null;
     }
     status(): Promise<number> {
       return fetch(`${this.url}/vmms`, { signal: AbortSignal.timeout(2_000) }).then(
