@@ -378,6 +378,7 @@ export const RECORDINGS: Readonly<Record<string, Recording>> = {
   'updater-scan.success': ({ harness }) => byHand(harness, 'updater'),
   'reaper.success': ({ harness }) => byHand(harness, 'reaper'),
   'auto-restart.success': ({ harness }) => byHand(harness, 'auto-restart'),
+  'fencing.success': ({ harness }) => byHand(harness, 'fencing'),
 
   'sled-drain.drained': async ({ harness }) => {
     const { here } = await harness.placed(await alone(harness));
