@@ -12,9 +12,23 @@ const history = z.object({
     z.looseObject({
       workflowExecutionStartedEventAttributes: z.object({ workflowType: z.object({ name: z.string() }) }).optional(),
       activityTaskScheduledEventAttributes: z.object({ activityType: z.object({ name: z.string() }) }).optional(),
+      markerRecordedEventAttributes: z
+        .object({
+          markerName: z.string(),
+          details: z.record(z.string(), z.object({ payloads: z.array(z.object({ data: z.string() })) })),
+        })
+        .optional(),
     }),
   ),
 });
+
+/** The step that a marker of the SDK stands for, where it ran within a workflow task. */
+function localActivity(marker: z.infer<typeof history>['events'][number]['markerRecordedEventAttributes']) {
+  if (marker?.markerName !== 'core_local_activity') return undefined;
+  const data = marker.details.data?.payloads[0]?.data ?? '';
+  return z.object({ activity_type: z.string() }).parse(JSON.parse(Buffer.from(data, 'base64').toString()))
+    .activity_type;
+}
 
 describe('every step that a history shows is declared, and every declared step that always runs is there, in order', () => {
   test.each(files)('%s', async (file) => {
@@ -23,7 +37,11 @@ describe('every step that a history shows is declared, and every declared step t
     const declared = declaredSteps(type);
     if (declared === undefined) throw new Error(`workflow type "${type}" is not declared in model/saga-steps.ts`);
     const ran = events
-      .map((event) => event.activityTaskScheduledEventAttributes?.activityType.name)
+      .map(
+        (event) =>
+          event.activityTaskScheduledEventAttributes?.activityType.name ??
+          localActivity(event.markerRecordedEventAttributes),
+      )
       .filter((name): name is string => name !== undefined);
     const all = [...declared.steps, ...declared.compensations];
     expect(all.map((step) => step.activity)).toEqual(expect.arrayContaining(ran));
