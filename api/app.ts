@@ -1,4 +1,5 @@
 /** What the two listeners of the API have in common: how they trace, log, count, parse and answer errors. */
+import { serializerCompiler, validatorCompiler } from 'fastify-type-provider-zod';
 import type { Logger } from 'pino';
 import type { Metrics } from '../telemetry/metrics.ts';
 import { beginRequestSpan, endRequestSpan } from '../telemetry/tracing.ts';
@@ -9,8 +10,29 @@ import { refuseNul } from './limits.ts';
 /** Reports and renewals come by the thousand. */
 const FREQUENT_ROUTES: ReadonlySet<string> = new Set(['/vmms/:vmm_id', '/sleds/:sled_id/lease']);
 
+/** Where a listener that listens on `host` is reached, with the port that it was given. */
+export function urlOf(app: ApiApp, scheme: 'http' | 'https', host: string): string {
+  const bound = app.server.address();
+  if (bound === null || typeof bound === 'string') throw new Error(`${host} is no address of a network`);
+  return `${scheme}://${host.includes(':') ? `[${host}]` : host}:${bound.port}`;
+}
+
+/** How long what is under way may take when a listener ends, in milliseconds. */
+const CLOSE_MS = 5_000;
+
+/** Answers what a listener has begun to answer, then closes every connection. */
+export async function closeApp(app: ApiApp): Promise<void> {
+  app.server.closeIdleConnections();
+  const closing = app.close();
+  const cut = setTimeout(() => app.server.closeAllConnections(), CLOSE_MS);
+  await closing;
+  clearTimeout(cut);
+}
+
 /** Gives a listener its hooks, its error bodies and its parser. */
 export function dressApp(app: ApiApp, log: Logger, metrics: Metrics): void {
+  app.setValidatorCompiler(validatorCompiler);
+  app.setSerializerCompiler(serializerCompiler);
   app.addHook('onRequest', beginRequestSpan);
   app.addHook('onResponse', endRequestSpan);
   app.addHook('onSend', async (request, reply) => {

@@ -2,12 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import swagger from '@fastify/swagger';
 import { fastify } from 'fastify';
-import {
-  jsonSchemaTransform,
-  serializerCompiler,
-  validatorCompiler,
-  type ZodTypeProvider,
-} from 'fastify-type-provider-zod';
+import { jsonSchemaTransform, type ZodTypeProvider } from 'fastify-type-provider-zod';
 import type { Logger } from 'pino';
 import { SledClient } from '../activities/sled-client.ts';
 import { SledDirectory, warnWithoutAuthority } from '../activities/sled-directory.ts';
@@ -23,7 +18,7 @@ import { installTracing } from '../telemetry/tracing.ts';
 import { connectTemporalClient } from '../worker/temporal-client.ts';
 import type { TemporalSettings } from '../worker/temporal-connection.ts';
 import { type AuthenticationMode, addAccessHooks } from './access.ts';
-import { dressApp } from './app.ts';
+import { closeApp, dressApp, urlOf } from './app.ts';
 import type { ApiApp, ApiContext } from './context.ts';
 import { addRateLimit, checkListening, DEFAULT_LIMITS, limitOptions, type RequestLimits } from './limits.ts';
 import { Operations } from './operations.ts';
@@ -143,8 +138,6 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
     forceCloseConnections: 'idle',
     ...limitOptions(limits, options.tls),
   }).withTypeProvider<ZodTypeProvider>() as ApiApp;
-  app.setValidatorCompiler(validatorCompiler);
-  app.setSerializerCompiler(serializerCompiler);
   addAccessHooks(app, {
     db,
     mode: options.authentication ?? 'tokens',
@@ -205,20 +198,13 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
     listening = await startSledListener(sledListener, identity, context, leaseBeatMs);
   await app.listen({ host: options.host, port: options.port });
   const stopBeating = startBeating(context, leaseBeatMs);
-  const bound = app.server.address();
-  const port = typeof bound === 'object' && bound !== null ? bound.port : options.port;
-  const host = options.host.includes(':') ? `[${options.host}]` : options.host;
   return {
-    url: `${options.tls === undefined ? 'http' : 'https'}://${host}:${port}`,
+    url: urlOf(app, options.tls === undefined ? 'http' : 'https', options.host),
     metricsUrl: endpoint?.url ?? null,
     sledUrl: listening?.url ?? null,
     async stop() {
       await Promise.all([endpoint?.stop(), listening?.stop(), stopBeating()]);
-      app.server.closeIdleConnections();
-      const closing = app.close();
-      const cut = setTimeout(() => app.server.closeAllConnections(), 5_000);
-      await closing;
-      clearTimeout(cut);
+      await closeApp(app);
       directory?.close();
       await Promise.allSettled([connected.close(), database.close(), sleds.close(), tracing?.flush()]);
     },

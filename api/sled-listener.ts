@@ -6,13 +6,13 @@ import { constants, randomUUID } from 'node:crypto';
 import type { Server } from 'node:https';
 import type { TLSSocket } from 'node:tls';
 import { type FastifyRequest, fastify } from 'fastify';
-import { serializerCompiler, validatorCompiler, type ZodTypeProvider } from 'fastify-type-provider-zod';
+import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { readCertificateRefusal } from '../db/queries/sled-identity.ts';
 import type { Authority } from '../identity/authority.ts';
 import type { IdentityHolder } from '../identity/holder.ts';
 import { identifyPeer } from '../identity/peer.ts';
 import type { IdentityRefusal } from '../model/identity.ts';
-import { dressApp } from './app.ts';
+import { closeApp, dressApp, urlOf } from './app.ts';
 import type { ApiApp, ApiContext } from './context.ts';
 import { IdentityRefused } from './errors.ts';
 import { addLeaseRoutes } from './routes/leases.ts';
@@ -64,8 +64,6 @@ export async function startSledListener(
   // The routes don't see what they are served over.
   const app = secure as unknown as ApiApp;
   const server: Server = secure.server;
-  app.setValidatorCompiler(validatorCompiler);
-  app.setSerializerCompiler(serializerCompiler);
   dressApp(app, context.log, context.metrics);
   const unlisten = identity.onRenewal(() => server.setSecureContext(identity.secureContext));
 
@@ -96,21 +94,13 @@ export async function startSledListener(
   addReportRoutes(app, context, (request) => ({ kind: 'sled', ...callerOf(request) }));
   addNetworkRoutes(app, context);
   addLeaseRoutes(app, context, leaseBeatMs, callerOf);
-  let url = options.url;
   addSledIdentityRoutes(app, context, { authority: options.authority }, callerOf);
   await app.listen({ host: options.host, port: options.port });
-  const bound = server.address();
-  const port = typeof bound === 'object' && bound !== null ? bound.port : options.port;
-  url ??= `https://${options.host.includes(':') ? `[${options.host}]` : options.host}:${port}`;
   return {
-    url,
+    url: options.url ?? urlOf(app, 'https', options.host),
     async stop() {
       unlisten();
-      server.closeIdleConnections();
-      const closing = app.close();
-      const cut = setTimeout(() => server.closeAllConnections(), 5_000);
-      await closing;
-      clearTimeout(cut);
+      await closeApp(app);
     },
   };
 }

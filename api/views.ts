@@ -1,5 +1,6 @@
 /** From rows to what the wire shows. */
 
+import type { AccessTokenRow } from '../db/queries/access-tokens.ts';
 import type { CompletedRecord } from '../db/queries/list-audit-log.ts';
 import type { InstanceRecord } from '../db/queries/read-instance.ts';
 import { instanceFacts } from '../db/queries/read-instance.ts';
@@ -9,7 +10,7 @@ import { type DrainEntry, type DrainProgress, describeDrain } from '../model/dra
 import { isLiveMigration } from '../model/external-state.ts';
 import { LATE_AFTER_LEASES } from '../model/lease.ts';
 import type { ReconcilerName, ReconcilerPass } from '../model/reconcilers.ts';
-import type { AuditLogEntry } from '../wire/access-api.ts';
+import type { AccessTokenView, AuditLogEntry } from '../wire/access-api.ts';
 import type {
   AffinityGroupMember,
   AffinityGroupView,
@@ -239,4 +240,16 @@ export function viewAffinityGroup(row: typeof affinityGroup.$inferSelect): Affin
 
 export function viewAffinityMember({ instance, shown }: InstanceRecord): AffinityGroupMember {
   return { type: 'instance', value: { id: instance.id, name: instance.name, run_state: shown } };
+}
+
+/** A token as its administrators see it: never its secret. */
+export function viewToken(row: AccessTokenRow): AccessTokenView {
+  return {
+    id: row.id,
+    name: row.name,
+    role: row.role,
+    project_id: row.projectId,
+    time_created: row.timeCreated.toISOString(),
+    time_expires: row.timeExpires?.toISOString() ?? null,
+  };
 }

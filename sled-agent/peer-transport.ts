@@ -1,4 +1,5 @@
 /** What the VMs of two sleds hand a guest over by: TCP, or TLS by which each side shows that it is a sled. */
+
 import { connect as connectTcp, createServer as createTcpServer, type Server, type Socket } from 'node:net';
 import {
   checkServerIdentity,
@@ -9,6 +10,7 @@ import {
 import type { Dispatcher } from 'undici';
 import type { IdentityHolder } from '../identity/holder.ts';
 import { expectPeer, identifyPeer } from '../identity/peer.ts';
+import { splitAddress } from '../wire/sled-protocol.ts';
 import type { SledIdentity } from './sled-identity.ts';
 
 export interface PeerTransport {
@@ -31,11 +33,6 @@ export interface PeerTransport {
 
 const AGENT_CONNECTIONS = 2;
 
-function split(address: string): { host: string; port: number } {
-  const at = address.lastIndexOf(':');
-  return { host: address.slice(0, at).replace(/[[\]]/g, ''), port: Number(address.slice(at + 1)) };
-}
-
 /** Between sleds without identities. */
 export const PLAIN_TRANSPORT: PeerTransport = {
   holder: null,
@@ -43,7 +40,7 @@ export const PLAIN_TRANSPORT: PeerTransport = {
   sledAt: () => null,
   serve: (onConnection) => createTcpServer(onConnection),
   dial(address, onOpen) {
-    const { host, port } = split(address);
+    const { host, port } = splitAddress(address);
     return connectTcp(port, host).once('connect', onOpen);
   },
   agentAt: (address) => ({ origin: `http://${address}`, dispatcher: null }),
@@ -84,7 +81,7 @@ export function identifiedTransport(identity: SledIdentity): PeerTransport {
       return server;
     },
     dial(address, onOpen) {
-      const { host, port } = split(address);
+      const { host, port } = splitAddress(address);
       const socket = connectTls({
         ...identity.holder.secureContext,
         host,

@@ -11,9 +11,11 @@
  * Before `complete` a broken connection leaves the guest with the source. After it, a destination that has not heard
  * `yours` asks again; a source that refuses connections is dead, and a dead source runs nothing.
  */
+
 import type { Server, Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 import { z } from 'zod';
+import { splitAddress } from '../wire/sled-protocol.ts';
 import type { FaultBook } from './faults.ts';
 import { appendGuestLog, closeGuestLog, guestLogNow } from './guest-log.ts';
 import type { BookedVm, GuestLogEntry, StopAnswer, VmListener, VmSpec, WitnessedHypervisor } from './hypervisor.ts';
@@ -93,10 +95,10 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
       outgoing: null,
       stopOnArrival: false,
     };
-    const at = spec.address.lastIndexOf(':');
+    const { host, port } = splitAddress(spec.address);
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject);
-      server.listen(Number(spec.address.slice(at + 1)), spec.address.slice(0, at).replace(/[[\]]/g, ''), resolve);
+      server.listen(port, host, resolve);
     });
     this.#vms.set(spec.vmmId, vm);
   }

@@ -10,7 +10,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { z } from 'zod';
 import { migrateDatabase } from '../db/connect.ts';
 import { freePort } from '../worker/child-process.ts';
-import { type EmbeddedPostgres, startEmbeddedPostgres } from '../worker/embedded-postgres.ts';
+import { type EmbeddedPostgres, startEmbeddedPostgresAgain } from '../worker/embedded-postgres.ts';
 import { plainTemporal, type TemporalSettings } from '../worker/temporal-connection.ts';
 import { findTemporalBinary, startTemporalServer, type TemporalServer } from '../worker/temporal-server.ts';
 import { type Link, type LinkCounts, openLink } from './network.ts';
@@ -156,18 +156,11 @@ export class SoakSystem {
   /** Starts PostgreSQL on its data, if it isn't running; again when what a killed one left is still leaving. */
   async startPostgres(): Promise<void> {
     if (this.#postgres !== null) return;
-    for (let attempt = 1; this.#postgres === null; attempt++) {
-      try {
-        this.#postgres = await startEmbeddedPostgres({
-          dataDir: join(this.dataDir, 'postgres'),
-          port: this.#postgresPort,
-          durable: true,
-        });
-      } catch (error) {
-        if (attempt >= 20) throw error;
-        await pause(300);
-      }
-    }
+    this.#postgres = await startEmbeddedPostgresAgain({
+      dataDir: join(this.dataDir, 'postgres'),
+      port: this.#postgresPort,
+      durable: true,
+    });
     this.#databaseUrl = this.#postgres.url;
   }
 

@@ -1,10 +1,11 @@
 /** Tokens, callers and the audit log, as operators and their programs see them. */
+
 import { z } from 'zod';
 import { ACCESS_ROLES, AUDIT_ACTORS } from '../model/access.ts';
 import { nameOrId, pageParams, resourceName } from './operator-api.ts';
+import { timestamp } from './sled-protocol.ts';
 
 const uuid = z.guid();
-const timestamp = z.iso.datetime({ offset: true });
 
 /** How long a token lives when its maker says nothing, and at most, in seconds: 90 days, two years. */
 export const DEFAULT_TOKEN_SECONDS = 90 * 24 * 3600;

@@ -18,7 +18,7 @@ import {
   SLED_POLICIES,
 } from '../model/states.ts';
 import { TIMELINE_KINDS } from '../model/timeline.ts';
-import { socketAddress } from './sled-protocol.ts';
+import { socketAddress, timestamp } from './sled-protocol.ts';
 
 const MEBIBYTE = 1024 * 1024;
 const GIBIBYTE = 1024 * MEBIBYTE;
@@ -34,7 +34,6 @@ export const DEFAULT_PAGE_LIMIT = 100;
 export const MAX_PAGE_LIMIT = 10_000;
 
 const uuid = z.guid();
-const timestamp = z.iso.datetime({ offset: true });
 
 /** A resource's name. Source: Oxide `Name`: lower-case start, letters, digits and dashes, 63 at most, not a UUID. */
 export const resourceName = z

@@ -4,9 +4,8 @@
  */
 import { z } from 'zod';
 import { MIN_MEMORY_BYTES, resourceName } from './operator-api.ts';
-import { socketAddress } from './sled-protocol.ts';
+import { socketAddress, timestamp } from './sled-protocol.ts';
 
-const timestamp = z.iso.datetime({ offset: true });
 /** How long an invitation is good, in seconds: an hour by default, a week at most. */
 export const DEFAULT_INVITE_SECONDS = 3600;
 const MAX_INVITE_SECONDS = 7 * 24 * 3600;

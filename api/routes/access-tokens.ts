@@ -1,11 +1,10 @@
 import { z } from 'zod';
-import { type AccessTokenRow, findToken, listTokens } from '../../db/queries/access-tokens.ts';
+import { findToken, listTokens } from '../../db/queries/access-tokens.ts';
 import { requireProject } from '../../db/transactions/manage-inventory.ts';
 import { createToken, revokeToken } from '../../db/transactions/manage-tokens.ts';
 import { includesRole } from '../../model/access.ts';
 import { Refusal } from '../../model/refusal.ts';
 import {
-  type AccessTokenView,
   accessTokenCreate,
   accessTokenCreated,
   accessTokenView,
@@ -18,7 +17,7 @@ import { changing } from '../audit.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
 import { errors } from '../errors.ts';
 import { readPage, writePage } from '../paging.ts';
-import { LOCAL_USER_ID, SILO_ID } from '../views.ts';
+import { LOCAL_USER_ID, SILO_ID, viewToken } from '../views.ts';
 
 /** Adds the endpoints of operators' tokens, and the one that tells a caller who it is. */
 export function addAccessTokenRoutes(app: ApiApp, { db }: ApiContext): void {
@@ -86,15 +85,4 @@ export function addAccessTokenRoutes(app: ApiApp, { db }: ApiContext): void {
       return reply.status(204).send(null);
     },
   );
-}
-
-function viewToken(row: AccessTokenRow): AccessTokenView {
-  return {
-    id: row.id,
-    name: row.name,
-    role: row.role,
-    project_id: row.projectId,
-    time_created: row.timeCreated.toISOString(),
-    time_expires: row.timeExpires?.toISOString() ?? null,
-  };
 }

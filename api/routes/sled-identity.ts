@@ -1,7 +1,8 @@
-import { createHash, randomBytes } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import { desc, eq } from 'drizzle-orm';
 import type { FastifyRequest } from 'fastify';
 import { z } from 'zod';
+import { hashTokenSecret } from '../../db/access-token-secret.ts';
 import { readMigrationDestination, readRevokedSerials, readSledAddress } from '../../db/queries/sled-identity.ts';
 import { sledCertificate } from '../../db/schema.ts';
 import { createInvite } from '../../db/transactions/create-invite.ts';
@@ -22,6 +23,7 @@ import {
   sledInviteView,
   writeInviteToken,
 } from '../../wire/sled-identity.ts';
+import { splitAddress } from '../../wire/sled-protocol.ts';
 import { bySled, changing } from '../audit.ts';
 import type { ApiApp, ApiContext, SledJoining } from '../context.ts';
 import { errors, IdentityRefused } from '../errors.ts';
@@ -113,7 +115,7 @@ export function addSledIdentityRoutes(
     async (request) => {
       const { secret, request: pem, address, threads, memory } = request.body;
       const requested = await requireRequest(pem);
-      const host = hostOf(address);
+      const { host } = splitAddress(address);
       const joined = await joinSled(
         bySled(request, db, 'sled_join', null),
         {
@@ -140,7 +142,7 @@ export function addSledIdentityRoutes(
       const certificate = await authority.issue(
         requested.request.publicKey,
         { kind: 'sled', sledId: holder.sledId },
-        address === null ? [] : [hostOf(address)],
+        address === null ? [] : [splitAddress(address).host],
       );
       if (!(await renewCertificate(bySled(request, db, 'sled_certificate_renew', holder.sledId), holder, certificate)))
         throw new IdentityRefused('revoked');
@@ -179,11 +181,5 @@ async function requireRequest(pem: string): Promise<RequestedKey> {
   return requested;
 }
 
-/** The secret is 256 random bits: nothing slower than SHA-256 makes it harder to guess. */
-function hashSecret(secret: string): string {
-  return createHash('sha256').update(secret).digest('hex');
-}
-
-function hostOf(address: string): string {
-  return address.slice(0, address.lastIndexOf(':')).replace(/[[\]]/g, '');
-}
+/** As it is kept, in hexadecimal. */
+const hashSecret = (secret: string) => hashTokenSecret(secret).toString('hex');

@@ -1,3 +1,4 @@
+import { viewToken } from '../../api/views.ts';
 import { migrateDatabase, openDatabase } from '../../db/connect.ts';
 import { requireProject } from '../../db/transactions/manage-inventory.ts';
 import { createTokenInDatabase } from '../../db/transactions/manage-tokens.ts';
@@ -30,15 +31,7 @@ export async function createFirstToken(wanted: {
       { name: name.data, role: wanted.role, projectId, expiresInSeconds: wanted.expires_in_seconds },
       'mooring token create --in-database',
     );
-    return {
-      id: row.id,
-      name: row.name,
-      role: row.role,
-      project_id: row.projectId,
-      time_created: row.timeCreated.toISOString(),
-      time_expires: row.timeExpires?.toISOString() ?? null,
-      token: row.secret,
-    };
+    return { ...viewToken(row), token: row.secret };
   } finally {
     await database.close();
   }

@@ -1,6 +1,7 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import pc from 'picocolors';
 import { DEFAULT_BEAT_MS } from '../../model/lease.ts';
+import { splitAddress } from '../../wire/sled-protocol.ts';
 import { DEFAULT_API_PORT, DEFAULT_SLED_PORT } from '../context.ts';
 import { printJson } from '../output.ts';
 import { addSledAgentCommand, type HypervisorChoice, hypervisorOption, untilTold } from './sled-agent.ts';
@@ -228,7 +229,7 @@ function sledListenAddress({ host, sledListen }: ApiCommandOptions): { host: str
     throw new Error(
       `--sled-listen: must be "ip:port", for example "0.0.0.0:${DEFAULT_SLED_PORT}", not "${sledListen}"`,
     );
-  return { host: sledListen.slice(0, at).replace(/[[\]]/g, ''), port };
+  return splitAddress(sledListen);
 }
 
 async function externalParts() {

@@ -82,5 +82,5 @@ export async function joinSled<Certificate extends { readonly serial: string; re
 }
 
 function refuseToken(why: string): Refusal {
-  return new Refusal('Unauthorized', `the token ${why}: "mooring sled invite NAME" makes a new one`);
+  return Refusal.unauthorized(`the token ${why}: "mooring sled invite NAME" makes a new one`);
 }

@@ -10,6 +10,7 @@
  * Under TCG the guest stands still while its memory is copied: QEMU 7.2 loses track of the pages that a running guest
  * writes then, and corrupts it. Under KVM it runs on, and stands still for the rest only.
  */
+
 import { readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { readFile, rm } from 'node:fs/promises';
 import type { Server, Socket } from 'node:net';
@@ -19,6 +20,7 @@ import { z } from 'zod';
 import { readSourceVerdict, type SourceWord, settleArrival } from '../../model/hand-over.ts';
 import { recoverVm } from '../../model/vm-recovery.ts';
 import type { MigrationProgress } from '../../wire/sled-protocol.ts';
+import { splitAddress } from '../../wire/sled-protocol.ts';
 import { guardChild } from '../../worker/child-process.ts';
 import type { FaultBook } from '../faults.ts';
 import type { BookedVm, GuestLogEntry, StopAnswer, VmListener, VmSpec } from '../hypervisor.ts';
@@ -605,14 +607,10 @@ export class QemuVm {
       );
       peer.say({ hello: { vmm_id: this.spec.vmmId, agent: this.#reachableAgent() } });
     });
-    const at = this.spec.address.lastIndexOf(':');
+    const { host, port } = splitAddress(this.spec.address);
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject);
-      server.listen(
-        Number(this.spec.address.slice(at + 1)),
-        this.spec.address.slice(0, at).replace(/[[\]]/g, ''),
-        resolve,
-      );
+      server.listen(port, host, resolve);
     });
     server.on('error', () => {});
     this.#server = server;
@@ -1064,7 +1062,7 @@ const MIGRATION_CAPABILITIES = [
 
 /** The host in `tcp:host:port`; IPv6 without its brackets. */
 function hostOfUri(uri: string): string {
-  return uri.slice('tcp:'.length, uri.lastIndexOf(':')).replace(/[[\]]/g, '');
+  return splitAddress(uri.slice('tcp:'.length)).host;
 }
 
 function describeDifference(here: MachineShape, there: MachineShape): string | null {

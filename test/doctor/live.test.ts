@@ -1,10 +1,10 @@
 /** The doctor on a real stack: content while it is busy, and not when a sled or Temporal has what it should not. */
+
 import { spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { sql } from 'drizzle-orm';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { SledClient } from '../../activities/sled-client.ts';
@@ -12,6 +12,7 @@ import { examine } from '../../doctor/examine.ts';
 import { workflowIds } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../worker/child-process.ts';
 import { readStackFile, writeStackFile } from '../../worker/stack-file.ts';
+import { runCommand } from '../support/command.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
 
 let harness: Harness;
@@ -34,20 +35,8 @@ async function look(atRest: boolean) {
   return findings.map(({ invariant, rule, instanceId }) => ({ invariant, rule, instanceId }));
 }
 
-async function mooring(...args: string[]): Promise<{ code: number | null; stdout: string; stderr: string }> {
-  const launcher = fileURLToPath(new URL('../../client/mooring.js', import.meta.url));
-  const env = { ...process.env, XDG_STATE_HOME: stateHome, DATABASE_URL: '', TEMPORAL_ADDRESS: '', NO_COLOR: '1' };
-  const child = spawn(process.execPath, [launcher, ...args], { env, stdio: ['ignore', 'pipe', 'pipe'] });
-  let [stdout, stderr] = ['', ''];
-  child.stdout.on('data', (chunk: Buffer) => {
-    stdout += chunk;
-  });
-  child.stderr.on('data', (chunk: Buffer) => {
-    stderr += chunk;
-  });
-  const code = await new Promise<number | null>((resolve) => child.once('close', resolve));
-  return { code, stdout, stderr };
-}
+const mooring = (...args: string[]) =>
+  runCommand(args, { env: { XDG_STATE_HOME: stateHome, DATABASE_URL: '', TEMPORAL_ADDRESS: '' } });
 
 test('a busy stack has no finding at any moment, and none at all when it has come to rest', async () => {
   const ids = await Promise.all(Array.from({ length: 8 }, () => harness.create()));
@@ -148,20 +137,20 @@ test('an open workflow of an instance is found at rest, until it ends', async ()
 
 test('the command says what it checked and exits 0; with a finding it prints its line and exits 1', async () => {
   const good = await mooring('doctor', '--at-rest', '--api-url', harness.stack.apiUrl);
-  expect(good.stderr).toBe('');
-  expect(good.stdout).toMatch(
+  expect(good.err).toBe('');
+  expect(good.out).toMatch(
     /nothing is wrong: checked \d+ rules on \d+ instances and \d+ VMMs, 3 sleds, Temporal, the journal/,
   );
   expect(good.code).toBe(0);
 
   await harness.database.db.execute(sql`UPDATE sled SET reserved_threads = reserved_threads + 1 WHERE name = 'sled-1'`);
   const bad = await mooring('doctor', '--api-url', harness.stack.apiUrl);
-  expect(bad.stdout).toMatch(/^ 1 {2}sled sums {2}sled sled-1 says that/m);
-  expect(bad.stdout).toContain('1 finding, on invariant 1');
+  expect(bad.out).toMatch(/^ 1 {2}sled sums {2}sled sled-1 says that/m);
+  expect(bad.out).toContain('1 finding, on invariant 1');
   expect(bad.code).toBe(1);
   const json = await mooring('doctor', '--json', '--api-url', harness.stack.apiUrl);
   expect(json.code).toBe(1);
-  expect(JSON.parse(json.stdout)).toMatchObject({
+  expect(JSON.parse(json.out)).toMatchObject({
     findings: [{ invariant: 1, rule: 'sled sums', instance_id: null }],
     checked: { at_rest: false },
   });
@@ -169,11 +158,9 @@ test('the command says what it checked and exits 0; with a finding it prints its
 });
 
 test('without a stack on that port the command says where it looked and what to set', async () => {
-  const { code, stderr } = await mooring('doctor', '--api-url', 'http://127.0.0.1:1');
+  const { code, err } = await mooring('doctor', '--api-url', 'http://127.0.0.1:1');
   expect(code).toBe(1);
-  expect(stderr).toMatch(
-    /no stack with its API at http:\/\/127\.0\.0\.1:1 runs on this machine.*--api-url.*DATABASE_URL/,
-  );
+  expect(err).toMatch(/no stack with its API at http:\/\/127\.0\.0\.1:1 runs on this machine.*--api-url.*DATABASE_URL/);
 });
 
 test('the stack file is its owner’s alone; one whose process is gone counts for nothing', async () => {

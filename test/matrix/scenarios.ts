@@ -40,6 +40,16 @@ const WAIT_MS = 60_000;
 
 async function stopped(): Promise<void> {}
 
+/** Has the instance run on a sled of its own, where nothing else is. */
+async function runningAlone(subject: Subject) {
+  await running(subject);
+  const small = await subject.stack.addSmallSled();
+  const there = await subject.call('migrate', { to: small });
+  if (there.kind !== 'succeeded') throw new Error(`it could not be moved: ${JSON.stringify(there)}`);
+  await subject.settles(['running']);
+  return small;
+}
+
 async function running(subject: Subject): Promise<void> {
   const started = await subject.call('start');
   if (started.kind !== 'succeeded') throw new Error(`it could not be started: ${JSON.stringify(started)}`);
@@ -376,11 +386,7 @@ export const SCENARIOS: readonly Scenario[] = [
     plain: 'succeeded',
     alone: true,
     async prepare(subject) {
-      await running(subject);
-      const small = await subject.stack.addSmallSled();
-      const there = await subject.call('migrate', { to: small });
-      if (there.kind !== 'succeeded') throw new Error(`it could not be moved: ${JSON.stringify(there)}`);
-      await subject.settles(['running']);
+      const small = await runningAlone(subject);
       // Its guests are off and it is silent, and has been for longer than its lease; whatever befalls PostgreSQL is short beside that.
       silence(small);
       await small.agent.hypervisor.close();
@@ -415,11 +421,7 @@ export const SCENARIOS: readonly Scenario[] = [
     success: 'running',
     plain: 'succeeded',
     async prepare(subject) {
-      await running(subject);
-      const small = await subject.stack.addSmallSled();
-      const there = await subject.call('migrate', { to: small });
-      if (there.kind !== 'succeeded') throw new Error(`it could not be moved: ${JSON.stringify(there)}`);
-      await subject.settles(['running']);
+      await runningAlone(subject);
     },
     async act(subject) {
       const { active } = await subject.record();

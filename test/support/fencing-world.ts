@@ -6,7 +6,6 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { appendFileSync, closeSync, openSync } from 'node:fs';
 import { chmod, mkdir, mkdtemp, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { setTimeout as pause } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { eq, sql } from 'drizzle-orm';
 import { SledClient } from '../../activities/sled-client.ts';
@@ -22,7 +21,7 @@ import { readGuestLogFile } from '../../sled-agent/guest-log.ts';
 import { monotonicMs } from '../../sled-agent/lease-file.ts';
 import type { InstanceCreate, SledView } from '../../wire/operator-api.ts';
 import { freePort, guardChild, waitUntil } from '../../worker/child-process.ts';
-import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../worker/embedded-postgres.ts';
+import { type EmbeddedPostgres, startEmbeddedPostgresAgain } from '../../worker/embedded-postgres.ts';
 import { createLog } from '../../worker/log.ts';
 import { plainTemporal, type TemporalSettings } from '../../worker/temporal-connection.ts';
 import { findTemporalBinary, startTemporalServer, type TemporalServer } from '../../worker/temporal-server.ts';
@@ -292,18 +291,11 @@ export class FencingWorld {
   }
 
   async startDatabase(): Promise<void> {
-    for (let attempt = 1; this.#postgres === null; attempt++) {
-      try {
-        this.#postgres = await startEmbeddedPostgres({
-          dataDir: join(this.directory, 'postgres'),
-          port: this.#postgresPort,
-          durable: true,
-        });
-      } catch (error) {
-        if (attempt >= 20) throw error;
-        await pause(300);
-      }
-    }
+    this.#postgres ??= await startEmbeddedPostgresAgain({
+      dataDir: join(this.directory, 'postgres'),
+      port: this.#postgresPort,
+      durable: true,
+    });
     this.#databaseUrl = this.#postgres.url;
   }
 

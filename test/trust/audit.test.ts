@@ -1,7 +1,6 @@
 /** What was done, by whom, and how it ended: requests that begin sagas, what acts by itself, and how the log is read and kept. */
-import { spawn } from 'node:child_process';
+
 import { randomUUID } from 'node:crypto';
-import { fileURLToPath } from 'node:url';
 import Api from '@oxide/api';
 import { sql } from 'drizzle-orm';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -9,9 +8,9 @@ import { MooringClient } from '../../client/mooring-client.ts';
 import { writeAudit } from '../../db/transactions/audit.ts';
 import type { AuditLogEntry } from '../../wire/access-api.ts';
 import { waitUntil } from '../../worker/child-process.ts';
+import { runCommand } from '../support/command.ts';
 import { type Harness, refused, startHarness } from '../support/harness.ts';
 
-const MOORING = fileURLToPath(new URL('../../client/mooring.js', import.meta.url));
 let harness: Harness;
 /** A program with a token of its own. */
 let robot: MooringClient;
@@ -244,21 +243,7 @@ test('old records are deleted by the reaper, which says how many; one whose end 
 });
 
 test('the command shows it aligned, filtered, or as JSON', async () => {
-  const mooring = async (...args: string[]) => {
-    const child = spawn(process.execPath, [MOORING, 'audit', '--api-url', harness.stack.apiUrl, ...args], {
-      env: { ...process.env, NO_COLOR: '1', FORCE_COLOR: undefined },
-    });
-    let out = '';
-    let err = '';
-    child.stdout.on('data', (chunk) => {
-      out += chunk;
-    });
-    child.stderr.on('data', (chunk) => {
-      err += chunk;
-    });
-    const code = await new Promise<number | null>((resolve) => child.once('close', resolve));
-    return { code, out, err };
-  };
+  const mooring = (...args: string[]) => runCommand(['audit', '--api-url', harness.stack.apiUrl, ...args]);
   const all = await mooring('--limit', '500');
   expect([all.code, all.err]).toEqual([0, '']);
   expect(all.out).toMatch(/COMPLETED +WHO +FROM +WHAT +ON +RESULT/);

@@ -1,4 +1,5 @@
 /** Bearer tokens on a real stack that asks for them: who is let in, who isn't, and what the newcomer notices of it: nothing. */
+
 import { execFile, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { mkdtemp, readFile, rm, stat } from 'node:fs/promises';
@@ -14,6 +15,7 @@ import { hashTokenSecret, makeTokenSecret } from '../../db/access-token-secret.t
 import { type OpenDatabase, openDatabase } from '../../db/connect.ts';
 import { waitUntil } from '../../worker/child-process.ts';
 import { type RunningStack, startStack } from '../../worker/stack.ts';
+import { runCommand } from '../support/command.ts';
 
 const MOORING = fileURLToPath(new URL('../../client/mooring.js', import.meta.url));
 let home: string;
@@ -47,13 +49,11 @@ async function get(path: string, authorization?: string) {
   };
 }
 
-/** Runs the command; `input` is what is piped to it. */
-async function mooring(args: string[], options: { env?: NodeJS.ProcessEnv; input?: string } = {}) {
-  const child = spawn(process.execPath, [MOORING, ...args], {
+/** Runs the command in a home of its own; `input` is what is piped to it. */
+const mooring = (args: string[], options: { env?: NodeJS.ProcessEnv; input?: string } = {}) =>
+  runCommand(args, {
+    ...options,
     env: {
-      ...process.env,
-      NO_COLOR: '1',
-      FORCE_COLOR: undefined,
       XDG_STATE_HOME: home,
       XDG_CONFIG_HOME: join(home, 'config'),
       MOORING_API_URL: undefined,
@@ -61,18 +61,6 @@ async function mooring(args: string[], options: { env?: NodeJS.ProcessEnv; input
       ...options.env,
     },
   });
-  child.stdin.end(options.input ?? '');
-  let out = '';
-  let err = '';
-  child.stdout.on('data', (chunk) => {
-    out += chunk;
-  });
-  child.stderr.on('data', (chunk) => {
-    err += chunk;
-  });
-  const code = await new Promise<number | null>((resolve) => child.once('close', resolve));
-  return { code, out, err };
-}
 
 test('without a token: 401 with a challenge, and what to do next', async () => {
   const none = await get('/v1/projects');
