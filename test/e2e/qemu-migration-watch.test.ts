@@ -39,8 +39,17 @@ describe.skipIf(qemu === null)('on real VMs', () => {
     ).catch(async (error: Error) => {
       throw new Error(`${error.message}; they are now: ${await currentDetails(watch)}`);
     });
-    const [pending] = (await watch.describe()).raw.pendingActivities ?? [];
-    expect(Buffer.from(pending?.heartbeatDetails?.payloads?.[0]?.data ?? []).toString()).toMatch(/"bytesLeft":[1-9]/);
+    // Between two of its activities there is none that is pending, and a new one has not told anything yet.
+    await waitUntil(
+      async () => {
+        const [pending] = (await watch.describe()).raw.pendingActivities ?? [];
+        const told = Buffer.from(pending?.heartbeatDetails?.payloads?.[0]?.data ?? []).toString();
+        return /"bytesLeft":[1-9]/.test(told);
+      },
+      'its heartbeats never told how much is left',
+      PATIENT_MS,
+      20,
+    );
     const live = await client.getMigration(id);
     expect(live).toMatchObject({ outcome: null, source_state: 'in_progress', progress: { downtime_ms: null } });
     expect(live.progress?.bytes_left).toBeGreaterThan(0);
