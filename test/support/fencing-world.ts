@@ -243,7 +243,7 @@ export class FencingWorld {
       temporal: this.#temporalSettings,
       alone: true,
       log: createLog('worker', 'fatal'),
-      reconcileEveryMs: this.#options.reconcileEveryMs ?? 1_000,
+      reconcileEveryMs: this.#options.reconcileEveryMs ?? 2_000,
     });
     this.#apiPort = await freePort();
     await this.startApi();
