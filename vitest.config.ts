@@ -9,5 +9,6 @@ export default defineConfig({
     // Much of it waits: for leases to lapse, for time-outs, for processes to come up. Two cores are busy with three.
     maxWorkers: 3,
     pool: 'forks',
+    globalSetup: 'test/support/global-setup.ts',
   },
 });

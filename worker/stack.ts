@@ -23,7 +23,7 @@ import { writeStackFile } from './stack-file.ts';
 import { ensureStackToken, type StackToken } from './stack-token.ts';
 import { plainTemporal, readTemporalSettings, type TemporalSettings } from './temporal-connection.ts';
 import { cacheDirectory, findTemporalBinary, startTemporalServer } from './temporal-server.ts';
-import { type RunningWorker, startWorker, type TestInterceptors } from './worker.ts';
+import { type RunningWorker, startWorker, type TestInterceptors, type WorkerOptions } from './worker.ts';
 
 export interface StackOptions {
   /** Kept between runs; a throw-away directory when absent. */
@@ -64,6 +64,8 @@ export interface StackOptions {
   readonly env?: NodeJS.ProcessEnv;
   /** For tests alone. */
   readonly testInterceptors?: TestInterceptors;
+  /** The workflows to run, bundled before; for tests. */
+  readonly bundle?: WorkerOptions['bundle'];
   /** Hears what is being brought up, in words for people. */
   readonly onProgress?: (message: string) => void;
 }
@@ -161,6 +163,7 @@ export async function startStack(options: StackOptions): Promise<RunningStack> {
       ...(options.updates === undefined ? {} : { updates: options.updates }),
       ...(options.reconcileEveryMs === undefined ? {} : { reconcileEveryMs: options.reconcileEveryMs }),
       ...(options.reconcilersOff === undefined ? {} : { reconcilersOff: options.reconcilersOff }),
+      ...(options.bundle === undefined ? {} : { bundle: options.bundle }),
       ...(options.testInterceptors === undefined ? {} : { testInterceptors: options.testInterceptors }),
     });
     stops.push({ name: 'worker', stop: worker.stop });

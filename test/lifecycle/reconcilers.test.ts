@@ -27,7 +27,7 @@ let harness: Harness;
 let healthy: string[];
 beforeAll(async () => {
   // All are switched off: what happens is what a pass by hand does.
-  harness = await startHarness({ reconcilersOff: RECONCILERS, registerTimeoutMs: 2_000 });
+  harness = await startHarness({ reconcilersOff: RECONCILERS, registerTimeoutMs: 6_000 });
   healthy = [await harness.running(), await harness.create()];
 });
 afterEach(async () => {

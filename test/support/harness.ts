@@ -1,8 +1,10 @@
 /** A real stack for tests, and the few words that they need to speak of it. */
 import { randomUUID } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
 import type { Client } from '@temporalio/client';
 import { sql } from 'drizzle-orm';
 import { pino } from 'pino';
+import { z } from 'zod';
 import { SledClient } from '../../activities/sled-client.ts';
 import { SledDirectory } from '../../activities/sled-directory.ts';
 import { WorkflowStarter } from '../../activities/workflow-starter.ts';
@@ -60,6 +62,14 @@ let named = 0;
 /** How long an installation may take to come to rest, in milliseconds. */
 const REST_MS = 30_000;
 
+/** The bundle that was made for all test files (global-setup.ts); none outside of vitest, or for a worker that needs another. */
+async function sharedBundle({ testInterceptors, env }: Partial<StackOptions>) {
+  const { MOORING_TEST_BUNDLE: file, OTEL_EXPORTER_OTLP_ENDPOINT: traces } = process.env;
+  if (!file || traces || testInterceptors !== undefined || env?.TEMPORAL_ADDRESS) return {};
+  return { bundle: bundleFile.parse(JSON.parse(await readFile(file, 'utf8'))) };
+}
+const bundleFile = z.object({ code: z.string(), sourceMap: z.string() });
+
 /** Brings up a stack for a test file. */
 export async function startHarness(
   options: Partial<StackOptions> & { readonly connections?: number } = {},
@@ -69,6 +79,7 @@ export async function startHarness(
     transitionMs: 10,
     // Five loops: every second they would keep a third of a core busy, beside each file that runs.
     reconcileEveryMs: 3_000,
+    ...(await sharedBundle(options)),
     ...options,
     env: { ...process.env, DATABASE_URL: '', TEMPORAL_ADDRESS: '', ...options.env },
   });
