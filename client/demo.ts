@@ -1,6 +1,6 @@
 import { fileURLToPath } from 'node:url';
-import pc from 'picocolors';
 import { startStack } from '../worker/stack.ts';
+import { colours } from './colours.ts';
 import { type HypervisorChoice, untilTold } from './commands/sled-agent.ts';
 import { paintState, table } from './output.ts';
 import { type InstanceSize, playScenario, readScenario, type StepResult } from './scenario.ts';
@@ -24,7 +24,7 @@ export async function runDemo(options: {
     hypervisor: options.hypervisor ?? 'simulated',
     sledTls: options.sledTls ?? false,
     reconcileEveryMs: 1_000,
-    onProgress: (message) => console.log(`${pc.green('✓')} ${message}`),
+    onProgress: (message) => console.log(`${colours.green('✓')} ${message}`),
   });
   try {
     console.log();
@@ -37,7 +37,9 @@ export async function runDemo(options: {
     const good = results.every((result) => result.problems.length === 0);
     console.log(`\n${summary(results)}\n`);
     console.log(
-      good ? pc.green('Every step ended as the scenario says.') : pc.red('Not every step ended as the scenario says.'),
+      good
+        ? colours.green('Every step ended as the scenario says.')
+        : colours.red('Not every step ended as the scenario says.'),
     );
     if (options.keep) {
       console.log(`Everything is left running: API ${stack.apiUrl}, Web UI ${stack.temporalUiUrl}. Ctrl-C stops it.`);
@@ -55,15 +57,15 @@ function instanceSize(hypervisor: HypervisorChoice = 'simulated'): InstanceSize 
 }
 
 function showStep(result: StepResult): void {
-  const mark = result.problems.length === 0 ? pc.green('✓') : pc.red('✗');
+  const mark = result.problems.length === 0 ? colours.green('✓') : colours.red('✗');
   console.log(
-    `${mark} ${pc.bold(result.title)}${result.shown === '' ? '' : `  → ${paintState(result.shown)}`}  ${pc.dim(`${Math.round(result.ms)} ms`)}`,
+    `${mark} ${colours.bold(result.title)}${result.shown === '' ? '' : `  → ${paintState(result.shown)}`}  ${colours.dim(`${Math.round(result.ms)} ms`)}`,
   );
-  if (result.call !== 'succeeded') console.log(`    the caller was told ${pc.yellow(result.call)}`);
+  if (result.call !== 'succeeded') console.log(`    the caller was told ${colours.yellow(result.call)}`);
   if (result.counted !== null)
-    console.log(`    its guest counts: ${pc.cyan(`${result.counted.before} → ${result.counted.after}`)}`);
-  for (const problem of result.problems) console.log(`    ${pc.red(problem)}`);
-  if (result.link !== null) console.log(`    ${pc.dim(result.link)}`);
+    console.log(`    its guest counts: ${colours.cyan(`${result.counted.before} → ${result.counted.after}`)}`);
+  for (const problem of result.problems) console.log(`    ${colours.red(problem)}`);
+  if (result.link !== null) console.log(`    ${colours.dim(result.link)}`);
 }
 
 function summary(results: StepResult[]): string {
@@ -74,7 +76,7 @@ function summary(results: StepResult[]): string {
       result.call.split(':')[0] ?? '',
       result.shown === '' ? '-' : paintState(result.shown),
       String(Math.round(result.ms)),
-      result.problems.length === 0 ? pc.green('yes') : pc.red(result.problems.join('; ')),
+      result.problems.length === 0 ? colours.green('yes') : colours.red(result.problems.join('; ')),
     ]),
   );
 }

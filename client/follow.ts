@@ -1,6 +1,7 @@
 /** Follows an operation on a terminal: one line that shows the saga's present step, until its outcome. */
-import pc from 'picocolors';
+
 import type { OperationView } from '../wire/operator-api.ts';
+import { colours } from './colours.ts';
 import type { CommandContext } from './context.ts';
 import { MooringApiError } from './mooring-client.ts';
 import { StatusLine } from './output.ts';
@@ -70,8 +71,8 @@ export function describeProgress(what: string, operation: OperationView): string
   const { progress } = operation;
   if (operation.state === 'done') return `${what}: ${operation.outcome}`;
   if (progress === null) return `${what}: …`;
-  const phase = progress.phase === 'undoing' ? pc.yellow('undoing: ') : '';
-  const again = progress.attempt > 1 ? pc.yellow(`, attempt ${progress.attempt}`) : '';
-  const why = progress.last_failure === null ? '' : pc.dim(` (${progress.last_failure})`);
+  const phase = progress.phase === 'undoing' ? colours.yellow('undoing: ') : '';
+  const again = progress.attempt > 1 ? colours.yellow(`, attempt ${progress.attempt}`) : '';
+  const why = progress.last_failure === null ? '' : colours.dim(` (${progress.last_failure})`);
   return `${what}: ${phase}${progress.title}${again}${why}`;
 }

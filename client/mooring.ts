@@ -1,6 +1,6 @@
 /** The `mooring` command. */
 import { Command } from 'commander';
-import pc from 'picocolors';
+import { colours } from './colours.ts';
 import { addAccessCommands } from './commands/access.ts';
 import { addAffinityGroupCommands } from './commands/affinity-group.ts';
 import { addAuditCommand } from './commands/audit.ts';
@@ -63,6 +63,6 @@ try {
         ? { status: error.status, error_code: error.errorCode, request_id: error.requestId }
         : {};
     console.error(JSON.stringify({ message, ...details }));
-  } else console.error(`${pc.red('error:')} ${message}`);
+  } else console.error(`${colours.red('error:')} ${message}`);
   process.exitCode = error instanceof StillRunning ? error.exitCode : 1;
 }

@@ -1,6 +1,6 @@
 import { stripVTControlCharacters } from 'node:util';
 import Table from 'cli-table3';
-import pc from 'picocolors';
+import { colours } from './colours.ts';
 
 /** Prints a value as one line of JSON, for programs. */
 export function printJson(value: unknown): void {
@@ -27,7 +27,7 @@ export function table(head: string[], rows: string[][]): string {
     middle: '  ',
   };
   const drawn = new Table({
-    head: head.map((text) => pc.bold(text)),
+    head: head.map((text) => colours.bold(text)),
     chars: blank,
     style: { head: [], border: [], 'padding-left': 0, 'padding-right': 0 },
   });
@@ -37,10 +37,10 @@ export function table(head: string[], rows: string[][]): string {
 
 /** A shown state in the colour of its kind. */
 export function paintState(state: string): string {
-  if (state === 'running') return pc.green(state);
-  if (state === 'failed') return pc.red(state);
-  if (state === 'stopped') return pc.dim(state);
-  return pc.yellow(state);
+  if (state === 'running') return colours.green(state);
+  if (state === 'failed') return colours.red(state);
+  if (state === 'stopped') return colours.dim(state);
+  return colours.yellow(state);
 }
 
 /**

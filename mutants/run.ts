@@ -9,7 +9,7 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { Command } from 'commander';
-import pc from 'picocolors';
+import { colours } from '../client/colours.ts';
 import { printJson, table } from '../client/output.ts';
 import { applyEdit, type Edit, MUTANTS, type Mutant } from './mutants.ts';
 
@@ -161,7 +161,7 @@ const program = new Command('mutants')
         verdicts.push(verdict);
         // After each: a run that is broken off has said what it knows.
         if (options.record !== undefined) await record(options.record, verdicts);
-        const mark = verdict.caughtBy === null ? pc.red('survives') : pc.green('caught');
+        const mark = verdict.caughtBy === null ? colours.red('survives') : colours.green('caught');
         if (!options.json) console.log(`${mark}  ${mutant.name}  ${verdict.seconds.toFixed(0)} s`);
       }
       const survivors = verdicts.filter((verdict) => verdict.caughtBy === null);
@@ -170,7 +170,7 @@ const program = new Command('mutants')
           verdicts.map(({ mutant, caughtBy, seconds }) => ({ name: mutant.name, caught_by: caughtBy, seconds })),
         );
       else {
-        const rows = verdicts.map(({ mutant, caughtBy }) => [mutant.name, caughtBy ?? pc.red('survives')]);
+        const rows = verdicts.map(({ mutant, caughtBy }) => [mutant.name, caughtBy ?? colours.red('survives')]);
         console.log(`\n${table(['sabotage', 'caught by'], rows)}`);
         console.log(`\n${verdicts.length - survivors.length} of ${verdicts.length} are caught`);
       }
@@ -183,6 +183,6 @@ const program = new Command('mutants')
 try {
   await program.parseAsync();
 } catch (error) {
-  console.error(`${pc.red('error:')} ${error instanceof Error ? error.message : error}`);
+  console.error(`${colours.red('error:')} ${error instanceof Error ? error.message : error}`);
   process.exitCode = 1;
 }

@@ -1,7 +1,7 @@
 /** `npm run soak`: see `--help`. */
 import { randomInt } from 'node:crypto';
 import { Command } from 'commander';
-import pc from 'picocolors';
+import { colours } from '../client/colours.ts';
 import { printJson } from '../client/output.ts';
 import { makePlan } from './plan.ts';
 import { printReport, recordReport } from './report.ts';
@@ -34,7 +34,7 @@ const program = new Command('soak')
       operationsPerSecond: options.rate,
     });
     const again = `npm run soak -- --seed ${seed} --minutes ${options.minutes} --instances ${instances} --workers ${workers} --apis ${apis} --sleds ${sleds} --rate ${options.rate}`;
-    const say = (message: string) => options.json || console.log(`${pc.dim('·')} ${message}`);
+    const say = (message: string) => options.json || console.log(`${colours.dim('·')} ${message}`);
     say(`seed ${seed}; again with: ${again}`);
     const report = await runSoak({ plan, keep: options.keep ?? false, say });
     if (options.record !== undefined) await recordReport(options.record, report);
@@ -46,6 +46,6 @@ const program = new Command('soak')
 try {
   await program.parseAsync();
 } catch (error) {
-  console.error(`${pc.red('error:')} ${error instanceof Error ? error.message : error}`);
+  console.error(`${colours.red('error:')} ${error instanceof Error ? error.message : error}`);
   process.exitCode = 1;
 }

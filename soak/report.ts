@@ -1,6 +1,6 @@
 /** The words and tables that a soak's outcome is told in. */
 import { readFile, writeFile } from 'node:fs/promises';
-import pc from 'picocolors';
+import { colours } from '../client/colours.ts';
 import { table } from '../client/output.ts';
 import type { SoakReport } from './soak.ts';
 
@@ -27,7 +27,7 @@ export function printReport(report: SoakReport, again: string): void {
     report.restMs === null ? 'it never came to rest' : `at rest after ${(report.restMs / 1000).toFixed(1)} s`,
   );
   for (const { rule, instanceId, detail } of report.violations.slice(0, SHOWN_VIOLATIONS))
-    console.log(`${pc.red('✗')} ${rule}: ${instanceId === null ? '' : `instance ${instanceId}: `}${detail}`);
+    console.log(`${colours.red('✗')} ${rule}: ${instanceId === null ? '' : `instance ${instanceId}: `}${detail}`);
   if (report.violations.length > SHOWN_VIOLATIONS)
     console.log(`… and ${report.violations.length - SHOWN_VIOLATIONS} more`);
   if (report.kept !== null) console.log(`data and logs are in ${report.kept}`);

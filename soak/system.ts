@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { z } from 'zod';
 import { migrateDatabase } from '../db/connect.ts';
-import { freePort } from '../worker/child-process.ts';
+import { freePort, waitUntil } from '../worker/child-process.ts';
 import { type EmbeddedPostgres, startEmbeddedPostgresAgain } from '../worker/embedded-postgres.ts';
 import { plainTemporal, type TemporalSettings } from '../worker/temporal-connection.ts';
 import { findTemporalBinary, startTemporalServer, type TemporalServer } from '../worker/temporal-server.ts';
@@ -61,6 +61,7 @@ export class SoakSystem {
   readonly #options: SystemOptions;
   readonly #lives: { sled: string; file: string; killedAtMs: number | null }[] = [];
   readonly #retired: SoakSled[] = [];
+  readonly #killed = new Set<KillTarget>();
   readonly #net = `127.${randomInt(1, 255)}.${randomInt(0, 255)}`;
   #postgres: EmbeddedPostgres | null = null;
   #postgresPort = 0;
@@ -284,8 +285,9 @@ export class SoakSystem {
 
   /**
    * Kills one process with SIGKILL and starts it again after `downMs` milliseconds. One that has not come up since it was
-   * killed last is left alone: on a busy machine nothing else would ever happen. Resolves, when it has been started, with
-   * whether it was killed.
+   * killed last is left alone: on a busy machine nothing else would ever happen; but a kind of process of which none has
+   * been killed yet is waited for, so that however busy the machine is each kind dies once. Resolves, when it has been
+   * started, with whether it was killed.
    */
   async kill(target: KillTarget, index: number, downMs: number): Promise<boolean> {
     switch (target) {
@@ -310,13 +312,18 @@ export class SoakSystem {
       case 'worker':
       case 'api':
       case 'sled-agent': {
-        const victim =
+        // Looked up each time: a sled may be replaced while it is waited for.
+        const find = () =>
           target === 'worker'
             ? this.workers[index]
             : target === 'api'
               ? this.apis[index]?.process
               : this.sleds[index]?.agent;
+        if (!this.#killed.has(target))
+          await waitUntil(() => find()?.ready !== false, `${target} ${index} did not come up`, UP_TIMEOUT_MS);
+        const victim = find();
         if (!victim?.ready) return false;
+        this.#killed.add(target);
         await victim.kill();
         await pause(downMs);
         victim.start();

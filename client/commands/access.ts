@@ -1,8 +1,8 @@
 import { text as readAll } from 'node:stream/consumers';
 import { type Command, Option } from 'commander';
-import pc from 'picocolors';
 import { ACCESS_ROLES, type AccessRole } from '../../model/access.ts';
 import { type AccessTokenView, DEFAULT_TOKEN_SECONDS, MAX_TOKEN_SECONDS } from '../../wire/access-api.ts';
+import { colours } from '../colours.ts';
 import { contextOf, defaultApiUrl, withApiOptions } from '../context.ts';
 import { credentialsFile, forgetLogin, saveLogin } from '../credentials.ts';
 import { parseDuration } from '../durations.ts';
@@ -106,7 +106,7 @@ export function addAccessCommands(program: Command): void {
 }
 
 function paintExpiry(time: string): string {
-  return Date.parse(time) <= Date.now() ? pc.red(time) : time;
+  return Date.parse(time) <= Date.now() ? colours.red(time) : time;
 }
 
 /** Reads a token from a terminal, without showing it, or from what is piped in. Never from the arguments, which `ps` shows. */

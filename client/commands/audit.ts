@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
-import pc from 'picocolors';
 import type { AuditLogEntry } from '../../wire/access-api.ts';
+import { colours } from '../colours.ts';
 import { contextOf, withApiOptions } from '../context.ts';
 import { parseDuration } from '../durations.ts';
 import { table } from '../output.ts';
@@ -50,11 +50,11 @@ export function addAuditCommand(program: Command): void {
 function resultOf({ result }: AuditLogEntry): string {
   switch (result.kind) {
     case 'success':
-      return pc.green('success');
+      return colours.green('success');
     case 'error':
-      return pc.red(`${result.http_status_code} ${result.error_code ?? ''}: ${result.error_message}`);
+      return colours.red(`${result.http_status_code} ${result.error_code ?? ''}: ${result.error_message}`);
     case 'unknown':
-      return pc.yellow('unknown');
+      return colours.yellow('unknown');
   }
 }
 

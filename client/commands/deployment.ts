@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import pc from 'picocolors';
+import { colours } from '../colours.ts';
 import { printJson, table } from '../output.ts';
 
 /** Adds `mooring deployment`: which builds of the workers there are, and which one gets new work. */
@@ -23,7 +23,7 @@ export function addDeploymentCommands(program: Command): void {
             ['BUILD', 'STATUS', 'CREATED', 'ITS WORKERS'],
             builds.map(({ buildId, status, created }) => [
               buildId,
-              status === 'current' ? pc.green(status) : status,
+              status === 'current' ? colours.green(status) : status,
               created?.toISOString() ?? '-',
               ADVICE[status],
             ]),

@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
-import pc from 'picocolors';
 import type { Examination } from '../../doctor/examine.ts';
+import { colours } from '../colours.ts';
 import { DEFAULT_API_PORT } from '../context.ts';
 import { printJson } from '../output.ts';
 import { authorityOption, openAuthority } from './sled-identity.ts';
@@ -108,14 +108,14 @@ async function asText({ findings, checked }: Examination): Promise<string> {
       ? []
       : ['no journal is installed: who wrote what (invariants 3, 5 and 6, and most of 2) was not checked']),
     ...(checked.atRest ? [] : ['what must only hold when nothing is under way was not checked: --at-rest does']),
-  ].map((note) => `${pc.yellow('note:')} ${note}`);
+  ].map((note) => `${colours.yellow('note:')} ${note}`);
   if (findings.length > 0) {
-    const lines = findingLines(findings).map((line) => `${pc.red(line.slice(0, 2))}${line.slice(2)}`);
+    const lines = findingLines(findings).map((line) => `${colours.red(line.slice(0, 2))}${line.slice(2)}`);
     const broken = [...new Set(findings.map((finding) => finding.invariant))].sort((a, b) => a - b);
     return [
       ...lines,
       '',
-      pc.red(
+      colours.red(
         `${findings.length} finding${findings.length === 1 ? '' : 's'}, on ${broken.map((number) => `invariant ${number} (${INVARIANTS[number]})`).join(', ')}`,
       ),
       ...notes,
@@ -127,5 +127,5 @@ async function asText({ findings, checked }: Examination): Promise<string> {
     ...(checked.temporal ? ['Temporal'] : []),
     ...(checked.journal ? ['the journal'] : []),
   ];
-  return [`${pc.green('✓')} nothing is wrong: checked ${asked.join(', ')}`, ...notes].join('\n');
+  return [`${colours.green('✓')} nothing is wrong: checked ${asked.join(', ')}`, ...notes].join('\n');
 }

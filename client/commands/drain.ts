@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
-import pc from 'picocolors';
 import type { DrainView } from '../../wire/operator-api.ts';
+import { colours } from '../colours.ts';
 import { contextOf, findSled, withApiOptions } from '../context.ts';
 import { table } from '../output.ts';
 
@@ -59,9 +59,9 @@ function progressLine(): (text: string | null) => void {
 
 function drainReport(drain: DrainView): string {
   const rows = [
-    ...drain.moving.map((one) => [one.name, pc.yellow('moving'), `to ${one.destination}`]),
-    ...drain.waiting.map((one) => [one.name, pc.yellow('waited for'), one.until]),
-    ...drain.could_not_move.map((one) => [one.name, pc.red('could not move'), one.reason]),
+    ...drain.moving.map((one) => [one.name, colours.yellow('moving'), `to ${one.destination}`]),
+    ...drain.waiting.map((one) => [one.name, colours.yellow('waited for'), one.until]),
+    ...drain.could_not_move.map((one) => [one.name, colours.red('could not move'), one.reason]),
   ];
   return rows.length === 0
     ? drain.summary

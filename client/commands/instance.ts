@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
-import pc from 'picocolors';
 import type { InstanceView } from '../../wire/operator-api.ts';
+import { colours } from '../colours.ts';
 import { type CommandContext, contextOf, findSled, withApiOptions } from '../context.ts';
 import { followOperation, StillRunning } from '../follow.ts';
 import { MooringApiError, type OperationStarted } from '../mooring-client.ts';
@@ -148,9 +148,16 @@ export function addInstanceCommands(program: Command): void {
         project: context.project,
       });
       context.print({ instance_id, complete, items }, () => {
-        const rows = items.map((item) => [pc.dim(item.time), item.kind, item.text, pc.dim(item.web_ui ?? '')]);
+        const rows = items.map((item) => [
+          colours.dim(item.time),
+          item.kind,
+          item.text,
+          colours.dim(item.web_ui ?? ''),
+        ]);
         const told = table(['TIME', 'WHAT', 'HAPPENED', 'LINK'], rows);
-        return complete ? told : `${told}\n${pc.yellow('Temporal did not answer: its workflows are missing here.')}`;
+        return complete
+          ? told
+          : `${told}\n${colours.yellow('Temporal did not answer: its workflows are missing here.')}`;
       });
     },
   );

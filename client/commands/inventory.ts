@@ -1,7 +1,7 @@
 import { createInterface } from 'node:readline/promises';
 import type { Command } from 'commander';
-import pc from 'picocolors';
 import type { ProjectView, SledView } from '../../wire/operator-api.ts';
+import { colours } from '../colours.ts';
 import { contextOf, findSled, withApiOptions } from '../context.ts';
 import { followOperation } from '../follow.ts';
 import { table } from '../output.ts';
@@ -150,7 +150,7 @@ function sledTable(sleds: SledView[]): string {
     sleds.map((one) => [
       one.name,
       one.provision_state,
-      one.declared_dead !== null ? pc.red('dead') : (one.lease?.standing ?? '-'),
+      one.declared_dead !== null ? colours.red('dead') : (one.lease?.standing ?? '-'),
       `${one.threads_reserved}/${one.threads}`,
       `${formatSize(one.memory_reserved)}/${formatSize(one.memory)}`,
       String(one.vmm_count),
@@ -174,7 +174,7 @@ function describeFencing({ name, lease, declared_dead: dead }: SledView): string
   if (dead !== null) {
     const why = dead.by === 'lease' ? 'its lease lapsed' : 'an operator vouched for it';
     lines.push(
-      pc.red(`declared dead ${dead.time}: ${why}; in service again once it proves that nothing of it still runs`),
+      colours.red(`declared dead ${dead.time}: ${why}; in service again once it proves that nothing of it still runs`),
     );
   }
   return lines.map((line) => `${name}: ${line}`).join('\n');

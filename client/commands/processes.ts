@@ -1,7 +1,7 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import pc from 'picocolors';
 import { DEFAULT_BEAT_MS } from '../../model/lease.ts';
 import { splitAddress } from '../../wire/sled-protocol.ts';
+import { colours } from '../colours.ts';
 import { DEFAULT_API_PORT, DEFAULT_SLED_PORT } from '../context.ts';
 import { printJson } from '../output.ts';
 import { addSledAgentCommand, type HypervisorChoice, hypervisorOption, untilTold } from './sled-agent.ts';
@@ -44,7 +44,7 @@ export function addProcessCommands(program: Command): void {
           requireTokens: options.requireTokens ?? false,
           sledTls: options.sledTls ?? false,
           testEndpoints: options.testEndpoints ?? false,
-          onProgress: (message) => options.json || console.log(`${pc.green('✓')} ${message}`),
+          onProgress: (message) => options.json || console.log(`${colours.green('✓')} ${message}`),
         });
         const where = {
           api_url: stack.apiUrl,
@@ -60,12 +60,12 @@ export function addProcessCommands(program: Command): void {
           console.log(
             [
               '',
-              `${pc.bold('Ready.')} In another terminal:`,
+              `${colours.bold('Ready.')} In another terminal:`,
               `  npx mooring instance create web${options.hypervisor === 'qemu' ? ' --memory 128MiB' : ''}${flag}`,
               ...(options.hypervisor === 'qemu' ? [`  npx mooring instance console web${flag}`] : []),
               `  npx mooring instance migrate web --to sled-2${flag}`,
               `  npx mooring instance list${flag}`,
-              ...(stack.temporalUiUrl === null ? [] : [`Watch the sagas at ${pc.cyan(stack.temporalUiUrl)}`]),
+              ...(stack.temporalUiUrl === null ? [] : [`Watch the sagas at ${colours.cyan(stack.temporalUiUrl)}`]),
               'Ctrl-C stops everything.',
             ].join('\n'),
           );

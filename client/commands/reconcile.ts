@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
-import pc from 'picocolors';
 import { RECONCILER_PURPOSE, RECONCILERS, type ReconcilerName } from '../../model/reconcilers.ts';
 import type { ReconcilerView } from '../../wire/operator-api.ts';
+import { colours } from '../colours.ts';
 import { contextOf, withApiOptions } from '../context.ts';
 import { table } from '../output.ts';
 
@@ -57,7 +57,7 @@ function reconcilerTable(loops: ReconcilerView[]): string {
     ['NAME', 'STATE', 'EVERY', 'LAST RUN', 'IT SAID'],
     loops.map((one) => [
       one.name,
-      one.enabled ? pc.green('on') : one.scheduled ? pc.yellow('off') : pc.dim('not scheduled'),
+      one.enabled ? colours.green('on') : one.scheduled ? colours.yellow('off') : colours.dim('not scheduled'),
       one.every_seconds === null ? '-' : `${one.every_seconds} s`,
       one.time_last_run ?? '-',
       one.last_summary ?? '-',

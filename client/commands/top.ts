@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
-import pc from 'picocolors';
 import type { InstanceView, SledView } from '../../wire/operator-api.ts';
+import { colours } from '../colours.ts';
 import { type CommandContext, contextOf, withApiOptions } from '../context.ts';
 import { paintState, table } from '../output.ts';
 import { formatSize } from '../sizes.ts';
@@ -62,8 +62,8 @@ export function drawFleet({ sleds, instances }: Fleet): string {
     .map(([state, count]) => `${count} ${paintState(state)}`)
     .join('  ');
   const rows = sleds.map((sled) => [
-    pc.bold(sled.name),
-    sled.provision_state === 'in_service' ? 'in service' : pc.yellow(sled.provision_state.replace('_', ' ')),
+    colours.bold(sled.name),
+    sled.provision_state === 'in_service' ? 'in service' : colours.yellow(sled.provision_state.replace('_', ' ')),
     bar(sled.threads_reserved, sled.threads),
     `${sled.threads_reserved}/${sled.threads}`,
     bar(sled.memory_reserved, sled.memory),
@@ -78,7 +78,7 @@ export function drawFleet({ sleds, instances }: Fleet): string {
       paintState(one.run_state),
     ]);
   return [
-    `${pc.bold(String(sleds.length))} sleds  ${pc.bold(String(instances.length))} instances  ${states}`,
+    `${colours.bold(String(sleds.length))} sleds  ${colours.bold(String(instances.length))} instances  ${states}`,
     '',
     table(['SLED', 'POLICY', 'THREADS', '', 'MEMORY', '', 'INSTANCES'], rows),
     ...(moving.length === 0 ? [] : ['', table(['MIGRATING', 'WAY', 'STATE'], moving)]),
@@ -88,6 +88,6 @@ export function drawFleet({ sleds, instances }: Fleet): string {
 function bar(used: number, of: number): string {
   const share = of === 0 ? 0 : used / of;
   const filled = Math.min(BAR_WIDTH, Math.round(share * BAR_WIDTH));
-  const paint = share > 0.9 ? pc.red : share > 0.7 ? pc.yellow : pc.green;
-  return `${paint('█'.repeat(filled))}${pc.dim('░'.repeat(BAR_WIDTH - filled))}`;
+  const paint = share > 0.9 ? colours.red : share > 0.7 ? colours.yellow : colours.green;
+  return `${paint('█'.repeat(filled))}${colours.dim('░'.repeat(BAR_WIDTH - filled))}`;
 }

@@ -344,8 +344,10 @@ export class QemuVm {
     return this.#progress;
   }
 
-  readConsole(fromOffset: number, maxBytes: number): Promise<{ data: Buffer; endOffset: number }> {
-    return this.#console.read(fromOffset, maxBytes);
+  /** A piece of the console; `null` once the VM has been ended: while its files go away, what is left would look like a fresh start. */
+  async readConsole(fromOffset: number, maxBytes: number): Promise<{ data: Buffer; endOffset: number } | null> {
+    const piece = await this.#console.read(fromOffset, maxBytes);
+    return this.#released ? null : piece;
   }
 
   /** Ends the process at once, without a word, and leaves nothing of it. */

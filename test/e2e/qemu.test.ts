@@ -68,7 +68,7 @@ describe.skipIf(qemu === null)('on real VMs', () => {
       await comes('moved', (now) => now.run_state === 'running' && now.sled_id === there?.id);
       await countsBeyond((counts().at(-1) ?? 0) + 5);
     }
-    expect(counts()).toEqual(counts().map((_, index) => index + 1));
+    expect(counts(), shown).toEqual(counts().map((_, index) => index + 1));
 
     await client.stopInstance(name, { project });
     await comes('stopped', ({ run_state }) => run_state === 'stopped');

@@ -2,7 +2,7 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import pc from 'picocolors';
+import { colours } from '../../client/colours.ts';
 import { COLUMNS } from './columns.ts';
 import { runMatrix } from './run-matrix.ts';
 import { brokenLines, markdown, summary, terminalTable } from './table.ts';
@@ -19,12 +19,12 @@ const result = await runMatrix({
   onCell: ({ row, column, verdict }) => {
     if (verdict.kind === 'broken')
       console.error(
-        `${seconds()}  ${pc.red('broken')}  ${row.scenario.workflow}.${row.activity} × ${column.head}: ${verdict.reason}`,
+        `${seconds()}  ${colours.red('broken')}  ${row.scenario.workflow}.${row.activity} × ${column.head}: ${verdict.reason}`,
       );
   },
 });
 console.log(terminalTable(result));
-for (const line of brokenLines(result)) console.log(pc.red(line));
+for (const line of brokenLines(result)) console.log(colours.red(line));
 console.log(`${summary(result)} (${seconds().trim()})`);
 if (values.row === undefined && values.column === undefined) {
   const folder = fileURLToPath(new URL('../../docs/', import.meta.url));

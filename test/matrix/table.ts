@@ -1,6 +1,6 @@
 /** The fault matrix as a table: for a terminal, and for docs/. */
 import Table from 'cli-table3';
-import pc from 'picocolors';
+import { colours } from '../../client/colours.ts';
 import type { CellResult, MatrixResult, Verdict } from './run-matrix.ts';
 
 function find(result: MatrixResult, row: MatrixResult['rows'][number], column: MatrixResult['columns'][number]) {
@@ -44,7 +44,11 @@ export function summary({ cells, rows, columns, problems }: MatrixResult): strin
 export function terminalTable(result: MatrixResult): string {
   const paint = (verdict: Verdict | undefined) => {
     const text = short(verdict);
-    return verdict?.kind === 'broken' ? pc.red(text) : verdict?.kind === 'holds' ? pc.green(text) : pc.dim(text);
+    return verdict?.kind === 'broken'
+      ? colours.red(text)
+      : verdict?.kind === 'holds'
+        ? colours.green(text)
+        : colours.dim(text);
   };
   return [...new Set(result.rows.map(({ scenario }) => scenario.workflow))]
     .map((workflow) => {

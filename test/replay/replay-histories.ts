@@ -5,8 +5,8 @@
 import { fileURLToPath } from 'node:url';
 import { Client, Connection } from '@temporalio/client';
 import { Command } from 'commander';
-import pc from 'picocolors';
 import { pino } from 'pino';
+import { colours } from '../../client/colours.ts';
 import { printJson, table } from '../../client/output.ts';
 import { fetchHistories, type NamedHistory, readHistories, replay } from '../../worker/replay.ts';
 import { readTemporalSettings } from '../../worker/temporal-connection.ts';
@@ -55,11 +55,11 @@ try {
           name,
           workflowType,
           String(events),
-          problem === null ? pc.green('yes') : pc.red('NO'),
+          problem === null ? colours.green('yes') : colours.red('NO'),
         ]),
       ),
     );
-    for (const { name, problem } of failed) console.log(`\n${pc.red(name)}: ${problem}`);
+    for (const { name, problem } of failed) console.log(`\n${colours.red(name)}: ${problem}`);
     console.log(
       failed.length === 0
         ? `\n${outcomes.length} histories replay.`
@@ -70,6 +70,6 @@ try {
 } catch (error) {
   // The SDK's own message says what it did, its cause why that failed.
   const cause = error instanceof Error && error.cause instanceof Error ? `: ${error.cause.message}` : '';
-  console.error(`${pc.red('error:')} ${error instanceof Error ? error.message : error}${cause}`);
+  console.error(`${colours.red('error:')} ${error instanceof Error ? error.message : error}${cause}`);
   process.exitCode = 1;
 }

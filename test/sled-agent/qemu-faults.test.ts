@@ -193,6 +193,28 @@ describe.skipIf(qemu === null)('real guests', () => {
     expect((await here.caller.read(other.vmmId)).body.vmm_state?.state).toBe('running');
   });
 
+  test('the console of a VM that is being ended is whole or gone, and never looks like a fresh start', async () => {
+    for (let turn = 0; turn < 5; turn += 1) {
+      const { vmmId } = await here.caller.running();
+      await counts(here, vmmId);
+      const { hypervisor } = here.agent;
+      const { endOffset } = (await hypervisor.readConsole(vmmId, -1, 1)) ?? { endOffset: 0 };
+      expect(endOffset).toBeGreaterThan(0);
+      let gone = false;
+      const ended = here.caller.unregister(vmmId).finally(() => {
+        gone = true;
+      });
+      while (!gone) {
+        await new Promise(setImmediate);
+        const pieces = await Promise.all(
+          Array.from({ length: 4 }, () => hypervisor.readConsole(vmmId, endOffset, 100)),
+        );
+        for (const piece of pieces) expect(piece?.endOffset ?? endOffset).toBeGreaterThanOrEqual(endOffset);
+      }
+      expect((await ended).status).toBe(200);
+    }
+  });
+
   test('a QEMU that somebody ends in order from outside is a failed VM too: the guest did not power off', async () => {
     const { vmmId } = await here.caller.running();
     process.kill(pidOf(here, vmmId), 'SIGTERM');

@@ -1,7 +1,7 @@
 /** `npm run fencing`: see `--help`. */
 import { randomInt } from 'node:crypto';
 import { Command } from 'commander';
-import pc from 'picocolors';
+import { colours } from '../../client/colours.ts';
 import { printJson } from '../../client/output.ts';
 import { runRandomFencing } from './random-fencing.ts';
 
@@ -14,14 +14,14 @@ const program = new Command('fencing')
     const seed = options.seed ?? randomInt(2 ** 31);
     const begun = performance.now();
     const say = (message: string) =>
-      options.json || console.log(`${pc.dim(`${((performance.now() - begun) / 1000).toFixed(1)} s`)} ${message}`);
+      options.json || console.log(`${colours.dim(`${((performance.now() - begun) / 1000).toFixed(1)} s`)} ${message}`);
     say(`seed ${seed}; again with: npm run fencing -- --seed ${seed} --minutes ${options.minutes}`);
     const report = await runRandomFencing({ seed, durationMs: options.minutes * 60_000, say });
     if (options.json) printJson(report);
     else {
       const faults = Object.entries(report.faults).map(([kind, times]) => `${kind}: ${times}`);
       console.log(
-        `${pc.green('✓')} ${report.seconds} s, ${faults.sort().join(', ')}; ${report.declarations} declarations that a sled is dead; guests began ${report.guestsBegun} times, never two copies of one at a time; the doctor finds nothing`,
+        `${colours.green('✓')} ${report.seconds} s, ${faults.sort().join(', ')}; ${report.declarations} declarations that a sled is dead; guests began ${report.guestsBegun} times, never two copies of one at a time; the doctor finds nothing`,
       );
     }
   });
@@ -29,6 +29,6 @@ const program = new Command('fencing')
 try {
   await program.parseAsync();
 } catch (error) {
-  console.error(`${pc.red('error:')} ${error instanceof Error ? error.message : error}`);
+  console.error(`${colours.red('error:')} ${error instanceof Error ? error.message : error}`);
   process.exitCode = 1;
 }
