@@ -269,7 +269,11 @@ export class SledAgent {
     this.#require(vmmId);
     const piece = await this.#options.hypervisor.readConsole(vmmId, from, maxBytes);
     if (piece === null)
-      throw new AgentRefusal(409, 'NO_SERIAL_CONSOLE', `VMM ${vmmId} has no serial console: it is simulated, or has just ended`);
+      throw new AgentRefusal(
+        409,
+        'NO_SERIAL_CONSOLE',
+        `VMM ${vmmId} has no serial console: it is simulated, or has just ended`,
+      );
     return { data: [...piece.data], last_byte_offset: piece.endOffset };
   }
 

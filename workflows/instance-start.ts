@@ -57,7 +57,7 @@ export async function instanceStart(input: InstanceStartInput): Promise<Instance
     failure = error;
     await saga.unwind();
     if (!spared) throw operationFailure('InstanceStartUnwound', errorBodyOf(error, 'the start', sled), error);
-    // The sled refused a second word to a guest that it has reported as running: the start has succeeded.
+    // The sled refused a second word to a guest that it has reported as running, or that has moved on: the start has succeeded.
     await CancellationScope.nonCancellable(() => database.succeedOperation(attempt));
     return { outcome: 'started', vmmId };
   }

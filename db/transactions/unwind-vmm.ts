@@ -24,7 +24,7 @@ const begunRow = z.object({
 });
 
 export interface BegunUnwind {
-  /** The guest runs after all, so nothing was marked: asked for by `spareRunning`. */
+  /** The guest runs after all, here (asked for by `spareRunning`) or where it moved, so nothing was marked. */
   readonly spared: boolean;
   /** Where the VMM may be registered; `null` when its claim never arrived, or its sled was given up. */
   readonly sled: { readonly name: string; readonly address: string } | null;
@@ -35,7 +35,8 @@ export interface BegunUnwind {
 /**
  * Begins an unwind: marks the VMM as unwinding. When its claim never arrived it writes the `saga_unwound` row itself, so
  * that the claim can't arrive later. With `spareRunning` a VMM is left alone whose sled has reported that its guest ran, or
- * that it was migrating in: whatever the saga was told, that guest is not its to end.
+ * that it was migrating in: whatever the saga was told, that guest is not its to end. A start's VMM whose guest has moved
+ * on is left alone in any case: that its sled doesn't know it any more is how a migration ends, and the start had succeeded.
  */
 export async function beginUnwind(
   db: Database,
@@ -54,6 +55,8 @@ export async function beginUnwind(
             AND NOT (${request.spareRunning} AND unwinding_since IS NULL AND CASE WHEN ${request.kind} = 'start'
               THEN state IN ('running', 'rebooting', 'migrating')
               ELSE EXISTS (SELECT 1 FROM migration WHERE target_vmm_id = vmm.id AND target_state IN ('in_progress', 'completed')) END)
+            AND NOT (${request.kind} = 'start' AND unwinding_since IS NULL AND EXISTS (
+              SELECT 1 FROM migration WHERE source_vmm_id = vmm.id AND 'completed' IN (source_state, target_state)))
           RETURNING id
         )
         SELECT vmm.state, sled.id AS "sledId", sled.name AS "sledName", sled.address AS "sledAddress",

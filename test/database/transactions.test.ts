@@ -263,6 +263,20 @@ describe('an unwind', () => {
     await report(migration.vmmId, 'migrating', 2, { in: [migration.migrationId, 'in_progress', 2] });
     expect((await unwind(migration, 'migrate', { spareRunning: true })).spared).toBe(true);
   });
+  test('of a start spares a guest that has moved on, although its sled does not know it any more', async () => {
+    const begun = await running();
+    const { active } = await record(begun.instanceId);
+    const migration = { ...attempt(begun.instanceId), migrationId: randomUUID() };
+    const destinationSledId = sleds.find((id) => id !== active?.sledId) ?? '';
+    await claimMigration(database.db, { ...migration, destinationSledId, isRetry: false });
+    await report(begun.vmmId, 'destroyed', 4, { out: [migration.migrationId, 'completed', 3] });
+    expect((await unwind(begun, 'start')).spared).toBe(true);
+    await report(migration.vmmId, 'running', 3, { in: [migration.migrationId, 'completed', 3] });
+    await commitUpdate(database.db, begun.instanceId);
+    expect((await unwind(begun, 'start')).spared).toBe(true);
+    expect(await record(begun.instanceId)).toMatchObject({ shown: 'running', active: { id: migration.vmmId } });
+    expect(await charges()).toHaveLength(1);
+  });
 });
 
 describe('the control plane’s own verdict', () => {
