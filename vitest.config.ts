@@ -1,4 +1,5 @@
 import { defineConfig } from 'vitest/config';
+import { LongestFirst } from './test/support/longest-first.ts';
 
 export default defineConfig({
   test: {
@@ -10,5 +11,6 @@ export default defineConfig({
     maxWorkers: 3,
     pool: 'forks',
     globalSetup: 'test/support/global-setup.ts',
+    sequence: { sequencer: LongestFirst },
   },
 });

@@ -66,6 +66,8 @@ export interface StackOptions {
   readonly testInterceptors?: TestInterceptors;
   /** The workflows to run, bundled before; for tests. */
   readonly bundle?: WorkerOptions['bundle'];
+  /** Fills the folder of the embedded PostgreSQL before it is started; for tests. */
+  readonly preparePostgres?: (dataDir: string) => Promise<void>;
   /** Hears what is being brought up, in words for people. */
   readonly onProgress?: (message: string) => void;
 }
@@ -118,6 +120,7 @@ export async function startStack(options: StackOptions): Promise<RunningStack> {
     let databaseUrl = env.DATABASE_URL;
     const ownPostgres = databaseUrl === undefined || databaseUrl === '';
     if (databaseUrl === undefined || databaseUrl === '') {
+      await options.preparePostgres?.(join(dataDir, 'postgres'));
       const postgres = await startEmbeddedPostgres({
         dataDir: join(dataDir, 'postgres'),
         durable: options.dataDir !== undefined,

@@ -1,6 +1,6 @@
 /**
  * Races that overlap: two transactions at once, the first held after each of its statements in turn, the second begun
- * meanwhile. `DUEL='scenario: actor, step, actor, step'` runs one of them only. Of each scenario's pairs every sixteenth is
+ * meanwhile. `DUEL='scenario: actor, step, actor, step'` runs one of them only. Of each scenario's pairs every thirty-second is
  * fought here, `npm run races` fights them all.
  */
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -23,7 +23,7 @@ afterAll(async () => {
 });
 
 const only = process.env.DUEL;
-const oneIn = process.env.RACES === 'all' || only !== undefined ? 1 : 16;
+const oneIn = process.env.RACES === 'all' || only !== undefined ? 1 : 32;
 const nameOf = ({ actor, step }: Duellist) => `${actor.name}, ${step}`;
 
 /** Pairs of steps, one for each pair of transactions: variants of a saga share most of theirs. */

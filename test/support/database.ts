@@ -8,6 +8,7 @@ import { sled } from '../../db/schema.ts';
 import { createInstance, createProject } from '../../db/transactions/manage-inventory.ts';
 import { installJournal } from '../../doctor/journal.ts';
 import { startEmbeddedPostgres } from '../../worker/embedded-postgres.ts';
+import { copyPostgresTemplate } from './postgres-template.ts';
 
 export interface TestDatabase extends OpenDatabase {
   readonly url: string;
@@ -28,6 +29,7 @@ export async function startTestDatabase(options: { maxConnections?: number } = {
   // Below a folder that PostgreSQL's own user may enter, also where the tests run as root.
   const directory = await mkdtemp('/var/tmp/mooring-test-');
   await chmod(directory, 0o711);
+  await copyPostgresTemplate(join(directory, 'postgres'));
   const postgres = await startEmbeddedPostgres({ dataDir: join(directory, 'postgres'), durable: false });
   await migrateDatabase(postgres.url);
   const database = openDatabase(postgres.url, {

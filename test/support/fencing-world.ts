@@ -27,6 +27,7 @@ import { plainTemporal, type TemporalSettings } from '../../worker/temporal-conn
 import { findTemporalBinary, startTemporalServer, type TemporalServer } from '../../worker/temporal-server.ts';
 import { type RunningWorker, startWorker } from '../../worker/worker.ts';
 import { CuttableProxy } from './cuttable-proxy.ts';
+import { copyPostgresTemplate } from './postgres-template.ts';
 import { loopbackAddress } from './sled.ts';
 import { type AgentJournal, findOverlaps } from './witness.ts';
 
@@ -233,6 +234,7 @@ export class FencingWorld {
   async #bringUp(): Promise<void> {
     const { sleds, leaseMs } = this.#options;
     this.#postgresPort = await freePort();
+    await copyPostgresTemplate(join(this.directory, 'postgres'));
     await this.startDatabase();
     await migrateDatabase(this.#databaseUrl);
     this.#database = openDatabase(this.#databaseUrl, { maxConnections: 3, applicationName: 'mooring-test' });

@@ -24,6 +24,7 @@ import type { InstanceCreate } from '../../wire/operator-api.ts';
 import { waitUntil } from '../../worker/child-process.ts';
 import { type RunningStack, type StackOptions, type StackSled, startStack } from '../../worker/stack.ts';
 import { connectTemporalClient } from '../../worker/temporal-client.ts';
+import { copyPostgresTemplate } from './postgres-template.ts';
 
 export interface Harness {
   readonly stack: RunningStack;
@@ -80,6 +81,7 @@ export async function startHarness(
     // Five loops: every second they would keep a third of a core busy, beside each file that runs.
     reconcileEveryMs: 3_000,
     ...(await sharedBundle(options)),
+    preparePostgres: copyPostgresTemplate,
     ...options,
     env: { ...process.env, DATABASE_URL: '', TEMPORAL_ADDRESS: '', ...options.env },
   });

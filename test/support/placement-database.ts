@@ -13,6 +13,7 @@ import { addAffinityMember, createAffinityGroup } from '../../db/transactions/ma
 import { addSled, createInstance, createProject } from '../../db/transactions/manage-inventory.ts';
 import type { AffinityKind, AffinityPolicy } from '../../model/states.ts';
 import { startEmbeddedPostgres } from '../../worker/embedded-postgres.ts';
+import { copyPostgresTemplate } from './postgres-template.ts';
 
 export const GIBIBYTE = 1024 ** 3;
 
@@ -52,6 +53,7 @@ export interface TestDatabase extends OpenDatabase {
 export async function startTestDatabase(): Promise<TestDatabase> {
   const folder = await mkdtemp(join('/var/tmp', 'mooring-test-'));
   await chmod(folder, 0o711);
+  await copyPostgresTemplate(join(folder, 'postgres'));
   const postgres = await startEmbeddedPostgres({ dataDir: join(folder, 'postgres'), durable: false });
   await migrateDatabase(postgres.url);
   const opened = openDatabase(postgres.url, { maxConnections: 24, applicationName: 'mooring-test' });
