@@ -1,4 +1,5 @@
 /** The Temporal server goes away while calls wait for their sagas: no call hears an error while its outcome is open. */
+import { existsSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -54,6 +55,8 @@ async function startHeldAtRegister(name: string, waitSeconds?: number) {
 test('a start whose Temporal server is killed and comes back ends as one success', async () => {
   const held = await startHeldAtRegister('web');
   await server.kill();
+  // Its write-ahead journal: what was committed last is there, and nowhere else.
+  expect(existsSync(join(folder, 'temporal.db-wal'))).toBe(true);
   held.release();
   server = await startTemporal();
   const { instance } = await held.call;
