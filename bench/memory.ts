@@ -9,8 +9,8 @@ import { CONTENDERS } from './contenders.ts';
 import { inParallel, readMemory } from './measure/start.ts';
 import type { Arena, Running } from './system/arena.ts';
 
-const INSTANCES = 250;
-const CONCURRENCY = 64;
+const INSTANCES = 100;
+const CONCURRENCY = 32;
 /** Start, stop, update. */
 const SAGAS_OF_A_TURN = 3;
 
@@ -29,8 +29,13 @@ export interface MemoryResult {
   readonly workerBytesPerThousand: number;
 }
 
-/** Runs at least `sagas` sagas through one worker. */
-export async function measureMemory(arena: Arena, sagas: number, say: (line: string) => void): Promise<MemoryResult> {
+/** Runs at least `sagas` sagas through one worker, or as many as are over when `enough` is aborted. */
+export async function measureMemory(
+  arena: Arena,
+  sagas: number,
+  say: (line: string) => void,
+  enough: AbortSignal,
+): Promise<MemoryResult> {
   const contender = CONTENDERS.find(({ id }) => id === 'mooring');
   if (contender === undefined) throw new Error('there is no contender "mooring"');
   const running = await arena.start(contender, { instances: INSTANCES });
@@ -44,7 +49,7 @@ export async function measureMemory(arena: Arena, sagas: number, say: (line: str
         failedCalls += 1;
         say(`a call failed: ${error instanceof Error ? error.message : error}`);
       });
-    for (let done = 0; done < sagas; ) {
+    for (let done = 0; done < sagas && !enough.aborted; ) {
       await inParallel(instances, CONCURRENCY, (id) => bear(client.startInstance(id)));
       await inParallel(instances, CONCURRENCY, (id) => bear(client.stopInstance(id)));
       await allStopped(running);

@@ -298,12 +298,25 @@ const end = () => {
   ended ??= arena.close();
   return ended;
 };
+const enough = new AbortController();
 for (const signal of ['SIGINT', 'SIGTERM'] as const)
-  process.once(signal, () => void end().then(() => process.exit(130)));
+  process.once(signal, () => {
+    // An hour's points are worth keeping: a second signal ends it at once.
+    if (options.memory !== undefined && signal === 'SIGINT') {
+      enough.abort();
+      say('ending after this turn, with what was measured');
+      process.once(signal, () => void end().then(() => process.exit(130)));
+    } else void end().then(() => process.exit(130));
+  });
 try {
   let results: Results;
   if (options.memory !== undefined) {
-    const memory = await measureMemory(arena, options.memory === true ? 100_000 : Number(options.memory), say);
+    const memory = await measureMemory(
+      arena,
+      options.memory === true ? 100_000 : Number(options.memory),
+      say,
+      enough.signal,
+    );
     results = {
       contenders: [],
       checks: [],

@@ -70,13 +70,32 @@ export async function inParallel<Item>(
   return latencies;
 }
 
+/** How long a level may take in all, in milliseconds: a start that never ends must not cost the whole run. */
+const END_MS = 180_000;
+
+async function withinTime<Result>(work: Promise<Result>, ms: number, message: string): Promise<Result> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(message)), ms);
+  });
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
 /** Starts at most `most` instances, `concurrency` at a time; begins no more after `forMs` milliseconds. */
 export async function load(running: Running, concurrency: number, most: number, forMs: number): Promise<LoadResult> {
   const start = starter(running);
   const instances = running.take(most);
   const before = await readCpu(running);
   const began = performance.now();
-  const latenciesMs = await inParallel(instances, concurrency, start, forMs);
+  const latenciesMs = await withinTime(
+    inParallel(instances, concurrency, start, forMs),
+    END_MS,
+    `${running.contender.id}: the starts that were begun, ${concurrency} at a time, have not all ended`,
+  );
   const sagas = latenciesMs.length;
   const seconds = (performance.now() - began) / 1000;
   await settle(running);

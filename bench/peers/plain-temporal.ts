@@ -3,7 +3,6 @@
  * one activity a statement or call, its compensation registered after it, the worker with its default settings. The server
  * is the development server as it is shipped.
  */
-import { randomInt } from 'node:crypto';
 import { fileURLToPath } from 'node:url';
 import { Client, Connection } from '@temporalio/client';
 import { ApplicationFailure } from '@temporalio/common';
@@ -38,6 +37,13 @@ await runPart<PartInput, PartReady>(async ({ databaseUrl, port, temporalAddress 
     }
   }
 
+  // Counted: drawn at random, two of some thousand VMMs would sooner or later have one address.
+  let lastPort = 12_499;
+  const nextPort = () => {
+    lastPort = lastPort < 32_500 ? lastPort + 1 : 12_500;
+    return lastPort;
+  };
+
   const activities: PlainActivities = {
     async readSize(instanceId) {
       const { rows } = await db.execute(
@@ -54,7 +60,7 @@ await runPart<PartInput, PartReady>(async ({ databaseUrl, port, temporalAddress 
       const row = rows[0] as { id: string; name: string; address: string } | undefined;
       if (row === undefined) throw ApplicationFailure.nonRetryable('no sled has room');
       const ip = row.address.slice(0, row.address.lastIndexOf(':'));
-      return { sledId: row.id, sledName: row.name, sledAddress: row.address, ip, port: randomInt(12_500, 32_500) };
+      return { sledId: row.id, sledName: row.name, sledAddress: row.address, ip, port: nextPort() };
     },
     async insertVmm(vmm) {
       await db.execute(sql`INSERT INTO vmm (id, instance_id, sled_id, ip, port, state)

@@ -30,6 +30,8 @@ export async function startProcess<Ready>(name: string, file: string, input: unk
       : ['--cpu-prof', `--cpu-prof-dir=${join(PROFILE_FOLDER, name.replaceAll(' ', '-'))}`];
   const child = spawn(process.execPath, [...profiling, '--import', 'tsx', path, JSON.stringify(input)], {
     stdio: ['pipe', 'pipe', 'pipe'],
+    // A Ctrl-C at the terminal is for the bench alone, which ends its processes in its own time.
+    detached: true,
     env: { ...process.env, DBOS__CLOUD: '', SCARF_ANALYTICS: 'false', MOORING_LOG_LEVEL: 'error' },
   });
   const said: string[] = [];
