@@ -26,6 +26,7 @@ import { Arena, type Contender, settle } from './system/arena.ts';
 
 interface Plan {
   readonly rounds: number;
+  /** Starts before anything is measured: until the code is compiled, a worker takes twice the CPU. */
   readonly warmUp: number;
   /** Starts at concurrency 1. */
   readonly single: number;
@@ -42,7 +43,7 @@ interface Plan {
 
 const FULL: Plan = {
   rounds: 3,
-  warmUp: 48,
+  warmUp: 240,
   single: 150,
   levels: [
     { concurrency: 16, sagas: 320 },
@@ -57,7 +58,7 @@ const FULL: Plan = {
 
 const QUICK: Plan = {
   rounds: 1,
-  warmUp: 24,
+  warmUp: 60,
   single: 40,
   levels: [
     { concurrency: 16, sagas: 96 },
@@ -183,7 +184,7 @@ async function measureRound(arena: Arena, contender: Contender): Promise<Round> 
       );
       return result;
     };
-    await load(running, 8, plan.warmUp, plan.levelMs);
+    await load(running, 8, plan.warmUp, 2 * plan.levelMs);
     const single = await measured(1, plan.single);
     const others: Record<string, readonly number[]> = {};
     if (contender.hasDatabase) others['unwound start'] = await unwoundStarts(running, running.take(plan.others));
