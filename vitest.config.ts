@@ -1,5 +1,4 @@
 import { defineConfig } from 'vitest/config';
-import { LongestFirst } from './test/support/longest-first.ts';
 
 export default defineConfig({
   test: {
@@ -11,6 +10,5 @@ export default defineConfig({
     maxWorkers: 3,
     pool: 'forks',
     globalSetup: 'test/support/global-setup.ts',
-    sequence: { sequencer: LongestFirst },
   },
 });
