@@ -299,16 +299,16 @@ const end = () => {
   ended ??= arena.close();
   return ended;
 };
+const endAtOnce = () => void end().then(() => process.exit(130));
 const enough = new AbortController();
-for (const signal of ['SIGINT', 'SIGTERM'] as const)
-  process.once(signal, () => {
-    // An hour's points are worth keeping: a second signal ends it at once.
-    if (options.memory !== undefined && signal === 'SIGINT') {
-      enough.abort();
-      say('ending after this turn, with what was measured');
-      process.once(signal, () => void end().then(() => process.exit(130)));
-    } else void end().then(() => process.exit(130));
-  });
+process.once('SIGTERM', endAtOnce);
+process.once('SIGINT', () => {
+  if (options.memory === undefined) return endAtOnce();
+  // An hour's points are worth keeping: a second signal ends it at once.
+  enough.abort();
+  say('ending after this turn, with what was measured');
+  process.once('SIGINT', endAtOnce);
+});
 try {
   let results: Results;
   if (options.memory !== undefined) {

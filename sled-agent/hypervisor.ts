@@ -74,7 +74,7 @@ export interface Hypervisor {
   progress(vmmId: string): MigrationProgress | null;
   /**
    * What the guest wrote to its serial console from an offset on (from the oldest byte that is kept, if that is later), at
-   * most `maxBytes`. A negative offset counts from the end. `null`: this VM has no serial console.
+   * most `maxBytes`. A negative offset counts from the end. `null`: this VM has no serial console, or none any more.
    */
   readConsole(vmmId: string, fromOffset: number, maxBytes: number): Promise<ConsolePiece | null>;
   /** Ends a VM at once, without an event, and forgets it. Resolves when nothing of it is left. */

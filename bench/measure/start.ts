@@ -73,7 +73,7 @@ export async function inParallel<Item>(
 /** How long a level may take in all, in milliseconds: a start that never ends must not cost the whole run. */
 const END_MS = 180_000;
 
-async function withinTime<Result>(work: Promise<Result>, ms: number, message: string): Promise<Result> {
+async function endsWithin<Result>(work: Promise<Result>, ms: number, message: string): Promise<Result> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(() => reject(new Error(message)), ms);
@@ -91,7 +91,7 @@ export async function load(running: Running, concurrency: number, most: number, 
   const instances = running.take(most);
   const before = await readCpu(running);
   const began = performance.now();
-  const latenciesMs = await withinTime(
+  const latenciesMs = await endsWithin(
     inParallel(instances, concurrency, start, forMs),
     END_MS,
     `${running.contender.id}: the starts that were begun, ${concurrency} at a time, have not all ended`,

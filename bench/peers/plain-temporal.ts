@@ -38,11 +38,8 @@ await runPart<PartInput, PartReady>(async ({ databaseUrl, port, temporalAddress 
   }
 
   // Counted: drawn at random, two of some thousand VMMs would sooner or later have one address.
-  let lastPort = 12_499;
-  const nextPort = () => {
-    lastPort = lastPort < 32_500 ? lastPort + 1 : 12_500;
-    return lastPort;
-  };
+  let ports = 0;
+  const nextPort = () => 12_500 + (ports++ % 20_000);
 
   const activities: PlainActivities = {
     async readSize(instanceId) {

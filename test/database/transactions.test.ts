@@ -62,8 +62,8 @@ async function running() {
   await report(begun.vmmId, 'running', 3);
   return begun;
 }
-async function migrating() {
-  const source = await running();
+async function migrating(source?: Attempt) {
+  source ??= await running();
   const { active } = await record(source.instanceId);
   const migration = { ...attempt(source.instanceId), migrationId: randomUUID() };
   const destinationSledId = sleds.find((id) => id !== active?.sledId) ?? '';
@@ -265,10 +265,7 @@ describe('an unwind', () => {
   });
   test('of a start spares a guest that has moved on, although its sled does not know it any more', async () => {
     const begun = await running();
-    const { active } = await record(begun.instanceId);
-    const migration = { ...attempt(begun.instanceId), migrationId: randomUUID() };
-    const destinationSledId = sleds.find((id) => id !== active?.sledId) ?? '';
-    await claimMigration(database.db, { ...migration, destinationSledId, isRetry: false });
+    const migration = await migrating(begun);
     await report(begun.vmmId, 'destroyed', 4, { out: [migration.migrationId, 'completed', 3] });
     expect((await unwind(begun, 'start')).spared).toBe(true);
     await report(migration.vmmId, 'running', 3, { in: [migration.migrationId, 'completed', 3] });

@@ -1,14 +1,12 @@
 /** A PostgreSQL of its own for a test file, migrated and journaled, and the rows that its cases need. */
 import { randomUUID } from 'node:crypto';
-import { chmod, mkdtemp, rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { rm } from 'node:fs/promises';
 import { sql } from 'drizzle-orm';
-import { migrateDatabase, type OpenDatabase, openDatabase } from '../../db/connect.ts';
+import { type OpenDatabase, openDatabase } from '../../db/connect.ts';
 import { sled } from '../../db/schema.ts';
 import { createInstance, createProject } from '../../db/transactions/manage-inventory.ts';
 import { installJournal } from '../../doctor/journal.ts';
-import { startEmbeddedPostgres } from '../../worker/embedded-postgres.ts';
-import { copyPostgresTemplate } from './postgres-template.ts';
+import { startTestPostgres } from './postgres-template.ts';
 
 export interface TestDatabase extends OpenDatabase {
   readonly url: string;
@@ -26,12 +24,7 @@ const GIB = 1024 ** 3;
 
 /** Starts it; `maxConnections` bounds the pool. */
 export async function startTestDatabase(options: { maxConnections?: number } = {}): Promise<TestDatabase> {
-  // Below a folder that PostgreSQL's own user may enter, also where the tests run as root.
-  const directory = await mkdtemp('/var/tmp/mooring-test-');
-  await chmod(directory, 0o711);
-  await copyPostgresTemplate(join(directory, 'postgres'));
-  const postgres = await startEmbeddedPostgres({ dataDir: join(directory, 'postgres'), durable: false });
-  await migrateDatabase(postgres.url);
+  const { directory, postgres } = await startTestPostgres();
   const database = openDatabase(postgres.url, {
     maxConnections: options.maxConnections ?? 8,
     applicationName: 'mooring-test',

@@ -1,10 +1,9 @@
 /** A real PostgreSQL for tests of the transactions alone, and the few words that they need. */
 import { randomUUID } from 'node:crypto';
-import { chmod, mkdtemp, rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { rm } from 'node:fs/promises';
 import { sql } from 'drizzle-orm';
 import { drizzle } from 'drizzle-orm/node-postgres';
-import { type Database, migrateDatabase, type OpenDatabase, openDatabase } from '../../db/connect.ts';
+import { type Database, type OpenDatabase, openDatabase } from '../../db/connect.ts';
 import { findNetworkDisagreements } from '../../db/queries/network.ts';
 import * as schema from '../../db/schema.ts';
 import { claimMigration, type MigrationClaim } from '../../db/transactions/claim-migration.ts';
@@ -12,8 +11,7 @@ import { type ClaimedVmm, claimStart } from '../../db/transactions/claim-start.t
 import { addAffinityMember, createAffinityGroup } from '../../db/transactions/manage-affinity.ts';
 import { addSled, createInstance, createProject } from '../../db/transactions/manage-inventory.ts';
 import type { AffinityKind, AffinityPolicy } from '../../model/states.ts';
-import { startEmbeddedPostgres } from '../../worker/embedded-postgres.ts';
-import { copyPostgresTemplate } from './postgres-template.ts';
+import { startTestPostgres } from './postgres-template.ts';
 
 export const GIBIBYTE = 1024 ** 3;
 
@@ -51,11 +49,7 @@ export interface TestDatabase extends OpenDatabase {
 
 /** Starts a PostgreSQL of its own. */
 export async function startTestDatabase(): Promise<TestDatabase> {
-  const folder = await mkdtemp(join('/var/tmp', 'mooring-test-'));
-  await chmod(folder, 0o711);
-  await copyPostgresTemplate(join(folder, 'postgres'));
-  const postgres = await startEmbeddedPostgres({ dataDir: join(folder, 'postgres'), durable: false });
-  await migrateDatabase(postgres.url);
+  const { directory, postgres } = await startTestPostgres();
   const opened = openDatabase(postgres.url, { maxConnections: 24, applicationName: 'mooring-test' });
   const { db, pool } = opened;
   let statements = 0;
@@ -161,7 +155,7 @@ export async function startTestDatabase(): Promise<TestDatabase> {
     async close() {
       await opened.close();
       await postgres.stop();
-      await rm(folder, { recursive: true, force: true });
+      await rm(directory, { recursive: true, force: true });
     },
   };
   return test;
