@@ -24,6 +24,7 @@ import type { SledVmmState, VmmCommand } from '../wire/sled-protocol.ts';
 import { acting } from './acting.ts';
 import { classifyFailure, FAILURE_TYPES, finalFailure } from './failures.ts';
 import { signalIfNeeded } from './signal-update.ts';
+import { SilentSleds } from './silent-sleds.ts';
 import { type SledAddress, type SledClient, SledError } from './sled-client.ts';
 import type { WorkflowStarter } from './workflow-starter.ts';
 
@@ -61,6 +62,8 @@ export type ControlActivities = ReturnType<typeof createControlActivities>;
 
 /** Makes the activities of the sagas over one database, one set of sleds and one Temporal client. */
 export function createControlActivities({ db, sleds, workflows, metrics }: ActivityContext) {
+  const silent = new SilentSleds();
+
   /** Applies a sled's word and signals the update if the stored state then needs one. */
   async function applyWord(vmmId: string, report: SledVmmState | null, saga: Parameters<typeof applyReport>[3] = {}) {
     if (report === null) return null;
@@ -132,23 +135,28 @@ export function createControlActivities({ db, sleds, workflows, metrics }: Activ
      * the VMM as about to be told. Final when the user asked for stop meanwhile, or when the VMM was ended: without the
      * mark nothing may tell the sled to run it.
      */
-    async registerVmm(claim: ClaimedVmm & { instanceId: string; migrationId?: string }): Promise<void> {
-      if (activityInfo().attempt > 1) await checkStillWanted(claim.vmmId, { readIntent: true });
-      const state = await sleds.register(
-        { name: claim.sledName, address: claim.sledAddress },
-        claim.vmmId,
-        {
-          instance_id: claim.instanceId,
-          ...(claim.migrationId === undefined ? {} : { migration_id: claim.migrationId }),
-          vmm_runtime: {
-            state: claim.migrationId === undefined ? 'starting' : 'migrating',
-            gen: claim.registerGeneration,
-            time_updated: new Date().toISOString(),
+    async registerVmm(claim: ClaimedVmm & { instanceId: string; migrationId?: string; isRetry?: true }): Promise<void> {
+      const { attempt, isLocal } = activityInfo();
+      const sled = { name: claim.sledName, address: claim.sledAddress };
+      if (isLocal) silent.refuse(sled);
+      if (claim.isRetry === true || attempt > 1) await checkStillWanted(claim.vmmId, { readIntent: true });
+      const state = await silent.heed(sled, () =>
+        sleds.register(
+          sled,
+          claim.vmmId,
+          {
+            instance_id: claim.instanceId,
+            ...(claim.migrationId === undefined ? {} : { migration_id: claim.migrationId }),
+            vmm_runtime: {
+              state: claim.migrationId === undefined ? 'starting' : 'migrating',
+              gen: claim.registerGeneration,
+              time_updated: new Date().toISOString(),
+            },
+            vmm_spec: { name: claim.instanceName, ncpus: claim.ncpus, memory_bytes: claim.memoryBytes },
+            vmm_addr: claim.vmmAddress,
           },
-          vmm_spec: { name: claim.instanceName, ncpus: claim.ncpus, memory_bytes: claim.memoryBytes },
-          vmm_addr: claim.vmmAddress,
-        },
-        SLED_CALL_MS,
+          isLocal ? BRIEF_SLED_CALL_MS : SLED_CALL_MS,
+        ),
       );
       const applied = await applyWord(claim.vmmId, state, { tell: true });
       if (applied !== null && applied.intendedState !== 'running') throw stopRequested();

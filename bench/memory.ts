@@ -9,8 +9,8 @@ import { CONTENDERS } from './contenders.ts';
 import { inParallel, readMemory } from './measure/start.ts';
 import type { Arena, Running } from './system/arena.ts';
 
-const INSTANCES = 100;
-const CONCURRENCY = 32;
+const INSTANCES = 300;
+const CONCURRENCY = 48;
 /** Start, stop, update. */
 const SAGAS_OF_A_TURN = 3;
 

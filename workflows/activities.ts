@@ -11,23 +11,50 @@ export const database = proxyActivities<ControlActivities>({
   retry: { initialInterval: '100ms', backoffCoefficient: 2, maximumInterval: '5s' },
 });
 
-/** One transaction within the workflow task: once, and not for long, since the task waits for it and shows nothing meanwhile. */
-const atOnce = proxyLocalActivities<ControlActivities>({ startToCloseTimeout: '3s', retry: { maximumAttempts: 1 } });
+/**
+ * Tried once within the workflow task, and not for long, since the task waits for it and shows nothing meanwhile: a step
+ * that is done at once costs no task of its own, neither in the queue nor in the history.
+ */
+const atOnce = (startToCloseTimeout: '3s' | '2s') =>
+  proxyLocalActivities<ControlActivities>({ startToCloseTimeout, retry: { maximumAttempts: 1 } });
 
 /**
- * Claims a start's VMM: at once, within the workflow task that begins the saga; what that does not settle goes on as a step
- * of its own, which the Web UI shows with its attempts and its error for as long as PostgreSQL is away.
+ * Does a step at once, within the workflow task. What that does not settle goes on as a step of its own, which the Web UI
+ * shows with its attempts and its error for as long as PostgreSQL or the sled is away.
  */
-export async function claimStart(
-  request: Parameters<ControlActivities['claimStart']>[0],
-): ReturnType<ControlActivities['claimStart']> {
-  if (!patched('claim-at-once')) return database.claimStart(request);
+async function atOnceOrAsStep<Result>(now: () => Promise<Result>, asStep: () => Promise<Result>): Promise<Result> {
   try {
-    return await atOnce.claimStart(request);
+    return await now();
   } catch (error) {
     if (isCancellation(error) || isFinalFailure(error)) throw error;
-    return await database.claimStart({ ...request, isRetry: true });
+    return asStep();
   }
+}
+
+/** The steps of a start up to the point of no return. Made first: how they run is decided for a whole run of the saga. */
+export function startSteps(
+  registerTimeoutMs = DEFAULT_REGISTER_TIMEOUT_MS,
+): Pick<ControlActivities, 'claimStart' | 'registerVmm'> {
+  const registersAtOnce = patched('register-at-once');
+  // A run that registers at once needs no mark of the change before.
+  const claimsAtOnce = registersAtOnce || patched('claim-at-once');
+  const { registerVmm } = registering(registerTimeoutMs);
+  return {
+    claimStart: (request) =>
+      claimsAtOnce
+        ? atOnceOrAsStep(
+            () => atOnce('3s').claimStart(request),
+            () => database.claimStart({ ...request, isRetry: true }),
+          )
+        : database.claimStart(request),
+    registerVmm: (claim) =>
+      registersAtOnce
+        ? atOnceOrAsStep(
+            () => atOnce('2s').registerVmm(claim),
+            () => registerVmm({ ...claim, isRetry: true }),
+          )
+        : registerVmm(claim),
+  };
 }
 
 /** A command whose outcome must be known: retried until the sled's answer is definitive, however long it is silent. */

@@ -9,7 +9,7 @@
  */
 import { CancellationScope, uuid4, workflowInfo } from '@temporalio/workflow';
 import type { StartReason } from '../model/states.ts';
-import { claimStart, DEFAULT_REGISTER_TIMEOUT_MS, database, registering, untilDefinitive } from './activities.ts';
+import { database, startSteps, untilDefinitive } from './activities.ts';
 import { errorBodyOf, failedWith, operationFailure } from './failures.ts';
 import { Saga } from './saga.ts';
 import { unwindVmm } from './unwind.ts';
@@ -17,7 +17,7 @@ import { unwindVmm } from './unwind.ts';
 export interface InstanceStartInput {
   readonly instanceId: string;
   readonly reason: StartReason;
-  /** How long registering may take, in milliseconds. */
+  /** How long registering may be tried again, in milliseconds. */
   readonly registerTimeoutMs?: number;
 }
 
@@ -33,6 +33,7 @@ export async function instanceStart(input: InstanceStartInput): Promise<Instance
   // Made here, so that every attempt of every step speaks of the same VMM.
   const vmmId = uuid4();
   const attempt = { kind: 'start' as const, instanceId, vmmId, operationId, workflowId };
+  const { claimStart, registerVmm } = startSteps(input.registerTimeoutMs);
   const saga = new Saga({ vmm_id: vmmId });
   let failure: unknown;
   let spared = false;
@@ -47,7 +48,7 @@ export async function instanceStart(input: InstanceStartInput): Promise<Instance
     const claim = await claimStart({ ...attempt, reason: input.reason });
     if (claim === null) return { outcome: 'already started' };
     sled = claim.sledName;
-    await registering(input.registerTimeoutMs ?? DEFAULT_REGISTER_TIMEOUT_MS).registerVmm({ ...claim, instanceId });
+    await registerVmm({ ...claim, instanceId });
     await untilDefinitive.runVmm({ ...attempt, sled: { name: claim.sledName, address: claim.sledAddress } });
     return { outcome: 'started', vmmId, sled: claim.sledName };
   } catch (error) {
