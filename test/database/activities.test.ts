@@ -129,6 +129,42 @@ test('each further telling to run reads the intent first', async () => {
   expect(said).toEqual([]);
 });
 
+test('a sled that gave no answer is not waited for again within a workflow task, only by a step of its own', async () => {
+  const claim = await claimed();
+  let answers = false;
+  const register = async () => {
+    said.push('register');
+    return answers ? word('starting', 2) : silence();
+  };
+  const { registerVmm } = createControlActivities(context({ register }));
+  const atOnce = () =>
+    new MockActivityEnvironment({ isLocal: true }, { logger: SILENT }).run(() => registerVmm(claim)) as Promise<void>;
+  const asStep = () => inActivity(1, () => registerVmm({ ...claim, isRetry: true }));
+
+  expect(await failureType(atOnce())).toBe('SledUnavailable');
+  expect(said).toHaveLength(1);
+  expect(await failureType(atOnce())).toBe('SledUnavailable');
+  expect(said).toHaveLength(1);
+  expect(await failureType(asStep())).toBe('SledUnavailable');
+  expect(said).toHaveLength(2);
+  answers = true;
+  await asStep();
+  await atOnce();
+  expect(said).toHaveLength(4);
+});
+
+test('registering as a step of its own, after the attempt at once, reads the intent first', async () => {
+  const claim = await claimed();
+  await recordStop(database.db, claim.instanceId);
+  const register = async () => {
+    said.push('register');
+    return word('starting', 2);
+  };
+  const { registerVmm } = createControlActivities(context({ register }));
+  expect(await failureType(inActivity(1, () => registerVmm({ ...claim, isRetry: true })))).toBe('StopRequested');
+  expect(said).toEqual([]);
+});
+
 test('silence of a sled, while it is to unregister, is no answer', async () => {
   const claim = await claimed();
   const { unregisterVmm } = createControlActivities(context({}));

@@ -15,7 +15,7 @@ const history = z.object({
       markerRecordedEventAttributes: z
         .object({
           markerName: z.string(),
-          details: z.record(z.string(), z.object({ payloads: z.array(z.object({ data: z.string() })) })),
+          details: z.record(z.string(), z.object({ payloads: z.array(z.object({ data: z.string().optional() })) })),
         })
         .optional(),
     }),
