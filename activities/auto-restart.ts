@@ -10,6 +10,7 @@ import {
   readSledRoom,
 } from '../db/queries/auto-restart.ts';
 import { pickSled } from '../db/queries/pick-sled.ts';
+import type { InstanceRecord } from '../db/queries/read-instance.ts';
 import { autoRestartVerdict } from '../model/auto-restart.ts';
 import type { AutoRestartFindings } from '../model/reconcilers.ts';
 import type { WorkflowStarter } from './workflow-starter.ts';
@@ -26,7 +27,7 @@ export const MAX_OPEN_RESTARTS = 20;
  */
 export async function restartInstances(
   db: Database,
-  workflows: Pick<WorkflowStarter, 'autoRestart'>,
+  workflows: Pick<WorkflowStarter, 'autoRestart' | 'isStarting'>,
 ): Promise<AutoRestartFindings> {
   const candidates = await findRestartCandidates(db, MAX_CANDIDATES);
   const started: string[] = [];
@@ -36,13 +37,19 @@ export async function restartInstances(
   if (candidates.length > 0) {
     const now = await readDatabaseTime(db);
     const sleds = await readSledRoom(db);
-    const mayStart = Math.min(MAX_STARTS_A_PASS, MAX_OPEN_RESTARTS - (await countOpenRestarts(db)));
     const quotas = await readQuotaRoom(db, [...new Set(candidates.map(({ instance }) => instance.projectId))]);
+    const eligible: InstanceRecord['instance'][] = [];
     for (const record of candidates) {
-      const { instance } = record;
-      const judged = autoRestartVerdict(autoRestartFacts(record), now);
-      if (judged.verdict === 'cooling-down') coolingDown.push(instance.id);
-      if (judged.verdict !== 'eligible') continue;
+      const { verdict } = autoRestartVerdict(autoRestartFacts(record), now);
+      if (verdict === 'cooling-down') coolingDown.push(record.instance.id);
+      if (verdict === 'eligible') eligible.push(record.instance);
+    }
+    const room = MAX_OPEN_RESTARTS - (await countOpenRestarts(db));
+    // Those that an earlier pass began and that no worker has come to yet: the database does not know of them.
+    const starting = eligible.length > room ? await startingAmong(workflows, eligible) : new Set<string>();
+    const mayStart = Math.min(MAX_STARTS_A_PASS, room - starting.size);
+    for (const instance of eligible) {
+      if (starting.has(instance.id)) continue;
       if (started.length >= mayStart) {
         postponed.push(instance.id);
         continue;
@@ -73,6 +80,22 @@ export async function restartInstances(
     }
   }
   return { candidates: candidates.length, started, coolingDown, withoutRoom, postponed };
+}
+
+/** How many questions to Temporal are open at a time. */
+const ASKED_AT_A_TIME = 20;
+
+/** Which of these instances have a start under way, by Temporal's word. */
+async function startingAmong(
+  workflows: Pick<WorkflowStarter, 'isStarting'>,
+  instances: readonly InstanceRecord['instance'][],
+): Promise<Set<string>> {
+  const starting = new Set<string>();
+  for (let from = 0; from < instances.length; from += ASKED_AT_A_TIME) {
+    const some = instances.slice(from, from + ASKED_AT_A_TIME);
+    await Promise.all(some.map(async ({ id }) => ((await workflows.isStarting(id)) ? starting.add(id) : undefined)));
+  }
+  return starting;
 }
 
 function fits(instance: { ncpus: number; memoryBytes: number }, room: Room): boolean {

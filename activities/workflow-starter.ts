@@ -123,8 +123,13 @@ export class WorkflowStarter {
     }
   }
 
-  /** Whether a run of a workflow is still open. A run that Temporal has forgotten is not. */
-  async isOpen(workflowId: string, runId: string): Promise<boolean> {
+  /** Whether a start of an instance is under way, whoever asked for it and whether or not it has claimed anything yet. */
+  async isStarting(instanceId: string): Promise<boolean> {
+    return this.isOpen(workflowIds.start(instanceId));
+  }
+
+  /** Whether a run of a workflow, by default the last one, is still open. A run that Temporal has forgotten is not. */
+  async isOpen(workflowId: string, runId?: string): Promise<boolean> {
     try {
       const { status } = await this.#call(() => this.#client.workflow.getHandle(workflowId, runId).describe());
       return status.name === 'RUNNING' || status.name === 'PAUSED';

@@ -367,7 +367,7 @@ try {
       settings: { plan, sleds: 8, transitionMs: 2 },
       failures,
       contenders: summaries,
-      checks: checkTargets(summaries),
+      checks: checkTargets(summaries, before.memory ?? null),
       scale,
       memory: before.memory ?? null,
     };

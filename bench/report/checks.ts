@@ -1,4 +1,6 @@
+import type { MemoryResult } from '../memory.ts';
 import type { Check, ContenderResult } from './results.ts';
+import { median } from './statistics.ts';
 
 /** CPU that an engine and the processes around it use; PostgreSQL's and the sleds' is the same work for everyone. */
 function engineCpu(result: ContenderResult | undefined): number {
@@ -12,8 +14,20 @@ function mostThrough(result: ContenderResult | undefined) {
   return [...(result?.levels ?? [])].sort((a, b) => b.perSecond.median - a.perSecond.median)[0];
 }
 
+/** How much more a worker holds in the last quarter of a run than in the second, when it was warm: 1 when it is flat. */
+function memoryGrowth(memory: MemoryResult | null): number | undefined {
+  if (memory === null) return undefined;
+  const quarter = (from: number) =>
+    median(
+      memory.points
+        .filter(({ sagas }) => sagas > from * memory.sagas && sagas <= (from + 0.25) * memory.sagas)
+        .map(({ workerBytes }) => workerBytes),
+    );
+  return quarter(0.75) / quarter(0.25);
+}
+
 /** The targets, with what this run found. Those that it did not measure are left out. */
-export function checkTargets(contenders: readonly ContenderResult[]): Check[] {
+export function checkTargets(contenders: readonly ContenderResult[], memory: MemoryResult | null): Check[] {
   const by = (id: string) => contenders.find((contender) => contender.id === id);
   const mooring = by('mooring');
   const minimum = by('engine-minimum');
@@ -41,6 +55,7 @@ export function checkTargets(contenders: readonly ContenderResult[]): Check[] {
   add('CPU per saga, of the engine’s minimum', engineCpu(mooring) / engineCpu(minimum), 'at most', 2, 'ratio');
   add('latency, of plain Temporal', ratio(latency(mooring), latency(plain)), 'at most', 0.6, 'ratio');
   add('throughput, of plain Temporal', ratio(through(mooring), through(plain)), 'at least', 1.5, 'ratio');
+  add('memory of a worker, last quarter of the second', memoryGrowth(memory), 'at most', 1.1, 'ratio');
   for (const peer of ['dbos', 'restate']) {
     add(`latency, of ${peer}`, ratio(latency(mooring), latency(by(peer))), 'at most', 1, 'ratio');
     add(`throughput, of ${peer}`, ratio(through(mooring), through(by(peer))), 'at least', 1, 'ratio');

@@ -8,6 +8,7 @@ import { promisify } from 'node:util';
 import { ScheduleNotFoundError } from '@temporalio/client';
 import { sql } from 'drizzle-orm';
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
+import { restartInstances } from '../../activities/auto-restart.ts';
 import { applyReport } from '../../db/transactions/apply-report.ts';
 import { failVmm } from '../../db/transactions/fail-vmm.ts';
 import { recordStop } from '../../db/transactions/record-intent.ts';
@@ -549,11 +550,30 @@ describe('auto-restart', () => {
     for (const id of ids) await harness.shows(id, 'stopped');
   });
 
+  test('starts that were begun and that no worker has come to yet count as under way', async () => {
+    const ids = await plantFailed(23, 1);
+    const queued = new Set(ids.slice(0, 19));
+    const begun: string[] = [];
+    const pass = await restartInstances(db(), {
+      isStarting: async (id) => queued.has(id),
+      autoRestart: async (id) => {
+        begun.push(id);
+        return true;
+      },
+    });
+    expect(begun).toHaveLength(1);
+    expect(queued.has(begun[0] ?? '')).toBe(false);
+    expect(pass).toMatchObject({ started: begun, withoutRoom: [] });
+    expect(pass.postponed).toHaveLength(3);
+    await Promise.all(ids.map((id) => harness.client.stopInstance(id)));
+  });
+
   test('one pass begins only so many', async () => {
     const ids = await plantFailed(22, 1);
     const pass = await run('auto-restart');
     expect(pass.found.started).toHaveLength(20);
     expect(pass.found.postponed).toHaveLength(2);
+    for (const id of pass.found.started as string[]) await harness.shows(id, 'running');
     const second = await run('auto-restart');
     expect(second.found.started).toHaveLength(2);
     for (const id of ids) await harness.shows(id, 'running');

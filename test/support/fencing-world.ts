@@ -227,7 +227,7 @@ export class FencingWorld {
   get client(): MooringClient {
     return new MooringClient({ url: `http://127.0.0.1:${this.#apiPort}` });
   }
-  get #temporalSettings(): TemporalSettings {
+  get temporalSettings(): TemporalSettings {
     return plainTemporal(this.#temporal?.address ?? '');
   }
 
@@ -242,7 +242,7 @@ export class FencingWorld {
     this.#temporal = await startTemporalServer({ binary: (await findTemporalBinary()).path, uiPort: null });
     this.#worker = await startWorker({
       databaseUrl: this.#databaseUrl,
-      temporal: this.#temporalSettings,
+      temporal: this.temporalSettings,
       alone: true,
       log: createLog('worker', 'fatal'),
       reconcileEveryMs: this.#options.reconcileEveryMs ?? 2_000,
@@ -310,7 +310,7 @@ export class FencingWorld {
   async startApi(): Promise<void> {
     this.#api ??= await startApi({
       databaseUrl: this.#databaseUrl,
-      temporal: this.#temporalSettings,
+      temporal: this.temporalSettings,
       host: '127.0.0.1',
       port: this.#apiPort,
       log: createLog('api', 'fatal'),
