@@ -13,10 +13,14 @@ import { startRecorder } from './recorder.ts';
 import { RECORDINGS } from './recordings.ts';
 
 const folder = fileURLToPath(new URL('../histories/', import.meta.url));
+/** What the server notes for itself, and who worked on it: no replay reads it. */
+const LEFT_OUT = new Set(['identity', 'meteringMetadata', 'requestId', 'taskId', 'workerVersion']);
+
 /** What names the machine that recorded it says nothing of the workflow, and where its code stood neither. */
 function portable(key: string, value: unknown): unknown {
+  if (LEFT_OUT.has(key)) return undefined;
   if (key === 'stackTrace') return '';
-  if (key === 'identity' || key === 'originalExecutionRunIdentity') return 'recorder';
+  if (key === 'originalExecutionRunIdentity') return 'recorder';
   if (key === 'name' && typeof value === 'string') return value.replace(/^\d+@[^-]*/, 'recorder');
   return value;
 }
