@@ -228,7 +228,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
       ...createWatchActivities(context),
     },
     maxConcurrentActivityTaskExecutions: 200,
-    // A claim waits within its workflow task for PostgreSQL: what waits must not keep others from beginning.
+    // A start waits within its workflow task for PostgreSQL and its sled: what waits must not keep others from beginning.
     maxConcurrentWorkflowTaskExecutions: 100,
   });
   let updates: { worker: Worker; run: Promise<void> } | null = null;
