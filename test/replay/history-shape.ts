@@ -7,6 +7,7 @@ const event = z.looseObject({
   activityTaskScheduledEventAttributes: z.looseObject({ activityType: z.object({ name: z.string() }) }).optional(),
   markerRecordedEventAttributes: z
     .looseObject({
+      markerName: z.string(),
       details: z.record(
         z.string(),
         z.looseObject({ payloads: z.array(z.looseObject({ data: z.string().optional() })) }),
@@ -29,20 +30,31 @@ export function historyShape(history: z.infer<typeof recordedHistory>): string {
       const attributes = one.upsertWorkflowSearchAttributesEventAttributes?.searchAttributes.indexedFields;
       const what =
         one.workflowExecutionStartedEventAttributes?.workflowType.name ??
-        one.activityTaskScheduledEventAttributes?.activityType.name ??
-        markedBy(one.markerRecordedEventAttributes) ??
+        stepOf(one) ??
+        patchOf(one) ??
         (attributes === undefined ? '' : Object.keys(attributes).sort().join(' '));
       return `${one.eventType.replace('EVENT_TYPE_', '')} ${what}`.trim();
     })
     .join('\n');
 }
 
-/** What the SDK marks in a history: a change of a workflow, by its id, or a step within a workflow task, by its activity. */
-function markedBy(marker: z.infer<typeof event>['markerRecordedEventAttributes']): string | undefined {
-  const data = (marker?.details['patch-data'] ?? marker?.details.data)?.payloads[0]?.data;
-  if (data === undefined) return undefined;
-  const mark = z
-    .object({ id: z.string().optional(), activity_type: z.string().optional() })
-    .parse(JSON.parse(Buffer.from(data, 'base64').toString('utf8')));
-  return mark.id ?? mark.activity_type;
+/** The activity that an event begins, or that it records of a step within a workflow task. */
+export function stepOf(one: z.infer<typeof event>): string | undefined {
+  return (
+    one.activityTaskScheduledEventAttributes?.activityType.name ??
+    marked(one, 'core_local_activity', 'data', 'activity_type')
+  );
+}
+
+/** The change of a workflow that an event marks, by its id. */
+function patchOf(one: z.infer<typeof event>): string | undefined {
+  return marked(one, 'core_patch', 'patch-data', 'id');
+}
+
+/** A field of what the SDK writes into its markers of a name. Throws when such a marker is without it. */
+function marked(one: z.infer<typeof event>, markerName: string, detail: string, field: string): string | undefined {
+  const marker = one.markerRecordedEventAttributes;
+  if (marker?.markerName !== markerName) return undefined;
+  const data = marker.details[detail]?.payloads[0]?.data ?? '';
+  return z.object({ [field]: z.string() }).parse(JSON.parse(Buffer.from(data, 'base64').toString('utf8')))[field];
 }
