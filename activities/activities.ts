@@ -19,14 +19,14 @@ import {
   recordSucceededOperation,
 } from '../db/transactions/unwind-vmm.ts';
 import { isGoneVmmState, type OperationKind } from '../model/states.ts';
-import type { Metrics, StepOutcome } from '../telemetry/metrics.ts';
+import type { Metrics, StepOutcome } from '../platform/telemetry/metrics.ts';
+import { signalIfNeeded } from '../temporal/signal-update.ts';
+import type { WorkflowStarter } from '../temporal/workflow-starter.ts';
 import type { SledVmmState, VmmCommand } from '../wire/sled-protocol.ts';
 import { acting } from './acting.ts';
 import { classifyFailure, FAILURE_TYPES, finalFailure } from './failures.ts';
-import { signalIfNeeded } from './signal-update.ts';
 import { SilentSleds } from './silent-sleds.ts';
 import { type SledAddress, type SledClient, SledError } from './sled-client.ts';
-import type { WorkflowStarter } from './workflow-starter.ts';
 
 /** What the activities work with. */
 export interface ActivityContext {

@@ -13,7 +13,7 @@ import { pickSled } from '../db/queries/pick-sled.ts';
 import type { InstanceRecord } from '../db/queries/read-instance.ts';
 import { autoRestartVerdict } from '../model/auto-restart.ts';
 import type { AutoRestartFindings } from '../model/reconcilers.ts';
-import type { WorkflowStarter } from './workflow-starter.ts';
+import type { WorkflowStarter } from '../temporal/workflow-starter.ts';
 
 /** How many instances one pass looks at, and how many starts it begins. */
 const MAX_CANDIDATES = 500;

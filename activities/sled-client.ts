@@ -1,9 +1,9 @@
 import { Agent, type Dispatcher, request } from 'undici';
 import type { z } from 'zod';
-import { expectPeer } from '../identity/peer.ts';
-import { RenewableAgent } from '../identity/renewable-agent.ts';
 import { classifySledAnswer, type SledCommand } from '../model/sled-answer.ts';
-import { inCallSpan } from '../telemetry/tracing.ts';
+import { expectPeer } from '../platform/identity/peer.ts';
+import { RenewableAgent } from '../platform/identity/renewable-agent.ts';
+import { inCallSpan } from '../platform/telemetry/tracing.ts';
 import {
   errorBody,
   type MigrationProgress,

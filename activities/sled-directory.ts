@@ -1,7 +1,7 @@
 import type { Logger } from 'pino';
 import type { Database } from '../db/connect.ts';
 import { readRevokedSerials, readSledDirectory } from '../db/queries/sled-identity.ts';
-import type { IdentityHolder } from '../identity/holder.ts';
+import type { IdentityHolder } from '../platform/identity/holder.ts';
 
 /** How old what a process knows of sleds' identities may be, in milliseconds. */
 const LOOK_EVERY_MS = 2_000;

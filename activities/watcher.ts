@@ -7,9 +7,9 @@ import { failVmm } from '../db/transactions/fail-vmm.ts';
 import { releaseUnwound } from '../db/transactions/unwind-vmm.ts';
 import type { WatcherFindings } from '../model/reconcilers.ts';
 import { isGoneVmmState } from '../model/states.ts';
+import { signalIfNeeded } from '../temporal/signal-update.ts';
 import { acting, recorded } from './acting.ts';
 import type { ActivityContext } from './activities.ts';
-import { signalIfNeeded } from './signal-update.ts';
 import { type SledAddress, SledError } from './sled-client.ts';
 
 /** How many sleds are asked at a time: more than can be silent at once in a rack, so that these delay nobody. */

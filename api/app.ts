@@ -1,8 +1,8 @@
 /** What the two listeners of the API have in common: how they trace, log, count, parse and answer errors. */
 import { serializerCompiler, validatorCompiler } from 'fastify-type-provider-zod';
 import type { Logger } from 'pino';
-import type { Metrics } from '../telemetry/metrics.ts';
-import { beginRequestSpan, endRequestSpan } from '../telemetry/tracing.ts';
+import type { Metrics } from '../platform/telemetry/metrics.ts';
+import { beginRequestSpan, endRequestSpan } from '../platform/telemetry/tracing.ts';
 import type { ApiApp } from './context.ts';
 import { describeError } from './errors.ts';
 import { refuseNul } from './limits.ts';

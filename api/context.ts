@@ -6,7 +6,6 @@ import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import type { Logger } from 'pino';
 import { z } from 'zod';
 import type { SledClient } from '../activities/sled-client.ts';
-import type { WorkflowStarter } from '../activities/workflow-starter.ts';
 import type { Database } from '../db/connect.ts';
 import {
   findInstanceByName,
@@ -15,9 +14,10 @@ import {
   readInstanceAndRecord,
 } from '../db/queries/read-instance.ts';
 import { requireProject } from '../db/transactions/manage-inventory.ts';
-import type { Authority } from '../identity/authority.ts';
 import { Refusal } from '../model/refusal.ts';
-import type { Metrics } from '../telemetry/metrics.ts';
+import type { Authority } from '../platform/identity/authority.ts';
+import type { Metrics } from '../platform/telemetry/metrics.ts';
+import type { WorkflowStarter } from '../temporal/workflow-starter.ts';
 import { type InstanceView, isUuid, nameOrId } from '../wire/operator-api.ts';
 import type { RequestAudit } from './audit.ts';
 import type { Operations } from './operations.ts';

@@ -11,7 +11,6 @@ import {
 } from '@temporalio/client';
 import { ApplicationFailure, WorkflowIdConflictPolicy } from '@temporalio/common';
 import { eq } from 'drizzle-orm';
-import { TEMPORAL_CALL_MS } from '../activities/workflow-starter.ts';
 import type { Database } from '../db/connect.ts';
 import { type OperationError, operation } from '../db/schema.ts';
 import { settleKey, takeKey } from '../db/transactions/idempotency-key.ts';
@@ -19,6 +18,7 @@ import { Refusal } from '../model/refusal.ts';
 import { SAGA_STEPS, type SagaSteps } from '../model/saga-steps.ts';
 import type { KeyedCall, OperationKind } from '../model/states.ts';
 import { TASK_QUEUE } from '../model/workflow-names.ts';
+import { TEMPORAL_CALL_MS } from '../temporal/workflow-starter.ts';
 import type { OperationProgress } from '../wire/operator-api.ts';
 import type { RequestAudit } from './audit.ts';
 

@@ -4,7 +4,7 @@
  * for (start, stop) and the update that follows.
  */
 import { MooringClient } from '../client/mooring-client.ts';
-import { waitUntil } from '../worker/child-process.ts';
+import { waitUntil } from '../platform/host/child-process.ts';
 import { CONTENDERS } from './contenders.ts';
 import { inParallel, readMemory } from './measure/start.ts';
 import type { Arena, Running } from './system/arena.ts';

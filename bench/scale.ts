@@ -11,7 +11,6 @@ import pg from 'pg';
 import type { ActivityContext } from '../activities/activities.ts';
 import { createReconcilerActivities } from '../activities/reconcilers.ts';
 import { SledClient } from '../activities/sled-client.ts';
-import type { WorkflowStarter } from '../activities/workflow-starter.ts';
 import { openDatabase, type Queryable } from '../db/connect.ts';
 import { pickSled } from '../db/queries/pick-sled.ts';
 import { listInstances } from '../db/queries/read-instance.ts';
@@ -19,6 +18,7 @@ import { findOpenOperations, findUpdateCandidates } from '../db/queries/reconcil
 import * as schema from '../db/schema.ts';
 import { claimStart } from '../db/transactions/claim-start.ts';
 import { commitUpdate } from '../db/transactions/commit-update.ts';
+import type { WorkflowStarter } from '../temporal/workflow-starter.ts';
 import { median } from './report/statistics.ts';
 import type { Arena } from './system/arena.ts';
 

@@ -1,8 +1,8 @@
 /** How a server becomes a sled: by the one-time token of an invitation. */
 import { type ConnectionOptions, connect, type DetailedPeerCertificate } from 'node:tls';
 import { Agent, request } from 'undici';
-import { certificateFingerprint, makeKeyPair, makeRequest } from '../identity/certificates.ts';
-import { expectPeer } from '../identity/peer.ts';
+import { certificateFingerprint, makeKeyPair, makeRequest } from '../platform/identity/certificates.ts';
+import { expectPeer } from '../platform/identity/peer.ts';
 import { type InviteToken, type JoinRequest, joinAnswer, readInviteToken } from '../wire/sled-identity.ts';
 import { type StoredIdentity, saveIdentity } from './identity-file.ts';
 import { messageOf } from './sled-identity.ts';

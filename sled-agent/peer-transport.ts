@@ -8,8 +8,8 @@ import {
   type PeerCertificate,
 } from 'node:tls';
 import type { Dispatcher } from 'undici';
-import type { IdentityHolder } from '../identity/holder.ts';
-import { expectPeer, identifyPeer } from '../identity/peer.ts';
+import type { IdentityHolder } from '../platform/identity/holder.ts';
+import { expectPeer, identifyPeer } from '../platform/identity/peer.ts';
 import { splitAddress } from '../wire/sled-protocol.ts';
 import type { SledIdentity } from './sled-identity.ts';
 

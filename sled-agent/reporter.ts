@@ -1,5 +1,5 @@
 import { request } from 'undici';
-import { inCallSpan } from '../telemetry/tracing.ts';
+import { inCallSpan } from '../platform/telemetry/tracing.ts';
 import type { SledVmmState } from '../wire/sled-protocol.ts';
 import { type ControlPlaneConnections, plainConnections } from './control-plane-connections.ts';
 

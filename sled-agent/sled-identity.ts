@@ -1,9 +1,9 @@
 /** What a sled agent that has joined does by its identity: calls, answers, and renews it in time. */
 import { request } from 'undici';
-import { makeKeyPair, makeRequest } from '../identity/certificates.ts';
-import { IdentityHolder } from '../identity/holder.ts';
-import { expectPeer } from '../identity/peer.ts';
-import { RenewableAgent, type RenewableAgentOptions } from '../identity/renewable-agent.ts';
+import { makeKeyPair, makeRequest } from '../platform/identity/certificates.ts';
+import { IdentityHolder } from '../platform/identity/holder.ts';
+import { expectPeer } from '../platform/identity/peer.ts';
+import { RenewableAgent, type RenewableAgentOptions } from '../platform/identity/renewable-agent.ts';
 import { migrationDestination, renewAnswer, revokedCertificates } from '../wire/sled-identity.ts';
 import { errorBody } from '../wire/sled-protocol.ts';
 import { type StoredIdentity, saveIdentity } from './identity-file.ts';

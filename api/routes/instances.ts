@@ -1,7 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { eq } from 'drizzle-orm';
 import { z } from 'zod';
-import { signalIfNeeded } from '../../activities/signal-update.ts';
 import { SledError } from '../../activities/sled-client.ts';
 import { listInstances } from '../../db/queries/read-instance.ts';
 import { readLinkedVmms, type VmmPlace } from '../../db/queries/saga-progress.ts';
@@ -21,6 +20,7 @@ import { refusalMessage, verdict } from '../../model/legality.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { isGoneVmmState } from '../../model/states.ts';
 import { workflowIds } from '../../model/workflow-names.ts';
+import { signalIfNeeded } from '../../temporal/signal-update.ts';
 import {
   DEFAULT_PAGE_LIMIT,
   instanceCreate,

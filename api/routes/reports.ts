@@ -1,8 +1,8 @@
 import type { FastifyRequest } from 'fastify';
 import { z } from 'zod';
-import { signalIfNeeded } from '../../activities/signal-update.ts';
 import { applyReport, type ReportSource } from '../../db/transactions/apply-report.ts';
 import { Refusal } from '../../model/refusal.ts';
+import { signalIfNeeded } from '../../temporal/signal-update.ts';
 import { sledVmmState } from '../../wire/sled-protocol.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
 import { errors, IdentityRefused } from '../errors.ts';

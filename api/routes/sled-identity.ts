@@ -9,8 +9,8 @@ import { createInvite } from '../../db/transactions/create-invite.ts';
 import { joinSled } from '../../db/transactions/join-sled.ts';
 import { renewCertificate } from '../../db/transactions/renew-certificate.ts';
 import { revokeCertificates } from '../../db/transactions/revoke-certificates.ts';
-import { type RequestedKey, readRequest } from '../../identity/certificates.ts';
 import { Refusal } from '../../model/refusal.ts';
+import { type RequestedKey, readRequest } from '../../platform/identity/certificates.ts';
 import {
   joinAnswer,
   joinRequest,

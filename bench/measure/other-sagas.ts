@@ -1,6 +1,6 @@
 /** A start that unwinds, a migration, an update: each from the outside, one at a time. */
 import { MooringApiError, MooringClient } from '../../client/mooring-client.ts';
-import { waitUntil } from '../../worker/child-process.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
 import { type Running, settle } from '../system/arena.ts';
 import { inParallel, starter } from './start.ts';
 

@@ -5,7 +5,7 @@
 import { fileURLToPath } from 'node:url';
 import { Client, Connection } from '@temporalio/client';
 import { NativeConnection, Worker } from '@temporalio/worker';
-import { createLog } from '../../worker/log.ts';
+import { createLog } from '../../platform/telemetry/log.ts';
 import { installRuntime } from '../../worker/worker.ts';
 import { runPart } from '../system/child.ts';
 import { startFront } from './front.ts';

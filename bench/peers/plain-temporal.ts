@@ -10,7 +10,7 @@ import { NativeConnection, Worker } from '@temporalio/worker';
 import { sql } from 'drizzle-orm';
 import { SledClient, SledError } from '../../activities/sled-client.ts';
 import { openDatabase } from '../../db/connect.ts';
-import { createLog } from '../../worker/log.ts';
+import { createLog } from '../../platform/telemetry/log.ts';
 import { installRuntime } from '../../worker/worker.ts';
 import { runPart } from '../system/child.ts';
 import { startFront } from './front.ts';

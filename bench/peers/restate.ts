@@ -11,7 +11,7 @@ import { arch, platform } from 'node:os';
 import { dirname, join } from 'node:path';
 import * as restate from '@restatedev/restate-sdk';
 import { request } from 'undici';
-import { freePort, waitUntil } from '../../worker/child-process.ts';
+import { freePort, waitUntil } from '../../platform/host/child-process.ts';
 import { runPart } from '../system/child.ts';
 import { startFront } from './front.ts';
 import { createSteps, isFinal, type PartInput, type PartReady, type StartAttempt } from './steps.ts';

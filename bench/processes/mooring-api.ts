@@ -1,7 +1,7 @@
 /** Mooring's API process, as `mooring api` runs it. */
 import { startApi } from '../../api/server.ts';
-import { createLog } from '../../worker/log.ts';
-import { plainTemporal } from '../../worker/temporal-connection.ts';
+import { createLog } from '../../platform/telemetry/log.ts';
+import { plainTemporal } from '../../temporal/connection.ts';
 import type { PartInput, PartReady } from '../peers/steps.ts';
 import { runPart } from '../system/child.ts';
 

@@ -1,7 +1,7 @@
 /** One of Mooring's worker processes, as `mooring worker` runs it, without the reconciling loops: they cost per pass, not per saga. */
 
-import { createLog } from '../../worker/log.ts';
-import { plainTemporal } from '../../worker/temporal-connection.ts';
+import { createLog } from '../../platform/telemetry/log.ts';
+import { plainTemporal } from '../../temporal/connection.ts';
 import { startWorker } from '../../worker/worker.ts';
 import type { PartInput, PartReady } from '../peers/steps.ts';
 import { runPart } from '../system/child.ts';

@@ -1,8 +1,8 @@
 /** How two QEMUs encrypt the stream of a migration, and know that the other end is of the same authority. */
 import { mkdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { certificateSubject } from '../../identity/certificates.ts';
-import type { IdentityMaterial } from '../../identity/holder.ts';
+import { certificateSubject } from '../../platform/identity/certificates.ts';
+import type { IdentityMaterial } from '../../platform/identity/holder.ts';
 
 const FOLDER = 'migration-tls';
 

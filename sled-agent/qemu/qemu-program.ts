@@ -5,7 +5,7 @@ import { access, constants, mkdtemp, readFile, rm } from 'node:fs/promises';
 import { platform, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { processExists, waitUntil } from '../../worker/child-process.ts';
+import { processExists, waitUntil } from '../../platform/host/child-process.ts';
 import { COUNT_LINE, type GuestImage } from './guest-image.ts';
 
 const run = promisify(execFile);

@@ -18,10 +18,9 @@ import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { z } from 'zod';
 import { readSourceVerdict, type SourceWord, settleArrival } from '../../model/hand-over.ts';
-import { recoverVm } from '../../model/vm-recovery.ts';
+import { guardChild } from '../../platform/host/child-process.ts';
 import type { MigrationProgress } from '../../wire/sled-protocol.ts';
 import { splitAddress } from '../../wire/sled-protocol.ts';
-import { guardChild } from '../../worker/child-process.ts';
 import type { FaultBook } from '../faults.ts';
 import type { BookedVm, GuestLogEntry, StopAnswer, VmListener, VmSpec } from '../hypervisor.ts';
 import type { PeerTransport } from '../peer-transport.ts';
@@ -41,6 +40,7 @@ import {
   worksIn,
 } from './qemu-program.ts';
 import { QmpClient, QmpDisconnected, QmpError, type QmpEvent } from './qmp-client.ts';
+import { recoverVm } from './vm-recovery.ts';
 
 /** What all VMs of a hypervisor share. */
 export interface QemuVmContext {

@@ -4,14 +4,14 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { pino } from 'pino';
 import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest';
-import { waitUntil } from '../../worker/child-process.ts';
-import { readBuilds } from '../../worker/deployment.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
+import { readBuilds } from '../../temporal/deployment.ts';
 import { type RunningWorker, startWorker } from '../../worker/worker.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
 
 vi.setConfig({ testTimeout: 200_000, hookTimeout: 200_000 });
 
-const MOORING = fileURLToPath(new URL('../../client/mooring.js', import.meta.url));
+const MOORING = fileURLToPath(new URL('../../cli/mooring.js', import.meta.url));
 const workers: RunningWorker[] = [];
 let harness: Harness;
 beforeAll(async () => {

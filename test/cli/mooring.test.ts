@@ -2,10 +2,10 @@
 import { spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { waitUntil } from '../../worker/child-process.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
 
-const MOORING = fileURLToPath(new URL('../../client/mooring.js', import.meta.url));
+const MOORING = fileURLToPath(new URL('../../cli/mooring.js', import.meta.url));
 let harness: Harness;
 beforeAll(async () => {
   harness = await startHarness();

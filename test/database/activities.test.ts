@@ -10,7 +10,6 @@ import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import { type ActivityContext, createControlActivities } from '../../activities/activities.ts';
 import { createReconcilerActivities } from '../../activities/reconcilers.ts';
 import { type SledClient, SledError } from '../../activities/sled-client.ts';
-import type { WorkflowStarter } from '../../activities/workflow-starter.ts';
 import type { ApiContext } from '../../api/context.ts';
 import { addReportRoutes } from '../../api/routes/reports.ts';
 import { readInstance } from '../../db/queries/read-instance.ts';
@@ -19,7 +18,8 @@ import { claimMigration } from '../../db/transactions/claim-migration.ts';
 import { type ClaimedVmm, claimStart } from '../../db/transactions/claim-start.ts';
 import { recordStop } from '../../db/transactions/record-intent.ts';
 import type { WireVmmState } from '../../model/states.ts';
-import { Metrics } from '../../telemetry/metrics.ts';
+import { Metrics } from '../../platform/telemetry/metrics.ts';
+import type { WorkflowStarter } from '../../temporal/workflow-starter.ts';
 import type { SledVmmState } from '../../wire/sled-protocol.ts';
 import { startTestDatabase, type TestDatabase } from '../support/database.ts';
 

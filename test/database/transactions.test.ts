@@ -13,7 +13,7 @@ import { deleteInstance, recordStop } from '../../db/transactions/record-intent.
 import { beginUnwind, finishUnwind } from '../../db/transactions/unwind-vmm.ts';
 import { Refusal } from '../../model/refusal.ts';
 import type { MigrationState, WireVmmState } from '../../model/states.ts';
-import { waitUntil } from '../../worker/child-process.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
 import { startTestDatabase, type TestDatabase } from '../support/database.ts';
 
 let database: TestDatabase;

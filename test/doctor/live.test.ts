@@ -10,8 +10,8 @@ import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { SledClient } from '../../activities/sled-client.ts';
 import { examine } from '../../doctor/examine.ts';
 import { workflowIds } from '../../model/workflow-names.ts';
-import { waitUntil } from '../../worker/child-process.ts';
-import { readStackFile, writeStackFile } from '../../worker/stack-file.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
+import { readStackFile, writeStackFile } from '../../stack/stack-file.ts';
 import { runCommand } from '../support/command.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
 

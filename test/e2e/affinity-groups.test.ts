@@ -180,7 +180,7 @@ test('an instance created into anti-affinity groups is in them before its first 
 test('the mooring command makes groups, fills them and shows them', { timeout: 300_000 }, async () => {
   const mooring = async (...words: string[]) => {
     const { stdout } = await promisify(execFile)(process.execPath, [
-      fileURLToPath(new URL('../../client/mooring.js', import.meta.url)),
+      fileURLToPath(new URL('../../cli/mooring.js', import.meta.url)),
       ...words,
       '--json',
       '--api-url',

@@ -6,8 +6,8 @@ import { sql } from 'drizzle-orm';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { OPERATIONS, type Operation } from '../../model/legality.ts';
 import type { IntendedState, ShownState } from '../../model/states.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
 import { errorResponse, instanceView } from '../../wire/operator-api.ts';
-import { waitUntil } from '../../worker/child-process.ts';
 import { type Harness, refused, startHarness } from '../support/harness.ts';
 
 let harness: Harness;

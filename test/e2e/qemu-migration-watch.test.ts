@@ -1,7 +1,7 @@
 /** A real guest's migration, slow enough to be watched: what an operator sees of it while it is under way, and afterwards. */
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { workflowIds } from '../../model/workflow-names.ts';
-import { waitUntil } from '../../worker/child-process.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
 import { currentDetails } from '../support/details.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
 import { GUEST_MEMORY_BYTES, qemuForTests } from '../support/qemu.ts';

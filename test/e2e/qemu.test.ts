@@ -2,15 +2,15 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { playScenario, readScenario } from '../../cli/scenario.ts';
 import { MooringClient } from '../../client/mooring-client.ts';
-import { playScenario, readScenario } from '../../client/scenario.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
+import { type RunningStack, startStack } from '../../stack/stack.ts';
 import type { InstanceView } from '../../wire/operator-api.ts';
-import { waitUntil } from '../../worker/child-process.ts';
-import { type RunningStack, startStack } from '../../worker/stack.ts';
 import { GUEST_MEMORY_BYTES, qemuForTests } from '../support/qemu.ts';
 
 const qemu = await qemuForTests('the end-to-end scenario on real VMs');
-const MOORING = fileURLToPath(new URL('../../client/mooring.ts', import.meta.url));
+const MOORING = fileURLToPath(new URL('../../cli/mooring.ts', import.meta.url));
 const PATIENT_MS = 90_000;
 
 describe.skipIf(qemu === null)('on real VMs', () => {
@@ -30,7 +30,7 @@ describe.skipIf(qemu === null)('on real VMs', () => {
   });
 
   test('the demo’s scenario ends as it says', async () => {
-    const scenario = await readScenario(new URL('../../examples/demo.yaml', import.meta.url).pathname);
+    const scenario = await readScenario(new URL('../../cli/demo.yaml', import.meta.url).pathname);
     const results = await playScenario(stack, scenario, () => {}, { ncpus: 1, memory: GUEST_MEMORY_BYTES });
     expect(results.filter((result) => result.problems.length > 0)).toEqual([]);
     expect(results).toHaveLength(scenario.steps.length);

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { parseScenario, playScenario, readScenario } from '../../client/scenario.ts';
-import { type RunningStack, startStack } from '../../worker/stack.ts';
+import { parseScenario, playScenario, readScenario } from '../../cli/scenario.ts';
+import { type RunningStack, startStack } from '../../stack/stack.ts';
 
 let stack: RunningStack;
 beforeAll(async () => {
@@ -14,7 +14,7 @@ beforeAll(async () => {
 afterAll(() => stack?.stop());
 
 test('the demo’s scenario ends as it says, on real parts', async () => {
-  const scenario = await readScenario(new URL('../../examples/demo.yaml', import.meta.url).pathname);
+  const scenario = await readScenario(new URL('../../cli/demo.yaml', import.meta.url).pathname);
   const results = await playScenario(stack, scenario, () => {});
   expect(results.filter((result) => result.problems.length > 0)).toEqual([]);
   expect(results).toHaveLength(scenario.steps.length);

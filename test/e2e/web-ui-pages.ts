@@ -1,6 +1,6 @@
 /** How a person opens a page of the Web UI. */
 import type { Browser, Frame, Page } from 'playwright-core';
-import { waitUntil } from '../../worker/child-process.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
 import type { Scene } from './web-ui-scenes.ts';
 
 const FIND_TIMEOUT_MS = 40_000;

@@ -1,7 +1,7 @@
 /** What the browser looks at: each kind of saga, brought about on a real stack, and where the Web UI shows it. */
 import { SEARCH_ATTRIBUTES } from '../../model/search-attributes.ts';
 import { TASK_QUEUE, workflowIds } from '../../model/workflow-names.ts';
-import { waitUntil } from '../../worker/child-process.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
 import { type Harness, refused } from '../support/harness.ts';
 
 export interface Scene {

@@ -5,8 +5,8 @@ import { fileURLToPath } from 'node:url';
 import { WorkflowNotFoundError } from '@temporalio/client';
 import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest';
 import { TASK_QUEUE, workflowIds } from '../../model/workflow-names.ts';
-import { waitUntil } from '../../worker/child-process.ts';
-import type { StackSled } from '../../worker/stack.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
+import type { StackSled } from '../../stack/stack.ts';
 import type { SledDrainInput } from '../../workflows/sled-drain.ts';
 import { type Harness, refused, startHarness, wake } from '../support/harness.ts';
 
@@ -248,7 +248,7 @@ test('a drain goes on when the worker that carried it is killed', async () => {
 async function startWorkerProcess(): Promise<ChildProcess> {
   const child = spawn(
     process.execPath,
-    ['--import', 'tsx', fileURLToPath(new URL('../../client/mooring.ts', import.meta.url)), 'worker'],
+    ['--import', 'tsx', fileURLToPath(new URL('../../cli/mooring.ts', import.meta.url)), 'worker'],
     {
       env: {
         ...process.env,

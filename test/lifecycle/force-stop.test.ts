@@ -2,7 +2,7 @@
 import { and, eq, isNull } from 'drizzle-orm';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { operation, vmm } from '../../db/schema.ts';
-import { waitUntil } from '../../worker/child-process.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
 import { type Harness, refused, silence, startHarness, wake } from '../support/harness.ts';
 
 let harness: Harness;

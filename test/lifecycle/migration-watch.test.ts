@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { TASK_QUEUE, workflowIds } from '../../model/workflow-names.ts';
-import { waitUntil } from '../../worker/child-process.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
 import { currentDetails } from '../support/details.ts';
 import { type Harness, silence, startHarness, wake } from '../support/harness.ts';
 

@@ -15,13 +15,13 @@ import { recordStop } from '../../db/transactions/record-intent.ts';
 import { RECONCILER_PURPOSE, RECONCILERS } from '../../model/reconcilers.ts';
 import { OUTCOME_RUNNING, SEARCH_ATTRIBUTES } from '../../model/search-attributes.ts';
 import { TASK_QUEUE, workflowIds } from '../../model/workflow-names.ts';
-import { waitUntil } from '../../worker/child-process.ts';
-import { ensureSchedules } from '../../worker/schedules.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
+import { ensureSchedules } from '../../temporal/schedules.ts';
 import { type Harness, refused, silence, startHarness, wake } from '../support/harness.ts';
 
 vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
 
-const COMMAND = fileURLToPath(new URL('../../client/mooring.ts', import.meta.url));
+const COMMAND = fileURLToPath(new URL('../../cli/mooring.ts', import.meta.url));
 const children: ChildProcess[] = [];
 let harness: Harness;
 /** Nothing here is to be touched by any pass. */

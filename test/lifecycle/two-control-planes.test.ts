@@ -3,8 +3,8 @@ import { sql } from 'drizzle-orm';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { type RunningApi, startApi } from '../../api/server.ts';
 import { MooringClient } from '../../client/mooring-client.ts';
-import { createLog } from '../../worker/log.ts';
-import { plainTemporal } from '../../worker/temporal-connection.ts';
+import { createLog } from '../../platform/telemetry/log.ts';
+import { plainTemporal } from '../../temporal/connection.ts';
 import { type RunningWorker, startWorker } from '../../worker/worker.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
 

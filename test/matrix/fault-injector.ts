@@ -13,8 +13,8 @@ import {
   Runtime,
 } from '@temporalio/worker';
 import { SledClient } from '../../activities/sled-client.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
 import type { FaultCall } from '../../sled-agent/faults.ts';
-import { waitUntil } from '../../worker/child-process.ts';
 
 /** What is done to executions of a step. */
 export interface FaultPlan {

@@ -7,8 +7,8 @@ import { applyReport } from '../../db/transactions/apply-report.ts';
 import type { SagaType } from '../../model/saga-steps.ts';
 import type { ShownState } from '../../model/states.ts';
 import { workflowIds } from '../../model/workflow-names.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
 import { sledVmmState } from '../../wire/sled-protocol.ts';
-import { waitUntil } from '../../worker/child-process.ts';
 import { silence } from '../support/harness.ts';
 import type { CallOutcome, OperationName, Subject } from './subject.ts';
 

@@ -6,9 +6,9 @@ import { readSnapshot } from '../../db/queries/read-snapshot.ts';
 import type { SagaType } from '../../model/saga-steps.ts';
 import type { ShownState } from '../../model/states.ts';
 import { needsAction } from '../../model/update-decision.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
 import type { Fault } from '../../sled-agent/faults.ts';
-import { waitUntil } from '../../worker/child-process.ts';
-import type { StackSled } from '../../worker/stack.ts';
+import type { StackSled } from '../../stack/stack.ts';
 import type { Execution, FaultPlan, Moment } from './fault-injector.ts';
 import type { MatrixStack } from './matrix-stack.ts';
 

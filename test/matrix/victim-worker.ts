@@ -1,6 +1,6 @@
 /** A worker in a process of its own, to be killed in the middle of a step. Its plans come from the parent. */
-import { createLog } from '../../worker/log.ts';
-import type { TemporalSettings } from '../../worker/temporal-connection.ts';
+import { createLog } from '../../platform/telemetry/log.ts';
+import type { TemporalSettings } from '../../temporal/connection.ts';
 import { startWorker } from '../../worker/worker.ts';
 import { type Execution, FaultInjector, type FaultPlan, type Moment, silenceLateAttempts } from './fault-injector.ts';
 

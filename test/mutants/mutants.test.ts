@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
-import { applyEdit, MUTANTS, StaleMutant } from '../../mutants/mutants.ts';
+import { applyEdit, MUTANTS, StaleMutant } from './mutants.ts';
 
 const at = (file: string) => fileURLToPath(new URL(`../../${file}`, import.meta.url));
 

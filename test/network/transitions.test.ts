@@ -1,10 +1,10 @@
 import { connect, createServer } from 'node:net';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { findNetworkDisagreements } from '../../db/queries/network.ts';
+import { freePort, waitUntil } from '../../platform/host/child-process.ts';
 import { startSledAgent } from '../../sled-agent/server.ts';
+import type { StackSled } from '../../stack/stack.ts';
 import { networkPage } from '../../wire/network-protocol.ts';
-import { freePort, waitUntil } from '../../worker/child-process.ts';
-import type { StackSled } from '../../worker/stack.ts';
 import { type Harness, refused, startHarness } from '../support/harness.ts';
 
 let harness: Harness;

@@ -9,7 +9,7 @@ import { expect, test } from 'vitest';
 import { z } from 'zod';
 import { migrateDatabase } from '../../db/connect.ts';
 import { findNetworkDisagreements } from '../../db/queries/network.ts';
-import { startEmbeddedPostgres } from '../../worker/embedded-postgres.ts';
+import { startEmbeddedPostgres } from '../../stack/embedded-postgres.ts';
 
 const journalFile = z.looseObject({ entries: z.array(z.looseObject({ idx: z.number() })) });
 

@@ -13,9 +13,9 @@ import { type OpenDatabase, openDatabase } from '../../db/connect.ts';
 import { readInstance } from '../../db/queries/read-instance.ts';
 import { claimStart } from '../../db/transactions/claim-start.ts';
 import { workflowIds } from '../../model/workflow-names.ts';
-import { waitUntil } from '../../worker/child-process.ts';
-import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../worker/embedded-postgres.ts';
-import { type RunningStack, startStack } from '../../worker/stack.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
+import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../stack/embedded-postgres.ts';
+import { type RunningStack, startStack } from '../../stack/stack.ts';
 
 const CLAIM_ROUND_TRIPS = 3;
 const START_ROUND_TRIPS = 12;

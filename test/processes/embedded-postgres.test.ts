@@ -13,7 +13,7 @@ test('a process that does nothing else can wait for PostgreSQL to stop', async (
   await chmod(directory, 0o711);
   try {
     const program = `
-      import { startEmbeddedPostgres } from './worker/embedded-postgres.ts';
+      import { startEmbeddedPostgres } from './stack/embedded-postgres.ts';
       const postgres = await startEmbeddedPostgres({ dataDir: ${JSON.stringify(directory)}, durable: false });
       await postgres.stop();
       console.log('stopped');`;

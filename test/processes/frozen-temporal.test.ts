@@ -2,15 +2,15 @@
 import { randomUUID } from 'node:crypto';
 import { Client, Connection } from '@temporalio/client';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { WorkflowStarter } from '../../activities/workflow-starter.ts';
 import { describeError } from '../../api/errors.ts';
 import { type OperationRequest, Operations } from '../../api/operations.ts';
 import { type RunningApi, startApi } from '../../api/server.ts';
 import { claimStart } from '../../db/transactions/claim-start.ts';
 import { beginUnwind, finishUnwind } from '../../db/transactions/unwind-vmm.ts';
-import { createLog } from '../../worker/log.ts';
-import { plainTemporal } from '../../worker/temporal-connection.ts';
-import { findTemporalBinary, startTemporalServer, type TemporalServer } from '../../worker/temporal-server.ts';
+import { createLog } from '../../platform/telemetry/log.ts';
+import { findTemporalBinary, startTemporalServer, type TemporalServer } from '../../stack/temporal-server.ts';
+import { plainTemporal } from '../../temporal/connection.ts';
+import { WorkflowStarter } from '../../temporal/workflow-starter.ts';
 import { startTestDatabase, type TestDatabase } from '../support/database.ts';
 
 let server: TemporalServer;

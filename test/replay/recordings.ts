@@ -1,9 +1,9 @@
 /** What is recorded: each saga's success, each step that fails, each stage of an unwind, the races, by the name of its file. */
 import type { ReconcilerName } from '../../model/reconcilers.ts';
 import { TASK_QUEUE, workflowIds } from '../../model/workflow-names.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
 import type { CallFault, Fault, FaultCall } from '../../sled-agent/faults.ts';
-import { waitUntil } from '../../worker/child-process.ts';
-import type { StackSled } from '../../worker/stack.ts';
+import type { StackSled } from '../../stack/stack.ts';
 import { type Harness, refused } from '../support/harness.ts';
 import type { HeldStep, Recorder } from './recorder.ts';
 

@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { workflowIds } from '../../model/workflow-names.ts';
-import { freePort } from '../../worker/child-process.ts';
+import { freePort } from '../../platform/host/child-process.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
 
 vi.setConfig({ testTimeout: 200_000, hookTimeout: 200_000 });

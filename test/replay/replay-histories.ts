@@ -6,10 +6,10 @@ import { fileURLToPath } from 'node:url';
 import { Client, Connection } from '@temporalio/client';
 import { Command } from 'commander';
 import { pino } from 'pino';
-import { colours } from '../../client/colours.ts';
-import { printJson, table } from '../../client/output.ts';
+import { colours } from '../../cli/colours.ts';
+import { printJson, table } from '../../cli/output.ts';
+import { readTemporalSettings } from '../../temporal/connection.ts';
 import { fetchHistories, type NamedHistory, readHistories, replay } from '../../worker/replay.ts';
-import { readTemporalSettings } from '../../worker/temporal-connection.ts';
 import { installRuntime, workflowBundle } from '../../worker/worker.ts';
 
 const DEFAULT_QUERY = 'TaskQueue IN ("mooring", "mooring-update")';

@@ -1,7 +1,7 @@
 /** Who may run a guest that is handed over: every combination. */
 import { describe, expect, test } from 'vitest';
 import { ARRIVALS, readSourceVerdict, readSourceWord, SOURCE_WORDS, settleArrival } from '../../model/hand-over.ts';
-import { type FoundVm, recoverVm } from '../../model/vm-recovery.ts';
+import { type FoundVm, recoverVm } from '../../sled-agent/qemu/vm-recovery.ts';
 
 /** QEMU's run states and migration statuses. Source: qapi/run-state.json and qapi/migration.json of QEMU 7.2. */
 const RUN_STATES = [

@@ -5,8 +5,8 @@ import { classifyFailure } from '../../activities/failures.ts';
 import { SledClient, SledError } from '../../activities/sled-client.ts';
 import { classifySledAnswer, type SledCommand } from '../../model/sled-answer.ts';
 import { VMM_STATES, WIRE_VMM_STATES } from '../../model/states.ts';
+import { freePort } from '../../platform/host/child-process.ts';
 import { sledVmmState } from '../../wire/sled-protocol.ts';
-import { freePort } from '../../worker/child-process.ts';
 
 const COMMANDS: readonly SledCommand[] = ['register', 'unregister', 'state', 'read'];
 

@@ -3,7 +3,7 @@ import { sql } from 'drizzle-orm';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { commitUpdate } from '../../db/transactions/commit-update.ts';
 import { workflowIds } from '../../model/workflow-names.ts';
-import { waitUntil } from '../../worker/child-process.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
 import { type Harness, refused, startHarness } from '../support/harness.ts';
 
 let harness: Harness;

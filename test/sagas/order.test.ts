@@ -5,9 +5,9 @@ import { ApplicationFailure } from '@temporalio/common';
 import { NativeConnection, Worker } from '@temporalio/worker';
 import { afterAll, beforeAll, beforeEach, expect, onTestFinished, test } from 'vitest';
 import type { ControlActivities } from '../../activities/activities.ts';
-import { waitUntil } from '../../worker/child-process.ts';
-import { createLog } from '../../worker/log.ts';
-import { findTemporalBinary, startTemporalServer, type TemporalServer } from '../../worker/temporal-server.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
+import { createLog } from '../../platform/telemetry/log.ts';
+import { findTemporalBinary, startTemporalServer, type TemporalServer } from '../../stack/temporal-server.ts';
 import { installRuntime, workflowBundle } from '../../worker/worker.ts';
 
 const QUEUE = 'order-test';

@@ -5,9 +5,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { MooringClient } from '../../client/mooring-client.ts';
-import { freePort, waitUntil } from '../../worker/child-process.ts';
-import { type RunningStack, startStack } from '../../worker/stack.ts';
-import { findTemporalBinary, startTemporalServer, type TemporalServer } from '../../worker/temporal-server.ts';
+import { freePort, waitUntil } from '../../platform/host/child-process.ts';
+import { type RunningStack, startStack } from '../../stack/stack.ts';
+import { findTemporalBinary, startTemporalServer, type TemporalServer } from '../../stack/temporal-server.ts';
 
 let folder: string;
 let port: number;

@@ -4,10 +4,10 @@
  */
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { waitUntil } from '../../platform/host/child-process.ts';
 import type { FaultBook } from '../../sled-agent/faults.ts';
 import type { WitnessedHypervisor } from '../../sled-agent/hypervisor.ts';
 import { type SledAgentHandle, type SledAgentOptions, startSledAgent } from '../../sled-agent/server.ts';
-import { waitUntil } from '../../worker/child-process.ts';
 import { temporaryFolder } from '../support/qemu.ts';
 import { executing, INSTANCE, ListeningControlPlane, loopbackAddress, SledCaller } from '../support/sled.ts';
 

@@ -5,11 +5,11 @@ import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
+import { waitUntil } from '../../platform/host/child-process.ts';
 import { CORRUPT_LINE } from '../../sled-agent/qemu/guest-image.ts';
 import { endProcess, findProcessesBelow } from '../../sled-agent/qemu/qemu-program.ts';
 import type { QemuHypervisorOptions } from '../../sled-agent/qemu-hypervisor.ts';
 import { type SledAgentHandle, startSledAgent } from '../../sled-agent/server.ts';
-import { waitUntil } from '../../worker/child-process.ts';
 import { HandOverNetwork } from '../support/hand-over-network.ts';
 import {
   GUEST_MEMORY_BYTES,
@@ -21,7 +21,7 @@ import {
 import { executing, ListeningControlPlane, loopbackAddress, SledCaller } from '../support/sled.ts';
 
 const qemu = await qemuForTests('real guests and what can go wrong with them');
-const MOORING = fileURLToPath(new URL('../../client/mooring.ts', import.meta.url));
+const MOORING = fileURLToPath(new URL('../../cli/mooring.ts', import.meta.url));
 /** Far more than a busy machine ever needs; a guest boots in a few seconds. */
 const PATIENT_MS = 90_000;
 

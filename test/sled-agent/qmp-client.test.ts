@@ -6,8 +6,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { waitUntil } from '../../platform/host/child-process.ts';
 import { QmpClient, QmpDisconnected, QmpError, type QmpEvent, QmpTimeout } from '../../sled-agent/qemu/qmp-client.ts';
-import { waitUntil } from '../../worker/child-process.ts';
 
 interface Asked {
   execute?: string;

@@ -1,8 +1,8 @@
 /** The soak's own checks can fail: each is shown a history that is wrong, and one that is right. */
 import { describe, expect, test } from 'vitest';
 import { findDoubleRuns } from '../../doctor/witness.ts';
-import { checkHistory, type FinalOperation, type History, type HistoryEntry } from '../../soak/history.ts';
-import { testimony } from '../../soak/witness.ts';
+import { checkHistory, type FinalOperation, type History, type HistoryEntry } from './history.ts';
+import { testimony } from './witness.ts';
 
 const call = (entry: Partial<HistoryEntry> & Pick<HistoryEntry, 'kind' | 'sentMs' | 'status'>): HistoryEntry => ({
   instanceId: 'i',

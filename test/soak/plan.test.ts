@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { drawFate } from '../../soak/network.ts';
-import { Dice, KILL_TARGETS, makePlan, type PlanOptions } from '../../soak/plan.ts';
+import { drawFate } from './network.ts';
+import { Dice, KILL_TARGETS, makePlan, type PlanOptions } from './plan.ts';
 
 const anyOptions: fc.Arbitrary<PlanOptions> = fc.record({
   seed: fc.integer({ min: -(2 ** 31), max: 2 ** 31 - 1 }),

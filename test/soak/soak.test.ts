@@ -1,7 +1,7 @@
 /** A short soak of a fixed plan on real processes; `npm run soak` runs longer ones. */
 import { expect, test } from 'vitest';
-import { KILL_TARGETS, makePlan } from '../../soak/plan.ts';
-import { runSoak } from '../../soak/soak.ts';
+import { KILL_TARGETS, makePlan } from './plan.ts';
+import { runSoak } from './soak.ts';
 
 const plan = makePlan({
   seed: 119,

@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process';
 import { text } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
 
-const MOORING = fileURLToPath(new URL('../../client/mooring.js', import.meta.url));
+const MOORING = fileURLToPath(new URL('../../cli/mooring.js', import.meta.url));
 
 export interface CommandRun {
   readonly code: number | null;

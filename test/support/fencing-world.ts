@@ -17,14 +17,14 @@ import { vmm } from '../../db/schema.ts';
 import { type Examination, examine } from '../../doctor/examine.ts';
 import { findingLines } from '../../doctor/finding.ts';
 import { installJournal } from '../../doctor/journal.ts';
+import { freePort, guardChild, waitUntil } from '../../platform/host/child-process.ts';
+import { createLog } from '../../platform/telemetry/log.ts';
 import { readGuestLogFile } from '../../sled-agent/guest-log.ts';
 import { monotonicMs } from '../../sled-agent/lease-file.ts';
+import { type EmbeddedPostgres, startEmbeddedPostgresAgain } from '../../stack/embedded-postgres.ts';
+import { findTemporalBinary, startTemporalServer, type TemporalServer } from '../../stack/temporal-server.ts';
+import { plainTemporal, type TemporalSettings } from '../../temporal/connection.ts';
 import type { InstanceCreate, SledView } from '../../wire/operator-api.ts';
-import { freePort, guardChild, waitUntil } from '../../worker/child-process.ts';
-import { type EmbeddedPostgres, startEmbeddedPostgresAgain } from '../../worker/embedded-postgres.ts';
-import { createLog } from '../../worker/log.ts';
-import { plainTemporal, type TemporalSettings } from '../../worker/temporal-connection.ts';
-import { findTemporalBinary, startTemporalServer, type TemporalServer } from '../../worker/temporal-server.ts';
 import { type RunningWorker, startWorker } from '../../worker/worker.ts';
 import { CuttableProxy } from './cuttable-proxy.ts';
 import { copyPostgresTemplate } from './postgres-template.ts';
@@ -36,7 +36,7 @@ export const STRANGE_CLOCK = {
   NODE_OPTIONS: `--import=${new URL('./strange-clock.mjs', import.meta.url).href}`,
 } as const;
 
-const LAUNCHER = fileURLToPath(new URL('../../client/mooring.js', import.meta.url));
+const LAUNCHER = fileURLToPath(new URL('../../cli/mooring.js', import.meta.url));
 const SLED_THREADS = 256;
 const SLED_MEMORY_BYTES = 512 * 1024 ** 3;
 /** "Stuck", not "slow", in milliseconds. */

@@ -7,7 +7,6 @@ import { pino } from 'pino';
 import { z } from 'zod';
 import { SledClient } from '../../activities/sled-client.ts';
 import { SledDirectory } from '../../activities/sled-directory.ts';
-import { WorkflowStarter } from '../../activities/workflow-starter.ts';
 import { MooringApiError, MooringClient } from '../../client/mooring-client.ts';
 import { type OpenDatabase, openDatabase } from '../../db/connect.ts';
 import { type InstanceRecord, readInstance } from '../../db/queries/read-instance.ts';
@@ -15,15 +14,16 @@ import { readSnapshot } from '../../db/queries/read-snapshot.ts';
 import { type Examination, examine } from '../../doctor/examine.ts';
 import { findingLines } from '../../doctor/finding.ts';
 import { installJournal } from '../../doctor/journal.ts';
-import { becomeControlPlane } from '../../identity/control-plane.ts';
 import type { ShownState } from '../../model/states.ts';
 import { needsAction } from '../../model/update-decision.ts';
 import { TASK_QUEUE } from '../../model/workflow-names.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
+import { becomeControlPlane } from '../../platform/identity/control-plane.ts';
 import { FAULT_CALLS } from '../../sled-agent/faults.ts';
+import { type RunningStack, type StackOptions, type StackSled, startStack } from '../../stack/stack.ts';
+import { connectTemporalClient } from '../../temporal/client.ts';
+import { WorkflowStarter } from '../../temporal/workflow-starter.ts';
 import type { InstanceCreate } from '../../wire/operator-api.ts';
-import { waitUntil } from '../../worker/child-process.ts';
-import { type RunningStack, type StackOptions, type StackSled, startStack } from '../../worker/stack.ts';
-import { connectTemporalClient } from '../../worker/temporal-client.ts';
 import { copyPostgresTemplate } from './postgres-template.ts';
 
 export interface Harness {

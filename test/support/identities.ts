@@ -4,13 +4,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Agent, request } from 'undici';
 import type { MooringClient } from '../../client/mooring-client.ts';
-import { Authority } from '../../identity/authority.ts';
-import { makeKeyPair } from '../../identity/certificates.ts';
-import type { IdentityMaterial } from '../../identity/holder.ts';
 import type { Identity } from '../../model/identity.ts';
+import { freePort } from '../../platform/host/child-process.ts';
+import { Authority } from '../../platform/identity/authority.ts';
+import { makeKeyPair } from '../../platform/identity/certificates.ts';
+import type { IdentityMaterial } from '../../platform/identity/holder.ts';
 import type { StoredIdentity } from '../../sled-agent/identity-file.ts';
 import { joinSled } from '../../sled-agent/join.ts';
-import { freePort } from '../../worker/child-process.ts';
 import { loopbackAddress } from './sled.ts';
 
 export const GIBIBYTE = 1024 ** 3;

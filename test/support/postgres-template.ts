@@ -4,7 +4,7 @@ import { chmod, mkdir, mkdtemp } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { migrateDatabase } from '../../db/connect.ts';
-import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../worker/embedded-postgres.ts';
+import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../stack/embedded-postgres.ts';
 
 /** Starts a PostgreSQL of its own, with the schema, in a new folder that is the caller's to remove. */
 export async function startTestPostgres(): Promise<{ directory: string; postgres: EmbeddedPostgres }> {

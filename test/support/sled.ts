@@ -1,9 +1,9 @@
 /** Sled agents for tests, against a control plane that only listens. */
 import { randomInt, randomUUID } from 'node:crypto';
 import { type FastifyInstance, fastify } from 'fastify';
+import { freePort, waitUntil } from '../../platform/host/child-process.ts';
 import type { SledAgentHandle } from '../../sled-agent/server.ts';
 import { type SledVmmState, sledVmmState, type VmmStateAnswer } from '../../wire/sled-protocol.ts';
-import { freePort, waitUntil } from '../../worker/child-process.ts';
 
 export interface Heard {
   readonly vmmId: string;

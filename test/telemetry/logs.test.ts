@@ -2,7 +2,7 @@
 import { Writable } from 'node:stream';
 import { pino } from 'pino';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { fieldsOfWorkflowId, logFields } from '../../telemetry/log-fields.ts';
+import { fieldsOfWorkflowId, logFields } from '../../platform/telemetry/log-fields.ts';
 import { installRuntime } from '../../worker/worker.ts';
 import { type Harness, refused, startHarness } from '../support/harness.ts';
 

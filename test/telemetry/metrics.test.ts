@@ -3,8 +3,8 @@ import { readFile } from 'node:fs/promises';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { startApi } from '../../api/server.ts';
 import { dashboard, metricsOfDashboard } from '../../deploy/make-dashboard.ts';
-import { waitUntil } from '../../worker/child-process.ts';
-import { createLog } from '../../worker/log.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
+import { createLog } from '../../platform/telemetry/log.ts';
 import type { startWorker } from '../../worker/worker.ts';
 import { type Harness, refused, startHarness } from '../support/harness.ts';
 

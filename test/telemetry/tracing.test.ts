@@ -1,7 +1,7 @@
 /** One trace, from the call through the saga and its steps to the sled agent and back, at a collector that only listens. */
 import { createServer, type Server } from 'node:http';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { waitUntil } from '../../worker/child-process.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
 
 interface HeardSpan {

@@ -2,8 +2,8 @@
 import { sql } from 'drizzle-orm';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { workflowIds } from '../../model/workflow-names.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
 import type { CallFault } from '../../sled-agent/faults.ts';
-import { waitUntil } from '../../worker/child-process.ts';
 import { type Harness, refused, startHarness } from '../support/harness.ts';
 
 let harness: Harness;

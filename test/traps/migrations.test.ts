@@ -1,6 +1,6 @@
 /** Traps known from the field, on real parts: migrations. Each test names the trap and where it was met. */
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
-import { waitUntil } from '../../worker/child-process.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
 
 /** Long enough for a test to act in the middle of a migration, in milliseconds. */

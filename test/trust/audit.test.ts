@@ -6,8 +6,8 @@ import { sql } from 'drizzle-orm';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { MooringClient } from '../../client/mooring-client.ts';
 import { writeAudit } from '../../db/transactions/audit.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
 import type { AuditLogEntry } from '../../wire/access-api.ts';
-import { waitUntil } from '../../worker/child-process.ts';
 import { runCommand } from '../support/command.ts';
 import { type Harness, refused, startHarness } from '../support/harness.ts';
 

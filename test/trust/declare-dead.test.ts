@@ -3,11 +3,11 @@ import { execFile } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
-import { waitUntil } from '../../worker/child-process.ts';
-import type { StackSled } from '../../worker/stack.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
+import type { StackSled } from '../../stack/stack.ts';
 import { type Harness, refused, silence, startHarness, wake } from '../support/harness.ts';
 
-const COMMAND = fileURLToPath(new URL('../../client/mooring.ts', import.meta.url));
+const COMMAND = fileURLToPath(new URL('../../cli/mooring.ts', import.meta.url));
 
 let harness: Harness;
 let instanceId: string;

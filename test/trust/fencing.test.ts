@@ -5,8 +5,8 @@
  */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { isGoneVmmState } from '../../model/states.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
 import { monotonicMs } from '../../sled-agent/lease-file.ts';
-import { waitUntil } from '../../worker/child-process.ts';
 import { type FencedSled, FencingWorld, STRANGE_CLOCK } from '../support/fencing-world.ts';
 import { ends } from '../support/witness.ts';
 

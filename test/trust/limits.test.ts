@@ -1,7 +1,7 @@
 /** Slow, huge and malformed requests: each gets a clear answer in the API's own words, and none holds up the others. */
 import { connect, type Socket } from 'node:net';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { waitUntil } from '../../worker/child-process.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
 
 /** Short, so that the test need not wait long for what is too slow. */

@@ -4,8 +4,8 @@
  */
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import { marginMs } from '../../model/lease.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
 import { monotonicMs } from '../../sled-agent/lease-file.ts';
-import { waitUntil } from '../../worker/child-process.ts';
 import { FencingWorld } from '../support/fencing-world.ts';
 
 const LEASE_MS = 3_000;

@@ -6,17 +6,17 @@ import { fileURLToPath } from 'node:url';
 import { type FastifyInstance, fastify } from 'fastify';
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import { watchdogGraceMs } from '../../model/lease.ts';
+import { freePort, guardChild, processExists, waitUntil } from '../../platform/host/child-process.ts';
 import { readGuestLogFile } from '../../sled-agent/guest-log.ts';
 import { monotonicMs, readLease } from '../../sled-agent/lease-file.ts';
 import { leasePath } from '../../sled-agent/lease-keeper.ts';
 import { endProcess, findProcessesBelow } from '../../sled-agent/qemu/qemu-program.ts';
 import { QemuHypervisor } from '../../sled-agent/qemu-hypervisor.ts';
-import { freePort, guardChild, processExists, waitUntil } from '../../worker/child-process.ts';
 import { GUEST_MEMORY_BYTES, qemuForTests, temporaryFolder } from '../support/qemu.ts';
 import { loopbackAddress, SledCaller } from '../support/sled.ts';
 
 const qemu = await qemuForTests('fencing of real guests');
-const LAUNCHER = fileURLToPath(new URL('../../client/mooring.js', import.meta.url));
+const LAUNCHER = fileURLToPath(new URL('../../cli/mooring.js', import.meta.url));
 const PATIENT_MS = 120_000;
 vi.setConfig({ testTimeout: 300_000, hookTimeout: 120_000 });
 

@@ -5,8 +5,8 @@
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { setTimeout as pause } from 'node:timers/promises';
-import { Dice } from '../../soak/plan.ts';
-import { waitUntil } from '../../worker/child-process.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
+import { Dice } from '../soak/plan.ts';
 import { type FencedSled, FencingWorld, STRANGE_CLOCK } from '../support/fencing-world.ts';
 
 const LEASE_MS = 4_000;

@@ -1,8 +1,8 @@
 /** `npm run fencing`: see `--help`. */
 import { randomInt } from 'node:crypto';
 import { Command } from 'commander';
-import { colours } from '../../client/colours.ts';
-import { printJson } from '../../client/output.ts';
+import { colours } from '../../cli/colours.ts';
+import { printJson } from '../../cli/output.ts';
 import { runRandomFencing } from './random-fencing.ts';
 
 const program = new Command('fencing')

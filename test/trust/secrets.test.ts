@@ -11,10 +11,10 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { z } from 'zod';
 import { MooringClient } from '../../client/mooring-client.ts';
 import { type OpenDatabase, openDatabase } from '../../db/connect.ts';
-import { guardChild, waitUntil } from '../../worker/child-process.ts';
-import { createLog } from '../../worker/log.ts';
+import { guardChild, waitUntil } from '../../platform/host/child-process.ts';
+import { createLog } from '../../platform/telemetry/log.ts';
 
-const MOORING = fileURLToPath(new URL('../../client/mooring.js', import.meta.url));
+const MOORING = fileURLToPath(new URL('../../cli/mooring.js', import.meta.url));
 const ready = z.object({ api_url: z.string(), temporal_address: z.string(), token_file: z.string() });
 
 let folder: string;
@@ -161,7 +161,7 @@ test('a planted token is in no log, no history, no error, no row and no processâ
 
 test('a secret that a line is given by mistake is not written', async () => {
   const script = `
-    const { createLog } = await import(${JSON.stringify(fileURLToPath(new URL('../../worker/log.ts', import.meta.url)))});
+    const { createLog } = await import(${JSON.stringify(fileURLToPath(new URL('../../platform/telemetry/log.ts', import.meta.url)))});
     const log = createLog('test', 'info');
     const secret = 'mooring-token-planted';
     log.info({ token: secret, authorization: secret, made: { token: secret, secret }, req: { headers: { authorization: secret } } }, 'x');`;

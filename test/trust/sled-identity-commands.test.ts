@@ -7,17 +7,17 @@ import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
-import { Authority } from '../../identity/authority.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
+import { Authority } from '../../platform/identity/authority.ts';
 import { loadIdentity } from '../../sled-agent/identity-file.ts';
 import { readInviteToken, sledInviteView } from '../../wire/sled-identity.ts';
-import { waitUntil } from '../../worker/child-process.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
 import { Folders } from '../support/identities.ts';
 import { loopbackAddress } from '../support/sled.ts';
 
 vi.setConfig({ testTimeout: 240_000, hookTimeout: 240_000 });
 
-const MOORING = fileURLToPath(new URL('../../client/mooring.ts', import.meta.url));
+const MOORING = fileURLToPath(new URL('../../cli/mooring.ts', import.meta.url));
 const folders = new Folders();
 const running: ChildProcess[] = [];
 let harness: Harness;

@@ -1,8 +1,8 @@
 /** Certificates that live for seconds: everything goes on across many renewals, and no process is started again. */
 import { connect } from 'node:tls';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
-import { readCertificate } from '../../identity/certificates.ts';
-import { waitUntil } from '../../worker/child-process.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
+import { readCertificate } from '../../platform/identity/certificates.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
 import { Folders, materialOf } from '../support/identities.ts';
 

@@ -10,13 +10,13 @@ import { SledClient, SledError } from '../../activities/sled-client.ts';
 import { SledDirectory } from '../../activities/sled-directory.ts';
 import { type RunningApi, startApi } from '../../api/server.ts';
 import { sledCertificate } from '../../db/schema.ts';
-import { Authority } from '../../identity/authority.ts';
-import { makeKeyPair, makeRequest } from '../../identity/certificates.ts';
-import { becomeControlPlane } from '../../identity/control-plane.ts';
-import type { IdentityMaterial } from '../../identity/holder.ts';
+import { freePort, waitUntil } from '../../platform/host/child-process.ts';
+import { Authority } from '../../platform/identity/authority.ts';
+import { makeKeyPair, makeRequest } from '../../platform/identity/certificates.ts';
+import { becomeControlPlane } from '../../platform/identity/control-plane.ts';
+import type { IdentityMaterial } from '../../platform/identity/holder.ts';
 import { joinSled } from '../../sled-agent/join.ts';
 import { readInviteToken, writeInviteToken } from '../../wire/sled-identity.ts';
-import { freePort, waitUntil } from '../../worker/child-process.ts';
 import { type Harness, refused, startHarness } from '../support/harness.ts';
 import {
   Caller,

@@ -7,7 +7,7 @@ import { marginMs } from '../../model/lease.ts';
 import { RESTART_PRIORITIES } from '../../model/states.ts';
 import { workflowIds } from '../../model/workflow-names.ts';
 import { monotonicMs } from '../../sled-agent/lease-file.ts';
-import { connectClient } from '../../worker/temporal-connection.ts';
+import { connectClient } from '../../temporal/connection.ts';
 import { FencingWorld } from '../support/fencing-world.ts';
 
 const LEASE_MS = 4_000;

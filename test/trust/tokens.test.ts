@@ -13,11 +13,11 @@ import { checkListening } from '../../api/limits.ts';
 import { MooringClient } from '../../client/mooring-client.ts';
 import { hashTokenSecret, makeTokenSecret } from '../../db/access-token-secret.ts';
 import { type OpenDatabase, openDatabase } from '../../db/connect.ts';
-import { waitUntil } from '../../worker/child-process.ts';
-import { type RunningStack, startStack } from '../../worker/stack.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
+import { type RunningStack, startStack } from '../../stack/stack.ts';
 import { runCommand } from '../support/command.ts';
 
-const MOORING = fileURLToPath(new URL('../../client/mooring.js', import.meta.url));
+const MOORING = fileURLToPath(new URL('../../cli/mooring.js', import.meta.url));
 let home: string;
 let stack: RunningStack;
 let database: OpenDatabase;

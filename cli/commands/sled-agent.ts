@@ -1,0 +1,322 @@
+import { availableParallelism, totalmem } from 'node:os';
+import { type Command, Option } from 'commander';
+import { DEFAULT_LEASE_MS } from '../../model/lease.ts';
+import type { StoredIdentity } from '../../sled-agent/identity-file.ts';
+import { DEFAULT_API_PORT } from '../context.ts';
+import { printJson } from '../output.ts';
+import { parseSize } from '../sizes.ts';
+
+/** What can run the VMs of a sled. */
+export const HYPERVISORS = ['simulated', 'qemu'] as const;
+export type HypervisorChoice = (typeof HYPERVISORS)[number];
+
+export const hypervisorOption = () =>
+  new Option('--hypervisor <which>', 'what runs the VMs').choices(HYPERVISORS).default('simulated');
+
+/** Resolves at the first SIGINT or SIGTERM; a second one ends the process at once. */
+export async function untilTold(): Promise<void> {
+  await new Promise<void>((resolve) => {
+    let told = false;
+    const hear = () => {
+      if (told) process.exit(130);
+      told = true;
+      resolve();
+    };
+    process.on('SIGINT', hear);
+    process.on('SIGTERM', hear);
+  });
+}
+
+interface AgentOptions {
+  readonly hypervisor: HypervisorChoice;
+  readonly data?: string;
+  readonly threads?: number;
+  readonly memory?: number;
+  readonly transitionMs: number;
+  readonly networkPollMs: number;
+  readonly guestLog?: string;
+  readonly stopTimeout: number;
+  readonly migrationBandwidth?: number;
+  readonly accelerator: 'auto' | 'kvm' | 'tcg';
+  readonly kernel?: string;
+  readonly initramfs?: string;
+  readonly fencing?: boolean;
+  readonly lease: number;
+  readonly sledId?: string;
+  readonly testEndpoints?: boolean;
+}
+
+/** The options of an agent, however it came to its identity. */
+function withAgentOptions(command: Command): Command {
+  return command
+    .addOption(hypervisorOption())
+    .option('--threads <n>', 'hardware threads for VMs; 16 for simulated ones, else what this machine has', Number)
+    .option(
+      '--memory <size>',
+      'memory for VMs; 64GiB for simulated ones, else half of what this machine has',
+      parseSize,
+    )
+    .option('--transition-ms <ms>', 'how long a transition of a simulated VM takes', Number, 50)
+    .option('--stop-timeout <seconds>', 'how long a real guest may take to power off', Number, 30)
+    .option(
+      '--migration-bandwidth <size>',
+      'how much of a real VM may be sent in a second, for example 100MiB',
+      parseSize,
+    )
+    .addOption(
+      new Option(
+        '--accelerator <which>',
+        'what speeds real VMs up; "auto" is KVM where a guest boots with it, else TCG',
+      )
+        .choices(['auto', 'kvm', 'tcg'])
+        .default('auto'),
+    )
+    .option('--kernel <file>', 'the kernel that real VMs boot; by default one is made from Debian’s packages')
+    .option('--initramfs <file>', 'the initramfs to go with it')
+    .option('--network-poll-ms <ms>', 'how often to ask where instances live; 0 never', Number, 1000)
+    .option('--guest-log <file>', 'append when a guest begins or ceases to execute to this file, as lines of JSON')
+    .option(
+      '--fencing',
+      'power every guest off when the lease could not be renewed, so that they may come up elsewhere',
+    )
+    .option(
+      '--lease <seconds>',
+      'how long a lease lasts; it is renewed every third of that',
+      Number,
+      DEFAULT_LEASE_MS / 1000,
+    )
+    .option(
+      '--sled-id <id>',
+      'which sled this is; by default its certificate says so, or the control plane, by its name',
+    )
+    .option('--test-endpoints', 'take planted faults over HTTP');
+}
+
+/** Adds `mooring sled-agent` and `mooring sled-agent join`. */
+export function addSledAgentCommand(program: Command): void {
+  const agent = withAgentOptions(
+    program
+      .command('sled-agent')
+      .description(
+        'run a sled agent with simulated or real VMs: one that has joined, by --data alone; one without an identity, by --name and --address (add it with "mooring sled add")',
+      )
+      .option('--name <name>', 'its name')
+      .option('--address <ip:port>', 'the address to listen on; port 0 chooses one')
+      .option('--control-plane <url>', 'where the API is', `http://127.0.0.1:${DEFAULT_API_PORT}`)
+      .option(
+        '--data <dir>',
+        'keep the book here between runs, beside the identity of a sled that has joined; real VMs then live on when the agent ends, and are found again',
+      ),
+  )
+    .addHelpText(
+      'after',
+      `
+Examples:
+  mooring sled-agent join --token-file invite --data /var/lib/mooring --address 10.0.0.7:8099
+  mooring sled-agent --data /var/lib/mooring                       run it again after that
+  mooring sled-agent --name sled-1 --address 127.0.0.1:8099        without an identity, on one machine`,
+    )
+    .action(async (options: AgentOptions & { name?: string; address?: string; controlPlane: string }) => {
+      const { loadIdentity } = await import('../../sled-agent/identity-file.ts');
+      const stored = options.data === undefined ? null : await loadIdentity(options.data);
+      if (stored !== null && options.data !== undefined) return serveJoined(stored, options.data, options);
+      const { name, address } = options;
+      if (name === undefined || address === undefined) {
+        throw new Error(
+          `--${name === undefined ? 'name' : 'address'}: needed for an agent without an identity; ${options.data === undefined ? 'name the folder of a sled that has joined with --data' : `there is none in ${options.data}: join it with "mooring sled-agent join"`}`,
+        );
+      }
+      await serve({ ...options, name, listen: address, controlPlaneUrl: options.controlPlane, identity: undefined });
+    });
+
+  withAgentOptions(
+    agent
+      .command('join')
+      .argument(
+        '[token]',
+        'what "mooring sled invite" printed; others can see it in the list of processes, unlike a file',
+      )
+      .description('make this server a sled: make its key here, have it signed, and run its agent')
+      .option(
+        '--token-file <file>',
+        'read the token from this file; "-" is standard input, where it is also looked for by default',
+      )
+      .requiredOption('--data <dir>', 'keep the identity and the book here')
+      .requiredOption(
+        '--address <ip:port>',
+        'the address to listen on, at which the control plane and other sleds reach it; port 0 chooses one',
+      )
+      .option('--no-run', 'only join: "mooring sled-agent --data DIR" runs the agent later')
+      .option('--json', 'print the identity (without its key) as one line of JSON'),
+  )
+    .addHelpText(
+      'after',
+      `
+Examples:
+  mooring sled invite sled-7 | ssh sled-7 mooring sled-agent join --data /var/lib/mooring --address 10.0.0.7:8099
+  mooring sled-agent join --token-file /run/invite --data /var/lib/mooring --address 10.0.0.7:8099 --hypervisor qemu`,
+    )
+    .action(
+      async (
+        token: string | undefined,
+        options: AgentOptions & { data: string; address: string; tokenFile?: string; run: boolean; json?: boolean },
+      ) => {
+        // The agent runs for long: its line in the list of processes must not show the token.
+        process.title = 'mooring sled-agent';
+        const { loadIdentity } = await import('../../sled-agent/identity-file.ts');
+        if ((await loadIdentity(options.data)) !== null) {
+          throw new Error(
+            `--data: the sled whose identity is in ${options.data} has joined already: run it with "mooring sled-agent --data ${options.data}", or remove identity.json there to join with a new invitation`,
+          );
+        }
+        const { joinSled } = await import('../../sled-agent/join.ts');
+        const stored = await joinSled({
+          token: token ?? (await readToken(options.tokenFile)),
+          folder: options.data,
+          address: await withPort(options.address),
+          ...sizeOf(options),
+        });
+        if (options.json) {
+          const { sledId, name, address, controlPlaneUrl } = stored;
+          printJson({ sled_id: sledId, name, address, control_plane_url: controlPlaneUrl });
+        } else console.log(`joined ${stored.controlPlaneUrl} as sled "${stored.name}" (${stored.sledId})`);
+        if (options.run) await serveJoined(stored, options.data, options);
+        else if (!options.json) console.log(`run its agent with "mooring sled-agent --data ${options.data}"`);
+      },
+    );
+}
+
+async function readToken(file: string | undefined): Promise<string> {
+  const { readFile } = await import('node:fs/promises');
+  if (file !== undefined && file !== '-') return readFile(file, 'utf8');
+  if (process.stdin.isTTY && file === undefined)
+    throw new Error('token: give it by --token-file, on standard input, or as the argument');
+  const { text } = await import('node:stream/consumers');
+  return text(process.stdin);
+}
+
+/** Port 0 is chosen before the sled joins: the control plane must know where it is. */
+async function withPort(address: string): Promise<string> {
+  const at = address.lastIndexOf(':');
+  if (address.slice(at) !== ':0') return address;
+  const { freePort } = await import('../../platform/host/child-process.ts');
+  const host = address.slice(0, at);
+  return `${host}:${await freePort(host.replace(/[[\]]/g, ''))}`;
+}
+
+function sizeOf({ hypervisor, threads, memory }: AgentOptions): { threads: number; memoryBytes: number } {
+  const real = hypervisor === 'qemu';
+  return {
+    threads: threads ?? (real ? availableParallelism() : 16),
+    memoryBytes: memory ?? (real ? Math.floor(totalmem() / 2 / 1024 ** 2) * 1024 ** 2 : 64 * 1024 ** 3),
+  };
+}
+
+async function serveJoined(stored: StoredIdentity, folder: string, options: AgentOptions): Promise<void> {
+  const { SledIdentity } = await import('../../sled-agent/sled-identity.ts');
+  const identity = new SledIdentity(stored, folder, (message) => console.error(message));
+  await serve({
+    ...options,
+    name: stored.name,
+    listen: stored.address,
+    controlPlaneUrl: stored.controlPlaneUrl,
+    threads: stored.threads,
+    memory: stored.memoryBytes,
+    sledId: stored.sledId,
+    identity,
+  });
+}
+
+interface Served extends AgentOptions {
+  readonly name: string;
+  /** `ip:port`. */
+  readonly listen: string;
+  readonly controlPlaneUrl: string;
+  readonly identity: import('../../sled-agent/sled-identity.ts').SledIdentity | undefined;
+}
+
+/** Runs an agent until told to end. */
+async function serve(options: Served): Promise<void> {
+  const { startSledAgent } = await import('../../sled-agent/server.ts');
+  const told = untilTold();
+  const real = options.hypervisor === 'qemu';
+  const vms = real ? await prepareRealVms(options) : null;
+  const agent = await startSledAgent({
+    name: options.name,
+    listen: options.listen,
+    controlPlaneUrl: options.controlPlaneUrl,
+    identity: options.identity,
+    ...sizeOf(options),
+    transitionMs: options.transitionMs,
+    networkPollMs: options.networkPollMs,
+    ...(options.guestLog === undefined ? {} : { guestLogFile: options.guestLog }),
+    testEndpoints: options.testEndpoints ?? false,
+    ...(options.fencing
+      ? {
+          fencing: {
+            leaseMs: Math.round(options.lease * 1000),
+            sledId: options.sledId,
+            vmsFolder: vms?.vmsFolder,
+            onTrouble: (message) => console.error(`${new Date().toISOString()} ${message}`),
+          },
+        }
+      : {}),
+    dataDir: options.data ?? vms?.dataDir,
+    ...(vms === null ? {} : { makeHypervisor: vms.makeHypervisor }),
+  });
+  console.log(`sled agent "${options.name}": ${agent.address}${vms === null ? '' : `, ${vms.description}`}`);
+  if (options.fencing) {
+    // What it can't take up, nobody may: its watchdog has the clock.
+    agent.ready.then(
+      () => console.log(`lease held: ${options.lease} s`),
+      (error: unknown) => {
+        console.error(error);
+        process.exit(1);
+      },
+    );
+  }
+  await told;
+  if (options.data === undefined) {
+    await agent.stop();
+    await vms?.removeData();
+  } else {
+    await agent.detach();
+    const howLong = options.fencing ? 'run on until the lease is over' : 'run on';
+    if (real) console.log(`its VMs ${howLong}; start it again with --data ${options.data} to find them`);
+  }
+}
+
+/** What an agent with real VMs is started with. Without `data`, all of it is thrown away at the end. */
+async function prepareRealVms(options: AgentOptions) {
+  const { mkdtemp, rm } = await import('node:fs/promises');
+  const { tmpdir } = await import('node:os');
+  const { join } = await import('node:path');
+  const { prepareQemu } = await import('../../sled-agent/qemu/prepare-qemu.ts');
+  const { QemuHypervisor } = await import('../../sled-agent/qemu-hypervisor.ts');
+  const { cacheDirectory } = await import('../../stack/temporal-server.ts');
+  const qemu = await prepareQemu({ ...options, cacheDir: cacheDirectory() });
+  const dataDir = options.data ?? (await mkdtemp(join(tmpdir(), 'mooring-sled-')));
+  return {
+    dataDir,
+    vmsFolder: QemuHypervisor.vmsFolder(dataDir),
+    description: `QEMU ${qemu.program.version} with ${qemu.accelerator.toUpperCase()} (${qemu.reason})`,
+    makeHypervisor: (
+      faults: import('../../sled-agent/faults.ts').FaultBook,
+      agentAddress: () => string,
+      transport: import('../../sled-agent/peer-transport.ts').PeerTransport,
+    ): import('../../sled-agent/hypervisor.ts').WitnessedHypervisor =>
+      new QemuHypervisor({
+        ...qemu,
+        dataDir,
+        faults,
+        agentAddress,
+        transport,
+        endWithAgent: options.data === undefined,
+        stopTimeoutMs: options.stopTimeout * 1000,
+        guestLogFile: options.guestLog,
+        migrationBandwidth: options.migrationBandwidth,
+        onTrouble: (message) => console.error(message),
+      }),
+    removeData: () => (options.data === undefined ? rm(dataDir, { recursive: true, force: true }) : Promise.resolve()),
+  };
+}

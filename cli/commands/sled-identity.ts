@@ -1,0 +1,115 @@
+import { type Command, Option } from 'commander';
+import { contextOf, findSled, withApiOptions } from '../context.ts';
+import { printJson, table } from '../output.ts';
+
+type ApiOptions = { apiUrl: string; project: string; json?: boolean };
+
+/** Adds `mooring sled invite`, `certificates` and `revoke`. */
+export function addSledIdentityCommands(sled: Command): void {
+  withApiOptions(sled.command('invite <name>'))
+    .description('print the one-time token by which a server joins as this sled')
+    .option('--valid <seconds>', 'how long the token is good', Number, 3600)
+    .addHelpText(
+      'after',
+      `
+One that is there already keeps its id and gets a new identity: its former certificates are revoked when it joins.
+The token alone goes to standard output; whoever has it can join as this sled, once.
+
+Examples:
+  mooring sled invite sled-7 > invite
+  mooring sled invite sled-7 | ssh sled-7 mooring sled-agent join --data /var/lib/mooring --address 10.0.0.7:8099`,
+    )
+    .action(async (name: string, options: ApiOptions & { valid: number }) => {
+      const context = contextOf(options);
+      const invite = await context.client.inviteSled({ name, valid_seconds: options.valid });
+      context.print(invite, () => invite.token);
+      if (!context.json)
+        console.error(
+          `good once, until ${invite.time_expires}, at ${invite.url}; on the server: mooring sled-agent join --data DIR --address ip:port`,
+        );
+    });
+  withApiOptions(sled.command('certificates <sled>'))
+    .description('list the certificates of a sled')
+    .addHelpText('after', '\nExamples:\n  mooring sled certificates sled-7 --json')
+    .action(async (name: string, options: ApiOptions) => {
+      const context = contextOf(options);
+      const found = await context.client.listSledCertificates((await findSled(context.client, name)).id);
+      context.print(found, () =>
+        table(
+          ['SERIAL', 'ISSUED', 'EXPIRES', 'REVOKED'],
+          found.map((one) => [one.serial, one.time_issued, one.time_expires, one.time_revoked ?? '-']),
+        ),
+      );
+    });
+  withApiOptions(sled.command('revoke <sled>'))
+    .description(
+      'revoke every certificate of a sled: its word counts no more, and it is told nothing, until it joins again',
+    )
+    .addHelpText(
+      'after',
+      `
+For a key that may have been stolen. What runs on the sled goes on; "mooring sled invite" lets it join again.
+
+Examples:
+  mooring sled revoke sled-7`,
+    )
+    .action(async (name: string, options: ApiOptions) => {
+      const context = contextOf(options);
+      const sledView = await findSled(context.client, name);
+      const revoked = await context.client.revokeSledCertificates(sledView.id);
+      context.print(
+        { sled_id: sledView.id, revoked },
+        () => `revoked ${revoked} certificate${revoked === 1 ? '' : 's'} of ${sledView.name}`,
+      );
+    });
+}
+
+/** Adds `mooring authority …`. */
+export function addAuthorityCommands(program: Command): void {
+  const authority = program.command('authority').description('the certificate authority by which sleds join');
+  authority
+    .command('create <dir>')
+    .description('make a new authority in a folder: its certificate, and its private key for its owner alone')
+    .option('--json', 'print JSON, for programs')
+    .addHelpText(
+      'after',
+      `
+Every API and worker process is given the same folder with --authority or MOORING_AUTHORITY.
+
+Examples:
+  mooring authority create /etc/mooring/authority`,
+    )
+    .action(async (folder: string, options: { json?: boolean }) => {
+      const { Authority } = await import('../../platform/identity/authority.ts');
+      await Authority.create(folder);
+      await show(folder, options);
+    });
+  authority
+    .command('show <dir>')
+    .description('show the fingerprint of an authority’s certificate')
+    .option('--json', 'print JSON, for programs')
+    .addHelpText('after', '\nExamples:\n  mooring authority show /etc/mooring/authority')
+    .action(show);
+}
+
+/** The option by which a process is given the authority. */
+export function authorityOption(): Option {
+  return new Option(
+    '--authority <dir>',
+    'the certificate authority by which sleds join ("mooring authority create" makes one)',
+  ).env('MOORING_AUTHORITY');
+}
+
+/** Opens the authority in a folder; `undefined` when none is named. Throws when it can't be used. */
+export async function openAuthority(folder: string | undefined) {
+  if (folder === undefined) return undefined;
+  const { Authority } = await import('../../platform/identity/authority.ts');
+  return Authority.open(folder);
+}
+
+async function show(folder: string, options: { json?: boolean }): Promise<void> {
+  const { Authority } = await import('../../platform/identity/authority.ts');
+  const { fingerprint } = await Authority.open(folder);
+  if (options.json) printJson({ folder, fingerprint });
+  else console.log(`${folder}: SHA-256 ${fingerprint}`);
+}

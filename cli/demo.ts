@@ -1,0 +1,82 @@
+import { fileURLToPath } from 'node:url';
+import { startStack } from '../stack/stack.ts';
+import { colours } from './colours.ts';
+import { type HypervisorChoice, untilTold } from './commands/sled-agent.ts';
+import { paintState, table } from './output.ts';
+import { type InstanceSize, playScenario, readScenario, type StepResult } from './scenario.ts';
+
+const DEMO = fileURLToPath(new URL('./demo.yaml', import.meta.url));
+
+/**
+ * Brings up a stack, plays a scenario and shows it as it happens. Returns whether every step ended as the scenario says.
+ * With `keep`, everything runs on until Ctrl-C.
+ */
+export async function runDemo(options: {
+  keep: boolean;
+  scenarioFile?: string | undefined;
+  hypervisor?: HypervisorChoice;
+  sledTls?: boolean;
+}): Promise<boolean> {
+  const scenario = await readScenario(options.scenarioFile ?? DEMO);
+  const told = untilTold();
+  const stack = await startStack({
+    sleds: 3,
+    hypervisor: options.hypervisor ?? 'simulated',
+    sledTls: options.sledTls ?? false,
+    reconcileEveryMs: 1_000,
+    onProgress: (message) => console.log(`${colours.green('✓')} ${message}`),
+  });
+  try {
+    console.log();
+    const played = playScenario(stack, scenario, showStep, instanceSize(options.hypervisor));
+    const results = await Promise.race([played, told]);
+    if (results === undefined) {
+      played.catch(() => {});
+      return false;
+    }
+    const good = results.every((result) => result.problems.length === 0);
+    console.log(`\n${summary(results)}\n`);
+    console.log(
+      good
+        ? colours.green('Every step ended as the scenario says.')
+        : colours.red('Not every step ended as the scenario says.'),
+    );
+    if (options.keep) {
+      console.log(`Everything is left running: API ${stack.apiUrl}, Web UI ${stack.temporalUiUrl}. Ctrl-C stops it.`);
+      await told;
+    }
+    return good;
+  } finally {
+    await stack.stop();
+  }
+}
+
+/** Real guests share this machine: small ones. */
+function instanceSize(hypervisor: HypervisorChoice = 'simulated'): InstanceSize {
+  return hypervisor === 'qemu' ? { ncpus: 1, memory: 128 * 1024 ** 2 } : { ncpus: 2, memory: 1024 ** 3 };
+}
+
+function showStep(result: StepResult): void {
+  const mark = result.problems.length === 0 ? colours.green('✓') : colours.red('✗');
+  console.log(
+    `${mark} ${colours.bold(result.title)}${result.shown === '' ? '' : `  → ${paintState(result.shown)}`}  ${colours.dim(`${Math.round(result.ms)} ms`)}`,
+  );
+  if (result.call !== 'succeeded') console.log(`    the caller was told ${colours.yellow(result.call)}`);
+  if (result.counted !== null)
+    console.log(`    its guest counts: ${colours.cyan(`${result.counted.before} → ${result.counted.after}`)}`);
+  for (const problem of result.problems) console.log(`    ${colours.red(problem)}`);
+  if (result.link !== null) console.log(`    ${colours.dim(result.link)}`);
+}
+
+function summary(results: StepResult[]): string {
+  return table(
+    ['STEP', 'CALL', 'SHOWN', 'MS', 'AS EXPECTED'],
+    results.map((result) => [
+      result.title,
+      result.call.split(':')[0] ?? '',
+      result.shown === '' ? '-' : paintState(result.shown),
+      String(Math.round(result.ms)),
+      result.problems.length === 0 ? colours.green('yes') : colours.red(result.problems.join('; ')),
+    ]),
+  );
+}

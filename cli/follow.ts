@@ -1,0 +1,78 @@
+/** Follows an operation on a terminal: one line that shows the saga's present step, until its outcome. */
+
+import { MooringApiError } from '../client/mooring-client.ts';
+import type { OperationView } from '../wire/operator-api.ts';
+import { colours } from './colours.ts';
+import type { CommandContext } from './context.ts';
+import { StatusLine } from './output.ts';
+
+export interface FollowOptions {
+  /** What is done, in words: `start web`. */
+  readonly what: string;
+  /** How long to follow, in seconds; without end when absent. */
+  readonly timeoutSeconds?: number | undefined;
+}
+
+/** The operation goes on, although this command no longer waits for it. The message says how to follow it. */
+export class StillRunning extends Error {
+  override readonly name = 'StillRunning';
+  /** The exit code that fits: 130 after Ctrl-C, 75 (try again later) after a time-out. */
+  readonly exitCode: number;
+
+  constructor(message: string, exitCode: number) {
+    super(message);
+    this.exitCode = exitCode;
+  }
+}
+
+/**
+ * Waits for an operation's outcome. Throws the operation's error as a {@link MooringApiError}, or {@link StillRunning}
+ * after Ctrl-C or the time-out: neither touches the operation.
+ */
+export async function followOperation(
+  context: CommandContext,
+  operationId: string,
+  options: FollowOptions,
+): Promise<OperationView> {
+  const line = new StatusLine(!context.json);
+  const stop = new AbortController();
+  const goesOn = (why: string, exitCode: number) =>
+    new StillRunning(
+      `${why}: ${options.what} goes on. Follow it with: mooring operation show ${operationId} --wait`,
+      exitCode,
+    );
+  const interrupted = () => stop.abort(goesOn('interrupted', 130));
+  process.once('SIGINT', interrupted);
+  const timer =
+    options.timeoutSeconds === undefined
+      ? undefined
+      : setTimeout(
+          () => stop.abort(goesOn(`no outcome after ${options.timeoutSeconds} s`, 75)),
+          options.timeoutSeconds * 1000,
+        );
+  try {
+    const operation = await context.client.waitForOperation(operationId, {
+      signal: stop.signal,
+      onProgress: (seen) => line.show(describeProgress(options.what, seen)),
+    });
+    if (operation.error !== null) {
+      throw new MooringApiError(operation.error.status, operation.error);
+    }
+    return operation;
+  } finally {
+    line.clear();
+    clearTimeout(timer);
+    process.off('SIGINT', interrupted);
+  }
+}
+
+/** One line about an operation as it is. */
+export function describeProgress(what: string, operation: OperationView): string {
+  const { progress } = operation;
+  if (operation.state === 'done') return `${what}: ${operation.outcome}`;
+  if (progress === null) return `${what}: …`;
+  const phase = progress.phase === 'undoing' ? colours.yellow('undoing: ') : '';
+  const again = progress.attempt > 1 ? colours.yellow(`, attempt ${progress.attempt}`) : '';
+  const why = progress.last_failure === null ? '' : colours.dim(` (${progress.last_failure})`);
+  return `${what}: ${phase}${progress.title}${again}${why}`;
+}

@@ -1,0 +1,89 @@
+/**
+ * Somebody's identity in a running process: the key and certificate of now, renewed before they expire. Whoever uses them
+ * hears of each renewal, so that new connections use the new ones without a restart.
+ */
+import type { SecureContextOptions } from 'node:tls';
+import { renewalTime } from '../../model/identity.ts';
+import { readCertificate } from './certificates.ts';
+
+export interface IdentityMaterial {
+  readonly privateKeyPem: string;
+  readonly certificatePem: string;
+  readonly authorityPem: string;
+}
+
+/** After a renewal that failed, the next try comes after this long at first, in milliseconds, and at most after an hour. */
+const FIRST_RETRY_MS = 1_000;
+const MAX_WAIT_MS = 60 * 60 * 1000;
+
+export class IdentityHolder {
+  #material: IdentityMaterial;
+  #timer: NodeJS.Timeout | undefined;
+  #stopped = false;
+  #retryMs = FIRST_RETRY_MS;
+  readonly #listeners = new Set<() => void>();
+  readonly #renew: () => Promise<IdentityMaterial>;
+  readonly #onTrouble: (message: string) => void;
+
+  /** `renew` gets a new certificate; what goes wrong with it is said to `onTrouble`, and it is tried again. */
+  constructor(
+    material: IdentityMaterial,
+    renew: () => Promise<IdentityMaterial>,
+    onTrouble: (message: string) => void = () => {},
+  ) {
+    this.#material = material;
+    this.#renew = renew;
+    this.#onTrouble = onTrouble;
+    this.#schedule();
+  }
+
+  get material(): IdentityMaterial {
+    return this.#material;
+  }
+
+  /** Key, certificate with the authority's behind it, and authority, as TLS takes them; TLS 1.3 alone. */
+  get secureContext(): SecureContextOptions {
+    const { privateKeyPem, certificatePem, authorityPem } = this.#material;
+    return { key: privateKeyPem, cert: `${certificatePem}\n${authorityPem}`, ca: authorityPem, minVersion: 'TLSv1.3' };
+  }
+
+  /** Calls `listener` after each renewal; returns what ends that. */
+  onRenewal(listener: () => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  /** Renews no more. */
+  stop(): void {
+    this.#stopped = true;
+    clearTimeout(this.#timer);
+  }
+
+  #schedule(waitMs?: number): void {
+    if (this.#stopped) return;
+    const dueMs = waitMs ?? renewalTime(readCertificate(this.#material.certificatePem)).getTime() - Date.now();
+    // A timer can't wait longer than 24 days, and a clock may be set meanwhile: it looks again every hour.
+    const early = dueMs > MAX_WAIT_MS;
+    this.#timer = setTimeout(
+      () => (early ? this.#schedule() : void this.#renewNow()),
+      Math.max(0, Math.min(dueMs, MAX_WAIT_MS)),
+    );
+    this.#timer.unref();
+  }
+
+  async #renewNow(): Promise<void> {
+    try {
+      this.#material = await this.#renew();
+      this.#retryMs = FIRST_RETRY_MS;
+      for (const listener of this.#listeners) listener();
+      this.#schedule();
+    } catch (error) {
+      const { notAfter } = readCertificate(this.#material.certificatePem);
+      this.#onTrouble(
+        `the certificate, good until ${notAfter.toISOString()}, could not be renewed; it is tried again: ${error instanceof Error ? error.message : error}`,
+      );
+      this.#schedule(this.#retryMs * (0.5 + Math.random()));
+      this.#retryMs = Math.min(this.#retryMs * 2, MAX_WAIT_MS);
+    }
+  }
+}

@@ -1,0 +1,154 @@
+/** The Temporal client of every process that starts workflows: it gives each the search attributes that are known. */
+import { Client, type Connection, type WorkflowClientInterceptor } from '@temporalio/client';
+import {
+  defineSearchAttributeKey,
+  type SearchAttributePair,
+  SearchAttributeType,
+  TypedSearchAttributes,
+} from '@temporalio/common';
+import { OpenTelemetryWorkflowClientInterceptor } from '@temporalio/interceptors-opentelemetry';
+import type { Logger } from 'pino';
+import { z } from 'zod';
+import type { Database } from '../db/connect.ts';
+import { readNames } from '../db/queries/read-names.ts';
+import { OUTCOME_RUNNING, SEARCH_ATTRIBUTES, type SearchAttribute } from '../model/search-attributes.ts';
+import { connectClient, type TemporalSettings } from './connection.ts';
+import { ensureSearchAttributes } from './search-attributes.ts';
+
+/** How long a name may be out of date in the search attributes of a signalled update, in milliseconds. */
+const NAMES_KEPT_MS = 30_000;
+const NAMES_KEPT = 10_000;
+
+/** The ids that a workflow's input may carry; more may be there. */
+const subjectOf = z.looseObject({
+  instanceId: z.guid().optional(),
+  vmmId: z.guid().optional(),
+  sledId: z.guid().optional(),
+  destinationSledId: z.guid().optional(),
+});
+type Subject = z.infer<typeof subjectOf>;
+
+export interface TemporalClient {
+  readonly client: Client;
+  readonly connection: Connection;
+  /** Whether the namespace has the search attributes. */
+  readonly searchAttributes: boolean;
+  close(): Promise<void>;
+}
+
+/**
+ * Connects to Temporal; with `tracing`, traces go on into the workflows that it starts. Throws when it can't be reached; a
+ * namespace without search attributes is no error.
+ */
+export async function connectTemporalClient(
+  settings: TemporalSettings,
+  db: Database,
+  log: Logger,
+  tracing = false,
+): Promise<TemporalClient> {
+  const { connection, close } = await connectClient(settings.connection);
+  const { namespace } = settings;
+  const usable = await ensureSearchAttributes(connection, namespace, log);
+  return {
+    client: new Client({
+      connection,
+      namespace,
+      interceptors: {
+        workflow: [
+          ...(tracing ? [new OpenTelemetryWorkflowClientInterceptor()] : []),
+          ...(usable ? [new SearchAttributeSetter(db, log)] : []),
+        ],
+      },
+    }),
+    connection,
+    searchAttributes: usable,
+    close,
+  };
+}
+
+/** Adds what the input's ids and the database say of a workflow's subject. A workflow starts without it when that fails. */
+class SearchAttributeSetter implements WorkflowClientInterceptor {
+  readonly #db: Database;
+  readonly #log: Logger;
+  readonly #names = new Map<string, { readonly until: number; readonly names: Names }>();
+
+  constructor(db: Database, log: Logger) {
+    this.#db = db;
+    this.#log = log;
+  }
+
+  startWithDetails: NonNullable<WorkflowClientInterceptor['startWithDetails']> = async (input, next) =>
+    next({ ...input, options: await this.#enrich(input.options) });
+
+  signalWithStart: NonNullable<WorkflowClientInterceptor['signalWithStart']> = async (input, next) =>
+    next({ ...input, options: await this.#enrich(input.options, true) });
+
+  async #enrich<
+    Options extends {
+      args: unknown[];
+      typedSearchAttributes?: SearchAttributePair[] | TypedSearchAttributes;
+      staticSummary?: string;
+    },
+  >(options: Options, often = false): Promise<Options> {
+    const subject = subjectOf.safeParse(options.args[0]).data ?? {};
+    const found = await this.#lookUp(subject, often).catch((error: unknown) => {
+      this.#log.warn({ err: error }, 'a workflow starts without the names of its subject');
+      return {};
+    });
+    const given = options.typedSearchAttributes;
+    const pairs = given instanceof TypedSearchAttributes ? given.getAll() : [...(given ?? [])];
+    const named = new Set(pairs.map((pair) => pair.key.name));
+    for (const [attribute, value] of Object.entries({ ...found, outcome: OUTCOME_RUNNING })) {
+      const name = SEARCH_ATTRIBUTES[attribute as SearchAttribute];
+      if (value !== undefined && !named.has(name))
+        pairs.push({ key: defineSearchAttributeKey(name, SearchAttributeType.KEYWORD), value });
+    }
+    const { staticSummary } = options;
+    return {
+      ...options,
+      typedSearchAttributes: pairs,
+      ...(staticSummary === undefined ? {} : { staticSummary: withNames(staticSummary, subject, found) }),
+    };
+  }
+
+  /** `often`: a workflow that is signalled time and again; its sled changes, but its names may be a little old. */
+  async #lookUp(subject: Subject, often: boolean): Promise<Names> {
+    const { instanceId, vmmId } = subject;
+    const sledId = subject.destinationSledId ?? subject.sledId;
+    if (instanceId === undefined && vmmId === undefined && sledId === undefined) return {};
+    const key = often && instanceId !== undefined ? instanceId : null;
+    const kept = key === null ? undefined : this.#names.get(key);
+    if (kept !== undefined && kept.until > performance.now()) return kept.names;
+    const names = await readNames(this.#db, {
+      ...(instanceId === undefined ? {} : { instanceId }),
+      ...(vmmId === undefined ? {} : { vmmId }),
+      ...(sledId === undefined ? {} : { sledId }),
+    });
+    const migrates = subject.destinationSledId !== undefined;
+    const attributes: Names = {
+      instanceId: names.instanceId ?? instanceId,
+      instance: names.instanceName ?? undefined,
+      project: names.projectName ?? undefined,
+      vmm: vmmId,
+      sled: names.sledName ?? (migrates || often ? undefined : (names.vmmSledName ?? undefined)),
+      sourceSled: migrates ? (names.vmmSledName ?? undefined) : undefined,
+    };
+    if (key !== null) {
+      if (this.#names.size >= NAMES_KEPT) this.#names.clear();
+      this.#names.set(key, { until: performance.now() + NAMES_KEPT_MS, names: attributes });
+    }
+    return attributes;
+  }
+}
+
+/** A summary in which people read names where its writer knew only ids. */
+function withNames(summary: string, subject: Subject, { instance, sled }: Names): string {
+  const sledId = subject.destinationSledId ?? subject.sledId;
+  let text = summary;
+  if (subject.instanceId !== undefined && instance !== undefined)
+    text = text.replace(subject.instanceId, `"${instance}"`);
+  if (sledId !== undefined && sled !== undefined) text = text.replace(sledId, `"${sled}"`);
+  return text;
+}
+
+type Names = Partial<Record<SearchAttribute, string | undefined>>;

@@ -1,0 +1,533 @@
+/**
+ * The chaos soak: carries out a plan on a real system, then lets it come to rest, and checks what is left and what its
+ * callers saw (section 8 of the design).
+ */
+import { rm } from 'node:fs/promises';
+import { setTimeout as pause } from 'node:timers/promises';
+import { Client, Connection } from '@temporalio/client';
+import { sql } from 'drizzle-orm';
+import { Agent, request } from 'undici';
+import { z } from 'zod';
+import { SledClient } from '../../activities/sled-client.ts';
+import { type OpenDatabase, openDatabase } from '../../db/connect.ts';
+import { type ExamineOptions, examine } from '../../doctor/examine.ts';
+import type { Finding } from '../../doctor/finding.ts';
+import { installJournal } from '../../doctor/journal.ts';
+import { errorResponse, instanceView, operationView } from '../../wire/operator-api.ts';
+import { sledInventory } from '../../wire/sled-protocol.ts';
+import {
+  type CallKind,
+  checkHistory,
+  type FinalInstance,
+  type FinalOperation,
+  type GuestEvent,
+  type HistoryEntry,
+} from './history.ts';
+import type { LinkCounts } from './network.ts';
+import type { PlannedFault, PlannedOperation, SoakPlan } from './plan.ts';
+import { SoakSystem } from './system.ts';
+import { testimony } from './witness.ts';
+
+export interface SoakRun {
+  readonly plan: SoakPlan;
+  /** Keeps the data and logs of a run without violations, too. */
+  readonly keep?: boolean;
+  /** How long the system may take to come to rest, in milliseconds. */
+  readonly restTimeoutMs?: number;
+  readonly say: (message: string) => void;
+}
+
+export interface Violation {
+  readonly rule: string;
+  readonly instanceId: string | null;
+  readonly detail: string;
+}
+
+export interface SoakReport {
+  readonly seed: number;
+  readonly durationMs: number;
+  readonly instances: number;
+  /** Calls by kind and outcome: a status, or `no answer`. */
+  readonly operations: Readonly<Record<string, Readonly<Record<string, number>>>>;
+  /** Sagas by kind and outcome, of the operations that were followed. */
+  readonly sagas: Readonly<Record<string, number>>;
+  readonly faults: Readonly<Record<string, number>>;
+  readonly messages: LinkCounts;
+  /** How long it took to come to rest, in milliseconds; `null`: it never did. */
+  readonly restMs: number | null;
+  readonly violations: readonly Violation[];
+  /** Where data and logs were kept; `null` when they were thrown away. */
+  readonly kept: string | null;
+}
+
+const PROJECT = 'soak';
+const DEFAULT_REST_TIMEOUT_MS = 150_000;
+/** A call that takes this much longer than it asked to wait is never answered, in milliseconds. */
+const ANSWER_GRACE_MS = 60_000;
+const EXAMINE_EVERY_MS = 3_000;
+
+interface Slot {
+  readonly name: string;
+  id: string | null;
+  /** The instance that had the slot before. */
+  lastId: string | null;
+}
+
+/** Carries out a plan. Throws when the system doesn't come up or go down; what it does wrong is in the report. */
+export async function runSoak(run: SoakRun): Promise<SoakReport> {
+  const { options } = run.plan;
+  const system = await SoakSystem.start({ ...options, say: run.say });
+  let stopped = false;
+  try {
+    const soak = new Soak(system, run);
+    const report = await soak.carryOut().finally(() => soak.close());
+    const stubborn = await system.stop();
+    stopped = true;
+    const violations = [
+      ...report.violations,
+      ...stubborn.map((name) => ({
+        rule: 'a process ends in order when it is told to',
+        instanceId: null,
+        detail: `${name} had to be killed`,
+      })),
+    ];
+    const keep = (run.keep ?? false) || violations.length > 0;
+    if (!keep) await rm(system.dataDir, { recursive: true, force: true });
+    return { ...report, violations, kept: keep ? system.dataDir : null };
+  } finally {
+    if (!stopped) await system.stop();
+  }
+}
+
+class Soak {
+  readonly #system: SoakSystem;
+  readonly #run: SoakRun;
+  readonly #slots: Slot[];
+  readonly #calls: HistoryEntry[] = [];
+  readonly #outcomes: Record<string, Record<string, number>> = {};
+  readonly #faults: Record<string, number> = {};
+  readonly #disturbed: GuestEvent[] = [];
+  readonly #violations: Violation[] = [];
+  readonly #dispatcher = new Agent({ connections: 512 });
+  readonly #sledClient = new SledClient();
+  readonly #database: OpenDatabase;
+  #beganAtMs = 0;
+
+  constructor(system: SoakSystem, run: SoakRun) {
+    this.#system = system;
+    this.#run = run;
+    this.#database = openDatabase(system.databaseUrl, { maxConnections: 2, applicationName: 'mooring-soak' });
+    this.#slots = Array.from({ length: run.plan.options.instances }, (_, index) => ({
+      name: `vm-${index + 1}`,
+      id: null,
+      lastId: null,
+    }));
+  }
+
+  async carryOut(): Promise<Omit<SoakReport, 'kept'>> {
+    const { plan, say } = this.#run;
+    await installJournal(this.#database.db);
+    await this.#makeProject();
+    this.#beganAtMs = Date.now();
+    say(`${plan.operations.length} operations and ${plan.faults.length} faults in ${plan.options.durationMs / 1000} s`);
+    await Promise.all([this.#play(), this.#examineNowAndThen()]);
+    say('quiet: faults are over, everything comes up');
+    await this.#system.calm();
+    const quietSince = performance.now();
+    const unrest = await this.#comeToRest();
+    const restMs = unrest.length === 0 ? Math.round(performance.now() - quietSince) : null;
+    for (const { rule, instanceId, detail } of unrest) this.#violate(rule, instanceId, detail);
+    await this.#disturbBySledDeaths();
+    const operations = await this.#readOperations();
+    const instances = await this.#readInstances();
+    const history = { calls: this.#calls, operations, instances, disturbed: this.#disturbed };
+    this.#violations.push(...checkHistory(history));
+    for (const [name, times] of this.#system.endedByThemselves)
+      this.#violate('a process runs until it is told to end', null, `${name} ended by itself, ${times} times`);
+    const sagas: Record<string, number> = {};
+    for (const { outcome } of operations) sagas[outcome ?? 'open'] = (sagas[outcome ?? 'open'] ?? 0) + 1;
+    return {
+      seed: plan.options.seed,
+      durationMs: plan.options.durationMs,
+      instances: plan.options.instances,
+      operations: this.#outcomes,
+      sagas,
+      faults: this.#faults,
+      messages: this.#system.messages,
+      restMs,
+      violations: this.#violations,
+    };
+  }
+
+  /** Closes what the soak itself holds open. */
+  async close(): Promise<void> {
+    await Promise.allSettled([this.#dispatcher.destroy(), this.#sledClient.close(), this.#database.close()]);
+  }
+
+  #violate(rule: string, instanceId: string | null, detail: string): void {
+    this.#violations.push({ rule, instanceId, detail });
+  }
+
+  #now(): number {
+    return Date.now() - this.#beganAtMs;
+  }
+
+  async #makeProject(): Promise<void> {
+    const { options } = this.#run.plan;
+    await this.#system.persist(async (url) => {
+      const made = await this.#send(url, 'POST', '/v1/projects', { name: PROJECT, description: '' }, 20_000);
+      if (made.status !== 201 && made.status !== 400) throw new Error(`the project could not be made: ${made.status}`);
+      // Tight enough that some starts find none left, so that what leaks is missed.
+      const cpus = Math.ceil(options.instances * 1.6);
+      const path = `/v1/system/projects/${PROJECT}/quota`;
+      const quota = await this.#send(url, 'PUT', path, { cpus, memory: null }, 20_000);
+      if (quota.status !== 200) throw new Error(`the quota could not be set: ${quota.status}`);
+    });
+  }
+
+  /** Lets every operation and fault happen at its time, and waits until all have been answered. */
+  async #play(): Promise<void> {
+    const { operations, faults, options } = this.#run.plan;
+    const events = [
+      ...operations.map((operation) => ({ atMs: operation.atMs, run: () => this.#operate(operation) })),
+      ...faults.map((fault) => ({ atMs: fault.atMs, run: () => this.#inject(fault) })),
+    ].sort((one, other) => one.atMs - other.atMs);
+    const running = new Set<Promise<void>>();
+    const errors: unknown[] = [];
+    let nextWord = 30_000;
+    for (const event of events) {
+      await pause(Math.max(0, event.atMs - this.#now()));
+      const work: Promise<void> = event
+        .run()
+        .catch((error: unknown) => void errors.push(error))
+        .finally(() => running.delete(work));
+      running.add(work);
+      if (this.#now() > nextWord) {
+        this.#run.say(`${Math.round(nextWord / 1000)} s: ${this.#calls.length} calls, ${running.size} on their way`);
+        nextWord += 30_000;
+      }
+    }
+    await pause(Math.max(0, options.durationMs - this.#now()));
+    for (const { commands, reports } of this.#system.sleds) {
+      commands.setWeather(null);
+      reports.setWeather(null);
+    }
+    await Promise.all(running);
+    if (errors.length > 0) throw errors[0];
+  }
+
+  // --- Operations ---
+
+  async #operate(operation: PlannedOperation): Promise<void> {
+    const slot = this.#slots[operation.slot];
+    const { apis } = this.#system;
+    const planned = apis[operation.api];
+    // A caller that finds nobody there asks the next one; one that is cut off while it waits doesn't know.
+    const api = planned?.process.ready ? planned : (apis.find((one) => one.process.ready) ?? planned);
+    if (slot === undefined || api === undefined) return;
+    if (operation.kind === 'set-policy') return this.#setPolicy(operation, api.url);
+    if (operation.kind === 'create') return this.#create(operation, slot, api.url);
+    const id = slot.id ?? slot.lastId;
+    if (id === null) return;
+    const path = `/v1/instances/${id}`;
+    const size = { ncpus: operation.ncpus, memory: operation.memoryBytes };
+    const [method, suffix, body] = (
+      {
+        start: ['POST', '/start', undefined],
+        stop: ['POST', '/stop', undefined],
+        reboot: ['POST', '/reboot', undefined],
+        migrate: ['POST', '/migrate', { dst_sled_id: this.#system.sleds[operation.sled]?.id }],
+        delete: ['DELETE', '', undefined],
+        resize: ['PUT', '', size],
+        read: ['GET', '', undefined],
+      } as const
+    )[operation.kind];
+    const { status } = await this.#call(operation.kind, api.url, method, path + suffix, body, {
+      instanceId: id,
+      waitSeconds: operation.waitSeconds,
+      ...(operation.kind === 'resize' ? { size: { ncpus: size.ncpus, memoryBytes: size.memory } } : {}),
+    });
+    if (slot.id === id && (status === 404 || (operation.kind === 'delete' && status === 204)))
+      if (operation.kind !== 'migrate')
+        // A migration may be refused with 404 for its destination.
+        this.#vacate(slot);
+  }
+
+  #vacate(slot: Slot): void {
+    slot.lastId = slot.id;
+    slot.id = null;
+  }
+
+  async #create(operation: PlannedOperation, slot: Slot, url: string): Promise<void> {
+    const { status, body } = await this.#call(
+      'create',
+      url,
+      'POST',
+      `/v1/instances?project=${PROJECT}`,
+      {
+        name: slot.name,
+        hostname: slot.name,
+        description: '',
+        ncpus: operation.ncpus,
+        memory: operation.memoryBytes,
+        start: operation.on,
+        // An instance that fails stays so: what is shown in the end is what was asked for.
+        auto_restart_policy: 'never',
+      },
+      { instanceId: null, waitSeconds: operation.waitSeconds },
+    );
+    if (status === 201) slot.id = instanceView.parse(body).id;
+    else if (slot.id === null) {
+      // It may have been made by a call that was never answered.
+      const found = await this.#send(url, 'GET', `/v1/instances/${slot.name}?project=${PROJECT}`, undefined, 20_000);
+      if (found.status === 200) slot.id ??= instanceView.parse(found.body).id;
+    }
+  }
+
+  async #setPolicy(operation: PlannedOperation, url: string): Promise<void> {
+    const sled = this.#system.sleds[operation.sled];
+    const path = `/v1/system/hardware/sleds/${sled?.id}/provision-policy`;
+    const state = operation.on ? 'provisionable' : 'non_provisionable';
+    const { status, body } = await this.#send(url, 'PUT', path, { state }, 20_000);
+    this.#count('set-policy', status);
+    if (status !== null && ![200, 404, 409, 503].includes(status))
+      this.#violate('a call has one of its statuses', null, `set-policy: ${status} ${JSON.stringify(body)}`);
+  }
+
+  #count(kind: string, status: number | null): void {
+    const outcomes = this.#outcomes[kind] ?? {};
+    this.#outcomes[kind] = outcomes;
+    const outcome = status === null ? 'no answer' : String(status);
+    outcomes[outcome] = (outcomes[outcome] ?? 0) + 1;
+  }
+
+  /** Makes a call and records it in the history. */
+  async #call(
+    kind: CallKind,
+    url: string,
+    method: 'GET' | 'POST' | 'PUT' | 'DELETE',
+    path: string,
+    body: unknown,
+    about: { instanceId: string | null; waitSeconds: number; size?: HistoryEntry['size'] },
+  ): Promise<{ status: number | null; body: unknown }> {
+    const sentMs = this.#now();
+    const limitMs = about.waitSeconds * 1000 + ANSWER_GRACE_MS;
+    const answer = await this.#send(url, method, path, body, limitMs, { prefer: `wait=${about.waitSeconds}` });
+    const error = errorResponse.safeParse(answer.body).data;
+    const made = kind === 'create' && answer.status === 201 ? instanceView.parse(answer.body) : null;
+    this.#calls.push({
+      kind,
+      instanceId: made?.id ?? about.instanceId,
+      sentMs,
+      endedMs: this.#now(),
+      status: answer.status,
+      errorCode: error?.error_code,
+      message: error?.message,
+      operationId: answer.location?.split('/').at(-1),
+      size: about.size,
+    });
+    this.#count(kind, answer.status);
+    if (answer.tooLate)
+      this.#violate('every call is answered', about.instanceId, `${kind} sent at ${sentMs} ms: none in ${limitMs} ms`);
+    return answer;
+  }
+
+  async #send(
+    url: string,
+    method: 'GET' | 'POST' | 'PUT' | 'DELETE',
+    path: string,
+    body: unknown,
+    limitMs: number,
+    headers: Record<string, string> = {},
+  ): Promise<{ status: number | null; body: unknown; location?: string | undefined; tooLate: boolean }> {
+    try {
+      const response = await request(url + path, {
+        method,
+        dispatcher: this.#dispatcher,
+        headers: { ...headers, ...(body === undefined ? {} : { 'content-type': 'application/json' }) },
+        ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+        signal: AbortSignal.timeout(limitMs),
+      });
+      const text = await response.body.text();
+      const location = [response.headers.location ?? []].flat()[0];
+      return { status: response.statusCode, body: text === '' ? null : JSON.parse(text), location, tooLate: false };
+    } catch (error) {
+      return { status: null, body: null, tooLate: error instanceof Error && error.name === 'TimeoutError' };
+    }
+  }
+
+  // --- Faults ---
+
+  async #inject(fault: PlannedFault): Promise<void> {
+    const name =
+      fault.kind === 'kill' ? `kill ${fault.target}` : fault.kind === 'guest' ? `guest ${fault.what}` : fault.kind;
+    if (await this.#befall(fault)) this.#faults[name] = (this.#faults[name] ?? 0) + 1;
+  }
+
+  /** Returns whether there was anyone for the fault to befall. */
+  async #befall(fault: PlannedFault): Promise<boolean> {
+    switch (fault.kind) {
+      case 'kill':
+        return this.#system.kill(fault.target, fault.index, fault.downMs);
+      case 'replace-sled':
+        await this.#system.replaceSled(fault.sled);
+        return true;
+      case 'weather': {
+        const link = this.#system.sleds[fault.sled]?.[fault.direction];
+        link?.setWeather(fault.weather);
+        await pause(Math.max(0, Math.min(fault.durationMs, this.#run.plan.options.durationMs - this.#now())));
+        link?.setWeather(null);
+        return link !== undefined;
+      }
+      case 'guest':
+        return this.#disturbGuest(fault.what, this.#slots[fault.slot]?.id ?? null);
+      case 'refusal':
+        return this.#plant(fault.sled, { call: fault.call, times: 1, act: { type: 'refuse', status: fault.status } });
+      case 'migration':
+        return this.#plant(fault.sled, { migration: { side: fault.side, point: fault.point } });
+    }
+  }
+
+  async #plant(sled: number, planted: unknown): Promise<boolean> {
+    const at = this.#system.sleds[sled]?.agentAddress;
+    return (await this.#send(`http://${at}`, 'POST', '/test/faults', planted, 5_000)).status === 204;
+  }
+
+  async #disturbGuest(what: string, instanceId: string | null): Promise<boolean> {
+    if (instanceId === null) return false;
+    for (const { agentAddress } of this.#system.sleds) {
+      const { status, body } = await this.#send(`http://${agentAddress}`, 'GET', '/vmms', undefined, 5_000);
+      if (status !== 200) continue;
+      const vmm = sledInventory.parse(body).vmms.find((one) => one.instance_id === instanceId);
+      if (vmm === undefined) continue;
+      const path = `/test/vmms/${vmm.vmm_id}/${what}`;
+      const done = await this.#send(`http://${agentAddress}`, 'POST', path, undefined, 5_000);
+      this.#disturbed.push({ instanceId, atMs: this.#now() });
+      return done.status === 204;
+    }
+    return false;
+  }
+
+  // --- Afterwards ---
+
+  /** Has the doctor look while everything happens: what must hold in every committed state. */
+  async #examineNowAndThen(): Promise<void> {
+    const { durationMs } = this.#run.plan.options;
+    while (this.#now() < durationMs) {
+      await pause(Math.min(EXAMINE_EVERY_MS, Math.max(0, durationMs - this.#now())));
+      // PostgreSQL may be down at the moment: the next look will tell.
+      const findings = await this.#examine({ atRest: false }).catch(() => []);
+      for (const violation of findings.map(asViolation))
+        if (!this.#violations.some((known) => known.detail === violation.detail)) this.#violations.push(violation);
+    }
+  }
+
+  async #examine(options: Pick<ExamineOptions, 'atRest' | 'temporal' | 'guestLog'>): Promise<Finding[]> {
+    const { findings, checked } = await examine({
+      db: this.#database.db,
+      sleds: this.#sledClient,
+      journal: 'required',
+      ...options,
+    });
+    if (!options.atRest || checked.silentSleds.length === 0) return findings;
+    throw new Error(`no answer from ${checked.silentSleds.join(', ')}`);
+  }
+
+  /** Waits until the doctor finds nothing and no operation is open. Returns what is left when that takes too long. */
+  async #comeToRest(): Promise<Violation[]> {
+    const end = performance.now() + (this.#run.restTimeoutMs ?? DEFAULT_REST_TIMEOUT_MS);
+    const connection = await Connection.connect(this.#system.temporal.connection);
+    try {
+      const temporal = new Client({ connection, namespace: this.#system.temporal.namespace });
+      for (;;) {
+        const unrest = await this.#findUnrest(temporal).catch((error: unknown) => [
+          { rule: 'everything comes to rest', instanceId: null, detail: String(error) },
+        ]);
+        if (unrest.length === 0 || performance.now() > end) return unrest;
+        await pause(1_000);
+      }
+    } finally {
+      await connection.close();
+    }
+  }
+
+  async #findUnrest(temporal: Client): Promise<Violation[]> {
+    const rule = 'everything comes to rest';
+    const unrest: Violation[] = [];
+    for (const { instanceId, view } of await this.#readInstances()) {
+      if (view !== null && !['running', 'stopped', 'failed'].includes(view.runState))
+        unrest.push({ rule, instanceId, detail: `it shows ${view.runState}` });
+    }
+    for (const { operationId, instanceId, state } of await this.#readOperations())
+      if (state === 'running') unrest.push({ rule, instanceId, detail: `operation ${operationId} is still open` });
+    const guestLog = testimony(await this.#system.agentLives());
+    const findings = await this.#examine({ atRest: true, temporal, guestLog });
+    return [...unrest, ...findings.map(asViolation)];
+  }
+
+  async #read(path: string): Promise<unknown> {
+    return this.#system.persist(async (url) => {
+      const { status, body } = await this.#send(url, 'GET', path, undefined, 20_000);
+      if (status === 404) return null;
+      if (status !== 200) throw new Error(`GET ${path}: ${status ?? 'no answer'}`);
+      return body;
+    });
+  }
+
+  async #readInstances(): Promise<FinalInstance[]> {
+    const ids = new Set(this.#calls.map((call) => call.instanceId).filter((id) => id !== null));
+    return inParallel([...ids], async (instanceId) => {
+      const body = await this.#read(`/v1/instances/${instanceId}`);
+      const view = body === null ? null : instanceView.parse(body);
+      return {
+        instanceId,
+        view: view && { runState: view.run_state, ncpus: view.ncpus, memoryBytes: view.memory },
+      };
+    });
+  }
+
+  async #readOperations(): Promise<FinalOperation[]> {
+    const followed = new Map<string, string>();
+    for (const { operationId, instanceId } of this.#calls)
+      if (operationId !== undefined && instanceId !== null) followed.set(operationId, instanceId);
+    return inParallel([...followed], async ([operationId, instanceId]) => {
+      const body = await this.#read(`/v1/operations/${operationId}`);
+      const view = body === null ? null : operationView.parse(body);
+      return {
+        operationId,
+        instanceId,
+        state: view?.state ?? null,
+        outcome: view?.outcome ?? null,
+        endedMs: view?.time_ended == null ? null : Date.parse(view.time_ended) - this.#beganAtMs,
+      };
+    });
+  }
+
+  /** Guests end with their sled agent: every instance that had a VMM there. */
+  async #disturbBySledDeaths(): Promise<void> {
+    const result = await this.#database.db.execute(sql`SELECT instance_id, sled_id FROM vmm WHERE sled_id IS NOT NULL`);
+    const vmms = z.array(z.object({ instance_id: z.string(), sled_id: z.string() })).parse(result.rows);
+    for (const { sledId, atMs } of this.#system.deaths)
+      for (const vmm of vmms)
+        if (vmm.sled_id === sledId) this.#disturbed.push({ instanceId: vmm.instance_id, atMs: atMs - this.#beganAtMs });
+  }
+}
+
+function asViolation(finding: Finding): Violation {
+  return {
+    rule: `invariant ${finding.invariant}, ${finding.rule}`,
+    instanceId: finding.instanceId,
+    detail: finding.message,
+  };
+}
+
+/** Runs work on items, a few at a time, in order of the results. */
+async function inParallel<Item, Result>(items: Item[], work: (item: Item) => Promise<Result>): Promise<Result[]> {
+  const results: Result[] = new Array(items.length);
+  const queue = items.entries();
+  const one = async () => {
+    for (const [index, item] of queue) results[index] = await work(item);
+  };
+  await Promise.all(Array.from({ length: 16 }, one));
+  return results;
+}
