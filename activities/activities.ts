@@ -48,7 +48,7 @@ export interface Attempt {
 }
 
 /** Where a migration's destination was told to migrate in from. */
-interface Told {
+interface MigrateInCommand {
   readonly sled: SledAddress;
   readonly sourceAddress: string;
   readonly migrationId?: string;
@@ -65,7 +65,7 @@ export function createControlActivities({ db, sleds, workflows, metrics }: Activ
   const silent = new SilentSleds();
 
   /** Applies a sled's word and signals the update if the stored state then needs one. */
-  async function applyWord(vmmId: string, report: SledVmmState | null, saga: Parameters<typeof applyReport>[3] = {}) {
+  async function applyAnswer(vmmId: string, report: SledVmmState | null, saga: Parameters<typeof applyReport>[3] = {}) {
     if (report === null) return null;
     const applied = await applyReport(db, vmmId, report, saga);
     if (applied?.wrote && !applied.settled) await signalIfNeeded({ db, workflows }, applied.instanceId);
@@ -106,7 +106,7 @@ export function createControlActivities({ db, sleds, workflows, metrics }: Activ
     if (activityInfo().attempt > 1) await checkStillWanted(attempt.vmmId, { readIntent });
     const { updated_runtime } = await sleds.setState(attempt.sled, attempt.vmmId, command, SLED_CALL_MS);
     const [applied] = await Promise.all([
-      applyWord(attempt.vmmId, updated_runtime, { succeed: attempt }),
+      applyAnswer(attempt.vmmId, updated_runtime, { succeed: attempt }),
       whenTaken?.(),
     ]);
     if (applied === null) await recordSucceededOperation(db, attempt);
@@ -158,10 +158,10 @@ export function createControlActivities({ db, sleds, workflows, metrics }: Activ
           isLocal ? BRIEF_SLED_CALL_MS : SLED_CALL_MS,
         ),
       );
-      const applied = await applyWord(claim.vmmId, state, { tell: true });
+      const applied = await applyAnswer(claim.vmmId, state, { tell: true });
       if (applied !== null && applied.intendedState !== 'running') throw stopRequested();
       // Unwound meanwhile, by another workflow or an operator's reset of this one: it was not marked, so it isn't told.
-      if (!applied?.told) throw vmmLost(`the VMM on sled "${claim.sledName}" was ended meanwhile`);
+      if (!applied?.commanded) throw vmmLost(`the VMM on sled "${claim.sledName}" was ended meanwhile`);
     },
 
     /** Start: tells the sled to run the guest, and records the start's success with the sled's word. */
@@ -221,9 +221,9 @@ export function createControlActivities({ db, sleds, workflows, metrics }: Activ
     },
 
     /** Where a migration's destination was told to migrate in from; `null` when it never was. */
-    async readTold(attempt: Pick<Attempt, 'vmmId'>): Promise<Told | null> {
+    async readMigrateInCommand(attempt: Pick<Attempt, 'vmmId'>): Promise<MigrateInCommand | null> {
       const place = await readVmmPlace(db, attempt.vmmId);
-      if (!place?.told || place.sledName === null || place.sledAddress === null || place.sourceAddress === null)
+      if (!place?.commanded || place.sledName === null || place.sledAddress === null || place.sourceAddress === null)
         return null;
       return {
         sled: { name: place.sledName, address: place.sledAddress },
@@ -286,7 +286,7 @@ export function createControlActivities({ db, sleds, workflows, metrics }: Activ
         return 'its sled was given up';
       }
       const word = await unregister({ name: place.sledName, address: place.sledAddress }, request.vmmId);
-      await applyWord(request.vmmId, word);
+      await applyAnswer(request.vmmId, word);
       const instanceId = await failVmm(
         db,
         request.vmmId,
@@ -341,7 +341,7 @@ export function createControlActivities({ db, sleds, workflows, metrics }: Activ
         { type: 'stopped' },
         SLED_CALL_MS,
       );
-      await applyWord(vmm.vmmId, updated_runtime);
+      await applyAnswer(vmm.vmmId, updated_runtime);
       return null;
     } catch (error) {
       if (!(error instanceof SledError)) throw error;

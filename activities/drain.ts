@@ -38,20 +38,20 @@ export function createDrainActivities({ db }: { readonly db: Database }) {
   async function plan(request: PlanMoveRequest): Promise<MovePlan> {
     const record = await readInstance(db, request.instanceId);
     if (record === null) return { do: 'left', how: 'ended' };
-    const { instance, active, target, shown } = record;
+    const { instance, active, target, externalState } = record;
     const on = (vmm: typeof active) => vmm !== null && vmm.sledId === request.sledId;
     // One that has ended here and is still named waits for the update, which says where the guest is now.
     const activeHere = on(active) && active?.state !== 'saga_unwound';
     const targetHere = on(target) && target !== null && !isGoneVmmState(target.state);
     const place: DrainPlace = activeHere ? 'active' : targetHere ? 'target' : 'elsewhere';
-    switch (drainStep(shown, place)) {
+    switch (drainStep(externalState, place)) {
       case 'left':
         return {
           do: 'left',
-          how: instance.timeDeleted === null && !['stopped', 'failed'].includes(shown) ? 'moved' : 'ended',
+          how: instance.timeDeleted === null && !['stopped', 'failed'].includes(externalState) ? 'moved' : 'ended',
         };
       case 'wait':
-        return { do: 'wait', until: place === 'target' ? 'it has arrived here' : `it is ${shown}` };
+        return { do: 'wait', until: place === 'target' ? 'it has arrived here' : `it is ${externalState}` };
       case 'move': {
         const placement: PlacementRequest = {
           instanceId: instance.id,

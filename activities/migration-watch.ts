@@ -7,7 +7,7 @@ import {
   bytesPerSecond,
   describeMigration,
   type MigrationFigures,
-  type MigrationSight,
+  type MigrationObservation,
   migrationOutcome,
 } from '../model/migration-progress.ts';
 import type { MigrationProgress } from '../wire/sled-protocol.ts';
@@ -36,7 +36,7 @@ export async function lookAtMigration(
   sleds: SledClient,
   migration: StoredMigration,
   before: MigrationFigures | null,
-): Promise<MigrationSight> {
+): Promise<MigrationObservation> {
   const { migrationId, instanceName, linked, source, target } = migration;
   const [sent, arrived] = await Promise.all([source, target].map((side) => ask(sleds, migrationId, side)));
   const newest = arrived ?? sent ?? null;
@@ -85,9 +85,10 @@ export function createWatchActivities({ db, sleds }: { readonly db: Database; re
      * Looks once a second, and tells what it sees as heartbeat details, until the migration is over or the time is;
      * `null` when there is no such migration.
      */
-    async watchMigration(request: WatchMigrationRequest): Promise<MigrationSight | null> {
-      let sight: MigrationSight | null = null;
-      const tell = () => heartbeat(sight === null ? undefined : { says: describeMigration(sight), ...sight.figures });
+    async watchMigration(request: WatchMigrationRequest): Promise<MigrationObservation | null> {
+      let observation: MigrationObservation | null = null;
+      const tell = () =>
+        heartbeat(observation === null ? undefined : { says: describeMigration(observation), ...observation.figures });
       const telling = setInterval(tell, LOOK_EVERY_MS);
       try {
         const end = performance.now() + request.forMs;
@@ -95,10 +96,10 @@ export function createWatchActivities({ db, sleds }: { readonly db: Database; re
         for (;;) {
           const migration = await readMigration(db, request.migrationId);
           if (migration === null) return null;
-          sight = await lookAtMigration(sleds, migration, figures);
-          ({ figures } = sight);
+          observation = await lookAtMigration(sleds, migration, figures);
+          ({ figures } = observation);
           const leftMs = end - performance.now();
-          if (sight.outcome !== 'under way' || leftMs <= 0) return sight;
+          if (observation.outcome !== 'under way' || leftMs <= 0) return observation;
           tell();
           await pause(Math.min(LOOK_EVERY_MS, leftMs), undefined, { signal: cancellationSignal() });
         }

@@ -51,7 +51,7 @@ export function viewQuota(row: typeof project.$inferSelect): QuotaView {
 }
 
 export function viewInstance(record: InstanceRecord): InstanceView {
-  const { instance, active, target, shown } = record;
+  const { instance, active, target, externalState } = record;
   const cooldownEnds = cooldownEnd({
     timeLastAutoRestarted: instance.timeLastAutoRestarted,
     cooldownSeconds: instance.autoRestartCooldownSeconds,
@@ -72,7 +72,7 @@ export function viewInstance(record: InstanceRecord): InstanceView {
     project_id: instance.projectId,
     ncpus: instance.ncpus,
     memory: instance.memoryBytes,
-    run_state: shown,
+    run_state: externalState,
     time_created: instance.timeCreated.toISOString(),
     time_modified: instance.timeModified.toISOString(),
     time_run_state_updated: new Date(stateUpdated).toISOString(),
@@ -86,7 +86,7 @@ export function viewInstance(record: InstanceRecord): InstanceView {
     boot_disk_id: null,
     cpu_platform: null,
     enable_jumbo_frames: false,
-    sled_id: shown === 'stopped' || shown === 'failed' ? null : (active?.sledId ?? null),
+    sled_id: externalState === 'stopped' || externalState === 'failed' ? null : (active?.sledId ?? null),
     migration_target_sled_id: isLiveMigration(instanceFacts(record)) ? (target?.sledId ?? null) : null,
   };
 }
@@ -238,8 +238,8 @@ export function viewAffinityGroup(row: typeof affinityGroup.$inferSelect): Affin
   };
 }
 
-export function viewAffinityMember({ instance, shown }: InstanceRecord): AffinityGroupMember {
-  return { type: 'instance', value: { id: instance.id, name: instance.name, run_state: shown } };
+export function viewAffinityMember({ instance, externalState }: InstanceRecord): AffinityGroupMember {
+  return { type: 'instance', value: { id: instance.id, name: instance.name, run_state: externalState } };
 }
 
 /** A token as its administrators see it: never its secret. */

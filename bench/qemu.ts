@@ -134,9 +134,9 @@ try {
       const begun = performance.now();
       const vm = await register(one, memoryMib);
       made.push(performance.now() - begun);
-      const told = performance.now();
+      const commanded = performance.now();
       await call(one, 'PUT', `/vmms/${vm.id}/state`, { state: { type: 'running' } });
-      started.push((await seenBeyond(vm, 0)) - told);
+      started.push((await seenBeyond(vm, 0)) - commanded);
       await call(one, 'DELETE', `/vmms/${vm.id}`);
     }
     row('register: until QEMU answers', memoryMib, made);

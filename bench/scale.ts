@@ -113,7 +113,7 @@ async function measureSize(arena: Arena, instances: number, sleds: number, every
         ? {
             'list, first page': () => listInstances(db, { ...page, after: null }),
             'list, page in the middle': () => listInstances(db, { ...page, after: middle }),
-            'list of the failed': () => listInstances(db, { ...page, shown: 'failed', after: null }),
+            'list of the failed': () => listInstances(db, { ...page, externalState: 'failed', after: null }),
             'list of one sled': async () => listInstances(db, { ...page, sledId: agents.sledId(), after: null }),
             'update of one instance': async (turn: number) => {
               const { id, active } = running[turn] ?? { id: '', active: '' };
@@ -264,7 +264,7 @@ async function explainAll(
         isRetry: false,
       }),
     'list, page in the middle': () => listInstances(db, { ...page, after: middle }),
-    'list of the failed': () => listInstances(db, { ...page, shown: 'failed', after: null }),
+    'list of the failed': () => listInstances(db, { ...page, externalState: 'failed', after: null }),
     'list of one sled': () => listInstances(db, { ...page, sledId, after: null }),
     'updater scan: candidates': () => findUpdateCandidates(db),
     'updater scan: open operations': () => findOpenOperations(db, 5_000),

@@ -5,7 +5,7 @@ import { z } from 'zod';
 import { MooringApiError, MooringClient } from '../client/mooring-client.ts';
 import { openDatabase } from '../db/connect.ts';
 import { type InstanceRecord, readInstance } from '../db/queries/read-instance.ts';
-import { SHOWN_STATES } from '../model/states.ts';
+import { EXTERNAL_STATES } from '../model/states.ts';
 import { workflowIds } from '../model/workflow-names.ts';
 import { fault } from '../sled-agent/faults.ts';
 import type { RunningStack } from '../stack/stack.ts';
@@ -27,9 +27,9 @@ const expectation = z.strictObject({
   /** How the call ends: `succeeded`, or the HTTP status of its error. */
   outcome: z.union([z.literal('succeeded'), z.number().int()]).optional(),
   /** What the instance shows the moment the call returns. */
-  shown: z.enum(SHOWN_STATES).optional(),
+  shown: z.enum(EXTERNAL_STATES).optional(),
   /** What it comes to show. */
-  becomes: z.enum(SHOWN_STATES).optional(),
+  becomes: z.enum(EXTERNAL_STATES).optional(),
   /** The state of the VMM that the instance names as active, in the database. */
   active_vmm: z.enum(['none', 'saga_unwound']).optional(),
   /** Whether it runs on the sled where it was before the step. */
@@ -136,7 +136,7 @@ export async function playScenario(
     return {
       title: step.title,
       call,
-      shown: last?.shown ?? '',
+      shown: last?.externalState ?? '',
       problems,
       ms,
       counted,
@@ -194,11 +194,11 @@ export async function playScenario(
     if (got !== String(outcome ?? 'succeeded'))
       problems.push(`the call ended with ${call}, not ${outcome ?? 'succeeded'}`);
     if (subject === null) return problems;
-    if (shown !== undefined && after?.shown !== shown)
-      problems.push(`showed ${after?.shown} when the call returned, not ${shown}`);
+    if (shown !== undefined && after?.externalState !== shown)
+      problems.push(`showed ${after?.externalState} when the call returned, not ${shown}`);
     const holds = (now: InstanceRecord) =>
       [
-        becomes === undefined || now.shown === becomes || `shows ${now.shown}, not ${becomes}`,
+        becomes === undefined || now.externalState === becomes || `shows ${now.externalState}, not ${becomes}`,
         active_vmm === undefined ||
           (now.active?.state ?? 'none') === active_vmm ||
           `its active VMM is ${now.active?.state ?? 'none'}, not ${active_vmm}`,

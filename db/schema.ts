@@ -240,7 +240,7 @@ export const vmm = pgTable(
     unwindingSince: moment('unwinding_since'),
     failureReason: text('failure_reason'),
     /** Set before the sled is told to run the guest or to migrate it in: from then on only its answer settles a doubt. */
-    toldAt: moment('told_at'),
+    commandedAt: moment('commanded_at'),
     /** The VMM's sled is off by an operator's word or by its lease: its answer is awaited no more, as with an expunged sled. */
     vouchedGoneAt: moment('vouched_gone_at'),
     timeStateUpdated: moment('time_state_updated').notNull().defaultNow(),

@@ -55,7 +55,7 @@ export async function examineDatabase(
       const rules = DATABASE_RULES.filter(
         (rule) => (rule.holds === 'always' || options.atRest) && (journal || !HISTORY_RULES.includes(rule)),
       );
-      const told = await prepareQuestion(
+      const commanded = await prepareQuestion(
         transaction,
         rules,
         `doctor_${options.atRest ? 'at_rest' : 'always'}${journal ? '_journal' : ''}`,
@@ -70,7 +70,7 @@ export async function examineDatabase(
           });
         });
       return {
-        findings: told.map((each) => {
+        findings: commanded.map((each) => {
           const { rule: index, instance_id, sled_id, message } = row.parse(each);
           const rule = rules[index];
           if (rule === undefined) throw new Error(`there is no rule ${index}`);

@@ -1,12 +1,12 @@
 /** Which instances are started again by themselves (section 5 of the design): a decision without I/O. */
-import type { AutoRestartPolicy, IntendedState, ShownState, StartReason } from './states.ts';
+import type { AutoRestartPolicy, ExternalState, IntendedState, StartReason } from './states.ts';
 
 /** The policy of an instance that names none. Source: Omicron's default, `best_effort`. */
 export const DEFAULT_AUTO_RESTART_POLICY: AutoRestartPolicy = 'best_effort';
 
 /** What the decision needs to know of an instance. */
 export interface AutoRestartFacts {
-  readonly shown: ShownState;
+  readonly externalState: ExternalState;
   readonly intendedState: IntendedState;
   /** `null` is unset. */
   readonly policy: AutoRestartPolicy | null;
@@ -32,8 +32,9 @@ export function autoRestartVerdict(facts: AutoRestartFacts, now: Date): AutoRest
   if (facts.intendedState !== 'running') return { verdict: 'ineligible', reason: 'not meant to run' };
   if ((facts.policy ?? DEFAULT_AUTO_RESTART_POLICY) === 'never')
     return { verdict: 'ineligible', reason: 'policy never' };
-  const unwound = facts.shown === 'stopped' && facts.lastStartReason === 'auto_restart';
-  if (facts.shown !== 'failed' && !unwound) return { verdict: 'ineligible', reason: 'neither failed nor unwound' };
+  const unwound = facts.externalState === 'stopped' && facts.lastStartReason === 'auto_restart';
+  if (facts.externalState !== 'failed' && !unwound)
+    return { verdict: 'ineligible', reason: 'neither failed nor unwound' };
   const until = cooldownEnd(facts);
   if (until !== null && until > now) return { verdict: 'cooling-down', until };
   return { verdict: 'eligible' };

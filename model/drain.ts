@@ -1,6 +1,6 @@
 /** Draining a sled: what is to be done about an instance there, and how far it has come. Without I/O. */
 import { inline } from './saga-story.ts';
-import { assertNever, type ShownState } from './states.ts';
+import { assertNever, type ExternalState } from './states.ts';
 
 /** What an instance has on the sled that is drained: its active VMM, a target that lives, or nothing. */
 export type DrainPlace = 'active' | 'target' | 'elsewhere';
@@ -9,11 +9,11 @@ export type DrainPlace = 'active' | 'target' | 'elsewhere';
 export type DrainStep = 'left' | 'wait' | 'move';
 
 /** What is to be done about an instance that shows `shown` and that has this at the sled. */
-export function drainStep(shown: ShownState, place: DrainPlace): DrainStep {
+export function drainStep(externalState: ExternalState, place: DrainPlace): DrainStep {
   if (place === 'elsewhere') return 'left';
   // It is on its way here: it can be sent on once it has arrived.
   if (place === 'target') return 'wait';
-  switch (shown) {
+  switch (externalState) {
     case 'running':
       return 'move';
     case 'creating':
@@ -26,7 +26,7 @@ export function drainStep(shown: ShownState, place: DrainPlace): DrainStep {
     case 'failed':
       return 'left';
     default:
-      return assertNever(shown);
+      return assertNever(externalState);
   }
 }
 

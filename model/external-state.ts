@@ -1,5 +1,5 @@
 import type { InstanceFacts } from './snapshot.ts';
-import { assertNever, isGoneVmmState, isTerminalMigrationState, type ShownState } from './states.ts';
+import { assertNever, type ExternalState, isGoneVmmState, isTerminalMigrationState } from './states.ts';
 
 /**
  * Whether the migration that an instance names is live: on its way, or over with the records not yet brought in line.
@@ -20,7 +20,7 @@ export function isLiveMigration(facts: InstanceFacts): boolean {
  * right the moment a fact is written, whether or not an update has run. Source: section 4 of the design; the rules of
  * `saga_unwound` are those of Omicron PR #5855.
  */
-export function externalState(facts: InstanceFacts): ShownState {
+export function deriveExternalState(facts: InstanceFacts): ExternalState {
   switch (facts.state) {
     case 'creating':
       return 'creating';
@@ -37,7 +37,7 @@ export function externalState(facts: InstanceFacts): ShownState {
   }
 }
 
-function incarnatedState(facts: InstanceFacts, active: NonNullable<InstanceFacts['active']>['state']): ShownState {
+function incarnatedState(facts: InstanceFacts, active: NonNullable<InstanceFacts['active']>['state']): ExternalState {
   if (active === 'saga_unwound') return 'stopped';
   if (isLiveMigration(facts)) return 'migrating';
   switch (active) {

@@ -13,8 +13,8 @@ export type Arrival = (typeof ARRIVALS)[number];
  * What the destination knows of the source. `kept`: the source has the guest and keeps it. `given`: it has let it go.
  * `gone`: the source's process has ended without a word. `undecided`: still under way. `unreachable`: no answer.
  */
-export const SOURCE_WORDS = ['kept', 'given', 'gone', 'undecided', 'unreachable'] as const;
-export type SourceWord = (typeof SOURCE_WORDS)[number];
+export const SOURCE_STATUSES = ['kept', 'given', 'gone', 'undecided', 'unreachable'] as const;
+export type SourceStatus = (typeof SOURCE_STATUSES)[number];
 
 /** What the destination does: starts the guest, gives up (its own process is ended), or asks again. */
 export type Settlement = 'arrive' | 'fail' | 'wait';
@@ -22,7 +22,7 @@ export type Settlement = 'arrive' | 'fail' | 'wait';
 /**
  * Decides for a destination. `patienceOver`: the source has been gone for so long that what it sent must have come.
  */
-export function settleArrival(arrival: Arrival, source: SourceWord, patienceOver: boolean): Settlement {
+export function settleArrival(arrival: Arrival, source: SourceStatus, patienceOver: boolean): Settlement {
   if (arrival === 'failed' || source === 'kept') return 'fail';
   switch (source) {
     case 'given':
@@ -42,8 +42,8 @@ export interface SourceState {
   readonly migrationOut: { readonly migrationId: string; readonly state: string } | null;
 }
 
-/** Reads a source's word from what its sled agent says; `null`: that agent doesn't know the VMM. */
-export function readSourceWord(source: SourceState | null, migrationId: string): SourceWord {
+/** Reads a source's status from what its sled agent answers; `null`: that agent doesn't know the VMM. */
+export function readSourceStatus(source: SourceState | null, migrationId: string): SourceStatus {
   if (source === null) return 'gone';
   const out = source.migrationOut?.migrationId === migrationId ? source.migrationOut.state : null;
   if (out === 'completed') return 'given';
@@ -51,29 +51,4 @@ export function readSourceWord(source: SourceState | null, migrationId: string):
   if (source.state === 'failed' || source.state === 'destroyed') return 'gone';
   // It never began, and when it does, it finds its destination dead.
   return out === null ? 'kept' : 'undecided';
-}
-
-/** Whether a migration out of a QEMU process is over, and who has the guest then. */
-export type SourceVerdict = 'given' | 'kept' | 'under_way';
-
-/**
- * Reads the source's verdict from QEMU's run state and `query-migrate`. Only `kept` lets the source run its guest on: QEMU
- * itself would let it run after `given` too. A process that its guest has once arrived in goes on saying `completed` of that,
- * and one whose migration failed late may be in `postmigrate`: neither word is enough alone.
- * Source: qapi/run-state.json, qapi/migration.json, and `fill_source_migration_info` and `migration_iteration_finish`
- * in QEMU's migration/migration.c.
- */
-export function readSourceVerdict(runState: string, migrationStatus: string): SourceVerdict {
-  switch (migrationStatus) {
-    case 'completed':
-      if (runState === 'postmigrate') return 'given';
-      return runState === 'finish-migrate' ? 'under_way' : 'kept';
-    case 'none':
-    case 'failed':
-    case 'cancelled':
-      return runState === 'finish-migrate' ? 'under_way' : 'kept';
-    // setup, active, device, pre-switchover, cancelling, wait-unplug, and what later versions add.
-    default:
-      return 'under_way';
-  }
 }

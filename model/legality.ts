@@ -1,4 +1,4 @@
-import { SHOWN_STATES, type ShownState } from './states.ts';
+import { EXTERNAL_STATES, type ExternalState } from './states.ts';
 
 /** The operations that a user can ask of an instance. */
 export const OPERATIONS = ['start', 'stop', 'reboot', 'migrate', 'delete'] as const;
@@ -15,7 +15,7 @@ export type Verdict = 'act' | 'no-op' | 'invalid' | 'conflict';
  * Omicron's `InstanceStateChangeError`s). `migrate` while Migrating is a no-op for the destination on its way only:
  * see {@link migrateVerdict}.
  */
-export const LEGALITY: Readonly<Record<ShownState, Readonly<Record<Operation, Verdict>>>> = {
+export const LEGALITY: Readonly<Record<ExternalState, Readonly<Record<Operation, Verdict>>>> = {
   creating: { start: 'conflict', stop: 'conflict', reboot: 'conflict', migrate: 'conflict', delete: 'conflict' },
   stopped: { start: 'act', stop: 'no-op', reboot: 'invalid', migrate: 'invalid', delete: 'act' },
   failed: { start: 'act', stop: 'act', reboot: 'invalid', migrate: 'invalid', delete: 'act' },
@@ -27,25 +27,29 @@ export const LEGALITY: Readonly<Record<ShownState, Readonly<Record<Operation, Ve
 };
 
 /** What an operation on an instance that shows `shown` comes to. `migrate` has its own function, for its destination. */
-export function verdict(shown: ShownState, operation: Operation): Verdict {
-  return LEGALITY[shown][operation];
+export function verdict(externalState: ExternalState, operation: Operation): Verdict {
+  return LEGALITY[externalState][operation];
 }
 
 /**
  * What a migration to `destinationSledId` comes to. `targetSledId` is the sled of the migration on its way, `null` when
  * there is none.
  */
-export function migrateVerdict(shown: ShownState, destinationSledId: string, targetSledId: string | null): Verdict {
-  if (shown === 'migrating' && targetSledId === destinationSledId) return 'no-op';
-  return verdict(shown, 'migrate');
+export function migrateVerdict(
+  externalState: ExternalState,
+  destinationSledId: string,
+  targetSledId: string | null,
+): Verdict {
+  if (externalState === 'migrating' && targetSledId === destinationSledId) return 'no-op';
+  return verdict(externalState, 'migrate');
 }
 
 /** The states in which an operation does or changes nothing harmful: what a client may offer. */
-export function statesThatAllow(operation: Operation): readonly ShownState[] {
-  return SHOWN_STATES.filter((shown) => ['act', 'no-op'].includes(LEGALITY[shown][operation]));
+export function statesThatAllow(operation: Operation): readonly ExternalState[] {
+  return EXTERNAL_STATES.filter((externalState) => ['act', 'no-op'].includes(LEGALITY[externalState][operation]));
 }
 
-const HINTS: Readonly<Record<Operation, Partial<Record<ShownState, string>>>> = {
+const HINTS: Readonly<Record<Operation, Partial<Record<ExternalState, string>>>> = {
   start: { stopping: 'wait until it is stopped, then start it again' },
   stop: {},
   reboot: {
@@ -73,7 +77,7 @@ const HINTS: Readonly<Record<Operation, Partial<Record<ShownState, string>>>> = 
 };
 
 /** The message of a refusal: what was asked, what the instance shows, and what to do next. */
-export function refusalMessage(operation: Operation, name: string, shown: ShownState): string {
-  const hint = HINTS[operation][shown] ?? 'wait until it has been created';
-  return `cannot ${operation} instance "${name}" while it is ${shown}: ${hint}`;
+export function refusalMessage(operation: Operation, name: string, externalState: ExternalState): string {
+  const hint = HINTS[operation][externalState] ?? 'wait until it has been created';
+  return `cannot ${operation} instance "${name}" while it is ${externalState}: ${hint}`;
 }

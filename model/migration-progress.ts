@@ -28,7 +28,7 @@ export const MIGRATION_OUTCOMES = ['under way', 'completed', 'failed', 'unwatche
 export type MigrationOutcome = (typeof MIGRATION_OUTCOMES)[number];
 
 /** One look at a migration. */
-export interface MigrationSight {
+export interface MigrationObservation {
   readonly outcome: MigrationOutcome;
   readonly instanceName: string;
   readonly sourceSledName: string;
@@ -57,7 +57,7 @@ export function bytesPerSecond(
 }
 
 /** Says in one line how far a migration is, or how it ended. */
-export function describeMigration({ outcome, sourceState, targetState, figures }: MigrationSight): string {
+export function describeMigration({ outcome, sourceState, targetState, figures }: MigrationObservation): string {
   const sides = `source ${words(sourceState)}, destination ${words(targetState)}`;
   if (figures === null) return `${outcome}: ${sides}`;
   const { bytesTotal, bytesSent, bytesLeft, expectedDowntimeMs, downtimeMs, elapsedMs } = figures;
@@ -77,16 +77,16 @@ export function describeMigration({ outcome, sourceState, targetState, figures }
 }
 
 /** The same in Markdown, with whom it is about. */
-export function migrationDetails(sight: MigrationSight): string {
-  const { instanceName, sourceSledName, sledName, outcome, figures } = sight;
-  const line = describeMigration(sight);
+export function migrationDetails(observation: MigrationObservation): string {
+  const { instanceName, sourceSledName, sledName, outcome, figures } = observation;
+  const line = describeMigration(observation);
   return [
     `**${instanceName} · ${sourceSledName} → ${sledName}**`,
     '',
     `**${line.slice(0, outcome.length)}**${line.slice(outcome.length)}`,
     '',
-    `- source: ${words(sight.sourceState)}`,
-    `- destination: ${words(sight.targetState)}`,
+    `- source: ${words(observation.sourceState)}`,
+    `- destination: ${words(observation.targetState)}`,
     ...(figures === null ? ['- its sleds give no figures'] : figureLines(figures)),
   ].join('\n');
 }

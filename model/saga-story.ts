@@ -21,7 +21,7 @@ const FACTS = ['instanceId', 'instanceName', 'projectName', 'vmmId', 'sledName',
  * Adds what an input or a result says of the subject: its fields of these names, a `sled` (by name, or an object that has
  * one), and the same of its `claim`.
  */
-export function learnFacts(facts: SagaFacts, value: unknown): SagaFacts {
+export function collectFacts(facts: SagaFacts, value: unknown): SagaFacts {
   if (typeof value !== 'object' || value === null) return facts;
   const fields = value as Readonly<Record<string, unknown>>;
   const learnt: Record<string, string> = {};
@@ -31,7 +31,7 @@ export function learnFacts(facts: SagaFacts, value: unknown): SagaFacts {
   }
   const sled = typeof fields.sled === 'string' ? fields.sled : (fields.sled as { name?: unknown } | null)?.name;
   if (typeof sled === 'string') learnt.sledName = sled;
-  return learnFacts({ ...facts, ...learnt }, fields.claim);
+  return collectFacts({ ...facts, ...learnt }, fields.claim);
 }
 
 /** The first eight digits of an id: enough for a person. */
@@ -175,8 +175,8 @@ export class SagaStory {
     const text = latest.state === 'doing' ? `**${latest.summary}**` : latest.summary;
     const count = runs.length > 1 ? ` (${runs.length} times)` : '';
     // The line on how it stands has the reason.
-    const told = latest.state === 'failed' && (this.#ending?.message !== undefined || this.#undoing().length > 0);
-    const said = told
+    const commanded = latest.state === 'failed' && (this.#ending?.message !== undefined || this.#undoing().length > 0);
+    const said = commanded
       ? ''
       : runs
           .map((run) => run.note)

@@ -72,7 +72,7 @@ export const START_REASONS = ['user', 'auto_restart'] as const;
 export type StartReason = (typeof START_REASONS)[number];
 
 /** What an operator or a client sees of an instance (section 4 of the design). */
-export const SHOWN_STATES = [
+export const EXTERNAL_STATES = [
   'creating',
   'stopped',
   'failed',
@@ -82,7 +82,7 @@ export const SHOWN_STATES = [
   'migrating',
   'stopping',
 ] as const;
-export type ShownState = (typeof SHOWN_STATES)[number];
+export type ExternalState = (typeof EXTERNAL_STATES)[number];
 
 export const OPERATION_KINDS = ['start', 'migrate'] as const;
 export type OperationKind = (typeof OPERATION_KINDS)[number];

@@ -84,7 +84,7 @@ export class SledAgent {
         spec: specOf(vmm),
         listener: (event: VmEvent) => this.#happened(vmm.vmmId, event),
         state: vmm.runtime.state,
-        told: vmm.told,
+        lastCommand: vmm.lastCommand,
         migrationId: vmm.migrationId,
         migrationIn: vmm.migrationIn?.state ?? null,
         migrationOut:
@@ -173,7 +173,7 @@ export class SledAgent {
       runtime: { state: request.vmm_runtime.state, gen: request.vmm_runtime.gen, time_updated: now() },
       migrationIn: null,
       migrationOut: null,
-      told: 'nothing',
+      lastCommand: 'nothing',
       refusedMigration: false,
     };
     const powerOffs = this.#powerOffs;
@@ -216,9 +216,9 @@ export class SledAgent {
         if (vmm.migrationId !== null && vmm.migrationIn?.state !== 'completed') {
           throw new AgentRefusal(409, 'MIGRATING_IN', `VMM ${vmmId} runs when its guest has arrived`);
         }
-        if (vmm.told === 'nothing') {
+        if (vmm.lastCommand === 'nothing') {
           this.#requireLease();
-          this.#note(vmm, { told: 'running' });
+          this.#note(vmm, { lastCommand: 'running' });
           this.#options.hypervisor.run(vmmId);
         }
         return stateOf(vmm);
@@ -238,14 +238,14 @@ export class SledAgent {
         return stateOf(vmm);
       case 'migration_target':
         // The same once more, also when it is over.
-        if (vmm.told === 'migration_target') return stateOf(vmm);
+        if (vmm.lastCommand === 'migration_target') return stateOf(vmm);
         this.#refuseEnding(vmm);
         this.#requireLease();
-        if (vmm.refusedMigration || vmm.migrationId === null || vmm.told !== 'nothing') {
+        if (vmm.refusedMigration || vmm.migrationId === null || vmm.lastCommand !== 'nothing') {
           this.#note(vmm, { refusedMigration: true });
           throw new AgentRefusal(409, 'NOT_A_TARGET', `VMM ${vmmId} takes no migration in`);
         }
-        this.#note(vmm, { told: 'migration_target' });
+        this.#note(vmm, { lastCommand: 'migration_target' });
         this.#options.hypervisor.migrateIn(vmmId, vmm.migrationId, command.value.src_vmm_addr);
         return stateOf(vmm);
     }
@@ -254,7 +254,7 @@ export class SledAgent {
   /** A refused migration stays refused, so that an earlier telling can't land after its saga unwound. */
   refuseMigration(vmmId: string): void {
     const vmm = this.#book.get(vmmId);
-    if (vmm !== undefined && vmm.told === 'nothing') this.#note(vmm, { refusedMigration: true });
+    if (vmm !== undefined && vmm.lastCommand === 'nothing') this.#note(vmm, { refusedMigration: true });
   }
 
   /** A VMM's state as it is, with how far its migration is where the hypervisor knows. */
@@ -353,7 +353,7 @@ export class SledAgent {
     this.reporter.report(vmm.vmmId, stateOf(vmm));
   }
 
-  #note(vmm: VmmRecord, change: Partial<Pick<VmmRecord, 'told' | 'refusedMigration'>>): void {
+  #note(vmm: VmmRecord, change: Partial<Pick<VmmRecord, 'lastCommand' | 'refusedMigration'>>): void {
     this.#book.save(Object.assign(vmm, change));
   }
 

@@ -34,7 +34,7 @@ const vmmRecord = z.object({
   migrationIn: migrationRuntime.nullable(),
   migrationOut: migrationRuntime.nullable(),
   /** What it was told last, so that a second telling is known. */
-  told: z.enum(['nothing', 'running', 'migration_target']),
+  lastCommand: z.enum(['nothing', 'running', 'migration_target']),
   refusedMigration: z.boolean(),
 });
 export type VmmRecord = z.infer<typeof vmmRecord>;

@@ -32,7 +32,7 @@ export interface BookedVm {
   readonly listener: VmListener;
   readonly state: WireVmmState;
   /** What the VM was told before the agent ended. */
-  readonly told: 'nothing' | 'running' | 'migration_target';
+  readonly lastCommand: 'nothing' | 'running' | 'migration_target';
   /** The migration that the VM is made for, or `null`. */
   readonly migrationId: string | null;
   readonly migrationIn: MigrationState | null;

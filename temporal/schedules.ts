@@ -16,7 +16,7 @@ const EVERY_MS: Readonly<Record<ReconcilerName, number>> = {
 const OUTCOME = defineSearchAttributeKey(SEARCH_ATTRIBUTES.outcome, SearchAttributeType.KEYWORD);
 
 /** What a loop's workflows are started with, to say of themselves: what the client adds to those that it starts itself. */
-function told(id: ReconcilerName, searchAttributes: boolean) {
+function commanded(id: ReconcilerName, searchAttributes: boolean) {
   return {
     staticSummary: RECONCILER_PURPOSE[id],
     typedSearchAttributes: new TypedSearchAttributes(
@@ -27,7 +27,7 @@ function told(id: ReconcilerName, searchAttributes: boolean) {
 
 /** A schedule that an earlier version made, or one that found no search attributes. */
 async function bringUpToDate(client: Client, id: ReconcilerName, searchAttributes: boolean): Promise<void> {
-  const wanted = told(id, searchAttributes);
+  const wanted = commanded(id, searchAttributes);
   const handle = client.schedule.getHandle(id);
   const { action } = await handle.describe();
   const known = action.typedSearchAttributes;
@@ -67,7 +67,7 @@ export async function ensureSchedules(
           taskQueue: TASK_QUEUE,
           args: [],
           workflowId: id,
-          ...told(id, options.searchAttributes ?? false),
+          ...commanded(id, options.searchAttributes ?? false),
         },
       });
     } catch (error) {

@@ -10,11 +10,11 @@ import {
   AFFINITY_POLICIES,
   AUTO_RESTART_POLICIES,
   DEATH_CAUSES,
+  EXTERNAL_STATES,
   FAILURE_DOMAINS,
   MIGRATION_STATES,
   OPERATION_KINDS,
   RESTART_PRIORITIES,
-  SHOWN_STATES,
   SLED_POLICIES,
 } from '../model/states.ts';
 import { TIMELINE_KINDS } from '../model/timeline.ts';
@@ -90,7 +90,7 @@ export const serialConsoleParams = z
     'from_start and most_recent exclude each other: give one of them',
   );
 
-export const shownState = z.enum(SHOWN_STATES);
+export const externalStateSchema = z.enum(EXTERNAL_STATES);
 export const autoRestartPolicy = z.enum(AUTO_RESTART_POLICIES);
 /** Who is started again first when a sled dies; ours, beside the Oxide fields. */
 export const restartPriority = z.enum(RESTART_PRIORITIES);
@@ -161,7 +161,7 @@ export const instanceView = z.object({
   ncpus: z.number().int(),
   /** In bytes. */
   memory: z.number().int(),
-  run_state: shownState,
+  run_state: externalStateSchema,
   time_created: timestamp,
   time_modified: timestamp,
   time_run_state_updated: timestamp,
@@ -275,7 +275,7 @@ export type AffinityGroupView = z.infer<typeof affinityGroupView>;
 
 export const affinityGroupMember = z.object({
   type: z.literal('instance'),
-  value: z.object({ id: uuid, name: z.string(), run_state: shownState }),
+  value: z.object({ id: uuid, name: z.string(), run_state: externalStateSchema }),
 });
 export type AffinityGroupMember = z.infer<typeof affinityGroupMember>;
 

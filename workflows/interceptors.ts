@@ -23,7 +23,7 @@ import {
   type WorkflowOutboundCallsInterceptor,
   workflowInfo,
 } from '@temporalio/workflow';
-import { describeStep, learnFacts, type SagaFacts, SagaStory } from '../model/saga-story.ts';
+import { collectFacts, describeStep, type SagaFacts, SagaStory } from '../model/saga-story.ts';
 import { SEARCH_ATTRIBUTES, type SearchAttribute } from '../model/search-attributes.ts';
 import { ownDetails } from './details.ts';
 import { failureTypeOf, messageOf } from './failures.ts';
@@ -90,7 +90,7 @@ class Storyteller implements WorkflowInboundCallsInterceptor, WorkflowOutboundCa
     { activityType, args }: { activityType: string; args: unknown[] },
     run: (summary: string) => Promise<unknown>,
   ): Promise<unknown> {
-    this.#story.facts = learnFacts(this.#story.facts, args[0]);
+    this.#story.facts = collectFacts(this.#story.facts, args[0]);
     const summary = describeStep(this.#workflowType, activityType, this.#story.facts);
     const end = this.#story.begin(activityType, summary);
     this.#show();
@@ -138,8 +138,8 @@ class Storyteller implements WorkflowInboundCallsInterceptor, WorkflowOutboundCa
   }
 
   #learn(value: unknown): void {
-    this.#sure = learnFacts(this.#sure, value);
-    this.#story.facts = learnFacts(this.#story.facts, value);
+    this.#sure = collectFacts(this.#sure, value);
+    this.#story.facts = collectFacts(this.#story.facts, value);
   }
 
   /** What the workflow tells of itself counts for more than its steps; not why it failed. */

@@ -7,7 +7,7 @@
  */
 import { proxyActivities } from '@temporalio/workflow';
 import type { WatchActivities } from '../activities/migration-watch.ts';
-import { type MigrationFigures, type MigrationSight, migrationDetails } from '../model/migration-progress.ts';
+import { type MigrationFigures, type MigrationObservation, migrationDetails } from '../model/migration-progress.ts';
 import { tellDetails } from './details.ts';
 
 export interface MigrationWatchInput {
@@ -34,18 +34,20 @@ const { watchMigration } = proxyActivities<WatchActivities>({
   retry: { initialInterval: '100ms', backoffCoefficient: 2, maximumInterval: '10s' },
 });
 
-export async function migrationWatch(input: MigrationWatchInput): Promise<MigrationSight | { outcome: 'unwatched' }> {
+export async function migrationWatch(
+  input: MigrationWatchInput,
+): Promise<MigrationObservation | { outcome: 'unwatched' }> {
   const { migrationId, limitMs = DEFAULT_LIMIT_MS } = input;
-  let sight: MigrationSight | null = null;
+  let observation: MigrationObservation | null = null;
   let figures: MigrationFigures | null = null;
   for (let look = 0, watchedMs = 0; watchedMs < limitMs; look++) {
     const forMs = Math.min(LOOKS_MS[look] ?? LONGEST_LOOK_MS, limitMs - watchedMs);
-    sight = await watchMigration({ migrationId, forMs, figures });
-    if (sight === null) break;
-    figures = sight.figures;
-    tellDetails(migrationDetails(sight));
-    if (sight.outcome !== 'under way') return sight;
+    observation = await watchMigration({ migrationId, forMs, figures });
+    if (observation === null) break;
+    figures = observation.figures;
+    tellDetails(migrationDetails(observation));
+    if (observation.outcome !== 'under way') return observation;
     watchedMs += forMs;
   }
-  return sight === null ? { outcome: 'unwatched' } : { ...sight, outcome: 'unwatched' };
+  return observation === null ? { outcome: 'unwatched' } : { ...observation, outcome: 'unwatched' };
 }

@@ -13,7 +13,9 @@ const passes = proxyActivities<ReconcilerActivities>({
   retry: { maximumAttempts: 3 },
 });
 
-async function told<Name extends ReconcilerName>(pass: Promise<ReconcilerPass<Name>>): Promise<ReconcilerPass<Name>> {
+async function commanded<Name extends ReconcilerName>(
+  pass: Promise<ReconcilerPass<Name>>,
+): Promise<ReconcilerPass<Name>> {
   const done = await pass;
   setCurrentDetails(done.summary);
   return done;
@@ -21,25 +23,25 @@ async function told<Name extends ReconcilerName>(pass: Promise<ReconcilerPass<Na
 
 /** Polls every sled: only its authoritative answers fail a VMM, and what it should not have is unregistered. */
 export async function watcher() {
-  return told(passes.watchSleds());
+  return commanded(passes.watchSleds());
 }
 
 /** Signals every instance whose stored state needs an update, and finds sagas that were cut off. */
 export async function updaterScan() {
-  return told(passes.scanForUpdates());
+  return commanded(passes.scanForUpdates());
 }
 
 /** Deletes abandoned VMM rows and orphan reservations and charges. */
 export async function reaper() {
-  return told(passes.reap());
+  return commanded(passes.reap());
 }
 
 /** Declares sleds dead whose lease has lapsed, and takes back those that prove what they run. */
 export async function fencing() {
-  return told(passes.judgeLeases());
+  return commanded(passes.judgeLeases());
 }
 
 /** Starts instances again that failed and are meant to run. */
 export async function autoRestart() {
-  return told(passes.restartInstances());
+  return commanded(passes.restartInstances());
 }

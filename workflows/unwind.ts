@@ -32,7 +32,7 @@ export async function unwindVmm(input: UnwindInput): Promise<'unwound' | 'spared
   let confirmed = begun.sled === null;
   if (begun.sled !== null) {
     const request = { vmmId: input.vmmId, sled: begun.sled };
-    if (begun.told) {
+    if (begun.commanded) {
       await untilDefinitive.unregisterVmm(request);
       confirmed = true;
     } else {
@@ -42,6 +42,6 @@ export async function unwindVmm(input: UnwindInput): Promise<'unwound' | 'spared
       );
     }
   }
-  await database.finishUnwind({ ...input, confirmed, neverTold: !begun.told });
+  await database.finishUnwind({ ...input, confirmed, neverCommanded: !begun.commanded });
   return 'unwound';
 }

@@ -8,10 +8,10 @@ import { type UnwindInput, unwindVmm } from './unwind.ts';
 
 export async function vmmUnwind(input: UnwindInput): Promise<{ outcome: string }> {
   if (input.kind === 'migrate') {
-    const told = await database.readTold(input);
-    if (told !== null) {
+    const commanded = await database.readMigrateInCommand(input);
+    if (commanded !== null) {
       try {
-        await untilDefinitive.migrateIn({ ...input, ...told });
+        await untilDefinitive.migrateIn({ ...input, ...commanded });
         return { outcome: 'carried forward' };
       } catch (error) {
         return { outcome: await unwindVmm({ ...input, error: errorBodyOf(error, 'the migration') }) };

@@ -106,9 +106,9 @@ export function addDrainRoutes(app: ApiApp, context: ApiContext): void {
     }
     const over = run.status.name !== 'RUNNING';
     // Terminated by hand, it can't say so itself.
-    const shown: DrainProgress =
+    const externalState: DrainProgress =
       over && progress.state === 'running' ? { ...progress, state: 'stopped', stopReason: 'by hand' } : progress;
-    return viewDrain(shown, {
+    return viewDrain(externalState, {
       begun: run.startTime,
       ended: over ? (run.closeTime ?? null) : null,
       webUi: context.webUiLink(run.workflowId, run.runId),

@@ -23,6 +23,7 @@ import { workflowIds } from '../../model/workflow-names.ts';
 import { signalIfNeeded } from '../../temporal/signal-update.ts';
 import {
   DEFAULT_PAGE_LIMIT,
+  externalStateSchema,
   instanceCreate,
   instanceForceStop,
   instanceMigrate,
@@ -32,7 +33,6 @@ import {
   nameOrId,
   pageParams,
   resultsPage,
-  shownState,
 } from '../../wire/operator-api.ts';
 import { changing } from '../audit.ts';
 import {
@@ -73,7 +73,7 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
         tags: ['instances'],
         querystring: pageParams.extend({
           project: nameOrId.optional(),
-          state: shownState.optional(),
+          state: externalStateSchema.optional(),
           sled: z.guid().optional(),
         }),
         response: { 200: resultsPage(instanceView), ...errors },
@@ -90,7 +90,7 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
       const records = await listInstances(db, {
         projectId,
         sledId,
-        shown: state,
+        externalState: state,
         order: sorted,
         after: page.after,
         limit,
@@ -224,7 +224,7 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
     '/v1/instances/:instance/start',
     { schema: { ...instanceRoute, response: accepted } },
     async (request, reply) => {
-      const { instance, shown } = await subjectInstance(db, request);
+      const { instance, externalState } = await subjectInstance(db, request);
       const key = idempotencyKey(request);
       const start: OperationRequest = {
         ...startRequest(
@@ -240,21 +240,21 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
         location(reply, repeated.operationId);
         return reply.status(202).send(await showInstance(db, instance.id, request.audit));
       }
-      const legal = verdict(shown, 'start');
+      const legal = verdict(externalState, 'start');
       if (legal === 'conflict' || legal === 'invalid')
-        throw Refusal.conflict(refusalMessage('start', instance.name, shown));
+        throw Refusal.conflict(refusalMessage('start', instance.name, externalState));
       if (legal === 'act') {
         const { operationId } = await operations.run(start);
         location(reply, operationId);
       } else {
         const record = await recordRunningIntent(db, instance.id);
-        const now = verdict(record.shown, 'start');
+        const now = verdict(record.externalState, 'start');
         if (now === 'conflict' || now === 'invalid')
-          throw Refusal.conflict(refusalMessage('start', instance.name, record.shown));
+          throw Refusal.conflict(refusalMessage('start', instance.name, record.externalState));
         const joined =
           now === 'act'
             ? await operations.run(start)
-            : record.shown === 'starting'
+            : record.externalState === 'starting'
               ? await operations.joinOpen(start)
               : null;
         if (joined !== null) location(reply, joined.operationId);
@@ -278,8 +278,9 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
     '/v1/instances/:instance/force-stop',
     { schema: { ...instanceRoute, body: instanceForceStop.nullish(), response: accepted } },
     async (request, reply) => {
-      const { instance, shown } = await subjectInstance(db, request);
-      if (verdict(shown, 'stop') === 'conflict') throw Refusal.conflict(refusalMessage('stop', instance.name, shown));
+      const { instance, externalState } = await subjectInstance(db, request);
+      if (verdict(externalState, 'stop') === 'conflict')
+        throw Refusal.conflict(refusalMessage('stop', instance.name, externalState));
       for (let round = 1; round <= FORCE_STOP_ROUNDS; round++) {
         const living = (await readLinkedVmms(db, instance.id)).filter((vmm) => !isGoneVmmState(vmm.state));
         const sides = await Promise.all(living.map(lookAt));
@@ -320,10 +321,10 @@ export function addInstanceRoutes(app: ApiApp, context: ApiContext): void {
     '/v1/instances/:instance/reboot',
     { schema: { ...instanceRoute, response: accepted } },
     async (request, reply) => {
-      const { instance, active, shown } = await subjectInstance(db, request);
-      const legal = verdict(shown, 'reboot');
-      if (legal === 'conflict') throw Refusal.conflict(refusalMessage('reboot', instance.name, shown));
-      if (legal === 'invalid') throw Refusal.invalid(refusalMessage('reboot', instance.name, shown));
+      const { instance, active, externalState } = await subjectInstance(db, request);
+      const legal = verdict(externalState, 'reboot');
+      if (legal === 'conflict') throw Refusal.conflict(refusalMessage('reboot', instance.name, externalState));
+      if (legal === 'invalid') throw Refusal.invalid(refusalMessage('reboot', instance.name, externalState));
       if (legal === 'act' && active !== null) await rebootVmm(instance.name, active.id, active.sledId ?? '');
       return reply.status(202).send(await showInstance(db, instance.id));
     },

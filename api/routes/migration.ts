@@ -23,15 +23,16 @@ export function addMigrationRoutes(app: ApiApp, { db, sleds }: ApiContext): void
       const { instance } = await findInstance(db, request.params.instance, request.query.project);
       const migration = await readLastMigration(db, instance.id);
       if (migration === null) throw Refusal.notFound('migration of instance', instance.name);
-      const sight = await lookAtMigration(sleds, migration, null);
-      const { figures } = sight;
+      const observation = await lookAtMigration(sleds, migration, null);
+      const { figures } = observation;
       return {
         id: migration.migrationId,
-        outcome: sight.outcome === 'under way' ? null : sight.outcome === 'completed' ? 'completed' : 'failed',
-        source_sled: sight.sourceSledName,
-        target_sled: sight.sledName,
-        source_state: sight.sourceState,
-        target_state: sight.targetState,
+        outcome:
+          observation.outcome === 'under way' ? null : observation.outcome === 'completed' ? 'completed' : 'failed',
+        source_sled: observation.sourceSledName,
+        target_sled: observation.sledName,
+        source_state: observation.sourceState,
+        target_state: observation.targetState,
         progress:
           figures === null
             ? null
@@ -44,7 +45,7 @@ export function addMigrationRoutes(app: ApiApp, { db, sleds }: ApiContext): void
                 downtime_ms: figures.downtimeMs,
                 elapsed_ms: figures.elapsedMs,
               },
-        summary: describeMigration(sight),
+        summary: describeMigration(observation),
       } as const;
     },
   );

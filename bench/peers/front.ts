@@ -37,7 +37,8 @@ export async function startFront({ db, port, start }: FrontOptions): Promise<{ u
       return reply.status(202).send({});
     }
     const record = await readInstance(db, instanceId);
-    if (record === null || verdict(record.shown, 'start') !== 'act') throw new Error(`${instanceId} may not start`);
+    if (record === null || verdict(record.externalState, 'start') !== 'act')
+      throw new Error(`${instanceId} may not start`);
     await start(instanceId, record.instance.stateGeneration);
     const after = await readInstance(db, instanceId);
     if (after === null) throw new Error(`${instanceId} is gone`);

@@ -69,7 +69,7 @@ export function createSteps(databaseUrl: string): {
     },
     async finishUnwind(attempt, message) {
       const error = { status: 503, error_code: 'ServiceUnavailable', message };
-      await finishUnwind(db, { ...attempt, kind: 'start', confirmed: true, neverTold: false, error });
+      await finishUnwind(db, { ...attempt, kind: 'start', confirmed: true, neverCommanded: false, error });
     },
   };
   return {

@@ -125,7 +125,7 @@ CREATE TABLE "vmm" (
 	"state_generation" bigint DEFAULT 1 NOT NULL,
 	"unwinding_since" timestamp with time zone,
 	"failure_reason" text,
-	"told_at" timestamp with time zone,
+	"commanded_at" timestamp with time zone,
 	"time_state_updated" timestamp with time zone DEFAULT now() NOT NULL,
 	"time_created" timestamp with time zone DEFAULT now() NOT NULL,
 	"time_deleted" timestamp with time zone,

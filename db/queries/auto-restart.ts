@@ -7,9 +7,9 @@ import { takesVmms } from './leases.ts';
 import { type InstanceRecord, readInstances } from './read-instance.ts';
 
 /** What the decision needs to know of an instance. */
-export function autoRestartFacts({ instance, shown }: InstanceRecord): AutoRestartFacts {
+export function autoRestartFacts({ instance, externalState }: InstanceRecord): AutoRestartFacts {
   return {
-    shown,
+    externalState,
     intendedState: instance.intendedState,
     policy: instance.autoRestartPolicy,
     lastStartReason: instance.lastStartReason,

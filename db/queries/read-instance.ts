@@ -1,8 +1,8 @@
 import { and, asc, desc, eq, gt, inArray, isNotNull, isNull, lt, type SQL, sql } from 'drizzle-orm';
 import { alias } from 'drizzle-orm/pg-core';
-import { externalState } from '../../model/external-state.ts';
+import { deriveExternalState } from '../../model/external-state.ts';
 import type { InstanceFacts, VmmFacts } from '../../model/snapshot.ts';
-import type { ShownState } from '../../model/states.ts';
+import type { ExternalState } from '../../model/states.ts';
 import type { Database, Queryable } from '../connect.ts';
 import { instance, migration, vmm } from '../schema.ts';
 import { type AuditRecord, auditStatement } from '../transactions/audit.ts';
@@ -20,7 +20,7 @@ export interface InstanceRecord {
   readonly active: VmmRow | null;
   readonly target: VmmRow | null;
   readonly migration: MigrationRow | null;
-  readonly shown: ShownState;
+  readonly externalState: ExternalState;
 }
 
 function vmmFacts(row: VmmRow | null): VmmFacts | null {
@@ -28,7 +28,7 @@ function vmmFacts(row: VmmRow | null): VmmFacts | null {
 }
 
 /** The facts of a record, as the pure functions of the model take them. */
-export function instanceFacts(record: Omit<InstanceRecord, 'shown'>): InstanceFacts {
+export function instanceFacts(record: Omit<InstanceRecord, 'externalState'>): InstanceFacts {
   return {
     state: record.instance.state,
     intendedState: record.instance.intendedState,
@@ -47,14 +47,14 @@ function select(db: Pick<Queryable, 'select'>) {
     .leftJoin(migration, eq(migration.id, instance.migrationId));
 }
 
-function withShown(row: Omit<InstanceRecord, 'shown'>): InstanceRecord {
-  return { ...row, shown: externalState(instanceFacts(row)) };
+function withExternalState(row: Omit<InstanceRecord, 'externalState'>): InstanceRecord {
+  return { ...row, externalState: deriveExternalState(instanceFacts(row)) };
 }
 
 /** Reads an instance by id, a deleted one included; `null` when there is none. */
 export async function readInstance(db: Queryable, instanceId: string): Promise<InstanceRecord | null> {
   const [row] = await select(db).where(eq(instance.id, instanceId));
-  return row === undefined ? null : withShown(row);
+  return row === undefined ? null : withExternalState(row);
 }
 
 /** Reads an instance as {@link readInstance} does, and writes an audit record in the same statement. */
@@ -65,14 +65,14 @@ export async function readInstanceAndRecord(
 ): Promise<InstanceRecord | null> {
   const recorded = db.$with('recorded', {}).as(auditStatement(record));
   const [row] = await select(db.with(recorded)).where(eq(instance.id, instanceId));
-  return row === undefined ? null : withShown(row);
+  return row === undefined ? null : withExternalState(row);
 }
 
 /** Reads instances by their ids, in no order; those that aren't there are left out. */
 export async function readInstances(db: Queryable, instanceIds: readonly string[]): Promise<InstanceRecord[]> {
   if (instanceIds.length === 0) return [];
   const rows = await select(db).where(inArray(instance.id, [...instanceIds]));
-  return rows.map(withShown);
+  return rows.map(withExternalState);
 }
 
 /** Locks an instance's row until the transaction ends, then reads it as {@link readInstance} does. */
@@ -90,7 +90,7 @@ export async function findInstanceByName(
   const [row] = await select(db).where(
     and(eq(instance.projectId, projectId), eq(instance.name, name), isNull(instance.timeDeleted)),
   );
-  return row === undefined ? null : withShown(row);
+  return row === undefined ? null : withExternalState(row);
 }
 
 export type ListOrder = 'id_ascending' | 'name_ascending' | 'name_descending';
@@ -104,7 +104,7 @@ export async function listInstances(
   query: {
     projectId?: string | undefined;
     sledId?: string | undefined;
-    shown?: ShownState | undefined;
+    externalState?: ExternalState | undefined;
     order: ListOrder;
     after: string | null;
     limit: number;
@@ -115,7 +115,7 @@ export async function listInstances(
   // What always holds of a VMM that an instance names is said, so that the partial indexes find both.
   if (query.sledId !== undefined)
     base.push(eq(active.sledId, query.sledId), isNull(active.timeDeleted), isNotNull(instance.activeVmmId));
-  if (query.shown !== undefined) base.push(inArray(instance.state, rowStatesThatShow(query.shown)));
+  if (query.externalState !== undefined) base.push(inArray(instance.state, rowStatesThatShow(query.externalState)));
 
   const column = query.order === 'id_ascending' ? instance.id : instance.name;
   const found: InstanceRecord[] = [];
@@ -129,8 +129,8 @@ export async function listInstances(
       .orderBy(query.order === 'name_descending' ? desc(column) : asc(column))
       .limit(query.limit);
     for (const row of rows) {
-      const record = withShown(row);
-      if (query.shown === undefined || record.shown === query.shown) found.push(record);
+      const record = withExternalState(row);
+      if (query.externalState === undefined || record.externalState === query.externalState) found.push(record);
       if (found.length === query.limit) return found;
     }
     const last = rows.at(-1);
@@ -139,8 +139,8 @@ export async function listInstances(
   }
 }
 
-function rowStatesThatShow(shown: ShownState): InstanceRow['state'][] {
-  switch (shown) {
+function rowStatesThatShow(externalState: ExternalState): InstanceRow['state'][] {
+  switch (externalState) {
     case 'creating':
       return ['creating'];
     case 'failed':

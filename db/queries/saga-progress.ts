@@ -10,7 +10,7 @@ const placeRow = z.object({
   unwinding: z.boolean(),
   deleted: z.boolean(),
   linked: z.boolean(),
-  told: z.boolean(),
+  commanded: z.boolean(),
   /** Its sled is expunged, was declared dead, or is powered off by an operator's word: no answer is awaited from there. */
   givenUp: z.boolean(),
   intendedState: z.enum(INTENDED_STATES),
@@ -26,7 +26,7 @@ export type VmmPlace = z.infer<typeof placeRow>;
 const columns = sql.raw(`
   SELECT vmm.id AS "vmmId", vmm.instance_id AS "instanceId", vmm.state, vmm.unwinding_since IS NOT NULL AS unwinding,
     vmm.time_deleted IS NOT NULL AS deleted, coalesce(vmm.id IN (instance.active_vmm_id, instance.target_vmm_id), false) AS linked,
-    vmm.told_at IS NOT NULL AS told,
+    vmm.commanded_at IS NOT NULL AS told,
     vmm.vouched_gone_at IS NOT NULL OR sled.policy IS NOT DISTINCT FROM 'expunged' AS "givenUp", instance.intended_state AS "intendedState",
     sled.name AS "sledName", sled.address AS "sledAddress", sled.policy AS "sledPolicy",
     (SELECT source.ip || ':' || source.port FROM migration JOIN vmm source ON source.id = migration.source_vmm_id

@@ -12,7 +12,7 @@ const subjectRow = z.object({
   deleted: z.boolean(),
   intended_state: z.enum(INTENDED_STATES),
   wrote: z.boolean(),
-  told: z.boolean(),
+  commanded: z.boolean(),
   alone: z.boolean(),
   refusal: z.enum(IDENTITY_REFUSALS).nullable(),
 });
@@ -36,7 +36,7 @@ export interface AppliedReport {
   readonly state: VmmState;
   readonly intendedState: IntendedState;
   /** Its sled may have been told to run the guest or migrate it in: `tell` has marked it, now or before. */
-  readonly told: boolean;
+  readonly commanded: boolean;
   /**
    * The instance is alone with this VMM, which is its active one and not gone: no migration, no other VMM. Then nothing
    * can need an update (`needsUpdate` of any such snapshot is false), and no snapshot need be read to find that out.
@@ -70,7 +70,7 @@ export async function applyReport(
   const { sledId, serial } = source.kind === 'sled' ? source : { sledId: null, serial: null };
   const result = await db.execute(sql`/* apply-report */
     WITH subject AS (
-      SELECT vmm.id, instance_id, state, state_generation, told_at, unwinding_since IS NOT NULL AS unwinding, time_deleted IS NOT NULL AS deleted,
+      SELECT vmm.id, instance_id, state, state_generation, commanded_at, unwinding_since IS NOT NULL AS unwinding, time_deleted IS NOT NULL AS deleted,
         CASE
           WHEN ${source.kind} = 'control_plane' THEN NULL
           WHEN ${source.kind} = 'anybody' THEN CASE WHEN sled.identified THEN 'no_certificate' END
@@ -99,11 +99,11 @@ export async function applyReport(
             AND subject.state_generation < ${news.gen}::bigint
           THEN 'its sled agent reported it failed' ELSE vmm.failure_reason END,
         time_state_updated = CASE WHEN subject.state_generation < ${news.gen}::bigint THEN now() ELSE vmm.time_state_updated END,
-        told_at = CASE WHEN ${saga.tell ?? false} AND wanted.runs THEN coalesce(vmm.told_at, now()) ELSE vmm.told_at END
+        commanded_at = CASE WHEN ${saga.tell ?? false} AND wanted.runs THEN coalesce(vmm.commanded_at, now()) ELSE vmm.commanded_at END
       FROM subject JOIN open USING (id), wanted
       WHERE vmm.id = subject.id AND ((subject.state_generation < ${news.gen}::bigint AND subject.state NOT IN ('destroyed', 'failed'))
-        OR (${saga.tell ?? false} AND wanted.runs AND vmm.told_at IS NULL))
-      RETURNING vmm.id, vmm.state, vmm.told_at
+        OR (${saga.tell ?? false} AND wanted.runs AND vmm.commanded_at IS NULL))
+      RETURNING vmm.id, vmm.state, vmm.commanded_at
     ), side_out AS (
       UPDATE migration SET source_state = ${migrationOut.state}::migration_state, source_generation = ${migrationOut.gen}::bigint,
         time_source_updated = now()
@@ -123,7 +123,7 @@ export async function applyReport(
       WHERE id = ${saga.succeed?.operationId ?? null}::uuid AND time_ended IS NULL
     )
     SELECT subject.instance_id, coalesce((SELECT wrote.state FROM wrote), subject.state) AS state, subject.unwinding, subject.deleted,
-      wanted.intended_state, coalesce((SELECT wrote.told_at FROM wrote), subject.told_at) IS NOT NULL AS told,
+      wanted.intended_state, coalesce((SELECT wrote.commanded_at FROM wrote), subject.commanded_at) IS NOT NULL AS told,
       coalesce(wanted.alone, false) AS alone, subject.refusal,
       EXISTS (SELECT 1 FROM wrote) OR EXISTS (SELECT 1 FROM side_out) OR EXISTS (SELECT 1 FROM side_in) AS wrote
     FROM subject, wanted`);
@@ -137,7 +137,7 @@ export async function applyReport(
     wrote: row.wrote,
     state: row.state,
     intendedState: row.intended_state,
-    told: row.told,
+    commanded: row.commanded,
     settled: row.alone && !isGoneVmmState(row.state),
     refusal: row.refusal,
   };

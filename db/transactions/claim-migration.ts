@@ -55,11 +55,11 @@ async function findDestination(
   record: InstanceRecord,
   destinationSledId: string,
 ): Promise<'already' | Destination> {
-  const { instance, active, target, shown } = record;
-  const verdict = migrateVerdict(shown, destinationSledId, target?.sledId ?? null);
+  const { instance, active, target, externalState } = record;
+  const verdict = migrateVerdict(externalState, destinationSledId, target?.sledId ?? null);
   if (verdict === 'no-op') return 'already';
-  if (verdict === 'conflict') throw Refusal.conflict(refusalMessage('migrate', instance.name, shown));
-  if (verdict === 'invalid') throw Refusal.invalid(refusalMessage('migrate', instance.name, shown));
+  if (verdict === 'conflict') throw Refusal.conflict(refusalMessage('migrate', instance.name, externalState));
+  if (verdict === 'invalid') throw Refusal.invalid(refusalMessage('migrate', instance.name, externalState));
 
   const { name, ncpus, memoryBytes } = instance;
   const destination = await readDestination(db, destinationSledId, { instanceId: instance.id, ncpus, memoryBytes });

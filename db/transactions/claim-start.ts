@@ -111,16 +111,16 @@ export async function inPlacementQueue<T>(
 async function claimOnce(db: Queryable, request: ClaimStartRequest): Promise<ClaimedVmm | null | 'lost'> {
   const record = await readInstance(db, request.instanceId);
   if (record === null || record.instance.timeDeleted !== null) throw Refusal.notFound('instance', request.instanceId);
-  const { instance, active, shown } = record;
+  const { instance, active, externalState } = record;
 
   if (instance.activeVmmId === request.vmmId && active !== null) {
     if (active.state === 'saga_unwound') throw Refusal.conflict('this start was already unwound; start it again');
     // It was unwound since it was read: the next round says so.
     return (await readClaim(db, request.vmmId)) ?? 'lost';
   }
-  const legal = verdict(shown, 'start');
+  const legal = verdict(externalState, 'start');
   if (legal === 'no-op') return null;
-  if (legal !== 'act') throw Refusal.conflict(refusalMessage('start', instance.name, shown));
+  if (legal !== 'act') throw Refusal.conflict(refusalMessage('start', instance.name, externalState));
   if (request.reason === 'auto_restart') {
     const judged = autoRestartVerdict(autoRestartFacts(record), await readDatabaseTime(db));
     const why = judged.verdict === 'ineligible' ? judged.reason : 'its cooldown is not over';
@@ -129,7 +129,7 @@ async function claimOnce(db: Queryable, request: ClaimStartRequest): Promise<Cla
   }
   // What shows Stopped or Failed holds no live VMM, whatever else changes in the model.
   if (active !== null && !isGoneVmmState(active.state))
-    throw new Error(`VMM ${active.id} is alive under a ${shown} instance`);
+    throw new Error(`VMM ${active.id} is alive under a ${externalState} instance`);
 
   const placement: PlacementRequest = {
     instanceId: instance.id,

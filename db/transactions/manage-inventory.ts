@@ -188,11 +188,11 @@ export async function updateInstanceRecord(db: Database, instanceId: string, cha
         if (record === null || record.instance.timeDeleted !== null) throw Refusal.notFound('instance', instanceId);
         const before = record.instance;
         const fixed = { ncpus: changes.ncpus, memoryBytes: changes.memoryBytes, name: changes.name };
-        const incarnated = !['stopped', 'failed'].includes(record.shown);
+        const incarnated = !['stopped', 'failed'].includes(record.externalState);
         for (const [field, value] of Object.entries(fixed)) {
           if (value === undefined || value === before[field as keyof typeof fixed] || !incarnated) continue;
           throw Refusal.conflict(
-            `${field} of instance "${before.name}" can't change while it is ${record.shown}: stop it first`,
+            `${field} of instance "${before.name}" can't change while it is ${record.externalState}: stop it first`,
           );
         }
         await transaction

@@ -21,12 +21,12 @@ export async function recordStop(db: Database, instanceId: string): Promise<Reco
   return retryOnConflict(() =>
     db.transaction(async (transaction) => {
       const record = requireInstance(await lockInstance(transaction, instanceId), instanceId);
-      const { instance, shown } = record;
-      const legal = verdict(shown, 'stop');
-      if (legal === 'conflict') throw Refusal.conflict(refusalMessage('stop', instance.name, shown));
+      const { instance, externalState } = record;
+      const legal = verdict(externalState, 'stop');
+      if (legal === 'conflict') throw Refusal.conflict(refusalMessage('stop', instance.name, externalState));
       await writeStop(transaction, record);
       const after = requireInstance(await lockInstance(transaction, instanceId), instanceId);
-      return { record: after, carry: instance.state === 'vmm' && shown !== 'stopped' };
+      return { record: after, carry: instance.state === 'vmm' && externalState !== 'stopped' };
     }),
   );
 }
@@ -59,8 +59,9 @@ export async function recordForceStop(
   return retryOnConflict(() =>
     db.transaction(async (transaction) => {
       const record = requireInstance(await lockInstance(transaction, instanceId), instanceId);
-      const { instance, active, target, shown } = record;
-      if (verdict(shown, 'stop') === 'conflict') throw Refusal.conflict(refusalMessage('stop', instance.name, shown));
+      const { instance, active, target, externalState } = record;
+      if (verdict(externalState, 'stop') === 'conflict')
+        throw Refusal.conflict(refusalMessage('stop', instance.name, externalState));
       const living = [active, target].filter((vmm) => vmm !== null && !isGoneVmmState(vmm.state));
       if (living.some((vmm) => vmm !== null && !vmms.seen.includes(vmm.id))) return null;
       await writeStop(transaction, record);
@@ -98,7 +99,7 @@ export async function recordRunningIntent(db: Database, instanceId: string): Pro
   return retryOnConflict(() =>
     db.transaction(async (transaction) => {
       const record = requireInstance(await lockInstance(transaction, instanceId), instanceId);
-      if (verdict(record.shown, 'start') === 'no-op') {
+      if (verdict(record.externalState, 'start') === 'no-op') {
         await transaction.execute(
           sql`/* record-running-intent */ UPDATE instance SET intended_state = 'running' WHERE id = ${instanceId}`,
         );
@@ -116,10 +117,10 @@ export async function deleteInstance(db: Database, instanceId: string): Promise<
   await retryOnConflict(() =>
     db.transaction(async (transaction) => {
       const record = requireInstance(await lockInstance(transaction, instanceId), instanceId);
-      const { instance, shown } = record;
-      const legal = verdict(shown, 'delete');
-      if (legal === 'conflict') throw Refusal.conflict(refusalMessage('delete', instance.name, shown));
-      if (legal !== 'act') throw Refusal.invalid(refusalMessage('delete', instance.name, shown));
+      const { instance, externalState } = record;
+      const legal = verdict(externalState, 'delete');
+      if (legal === 'conflict') throw Refusal.conflict(refusalMessage('delete', instance.name, externalState));
+      if (legal !== 'act') throw Refusal.invalid(refusalMessage('delete', instance.name, externalState));
       if (instance.state === 'vmm') {
         await transaction.execute(
           sql`/* delete-instance */ UPDATE instance SET time_deleted = now(), intended_state = 'destroyed' WHERE id = ${instanceId}`,

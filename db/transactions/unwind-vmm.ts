@@ -18,7 +18,7 @@ const begunRow = z.object({
   sledName: z.string().nullable(),
   sledAddress: z.string().nullable(),
   sledPolicy: z.enum(SLED_POLICIES).nullable(),
-  told: z.boolean(),
+  commanded: z.boolean(),
   vouched: z.boolean(),
   spared: z.boolean(),
 });
@@ -29,7 +29,7 @@ export interface BegunUnwind {
   /** Where the VMM may be registered; `null` when its claim never arrived, or its sled was given up. */
   readonly sled: { readonly name: string; readonly address: string } | null;
   /** The sled was told, or was about to be told, to run the guest or migrate it in. */
-  readonly told: boolean;
+  readonly commanded: boolean;
 }
 
 /**
@@ -60,7 +60,7 @@ export async function beginUnwind(
           RETURNING id
         )
         SELECT vmm.state, sled.id AS "sledId", sled.name AS "sledName", sled.address AS "sledAddress",
-          sled.policy AS "sledPolicy", vmm.told_at IS NOT NULL AS told,
+          sled.policy AS "sledPolicy", vmm.commanded_at IS NOT NULL AS told,
            vmm.vouched_gone_at IS NOT NULL AS vouched, NOT EXISTS (SELECT 1 FROM marked) AS spared
         FROM vmm LEFT JOIN sled ON sled.id = vmm.sled_id WHERE vmm.id = ${request.vmmId}`);
       return begunRow.parse(result.rows[0]);
@@ -70,7 +70,7 @@ export async function beginUnwind(
   return {
     spared: row.spared,
     sled: reachable ? { name: row.sledName ?? '', address: row.sledAddress ?? '' } : null,
-    told: row.told,
+    commanded: row.commanded,
   };
 }
 
@@ -91,7 +91,7 @@ export interface FinishUnwindRequest {
   /** The sled has said for certain that the VMM isn't there (any more), or is expunged. Otherwise the claim on it is tombstoned. */
   readonly confirmed: boolean;
   /** The destination was never told to migrate in: then the source has nothing to say either. */
-  readonly neverTold: boolean;
+  readonly neverCommanded: boolean;
   readonly error: OperationError;
 }
 
@@ -131,8 +131,8 @@ export async function finishUnwind(db: Queryable, request: FinishUnwindRequest):
       UPDATE migration SET
         target_state = CASE WHEN target_state IN ('completed', 'failed') THEN target_state ELSE 'failed'::migration_state END,
         target_generation = target_generation + 1, time_target_updated = now(),
-        source_state = CASE WHEN ${request.neverTold} AND source_state NOT IN ('completed', 'failed') THEN 'failed'::migration_state ELSE source_state END,
-        source_generation = source_generation + CASE WHEN ${request.neverTold} THEN 1 ELSE 0 END
+        source_state = CASE WHEN ${request.neverCommanded} AND source_state NOT IN ('completed', 'failed') THEN 'failed'::migration_state ELSE source_state END,
+        source_generation = source_generation + CASE WHEN ${request.neverCommanded} THEN 1 ELSE 0 END
       FROM linked WHERE target_vmm_id = ${vmmId} AND target_state NOT IN ('completed', 'failed')
     )
     INSERT INTO operation (id, kind, instance_id, vmm_id, workflow_id, succeeded, error, time_ended)

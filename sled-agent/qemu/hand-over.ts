@@ -17,7 +17,7 @@ import type { Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 import { request } from 'undici';
 import { z } from 'zod';
-import { readSourceWord, type SourceWord } from '../../model/hand-over.ts';
+import { readSourceStatus, type SourceStatus } from '../../model/hand-over.ts';
 import {
   errorBody,
   migrationProgress,
@@ -123,7 +123,7 @@ export async function askSource(
   agent: string,
   vmmId: string,
   migrationId: string,
-): Promise<SourceWord> {
+): Promise<SourceStatus> {
   const { origin, dispatcher } = transport.agentAt(agent);
   try {
     const { statusCode, body } = await request(`${origin}/vmms/${vmmId}/state`, {
@@ -134,10 +134,10 @@ export async function askSource(
     });
     const answer: unknown = await body.json();
     if (statusCode === 404 && errorBody.parse(answer).error_code === NO_SUCH_INSTANCE)
-      return readSourceWord(null, migrationId);
+      return readSourceStatus(null, migrationId);
     if (statusCode !== 200) return 'unreachable';
     const { vmm_state, migration_out } = sledVmmState.parse(answer);
-    return readSourceWord(
+    return readSourceStatus(
       {
         state: vmm_state.state,
         migrationOut:

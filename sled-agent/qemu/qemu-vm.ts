@@ -17,7 +17,7 @@ import type { Server, Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { z } from 'zod';
-import { readSourceVerdict, type SourceWord, settleArrival } from '../../model/hand-over.ts';
+import { type SourceStatus, settleArrival } from '../../model/hand-over.ts';
 import { guardChild } from '../../platform/host/child-process.ts';
 import type { MigrationProgress } from '../../wire/sled-protocol.ts';
 import { splitAddress } from '../../wire/sled-protocol.ts';
@@ -40,6 +40,7 @@ import {
   worksIn,
 } from './qemu-program.ts';
 import { QmpClient, QmpDisconnected, QmpError, type QmpEvent } from './qmp-client.ts';
+import { readSourceVerdict } from './source-verdict.ts';
 import { recoverVm } from './vm-recovery.ts';
 
 /** What all VMs of a hypervisor share. */
@@ -824,7 +825,7 @@ export class QemuVm {
     let goneSince: number | null = null;
     while (!this.#over()) {
       const arrival = await this.#arrival();
-      const word = await this.#sourceWord(incoming);
+      const word = await this.#sourceStatus(incoming);
       if (this.#over()) return;
       goneSince = word === 'gone' ? (goneSince ?? performance.now()) : null;
       const patienceOver = goneSince !== null && performance.now() > goneSince + PATIENCE_MS;
@@ -854,7 +855,7 @@ export class QemuVm {
     }
   }
 
-  async #sourceWord(incoming: Incoming): Promise<SourceWord> {
+  async #sourceStatus(incoming: Incoming): Promise<SourceStatus> {
     if (incoming.given) return 'given';
     if (incoming.connected) return 'undecided';
     const { source } = this.#journal;
@@ -910,12 +911,12 @@ export class QemuVm {
   async #takeUp(booked: BookedVm, runState: string, migrationStatus: string): Promise<void> {
     const outgoing =
       booked.migrationOut !== null && booked.migrationOut.state === 'in_progress' ? booked.migrationOut : null;
-    const arriving = booked.told === 'migration_target' && booked.migrationIn !== 'completed';
+    const arriving = booked.lastCommand === 'migration_target' && booked.migrationIn !== 'completed';
     const { migrationId } = booked;
     const step = recoverVm({
       runState,
       migrationStatus,
-      told: booked.told,
+      lastCommand: booked.lastCommand,
       outgoing: outgoing !== null,
       incoming: !arriving ? 'none' : this.#journal.source === null ? 'source_unknown' : 'source_known',
     });

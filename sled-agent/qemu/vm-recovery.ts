@@ -1,5 +1,5 @@
 /** What an agent that was restarted does with a QEMU process that it finds again. A pure rule. */
-import { readSourceVerdict } from '../../model/hand-over.ts';
+import { readSourceVerdict } from './source-verdict.ts';
 
 export interface FoundVm {
   /** QEMU's run state. Source: qapi/run-state.json, `RunState`. */
@@ -7,7 +7,7 @@ export interface FoundVm {
   /** `query-migrate`'s status; `none` when there was no migration. */
   readonly migrationStatus: string;
   /** What the agent told it before it ended. */
-  readonly told: 'nothing' | 'running' | 'migration_target';
+  readonly lastCommand: 'nothing' | 'running' | 'migration_target';
   /** A migration out of it that was not over, by the agent's book. */
   readonly outgoing: boolean;
   /** A migration into it that was not over, by the agent's book, and whether the source's VMM is known. */
@@ -35,7 +35,7 @@ export type RecoveryStep =
 
 /** Decides what is to be done; never both sides of a migration run a guest. */
 export function recoverVm(found: FoundVm): RecoveryStep {
-  const { runState, migrationStatus, told } = found;
+  const { runState, migrationStatus, lastCommand } = found;
   if (found.incoming !== 'none') {
     // Made with -S: only the agent's own word, given after everything had come, lets a destination run.
     if (runState === 'running') return 'arrived';
@@ -59,10 +59,10 @@ export function recoverVm(found: FoundVm): RecoveryStep {
     case 'running':
       return 'runs';
     case 'prelaunch':
-      if (told === 'nothing') return 'wait';
-      return told === 'running' ? 'run' : 'fail';
+      if (lastCommand === 'nothing') return 'wait';
+      return lastCommand === 'running' ? 'run' : 'fail';
     case 'inmigrate':
-      return told === 'nothing' ? 'wait' : 'fail';
+      return lastCommand === 'nothing' ? 'wait' : 'fail';
     case 'paused':
       return 'resume';
     // io-error, internal-error, watchdog, …: QEMU itself has given the guest up.

@@ -53,7 +53,7 @@ test('create, start with --wait, migrate with --wait, history and delete, by nam
 
   const { items, complete } = await json('instance', 'history', 'web');
   expect(complete).toBe(true);
-  const told: string[] = items.map((item: { text: string }) => item.text);
+  const commanded: string[] = items.map((item: { text: string }) => item.text);
   for (const part of [
     'created as "web"',
     'start succeeded',
@@ -61,7 +61,7 @@ test('create, start with --wait, migrate with --wait, history and delete, by nam
     'target completed',
     'bring the records',
   ])
-    expect(told.join('\n')).toContain(part);
+    expect(commanded.join('\n')).toContain(part);
   expect(items.find((item: { text: string }) => item.text === 'start succeeded').web_ui).toMatch(
     /^http:.*instance-start/,
   );
@@ -91,8 +91,8 @@ test('Ctrl-C and a time-out leave the operation running and say how to follow it
   const late = await mooring('instance', 'start', 'slow', '--timeout', '1');
   expect(late.code).toBe(75);
   const [, operationId] = /mooring operation show (\S+) --wait/.exec(late.err) ?? [];
-  const shown = await json('operation', 'show', operationId ?? '');
-  expect(shown).toMatchObject({ state: 'running', progress: { step: 'registerVmm', phase: 'doing' } });
+  const externalState = await json('operation', 'show', operationId ?? '');
+  expect(externalState).toMatchObject({ state: 'running', progress: { step: 'registerVmm', phase: 'doing' } });
 
   const { child, done } = begin('operation', 'show', operationId ?? '', '--wait');
   await waitUntil(async () => (await harness.client.getOperation(operationId ?? '')).progress !== null, 'no progress');

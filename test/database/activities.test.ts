@@ -113,7 +113,7 @@ test('a stop that came while the VMM was registered ends the start before its sl
   };
   const { registerVmm } = createControlActivities(context({ register }));
   expect(await failureType(inActivity(1, () => registerVmm(claim)))).toBe('StopRequested');
-  expect((await readInstance(database.db, claim.instanceId))?.active?.toldAt).toBeNull();
+  expect((await readInstance(database.db, claim.instanceId))?.active?.commandedAt).toBeNull();
 });
 
 test('each further telling to run reads the intent first', async () => {

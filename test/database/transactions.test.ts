@@ -93,7 +93,7 @@ async function unwind(
   const begun = await beginUnwind(database.db, { ...of, kind, spareRunning: how.spareRunning ?? false });
   if (begun.spared) return begun;
   const { confirmed = true } = how;
-  await finishUnwind(database.db, { ...of, kind, confirmed, neverTold: !begun.told, error });
+  await finishUnwind(database.db, { ...of, kind, confirmed, neverCommanded: !begun.commanded, error });
   return begun;
 }
 
@@ -130,9 +130,9 @@ describe('a claim', () => {
     const { instanceId, vmmId } = await running();
     await report(vmmId, 'failed', 4);
     await commitUpdate(database.db, instanceId);
-    expect((await record(instanceId)).shown).toBe('failed');
+    expect((await record(instanceId)).externalState).toBe('failed');
     await recordStop(database.db, instanceId);
-    expect((await record(instanceId)).shown).toBe('stopped');
+    expect((await record(instanceId)).externalState).toBe('stopped');
     await expect(start(instanceId, 'auto_restart')).rejects.toBeInstanceOf(Refusal);
   });
   test('that comes after its saga has unwound makes nothing', async () => {
@@ -199,7 +199,7 @@ describe('a report', () => {
     await recordStop(database.db, instanceId);
     const word = { vmm_state: { state: 'starting', gen: 2, time_updated: now() } } as const;
     expect(await applyReport(database.db, vmmId, word, { tell: true })).toMatchObject({ intendedState: 'stopped' });
-    expect((await record(instanceId)).active?.toldAt).toBeNull();
+    expect((await record(instanceId)).active?.commandedAt).toBeNull();
   });
 });
 
@@ -215,7 +215,7 @@ describe('an unwind', () => {
       activeVmmId: begun.vmmId,
       stateGeneration: before.stateGeneration,
     });
-    expect(after).toMatchObject({ shown: 'stopped', active: { state: 'saga_unwound' } });
+    expect(after).toMatchObject({ externalState: 'stopped', active: { state: 'saga_unwound' } });
     expect(await reservations()).toEqual([]);
     expect(await charges()).toEqual([]);
   });
@@ -223,7 +223,7 @@ describe('an unwind', () => {
     const migration = await migrating();
     await unwind(migration, 'migrate');
     const after = await record(migration.instanceId);
-    expect(after.shown).toBe('running');
+    expect(after.externalState).toBe('running');
     expect(after.instance).toMatchObject({ activeVmmId: migration.sourceVmmId, targetVmmId: migration.vmmId });
     expect(after.migration).toMatchObject({ sourceState: 'failed', targetState: 'failed' });
     expect(await reservations()).toEqual([[migration.sourceVmmId, 'active']]);
@@ -234,7 +234,13 @@ describe('an unwind', () => {
     const first = await start(instanceId);
     const begun = await unwind(first, 'start');
     const second = await start(instanceId);
-    await finishUnwind(database.db, { ...first, kind: 'start', confirmed: true, neverTold: !begun.told, error });
+    await finishUnwind(database.db, {
+      ...first,
+      kind: 'start',
+      confirmed: true,
+      neverCommanded: !begun.commanded,
+      error,
+    });
     expect(await charges()).toEqual([[instanceId, 2]]);
     expect(await reservations()).toEqual([[second.vmmId, 'active']]);
   });
@@ -243,7 +249,7 @@ describe('an unwind', () => {
     await failVmm(database.db, vmmId, 'its sled does not know it');
     await unwind({ vmmId, ...rest }, 'start');
     expect(await stateOf(vmmId)).toMatchObject({ state: 'saga_unwound' });
-    expect((await record(rest.instanceId)).shown).toBe('stopped');
+    expect((await record(rest.instanceId)).externalState).toBe('stopped');
   });
   test('without the sled’s word keeps the reservation, tombstoned, until the sled is expunged', async () => {
     const instanceId = await database.addInstance(projectId);
@@ -271,7 +277,7 @@ describe('an unwind', () => {
     await report(migration.vmmId, 'running', 3, { in: [migration.migrationId, 'completed', 3] });
     await commitUpdate(database.db, begun.instanceId);
     expect((await unwind(begun, 'start')).spared).toBe(true);
-    expect(await record(begun.instanceId)).toMatchObject({ shown: 'running', active: { id: migration.vmmId } });
+    expect(await record(begun.instanceId)).toMatchObject({ externalState: 'running', active: { id: migration.vmmId } });
     expect(await charges()).toHaveLength(1);
   });
 });
@@ -325,6 +331,6 @@ describe('an update', () => {
     await recordStop(database.db, instanceId);
     await report(vmmId, 'failed', 4);
     await commitUpdate(database.db, instanceId);
-    expect((await record(instanceId)).shown).toBe('stopped');
+    expect((await record(instanceId)).externalState).toBe('stopped');
   });
 });

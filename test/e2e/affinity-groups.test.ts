@@ -200,12 +200,12 @@ test('the mooring command makes groups, fills them and shows them', { timeout: 3
     mooring('anti-affinity-group', 'add', 'cli', 'c2'),
   ]);
   expect(added).toMatchObject({ type: 'instance', value: { name: 'c2', run_state: 'stopped' } });
-  const [shown, listed, network] = await Promise.all([
+  const [externalState, listed, network] = await Promise.all([
     mooring('anti-affinity-group', 'show', 'cli'),
     mooring('affinity-group', 'list'),
     mooring('network', 'list'),
   ]);
-  expect(shown.members.map((member: { value: { name: string } }) => member.value.name)).toEqual(['c1', 'c2']);
+  expect(externalState.members.map((member: { value: { name: string } }) => member.value.name)).toEqual(['c1', 'c2']);
   expect(listed.map((one: { name: string }) => one.name)).toContain('cli');
   expect(network.map((one: { instance_id: string }) => one.instance_id)).toContain(made.id);
   expect(await mooring('anti-affinity-group', 'remove', 'cli', 'c2')).toEqual({ group: 'cli', removed: 'c2' });

@@ -5,7 +5,7 @@
 import { sql } from 'drizzle-orm';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { OPERATIONS, type Operation } from '../../model/legality.ts';
-import type { IntendedState, ShownState } from '../../model/states.ts';
+import type { ExternalState, IntendedState } from '../../model/states.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import { errorResponse, instanceView } from '../../wire/operator-api.ts';
 import { type Harness, refused, startHarness } from '../support/harness.ts';
@@ -19,7 +19,7 @@ afterAll(() => harness?.close());
 
 type Cell = 'does' | 'no-op' | 400 | 409;
 /** The table as section 5 has it; migrate is to a sled that is free. */
-const TABLE: Readonly<Record<ShownState, Readonly<Record<Operation, Cell>>>> = {
+const TABLE: Readonly<Record<ExternalState, Readonly<Record<Operation, Cell>>>> = {
   creating: { start: 409, stop: 409, reboot: 409, migrate: 409, delete: 409 },
   stopped: { start: 'does', stop: 'no-op', reboot: 400, migrate: 400, delete: 'does' },
   failed: { start: 'does', stop: 'does', reboot: 400, migrate: 400, delete: 'does' },
@@ -52,7 +52,7 @@ async function freeSled(id: string): Promise<string> {
 
 interface Way {
   readonly name: string;
-  readonly shown: ShownState;
+  readonly externalState: ExternalState;
   /** Brings a new instance into the state and keeps it there; returns its id. */
   bring(): Promise<string>;
 }
@@ -61,7 +61,7 @@ interface Way {
 const WAYS: readonly Way[] = [
   {
     name: 'creating',
-    shown: 'creating',
+    externalState: 'creating',
     // No request leaves an instance here: creation is one transaction.
     async bring() {
       const id = await harness.create();
@@ -71,10 +71,10 @@ const WAYS: readonly Way[] = [
       return id;
     },
   },
-  { name: 'stopped', shown: 'stopped', bring: () => harness.create() },
+  { name: 'stopped', externalState: 'stopped', bring: () => harness.create() },
   {
     name: 'stopped over a saga_unwound leftover',
-    shown: 'stopped',
+    externalState: 'stopped',
     async bring() {
       await harness.stack.worker.setUpdates(false);
       const id = await harness.create();
@@ -89,7 +89,7 @@ const WAYS: readonly Way[] = [
   },
   {
     name: 'failed',
-    shown: 'failed',
+    externalState: 'failed',
     async bring() {
       const id = await runningUnheld();
       const { here } = await harness.placed(id);
@@ -101,7 +101,7 @@ const WAYS: readonly Way[] = [
   },
   {
     name: 'starting',
-    shown: 'starting',
+    externalState: 'starting',
     async bring() {
       const id = await harness.create();
       holdReports(true);
@@ -109,10 +109,10 @@ const WAYS: readonly Way[] = [
       return id;
     },
   },
-  { name: 'running', shown: 'running', bring: runningUnheld },
+  { name: 'running', externalState: 'running', bring: runningUnheld },
   {
     name: 'rebooting',
-    shown: 'rebooting',
+    externalState: 'rebooting',
     async bring() {
       const id = await runningUnheld();
       holdReports(true);
@@ -122,7 +122,7 @@ const WAYS: readonly Way[] = [
   },
   {
     name: 'migrating',
-    shown: 'migrating',
+    externalState: 'migrating',
     async bring() {
       const id = await runningUnheld();
       const { there } = await harness.placed(id);
@@ -133,7 +133,7 @@ const WAYS: readonly Way[] = [
   },
   {
     name: 'stopping',
-    shown: 'stopping',
+    externalState: 'stopping',
     async bring() {
       const id = await runningUnheld();
       holdReports(true);
@@ -145,7 +145,7 @@ const WAYS: readonly Way[] = [
   },
   {
     name: 'stopping, its VMM gone and no update run yet',
-    shown: 'stopping',
+    externalState: 'stopping',
     async bring() {
       const id = await runningUnheld();
       await harness.stack.worker.setUpdates(false);
@@ -207,11 +207,19 @@ async function ask(operation: Operation, id: string, sledId: string): Promise<An
 }
 
 /** The answer is a refusal that says what was asked, what is shown and what to do next. */
-function expectRefusal(answer: Answer, status: 400 | 409, operation: Operation, name: string, shown: ShownState): void {
+function expectRefusal(
+  answer: Answer,
+  status: 400 | 409,
+  operation: Operation,
+  name: string,
+  externalState: ExternalState,
+): void {
   expect(answer.status).toBe(status);
   const body = errorResponse.parse(answer.body);
   expect(body.error_code).toBe(status === 409 ? 'Conflict' : 'InvalidRequest');
-  expect(body.message).toMatch(new RegExp(`cannot ${operation} instance "${name}" while it is ${shown}: \\S+ .+`));
+  expect(body.message).toMatch(
+    new RegExp(`cannot ${operation} instance "${name}" while it is ${externalState}: \\S+ .+`),
+  );
   expect(body.request_id).toBe(answer.requestId);
 }
 
@@ -232,7 +240,7 @@ async function expectDone(operation: Operation, id: string, sledId: string, answ
     case 'stop':
       expect(instance.intendedState).toBe('stopped');
       // A Failed one becomes Stopped in the call itself.
-      if (way.shown === 'failed') expect(instanceView.parse(answer.body).run_state).toBe('stopped');
+      if (way.externalState === 'failed') expect(instanceView.parse(answer.body).run_state).toBe('stopped');
       await letGo();
       await harness.shows(id, 'stopped');
       await harness.rests(id);
@@ -283,12 +291,12 @@ for (const way of WAYS) {
     afterAll(letGo);
     /** One instance serves all that must leave it as it is. */
     let kept: string | null = null;
-    const cells = TABLE[way.shown];
+    const cells = TABLE[way.externalState];
     // Those that do something first: they let go what keeps an instance in its state.
     for (const operation of OPERATIONS.filter((one) => cells[one] === 'does')) {
       test(`${operation} while ${way.name}: does it`, async () => {
         const id = await way.bring();
-        expect((await harness.record(id)).shown).toBe(way.shown);
+        expect((await harness.record(id)).externalState).toBe(way.externalState);
         const sledId = await freeSled(id);
         await expectDone(operation, id, sledId, await ask(operation, id, sledId), way);
       });
@@ -299,7 +307,7 @@ for (const way of WAYS) {
       test(`${operation} while ${way.name}: ${cell}`, async () => {
         kept ??= await way.bring();
         const id = kept;
-        expect((await harness.record(id)).shown).toBe(way.shown);
+        expect((await harness.record(id)).externalState).toBe(way.externalState);
         const sledId = await freeSled(id);
         const { intendedState: intended, name } = (await harness.record(id)).instance;
         // The opposite of what the operation would write, so that a write can be seen.
@@ -309,17 +317,17 @@ for (const way of WAYS) {
         const after = await everything(id);
         if (cell === 'no-op') {
           expect(answer.status).toBe(202);
-          expect(instanceView.parse(answer.body)).toMatchObject({ id, run_state: way.shown });
+          expect(instanceView.parse(answer.body)).toMatchObject({ id, run_state: way.externalState });
           const intent = INTENT[operation] ?? 'stopped';
           expect(after).toEqual({ ...before, instance: { ...(before.instance as object), intended_state: intent } });
         } else {
-          expectRefusal(answer, cell, operation, name, way.shown);
+          expectRefusal(answer, cell, operation, name, way.externalState);
           expect(after).toEqual(before);
         }
         await intend(id, intended);
       });
     }
-    if (way.shown === 'migrating') {
+    if (way.externalState === 'migrating') {
       test('migrate while migrating, to the same destination: no-op', async () => {
         kept ??= await way.bring();
         const { target } = await harness.record(kept);

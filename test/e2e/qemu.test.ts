@@ -53,11 +53,11 @@ describe.skipIf(qemu === null)('on real VMs', () => {
       { stdio: ['ignore', 'pipe', 'inherit'] },
     );
     children.push(child);
-    let shown = '';
+    let externalState = '';
     child.stdout?.on('data', (chunk: Buffer) => {
-      shown += chunk.toString('latin1');
+      externalState += chunk.toString('latin1');
     });
-    const counts = () => [...shown.matchAll(/^count (\d+)\r?\n/gm)].map((match) => Number(match[1]));
+    const counts = () => [...externalState.matchAll(/^count (\d+)\r?\n/gm)].map((match) => Number(match[1]));
     const countsBeyond = (beyond: number) =>
       waitUntil(() => (counts().at(-1) ?? 0) > beyond, `the console showed no count beyond ${beyond}`, PATIENT_MS);
     await countsBeyond(0);
@@ -68,7 +68,7 @@ describe.skipIf(qemu === null)('on real VMs', () => {
       await comes('moved', (now) => now.run_state === 'running' && now.sled_id === there?.id);
       await countsBeyond((counts().at(-1) ?? 0) + 5);
     }
-    expect(counts(), shown).toEqual(counts().map((_, index) => index + 1));
+    expect(counts(), externalState).toEqual(counts().map((_, index) => index + 1));
 
     await client.stopInstance(name, { project });
     await comes('stopped', ({ run_state }) => run_state === 'stopped');

@@ -83,7 +83,7 @@ test('a sled with 30 instances, one of which can not move: 29 are elsewhere, one
   expect(done.summary).toMatch(/not drained: 29 of 30 moved, 1 could not move/);
   for (const id of ids) {
     const record = await harness.record(id);
-    expect(record.shown).toBe('running');
+    expect(record.externalState).toBe('running');
     expect(record.active?.sledId).not.toBe(from.id);
   }
   expect((await harness.record(big)).active?.sledId).toBe(from.id);
@@ -119,7 +119,7 @@ test('what is starting is waited for; what is stopped, migrated or deleted meanw
   expect(done.state).toBe('drained');
   expect(done.could_not_move).toEqual([]);
   expect((await harness.record(starting)).active?.sledId).not.toBe(from.id);
-  expect((await harness.shows(starting, 'running')).shown).toBe('running');
+  expect((await harness.shows(starting, 'running')).externalState).toBe('running');
   expect((await harness.record(migrating ?? '')).active?.sledId).toBe(sled(1).id);
 });
 

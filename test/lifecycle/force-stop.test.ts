@@ -43,7 +43,7 @@ describe('the word is not taken', () => {
     const { here } = await harness.placed(id);
     here.agent.faults.plant({ call: 'list', act: { type: 'refuse', status } });
     expect((await refused(harness.client.forceStopInstance(id, off))).message).toMatch(/use stop/);
-    expect((await harness.record(id)).shown).toBe('running');
+    expect((await harness.record(id)).externalState).toBe('running');
   });
 
   test('that is not given: 409 says what to do, and nothing is changed', async () => {
@@ -76,7 +76,7 @@ describe('on the word that the silent sled is off', () => {
     wake(here);
     await waitUntil(() => here.agent.hypervisor.count(lost ?? '') === null, 'the sweep never ended the old VMM');
     expect((await harness.record(id)).active?.id).toBe(again.active?.id);
-    expect((await harness.record(id)).shown).toBe('running');
+    expect((await harness.record(id)).externalState).toBe('running');
     await harness.client.setSledPolicy(here.id, 'provisionable');
   });
 
@@ -107,7 +107,7 @@ describe('on the word that the silent sled is off', () => {
     const id = await harness.create();
     harness.everywhere(({ agent }) => agent.faults.plant({ call: 'state:running', act: { type: 'drop_before' } }));
     begin(harness.client.startInstance(id));
-    await waitUntil(async () => (await harness.record(id)).active?.toldAt != null, 'its sled was never told');
+    await waitUntil(async () => (await harness.record(id)).active?.commandedAt != null, 'its sled was never told');
     harness.everywhere(silence);
     await harness.client.forceStopInstance(id, off);
     await ends(id);
@@ -122,7 +122,7 @@ describe('on the word that the silent sled is off', () => {
     });
     begin(harness.client.startInstance(id));
     await waitUntil(async () => (await harness.record(id)).active?.unwindingSince != null, 'it never unwound');
-    expect((await harness.record(id)).shown).toBe('starting');
+    expect((await harness.record(id)).externalState).toBe('starting');
     harness.everywhere(silence);
     await harness.client.forceStopInstance(id, off);
     await ends(id);
@@ -148,8 +148,11 @@ describe('while migrating', () => {
     const { here, there } = await harness.placed(id);
     there.agent.faults.plant({ call: 'state:migration_target', act: { type: 'drop_before' } });
     begin(harness.client.migrateInstance(id, there.id));
-    await waitUntil(async () => (await harness.record(id)).target?.toldAt != null, 'the destination was never told');
-    expect((await harness.record(id)).shown).toBe('migrating');
+    await waitUntil(
+      async () => (await harness.record(id)).target?.commandedAt != null,
+      'the destination was never told',
+    );
+    expect((await harness.record(id)).externalState).toBe('migrating');
     return { id, here, there };
   }
 

@@ -97,7 +97,7 @@ describe('stop while migrating', () => {
       () => null,
       (error: unknown) => error,
     );
-    await waitUntil(async () => (await harness.record(id)).target?.toldAt != null, 'it was never told');
+    await waitUntil(async () => (await harness.record(id)).target?.commandedAt != null, 'it was never told');
     const target = (await harness.record(id)).target?.id;
     await harness.client.stopInstance(id);
     await endsStopped(id);
@@ -128,7 +128,7 @@ describe('stop while starting', () => {
     await harness.client.startInstance(id);
     harness.everywhere(wake);
     expect((await harness.record(id)).instance.intendedState).toBe('running');
-    expect((await harness.shows(id, 'running')).shown).toBe('running');
+    expect((await harness.shows(id, 'running')).externalState).toBe('running');
   });
 });
 
@@ -205,7 +205,7 @@ test('an unwind that waits for a silent sled ends when the sled is expunged', as
   await waitUntil(async () => (await harness.record(id)).active?.unwindingSince != null, 'it never unwound');
   const host = harness.sled((await harness.record(id)).active?.sledId);
   silence(host);
-  expect((await harness.record(id)).shown).toBe('starting');
+  expect((await harness.record(id)).externalState).toBe('starting');
   await harness.client.expungeSled(host.id);
   await start;
   await harness.shows(id, 'stopped');

@@ -179,7 +179,7 @@ describe('the watcher', () => {
     agent.faults.lose(active?.id ?? '');
     agent.faults.plant({ call: 'get', act: act.type === 'garbage' ? { type: 'refuse', status: 500 } : act });
     expect((await run('watcher')).found.lost).toEqual([]);
-    expect((await harness.record(id)).shown).toBe('running');
+    expect((await harness.record(id)).externalState).toBe('running');
     agent.faults.clear();
     expect((await run('watcher')).found.lost).toEqual([active?.id]);
   });
@@ -226,7 +226,7 @@ describe('the watcher', () => {
     agent.faults.halt(active?.id ?? '');
     await waitUntil(async () => {
       await run('watcher');
-      return (await harness.record(id)).shown === 'stopped';
+      return (await harness.record(id)).externalState === 'stopped';
     }, 'it never learned of the halt');
     await harness.rests(id);
     expect((await harness.record(id)).instance.intendedState).toBe('guest_shutdown');
@@ -275,7 +275,7 @@ describe('the updater', () => {
     const { active } = await harness.record(id);
     const state = { state: 'destroyed', gen: 99, time_updated: new Date().toISOString() } as const;
     await applyReport(db(), active?.id ?? '', { vmm_state: state });
-    expect((await harness.record(id)).shown).toBe('stopping');
+    expect((await harness.record(id)).externalState).toBe('stopping');
     const pass = await leavingHealthyAlone(() => run('updater'));
     expect(pass.found.signalled).toEqual([id]);
     await harness.shows(id, 'stopped');
@@ -286,7 +286,7 @@ describe('the updater', () => {
   test('a stop that was recorded and never carried is delivered', async () => {
     const id = await harness.running();
     await recordStop(db(), id);
-    expect((await harness.record(id)).shown).toBe('running');
+    expect((await harness.record(id)).externalState).toBe('running');
     await leavingHealthyAlone(() => run('updater'));
     await harness.shows(id, 'stopped');
   });
@@ -295,13 +295,13 @@ describe('the updater', () => {
     const id = await harness.create();
     harness.everywhere(({ agent }) => agent.faults.plant({ call: 'state:running', act: { type: 'drop_before' } }));
     const start = harness.client.startInstance(id);
-    await waitUntil(async () => (await harness.record(id)).active?.toldAt != null, 'it was never told');
+    await waitUntil(async () => (await harness.record(id)).active?.commandedAt != null, 'it was never told');
     await harness.temporal.workflow.getHandle(workflowIds.start(id)).terminate('by hand');
     expect((await refused(start)).status).toBe(409);
     harness.everywhere(wake);
     await waitUntil(async () => {
       await run('updater');
-      return (await harness.record(id)).shown === 'stopped';
+      return (await harness.record(id)).externalState === 'stopped';
     }, 'it was never unwound');
     expect(await harness.holds(id)).toEqual({ reservations: [], charge: false });
   });
@@ -482,7 +482,7 @@ describe('auto-restart', () => {
     await lose(never);
     expect((await run('auto-restart')).found.started).toEqual([unset]);
     await harness.shows(unset, 'running');
-    expect((await harness.record(never)).shown).toBe('failed');
+    expect((await harness.record(never)).externalState).toBe('failed');
     await harness.client.stopInstance(unset);
     await harness.shows(unset, 'stopped');
   });

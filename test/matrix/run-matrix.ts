@@ -8,7 +8,7 @@ import { examine } from '../../doctor/examine.ts';
 import type { Finding } from '../../doctor/finding.ts';
 import { RECONCILERS } from '../../model/reconcilers.ts';
 import { SAGA_STEPS, type SagaSteps, type SagaType } from '../../model/saga-steps.ts';
-import type { ShownState } from '../../model/states.ts';
+import type { ExternalState } from '../../model/states.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import type { FaultCall } from '../../sled-agent/faults.ts';
 import { COLUMNS, type Column, type Course, type Disaster, type Expectation, type Row } from './columns.ts';
@@ -55,7 +55,7 @@ const STRIKE_MS = 60_000;
 const MAX_MISSES = 3;
 
 /** What an instance may show the moment its operation has succeeded. */
-const AT_ONCE: Readonly<Record<OperationName, readonly ShownState[]>> = {
+const AT_ONCE: Readonly<Record<OperationName, readonly ExternalState[]>> = {
   start: ['starting', 'running'],
   migrate: ['migrating', 'running'],
   stop: ['running', 'migrating', 'stopping', 'stopped'],
@@ -369,12 +369,12 @@ async function playCell(
   await course.answered?.();
   subject.liftFaults();
   // A pass that could not see its way finds nothing: the next one does.
-  if (scenario.alone && (await subject.record()).shown !== scenario.success) await scenario.act(subject, {});
-  let answer: { outcome: Outcome; record: { shown: ShownState }; held: string[] };
+  if (scenario.alone && (await subject.record()).externalState !== scenario.success) await scenario.act(subject, {});
+  let answer: { outcome: Outcome; record: { externalState: ExternalState }; held: string[] };
   if (first.outcome.kind === 'open') {
     if (scenario.operation !== null) {
       const transit = [...AT_ONCE[scenario.operation], scenario.before];
-      expectState('while the operation is open it', first.record.shown, transit);
+      expectState('while the operation is open it', first.record.externalState, transit);
     }
     const outcome = await subject.follow(first.outcome.operationId);
     answer = { outcome, record: await subject.record(), held: await subject.holds() };
@@ -387,7 +387,7 @@ async function playCell(
     const lost = column?.head === 'VMM lost' ? (['failed'] as const) : [];
     expectState(
       'when the call returned it',
-      answer.record.shown,
+      answer.record.externalState,
       undone ? [scenario.before, ...lost] : AT_ONCE[scenario.operation],
     );
     const more = answer.held.filter((held) => !heldBefore.includes(held));
@@ -400,11 +400,11 @@ async function playCell(
     // The very next call, without a moment between.
     next = scenario.operation;
   } else {
-    const ends: ShownState[] =
+    const ends: ExternalState[] =
       expectation === 'cut off' ? [scenario.before, scenario.success] : [undone ? scenario.before : scenario.success];
-    const { shown } = await subject.settles(ends, { age: true });
+    const { externalState } = await subject.settles(ends, { age: true });
     onReached([...subject.stack.injector.seen(subject.id)]);
-    next = shown === 'running' ? 'migrate' : 'start';
+    next = externalState === 'running' ? 'migrate' : 'start';
   }
   // A success is followed by another one where something is still to come; else the stop below is what comes next.
   if (!undone && next === 'migrate' && course.afterwards === undefined && column?.disaster === undefined)
@@ -442,8 +442,9 @@ function checkOutcome(expectation: Expectation, scenario: Scenario, outcome: Out
     throw new Error(`the caller of a terminated operation got ${describeOutcome(outcome)}`);
 }
 
-function expectState(when: string, shown: ShownState, allowed: readonly ShownState[]): void {
-  if (!allowed.includes(shown)) throw new Error(`${when} showed ${shown}, not ${[...new Set(allowed)].join(' or ')}`);
+function expectState(when: string, externalState: ExternalState, allowed: readonly ExternalState[]): void {
+  if (!allowed.includes(externalState))
+    throw new Error(`${when} showed ${externalState}, not ${[...new Set(allowed)].join(' or ')}`);
 }
 
 function describeOutcome(outcome: CallOutcome): string {

@@ -5,7 +5,7 @@
 import { sql } from 'drizzle-orm';
 import { applyReport } from '../../db/transactions/apply-report.ts';
 import type { SagaType } from '../../model/saga-steps.ts';
-import type { ShownState } from '../../model/states.ts';
+import type { ExternalState } from '../../model/states.ts';
 import { workflowIds } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import { sledVmmState } from '../../wire/sled-protocol.ts';
@@ -19,11 +19,11 @@ export interface Scenario {
   /** The operation whose caller is answered; `null` when nobody's call is under test any more. */
   readonly operation: OperationName | null;
   /** What the instance shows before, and again after a failure. */
-  readonly before: ShownState;
+  readonly before: ExternalState;
   /** How it ends without a fault of the matrix; `either` where the caller's own saga may be told of the failure or not. */
   readonly plain: 'succeeded' | 'undone' | 'either';
   /** What the instance shows at rest after success. */
-  readonly success: ShownState;
+  readonly success: ExternalState;
   /** Brings the instance to where the operation begins. */
   prepare(subject: Subject): Promise<void>;
   /** The operation. */
@@ -117,7 +117,7 @@ export const SCENARIOS: readonly Scenario[] = [
     plain: 'succeeded',
     prepare: stopped,
     async act(subject, options) {
-      const told = subject.plan({
+      const commanded = subject.plan({
         workflowType: 'instanceStart',
         activity: 'runVmm',
         holdAfter: true,
@@ -125,11 +125,11 @@ export const SCENARIOS: readonly Scenario[] = [
         times: ATTEMPTS,
       });
       const call = subject.call('start', options);
-      await told.waitFor('ran');
+      await commanded.waitFor('ran');
       await subject.waitForState(['running']);
-      told.release('after');
-      await told.waitFor('ended');
-      told.drop();
+      commanded.release('after');
+      await commanded.waitFor('ended');
+      commanded.drop();
       return call;
     },
   },
@@ -169,7 +169,7 @@ export const SCENARIOS: readonly Scenario[] = [
     plain: 'succeeded',
     prepare: running,
     async act(subject, options) {
-      const told = subject.plan({
+      const commanded = subject.plan({
         workflowType: 'instanceMigrate',
         activity: 'migrateIn',
         holdAfter: true,
@@ -177,8 +177,8 @@ export const SCENARIOS: readonly Scenario[] = [
         times: ATTEMPTS,
       });
       const call = subject.call('migrate', options);
-      await told.waitFor('ran');
-      const { vmmId } = told.execution();
+      await commanded.waitFor('ran');
+      const { vmmId } = commanded.execution();
       await waitUntil(
         async () => {
           const { active, migration } = await subject.record();
@@ -188,9 +188,9 @@ export const SCENARIOS: readonly Scenario[] = [
         WAIT_MS,
         TICK_MS,
       );
-      told.release('after');
-      await told.waitFor('ended');
-      told.drop();
+      commanded.release('after');
+      await commanded.waitFor('ended');
+      commanded.drop();
       return call;
     },
   },
@@ -255,12 +255,12 @@ export const SCENARIOS: readonly Scenario[] = [
     prepare: running,
     async act(subject, options) {
       subject.onSleds({ migration: { side: 'source', point: 'middle' } });
-      const told = subject.plan({ workflowType: 'instanceMigrate', activity: 'migrateIn', holdBefore: true });
+      const commanded = subject.plan({ workflowType: 'instanceMigrate', activity: 'migrateIn', holdBefore: true });
       const call = subject.call('migrate', options);
-      await told.waitFor('arrived');
+      await commanded.waitFor('arrived');
       const { target } = await subject.record();
       subject.silence(target?.id ?? '', subject.sled(target?.sledId));
-      told.release('before');
+      commanded.release('before');
       return call;
     },
   },
@@ -272,11 +272,16 @@ export const SCENARIOS: readonly Scenario[] = [
     success: 'running',
     plain: 'undone',
     async prepare(subject) {
-      const told = subject.plan({ workflowType: 'instanceStart', activity: 'runVmm', holdBefore: true, run: 'never' });
+      const commanded = subject.plan({
+        workflowType: 'instanceStart',
+        activity: 'runVmm',
+        holdBefore: true,
+        run: 'never',
+      });
       const call = subject.call('start');
-      await told.waitFor('arrived');
+      await commanded.waitFor('arrived');
       await terminated(subject, call, workflowIds.start(subject.id));
-      told.release('before');
+      commanded.release('before');
     },
     act: found,
   },
@@ -289,16 +294,16 @@ export const SCENARIOS: readonly Scenario[] = [
     plain: 'succeeded',
     async prepare(subject) {
       await running(subject);
-      const told = subject.plan({
+      const commanded = subject.plan({
         workflowType: 'instanceMigrate',
         activity: 'migrateIn',
         holdBefore: true,
         run: 'never',
       });
       const call = subject.call('migrate');
-      await told.waitFor('arrived');
+      await commanded.waitFor('arrived');
       await terminated(subject, call, workflowIds.migrate(subject.id));
-      told.release('before');
+      commanded.release('before');
     },
     act: found,
   },

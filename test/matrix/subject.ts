@@ -4,7 +4,7 @@ import { MooringApiError } from '../../client/mooring-client.ts';
 import type { InstanceRecord } from '../../db/queries/read-instance.ts';
 import { readSnapshot } from '../../db/queries/read-snapshot.ts';
 import type { SagaType } from '../../model/saga-steps.ts';
-import type { ShownState } from '../../model/states.ts';
+import type { ExternalState } from '../../model/states.ts';
 import { needsAction } from '../../model/update-decision.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import type { Fault } from '../../sled-agent/faults.ts';
@@ -130,18 +130,18 @@ export class Subject {
     return patiently(() => this.stack.record(this.id));
   }
 
-  async waitForState(shown: readonly ShownState[], what = ''): Promise<InstanceRecord> {
+  async waitForState(externalState: readonly ExternalState[], what = ''): Promise<InstanceRecord> {
     let last = await this.record();
     await waitUntil(
       async () => {
         last = await this.record();
-        return shown.includes(last.shown);
+        return externalState.includes(last.externalState);
       },
       '',
       SETTLE_MS,
       LOOK_EVERY_MS,
     ).catch(() => {
-      throw new Error(`${what}it never showed ${shown.join(' or ')}; it shows ${last.shown}`);
+      throw new Error(`${what}it never showed ${externalState.join(' or ')}; it shows ${last.externalState}`);
     });
     return last;
   }
@@ -234,21 +234,21 @@ export class Subject {
   }
 
   /** Waits until nothing is left to do for it and it shows one of the states. */
-  async settles(states: readonly ShownState[], options: { age?: boolean } = {}): Promise<InstanceRecord> {
+  async settles(states: readonly ExternalState[], options: { age?: boolean } = {}): Promise<InstanceRecord> {
     let last = '';
     await waitUntil(
       async () => {
         const record = await this.record();
-        if (!states.includes(record.shown) && !options.age) {
-          last = `it shows ${record.shown}`;
+        if (!states.includes(record.externalState) && !options.age) {
+          last = `it shows ${record.externalState}`;
           return false;
         }
         if (options.age) await this.age();
         const snapshot = await patiently(() => readSnapshot(this.stack.database.db, this.id));
         const operation = await this.newestOperation();
-        last = `it shows ${record.shown}${snapshot !== null && needsAction(snapshot) ? ', an update is due' : ''}${snapshot?.unlinked.length ? `, ${snapshot.unlinked.length} VMMs are left over` : ''}${operation?.ended === false ? ', an operation is open' : ''}`;
+        last = `it shows ${record.externalState}${snapshot !== null && needsAction(snapshot) ? ', an update is due' : ''}${snapshot?.unlinked.length ? `, ${snapshot.unlinked.length} VMMs are left over` : ''}${operation?.ended === false ? ', an operation is open' : ''}`;
         return (
-          states.includes(record.shown) &&
+          states.includes(record.externalState) &&
           snapshot !== null &&
           !needsAction(snapshot) &&
           snapshot.unlinked.length === 0 &&

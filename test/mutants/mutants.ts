@@ -603,8 +603,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: UNWIND_VMM,
-        find: 'CASE WHEN ${request.neverTold} AND source_state',
-        replace: 'CASE WHEN NOT ${request.neverTold} AND source_state',
+        find: 'CASE WHEN ${request.neverCommanded} AND source_state',
+        replace: 'CASE WHEN NOT ${request.neverCommanded} AND source_state',
       },
     ],
     caughtBy: [DATABASE_TEST],
@@ -971,8 +971,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: LEGALITY,
-        find: "shown === 'migrating' && targetSledId === destinationSledId",
-        replace: "shown === 'migrating'",
+        find: "externalState === 'migrating' && targetSledId === destinationSledId",
+        replace: "externalState === 'migrating'",
       },
     ],
     caughtBy: [LEGALITY_TEST],

@@ -110,7 +110,7 @@ test('a guest that left and has not yet been reported as arrived: the network is
   );
   const left = await harness.record(id);
   expect(left.migration).toMatchObject({ sourceState: 'completed' });
-  expect(left.shown).toBe('migrating');
+  expect(left.externalState).toBe('migrating');
   expect(await entryOf(id)).toMatchObject({ sled_id: there.id, generation: 2 });
   await everyAgentKnows(id, there.id);
   there.agent.faults.clear();
@@ -169,7 +169,7 @@ test('a start that is unwound: gone when the call returns, and pollers see that 
 });
 
 test('a guest that powers itself off, and one that is lost: gone when Stopped and Failed are shown', async () => {
-  for (const [end, shown] of [
+  for (const [end, externalState] of [
     ['halt', 'stopped'],
     ['crash', 'failed'],
   ] as const) {
@@ -177,7 +177,7 @@ test('a guest that powers itself off, and one that is lost: gone when Stopped an
     const { here } = await harness.placed(id);
     await harness.client.updateInstance(id, { auto_restart_policy: 'never' });
     here.agent.faults[end]((await harness.record(id)).instance.activeVmmId ?? '');
-    await harness.shows(id, shown);
+    await harness.shows(id, externalState);
     expect(await entryOf(id)).toMatchObject({ sled_id: null, generation: 2 });
     await everyAgentKnows(id, null);
   }

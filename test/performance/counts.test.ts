@@ -75,7 +75,7 @@ async function create(): Promise<string> {
 /** Waits until an instance's VMM is what its sled last says of a start: running. */
 async function runs(instanceId: string): Promise<void> {
   await waitUntil(
-    async () => (await readInstance(watch.db, instanceId))?.shown === 'running',
+    async () => (await readInstance(watch.db, instanceId))?.externalState === 'running',
     `instance ${instanceId} never ran`,
     60_000,
     10,

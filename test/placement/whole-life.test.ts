@@ -77,7 +77,7 @@ test('starts, migrations, reports, unwinds, stops and updates at once: in every 
       operationId: randomUUID(),
       workflowId: 'unwind',
       confirmed: draw() < 0.7,
-      neverTold: true,
+      neverCommanded: true,
       error: { status: 503, error_code: 'ServiceUnavailable', message: 'unwound' },
     });
   };

@@ -82,7 +82,7 @@ test('what PostgreSQL has taken is answered as a success: a delete over a leftov
   await claimStart(db, { ...attempt, reason: 'user', isRetry: false });
   await beginUnwind(db, { ...attempt, spareRunning: false });
   const error = { status: 503, error_code: 'ServiceUnavailable', message: 'undone' };
-  await finishUnwind(db, { ...attempt, confirmed: true, neverTold: true, error });
+  await finishUnwind(db, { ...attempt, confirmed: true, neverCommanded: true, error });
   const send = async (method: string, path: string, body?: unknown) =>
     (
       await fetch(api.url + path, {

@@ -65,22 +65,26 @@ function unwindSteps(name: string, fault: SagaFault): Record<string, Step> {
       const attempt = attemptOf(world, name);
       const begun = await beginUnwind(db, { ...attempt, spareRunning: world.notes[`${name} gone`] === undefined });
       if (begun.spared) return 'succeed';
-      world.notes[`${name} told`] = String(begun.told);
+      world.notes[`${name} told`] = String(begun.commanded);
       world.notes[`${name} placed`] = String(begun.sled !== null);
       return 'finish';
     },
     async finish(db, world) {
       const attempt = attemptOf(world, name);
-      const told = world.notes[`${name} told`] === 'true';
+      const commanded = world.notes[`${name} told`] === 'true';
       const placed = world.notes[`${name} placed`] === 'true';
       const sledId = world.notes[`${name} sled`] ?? '';
       // Where nothing was told, a silent sled is not waited for.
-      const silent = fault === 'register lost, sled silent' && !told;
+      const silent = fault === 'register lost, sled silent' && !commanded;
       if (placed && !silent) await sleds.unregister(db, world, attempt.vmmId, sledId);
-      await finishUnwind(db, { ...attempt, confirmed: !(placed && silent), neverTold: !told, error: FAILED });
+      await finishUnwind(db, { ...attempt, confirmed: !(placed && silent), neverCommanded: !commanded, error: FAILED });
       const record = await readInstance(db, world.instanceId);
-      if (attempt.kind === 'start' && record?.instance.activeVmmId === attempt.vmmId && record.shown !== 'stopped') {
-        world.wrongs.push(`the start failed, but the instance shows ${record.shown}`);
+      if (
+        attempt.kind === 'start' &&
+        record?.instance.activeVmmId === attempt.vmmId &&
+        record.externalState !== 'stopped'
+      ) {
+        world.wrongs.push(`the start failed, but the instance shows ${record.externalState}`);
       }
       return null;
     },
@@ -122,7 +126,7 @@ export function start(name: string, fault: SagaFault = 'none'): Actor {
         const { vmmId } = attemptOf(world, name);
         const reply = sleds.register(world, vmmId, world.notes[`${name} sled`] ?? '');
         if (typeof reply === 'string' || fault.startsWith('register lost')) return 'begin';
-        const applied = await sleds.applyWord(db, vmmId, reply, { tell: true });
+        const applied = await sleds.applyAnswer(db, vmmId, reply, { tell: true });
         return applied !== null && applied.intendedState !== 'running' ? 'begin' : 'run';
       },
       async run(db, world) {
@@ -143,7 +147,7 @@ export function start(name: string, fault: SagaFault = 'none'): Actor {
           if (reply === 'gone') world.notes[`${name} gone`] = 'yes';
           return 'begin';
         }
-        if ((await sleds.applyWord(db, attempt.vmmId, reply, { succeed: attempt })) === null)
+        if ((await sleds.applyAnswer(db, attempt.vmmId, reply, { succeed: attempt })) === null)
           await recordSucceededOperation(db, attempt);
         return 'boot';
       },
@@ -177,14 +181,14 @@ export function lateAttemptsOf(name: string): Actor {
         if (!hasReached(world, 'register')) return WAIT;
         const { vmmId } = attemptOf(world, name);
         const reply = sleds.register(world, vmmId, world.notes[`${name} sled`] ?? '');
-        if (typeof reply !== 'string') await sleds.applyWord(db, vmmId, reply, { tell: true });
+        if (typeof reply !== 'string') await sleds.applyAnswer(db, vmmId, reply, { tell: true });
         return 'run';
       },
       async run(db, world) {
         if (!hasReached(world, 'run')) return WAIT;
         const attempt = attemptOf(world, name);
         const reply = sleds.tell(world, attempt.vmmId, world.notes[`${name} sled`] ?? '');
-        if (typeof reply !== 'string') await sleds.applyWord(db, attempt.vmmId, reply, { succeed: attempt });
+        if (typeof reply !== 'string') await sleds.applyAnswer(db, attempt.vmmId, reply, { succeed: attempt });
         return null;
       },
     },
@@ -214,7 +218,7 @@ export function migrate(name: string, fault: SagaFault = 'none'): Actor {
           sourceVmmId: record?.migration?.sourceVmmId ?? '',
         });
         if (typeof reply === 'string' || fault.startsWith('register lost')) return 'begin';
-        const applied = await sleds.applyWord(db, vmmId, reply, { tell: true });
+        const applied = await sleds.applyAnswer(db, vmmId, reply, { tell: true });
         return applied !== null && applied.intendedState !== 'running' ? 'begin' : 'migrate in';
       },
       async 'migrate in'(db, world) {
@@ -230,7 +234,7 @@ export function migrate(name: string, fault: SagaFault = 'none'): Actor {
         }
         const reply = sleds.tell(world, attempt.vmmId, world.there);
         if (typeof reply === 'string') return 'begin';
-        if ((await sleds.applyWord(db, attempt.vmmId, reply, { succeed: attempt })) === null)
+        if ((await sleds.applyAnswer(db, attempt.vmmId, reply, { succeed: attempt })) === null)
           await recordSucceededOperation(db, attempt);
         return null;
       },

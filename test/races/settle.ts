@@ -23,7 +23,7 @@ export async function fingerprint(db: Database): Promise<string> {
   const result = await db.execute(sql`
     SELECT md5(concat_ws('|',
       (SELECT string_agg(concat_ws(',', id, state, active_vmm_id, target_vmm_id, migration_id, state_generation, intended_state, time_deleted IS NULL), ';' ORDER BY id) FROM instance),
-      (SELECT string_agg(concat_ws(',', id, state, state_generation, unwinding_since IS NULL, told_at IS NULL, time_deleted IS NULL, sled_id), ';' ORDER BY id) FROM vmm),
+      (SELECT string_agg(concat_ws(',', id, state, state_generation, unwinding_since IS NULL, commanded_at IS NULL, time_deleted IS NULL, sled_id), ';' ORDER BY id) FROM vmm),
       (SELECT string_agg(concat_ws(',', id, source_state, source_generation, target_state, target_generation), ';' ORDER BY id) FROM migration),
       (SELECT string_agg(concat_ws(',', vmm_id, kind), ';' ORDER BY vmm_id) FROM sled_reservation),
       (SELECT string_agg(instance_id::text, ';' ORDER BY instance_id) FROM provisioning_charge),
@@ -55,7 +55,7 @@ async function sledEvents(db: Database, world: World): Promise<void> {
     else sleds.completeHandOver(found);
   }
   for (const vmm of Object.values(world.vmms)) {
-    if (vmm.told && vmm.state === 'starting') sleds.boot(world, vmm.id);
+    if (vmm.commanded && vmm.state === 'starting') sleds.boot(world, vmm.id);
     else if (vmm.state === 'stopping' || vmm.out?.state === 'completed') sleds.end(world, vmm, 'destroyed');
   }
   for (const vmmId of Object.keys(world.vmms)) await sleds.deliver(db, world, vmmId);
@@ -129,24 +129,26 @@ async function unregisterLeftover(db: Database, world: World, vmmId: string): Pr
 export async function checkRest(db: Database, world: World): Promise<string[]> {
   const record = await readInstance(db, world.instanceId);
   if (record === null) return ['the instance is gone'];
-  const { instance, active, shown } = record;
+  const { instance, active, externalState } = record;
   const wrongs: string[] = [];
   const guests = sleds.guestsOf(world);
   for (const guest of guests) {
     if (guest.id !== active?.id)
       wrongs.push(
-        `VMM ${sleds.nameOf(world, guest.id)} runs the guest, but the instance shows ${shown} with active VMM ${active?.id ?? 'none'}`,
+        `VMM ${sleds.nameOf(world, guest.id)} runs the guest, but the instance shows ${externalState} with active VMM ${active?.id ?? 'none'}`,
       );
   }
-  if (shown === 'running' && guests.length === 0) wrongs.push('the instance shows running, but no sled runs its guest');
-  if (!['running', 'stopped', 'failed'].includes(shown)) wrongs.push(`at rest the instance shows ${shown}`);
-  if (instance.intendedState === 'stopped' && shown !== 'stopped')
-    wrongs.push(`the user asked for stop, but the instance shows ${shown}`);
+  if (externalState === 'running' && guests.length === 0)
+    wrongs.push('the instance shows running, but no sled runs its guest');
+  if (!['running', 'stopped', 'failed'].includes(externalState))
+    wrongs.push(`at rest the instance shows ${externalState}`);
+  if (instance.intendedState === 'stopped' && externalState !== 'stopped')
+    wrongs.push(`the user asked for stop, but the instance shows ${externalState}`);
   if (wrongs.length > 0 || instance.timeDeleted !== null) return wrongs;
 
   // The very next call succeeds.
   try {
-    if (shown === 'running') {
+    if (externalState === 'running') {
       const attempt = newAttempt('migrate', instance.id);
       const claimed = await claimMigration(db, {
         ...attempt,

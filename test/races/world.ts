@@ -20,7 +20,7 @@ export interface SledVmm {
   readonly sledId: string;
   state: WireVmmState;
   gen: number;
-  told: boolean;
+  commanded: boolean;
   /** It executes guest code. */
   guest: boolean;
   /** The migration that it was registered to receive. */
@@ -95,7 +95,7 @@ export function register(world: World, vmmId: string, sledId: string, incoming: 
     sledId,
     state: incoming === null ? 'starting' : 'migrating',
     gen: 2,
-    told: false,
+    commanded: false,
     guest: false,
     incoming,
     in: null,
@@ -110,8 +110,8 @@ export function tell(world: World, vmmId: string, sledId: string): SledReply {
   if (world.lostSleds.includes(sledId)) return 'silent';
   const vmm = world.vmms[vmmId];
   if (vmm === undefined) return 'gone';
-  if (!vmm.told && (isEnded(vmm) || vmm.state === 'stopping' || vmm.state === 'stopped')) return 'silent';
-  vmm.told = true;
+  if (!vmm.commanded && (isEnded(vmm) || vmm.state === 'stopping' || vmm.state === 'stopped')) return 'silent';
+  vmm.commanded = true;
   return wordOf(vmm);
 }
 
@@ -181,7 +181,7 @@ export function stop(world: World, vmmId: string, sledId: string): SledReply {
 /** A VMM that was told to run does. */
 export function boot(world: World, vmmId: string): void {
   const vmm = world.vmms[vmmId];
-  if (vmm === undefined || !vmm.told || vmm.state !== 'starting') return;
+  if (vmm === undefined || !vmm.commanded || vmm.state !== 'starting') return;
   become(vmm, 'running');
   vmm.guest = true;
 }
@@ -189,7 +189,7 @@ export function boot(world: World, vmmId: string): void {
 /** The target that was told to migrate in, with its source; `null` while there is none. */
 export function handOverOf(world: World): { target: SledVmm; source: SledVmm | undefined } | null {
   for (const target of Object.values(world.vmms)) {
-    if (target.incoming === null || !target.told || isOver(target.in) || isEnded(target)) continue;
+    if (target.incoming === null || !target.commanded || isOver(target.in) || isEnded(target)) continue;
     return { target, source: world.vmms[target.incoming.sourceVmmId] };
   }
   return null;
@@ -255,7 +255,7 @@ export function nameOf(world: World, vmmId: string): string {
 }
 
 /** What a step of a saga does with a sled's word. */
-export async function applyWord(
+export async function applyAnswer(
   db: Database,
   vmmId: string,
   reply: SledVmmState | null,

@@ -1,12 +1,12 @@
 /** Which instances are started again by themselves: every combination, and the edges of the cooldown. */
 import { describe, expect, test } from 'vitest';
 import { type AutoRestartFacts, autoRestartVerdict, cooldownEnd } from '../../model/auto-restart.ts';
-import { AUTO_RESTART_POLICIES, INTENDED_STATES, SHOWN_STATES, START_REASONS } from '../../model/states.ts';
+import { AUTO_RESTART_POLICIES, EXTERNAL_STATES, INTENDED_STATES, START_REASONS } from '../../model/states.ts';
 
 const now = new Date('2030-01-01T00:10:00Z');
 const ago = (seconds: number) => new Date(now.getTime() - seconds * 1000);
 const failed: AutoRestartFacts = {
-  shown: 'failed',
+  externalState: 'failed',
   intendedState: 'running',
   policy: null,
   lastStartReason: 'user',
@@ -15,16 +15,18 @@ const failed: AutoRestartFacts = {
 };
 
 describe('every combination of what is shown, intended, asked and started', () => {
-  const cells = SHOWN_STATES.flatMap((shown) =>
+  const cells = EXTERNAL_STATES.flatMap((externalState) =>
     INTENDED_STATES.flatMap((intendedState) =>
       [null, ...AUTO_RESTART_POLICIES].flatMap((policy) =>
-        [null, ...START_REASONS].map((lastStartReason) => ({ shown, intendedState, policy, lastStartReason })),
+        [null, ...START_REASONS].map((lastStartReason) => ({ externalState, intendedState, policy, lastStartReason })),
       ),
     ),
   );
   test(`${cells.length} of them: eligible exactly as the rule says`, () => {
     for (const cell of cells) {
-      const came = cell.shown === 'failed' || (cell.shown === 'stopped' && cell.lastStartReason === 'auto_restart');
+      const came =
+        cell.externalState === 'failed' ||
+        (cell.externalState === 'stopped' && cell.lastStartReason === 'auto_restart');
       const expected = cell.intendedState === 'running' && cell.policy !== 'never' && came;
       const judged = autoRestartVerdict({ ...failed, ...cell }, now);
       expect(judged.verdict === 'eligible', JSON.stringify(cell)).toBe(expected);
@@ -41,12 +43,12 @@ describe('what matters to a user', () => {
     ['an unset policy means best_effort', { policy: null }, 'eligible'],
     ['policy never', { policy: 'never' }, 'ineligible'],
     ['the user asked to stop it', { intendedState: 'stopped' }, 'ineligible'],
-    ['its guest shut itself down', { shown: 'stopped', intendedState: 'guest_shutdown' }, 'ineligible'],
-    ['the start that the user asked for unwound: the user was told', { shown: 'stopped' }, 'ineligible'],
-    ['its automatic start unwound', { shown: 'stopped', lastStartReason: 'auto_restart' }, 'eligible'],
+    ['its guest shut itself down', { externalState: 'stopped', intendedState: 'guest_shutdown' }, 'ineligible'],
+    ['the start that the user asked for unwound: the user was told', { externalState: 'stopped' }, 'ineligible'],
+    ['its automatic start unwound', { externalState: 'stopped', lastStartReason: 'auto_restart' }, 'eligible'],
     [
       'its automatic start unwound a moment ago',
-      { shown: 'stopped', lastStartReason: 'auto_restart', timeLastAutoRestarted: ago(1) },
+      { externalState: 'stopped', lastStartReason: 'auto_restart', timeLastAutoRestarted: ago(1) },
       'cooling-down',
     ],
     ['a moment before the cooldown is over', { timeLastAutoRestarted: ago(299.999) }, 'cooling-down'],

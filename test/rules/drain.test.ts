@@ -1,14 +1,14 @@
 import { describe, expect, test } from 'vitest';
 import { type DrainProgress, describeDrain, drainDetails, drainStep } from '../../model/drain.ts';
-import { SHOWN_STATES } from '../../model/states.ts';
+import { EXTERNAL_STATES } from '../../model/states.ts';
 
 describe('what a drain does about an instance', () => {
-  test.each(SHOWN_STATES)('%s', (shown) => {
-    expect(drainStep(shown, 'elsewhere')).toBe('left');
-    expect(drainStep(shown, 'target')).toBe('wait');
-    const here = drainStep(shown, 'active');
-    if (shown === 'running') expect(here).toBe('move');
-    else expect(here).toBe(['stopped', 'failed'].includes(shown) ? 'left' : 'wait');
+  test.each(EXTERNAL_STATES)('%s', (externalState) => {
+    expect(drainStep(externalState, 'elsewhere')).toBe('left');
+    expect(drainStep(externalState, 'target')).toBe('wait');
+    const here = drainStep(externalState, 'active');
+    if (externalState === 'running') expect(here).toBe('move');
+    else expect(here).toBe(['stopped', 'failed'].includes(externalState) ? 'left' : 'wait');
   });
 });
 

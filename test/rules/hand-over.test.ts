@@ -1,6 +1,7 @@
 /** Who may run a guest that is handed over: every combination. */
 import { describe, expect, test } from 'vitest';
-import { ARRIVALS, readSourceVerdict, readSourceWord, SOURCE_WORDS, settleArrival } from '../../model/hand-over.ts';
+import { ARRIVALS, readSourceStatus, SOURCE_STATUSES, settleArrival } from '../../model/hand-over.ts';
+import { readSourceVerdict } from '../../sled-agent/qemu/source-verdict.ts';
 import { type FoundVm, recoverVm } from '../../sled-agent/qemu/vm-recovery.ts';
 
 /** QEMU's run states and migration statuses. Source: qapi/run-state.json and qapi/migration.json of QEMU 7.2. */
@@ -46,7 +47,7 @@ describe('a destination', () => {
     failed: { kept: 'fail', given: 'fail', gone: 'fail', undecided: 'fail', unreachable: 'fail' },
   } as const;
   const cells = ARRIVALS.flatMap((arrival) =>
-    SOURCE_WORDS.map((word) => [arrival, word, rows[arrival][word]] as const),
+    SOURCE_STATUSES.map((word) => [arrival, word, rows[arrival][word]] as const),
   );
 
   test.each(cells)('whose guest is %s, and whose source is %s: %s', (arrival, word, wanted) => {
@@ -57,7 +58,7 @@ describe('a destination', () => {
 
   test('starts its guest only when it has all of it, and nobody else can run it', () => {
     for (const arrival of ARRIVALS)
-      for (const word of SOURCE_WORDS)
+      for (const word of SOURCE_STATUSES)
         for (const patienceOver of [false, true])
           if (settleArrival(arrival, word, patienceOver) === 'arrive')
             expect([arrival, ['given', 'gone'].includes(word)]).toEqual(['complete', true]);
@@ -111,7 +112,7 @@ describe('a source', () => {
     ['it never began, and died', { state: 'failed', migrationOut: null }, 'gone'],
     ['it knows an earlier migration only', { state: 'running', migrationOut: out('failed', 'other') }, 'kept'],
   ] as const)('of which its agent says that %s', (_, said, word) => {
-    expect(readSourceWord(said, 'm')).toBe(word);
+    expect(readSourceStatus(said, 'm')).toBe(word);
   });
 });
 
@@ -119,15 +120,15 @@ describe('a QEMU that a restarted agent finds', () => {
   const plain: FoundVm = {
     runState: 'running',
     migrationStatus: 'none',
-    told: 'running',
+    lastCommand: 'running',
     outgoing: false,
     incoming: 'none',
   };
   const out = { outgoing: true } as const;
-  const into = { told: 'migration_target', incoming: 'source_known' } as const;
+  const into = { lastCommand: 'migration_target', incoming: 'source_known' } as const;
   test.each<[string, Partial<FoundVm>, ReturnType<typeof recoverVm>]>([
-    ['never told anything', { runState: 'prelaunch', told: 'nothing' }, 'wait'],
-    ['made for a migration, never told', { runState: 'inmigrate', told: 'nothing' }, 'wait'],
+    ['never told anything', { runState: 'prelaunch', lastCommand: 'nothing' }, 'wait'],
+    ['made for a migration, never told', { runState: 'inmigrate', lastCommand: 'nothing' }, 'wait'],
     ['told to run, and the agent ended before it did', { runState: 'prelaunch' }, 'run'],
     ['running', {}, 'runs'],
     ['standing still with its own guest', { runState: 'paused' }, 'resume'],
@@ -154,10 +155,10 @@ describe('a QEMU that a restarted agent finds', () => {
   test('never lets a guest run that has left, or that has not come', () => {
     for (const runState of RUN_STATES)
       for (const migrationStatus of MIGRATION_STATUSES)
-        for (const told of ['nothing', 'running', 'migration_target'] as const)
+        for (const lastCommand of ['nothing', 'running', 'migration_target'] as const)
           for (const outgoing of [false, true])
             for (const incoming of ['none', 'source_known', 'source_unknown'] as const) {
-              const step = recoverVm({ runState, migrationStatus, told, outgoing, incoming });
+              const step = recoverVm({ runState, migrationStatus, lastCommand, outgoing, incoming });
               if (!['run', 'resume'].includes(step)) continue;
               expect(incoming).toBe('none');
               if (runState === 'postmigrate') expect([outgoing, migrationStatus]).not.toContain('completed');

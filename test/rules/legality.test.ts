@@ -1,9 +1,9 @@
 import { describe, expect, test } from 'vitest';
 import { migrateVerdict, OPERATIONS, refusalMessage, type Verdict, verdict } from '../../model/legality.ts';
-import { SHOWN_STATES, type ShownState } from '../../model/states.ts';
+import { EXTERNAL_STATES, type ExternalState } from '../../model/states.ts';
 
 /** Section 5's table, as it is written there. */
-const TABLE: readonly (readonly [ShownState, ...string[]])[] = [
+const TABLE: readonly (readonly [ExternalState, ...string[]])[] = [
   ['creating', '409', '409', '409', '409', '409'],
   ['stopped', 'does', 'no-op', '400', '400', 'does'],
   ['failed', 'does', 'does', '400', '400', 'does'],
@@ -17,7 +17,7 @@ const WRITTEN: Readonly<Record<Verdict, string>> = { act: 'does', 'no-op': 'no-o
 
 describe('which operation is legal in which state', () => {
   test('the table has every state', () =>
-    expect(TABLE.map(([state]) => state).sort()).toEqual([...SHOWN_STATES].sort()));
+    expect(TABLE.map(([state]) => state).sort()).toEqual([...EXTERNAL_STATES].sort()));
   for (const [state, ...cells] of TABLE) {
     OPERATIONS.forEach((operation, column) => {
       test(`${operation} while ${state}: ${cells[column]}`, () => {

@@ -3,14 +3,14 @@ import { describe, expect, test } from 'vitest';
 import {
   bytesPerSecond,
   describeMigration,
-  type MigrationSight,
+  type MigrationObservation,
   migrationDetails,
   migrationOutcome,
 } from '../../model/migration-progress.ts';
 import { MIGRATION_STATES } from '../../model/states.ts';
 
 const MIB = 1024 ** 2;
-const sight: MigrationSight = {
+const observation: MigrationObservation = {
   outcome: 'under way',
   instanceName: 'web',
   sourceSledName: 'sled-1',
@@ -50,10 +50,10 @@ test('how fast it goes is what came since the look before, and never less than n
 });
 
 test('its details tell bytes left, throughput and downtime; where no sled gives figures, its sides only', () => {
-  expect(describeMigration(sight)).toBe(
+  expect(describeMigration(observation)).toBe(
     'under way: 72.0 MiB of 96.0 MiB left, 12.0 MiB/s, expected downtime 20 ms, 2.0 s so far',
   );
-  expect(migrationDetails(sight).split('\n')).toEqual([
+  expect(migrationDetails(observation).split('\n')).toEqual([
     '**web · sled-1 → sled-2**',
     '',
     '**under way**: 72.0 MiB of 96.0 MiB left, 12.0 MiB/s, expected downtime 20 ms, 2.0 s so far',
@@ -65,9 +65,9 @@ test('its details tell bytes left, throughput and downtime; where no sled gives 
     '- downtime of the guest: expected 20 ms',
     '- time: 2.0 s',
   ]);
-  const figures = { ...(sight.figures as NonNullable<MigrationSight['figures']>), downtimeMs: 312 };
-  expect(describeMigration({ ...sight, outcome: 'completed', figures })).toBe(
+  const figures = { ...(observation.figures as NonNullable<MigrationObservation['figures']>), downtimeMs: 312 };
+  expect(describeMigration({ ...observation, outcome: 'completed', figures })).toBe(
     'completed: 24.0 MiB sent in 2.0 s, 12.0 MiB/s, the guest stood still for 312 ms',
   );
-  expect(migrationDetails({ ...sight, figures: null })).toMatch(/under way.*source in progress[\s\S]*no figures/);
+  expect(migrationDetails({ ...observation, figures: null })).toMatch(/under way.*source in progress[\s\S]*no figures/);
 });

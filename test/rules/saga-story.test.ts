@@ -2,12 +2,12 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
-import { describeStep, learnFacts, SagaStory } from '../../model/saga-story.ts';
+import { collectFacts, describeStep, SagaStory } from '../../model/saga-story.ts';
 import { recordedHistory } from '../replay/history-shape.ts';
 import { RECORDINGS } from '../replay/recordings.ts';
 
 const folder = fileURLToPath(new URL('../histories/', import.meta.url));
-const facts = learnFacts({}, { claim: { vmmId: '3f0c12ab-0000-4000-8000-000000000000', sled: { name: 'sled-2' } } });
+const facts = collectFacts({}, { claim: { vmmId: '3f0c12ab-0000-4000-8000-000000000000', sled: { name: 'sled-2' } } });
 
 test('a step names the VMM and the sled; one that nobody declared is told from its name', () => {
   expect(describeStep('instanceStart', 'registerVmm', facts)).toBe('register VMM 3f0c12ab on sled-2');

@@ -29,7 +29,7 @@ test('a start that failed fails again under its key, with the same operation; a 
   harness.everywhere(({ agent }) => agent.faults.clear());
   const again = await refused(harness.client.startInstance(id, { idempotencyKey }));
   expect([again.status, again.message]).toEqual([first.status, first.message]);
-  expect((await harness.record(id)).shown).toBe('stopped');
+  expect((await harness.record(id)).externalState).toBe('stopped');
   await harness.client.startInstance(id);
   await harness.shows(id, 'running');
 });
@@ -83,7 +83,7 @@ test('a key of another call, and one that is no UUID, are refused by name', asyn
   await harness.client.startInstance(one, { idempotencyKey });
   const error = await refused(harness.client.startInstance(other, { idempotencyKey }));
   expect([error.status, error.message]).toEqual([400, expect.stringContaining('Idempotency-Key')]);
-  expect((await harness.record(other)).shown).toBe('stopped');
+  expect((await harness.record(other)).externalState).toBe('stopped');
   expect((await refused(harness.client.startInstance(other, { idempotencyKey: 'again' }))).status).toBe(400);
 });
 

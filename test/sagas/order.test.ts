@@ -23,7 +23,7 @@ let worker: Worker;
 let running: Promise<void>;
 
 const CLAIM = { vmmId: 'v', sledId: 's', sledName: 'sled-1', sledAddress: '10.0.0.1:1', sourceAddress: '10.0.0.2:1' };
-const TOLD = { spared: false, told: true, sled: { name: 'sled-1', address: '10.0.0.1:1' } };
+const TOLD = { spared: false, commanded: true, sled: { name: 'sled-1', address: '10.0.0.1:1' } };
 const USUAL: Record<string, unknown> = {
   claimStart: CLAIM,
   claimMigration: { outcome: 'claimed', claim: CLAIM },
@@ -91,7 +91,7 @@ test('a claim that was refused is not unwound; one whose outcome nobody knows is
   expect(await outcome(await begin('instanceStart'))).toBe('failed');
   expect(names()).toEqual(['claimStart']);
   calls.length = 0;
-  fakes = { claimStart: refuse('Mystery'), beginUnwind: async () => ({ ...TOLD, told: false, sled: null }) };
+  fakes = { claimStart: refuse('Mystery'), beginUnwind: async () => ({ ...TOLD, commanded: false, sled: null }) };
   expect(await outcome(await begin('instanceStart'))).toBe('failed');
   expect(names()).toEqual(['claimStart', 'beginUnwind', 'finishUnwind']);
 });
@@ -105,7 +105,7 @@ test.each([
   fakes = { [step]: refuse('SledRefused') };
   expect(await outcome(await begin(type))).toBe('failed');
   expect(names()).toEqual([...before, ...UNWIND]);
-  expect(calls.at(-1)?.request).toMatchObject({ confirmed: true, neverTold: false });
+  expect(calls.at(-1)?.request).toMatchObject({ confirmed: true, neverCommanded: false });
   // What the sled has reported as running, or migrating in, is not torn down.
   expect(calls.find(({ name }) => name === 'beginUnwind')?.request).toMatchObject({ spareRunning: true });
 });
@@ -143,13 +143,13 @@ test('a VMM that was told is unregistered until the sled has answered; one that 
   calls.length = 0;
   fakes = {
     registerVmm: refuse('SledRefused'),
-    beginUnwind: async () => ({ ...TOLD, told: false }),
+    beginUnwind: async () => ({ ...TOLD, commanded: false }),
     unregisterVmm: async () => {
       throw new Error('no answer');
     },
   };
   expect(await outcome(await begin('instanceStart'))).toBe('failed');
-  expect(calls.at(-1)).toMatchObject({ name: 'finishUnwind', request: { confirmed: false, neverTold: true } });
+  expect(calls.at(-1)).toMatchObject({ name: 'finishUnwind', request: { confirmed: false, neverCommanded: true } });
 });
 
 /** Holds an activity until it is let go, at the latest when the test is over: the worker waits for it. */

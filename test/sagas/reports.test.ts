@@ -27,7 +27,7 @@ test('a report that is old, or comes twice, changes nothing', async () => {
   expect((await harness.record(id)).active).toEqual(active);
   expect(await report(vmmId, 'rebooting', gen + 1)).toBe(204);
   expect(await report(vmmId, 'rebooting', gen + 1)).toBe(204);
-  expect((await harness.record(id)).shown).toBe('rebooting');
+  expect((await harness.record(id)).externalState).toBe('rebooting');
 });
 
 test('an unknown VMM is 404; a state that no agent may report is 400', async () => {
@@ -58,5 +58,5 @@ test('a gone VMM never comes back to life', async () => {
   expect(await report(active?.id ?? '', 'destroyed', 50)).toBe(204);
   expect(await report(active?.id ?? '', 'running', 51)).toBe(204);
   expect((await harness.record(id)).active?.state).toBe('destroyed');
-  expect((await harness.record(id)).shown).toBe('stopping');
+  expect((await harness.record(id)).externalState).toBe('stopping');
 });

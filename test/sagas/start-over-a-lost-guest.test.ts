@@ -39,21 +39,21 @@ test('a guest left its source, and its migration was then unwound: the instance 
     operationId: randomUUID(),
     workflowId: `instance-migrate/${id}`,
     confirmed: true,
-    neverTold: false,
+    neverCommanded: false,
     error: { status: 503, error_code: 'ServiceUnavailable', message: 'the destination lost it' },
   });
   const before = await readInstance(database.db, id);
   expect([before?.instance.activeVmmId, before?.instance.targetVmmId]).toEqual([target, target]);
-  expect(before?.shown).toBe('stopped');
+  expect(before?.externalState).toBe('stopped');
   expect(await database.broken()).toEqual([]);
 
   const { vmmId } = await database.start(id);
-  expect((await readInstance(database.db, id))?.shown).toBe('starting');
+  expect((await readInstance(database.db, id))?.externalState).toBe('starting');
   for (let update = await commitUpdate(database.db, id); update?.changed; )
     update = await commitUpdate(database.db, id);
   const after = await readInstance(database.db, id);
   expect(after?.instance).toMatchObject({ state: 'vmm', activeVmmId: vmmId, targetVmmId: null, migrationId: null });
-  expect(after?.shown).toBe('starting');
+  expect(after?.externalState).toBe('starting');
   const left = await database.db.execute(sql`SELECT id FROM vmm WHERE id = ${target} AND time_deleted IS NULL`);
   expect(left.rows).toEqual([]);
   expect(await database.broken()).toEqual([]);

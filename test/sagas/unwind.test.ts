@@ -45,7 +45,7 @@ describe('a start that fails', () => {
     expect(error.message).toMatch(/sled "sled-\d"/);
 
     const after = await harness.record(id);
-    expect(after.shown).toBe('stopped');
+    expect(after.externalState).toBe('stopped');
     expect(after.active?.state).toBe('saga_unwound');
     expect(after.instance.state).toBe('vmm');
     // The claim raised it by one; the unwind must not.
@@ -65,7 +65,7 @@ describe('a start that fails', () => {
     const error = await refused(harness.client.startInstance(id));
     expect(error.status).toBe(507);
     const after = await harness.record(id);
-    expect(after.shown).toBe('stopped');
+    expect(after.externalState).toBe('stopped');
     expect(after.instance).toMatchObject({
       state: 'no_vmm',
       activeVmmId: null,
@@ -84,7 +84,7 @@ describe('a start that fails', () => {
       { project: 'small' },
     );
     expect((await refused(harness.client.startInstance(id))).status).toBe(507);
-    expect((await harness.record(id)).shown).toBe('stopped');
+    expect((await harness.record(id)).externalState).toBe('stopped');
     await harness.client.setQuota('small', { cpus: 2, memory: null });
     await harness.client.startInstance(id);
     expect((await harness.client.getQuota('small')).cpus_in_use).toBe(2);
@@ -97,7 +97,7 @@ describe('a start that fails', () => {
       agent.faults.plant({ call: 'unregister', act: { type: 'drop_before' } });
     });
     expect((await refused(harness.client.startInstance(id))).status).toBe(503);
-    expect((await harness.record(id)).shown).toBe('stopped');
+    expect((await harness.record(id)).externalState).toBe('stopped');
     expect(await harness.holds(id)).toEqual({ reservations: ['tombstoned'], charge: false });
     harness.everywhere(({ agent }) => agent.faults.clear());
     await harness.client.startInstance(id);
@@ -146,7 +146,7 @@ describe('a migration that fails', () => {
 
     expect((await refused(harness.client.migrateInstance(id, there.id))).status).toBe(503);
     const after = await harness.record(id);
-    expect(after.shown).toBe('running');
+    expect(after.externalState).toBe('running');
     expect(after.instance.activeVmmId).toBe(before.instance.activeVmmId);
     expect(after.target?.state).toBe('saga_unwound');
     expect(after.migration?.targetState).toBe('failed');

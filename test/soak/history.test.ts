@@ -74,8 +74,8 @@ describe('the history check', () => {
   test('a stop with no start after it ends Stopped', () => {
     const stop = call({ kind: 'stop', sentMs: 2_000, status: 202 });
     const calls = [created, started, stop];
-    for (const shown of ['running', 'failed'] as const)
-      expect(rules({ calls, operations: [operation], instances: shows(shown) })).toHaveLength(1);
+    for (const externalState of ['running', 'failed'] as const)
+      expect(rules({ calls, operations: [operation], instances: shows(externalState) })).toHaveLength(1);
     expect(rules({ calls, operations: [operation], instances: shows('stopped') })).toEqual([]);
     const again = call({ kind: 'start', sentMs: 2_005, status: null });
     expect(rules({ calls: [...calls, again], operations: [operation], instances: shows('running') })).toEqual([]);

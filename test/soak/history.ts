@@ -2,7 +2,7 @@
  * What the callers saw: every API call with its answer, and what must be true of them whatever happened in between.
  * Pure, so that the check itself can be tested.
  */
-import type { ShownState } from '../../model/states.ts';
+import type { ExternalState } from '../../model/states.ts';
 
 /** A call's kind: the operations of the plan, and the reading of what came of them. */
 export type CallKind = 'create' | 'start' | 'stop' | 'reboot' | 'migrate' | 'delete' | 'resize' | 'read';
@@ -37,7 +37,7 @@ export interface FinalOperation {
 /** An instance as it shows when everything is at rest; `null`: 404. */
 export interface FinalInstance {
   readonly instanceId: string;
-  readonly view: { readonly runState: ShownState; readonly ncpus: number; readonly memoryBytes: number } | null;
+  readonly view: { readonly runState: ExternalState; readonly ncpus: number; readonly memoryBytes: number } | null;
 }
 
 /** Something that befell a guest without its user's asking. */
@@ -179,7 +179,7 @@ function checkRunState(
   calls: readonly HistoryEntry[],
   operations: readonly FinalOperation[],
   disturbed: readonly GuestEvent[],
-  shown: ShownState,
+  externalState: ExternalState,
   say: Say,
 ): void {
   // A create may start it as well.
@@ -194,8 +194,11 @@ function checkRunState(
   };
   const stop = stops.filter((call) => call.status === 202).reduce(latest, null);
   if (stop !== null && starts.every((call) => startEnds(call) < stop.sentMs)) {
-    if (shown !== 'stopped')
-      say('a user who asked for stop gets Stopped', `it shows ${shown} in the end, although: ${describe(stop)}`);
+    if (externalState !== 'stopped')
+      say(
+        'a user who asked for stop gets Stopped',
+        `it shows ${externalState} in the end, although: ${describe(stop)}`,
+      );
     return;
   }
   const start = starts
@@ -205,8 +208,8 @@ function checkRunState(
   if (start === null || stops.some((call) => call.endedMs > start.sentMs)) return;
   // Since it was asked for: the guest may have met its end before its caller heard of its start.
   if (disturbed.some((event) => event.atMs > start.sentMs)) return;
-  if (shown !== 'running')
-    say('a start that succeeded is seen', `it shows ${shown} in the end, although: ${describe(start)}`);
+  if (externalState !== 'running')
+    say('a start that succeeded is seen', `it shows ${externalState} in the end, although: ${describe(start)}`);
 }
 
 function latest(before: HistoryEntry | null, call: HistoryEntry): HistoryEntry {

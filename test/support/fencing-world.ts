@@ -402,9 +402,11 @@ export class FencingWorld {
     let last = '';
     await waitUntil(
       async () => {
-        const { shown, active } = await this.record(id).catch(() => ({ shown: 'unread', active: null }) as const);
-        last = `${shown} ${active?.id ?? ''} ${active?.state ?? ''}`;
-        if (shown !== 'running' || active?.state !== 'running' || active.id === not) return false;
+        const { externalState, active } = await this.record(id).catch(
+          () => ({ externalState: 'unread', active: null }) as const,
+        );
+        last = `${externalState} ${active?.id ?? ''} ${active?.state ?? ''}`;
+        if (externalState !== 'running' || active?.state !== 'running' || active.id === not) return false;
         // What a sled has powered off is still running by the database until its report has come.
         const said = await fetch(`${this.sledOf(active.sledId).url}/vmms/${active.id}/state`, {
           signal: AbortSignal.timeout(2_000),

@@ -14,7 +14,7 @@ import { readSnapshot } from '../../db/queries/read-snapshot.ts';
 import { type Examination, examine } from '../../doctor/examine.ts';
 import { findingLines } from '../../doctor/finding.ts';
 import { installJournal } from '../../doctor/journal.ts';
-import type { ShownState } from '../../model/states.ts';
+import type { ExternalState } from '../../model/states.ts';
 import { needsAction } from '../../model/update-decision.ts';
 import { TASK_QUEUE } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
@@ -36,7 +36,7 @@ export interface Harness {
   /** Creates and starts an instance, and waits until it runs; returns its id. */
   running(values?: Partial<InstanceCreate>): Promise<string>;
   record(id: string): Promise<InstanceRecord>;
-  shows(id: string, shown: ShownState): Promise<InstanceRecord>;
+  shows(id: string, externalState: ExternalState): Promise<InstanceRecord>;
   /** Waits until nothing is left to do for an instance. */
   rests(id: string): Promise<void>;
   /** What an instance holds. */
@@ -137,18 +137,18 @@ export async function startHarness(
       if (found === null) throw new Error(`no instance ${id}`);
       return found;
     },
-    async shows(id, shown) {
+    async shows(id, externalState) {
       let last: InstanceRecord | null = null;
       await waitUntil(
         async () => {
           last = await harness.record(id);
-          return last.shown === shown;
+          return last.externalState === externalState;
         },
-        `instance ${id} never showed ${shown}`,
+        `instance ${id} never showed ${externalState}`,
         30_000,
         10,
       ).catch((error) => {
-        throw new Error(`${error.message}; it shows ${last?.shown}`);
+        throw new Error(`${error.message}; it shows ${last?.externalState}`);
       });
       return harness.record(id);
     },

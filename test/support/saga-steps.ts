@@ -91,5 +91,5 @@ export const FAILED = { status: 503, error_code: 'ServiceUnavailable', message: 
 /** Unwinds an attempt. `confirmed`: its sled has answered. */
 export async function unwoundAttempt(db: Database, attempt: Attempt, confirmed: boolean): Promise<void> {
   const begun = await beginUnwind(db, { ...attempt, spareRunning: false });
-  await finishUnwind(db, { ...attempt, confirmed, neverTold: !begun.told, error: FAILED });
+  await finishUnwind(db, { ...attempt, confirmed, neverCommanded: !begun.commanded, error: FAILED });
 }

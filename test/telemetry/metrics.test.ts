@@ -49,28 +49,32 @@ test('a worker shows its steps, its calls to sleds and the SDK’s own metrics i
   await harness.shows(id, 'running');
   await harness.rests(failing);
 
-  const shown = await scrape(worker.metricsUrl);
-  expect(shown).toMatch(/mooring_step_seconds_count\{step="claimStart",outcome="done"\} 2/);
-  expect(shown).toMatch(/mooring_step_seconds_count\{step="registerVmm",outcome="final"\} 1/);
-  expect(shown).toMatch(/mooring_sled_call_seconds_count\{sled="sled-\d",call="register",answer="refused"\} 1/);
-  expect(shown).toMatch(/mooring_update_lag_seconds_count\{case="unlinked"\} 1/);
-  expect(shown).toMatch(/mooring_sagas_total\{[^}]*outcome="unwound"[^}]*\} 1/);
-  expect(shown).toMatch(/temporal_activity_execution_latency/);
+  const externalState = await scrape(worker.metricsUrl);
+  expect(externalState).toMatch(/mooring_step_seconds_count\{step="claimStart",outcome="done"\} 2/);
+  expect(externalState).toMatch(/mooring_step_seconds_count\{step="registerVmm",outcome="final"\} 1/);
+  expect(externalState).toMatch(/mooring_sled_call_seconds_count\{sled="sled-\d",call="register",answer="refused"\} 1/);
+  expect(externalState).toMatch(/mooring_update_lag_seconds_count\{case="unlinked"\} 1/);
+  expect(externalState).toMatch(/mooring_sagas_total\{[^}]*outcome="unwound"[^}]*\} 1/);
+  expect(externalState).toMatch(/temporal_activity_execution_latency/);
 });
 
 test('an API shows its requests, reports and the capacity', async () => {
   await fetch(`${api.url}/v1/instances?limit=0`);
   await fetch(`${api.url}/v1/instances`);
-  const shown = await scrape(api.metricsUrl);
-  expect(shown).toMatch(/mooring_http_request_seconds_count\{method="GET",route="\/v1\/instances",status="400"\} 1/);
-  expect(shown).toMatch(/mooring_http_request_seconds_count\{method="GET",route="\/v1\/instances",status="200"\} 1/);
-  expect(shown).toMatch(/mooring_instances\{state="vmm"\} \d/);
-  expect(shown).toMatch(/mooring_sled_threads\{sled="sled-1",policy="in_service"\} 64/);
+  const externalState = await scrape(api.metricsUrl);
+  expect(externalState).toMatch(
+    /mooring_http_request_seconds_count\{method="GET",route="\/v1\/instances",status="400"\} 1/,
+  );
+  expect(externalState).toMatch(
+    /mooring_http_request_seconds_count\{method="GET",route="\/v1\/instances",status="200"\} 1/,
+  );
+  expect(externalState).toMatch(/mooring_instances\{state="vmm"\} \d/);
+  expect(externalState).toMatch(/mooring_sled_threads\{sled="sled-1",policy="in_service"\} 64/);
 });
 
 test('every metric that the dashboard asks for exists, and the dashboard’s file is what its maker writes', async () => {
-  const shown = `${await scrape(worker.metricsUrl)}\n${await scrape(api.metricsUrl)}`;
-  const known = new Set([...shown.matchAll(/^# TYPE (\S+)/gm)].map(([, name]) => name));
+  const externalState = `${await scrape(worker.metricsUrl)}\n${await scrape(api.metricsUrl)}`;
+  const known = new Set([...externalState.matchAll(/^# TYPE (\S+)/gm)].map(([, name]) => name));
   expect(metricsOfDashboard().filter((name) => !known.has(name))).toEqual([]);
   const file = await readFile(new URL('../../deploy/grafana-dashboard.json', import.meta.url), 'utf8');
   expect(JSON.parse(file)).toEqual(dashboard());

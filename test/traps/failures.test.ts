@@ -75,8 +75,8 @@ describe('a watcher that calls a VMM lost because a call failed (KubeVirt issues
     for (const call of ['list', 'get'] as const)
       harness.everywhere(({ agent }) => agent.faults.plant({ call, act, times: 2 }));
     await harness.reconcile();
-    const { shown, active } = await harness.record(id);
-    expect([shown, active?.state]).toEqual(['running', 'running']);
+    const { externalState, active } = await harness.record(id);
+    expect([externalState, active?.state]).toEqual(['running', 'running']);
     harness.everywhere(({ agent }) => agent.faults.clear());
     await harness.client.stopInstance(id);
     await harness.shows(id, 'stopped');
@@ -110,7 +110,7 @@ describe('an undo that fails and leaves the rest undone (Omicron issue 10166, "s
         agent.faults.plant({ call: 'unregister', act, times: 3 });
       });
       expect((await refused(harness.client.startInstance(id))).status).toBe(503);
-      expect((await harness.record(id)).shown).toBe('stopped');
+      expect((await harness.record(id)).externalState).toBe('stopped');
       expect(await harness.holds(id)).toEqual({ reservations: [], charge: false });
       harness.everywhere(({ agent }) => agent.faults.clear());
       await harness.rests(id);
@@ -130,7 +130,7 @@ describe('a stuck lock: whoever held the instance is gone (Omicron issues 10166 
     const id = await harness.create();
     harness.everywhere(({ agent }) => agent.faults.plant({ call: 'state:running', act: { type: 'drop_before' } }));
     const call = refused(harness.client.startInstance(id));
-    await waitUntil(async () => (await harness.record(id)).active?.toldAt != null, 'its sled was never told');
+    await waitUntil(async () => (await harness.record(id)).active?.commandedAt != null, 'its sled was never told');
     await harness.temporal.workflow.getHandle(workflowIds.start(id)).terminate('the test');
     expect((await call).status).toBe(409);
     harness.everywhere(({ agent }) => agent.faults.clear());
@@ -242,7 +242,7 @@ test('a command of an earlier attempt that arrives late destroys what runs now (
   }
   await harness.reconcile();
   const after = await harness.record(id);
-  expect([after.shown, after.active?.state]).toEqual(['running', 'running']);
+  expect([after.externalState, after.active?.state]).toEqual(['running', 'running']);
   expect(here).toBeDefined();
   await harness.examined(false);
 });

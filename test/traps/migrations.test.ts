@@ -63,7 +63,7 @@ test('a source that dies while it holds the guest: Failed, nothing held, and it 
       30_000,
       20,
     );
-    if ((await harness.record(id)).shown === 'failed') break;
+    if ((await harness.record(id)).externalState === 'failed') break;
     ({ id, here, source } = await underway());
   }
   await harness.rests(id);

@@ -142,13 +142,13 @@ describe('a source that dies after it handed over, while the target lives (KubeV
     const last = word('failed', 5, claimed === undefined ? {} : { out: { id, state: claimed, gen: 3 } });
     await applyReport(database.db, source.vmmId, last);
     const waiting = await updated(instanceId);
-    expect(waiting.shown).toBe('migrating');
+    expect(waiting.externalState).toBe('migrating');
     expect(waiting.instance).toMatchObject({ activeVmmId: source.vmmId, targetVmmId: target.vmmId });
     expect((await commitUpdate(database.db, instanceId))?.decision.ask).toBe(target.vmmId);
 
     await applyReport(database.db, target.vmmId, word('running', 3, { in: { id, state: 'completed', gen: 3 } }));
     const moved = await updated(instanceId);
-    expect(moved.shown).toBe('running');
+    expect(moved.externalState).toBe('running');
     expect(moved.instance).toMatchObject({ activeVmmId: target.vmmId, targetVmmId: null, migrationId: null });
     expect(await holds(instanceId)).toEqual(['active', 'charge']);
     await contentedDoctor();
@@ -158,7 +158,7 @@ describe('a source that dies after it handed over, while the target lives (KubeV
 test('a source that dies before it handed over: Failed once the target has said so, and nothing is held', async () => {
   const { source, target, instanceId } = await migrating();
   await applyReport(database.db, source.vmmId, word('failed', 5));
-  expect((await updated(instanceId)).shown).toBe('migrating');
+  expect((await updated(instanceId)).externalState).toBe('migrating');
   const never = word('failed', 3, { in: { id: target.migrationId, state: 'failed', gen: 3 } });
   await applyReport(database.db, target.vmmId, never);
   const lost = await updated(instanceId);
@@ -193,7 +193,7 @@ describe('quota released twice, or in another amount than was charged', () => {
     expect(await inUse()).toBe(0);
     await database.db.execute(sql`UPDATE instance SET ncpus = 8 WHERE id = ${instanceId}`);
     const next = await startedInstance(database.db, instanceId);
-    await finishUnwind(database.db, { ...failed, confirmed: true, neverTold: false, error: FAILED });
+    await finishUnwind(database.db, { ...failed, confirmed: true, neverCommanded: false, error: FAILED });
     expect(await inUse()).toBe(8);
     expect(await holds(instanceId)).toEqual(['active', 'charge']);
     expect((await updated(instanceId)).instance.activeVmmId).toBe(next.vmmId);
@@ -250,7 +250,7 @@ test('a late report of the source that marks a moved instance as stopped (CloudS
   await applyReport(database.db, source.vmmId, word('stopped', 7, { out: { id, state: 'completed', gen: 3 } }));
   await applyReport(database.db, source.vmmId, word('destroyed', 8, { out: { id, state: 'completed', gen: 3 } }));
   const record = await updated(instanceId);
-  expect(record.shown).toBe('running');
+  expect(record.externalState).toBe('running');
   expect(record.instance).toMatchObject({ activeVmmId: target.vmmId, intendedState: 'running' });
   await contentedDoctor();
 });

@@ -64,7 +64,7 @@ test('a silent sled without fencing is never declared dead, however often its le
     await harness.client.runReconciler('watcher');
   }
   expect(await harness.client.getSled(here.id)).toMatchObject({ lease: null, declared_dead: null });
-  expect((await harness.record(instanceId)).shown).toBe('running');
+  expect((await harness.record(instanceId)).externalState).toBe('running');
   wake(here);
   expect((await mooring('sled', 'show', here.name)).stdout).toMatch(
     /without fencing: while it is silent, only .*declare-dead/,
@@ -97,7 +97,7 @@ test('the word must be given, and is not taken of a sled that answers', async ()
   expect(stderr).toMatch(/You vouch that sled .* is powered off/);
   expect(stderr).toMatch(/it runs twice from then on/);
   expect((await harness.client.getSled(here.id)).declared_dead).toBeNull();
-  expect((await harness.record(instanceId)).shown).toBe('running');
+  expect((await harness.record(instanceId)).externalState).toBe('running');
 });
 
 test('a sled that was declared dead: its guests run elsewhere, and it comes back once it proves what it runs', async () => {
@@ -107,8 +107,8 @@ test('a sled that was declared dead: its guests run elsewhere, and it comes back
   expect(JSON.parse(stdout)).toMatchObject({ id: here.id, declared_dead: { by: 'operator' }, vmm_count: 0 });
   await waitUntil(
     async () => {
-      const { shown, active } = await harness.record(instanceId);
-      return shown === 'running' && active?.id !== before && active?.sledId !== here.id;
+      const { externalState, active } = await harness.record(instanceId);
+      return externalState === 'running' && active?.id !== before && active?.sledId !== here.id;
     },
     'the instance never ran elsewhere',
     60_000,

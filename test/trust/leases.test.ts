@@ -136,7 +136,7 @@ describe('the verdict', () => {
     expect(await judgeLease(database.db, here), 'a second time').toBeNull();
     for (const { instanceId } of [lost, leaving, coming])
       while ((await commitUpdate(database.db, instanceId))?.changed);
-    expect((await readInstance(database.db, lost.instanceId))?.shown).toBe('failed');
+    expect((await readInstance(database.db, lost.instanceId))?.externalState).toBe('failed');
     expect((await readInstance(database.db, coming.instanceId))?.instance).toMatchObject({
       state: 'vmm',
       activeVmmId: coming.vmmId,
@@ -276,7 +276,7 @@ test('an unwind that waits for a sled waits no more when it is declared dead, an
   expect((await judgeLease(database.db, here))?.declaration?.failed).toEqual([]);
   expect((await readVmmPlace(database.db, attempt.vmmId))?.givenUp).toBe(true);
   const error = { status: 503, error_code: 'ServiceUnavailable', message: 'its sled was silent' };
-  await finishUnwind(database.db, { ...attempt, confirmed: false, neverTold: true, error });
+  await finishUnwind(database.db, { ...attempt, confirmed: false, neverCommanded: true, error });
   const held = await database.db.execute(sql`SELECT 1 FROM sled_reservation WHERE vmm_id = ${attempt.vmmId}`);
   expect(held.rows).toEqual([]);
   expect(await findings()).toEqual([]);

@@ -45,8 +45,12 @@ describe.skipIf(qemu === null)('real guests', () => {
     await folders.close();
   });
 
-  const shows = (id: string, shown: string) =>
-    waitUntil(async () => (await harness.record(id)).shown === shown, `it never showed ${shown}`, PATIENT_MS);
+  const shows = (id: string, externalState: string) =>
+    waitUntil(
+      async () => (await harness.record(id)).externalState === externalState,
+      `it never showed ${externalState}`,
+      PATIENT_MS,
+    );
 
   async function booted(): Promise<string> {
     const id = await harness.create(undefined, { ncpus: 1, memory: GUEST_MEMORY_BYTES });

@@ -197,7 +197,7 @@ test('a sled whose inventory names another’s VMM changes nothing of it', async
     expect(asked).toBeGreaterThan(0);
     expect(told).toBe(0);
     expect(await vmmRow(vmmId)).toEqual(before);
-    expect((await harness.record(id)).shown).toBe('running');
+    expect((await harness.record(id)).externalState).toBe('running');
   } finally {
     server.close();
     server.closeAllConnections();
@@ -391,13 +391,13 @@ test('nobody but the destination of a migration gets a guest from a VMM', async 
     await materialOf(authority, { kind: 'sled', sledId: (await harness.placed(id)).there.id }),
   ]) {
     const heard = await heardFrom(() => {
-      const shown = { key: stranger.privateKeyPem, cert: stranger.certificatePem, rejectUnauthorized: false };
-      const socket = connectTls({ ...at, ...shown }, () => socket.write(ask));
+      const externalState = { key: stranger.privateKeyPem, cert: stranger.certificatePem, rejectUnauthorized: false };
+      const socket = connectTls({ ...at, ...externalState }, () => socket.write(ask));
       return socket;
     });
     expect(heard).not.toContain('begin');
   }
-  expect((await harness.record(id)).shown).toBe('running');
+  expect((await harness.record(id)).externalState).toBe('running');
 });
 
 test('an invitation is good once, for a time, and only where it is from', async () => {
