@@ -18,13 +18,15 @@ import {
   finishUnwind,
   recordSucceededOperation,
 } from '../db/transactions/unwind-vmm.ts';
-import { isGoneVmmState, type OperationKind } from '../model/states.ts';
+import type { Attempt } from '../model/attempt.ts';
+import { FAILURE_TYPES } from '../model/failures.ts';
+import { isGoneVmmState } from '../model/states.ts';
 import type { Metrics, StepOutcome } from '../platform/telemetry/metrics.ts';
 import { signalIfNeeded } from '../temporal/signal-update.ts';
 import type { WorkflowStarter } from '../temporal/workflow-starter.ts';
 import type { SledVmmState, VmmCommand } from '../wire/sled-protocol.ts';
 import { acting } from './acting.ts';
-import { classifyFailure, FAILURE_TYPES, finalFailure } from './failures.ts';
+import { classifyFailure, finalFailure } from './failures.ts';
 import { SilentSleds } from './silent-sleds.ts';
 import { type SledAddress, type SledClient, SledError } from './sled-client.ts';
 
@@ -36,15 +38,6 @@ export interface ActivityContext {
   readonly metrics?: Metrics;
   /** How long audit records are kept, in days; default 90. */
   readonly auditDays?: number | undefined;
-}
-
-/** One run of a saga and the VMM that it makes. */
-export interface Attempt {
-  readonly kind: OperationKind;
-  readonly instanceId: string;
-  readonly vmmId: string;
-  readonly operationId: string;
-  readonly workflowId: string;
 }
 
 /** Where a migration's destination was told to migrate in from. */

@@ -1,31 +1,8 @@
 import { ApplicationFailure } from '@temporalio/common';
 import { databaseError } from '../db/errors.ts';
-import type { OperationError } from '../db/schema.ts';
+import { FAILURE_TYPES, type FailureType, type OperationError } from '../model/failures.ts';
 import { Refusal } from '../model/refusal.ts';
 import { SledError } from './sled-client.ts';
-
-/**
- * The one place that says which errors of an activity are final and which are to be tried again, and what the caller of
- * the operation gets to see. Anything not named here is tried again: a fault that nobody foresaw is no verdict.
- */
-export const FAILURE_TYPES = {
-  /** The request can't be done; nothing was written. */
-  refusal: 'Refusal',
-  /** The sled agent's answer is final. */
-  sledRefused: 'SledRefused',
-  /** The sled agent does not know the VMM: the only answer that means "gone". */
-  noSuchVmm: 'NoSuchVmm',
-  /** The sled was expunged: its VMMs are gone by the operator's word. */
-  sledExpunged: 'SledExpunged',
-  /** The user asked for stop while the saga was on its way. */
-  stopRequested: 'StopRequested',
-  /** The VMM ended before it was told to run. */
-  vmmLost: 'VmmLost',
-  /** No definitive answer yet. */
-  sledUnavailable: 'SledUnavailable',
-  databaseUnavailable: 'DatabaseUnavailable',
-} as const;
-export type FailureType = (typeof FAILURE_TYPES)[keyof typeof FAILURE_TYPES];
 
 /** Makes a failure that is final, with the error body that the operation's caller gets. */
 export function finalFailure(type: FailureType, message: string, body: OperationError): ApplicationFailure {

@@ -12,8 +12,9 @@ import {
 import { ApplicationFailure, WorkflowIdConflictPolicy } from '@temporalio/common';
 import { eq } from 'drizzle-orm';
 import type { Database } from '../db/connect.ts';
-import { type OperationError, operation } from '../db/schema.ts';
+import { operation } from '../db/schema.ts';
 import { settleKey, takeKey } from '../db/transactions/idempotency-key.ts';
+import type { OperationError } from '../model/failures.ts';
 import { Refusal } from '../model/refusal.ts';
 import { SAGA_STEPS, type SagaSteps } from '../model/saga-steps.ts';
 import type { KeyedCall, OperationKind } from '../model/states.ts';

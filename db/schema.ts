@@ -1,5 +1,5 @@
 /**
- * The tables of section 2 of the design, with every rule that SQL can express. What a check constraint can't see
+ * The tables of section 2 of docs/design.md, with every rule that SQL can express. What a check constraint can't see
  * (capacity, quota, ownership of linked rows) is enforced by the triggers in `migrations/`.
  */
 import { sql } from 'drizzle-orm';
@@ -21,6 +21,7 @@ import {
   uuid,
 } from 'drizzle-orm/pg-core';
 import { ACCESS_ROLES, AUDIT_ACTORS, AUDIT_RESULTS } from '../model/access.ts';
+import type { OperationError } from '../model/failures.ts';
 import {
   AFFINITY_KINDS,
   AFFINITY_POLICIES,
@@ -399,13 +400,6 @@ export const instanceNetwork = pgTable(
     check('instance_network_generation', sql`generation >= 1`),
   ],
 );
-
-/** The error body that a failed operation's caller got. */
-export interface OperationError {
-  readonly status: number;
-  readonly error_code: string;
-  readonly message: string;
-}
 
 /** One run of a saga, by the run id of its workflow. Its outcome is written in the saga's own last transaction. */
 export const operation = pgTable(

@@ -1,5 +1,5 @@
 /**
- * The doctor: checks every invariant of section 8 of the design on a live installation, by what its database, its Temporal
+ * The doctor: checks every invariant of section 8 of docs/design.md on a live installation, by what its database, its Temporal
  * namespace and its sleds say. It changes nothing.
  *
  * What each part can show: the stored state 1, 7, 8, 9 and 10; the journal, where one is installed, 2, 3, 5, 6 and 7; the

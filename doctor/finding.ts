@@ -1,9 +1,9 @@
 /**
- * What the doctor says and how its rules are written. A rule looks at one thing that section 8 of the design says must
+ * What the doctor says and how its rules are written. A rule looks at one thing that section 8 of docs/design.md says must
  * hold; each finding of it is one line about one instance, VMM or sled.
  */
 
-/** The invariants of section 8 of the design, by their numbers, in the words of a heading. */
+/** The invariants of section 8 of docs/design.md, by their numbers, in the words of a heading. */
 export const INVARIANTS = {
   1: 'constraints and links',
   2: 'generations',
@@ -20,7 +20,7 @@ export type Invariant = keyof typeof INVARIANTS;
 
 /** One thing that is wrong. */
 export interface Finding {
-  /** The invariant of section 8 of the design that does not hold. */
+  /** The invariant of section 8 of docs/design.md that does not hold. */
   readonly invariant: Invariant;
   /** The rule that found it. */
   readonly rule: string;

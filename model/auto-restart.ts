@@ -1,4 +1,4 @@
-/** Which instances are started again by themselves (section 5 of the design): a decision without I/O. */
+/** Which instances are started again by themselves (section 5 of docs/design.md): a decision without I/O. */
 import type { AutoRestartPolicy, ExternalState, IntendedState, StartReason } from './states.ts';
 
 /** The policy of an instance that names none. Source: Omicron's default, `best_effort`. */

@@ -3,7 +3,7 @@ import { assertNever, type ExternalState, isGoneVmmState, isTerminalMigrationSta
 
 /**
  * Whether the migration that an instance names is live: on its way, or over with the records not yet brought in line.
- * Source: section 4 of the design.
+ * Source: section 4 of docs/design.md.
  */
 export function isLiveMigration(facts: InstanceFacts): boolean {
   const { active, target, migration } = facts;
@@ -17,7 +17,7 @@ export function isLiveMigration(facts: InstanceFacts): boolean {
 
 /**
  * The state that people see of an instance: a pure function of its row, its active VMM and its migration, so that it is
- * right the moment a fact is written, whether or not an update has run. Source: section 4 of the design; the rules of
+ * right the moment a fact is written, whether or not an update has run. Source: section 4 of docs/design.md; the rules of
  * `saga_unwound` are those of Omicron PR #5855.
  */
 export function deriveExternalState(facts: InstanceFacts): ExternalState {

@@ -1,5 +1,5 @@
 /**
- * Whose word counts when a sled falls silent: the arithmetic of leases (section 10 of the design), without I/O.
+ * Whose word counts when a sled falls silent: the arithmetic of leases (section 10 of docs/design.md), without I/O.
  *
  *   sled agent       sent ├──────────── lease ───────────┤ powers off its guests
  *   its watchdog          │                              ├ grace ┤ kills the agent and what it left

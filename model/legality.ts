@@ -11,7 +11,7 @@ export type Operation = (typeof OPERATIONS)[number];
 export type Verdict = 'act' | 'no-op' | 'invalid' | 'conflict';
 
 /**
- * Legality is data: one row per shown state, one column per operation (section 5 of the design, which follows
+ * Legality is data: one row per shown state, one column per operation (section 5 of docs/design.md, which follows
  * Omicron's `InstanceStateChangeError`s). `migrate` while Migrating is a no-op for the destination on its way only:
  * see {@link migrateVerdict}.
  */

@@ -200,7 +200,7 @@ export class SagaStory {
   }
 }
 
-/** What an outcome means, where its name alone does not say it. The cases of an update: section 6 of the design. */
+/** What an outcome means, where its name alone does not say it. The cases of an update: section 6 of docs/design.md. */
 const OUTCOMES: Readonly<Record<string, string>> = {
   started: 'the sled has accepted to run it',
   migrating: 'the destination has accepted to migrate it in',

@@ -1,4 +1,4 @@
-/** What a sled agent's HTTP answer means for the one who called it (section 7 of the design). */
+/** What a sled agent's HTTP answer means for the one who called it (section 7 of docs/design.md). */
 export const SLED_ANSWERS = ['accepted', 'gone', 'refused', 'retry'] as const;
 export type SledAnswer = (typeof SLED_ANSWERS)[number];
 

@@ -71,7 +71,7 @@ export type DeathCause = (typeof DEATH_CAUSES)[number];
 export const START_REASONS = ['user', 'auto_restart'] as const;
 export type StartReason = (typeof START_REASONS)[number];
 
-/** What an operator or a client sees of an instance (section 4 of the design). */
+/** What an operator or a client sees of an instance (section 4 of docs/design.md). */
 export const EXTERNAL_STATES = [
   'creating',
   'stopped',

@@ -3,7 +3,7 @@
  * the instance's own record agrees with it. It decides from stored state alone, never from "what just changed", so that
  * a lost report, signal or process costs a moment and never the truth.
  *
- * The cases carry the numbers of section 6 of the design. Who owns what: a sled agent (or the control plane's verdict)
+ * The cases carry the numbers of section 6 of docs/design.md. Who owns what: a sled agent (or the control plane's verdict)
  * writes VMM states and migration sides; start and migrate set ids; only what is decided here clears them.
  */
 import type { InstanceFacts, VmmFacts } from './snapshot.ts';

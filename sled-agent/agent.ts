@@ -2,7 +2,7 @@
  * The authority on a sled: which VMMs it has, their states with the generations that only it counts, and which ids are
  * dead. It turns the protocol's commands into the hypervisor's, and the hypervisor's events into reports. Everything is
  * in its book before it is said, so that a restarted agent goes on where the last one ended.
- * Source: section 7 of the design.
+ * Source: section 7 of docs/design.md.
  */
 import { isTerminalVmmState } from '../model/states.ts';
 import {

@@ -1,5 +1,5 @@
 /**
- * The sled agent's side of its lease (section 10 of the design): renews it, and powers every guest off when it has lapsed.
+ * The sled agent's side of its lease (section 10 of docs/design.md): renews it, and powers every guest off when it has lapsed.
  * A lease lasts from the moment at which the renewal was sent, by the monotonic clock. It is renewed only while a watchdog
  * watches, which does the same if this process can't.
  */

@@ -1,13 +1,7 @@
 import { type Client, WorkflowExecutionAlreadyStartedError } from '@temporalio/client';
 import { WorkflowIdConflictPolicy, WorkflowIdReusePolicy } from '@temporalio/common';
+import type { MigrationWatchInput, UnwindInput, WorkflowTypes } from '../model/workflow-inputs.ts';
 import { TASK_QUEUE, UPDATE_TASK_QUEUE, workflowIds } from '../model/workflow-names.ts';
-import type { instanceStart } from '../workflows/instance-start.ts';
-import type { instanceStop } from '../workflows/instance-stop.ts';
-import type { instanceUpdate } from '../workflows/instance-update.ts';
-import type { MigrationWatchInput, migrationWatch } from '../workflows/migration-watch.ts';
-import type { UnwindInput } from '../workflows/unwind.ts';
-import type { vmmUnregister } from '../workflows/vmm-unregister.ts';
-import type { vmmUnwind } from '../workflows/vmm-unwind.ts';
 
 /**
  * How long one call to Temporal may take, in milliseconds. The SDK sets no limit: a server that has frozen would hold every
@@ -38,7 +32,7 @@ export class WorkflowStarter {
   /** Says that an instance's stored state needs an update: signals its update workflow, and starts it if it isn't running. */
   async signalUpdate(instanceId: string): Promise<void> {
     await this.#call(() =>
-      this.#client.workflow.signalWithStart<typeof instanceUpdate>('instanceUpdate', {
+      this.#client.workflow.signalWithStart<WorkflowTypes['instanceUpdate']>('instanceUpdate', {
         workflowId: workflowIds.update(instanceId),
         taskQueue: UPDATE_TASK_QUEUE,
         args: [{ instanceId }],
@@ -53,7 +47,7 @@ export class WorkflowStarter {
     try {
       // Nothing waits for it for long: a migration is as good without.
       await this.#client.withDeadline(Date.now() + Math.min(WATCH_CALL_MS, this.#callMs), () =>
-        this.#client.workflow.start<typeof migrationWatch>('migrationWatch', {
+        this.#client.workflow.start<WorkflowTypes['migrationWatch']>('migrationWatch', {
           workflowId: workflowIds.watchMigration(watched.migrationId),
           taskQueue: TASK_QUEUE,
           args: [watched],
@@ -70,7 +64,7 @@ export class WorkflowStarter {
   /** Carries a stop to whichever VMM has the guest. */
   async carryStop(instanceId: string): Promise<void> {
     await this.#call(() =>
-      this.#client.workflow.start<typeof instanceStop>('instanceStop', {
+      this.#client.workflow.start<WorkflowTypes['instanceStop']>('instanceStop', {
         workflowId: workflowIds.stop(instanceId),
         taskQueue: TASK_QUEUE,
         args: [{ instanceId }],
@@ -83,7 +77,7 @@ export class WorkflowStarter {
   /** Ends a living VMM that no instance names and that has no guest to lose. */
   async unregisterVmm(vmmId: string): Promise<void> {
     await this.#call(() =>
-      this.#client.workflow.start<typeof vmmUnregister>('vmmUnregister', {
+      this.#client.workflow.start<WorkflowTypes['vmmUnregister']>('vmmUnregister', {
         workflowId: workflowIds.unregister(vmmId),
         taskQueue: TASK_QUEUE,
         args: [{ vmmId }],
@@ -96,7 +90,7 @@ export class WorkflowStarter {
   /** Unwinds a VMM whose saga is over without having ended it. */
   async unwindVmm(input: UnwindInput): Promise<void> {
     await this.#call(() =>
-      this.#client.workflow.start<typeof vmmUnwind>('vmmUnwind', {
+      this.#client.workflow.start<WorkflowTypes['vmmUnwind']>('vmmUnwind', {
         workflowId: workflowIds.unwind(input.vmmId),
         taskQueue: TASK_QUEUE,
         args: [input],
@@ -109,7 +103,7 @@ export class WorkflowStarter {
   /** Begins the automatic start of an instance. Returns `false` when a start of it is on its way already. */
   async autoRestart(instanceId: string, name: string): Promise<boolean> {
     try {
-      await this.#client.workflow.start<typeof instanceStart>('instanceStart', {
+      await this.#client.workflow.start<WorkflowTypes['instanceStart']>('instanceStart', {
         workflowId: workflowIds.start(instanceId),
         taskQueue: TASK_QUEUE,
         args: [{ instanceId, reason: 'auto_restart' }],

@@ -1,6 +1,5 @@
 /**
- * How a sled agent with fencing renews its lease: `PUT /sleds/{sled_id}/lease` on the control plane (section 10 of the
- * design). An agent that never calls it is without fencing.
+ * How a sled agent with fencing renews its lease: `PUT /sleds/{sled_id}/lease` on the control plane (section 10 of docs/design.md). An agent that never calls it is without fencing.
  */
 import { z } from 'zod';
 import { MAX_LEASE_MS } from '../model/lease.ts';

@@ -1,5 +1,5 @@
 /**
- * The HTTP protocol between the control plane and a sled agent (section 7 of the design): the schemas that both sides
+ * The HTTP protocol between the control plane and a sled agent (section 7 of docs/design.md): the schemas that both sides
  * parse with. JSON, snake_case. Unknown fields are ignored, so that either side can be newer than the other.
  */
 import { z } from 'zod';

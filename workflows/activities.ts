@@ -2,7 +2,7 @@ import { isCancellation, patched, proxyActivities, proxyLocalActivities } from '
 import type { ControlActivities } from '../activities/activities.ts';
 import { isFinalFailure } from './failures.ts';
 
-/** How long the sagas go on trying to register a VMM before they unwind, in milliseconds (section 5 of the design). */
+/** How long the sagas go on trying to register a VMM before they unwind, in milliseconds (section 5 of docs/design.md). */
 export const DEFAULT_REGISTER_TIMEOUT_MS = 15_000;
 
 /** One transaction each: retried until PostgreSQL is back, since nothing else can decide for it. */

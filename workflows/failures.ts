@@ -5,8 +5,7 @@ import {
   isCancellation,
   TimeoutFailure,
 } from '@temporalio/workflow';
-import type { FailureType } from '../activities/failures.ts';
-import type { OperationError } from '../db/schema.ts';
+import type { FailureType, OperationError } from '../model/failures.ts';
 
 /** The application failure behind a step's error, or `null`. */
 function applicationFailure(error: unknown): ApplicationFailure | null {

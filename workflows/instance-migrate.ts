@@ -8,26 +8,11 @@
  * Who else touches these rows: both sleds report their side of the migration; the update saga alone clears the ids.
  */
 import { CancellationScope, sleep, uuid4, workflowInfo } from '@temporalio/workflow';
+import type { InstanceMigrateInput, InstanceMigrateResult } from '../model/workflow-inputs.ts';
 import { DEFAULT_REGISTER_TIMEOUT_MS, database, registering, untilDefinitive } from './activities.ts';
 import { errorBodyOf, failedWith, operationFailure } from './failures.ts';
 import { Saga } from './saga.ts';
 import { unwindVmm } from './unwind.ts';
-
-export interface InstanceMigrateInput {
-  readonly instanceId: string;
-  readonly destinationSledId: string;
-  /** How long registering may take, in milliseconds. */
-  readonly registerTimeoutMs?: number;
-  /** The sled that is being drained, where that is why. */
-  readonly drainedSledId?: string;
-}
-
-export interface InstanceMigrateResult {
-  readonly outcome: 'migrating' | 'already migrating';
-  readonly vmmId?: string;
-  readonly migrationId?: string;
-  readonly sled?: string;
-}
 
 /** How long the saga waits for the update to clear a leftover, and how often it looks. */
 const UPDATE_WAIT_ROUNDS = 50;

@@ -8,24 +8,11 @@
  * in the same transaction that marks the VMM as "about to be told"; the update saga alone clears the instance's ids.
  */
 import { CancellationScope, uuid4, workflowInfo } from '@temporalio/workflow';
-import type { StartReason } from '../model/states.ts';
+import type { InstanceStartInput, InstanceStartResult } from '../model/workflow-inputs.ts';
 import { database, startSteps, untilDefinitive } from './activities.ts';
 import { errorBodyOf, failedWith, operationFailure } from './failures.ts';
 import { Saga } from './saga.ts';
 import { unwindVmm } from './unwind.ts';
-
-export interface InstanceStartInput {
-  readonly instanceId: string;
-  readonly reason: StartReason;
-  /** How long registering may be tried again, in milliseconds. */
-  readonly registerTimeoutMs?: number;
-}
-
-export interface InstanceStartResult {
-  readonly outcome: 'started' | 'already started';
-  readonly vmmId?: string;
-  readonly sled?: string;
-}
 
 export async function instanceStart(input: InstanceStartInput): Promise<InstanceStartResult> {
   const { instanceId } = input;

@@ -3,8 +3,9 @@
  * the user wants it to run again. The stop itself is the recorded intent; this only delivers it, and is started again by
  * the updater scan if someone terminates it.
  */
+import type { InstanceStopInput } from '../model/workflow-inputs.ts';
 import { untilDefinitive } from './activities.ts';
 
-export async function instanceStop(input: { readonly instanceId: string }): Promise<{ outcome: string }> {
+export async function instanceStop(input: InstanceStopInput): Promise<{ outcome: string }> {
   return { outcome: await untilDefinitive.deliverStop(input) };
 }

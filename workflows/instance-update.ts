@@ -8,11 +8,8 @@
  * refuse the completion and hand it over.
  */
 import { continueAsNew, defineSignal, setHandler, workflowInfo } from '@temporalio/workflow';
+import type { InstanceUpdateInput } from '../model/workflow-inputs.ts';
 import { database } from './activities.ts';
-
-export interface InstanceUpdateInput {
-  readonly instanceId: string;
-}
 
 /** The instance's stored state may need an update. */
 export const updateNeeded = defineSignal('updateNeeded');

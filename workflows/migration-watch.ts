@@ -8,16 +8,8 @@
 import { proxyActivities } from '@temporalio/workflow';
 import type { WatchActivities } from '../activities/migration-watch.ts';
 import { type MigrationFigures, type MigrationObservation, migrationDetails } from '../model/migration-progress.ts';
+import type { MigrationWatchInput } from '../model/workflow-inputs.ts';
 import { tellDetails } from './details.ts';
-
-export interface MigrationWatchInput {
-  readonly instanceId: string;
-  readonly migrationId: string;
-  /** The target VMM. */
-  readonly vmmId: string;
-  /** How long to watch at most, in milliseconds; by default half a day. */
-  readonly limitMs?: number;
-}
 
 const DEFAULT_LIMIT_MS = 12 * 3_600_000;
 /**

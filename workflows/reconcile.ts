@@ -13,7 +13,7 @@ const passes = proxyActivities<ReconcilerActivities>({
   retry: { maximumAttempts: 3 },
 });
 
-async function commanded<Name extends ReconcilerName>(
+async function showSummary<Name extends ReconcilerName>(
   pass: Promise<ReconcilerPass<Name>>,
 ): Promise<ReconcilerPass<Name>> {
   const done = await pass;
@@ -23,25 +23,25 @@ async function commanded<Name extends ReconcilerName>(
 
 /** Polls every sled: only its authoritative answers fail a VMM, and what it should not have is unregistered. */
 export async function watcher() {
-  return commanded(passes.watchSleds());
+  return showSummary(passes.watchSleds());
 }
 
 /** Signals every instance whose stored state needs an update, and finds sagas that were cut off. */
 export async function updaterScan() {
-  return commanded(passes.scanForUpdates());
+  return showSummary(passes.scanForUpdates());
 }
 
 /** Deletes abandoned VMM rows and orphan reservations and charges. */
 export async function reaper() {
-  return commanded(passes.reap());
+  return showSummary(passes.reap());
 }
 
 /** Declares sleds dead whose lease has lapsed, and takes back those that prove what they run. */
 export async function fencing() {
-  return commanded(passes.judgeLeases());
+  return showSummary(passes.judgeLeases());
 }
 
 /** Starts instances again that failed and are meant to run. */
 export async function autoRestart() {
-  return commanded(passes.restartInstances());
+  return showSummary(passes.restartInstances());
 }

@@ -24,41 +24,10 @@ import {
 } from '@temporalio/workflow';
 import type { DrainActivities } from '../activities/drain.ts';
 import { type DrainEntry, type DrainProgress, drainDetails } from '../model/drain.ts';
+import type { DrainTry, SledDrainInput } from '../model/workflow-inputs.ts';
 import { workflowIds } from '../model/workflow-names.ts';
 import { tellDetails } from './details.ts';
 import type { instanceMigrate } from './instance-migrate.ts';
-
-export interface SledDrainInput {
-  readonly sledId: string;
-  /** What to call it until it has been read. */
-  readonly sledName?: string;
-  /** How many instances are moved at a time. */
-  readonly parallel: number;
-  /** How often an instance may be tried before it is reported; default 3. */
-  readonly maxRounds?: number;
-  /** How long to pause before what failed is tried again, in milliseconds; longer each round. Default 5000. */
-  readonly roundPauseMs?: number;
-  /** How long an instance that is between two states is waited for, in milliseconds; default ten minutes. */
-  readonly waitLimitMs?: number;
-  /** How many instances one run deals with before it is continued as new; default 500. */
-  readonly instancesPerRun?: number;
-  /** What earlier runs of this drain have come to. */
-  readonly carried?: Carried;
-}
-
-interface Carried {
-  readonly moved: number;
-  readonly ended: number;
-  readonly tries: Readonly<Record<string, Try>>;
-}
-
-/** What became of the rounds of an instance that has not moved. */
-interface Try {
-  readonly name: string;
-  readonly rounds: number;
-  readonly reason: string;
-  readonly avoidSledIds: readonly string[];
-}
 
 /** The drain is to stop: nothing more is begun. */
 export const stopDrain = defineSignal('stopDrain');
@@ -91,7 +60,7 @@ export async function sledDrain(input: SledDrainInput): Promise<DrainProgress> {
   const instancesPerRun = input.instancesPerRun ?? DEFAULT_INSTANCES_PER_RUN;
   let moved = input.carried?.moved ?? 0;
   let ended = input.carried?.ended ?? 0;
-  const tries = new Map<string, Try>(Object.entries(input.carried?.tries ?? {}));
+  const tries = new Map<string, DrainTry>(Object.entries(input.carried?.tries ?? {}));
   const moving = new Map<string, DrainEntry>();
   const waiting = new Map<string, DrainEntry>();
   let here = new Set<string>();

@@ -1,5 +1,5 @@
 /**
- * How an attempt to make a VMM is undone (section 3 of the design). Three steps, each of which can run twice and can run
+ * How an attempt to make a VMM is undone (section 3 of docs/design.md). Three steps, each of which can run twice and can run
  * when nothing happened:
  *
  * 1. begin: from here on no report and no verdict is written to the VMM's row; a claim that never arrived can't any more.
@@ -9,20 +9,8 @@
  *
  * The instance's ids and generation are not touched: only the update saga clears them.
  */
-import type { OperationError } from '../db/schema.ts';
-import type { OperationKind } from '../model/states.ts';
+import type { UnwindInput } from '../model/workflow-inputs.ts';
 import { briefly, database, untilDefinitive } from './activities.ts';
-
-export interface UnwindInput {
-  readonly kind: OperationKind;
-  readonly instanceId: string;
-  readonly vmmId: string;
-  readonly operationId: string;
-  readonly workflowId: string;
-  /** Leave a VMM alone whose sled has reported that its guest runs. */
-  readonly spareRunning: boolean;
-  readonly error: OperationError;
-}
 
 /** Unwinds a VMM. Returns `spared` when it was left alone because its guest runs, and nothing was undone. */
 export async function unwindVmm(input: UnwindInput): Promise<'unwound' | 'spared'> {

@@ -2,9 +2,10 @@
  * Unwinds a VMM whose start or migration is over without having ended it: someone terminated the workflow by hand. A
  * migration whose destination was told to migrate in is past the point of no return: it is carried forward instead.
  */
+import type { UnwindInput } from '../model/workflow-inputs.ts';
 import { database, untilDefinitive } from './activities.ts';
 import { errorBodyOf } from './failures.ts';
-import { type UnwindInput, unwindVmm } from './unwind.ts';
+import { unwindVmm } from './unwind.ts';
 
 export async function vmmUnwind(input: UnwindInput): Promise<{ outcome: string }> {
   if (input.kind === 'migrate') {

@@ -6,9 +6,9 @@ import { sled } from '../../db/schema.ts';
 import { setSledPolicy } from '../../db/transactions/manage-inventory.ts';
 import type { DrainProgress } from '../../model/drain.ts';
 import { Refusal } from '../../model/refusal.ts';
+import type { WorkflowTypes } from '../../model/workflow-inputs.ts';
 import { TASK_QUEUE, workflowIds } from '../../model/workflow-names.ts';
 import { type DrainView, drainBegin, drainView } from '../../wire/operator-api.ts';
-import type { sledDrain } from '../../workflows/sled-drain.ts';
 import { changing } from '../audit.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
 import { errors } from '../errors.ts';
@@ -40,7 +40,7 @@ export function addDrainRoutes(app: ApiApp, context: ApiContext): void {
       // Before the answer, so that nothing is placed there from then on.
       await setSledPolicy(changing(request, db), sledId, 'no_provision');
       const parallel = request.body?.parallel ?? DEFAULT_PARALLEL;
-      await temporal.workflow.start<typeof sledDrain>('sledDrain', {
+      await temporal.workflow.start<WorkflowTypes['sledDrain']>('sledDrain', {
         workflowId: workflowIds.drain(sledId),
         taskQueue: TASK_QUEUE,
         args: [{ sledId, sledName: found.name, parallel }],
@@ -76,7 +76,7 @@ export function addDrainRoutes(app: ApiApp, context: ApiContext): void {
 
   /** Asks the drain itself. Throws when no worker answers. */
   async function ask(workflowId: string, runId: string): Promise<DrainProgress> {
-    const handle = temporal.workflow.getHandle<typeof sledDrain>(workflowId);
+    const handle = temporal.workflow.getHandle<WorkflowTypes['sledDrain']>(workflowId);
     const query = (ms: number) =>
       temporal.withDeadline(Date.now() + ms, () => handle.query<DrainProgress, []>('drainProgress'));
     try {
@@ -96,7 +96,7 @@ export function addDrainRoutes(app: ApiApp, context: ApiContext): void {
 
   async function show(sledId: string): Promise<DrainView> {
     const run = await describe(sledId);
-    const handle = temporal.workflow.getHandle<typeof sledDrain>(workflowIds.drain(sledId));
+    const handle = temporal.workflow.getHandle<WorkflowTypes['sledDrain']>(workflowIds.drain(sledId));
     let progress: DrainProgress;
     try {
       progress = run.status.name === 'COMPLETED' ? await handle.result() : await ask(run.workflowId, run.runId);

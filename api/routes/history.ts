@@ -5,9 +5,9 @@ import { describeMigration } from '../../model/migration-progress.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { declaredSteps } from '../../model/saga-steps.ts';
 import { type TimelineFacts, timeline } from '../../model/timeline.ts';
+import type { WorkflowTypes } from '../../model/workflow-inputs.ts';
 import { workflowIds } from '../../model/workflow-names.ts';
 import { historyView, isUuid, nameOrId } from '../../wire/operator-api.ts';
-import type { migrationWatch } from '../../workflows/migration-watch.ts';
 import { type ApiApp, type ApiContext, findInstance, projectQuery } from '../context.ts';
 import { errors } from '../errors.ts';
 
@@ -86,6 +86,6 @@ async function readRuns(
 
 /** What a migration's watch saw last: how much was sent, and how long the guest stood still. `null` where it saw nothing. */
 async function readFigures(temporal: Client, run: { workflowId: string; runId: string }): Promise<string | null> {
-  const seen = await temporal.workflow.getHandle<typeof migrationWatch>(run.workflowId, run.runId).result();
+  const seen = await temporal.workflow.getHandle<WorkflowTypes['migrationWatch']>(run.workflowId, run.runId).result();
   return 'sourceState' in seen ? describeMigration(seen) : null;
 }

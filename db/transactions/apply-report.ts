@@ -51,7 +51,7 @@ const NO_MIGRATION = { migration_id: null, state: 'pending', gen: 0 } as const;
 /**
  * Applies a sled agent's report in one statement: the VMM's row only if the report's generation is newer and the VMM is
  * neither gone nor unwinding; each migration side only if this VMM is that side, the generation is newer and the side is
- * not over. Returns `null` for a VMM that is unknown or deleted. Source: section 7 of the design.
+ * not over. Returns `null` for a VMM that is unknown or deleted. Source: section 7 of docs/design.md.
  *
  * `source` says whose word it is: the check that it may speak of this VMM is part of the statement.
  * `saga` is for the sagas' own steps: `tell` marks, in the same statement, that the sled is about to be told to run the

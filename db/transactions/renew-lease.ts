@@ -32,7 +32,7 @@ const standing = z.object({
  * would have: a renewal with a shorter one, or one that was long on its way, takes nothing away.
  *
  * A sled that was declared dead gets none until it names the epoch of the declaration and reports nothing that is lost;
- * then it is in service again, in the same transaction. Source: section 10 of the design.
+ * then it is in service again, in the same transaction. Source: section 10 of docs/design.md.
  */
 export async function renewLease(db: Database, request: RenewalRequest): Promise<Renewal> {
   const { sledId, epoch } = request;

@@ -5,12 +5,12 @@
  */
 import { sql } from 'drizzle-orm';
 import { z } from 'zod';
+import type { OperationError } from '../../model/failures.ts';
 import type { Refusal } from '../../model/refusal.ts';
 import { type OperationKind, SLED_POLICIES, VMM_STATES } from '../../model/states.ts';
 import type { Database, Queryable } from '../connect.ts';
 import { retryOnConflict } from '../errors.ts';
 import { network } from '../network.ts';
-import type { OperationError } from '../schema.ts';
 
 const begunRow = z.object({
   state: z.enum(VMM_STATES),

@@ -10,8 +10,7 @@
  *   source → destination   {yours, progress}              the commit point: the source never resumes after it
  *
  * Each side says {alive} all the time: a side that hears nothing for long takes the connection for broken. Then the
- * source cancels, unless the guest has left; and the destination asks the source's agent, by the protocol of section 7 of
- * the design, until it knows who has the guest.
+ * source cancels, unless the guest has left; and the destination asks the source's agent, by the protocol of section 7 of docs/design.md, until it knows who has the guest.
  */
 import type { Socket } from 'node:net';
 import { createInterface } from 'node:readline';

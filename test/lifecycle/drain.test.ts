@@ -4,10 +4,10 @@ import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import { WorkflowNotFoundError } from '@temporalio/client';
 import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest';
+import type { SledDrainInput } from '../../model/workflow-inputs.ts';
 import { TASK_QUEUE, workflowIds } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import type { StackSled } from '../../stack/stack.ts';
-import type { SledDrainInput } from '../../workflows/sled-drain.ts';
 import { type Harness, refused, startHarness, wake } from '../support/harness.ts';
 
 // Dozens of real migrations: "stuck" begins later here.

@@ -1,6 +1,6 @@
 /**
  * The world around the database while transactions race: what the sleds truly have, as plain data that can be copied, so
- * that every order of steps can be tried from the same state. The sleds follow section 7 of the design.
+ * that every order of steps can be tried from the same state. The sleds follow section 7 of docs/design.md.
  */
 import type { Database } from '../../db/connect.ts';
 import { readInstance } from '../../db/queries/read-instance.ts';

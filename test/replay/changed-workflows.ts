@@ -1,6 +1,7 @@
 /** The workflows of a build that was changed without care: its start waits before it claims. For the tests of a roll-out. */
 import { setWorkflowOptions, sleep } from '@temporalio/workflow';
-import { type InstanceStartInput, instanceStart as original } from '../../workflows/instance-start.ts';
+import type { InstanceStartInput } from '../../model/workflow-inputs.ts';
+import { instanceStart as original } from '../../workflows/instance-start.ts';
 
 export {
   autoRestart,

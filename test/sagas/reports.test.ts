@@ -1,4 +1,4 @@
-/** How the control plane takes a sled agent's report (section 7 of the design). */
+/** How the control plane takes a sled agent's report (section 7 of docs/design.md). */
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { type Harness, refused, startHarness } from '../support/harness.ts';
 

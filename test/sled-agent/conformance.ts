@@ -1,5 +1,5 @@
 /**
- * The sled agent's side of the protocol (section 7 of the design), clause by clause, for whatever runs the VMs. Each suite
+ * The sled agent's side of the protocol (section 7 of docs/design.md), clause by clause, for whatever runs the VMs. Each suite
  * brings up two agents and a control plane that only listens.
  */
 import { randomUUID } from 'node:crypto';

@@ -1,6 +1,6 @@
 /**
  * The chaos soak: carries out a plan on a real system, then lets it come to rest, and checks what is left and what its
- * callers saw (section 8 of the design).
+ * callers saw (section 8 of docs/design.md).
  */
 import { rm } from 'node:fs/promises';
 import { setTimeout as pause } from 'node:timers/promises';
