@@ -19,7 +19,7 @@ import { Refusal } from '../model/refusal.ts';
 import { SAGA_STEPS, type SagaSteps } from '../model/saga-steps.ts';
 import type { KeyedCall, OperationKind } from '../model/states.ts';
 import { TASK_QUEUE } from '../model/workflow-names.ts';
-import { TEMPORAL_CALL_MS } from '../temporal/workflow-starter.ts';
+import { CALL_TIMEOUT_MS as TEMPORAL_CALL_MS } from '../temporal/connection.ts';
 import type { OperationProgress } from '../wire/operator-api.ts';
 import type { RequestAudit } from './audit.ts';
 

@@ -98,7 +98,7 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
   const { db } = database;
   const { namespace } = options.temporal;
   const tracing = await installTracing('mooring-api');
-  const connected = await connectTemporalClient(options.temporal, db, options.log, tracing !== null);
+  const connected = await connectTemporalClient(options.temporal, db, options.log, { tracing: tracing !== null });
   const temporal = connected.client;
   const metrics = new Metrics();
   metrics.watchCapacity(() => readCapacity(db));

@@ -12,7 +12,7 @@ import { z } from 'zod';
 import type { Database } from '../db/connect.ts';
 import { readNames } from '../db/queries/read-names.ts';
 import { OUTCOME_RUNNING, SEARCH_ATTRIBUTES, type SearchAttribute } from '../model/search-attributes.ts';
-import { connectClient, type TemporalSettings } from './connection.ts';
+import { CALL_TIMEOUT_MS, connectClient, type TemporalSettings } from './connection.ts';
 import { ensureSearchAttributes } from './search-attributes.ts';
 
 /** How long a name may be out of date in the search attributes of a signalled update, in milliseconds. */
@@ -36,17 +36,23 @@ export interface TemporalClient {
   close(): Promise<void>;
 }
 
+export interface TemporalClientOptions {
+  /** Whether traces go on into the workflows that it starts; by default not. */
+  readonly tracing?: boolean;
+  /** The deadline of every call that has none of its own, in milliseconds; default {@link CALL_TIMEOUT_MS}. */
+  readonly callTimeoutMs?: number;
+}
+
 /**
- * Connects to Temporal; with `tracing`, traces go on into the workflows that it starts. Throws when it can't be reached; a
- * namespace without search attributes is no error.
+ * Connects to Temporal. Throws when it can't be reached; a namespace without search attributes is no error.
  */
 export async function connectTemporalClient(
   settings: TemporalSettings,
   db: Database,
   log: Logger,
-  tracing = false,
+  { tracing = false, callTimeoutMs = CALL_TIMEOUT_MS }: TemporalClientOptions = {},
 ): Promise<TemporalClient> {
-  const { connection, close } = await connectClient(settings.connection);
+  const { connection, close } = await connectClient(settings.connection, callTimeoutMs);
   const { namespace } = settings;
   const usable = await ensureSearchAttributes(connection, namespace, log);
   return {

@@ -48,28 +48,58 @@ export interface ClientConnection {
   close(): Promise<void>;
 }
 
+/**
+ * How long one call to Temporal may take where its caller sets no deadline, in milliseconds. The SDK sets none: a server that
+ * has frozen would hold every call for as long as it stays so. Source: the note on `withDeadline` in the SDK's connection.ts.
+ */
+export const CALL_TIMEOUT_MS = 10_000;
+/**
+ * The same, in milliseconds, for calls that the server itself holds open: longer than it does (a history's long poll: 20 s,
+ * a query: as long as its own limit). Who waits on asks again.
+ */
+const HELD_CALL_TIMEOUT_MS = 70_000;
+const HELD_CALLS = /\/(GetWorkflowExecutionHistory|QueryWorkflow|UpdateWorkflowExecution|PollWorkflowExecutionUpdate)$/;
+
+/** Gives every call that has no deadline of its own one, `callTimeoutMs` from now; what the server holds open gets longer. */
+function withDeadlines(next: GrpcInterceptor, callTimeoutMs: number): GrpcInterceptor {
+  return (options, nextCall) => {
+    const limitMs = HELD_CALLS.test(options.method_definition.path)
+      ? Math.max(callTimeoutMs, HELD_CALL_TIMEOUT_MS)
+      : callTimeoutMs;
+    return next({ ...options, deadline: options.deadline ?? Date.now() + limitMs }, nextCall);
+  };
+}
+type GrpcInterceptor = ReturnType<typeof makeGrpcRetryInterceptor>;
+
 /** The longest pause before a call is tried again, in milliseconds: a close waits for it. */
 const MAX_RETRY_PAUSE_MS = 1_000;
 
 /**
  * Connects a client. The SDK's own retry of a call throws, outside of every promise, when its connection was closed during
- * the pause before it: so the pauses are known here, and a close waits for the last one. Throws when no server answers.
+ * the pause before it: so the pauses are known here, and a close waits for the last one. Every call has a deadline, by default
+ * {@link CALL_TIMEOUT_MS}; past it the call throws, and may have taken effect or not. Throws when no server answers.
  */
-export async function connectClient(settings: TemporalSettings['connection']): Promise<ClientConnection> {
+export async function connectClient(
+  settings: TemporalSettings['connection'],
+  callTimeoutMs = CALL_TIMEOUT_MS,
+): Promise<ClientConnection> {
   const retry = defaultGrpcRetryOptions();
   let closing = false;
   let pausedUntil = 0;
   const connection = await Connection.connect({
     ...settings,
     interceptors: [
-      makeGrpcRetryInterceptor({
-        retryableDecider: (attempt, status) => !closing && retry.retryableDecider(attempt, status),
-        delayFunction: (attempt, status) => {
-          const ms = Math.min(MAX_RETRY_PAUSE_MS, retry.delayFunction(attempt, status));
-          pausedUntil = Math.max(pausedUntil, performance.now() + ms);
-          return ms;
-        },
-      }),
+      withDeadlines(
+        makeGrpcRetryInterceptor({
+          retryableDecider: (attempt, status) => !closing && retry.retryableDecider(attempt, status),
+          delayFunction: (attempt, status) => {
+            const ms = Math.min(MAX_RETRY_PAUSE_MS, retry.delayFunction(attempt, status));
+            pausedUntil = Math.max(pausedUntil, performance.now() + ms);
+            return ms;
+          },
+        }),
+        callTimeoutMs,
+      ),
     ],
   });
   return {

@@ -1,14 +1,9 @@
 import { type Client, WorkflowExecutionAlreadyStartedError } from '@temporalio/client';
-import { WorkflowIdConflictPolicy, WorkflowIdReusePolicy } from '@temporalio/common';
+import { WorkflowIdConflictPolicy, WorkflowIdReusePolicy, WorkflowNotFoundError } from '@temporalio/common';
 import type { MigrationWatchInput, UnwindInput, WorkflowTypes } from '../model/workflow-inputs.ts';
 import { TASK_QUEUE, UPDATE_TASK_QUEUE, workflowIds } from '../model/workflow-names.ts';
 
-/**
- * How long one call to Temporal may take, in milliseconds. The SDK sets no limit: a server that has frozen would hold every
- * call for as long as it stays so.
- */
-export const TEMPORAL_CALL_MS = 10_000;
-/** The same for what nobody waits for. */
+/** How long a call that nobody waits for may take, in milliseconds. */
 const WATCH_CALL_MS = 2_000;
 
 /**
@@ -17,36 +12,27 @@ const WATCH_CALL_MS = 2_000;
  */
 export class WorkflowStarter {
   readonly #client: Client;
-  readonly #callMs: number;
 
-  /** `callMs` bounds each call to Temporal, in milliseconds: past it the call throws, and may have been heard or not. */
-  constructor(client: Client, callMs = TEMPORAL_CALL_MS) {
+  constructor(client: Client) {
     this.#client = client;
-    this.#callMs = callMs;
   }
 
-  #call<Result>(call: () => Promise<Result>): Promise<Result> {
-    return this.#client.withDeadline(Date.now() + this.#callMs, call);
-  }
-
-  /** Says that an instance's stored state needs an update: signals its update workflow, and starts it if it isn't running. */
+  /** Has an instance's stored state looked at by its update workflow: signals its update workflow, and starts it if it isn't running. */
   async signalUpdate(instanceId: string): Promise<void> {
-    await this.#call(() =>
-      this.#client.workflow.signalWithStart<WorkflowTypes['instanceUpdate']>('instanceUpdate', {
-        workflowId: workflowIds.update(instanceId),
-        taskQueue: UPDATE_TASK_QUEUE,
-        args: [{ instanceId }],
-        signal: 'updateNeeded',
-        staticSummary: `bring the records of instance ${instanceId} in line`,
-      }),
-    );
+    await this.#client.workflow.signalWithStart<WorkflowTypes['instanceUpdate']>('instanceUpdate', {
+      workflowId: workflowIds.update(instanceId),
+      taskQueue: UPDATE_TASK_QUEUE,
+      args: [{ instanceId }],
+      signal: 'updateNeeded',
+      staticSummary: `bring the records of instance ${instanceId} in line`,
+    });
   }
 
   /** Shows how far a migration is to who looks at Temporal's Web UI. One that was begun once is not begun again. */
   async watchMigration(watched: MigrationWatchInput): Promise<void> {
     try {
       // Nothing waits for it for long: a migration is as good without.
-      await this.#client.withDeadline(Date.now() + Math.min(WATCH_CALL_MS, this.#callMs), () =>
+      await this.#client.withDeadline(Date.now() + WATCH_CALL_MS, () =>
         this.#client.workflow.start<WorkflowTypes['migrationWatch']>('migrationWatch', {
           workflowId: workflowIds.watchMigration(watched.migrationId),
           taskQueue: TASK_QUEUE,
@@ -63,41 +49,35 @@ export class WorkflowStarter {
 
   /** Carries a stop to whichever VMM has the guest. */
   async carryStop(instanceId: string): Promise<void> {
-    await this.#call(() =>
-      this.#client.workflow.start<WorkflowTypes['instanceStop']>('instanceStop', {
-        workflowId: workflowIds.stop(instanceId),
-        taskQueue: TASK_QUEUE,
-        args: [{ instanceId }],
-        workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
-        staticSummary: `carry the stop to instance ${instanceId}`,
-      }),
-    );
+    await this.#client.workflow.start<WorkflowTypes['instanceStop']>('instanceStop', {
+      workflowId: workflowIds.stop(instanceId),
+      taskQueue: TASK_QUEUE,
+      args: [{ instanceId }],
+      workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
+      staticSummary: `carry the stop to instance ${instanceId}`,
+    });
   }
 
   /** Ends a living VMM that no instance names and that has no guest to lose. */
   async unregisterVmm(vmmId: string): Promise<void> {
-    await this.#call(() =>
-      this.#client.workflow.start<WorkflowTypes['vmmUnregister']>('vmmUnregister', {
-        workflowId: workflowIds.unregister(vmmId),
-        taskQueue: TASK_QUEUE,
-        args: [{ vmmId }],
-        workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
-        staticSummary: `unregister leftover VMM ${vmmId}`,
-      }),
-    );
+    await this.#client.workflow.start<WorkflowTypes['vmmUnregister']>('vmmUnregister', {
+      workflowId: workflowIds.unregister(vmmId),
+      taskQueue: TASK_QUEUE,
+      args: [{ vmmId }],
+      workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
+      staticSummary: `unregister leftover VMM ${vmmId}`,
+    });
   }
 
   /** Unwinds a VMM whose saga is over without having ended it. */
   async unwindVmm(input: UnwindInput): Promise<void> {
-    await this.#call(() =>
-      this.#client.workflow.start<WorkflowTypes['vmmUnwind']>('vmmUnwind', {
-        workflowId: workflowIds.unwind(input.vmmId),
-        taskQueue: TASK_QUEUE,
-        args: [input],
-        workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
-        staticSummary: `unwind VMM ${input.vmmId}, whose ${input.kind} was cut off`,
-      }),
-    );
+    await this.#client.workflow.start<WorkflowTypes['vmmUnwind']>('vmmUnwind', {
+      workflowId: workflowIds.unwind(input.vmmId),
+      taskQueue: TASK_QUEUE,
+      args: [input],
+      workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
+      staticSummary: `unwind VMM ${input.vmmId}, whose ${input.kind} was cut off`,
+    });
   }
 
   /** Begins the automatic start of an instance. Returns `false` when a start of it is on its way already. */
@@ -125,10 +105,10 @@ export class WorkflowStarter {
   /** Whether a run of a workflow, by default the last one, is still open. A run that Temporal has forgotten is not. */
   async isOpen(workflowId: string, runId?: string): Promise<boolean> {
     try {
-      const { status } = await this.#call(() => this.#client.workflow.getHandle(workflowId, runId).describe());
+      const { status } = await this.#client.workflow.getHandle(workflowId, runId).describe();
       return status.name === 'RUNNING' || status.name === 'PAUSED';
     } catch (error) {
-      if (error instanceof Error && error.name === 'WorkflowNotFoundError') return false;
+      if (error instanceof WorkflowNotFoundError) return false;
       throw error;
     }
   }

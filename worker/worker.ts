@@ -179,7 +179,9 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   );
   const tracing = await installTracing('mooring-worker');
   const native = await NativeConnection.connect(settings);
-  const connected = await connectTemporalClient(options.temporal, database.db, options.log, tracing !== null);
+  const connected = await connectTemporalClient(options.temporal, database.db, options.log, {
+    tracing: tracing !== null,
+  });
   const context = {
     db: database.db,
     sleds,

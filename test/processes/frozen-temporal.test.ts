@@ -1,6 +1,6 @@
 /** A Temporal server that holds its connections and answers nothing, as one does on a machine that has no time for it. */
 import { randomUUID } from 'node:crypto';
-import { Client, Connection } from '@temporalio/client';
+import { Client } from '@temporalio/client';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { describeError } from '../../api/errors.ts';
 import { type OperationRequest, Operations } from '../../api/operations.ts';
@@ -9,18 +9,23 @@ import { claimStart } from '../../db/transactions/claim-start.ts';
 import { beginUnwind, finishUnwind } from '../../db/transactions/unwind-vmm.ts';
 import { createLog } from '../../platform/telemetry/log.ts';
 import { findTemporalBinary, startTemporalServer, type TemporalServer } from '../../stack/temporal-server.ts';
-import { plainTemporal } from '../../temporal/connection.ts';
+import { type ClientConnection, connectClient, plainTemporal } from '../../temporal/connection.ts';
+import { promoteBuild, readBuilds } from '../../temporal/deployment.ts';
+import { ensureSchedules } from '../../temporal/schedules.ts';
 import { WorkflowStarter } from '../../temporal/workflow-starter.ts';
 import { startTestDatabase, type TestDatabase } from '../support/database.ts';
 
+/** The deadline of every call that sets none of its own, in milliseconds. */
+const CALL_MS = 500;
+
 let server: TemporalServer;
-let connection: Connection;
+let connection: ClientConnection;
 let database: TestDatabase;
 let api: RunningApi;
 beforeAll(async () => {
   database = await startTestDatabase();
   server = await startTemporalServer({ binary: (await findTemporalBinary()).path, uiPort: null });
-  connection = await Connection.connect({ address: server.address });
+  connection = await connectClient({ address: server.address }, CALL_MS);
   api = await startApi({
     databaseUrl: database.url,
     temporal: plainTemporal(server.address),
@@ -35,15 +40,16 @@ beforeAll(async () => {
 afterAll(async () => {
   process.kill(server.pid, 'SIGCONT');
   await api?.stop();
+  // A close waits for the answer of a frozen server no longer than the calls do.
   await connection?.close();
   await server?.stop();
   await database?.stop();
 });
 
 test('a call gets 503 and does not wait for ever, whatever it asks of Temporal', async () => {
-  const client = new Client({ connection });
-  const workflows = new WorkflowStarter(client, 500);
-  const operations = new Operations(client, database.db, 500);
+  const client = new Client({ connection: connection.connection });
+  const workflows = new WorkflowStarter(client);
+  const operations = new Operations(client, database.db);
   const instanceId = randomUUID();
   const request: OperationRequest = {
     kind: 'start',
@@ -66,6 +72,35 @@ test('a call gets 503 and does not wait for ever, whatever it asks of Temporal',
     expect(error).toBeInstanceOf(Error);
     expect(describeError(error)).toMatchObject({ status: 503, code: 'ServiceUnavailable' });
   }
+});
+
+test('every call to Temporal has a deadline, whoever makes it', async () => {
+  const client = new Client({ connection: connection.connection });
+  const id = randomUUID();
+  const starter = new WorkflowStarter(client);
+  const methods = Object.getOwnPropertyNames(WorkflowStarter.prototype).filter((name) => name !== 'constructor');
+  const calls: Record<string, () => Promise<unknown>> = {
+    ...Object.fromEntries(
+      methods.map((name) => [name, () => Reflect.get(starter, name).call(starter, id, 'a name') as Promise<unknown>]),
+    ),
+    describe: () => client.workflow.getHandle(id).describe(),
+    signal: () => client.workflow.getHandle(id).signal('stopDrain'),
+    list: async () => {
+      for await (const _ of client.workflow.list());
+    },
+    ensureSchedules: () => ensureSchedules(client),
+    pauseSchedule: () => client.schedule.getHandle('watcher').pause(),
+    triggerSchedule: () => client.schedule.getHandle('watcher').trigger(),
+    readBuilds: () => readBuilds(client),
+    promoteBuild: () => promoteBuild(client, 'a-build'),
+  };
+  expect(Object.keys(calls).length).toBeGreaterThan(12);
+  const failed = Object.entries(calls).map(async ([name, call]) => {
+    const error: unknown = await call().catch((reason: unknown) => reason);
+    expect(error, name).toBeInstanceOf(Error);
+    expect(describeError(error), name).toMatchObject({ status: 503 });
+  });
+  await Promise.all(failed);
 });
 
 test('what PostgreSQL has taken is answered as a success: a delete over a leftover, a create, an expunge', async () => {
