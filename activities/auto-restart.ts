@@ -14,6 +14,7 @@ import type { InstanceRecord } from '../db/queries/read-instance.ts';
 import { autoRestartVerdict } from '../model/auto-restart.ts';
 import type { AutoRestartFindings } from '../model/reconcilers.ts';
 import type { WorkflowStarter } from '../temporal/workflow-starter.ts';
+import { forEach } from './for-each.ts';
 
 /** How many instances one pass looks at, and how many starts it begins. */
 const MAX_CANDIDATES = 500;
@@ -85,16 +86,15 @@ export async function restartInstances(
 /** How many questions to Temporal are open at a time. */
 const ASKED_AT_A_TIME = 20;
 
-/** Which of these instances have a start under way, by Temporal's word. */
+/** Which of these instances have a start under way, as Temporal knows it. */
 async function startingAmong(
   workflows: Pick<WorkflowStarter, 'isStarting'>,
   instances: readonly InstanceRecord['instance'][],
 ): Promise<Set<string>> {
   const starting = new Set<string>();
-  for (let from = 0; from < instances.length; from += ASKED_AT_A_TIME) {
-    const some = instances.slice(from, from + ASKED_AT_A_TIME);
-    await Promise.all(some.map(async ({ id }) => ((await workflows.isStarting(id)) ? starting.add(id) : undefined)));
-  }
+  await forEach(instances, ASKED_AT_A_TIME, async ({ id }) => {
+    if (await workflows.isStarting(id)) starting.add(id);
+  });
   return starting;
 }
 

@@ -1,7 +1,6 @@
 /** The steps of a drain: what is on the sled, and what is to be done about one instance there. */
 import { setTimeout as pause } from 'node:timers/promises';
 import { cancellationSignal } from '@temporalio/activity';
-import type { Database } from '../db/connect.ts';
 import { type DrainWork, readDrainWork } from '../db/queries/drain.ts';
 import { explainNoSled, type PlacementRequest, pickSled } from '../db/queries/pick-sled.ts';
 import { readInstance } from '../db/queries/read-instance.ts';
@@ -9,8 +8,9 @@ import { setSledPolicy } from '../db/transactions/manage-inventory.ts';
 import { type DrainPlace, drainStep } from '../model/drain.ts';
 import { Refusal } from '../model/refusal.ts';
 import { isGoneVmmState } from '../model/states.ts';
-import { classifyFailure } from './failures.ts';
+import type { ActivityContext } from './context.ts';
 import { whileHeartbeating } from './heartbeats.ts';
+import { instrumented } from './instrumented.ts';
 
 /** How often an instance that is waited for is looked at, in milliseconds. */
 const LOOK_EVERY_MS = 200;
@@ -34,7 +34,7 @@ export type MovePlan =
   | { readonly do: 'no-place'; readonly reason: string };
 
 /** Makes the activities of drains. */
-export function createDrainActivities({ db }: { readonly db: Database }) {
+export function createDrainActivities({ db, metrics }: Pick<ActivityContext, 'db' | 'metrics'>) {
   async function plan(request: PlanMoveRequest): Promise<MovePlan> {
     const record = await readInstance(db, request.instanceId);
     if (record === null) return { do: 'left', how: 'ended' };
@@ -67,41 +67,29 @@ export function createDrainActivities({ db }: { readonly db: Database }) {
     }
   }
 
-  return {
+  return instrumented(metrics, {
     /** Takes the sled out of service for new VMMs, so that it can become empty. Final when the sled is expunged. */
     async beginDrain(request: { sledId: string }): Promise<void> {
-      try {
-        await setSledPolicy(db, request.sledId, 'no_provision');
-      } catch (error) {
-        throw classifyFailure(error);
-      }
+      await setSledPolicy(db, request.sledId, 'no_provision');
     },
 
     /** Reads what there is to do. */
     async readDrainWork(request: { sledId: string }): Promise<DrainWork> {
-      try {
-        const work = await readDrainWork(db, request.sledId);
-        if (work === null) throw Refusal.notFound('sled', request.sledId);
-        return work;
-      } catch (error) {
-        throw classifyFailure(error);
-      }
+      const work = await readDrainWork(db, request.sledId);
+      if (work === null) throw Refusal.notFound('sled', request.sledId);
+      return work;
     },
 
     /** Says what is to be done about an instance; one that is between two states is waited for, within a bound. */
-    async planMove(request: PlanMoveRequest): Promise<MovePlan> {
-      try {
-        return await whileHeartbeating(async () => {
-          const end = performance.now() + request.waitMs;
-          for (;;) {
-            const planned = await plan(request);
-            if (planned.do !== 'wait' || performance.now() > end) return planned;
-            await pause(LOOK_EVERY_MS, undefined, { signal: cancellationSignal() });
-          }
-        });
-      } catch (error) {
-        throw classifyFailure(error);
-      }
+    planMove(request: PlanMoveRequest): Promise<MovePlan> {
+      return whileHeartbeating(async () => {
+        const end = performance.now() + request.waitMs;
+        for (;;) {
+          const planned = await plan(request);
+          if (planned.do !== 'wait' || performance.now() > end) return planned;
+          await pause(LOOK_EVERY_MS, undefined, { signal: cancellationSignal() });
+        }
+      });
     },
-  };
+  });
 }

@@ -9,8 +9,9 @@ import { judgeLease, returnDeadSled } from '../db/transactions/declare-dead.ts';
 import { MAX_LEASE_MS } from '../model/lease.ts';
 import type { FencingFindings } from '../model/reconcilers.ts';
 import { isTerminalVmmState } from '../model/states.ts';
-import { acting } from './acting.ts';
-import type { ActivityContext } from './activities.ts';
+import type { ActivityContext } from './context.ts';
+import { forEach, throwAll } from './for-each.ts';
+import { automaticActor } from './record-action.ts';
 import { type SledAddress, SledError } from './sled-client.ts';
 
 /** How long a sled without fencing that was declared dead is listened to, in milliseconds, and how many at a time. */
@@ -26,7 +27,7 @@ export async function judgeLeases({ db, sleds, workflows }: ActivityContext): Pr
   const errors: unknown[] = [];
   for (const { id, name } of fenced.filter(({ late }) => late)) {
     try {
-      const judged = await judgeLease(db, id, acting('fencing'));
+      const judged = await judgeLease(db, id, automaticActor('fencing'));
       if (judged === null) continue;
       if (judged.standing === 'late' || judged.standing === 'lapsed') found.late.push(name);
       if (judged.standing === 'unattended') found.unattended.push(name);
@@ -39,21 +40,13 @@ export async function judgeLeases({ db, sleds, workflows }: ActivityContext): Pr
       errors.push(error);
     }
   }
-  const queue = await readDeadSledsWithoutFencing(db);
-  const look = async () => {
-    for (let sled = queue.pop(); sled !== undefined; sled = queue.pop()) {
-      try {
-        const living = await livingVmms(sled);
-        if (living !== null && (await returnDeadSled(db, sled.id, living, acting('fencing'))).length === 0)
-          found.returned.push(sled.name);
-      } catch (error) {
-        errors.push(error);
-      }
-    }
-  };
-  await Promise.all(Array.from({ length: CONCURRENT_SLEDS }, look));
+  await forEach(await readDeadSledsWithoutFencing(db), CONCURRENT_SLEDS, async (sled) => {
+    const living = await livingVmms(sled);
+    if (living !== null && (await returnDeadSled(db, sled.id, living, automaticActor('fencing'))).length === 0)
+      found.returned.push(sled.name);
+  }).catch((error: unknown) => errors.push(error));
   await forgetOldGaps(db, 4 * MAX_LEASE_MS);
-  if (errors.length > 0) throw errors[0];
+  throwAll(errors);
   return found;
 
   /** What a sled says lives there; `null` when it gives no answer that proves anything. */

@@ -1,7 +1,6 @@
 /** Looks at a live migration: what the database says of its two sides, and what their sleds say of the guest's way. */
 import { setTimeout as pause } from 'node:timers/promises';
 import { cancellationSignal, heartbeat } from '@temporalio/activity';
-import type { Database } from '../db/connect.ts';
 import { readMigration, type StoredMigration } from '../db/queries/read-migration.ts';
 import {
   bytesPerSecond,
@@ -11,7 +10,8 @@ import {
   migrationOutcome,
 } from '../model/migration-progress.ts';
 import type { MigrationProgress } from '../wire/sled-protocol.ts';
-import { classifyFailure } from './failures.ts';
+import type { ActivityContext } from './context.ts';
+import { instrumented } from './instrumented.ts';
 import type { SledClient } from './sled-client.ts';
 
 /** How long one sled may take to say how far it is, in milliseconds. */
@@ -59,37 +59,37 @@ async function ask(
   if (sledName === null || sledAddress === null) return null;
   const answer = await sleds
     .readProgress({ name: sledName, address: sledAddress }, vmmId, SLED_CALL_MS)
-    // Whatever the sled does instead of answering, it is no news: its reports say how the migration ends.
+    // A sled that gives no figures changes nothing: its reports say how the migration ends.
     .catch(() => null);
   // A VM that has moved on by another migration speaks of that one.
   return answer?.migration_id === migrationId ? answer : null;
 }
 
 function figuresOf(progress: MigrationProgress, before: MigrationFigures | null): MigrationFigures {
-  const way = { bytesSent: progress.bytes_sent, elapsedMs: progress.elapsed_ms };
+  const sent = { bytesSent: progress.bytes_sent, elapsedMs: progress.elapsed_ms };
   const over = progress.downtime_ms !== null;
   return {
-    ...way,
+    ...sent,
     bytesTotal: progress.bytes_total,
     bytesLeft: progress.bytes_left,
-    bytesPerSecond: bytesPerSecond(way, over ? null : before),
+    bytesPerSecond: bytesPerSecond(sent, over ? null : before),
     expectedDowntimeMs: progress.expected_downtime_ms ?? null,
     downtimeMs: progress.downtime_ms,
   };
 }
 
 /** Makes the activity of the migration watch. */
-export function createWatchActivities({ db, sleds }: { readonly db: Database; readonly sleds: SledClient }) {
-  return {
+export function createWatchActivities({ db, sleds, metrics }: Pick<ActivityContext, 'db' | 'sleds' | 'metrics'>) {
+  return instrumented(metrics, {
     /**
-     * Looks once a second, and tells what it sees as heartbeat details, until the migration is over or the time is;
+     * Looks once a second, and shows what it sees as heartbeat details, until the migration is over or the time is;
      * `null` when there is no such migration.
      */
     async watchMigration(request: WatchMigrationRequest): Promise<MigrationObservation | null> {
       let observation: MigrationObservation | null = null;
-      const tell = () =>
+      const beat = () =>
         heartbeat(observation === null ? undefined : { says: describeMigration(observation), ...observation.figures });
-      const telling = setInterval(tell, LOOK_EVERY_MS);
+      const beating = setInterval(beat, LOOK_EVERY_MS);
       try {
         const end = performance.now() + request.forMs;
         let { figures } = request;
@@ -100,14 +100,12 @@ export function createWatchActivities({ db, sleds }: { readonly db: Database; re
           ({ figures } = observation);
           const leftMs = end - performance.now();
           if (observation.outcome !== 'under way' || leftMs <= 0) return observation;
-          tell();
+          beat();
           await pause(Math.min(LOOK_EVERY_MS, leftMs), undefined, { signal: cancellationSignal() });
         }
-      } catch (error) {
-        throw classifyFailure(error);
       } finally {
-        clearInterval(telling);
+        clearInterval(beating);
       }
     },
-  };
+  });
 }

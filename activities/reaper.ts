@@ -11,7 +11,7 @@ import { forgetOldKeys } from '../db/transactions/idempotency-key.ts';
 import { REAP_BATCH, reapCharges, reapReservations, reapVmms } from '../db/transactions/reap.ts';
 import type { ReaperFindings } from '../model/reconcilers.ts';
 import { needsAction } from '../model/update-decision.ts';
-import type { ActivityContext } from './activities.ts';
+import type { ActivityContext } from './context.ts';
 
 /** How many batches of a kind one pass takes: what is left is the next pass's. */
 const MAX_BATCHES = 50;

@@ -1,9 +1,10 @@
 /** One pass of each reconciling loop: find what stored state or a sled's inventory shows to be amiss, and set it right. */
 import { type ReconcilerName, type ReconcilerPass, summarizePass } from '../model/reconcilers.ts';
-import { type ActivityContext, classified } from './activities.ts';
 import { restartInstances } from './auto-restart.ts';
+import type { ActivityContext } from './context.ts';
 import { judgeLeases } from './fencing.ts';
 import { whileHeartbeating } from './heartbeats.ts';
+import { instrumented } from './instrumented.ts';
 import { reap } from './reaper.ts';
 import { scanForUpdates } from './updater.ts';
 import { watchSleds } from './watcher.ts';
@@ -24,7 +25,7 @@ export function createReconcilerActivities(context: ActivityContext) {
     }
     return { summary: summarizePass(name, found), found };
   }
-  return classified(context.metrics, {
+  return instrumented(context.metrics, {
     watchSleds: () => pass('watcher', () => watchSleds(context)),
     scanForUpdates: () => pass('updater', () => scanForUpdates(context)),
     reap: () => pass('reaper', () => reap(context)),

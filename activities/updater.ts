@@ -2,10 +2,12 @@
 import { readSnapshot } from '../db/queries/read-snapshot.ts';
 import { findOpenOperations, findUpdateCandidates } from '../db/queries/reconcile.ts';
 import { recordRefusedOperation } from '../db/transactions/unwind-vmm.ts';
+import { refusalBody } from '../model/failures.ts';
 import type { UpdaterFindings } from '../model/reconcilers.ts';
 import { Refusal } from '../model/refusal.ts';
 import { needsAction } from '../model/update-decision.ts';
-import type { ActivityContext } from './activities.ts';
+import type { ActivityContext } from './context.ts';
+import { throwAll } from './for-each.ts';
 
 /** A saga younger than this is not looked at, in milliseconds: its workflow may be about to be seen. */
 const OPERATION_GRACE_MS = 5_000;
@@ -13,7 +15,7 @@ const OPERATION_GRACE_MS = 5_000;
 type OpenOperation = Awaited<ReturnType<typeof findOpenOperations>>[number];
 
 /**
- * One pass over all that an index finds quickly; each decision is made on a snapshot. Throws what the first one that could
+ * One pass over all that an index finds quickly; each decision is made on a snapshot. Throws what those that could
  * not be looked at threw, after every other has had its turn.
  */
 export async function scanForUpdates({
@@ -35,7 +37,7 @@ export async function scanForUpdates({
     });
   }
   for (const operation of await findOpenOperations(db, OPERATION_GRACE_MS)) await each(() => settle(operation));
-  if (errors.length > 0) throw errors[0];
+  throwAll(errors);
   return { candidates: candidates.length, signalled, unwinding };
 
   async function settle(operation: OpenOperation): Promise<void> {
@@ -55,7 +57,7 @@ export async function scanForUpdates({
       ...attempt,
       vmmId: operation.vmm_id,
       spareRunning: true,
-      error: { status: cutOff.status, error_code: cutOff.code, message: cutOff.message },
+      error: refusalBody(cutOff),
     });
     unwinding.push(operation.vmm_id);
   }

@@ -8,8 +8,9 @@ import { releaseUnwound } from '../db/transactions/unwind-vmm.ts';
 import type { WatcherFindings } from '../model/reconcilers.ts';
 import { isGoneVmmState } from '../model/states.ts';
 import { signalIfNeeded } from '../temporal/signal-update.ts';
-import { acting, recorded } from './acting.ts';
-import type { ActivityContext } from './activities.ts';
+import type { ActivityContext } from './context.ts';
+import { forEach } from './for-each.ts';
+import { automaticActor, recordAction } from './record-action.ts';
 import { type SledAddress, SledError } from './sled-client.ts';
 
 /** How many sleds are asked at a time: more than can be silent at once in a rack, so that these delay nobody. */
@@ -27,16 +28,9 @@ type Found = { -readonly [Key in keyof WatcherFindings]: WatcherFindings[Key] ex
  */
 export async function watchSleds({ db, sleds, workflows, metrics }: ActivityContext): Promise<WatcherFindings> {
   const found: Found = { sleds: 0, silent: [], slow: [], lost: [], unregistered: [], released: [] };
-  const errors: unknown[] = [];
-  const queue = shuffled(await db.select().from(sled).where(ne(sled.policy, 'expunged')));
-  found.sleds = queue.length;
-  const work = async () => {
-    for (let next = queue.pop(); next !== undefined; next = queue.pop()) {
-      await watchSled(next.id, next).catch((error: unknown) => errors.push(error));
-    }
-  };
-  await Promise.all(Array.from({ length: CONCURRENT_SLEDS }, work));
-  if (errors.length > 0) throw errors[0];
+  const watched = shuffled(await db.select().from(sled).where(ne(sled.policy, 'expunged')));
+  found.sleds = watched.length;
+  await forEach(watched, CONCURRENT_SLEDS, (one) => watchSled(one.id, one));
   return found;
 
   async function watchSled(sledId: string, address: SledAddress): Promise<void> {
@@ -89,15 +83,23 @@ export async function watchSleds({ db, sleds, workflows, metrics }: ActivityCont
       await applyReport(db, vmm.id, await sleds.readState(address, vmm.id, POLL_MS));
     } catch (error) {
       if (!(error instanceof SledError) || error.kind !== 'gone') throw error;
-      if ((await failVmm(db, vmm.id, `sled "${address.name}" does not know it any more`, acting('watcher'))) !== null)
+      if (
+        (await failVmm(db, vmm.id, `sled "${address.name}" does not know it any more`, automaticActor('watcher'))) !==
+        null
+      )
         found.lost.push(vmm.id);
     }
     await signalIfNeeded({ db, workflows }, vmm.instance_id);
   }
 
   async function unregister(address: SledAddress, vmmId: string): Promise<void> {
-    const action = { operation: 'vmm_unregister', subjectKind: 'vmm' as const, subject: vmmId, ...acting('watcher') };
-    await recorded(db, action, () => sleds.unregister(address, vmmId, POLL_MS).catch(ignoreGone));
+    const action = {
+      operation: 'vmm_unregister',
+      subjectKind: 'vmm' as const,
+      subject: vmmId,
+      ...automaticActor('watcher'),
+    };
+    await recordAction(db, action, () => sleds.unregister(address, vmmId, POLL_MS).catch(ignoreGone));
   }
 
   async function settleUnwound(vmmId: string, instanceId: string | undefined): Promise<void> {

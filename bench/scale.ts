@@ -8,7 +8,7 @@ import { createServer } from 'node:http';
 import { MockActivityEnvironment } from '@temporalio/testing';
 import { drizzle } from 'drizzle-orm/node-postgres';
 import pg from 'pg';
-import type { ActivityContext } from '../activities/activities.ts';
+import type { ActivityContext } from '../activities/context.ts';
 import { createReconcilerActivities } from '../activities/reconcilers.ts';
 import { SledClient } from '../activities/sled-client.ts';
 import { openDatabase, type Queryable } from '../db/connect.ts';

@@ -98,3 +98,147 @@ export function describeDrain(progress: DrainProgress): string {
       return assertNever(progress.state);
   }
 }
+
+/** What one run of a drain hands to the next. */
+export interface DrainCarried {
+  readonly moved: number;
+  readonly ended: number;
+  /** By instance id. */
+  readonly tries: Readonly<Record<string, DrainTry>>;
+}
+
+/** What became of the rounds of an instance that has not moved. */
+export interface DrainTry {
+  readonly name: string;
+  readonly rounds: number;
+  readonly reason: string;
+  readonly avoidSledIds: readonly string[];
+}
+
+/** An instance on the sled that is drained. */
+export interface DrainedInstance {
+  readonly instanceId: string;
+  readonly name: string;
+}
+
+/** The books of a drain: what has left the sled, what is on its way, and what was tried in vain. */
+export class DrainLedger {
+  readonly #maxRounds: number;
+  #moved: number;
+  #ended: number;
+  readonly #tries: Map<string, DrainTry>;
+  readonly #moving = new Map<string, DrainEntry>();
+  readonly #waiting = new Map<string, DrainEntry>();
+  #here = new Set<string>();
+
+  /** `maxRounds`: how often an instance is tried before it is given up. `carried`: what earlier runs of the drain have come to. */
+  constructor(maxRounds: number, carried: DrainCarried = { moved: 0, ended: 0, tries: {} }) {
+    this.#maxRounds = maxRounds;
+    this.#moved = carried.moved;
+    this.#ended = carried.ended;
+    this.#tries = new Map(Object.entries(carried.tries));
+  }
+
+  /** Notes what is on the sled now. Returns those that were tried in vain and have left it in another way since. */
+  observe(instances: readonly DrainedInstance[]): DrainedInstance[] {
+    this.#here = new Set(instances.map(({ instanceId }) => instanceId));
+    return [...this.#tries]
+      .filter(([instanceId]) => !this.#here.has(instanceId))
+      .map(([instanceId, { name }]) => ({ instanceId, name }));
+  }
+
+  /** Whether nothing is on the sled. */
+  get empty(): boolean {
+    return this.#here.size === 0;
+  }
+
+  /** Those of the instances that may be tried again. */
+  open<Instance extends DrainedInstance>(instances: readonly Instance[]): Instance[] {
+    return instances.filter(({ instanceId }) => this.#rounds(instanceId) < this.#maxRounds);
+  }
+
+  /** How many rounds the least tried of these instances has had. */
+  leastRounds(instances: readonly DrainedInstance[]): number {
+    return Math.min(...instances.map(({ instanceId }) => this.#rounds(instanceId)));
+  }
+
+  /** Where migrations of an instance have failed. */
+  sledIdsToAvoid(instanceId: string): readonly string[] {
+    return this.#tries.get(instanceId)?.avoidSledIds ?? [];
+  }
+
+  /** An instance is waited for: `until` says for what. */
+  waitsFor(instance: DrainedInstance, until: string): void {
+    this.#waiting.set(instance.instanceId, { ...instance, detail: until });
+  }
+
+  /** An instance is on its way. */
+  movesTo(instance: DrainedInstance, destination: string): void {
+    this.#waiting.delete(instance.instanceId);
+    this.#moving.set(instance.instanceId, { ...instance, detail: destination });
+  }
+
+  /** An instance has left the sled. */
+  left(instanceId: string, how: 'moved' | 'ended'): void {
+    if (how === 'moved') this.#moved += 1;
+    else this.#ended += 1;
+    this.#forget(instanceId);
+    this.#here.delete(instanceId);
+    this.#tries.delete(instanceId);
+  }
+
+  /** An instance that was tried in vain has come back: it is tried anew. */
+  returned({ instanceId, name }: DrainedInstance): void {
+    this.#tries.set(instanceId, { name, rounds: 0, reason: '', avoidSledIds: [] });
+  }
+
+  /** A round failed, for a reason; towards a sled, where it came so far. */
+  failed(instance: DrainedInstance, reason: string, sledIdToAvoid: string | null = null): void {
+    this.#fail(instance, reason, sledIdToAvoid, 1);
+  }
+
+  /** An instance can't be moved, and is not tried again. */
+  givenUp(instance: DrainedInstance, reason: string): void {
+    this.#fail(instance, reason, null, this.#maxRounds);
+  }
+
+  /** What the next run of the drain has to know. */
+  carried(): DrainCarried {
+    return { moved: this.#moved, ended: this.#ended, tries: Object.fromEntries(this.#tries) };
+  }
+
+  /** How far the drain has come. */
+  progress(drain: Pick<DrainProgress, 'sledId' | 'sledName' | 'state' | 'parallel' | 'stopReason'>): DrainProgress {
+    return {
+      ...drain,
+      total: this.#moved + this.#ended + this.#here.size,
+      moved: this.#moved,
+      ended: this.#ended,
+      moving: [...this.#moving.values()],
+      waiting: [...this.#waiting.values()],
+      couldNotMove: [...this.#tries]
+        .filter(([instanceId, { rounds }]) => rounds >= this.#maxRounds && this.#here.has(instanceId))
+        .map(([instanceId, { name, reason }]) => ({ instanceId, name, detail: reason })),
+    };
+  }
+
+  #rounds(instanceId: string): number {
+    return this.#tries.get(instanceId)?.rounds ?? 0;
+  }
+
+  #fail({ instanceId, name }: DrainedInstance, reason: string, sledIdToAvoid: string | null, rounds: number): void {
+    const avoidSledIds = [...this.sledIdsToAvoid(instanceId), ...(sledIdToAvoid === null ? [] : [sledIdToAvoid])];
+    this.#tries.set(instanceId, {
+      name,
+      reason,
+      rounds: this.#rounds(instanceId) + rounds,
+      avoidSledIds: [...new Set(avoidSledIds)],
+    });
+    this.#forget(instanceId);
+  }
+
+  #forget(instanceId: string): void {
+    this.#moving.delete(instanceId);
+    this.#waiting.delete(instanceId);
+  }
+}

@@ -3,7 +3,7 @@
  * schedules) and the workflows themselves.
  */
 import type { Attempt } from './attempt.ts';
-import type { DrainProgress } from './drain.ts';
+import type { DrainCarried, DrainProgress } from './drain.ts';
 import type { OperationError } from './failures.ts';
 import type { MigrationObservation } from './migration-progress.ts';
 import type { ReconcilerName, ReconcilerPass } from './reconcilers.ts';
@@ -84,22 +84,6 @@ export interface SledDrainInput {
   readonly instancesPerRun?: number;
   /** What earlier runs of this drain have come to. */
   readonly carried?: DrainCarried;
-}
-
-/** What one run of a drain hands to the next. */
-export interface DrainCarried {
-  readonly moved: number;
-  readonly ended: number;
-  /** By instance id. */
-  readonly tries: Readonly<Record<string, DrainTry>>;
-}
-
-/** What became of the rounds of an instance that has not moved. */
-export interface DrainTry {
-  readonly name: string;
-  readonly rounds: number;
-  readonly reason: string;
-  readonly avoidSledIds: readonly string[];
 }
 
 type Reconcilers = {

@@ -14,10 +14,10 @@ import {
 } from '@temporalio/worker';
 import type { Sinks } from '@temporalio/workflow';
 import type { Logger } from 'pino';
-import { createControlActivities } from '../activities/activities.ts';
 import { createDrainActivities } from '../activities/drain.ts';
 import { createWatchActivities } from '../activities/migration-watch.ts';
 import { createReconcilerActivities } from '../activities/reconcilers.ts';
+import { createSagaActivities } from '../activities/sagas.ts';
 import { SledClient } from '../activities/sled-client.ts';
 import { SledDirectory, warnWithoutAuthority } from '../activities/sled-directory.ts';
 import { openDatabase } from '../db/connect.ts';
@@ -189,7 +189,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     metrics,
     auditDays: options.auditDays,
   };
-  const control = createControlActivities(context);
+  const sagas = createSagaActivities(context);
   const versioned = process.env.MOORING_WORKER_VERSIONING !== 'off' && !options.alone;
   const workflows =
     options.bundle ??
@@ -224,7 +224,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     ...common,
     taskQueue: TASK_QUEUE,
     activities: {
-      ...control,
+      ...sagas,
       ...createReconcilerActivities(context),
       ...createDrainActivities(context),
       ...createWatchActivities(context),
@@ -245,7 +245,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
       await run;
       return;
     }
-    const worker = await Worker.create({ ...common, taskQueue: UPDATE_TASK_QUEUE, activities: control });
+    const worker = await Worker.create({ ...common, taskQueue: UPDATE_TASK_QUEUE, activities: sagas });
     updates = { worker, run: worker.run() };
   }
   if (options.updates ?? true) await setUpdates(true);

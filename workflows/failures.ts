@@ -1,3 +1,4 @@
+/** Reads what Temporal wraps a step's failure in; what the failure means is in `model/failures.ts`. */
 import {
   ActivityFailure,
   ApplicationFailure,
@@ -5,7 +6,16 @@ import {
   isCancellation,
   TimeoutFailure,
 } from '@temporalio/workflow';
-import type { FailureType, OperationError } from '../model/failures.ts';
+import {
+  describeOperationFailure,
+  errorBody,
+  FAILURES,
+  type FailureType,
+  OPERATION_FAILURES,
+  type OperationError,
+  type OperationFailureOutcome,
+} from '../model/failures.ts';
+import type { OperationKind } from '../model/states.ts';
 
 /** The application failure behind a step's error, or `null`. */
 function applicationFailure(error: unknown): ApplicationFailure | null {
@@ -24,12 +34,15 @@ export function isFinalFailure(error: unknown): boolean {
   return applicationFailure(error)?.nonRetryable === true;
 }
 
+/** Whether a step ran out of its time without any answer. */
+export function isTimeout(error: unknown): boolean {
+  return error instanceof ActivityFailure && error.cause instanceof TimeoutFailure;
+}
+
 /** The type of the failure behind a step's or a workflow's error; `Cancelled` and `Timeout` where it has none of its own. */
 export function failureTypeOf(error: unknown): string | null {
   if (isCancellation(error)) return 'Cancelled';
-  const type = applicationFailure(error)?.type;
-  if (type) return type;
-  return error instanceof ActivityFailure && error.cause instanceof TimeoutFailure ? 'Timeout' : null;
+  return applicationFailure(error)?.type || (isTimeout(error) ? 'Timeout' : null);
 }
 
 /** What went wrong, in one line. */
@@ -39,48 +52,40 @@ export function messageOf(error: unknown): string {
   return inner instanceof Error ? inner.message : String(inner);
 }
 
-/** Where an unwind leaves the instance, and what its user can do next. */
-const NEXT: Readonly<Record<string, string>> = {
-  'the start': '; the instance is stopped and holds nothing: start it again',
-  'the migration': '; the instance stays where it was: migrate it again, or to another sled',
-};
+/** A step's failure of the given type, for what a workflow finds out by itself: final, with the body of the type's code. */
+export function stepFailure(type: FailureType, message: string, cause?: unknown): ApplicationFailure {
+  return verdict(type, message, errorBody(FAILURES[type].code, message), cause);
+}
 
-/**
- * What the caller of the operation is told of a step's error. `what` names the operation; `sled` the one that it was
- * placed on, for a time-out, which says nothing of it.
- */
-export function errorBodyOf(error: unknown, what: string, sled?: string): OperationError {
-  if (isCancellation(error)) {
-    return { status: 409, error_code: 'Conflict', message: `${what} was cancelled by an operator; ask for it again` };
-  }
-  const failure = applicationFailure(error);
-  const body = failure?.details?.[0] as OperationError | undefined;
-  if (body !== undefined && failure?.type === 'Refusal')
-    return { ...body, message: `${what} was refused, and nothing was written: ${body.message}` };
-  if (body !== undefined)
-    return { ...body, message: `${what} failed and was undone: ${body.message}${NEXT[what] ?? ''}` };
-  const timedOut = error instanceof ActivityFailure && error.cause instanceof TimeoutFailure && sled !== undefined;
-  const inner = error instanceof Error && error.cause instanceof Error ? error.cause : error;
-  const reason = timedOut
-    ? `sled "${sled}" gave no answer in time`
-    : (failure?.message ?? (inner instanceof Error ? inner.message : String(inner)));
-  return {
-    status: 503,
-    error_code: 'ServiceUnavailable',
-    message: `${what} failed and was undone: ${reason}${NEXT[what] ?? ''}`,
-  };
+/** What the caller of an operation is answered when a step's error ended it. */
+export function operationError(kind: OperationKind, error: unknown): OperationError {
+  return describeOperationFailure(kind, {
+    cancelled: isCancellation(error),
+    type: failureTypeOf(error),
+    body: (applicationFailure(error)?.details?.[0] as OperationError | undefined) ?? null,
+    message: messageOf(error),
+  });
 }
 
 /** The failure that closes an operation's workflow: its message is what a person reads in the Web UI. */
-export function operationFailure(type: string, body: OperationError, cause: unknown): ApplicationFailure {
+export function operationFailure(
+  kind: OperationKind,
+  outcome: OperationFailureOutcome,
+  body: OperationError,
+  cause: unknown,
+): ApplicationFailure {
+  return verdict(OPERATION_FAILURES[kind][outcome], body.message, body, cause);
+}
+
+function verdict(type: string, message: string, body: OperationError, cause: unknown): ApplicationFailure {
   const failure = ApplicationFailure.create({
     type,
-    message: body.message,
+    message,
     nonRetryable: true,
     details: [body],
     ...(cause instanceof Error && !(cause instanceof CancelledFailure) ? { cause } : {}),
   });
-  // A verdict, not a fault of the code: where it was made says nothing.
+  // It is a decision, not a fault of the code: where it was made explains nothing.
   failure.stack = '';
   return failure;
 }

@@ -4,7 +4,7 @@
  * the updater scan if someone terminates it.
  */
 import type { InstanceStopInput } from '../model/workflow-inputs.ts';
-import { untilDefinitive } from './activities.ts';
+import { untilDefinitive } from './proxies.ts';
 
 export async function instanceStop(input: InstanceStopInput): Promise<{ outcome: string }> {
   return { outcome: await untilDefinitive.deliverStop(input) };

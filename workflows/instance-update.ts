@@ -9,7 +9,7 @@
  */
 import { continueAsNew, defineSignal, setHandler, workflowInfo } from '@temporalio/workflow';
 import type { InstanceUpdateInput } from '../model/workflow-inputs.ts';
-import { database } from './activities.ts';
+import { database } from './proxies.ts';
 
 /** The instance's stored state may need an update. */
 export const updateNeeded = defineSignal('updateNeeded');

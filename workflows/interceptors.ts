@@ -10,6 +10,7 @@ import { defineSearchAttributeKey, SearchAttributeType, type SearchAttributeUpda
 import {
   type ActivityInput,
   ContinueAsNew,
+  getCurrentDetails,
   isCancellation,
   type LocalActivityInput,
   metricMeter,
@@ -23,15 +24,15 @@ import {
   type WorkflowOutboundCallsInterceptor,
   workflowInfo,
 } from '@temporalio/workflow';
+import { operationOutcomeOf } from '../model/failures.ts';
 import { collectFacts, describeStep, type SagaFacts, SagaStory } from '../model/saga-story.ts';
 import { SEARCH_ATTRIBUTES, type SearchAttribute } from '../model/search-attributes.ts';
-import { ownDetails } from './details.ts';
 import { failureTypeOf, messageOf } from './failures.ts';
 
 const keyOf = (attribute: SearchAttribute) =>
   defineSearchAttributeKey(SEARCH_ATTRIBUTES[attribute], SearchAttributeType.KEYWORD);
 
-class Storyteller implements WorkflowInboundCallsInterceptor, WorkflowOutboundCallsInterceptor {
+class ProgressInterceptor implements WorkflowInboundCallsInterceptor, WorkflowOutboundCallsInterceptor {
   readonly #workflowType = workflowInfo().workflowType;
   #story = new SagaStory(this.#workflowType, {});
   /** The attributes as the server has them; `null` in a run that was started without. */
@@ -39,6 +40,8 @@ class Storyteller implements WorkflowInboundCallsInterceptor, WorkflowOutboundCa
   /** What is sure of the subject: an argument may speak of a VMM that is never made. */
   #sure: SagaFacts = {};
   #upsertedOnce = false;
+  /** The details as they were last set here. */
+  #shownDetails = '';
 
   async execute(input: WorkflowExecuteInput, next: Next<WorkflowInboundCallsInterceptor, 'execute'>): Promise<unknown> {
     // Not in the constructor: the first event has not been read by then.
@@ -46,11 +49,11 @@ class Storyteller implements WorkflowInboundCallsInterceptor, WorkflowOutboundCa
     if (known.has('outcome')) this.#known = known;
     this.#sure = factsOf(known);
     this.#story = new SagaStory(this.#workflowType, this.#sure);
-    this.#learn(input.args[0]);
+    this.#collect(input.args[0]);
     this.#show();
     try {
       const result = await next(input);
-      this.#learn(result);
+      this.#collect(result);
       this.#end({ outcome: outcomeOf(result) });
       return result;
     } catch (error) {
@@ -96,7 +99,7 @@ class Storyteller implements WorkflowInboundCallsInterceptor, WorkflowOutboundCa
     this.#show();
     return run(summary).then(
       (result) => {
-        this.#learn(result);
+        this.#collect(result);
         end('done', typeof result === 'string' ? result : '');
         if (!this.#upsertedOnce) this.#upsert(attributesOf(this.#sure));
         this.#show();
@@ -111,9 +114,7 @@ class Storyteller implements WorkflowInboundCallsInterceptor, WorkflowOutboundCa
   }
 
   #fail(error: unknown): void {
-    const outcome = isCancellation(error)
-      ? 'cancelled'
-      : (/(Unwound|Refused)$/.exec(failureTypeOf(error) ?? '')?.[0]?.toLowerCase() ?? 'failed');
+    const outcome = isCancellation(error) ? 'cancelled' : (operationOutcomeOf(failureTypeOf(error)) ?? 'failed');
     const cause = error instanceof Error && error.cause !== undefined ? error.cause : error;
     this.#end(
       { outcome, message: messageOf(error) },
@@ -137,14 +138,16 @@ class Storyteller implements WorkflowInboundCallsInterceptor, WorkflowOutboundCa
     this.#upsert({ ...attributesOf(this.#sure), ...more, outcome: ending.outcome });
   }
 
-  #learn(value: unknown): void {
+  #collect(value: unknown): void {
     this.#sure = collectFacts(this.#sure, value);
     this.#story.facts = collectFacts(this.#story.facts, value);
   }
 
-  /** What the workflow tells of itself counts for more than its steps; not why it failed. */
+  /** What the workflow itself has set as its details counts for more than its steps; not why it failed. */
   #show(failed = false): void {
-    setCurrentDetails((failed ? null : ownDetails()) ?? this.#story.toMarkdown());
+    if (!failed && getCurrentDetails() !== this.#shownDetails) return;
+    this.#shownDetails = this.#story.toMarkdown();
+    setCurrentDetails(this.#shownDetails);
   }
 
   /** Writes what the server does not have yet: one event, in the workflow task that is under way. */
@@ -201,6 +204,6 @@ function outcomeOf(result: unknown): string {
 }
 
 export function interceptors(): WorkflowInterceptors {
-  const storyteller = new Storyteller();
-  return { inbound: [storyteller], outbound: [storyteller] };
+  const progress = new ProgressInterceptor();
+  return { inbound: [progress], outbound: [progress] };
 }

@@ -5,11 +5,10 @@
  * Nothing depends on it: it only reads. Whether it is lost, late or terminated changes nothing about the migration, whose
  * saga is over, and whose end the sleds report.
  */
-import { proxyActivities } from '@temporalio/workflow';
+import { proxyActivities, setCurrentDetails } from '@temporalio/workflow';
 import type { WatchActivities } from '../activities/migration-watch.ts';
 import { type MigrationFigures, type MigrationObservation, migrationDetails } from '../model/migration-progress.ts';
 import type { MigrationWatchInput } from '../model/workflow-inputs.ts';
-import { tellDetails } from './details.ts';
 
 const DEFAULT_LIMIT_MS = 12 * 3_600_000;
 /**
@@ -37,7 +36,7 @@ export async function migrationWatch(
     observation = await watchMigration({ migrationId, forMs, figures });
     if (observation === null) break;
     figures = observation.figures;
-    tellDetails(migrationDetails(observation));
+    setCurrentDetails(migrationDetails(observation));
     if (observation.outcome !== 'under way') return observation;
     watchedMs += forMs;
   }

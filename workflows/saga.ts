@@ -1,39 +1,49 @@
-import { CancellationScope, log } from '@temporalio/workflow';
+/**
+ * The skeleton of a saga that makes a VMM: its steps, and what undoes them. `instance-start` and `instance-migrate` are its
+ * two uses.
+ *
+ * The compensation stands before the first step, since a step that failed may have taken effect, and a claim that never
+ * arrived must not arrive later. It runs out of reach of a cancellation, and each of its steps goes on until it has a
+ * definitive answer. A step that was refused for a reason in the request has written nothing, and nothing is undone.
+ */
+import { CancellationScope, log, uuid4, workflowInfo } from '@temporalio/workflow';
+import type { Attempt } from '../model/attempt.ts';
+import type { OperationKind } from '../model/states.ts';
+import { failedWith, operationError, operationFailure } from './failures.ts';
+import { database } from './proxies.ts';
+import { unwindVmm } from './unwind.ts';
 
-type Compensation = () => Promise<void>;
+export interface VmmSaga<Result> {
+  readonly kind: OperationKind;
+  readonly instanceId: string;
+  /** The steps, in order. What they throw ends the saga. */
+  steps(attempt: Attempt): Promise<Result>;
+  /** Whether a VMM whose sled has reported that its guest runs is left alone by the unwind that follows this failure. */
+  sparesRunning(failure: unknown): boolean;
+  /** The result when the VMM was spared: the operation has succeeded after all. */
+  spared(attempt: Attempt): Result;
+}
 
 /**
- * The compensations of a saga. Each is registered *before* its step runs, since a step that failed may have taken effect;
- * they run newest first, out of reach of a cancellation, and each retries by itself until it has a definitive answer.
+ * Runs a saga. Throws the failure that closes its workflow: `…Refused` when nothing was written, `…Unwound` when the attempt
+ * is undone and the instance holds nothing of it.
  */
-export class Saga {
-  readonly #compensations: { name: string; run: Compensation }[] = [];
-  readonly #logFields: Readonly<Record<string, string>>;
-
-  /** `logFields` stand on each of its log lines. */
-  constructor(logFields: Readonly<Record<string, string>> = {}) {
-    this.#logFields = logFields;
-  }
-
-  /** Registers what undoes the step that comes next. It must be harmless when the step never happened. */
-  compensateWith(name: string, run: Compensation): void {
-    this.#compensations.push({ name, run });
-  }
-
-  /** Runs every compensation, newest first. One that fails for good is logged and thrown after the others have run. */
-  async unwind(): Promise<void> {
-    const errors: unknown[] = [];
-    await CancellationScope.nonCancellable(async () => {
-      for (const { name, run } of this.#compensations.reverse()) {
-        try {
-          log.info('compensating', { ...this.#logFields, compensation: name });
-          await run();
-        } catch (error) {
-          log.error('a compensation failed', { ...this.#logFields, compensation: name, error });
-          errors.push(error);
-        }
-      }
+export async function runSaga<Result>(saga: VmmSaga<Result>): Promise<Result> {
+  const { kind, instanceId } = saga;
+  const { workflowId, firstExecutionRunId: operationId } = workflowInfo();
+  // Made once, so that each step, however often it is tried, speaks of the same VMM.
+  const attempt: Attempt = { kind, instanceId, vmmId: uuid4(), operationId, workflowId };
+  try {
+    return await saga.steps(attempt);
+  } catch (failure) {
+    const error = operationError(kind, failure);
+    if (failedWith(failure, 'Refusal')) throw operationFailure(kind, 'refused', error, failure);
+    return CancellationScope.nonCancellable(async () => {
+      log.info('compensating', { vmm_id: attempt.vmmId });
+      const outcome = await unwindVmm({ ...attempt, spareRunning: saga.sparesRunning(failure), error });
+      if (outcome === 'unwound') throw operationFailure(kind, 'unwound', error, failure);
+      await database.succeedOperation(attempt);
+      return saga.spared(attempt);
     });
-    if (errors.length > 0) throw errors[0];
   }
 }

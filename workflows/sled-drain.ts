@@ -18,16 +18,15 @@ import {
   executeChild,
   ParentClosePolicy,
   proxyActivities,
+  setCurrentDetails,
   setHandler,
   sleep,
   workflowInfo,
 } from '@temporalio/workflow';
 import type { DrainActivities } from '../activities/drain.ts';
-import { type DrainEntry, type DrainProgress, drainDetails } from '../model/drain.ts';
-import type { DrainTry, SledDrainInput } from '../model/workflow-inputs.ts';
+import { type DrainedInstance, DrainLedger, type DrainProgress, drainDetails } from '../model/drain.ts';
+import type { SledDrainInput, WorkflowTypes } from '../model/workflow-inputs.ts';
 import { workflowIds } from '../model/workflow-names.ts';
-import { tellDetails } from './details.ts';
-import type { instanceMigrate } from './instance-migrate.ts';
 
 /** The drain is to stop: nothing more is begun. */
 export const stopDrain = defineSignal('stopDrain');
@@ -56,39 +55,19 @@ const { planMove } = proxyActivities<DrainActivities>({
 
 export async function sledDrain(input: SledDrainInput): Promise<DrainProgress> {
   const { sledId, parallel } = input;
-  const maxRounds = input.maxRounds ?? DEFAULT_MAX_ROUNDS;
+  const ledger = new DrainLedger(input.maxRounds ?? DEFAULT_MAX_ROUNDS, input.carried);
   const instancesPerRun = input.instancesPerRun ?? DEFAULT_INSTANCES_PER_RUN;
-  let moved = input.carried?.moved ?? 0;
-  let ended = input.carried?.ended ?? 0;
-  const tries = new Map<string, DrainTry>(Object.entries(input.carried?.tries ?? {}));
-  const moving = new Map<string, DrainEntry>();
-  const waiting = new Map<string, DrainEntry>();
-  let here = new Set<string>();
   let sledName = input.sledName ?? sledId;
   let state: DrainProgress['state'] = 'running';
   let stopReason: string | null = null;
   let handled = 0;
 
-  const progress = (): DrainProgress => ({
-    sledId,
-    sledName,
-    state,
-    total: moved + ended + here.size,
-    moved,
-    ended,
-    moving: [...moving.values()],
-    waiting: [...waiting.values()],
-    couldNotMove: [...tries]
-      .filter(([instanceId, { rounds }]) => rounds >= maxRounds && here.has(instanceId))
-      .map(([instanceId, { name, reason }]) => ({ instanceId, name, detail: reason })),
-    parallel,
-    stopReason,
-  });
+  const progress = () => ledger.progress({ sledId, sledName, state, parallel, stopReason });
+  const showProgress = () => setCurrentDetails(drainDetails(progress()));
   setHandler(drainProgress, progress);
   setHandler(stopDrain, () => {
     stopReason ??= 'by an operator';
   });
-  const tell = () => tellDetails(drainDetails(progress()));
 
   // Once: an operator may put the sled back into service meanwhile, which ends the drain.
   if (input.carried === undefined) await beginDrain({ sledId });
@@ -96,80 +75,72 @@ export async function sledDrain(input: SledDrainInput): Promise<DrainProgress> {
     const work = await readDrainWork({ sledId });
     sledName = work.sled.name;
     if (work.sled.policy !== 'no_provision') stopReason ??= `the sled is ${work.sled.policy} now`;
-    here = new Set(work.instances.map(({ instanceId }) => instanceId));
     // What had failed here and has left in another way counts with the rest.
-    for (const [instanceId, { name }] of [...tries]) {
-      if (!here.has(instanceId) && stopReason === null) await settle({ instanceId, name });
-    }
-    const open = work.instances.filter(({ instanceId }) => (tries.get(instanceId)?.rounds ?? 0) < maxRounds);
-    tell();
+    for (const instance of ledger.observe(work.instances)) if (stopReason === null) await countDeparture(instance);
+    const open = ledger.open(work.instances);
+    showProgress();
     if (stopReason !== null || open.length === 0) break;
 
-    const again = Math.min(...open.map(({ instanceId }) => tries.get(instanceId)?.rounds ?? 0));
-    if (again > 0) {
-      await condition(() => stopReason !== null, again * (input.roundPauseMs ?? DEFAULT_ROUND_PAUSE_MS));
+    const rounds = ledger.leastRounds(open);
+    if (rounds > 0) {
+      await condition(() => stopReason !== null, rounds * (input.roundPauseMs ?? DEFAULT_ROUND_PAUSE_MS));
       if (stopReason !== null) break;
     }
-    const queue = [...open];
+    await moveAll(open);
+  }
+  state = stopReason !== null ? 'stopped' : ledger.empty ? 'drained' : 'incomplete';
+  showProgress();
+  return progress();
+
+  /** One round over these instances; continued as new, with what the ledger holds, when the run has become long. */
+  async function moveAll(instances: readonly DrainedInstance[]): Promise<void> {
+    const queue = [...instances];
     const runEnds = () => workflowInfo().continueAsNewSuggested || handled >= instancesPerRun;
     const mover = async () => {
       for (let next = queue.shift(); next !== undefined && stopReason === null && !runEnds(); next = queue.shift()) {
         await moveAway(next);
         handled += 1;
-        tell();
+        showProgress();
       }
     };
     const all = Promise.all(Array.from({ length: parallel }, mover));
     await Promise.race([all, condition(() => stopReason !== null)]);
-    if (runEnds() && stopReason === null) {
-      // What is still under way goes on by itself, and is found where it then is.
-      await Promise.race([all, sleep(HAND_OVER_MS)]);
-      if (stopReason === null) {
-        await continueAsNew<typeof sledDrain>({
-          ...input,
-          carried: { moved, ended, tries: Object.fromEntries(tries) },
-        });
-      }
-    }
+    if (!runEnds() || stopReason !== null) return;
+    // What is still under way goes on by itself, and is found where it then is.
+    await Promise.race([all, sleep(HAND_OVER_MS)]);
+    if (stopReason === null) await continueAsNew<typeof sledDrain>({ ...input, carried: ledger.carried() });
   }
-  state = stopReason !== null ? 'stopped' : here.size === 0 ? 'drained' : 'incomplete';
-  tell();
-  return progress();
 
   /** Moves one instance away, or finds out why it can't be. */
-  async function moveAway({ instanceId, name }: { instanceId: string; name: string }): Promise<void> {
+  async function moveAway(instance: DrainedInstance): Promise<void> {
+    const { instanceId } = instance;
     const limitMs = input.waitLimitMs ?? DEFAULT_WAIT_LIMIT_MS;
     const lookMs = Math.min(LOOK_MS, limitMs);
     let destination: { id: string; name: string } | null = null;
     for (let waitedMs = 0; ; ) {
-      const avoidSledIds = tries.get(instanceId)?.avoidSledIds ?? [];
+      const avoidSledIds = ledger.sledIdsToAvoid(instanceId);
       const plan = await planMove({ instanceId, sledId, avoidSledIds, waitMs: lookMs });
       switch (plan.do) {
         case 'left':
-          return leave(instanceId, plan.how);
+          return ledger.left(instanceId, plan.how);
         case 'wait':
           waitedMs += lookMs;
-          if (waitedMs > limitMs)
-            return failed(instanceId, name, `it was waited for in vain: ${plan.until}`, null, maxRounds);
-          (destination === null ? waiting : moving).set(instanceId, {
-            instanceId,
-            name,
-            detail: destination?.name ?? plan.until,
-          });
-          tell();
+          if (waitedMs > limitMs) return ledger.givenUp(instance, `it was waited for in vain: ${plan.until}`);
+          if (destination === null) ledger.waitsFor(instance, plan.until);
+          else ledger.movesTo(instance, destination.name);
+          showProgress();
           break;
         case 'no-place':
-          return failed(instanceId, name, plan.reason, null);
+          return ledger.failed(instance, plan.reason);
         case 'move': {
           if (destination !== null)
-            return failed(instanceId, name, `its migration to ${destination.name} failed on the way`, destination.id);
+            return ledger.failed(instance, `its migration to ${destination.name} failed on the way`, destination.id);
           destination = plan.to;
-          waiting.delete(instanceId);
-          moving.set(instanceId, { instanceId, name, detail: destination.name });
-          tell();
-          const refused = await migrate(instanceId, name, destination);
+          ledger.movesTo(instance, destination.name);
+          showProgress();
+          const refused = await migrate(instance, destination);
           if (refused === 'busy') destination = null;
-          else if (refused !== null) return failed(instanceId, name, refused.reason, destination.id);
+          else if (refused !== null) return ledger.failed(instance, refused.reason, destination.id);
         }
       }
     }
@@ -177,12 +148,11 @@ export async function sledDrain(input: SledDrainInput): Promise<DrainProgress> {
 
   /** Runs the migration as the user's own would run; `busy` when one is on its way already. */
   async function migrate(
-    instanceId: string,
-    name: string,
+    { instanceId, name }: DrainedInstance,
     to: { id: string; name: string },
   ): Promise<null | 'busy' | { reason: string }> {
     try {
-      await executeChild<typeof instanceMigrate>('instanceMigrate', {
+      await executeChild<WorkflowTypes['instanceMigrate']>('instanceMigrate', {
         workflowId: workflowIds.migrate(instanceId),
         args: [{ instanceId, destinationSledId: to.id, drainedSledId: sledId }],
         parentClosePolicy: ParentClosePolicy.ABANDON,
@@ -200,33 +170,9 @@ export async function sledDrain(input: SledDrainInput): Promise<DrainProgress> {
     }
   }
 
-  async function settle({ instanceId, name }: { instanceId: string; name: string }): Promise<void> {
-    const plan = await planMove({ instanceId, sledId, avoidSledIds: [], waitMs: 0 });
-    if (plan.do === 'left') leave(instanceId, plan.how);
-    else tries.set(instanceId, { name, rounds: 0, reason: '', avoidSledIds: [] });
-  }
-
-  function leave(instanceId: string, how: 'moved' | 'ended'): void {
-    if (how === 'moved') moved += 1;
-    else ended += 1;
-    forget(instanceId);
-    here.delete(instanceId);
-    tries.delete(instanceId);
-  }
-
-  function failed(instanceId: string, name: string, reason: string, sledIdToAvoid: string | null, rounds = 1): void {
-    const before = tries.get(instanceId);
-    tries.set(instanceId, {
-      name,
-      reason,
-      rounds: (before?.rounds ?? 0) + rounds,
-      avoidSledIds: [...new Set([...(before?.avoidSledIds ?? []), ...(sledIdToAvoid === null ? [] : [sledIdToAvoid])])],
-    });
-    forget(instanceId);
-  }
-
-  function forget(instanceId: string): void {
-    moving.delete(instanceId);
-    waiting.delete(instanceId);
+  async function countDeparture(instance: DrainedInstance): Promise<void> {
+    const plan = await planMove({ instanceId: instance.instanceId, sledId, avoidSledIds: [], waitMs: 0 });
+    if (plan.do === 'left') ledger.left(instance.instanceId, plan.how);
+    else ledger.returned(instance);
   }
 }

@@ -10,7 +10,7 @@
  * The instance's ids and generation are not touched: only the update saga clears them.
  */
 import type { UnwindInput } from '../model/workflow-inputs.ts';
-import { briefly, database, untilDefinitive } from './activities.ts';
+import { briefly, database, untilDefinitive } from './proxies.ts';
 
 /** Unwinds a VMM. Returns `spared` when it was left alone because its guest runs, and nothing was undone. */
 export async function unwindVmm(input: UnwindInput): Promise<'unwound' | 'spared'> {

@@ -7,8 +7,9 @@ import { sql } from 'drizzle-orm';
 import { fastify } from 'fastify';
 import { serializerCompiler, validatorCompiler, type ZodTypeProvider } from 'fastify-type-provider-zod';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
-import { type ActivityContext, createControlActivities } from '../../activities/activities.ts';
+import type { ActivityContext } from '../../activities/context.ts';
 import { createReconcilerActivities } from '../../activities/reconcilers.ts';
+import { createSagaActivities } from '../../activities/sagas.ts';
 import { type SledClient, SledError } from '../../activities/sled-client.ts';
 import type { ApiContext } from '../../api/context.ts';
 import { addReportRoutes } from '../../api/routes/reports.ts';
@@ -111,7 +112,7 @@ test('a stop that came while the VMM was registered ends the start before its sl
     await recordStop(database.db, claim.instanceId);
     return word('starting', 2);
   };
-  const { registerVmm } = createControlActivities(context({ register }));
+  const { registerVmm } = createSagaActivities(context({ register }));
   expect(await failureType(inActivity(1, () => registerVmm(claim)))).toBe('StopRequested');
   expect((await readInstance(database.db, claim.instanceId))?.active?.commandedAt).toBeNull();
 });
@@ -124,7 +125,7 @@ test('each further telling to run reads the intent first', async () => {
     said.push('run');
     return { updated_runtime: word('running', 3) };
   };
-  const { runVmm } = createControlActivities(context({ setState }));
+  const { runVmm } = createSagaActivities(context({ setState }));
   expect(await failureType(inActivity(2, () => runVmm(attemptOf(claim))))).toBe('StopRequested');
   expect(said).toEqual([]);
 });
@@ -136,7 +137,7 @@ test('a sled that gave no answer is not waited for again within a workflow task,
     said.push('register');
     return answers ? word('starting', 2) : silence();
   };
-  const { registerVmm } = createControlActivities(context({ register }));
+  const { registerVmm } = createSagaActivities(context({ register }));
   const atOnce = () =>
     new MockActivityEnvironment({ isLocal: true }, { logger: SILENT }).run(() => registerVmm(claim)) as Promise<void>;
   const asStep = () => inActivity(1, () => registerVmm({ ...claim, isRetry: true }));
@@ -160,14 +161,14 @@ test('registering as a step of its own, after the attempt at once, reads the int
     said.push('register');
     return word('starting', 2);
   };
-  const { registerVmm } = createControlActivities(context({ register }));
+  const { registerVmm } = createSagaActivities(context({ register }));
   expect(await failureType(inActivity(1, () => registerVmm({ ...claim, isRetry: true })))).toBe('StopRequested');
   expect(said).toEqual([]);
 });
 
 test('silence of a sled, while it is to unregister, is no answer', async () => {
   const claim = await claimed();
-  const { unregisterVmm } = createControlActivities(context({}));
+  const { unregisterVmm } = createSagaActivities(context({}));
   const request = { vmmId: claim.vmmId, sled: { name: claim.sledName, address: claim.sledAddress } };
   expect(await failureType(inActivity(1, () => unregisterVmm(request)))).toBe('SledUnavailable');
 });
@@ -191,7 +192,7 @@ test('a stop is told to both sides of a migration', async () => {
     said.push(`${command.type} ${vmmId}`);
     return { updated_runtime: null };
   };
-  const { deliverStop } = createControlActivities(context({ setState }));
+  const { deliverStop } = createSagaActivities(context({ setState }));
   await inActivity(1, () => deliverStop({ instanceId: claim.instanceId }));
   expect(said.sort()).toEqual([`stopped ${claim.vmmId}`, `stopped ${target.vmmId}`].sort());
 });
@@ -200,7 +201,7 @@ test('the word that comes with a command is written, and signals the update when
   const claim = await claimed();
   await applyReport(database.db, claim.vmmId, word('starting', 2), { tell: true });
   const setState = async () => ({ updated_runtime: word('failed', 3) });
-  const { runVmm } = createControlActivities(context({ setState }));
+  const { runVmm } = createSagaActivities(context({ setState }));
   await inActivity(1, () => runVmm(attemptOf(claim)));
   expect(await stateOf(claim.vmmId)).toBe('failed');
   expect(signalled).toEqual([claim.instanceId]);

@@ -4,14 +4,14 @@ import { Client, Connection, type WorkflowHandle } from '@temporalio/client';
 import { ApplicationFailure } from '@temporalio/common';
 import { NativeConnection, Worker } from '@temporalio/worker';
 import { afterAll, beforeAll, beforeEach, expect, onTestFinished, test } from 'vitest';
-import type { ControlActivities } from '../../activities/activities.ts';
+import type { SagaActivities } from '../../activities/sagas.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import { createLog } from '../../platform/telemetry/log.ts';
 import { findTemporalBinary, startTemporalServer, type TemporalServer } from '../../stack/temporal-server.ts';
 import { installRuntime, workflowBundle } from '../../worker/worker.ts';
 
 const QUEUE = 'order-test';
-type Fakes = { [Name in keyof ControlActivities]?: (...args: Parameters<ControlActivities[Name]>) => Promise<unknown> };
+type Fakes = { [Name in keyof SagaActivities]?: (...args: Parameters<SagaActivities[Name]>) => Promise<unknown> };
 
 const calls: { name: string; request: Record<string, unknown> }[] = [];
 let fakes: Fakes = {};

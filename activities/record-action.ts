@@ -3,7 +3,7 @@ import type { Queryable } from '../db/connect.ts';
 import { type AuditOutcome, type AutomaticAction, automaticRecord, writeAudit } from '../db/transactions/audit.ts';
 
 /** Who acts by itself, as the audit log has it: the run of the workflow that the activity is a part of. */
-export function acting(actorName: string): Pick<AutomaticAction, 'actorName' | 'runId' | 'workflowId'> {
+export function automaticActor(actorName: string): Pick<AutomaticAction, 'actorName' | 'runId' | 'workflowId'> {
   const { workflowExecution } = activityInfo();
   return { actorName, runId: workflowExecution?.runId ?? '', workflowId: workflowExecution?.workflowId ?? '' };
 }
@@ -12,7 +12,7 @@ export function acting(actorName: string): Pick<AutomaticAction, 'actorName' | '
  * Does something that is no transaction of the database, nobody having asked for it: it is on the audit log before it is
  * begun, and how it ended after. Throws what the work threw.
  */
-export async function recorded<T>(db: Queryable, action: AutomaticAction, work: () => Promise<T>): Promise<T> {
+export async function recordAction<T>(db: Queryable, action: AutomaticAction, work: () => Promise<T>): Promise<T> {
   const begun = automaticRecord(action, null);
   const startedMs = performance.now();
   const end = (outcome: AuditOutcome) =>
@@ -22,7 +22,7 @@ export async function recorded<T>(db: Queryable, action: AutomaticAction, work: 
   try {
     result = await work();
   } catch (error) {
-    // What it threw is the news; a record that stays open is completed as `unknown`.
+    // The caller must get the work's own error, not the audit log's; a record that stays open is completed as `unknown`.
     await end({
       result: 'error',
       httpStatus: null,

@@ -1,0 +1,53 @@
+/** Commanding a sled to run a VMM, or to migrate one in: the point of no return of a start and of a migration. */
+import { activityInfo } from '@temporalio/activity';
+import { readVmmPlace } from '../db/queries/saga-progress.ts';
+import { recordSucceededOperation } from '../db/transactions/unwind-vmm.ts';
+import type { Attempt } from '../model/attempt.ts';
+import { isGoneVmmState } from '../model/states.ts';
+import type { VmmCommand } from '../wire/sled-protocol.ts';
+import type { ActivityContext } from './context.ts';
+import { stepFailure } from './failures.ts';
+import { applyAnswer, SLED_CALL_MS } from './sled-calls.ts';
+import type { SledAddress } from './sled-client.ts';
+
+/** Throws, as final, what makes it pointless to go on registering or commanding a VMM. */
+export async function checkStillWanted(
+  { db }: Pick<ActivityContext, 'db'>,
+  vmmId: string,
+  { readIntent }: { readIntent: boolean },
+): Promise<void> {
+  const place = await readVmmPlace(db, vmmId);
+  if (place === null) return;
+  if (readIntent && place.intendedState !== 'running') throw stopRequested();
+  if (place.givenUp) {
+    const what = place.sledPolicy === 'expunged' ? 'expunged' : 'declared dead or stated to be powered off';
+    throw stepFailure('SledExpunged', `sled "${place.sledName}" was ${what}`);
+  }
+  if (isGoneVmmState(place.state))
+    throw stepFailure('VmmLost', `the VMM on sled "${place.sledName}" is ${place.state}`);
+}
+
+/** The failure of a start whose user asked for stop meanwhile. */
+export function stopRequested() {
+  return stepFailure('StopRequested', 'the user asked for stop meanwhile');
+}
+
+/**
+ * Commands a VMM's sled, and records the operation's success with the sled's answer. `whenAccepted` is done beside that.
+ * `readIntent`: a stop meanwhile ends it before it is tried again.
+ */
+export async function commandVmm(
+  context: Pick<ActivityContext, 'db' | 'sleds' | 'workflows'>,
+  attempt: Attempt & { sled: SledAddress },
+  command: VmmCommand,
+  { readIntent, whenAccepted }: { readIntent: boolean; whenAccepted?: () => Promise<void> },
+): Promise<void> {
+  // The first attempt comes right after the step that read the intent and marked the VMM as commanded.
+  if (activityInfo().attempt > 1) await checkStillWanted(context, attempt.vmmId, { readIntent });
+  const { updated_runtime } = await context.sleds.setState(attempt.sled, attempt.vmmId, command, SLED_CALL_MS);
+  const [applied] = await Promise.all([
+    applyAnswer(context, attempt.vmmId, updated_runtime, { succeed: attempt }),
+    whenAccepted?.(),
+  ]);
+  if (applied === null) await recordSucceededOperation(context.db, attempt);
+}

@@ -1,0 +1,14 @@
+import type { Database } from '../db/connect.ts';
+import type { Metrics } from '../platform/telemetry/metrics.ts';
+import type { WorkflowStarter } from '../temporal/workflow-starter.ts';
+import type { SledClient } from './sled-client.ts';
+
+/** What the activities work with. */
+export interface ActivityContext {
+  readonly db: Database;
+  readonly sleds: SledClient;
+  readonly workflows: WorkflowStarter;
+  readonly metrics?: Metrics;
+  /** How long audit records are kept, in days; default 90. */
+  readonly auditDays?: number | undefined;
+}

@@ -1,0 +1,63 @@
+import { activityInfo, log } from '@temporalio/activity';
+import { readVmmPlace } from '../db/queries/saga-progress.ts';
+import { type ClaimMigrationRequest, claimMigration, type MigrationClaim } from '../db/transactions/claim-migration.ts';
+import { recordSucceededOperation } from '../db/transactions/unwind-vmm.ts';
+import type { Attempt } from '../model/attempt.ts';
+import { commandVmm } from './command-vmm.ts';
+import type { ActivityContext } from './context.ts';
+import type { SledAddress } from './sled-client.ts';
+
+/** What a migration's destination is commanded with. */
+export interface MigrateInCommand {
+  readonly sled: SledAddress;
+  readonly sourceAddress: string;
+  readonly migrationId: string;
+}
+
+/** The steps of a migration. */
+export function migrateActivities(context: ActivityContext) {
+  const { db, workflows } = context;
+  return {
+    /** Claims the migration and its target VMM. */
+    async claimMigration(request: Omit<ClaimMigrationRequest, 'isRetry'>): Promise<MigrationClaim> {
+      const result = await claimMigration(db, { ...request, isRetry: activityInfo().attempt > 1 });
+      if (result.outcome === 'already') await recordSucceededOperation(db, { ...request, kind: 'migrate' });
+      return result;
+    },
+
+    /**
+     * Commands the destination to migrate the guest in. A stop meanwhile doesn't end this: the guest may be on its way
+     * already, and the stop is carried to both sides.
+     */
+    async migrateIn(request: Attempt & MigrateInCommand): Promise<void> {
+      const { instanceId, migrationId, sourceAddress, vmmId } = request;
+      await commandVmm(
+        context,
+        request,
+        { type: 'migration_target', value: { src_vmm_addr: sourceAddress } },
+        {
+          readIntent: false,
+          // Nothing depends on the watch: it may fail.
+          whenAccepted: () =>
+            workflows.watchMigration({ instanceId, migrationId, vmmId }).catch((error: unknown) => {
+              log.warn('a migration is not shown in the Web UI', { vmm_id: vmmId, reason: String(error) });
+            }),
+        },
+      );
+    },
+
+    /** What a migration's destination was commanded with; `null` when it never was. */
+    async readMigrateInCommand({ vmmId }: Pick<Attempt, 'vmmId'>): Promise<MigrateInCommand | null> {
+      const place = await readVmmPlace(db, vmmId);
+      if (place === null || !place.commanded) return null;
+      const { sledName, sledAddress, sourceAddress, migrationId } = place;
+      if (sledName === null || sledAddress === null || sourceAddress === null || migrationId === null) return null;
+      return { sled: { name: sledName, address: sledAddress }, sourceAddress, migrationId };
+    },
+
+    /** Signals an instance's update saga. */
+    async signalUpdate(request: { instanceId: string }): Promise<void> {
+      await workflows.signalUpdate(request.instanceId);
+    },
+  };
+}

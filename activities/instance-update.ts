@@ -1,0 +1,50 @@
+import { readVmmPlace } from '../db/queries/saga-progress.ts';
+import { applyReport } from '../db/transactions/apply-report.ts';
+import { commitUpdate } from '../db/transactions/commit-update.ts';
+import { failVmm } from '../db/transactions/fail-vmm.ts';
+import type { ActivityContext } from './context.ts';
+import { automaticActor } from './record-action.ts';
+import { BRIEF_SLED_CALL_MS } from './sled-calls.ts';
+import { SledError } from './sled-client.ts';
+
+/** The step of an update. */
+export function updateActivities({ db, sleds, workflows, metrics }: ActivityContext) {
+  return {
+    /**
+     * Brings the records in line, again until a fresh snapshot needs nothing; then starts what must happen on sleds.
+     * Returns what it did, or `null` for nothing.
+     */
+    async updateInstance(request: { instanceId: string }): Promise<string | null> {
+      const done: string[] = [];
+      for (;;) {
+        const update = await commitUpdate(db, request.instanceId);
+        if (update === null) return null;
+        if (update.changed) {
+          done.push(update.case);
+          const { factAgeSeconds } = update.snapshot;
+          if (factAgeSeconds !== null) metrics?.updateLagSeconds.observe({ case: update.case }, factAgeSeconds);
+          continue;
+        }
+        for (const vmmId of update.decision.unregister) await workflows.unregisterVmm(vmmId);
+        if (update.decision.carryStop) await workflows.carryStop(request.instanceId);
+        if (update.decision.ask === null || !(await askSled(update.decision.ask))) break;
+      }
+      return done.length === 0 ? null : done.join(', then ');
+    },
+  };
+
+  /** Asks a VMM's sled for its state, once. Returns whether that changed what is stored. */
+  async function askSled(vmmId: string): Promise<boolean> {
+    const place = await readVmmPlace(db, vmmId);
+    if (place?.sledName == null || place.sledAddress === null || place.givenUp) return false;
+    try {
+      const sled = { name: place.sledName, address: place.sledAddress };
+      const state = await sleds.readState(sled, vmmId, BRIEF_SLED_CALL_MS);
+      return (await applyReport(db, vmmId, state))?.wrote ?? false;
+    } catch (error) {
+      if (!(error instanceof SledError)) throw error;
+      if (error.kind !== 'gone') return false;
+      return (await failVmm(db, vmmId, error.message, automaticActor('update'))) !== null;
+    }
+  }
+}

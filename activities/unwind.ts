@@ -1,0 +1,46 @@
+import { activityInfo } from '@temporalio/activity';
+import { readVmmPlace } from '../db/queries/saga-progress.ts';
+import {
+  type BegunUnwind,
+  beginUnwind,
+  type FinishUnwindRequest,
+  finishUnwind,
+  recordSucceededOperation,
+} from '../db/transactions/unwind-vmm.ts';
+import type { Attempt } from '../model/attempt.ts';
+import { signalIfNeeded } from '../temporal/signal-update.ts';
+import type { ActivityContext } from './context.ts';
+import { unregisterFromSled } from './sled-calls.ts';
+import type { SledAddress } from './sled-client.ts';
+
+/** What undoes a start or a migration, in this order. */
+export function unwindActivities({ db, sleds, workflows }: ActivityContext) {
+  return {
+    /** First transaction: from here on no report and no verdict is written to the VMM's row. */
+    async beginUnwind(
+      request: Pick<Attempt, 'kind' | 'instanceId' | 'vmmId'> & { spareRunning: boolean },
+    ): Promise<BegunUnwind> {
+      return beginUnwind(db, request);
+    },
+
+    /** Makes sure that the sled does not have the VMM. Returns only at a definitive answer. */
+    async unregisterVmm(request: { vmmId: string; sled: SledAddress }): Promise<void> {
+      if (activityInfo().attempt > 1) {
+        const place = await readVmmPlace(db, request.vmmId);
+        if (place?.givenUp) return;
+      }
+      await unregisterFromSled(sleds, request.sled, request.vmmId);
+    },
+
+    /** Last transaction; then the update saga is signalled. */
+    async finishUnwind(request: FinishUnwindRequest): Promise<void> {
+      await finishUnwind(db, request);
+      await signalIfNeeded({ db, workflows }, request.instanceId);
+    },
+
+    /** Records a success that no sled's answer came with. */
+    async succeedOperation(attempt: Attempt): Promise<void> {
+      await recordSucceededOperation(db, attempt);
+    },
+  };
+}
