@@ -1,5 +1,5 @@
 /** The schedules of the reconciling loops: created by every worker, seen, paused and run by hand by operators. */
-import { type Client, ScheduleAlreadyRunning, ScheduleNotFoundError, ScheduleOverlapPolicy } from '@temporalio/client';
+import { type Client, ScheduleAlreadyRunning, ScheduleOverlapPolicy } from '@temporalio/client';
 import { defineSearchAttributeKey, SearchAttributeType, TypedSearchAttributes } from '@temporalio/common';
 import { RECONCILER_PURPOSE, RECONCILERS, type ReconcilerName } from '../model/reconcilers.ts';
 import { OUTCOME_RUNNING, SEARCH_ATTRIBUTES } from '../model/search-attributes.ts';
@@ -15,8 +15,8 @@ const EVERY_MS: Readonly<Record<ReconcilerName, number>> = {
 };
 const OUTCOME = defineSearchAttributeKey(SEARCH_ATTRIBUTES.outcome, SearchAttributeType.KEYWORD);
 
-/** What a loop's workflows are started with, to say of themselves: what the client adds to those that it starts itself. */
-function commanded(id: ReconcilerName, searchAttributes: boolean) {
+/** What the Web UI shows of a loop's workflows: what the client adds to those that it starts itself. */
+function metadataOf(id: ReconcilerName, searchAttributes: boolean) {
   return {
     staticSummary: RECONCILER_PURPOSE[id],
     typedSearchAttributes: new TypedSearchAttributes(
@@ -25,9 +25,9 @@ function commanded(id: ReconcilerName, searchAttributes: boolean) {
   };
 }
 
-/** A schedule that an earlier version made, or one that found no search attributes. */
+/** A schedule that was made before the namespace had the search attributes, or with another summary. */
 async function bringUpToDate(client: Client, id: ReconcilerName, searchAttributes: boolean): Promise<void> {
-  const wanted = commanded(id, searchAttributes);
+  const wanted = metadataOf(id, searchAttributes);
   const handle = client.schedule.getHandle(id);
   const { action } = await handle.describe();
   const known = action.typedSearchAttributes;
@@ -36,9 +36,6 @@ async function bringUpToDate(client: Client, id: ReconcilerName, searchAttribute
   // As the server tells it, the action has its attributes twice: in the SDK's former shape as well.
   await handle.update((schedule) => ({ ...schedule, action: { ...schedule.action, searchAttributes: {}, ...wanted } }));
 }
-
-/** Ids that an earlier version used. */
-const FORMER_IDS = ['updater-scan'];
 
 /**
  * Creates the schedules of the reconciling loops where they are missing: several workers may do so at once. One that is
@@ -67,19 +64,12 @@ export async function ensureSchedules(
           taskQueue: TASK_QUEUE,
           args: [],
           workflowId: id,
-          ...commanded(id, options.searchAttributes ?? false),
+          ...metadataOf(id, options.searchAttributes ?? false),
         },
       });
     } catch (error) {
       if (!(error instanceof ScheduleAlreadyRunning)) throw error;
       await bringUpToDate(client, id, options.searchAttributes ?? false);
-    }
-  }
-  for (const id of FORMER_IDS) {
-    try {
-      await client.schedule.getHandle(id).delete();
-    } catch (error) {
-      if (!(error instanceof ScheduleNotFoundError)) throw error;
     }
   }
 }

@@ -144,12 +144,12 @@ export function installRuntime(log: Logger, sdkMetricsListen?: string): void {
             },
           }),
       logger: new DefaultLogger('INFO', ({ level, message, meta }) => {
-        // Every step that fails has a line of ours, with its reason and what follows.
+        // Every step that fails has a line of ours, with its reason and what follows (activities/instrumented.ts).
         if (message === 'Activity failed') return;
         const fields = logFields(meta ?? {});
         if (level === 'ERROR') log.error(fields, message);
         else if (level === 'WARN') log.warn(fields, message);
-        // What workflows and activities say of themselves is ours; the SDK's own news is not worth a line.
+        // What workflows and activities log themselves is kept; what the SDK logs below a warning is not worth a line.
         else if (meta?.sdkComponent === 'workflow' || meta?.sdkComponent === 'activity') log.info(fields, message);
       }),
       // Signals are the process's own: it stops its workers itself.
@@ -166,7 +166,6 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   const sdkMetrics = options.metricsListen === undefined ? undefined : `127.0.0.1:${await freePort()}`;
   installRuntime(options.log, sdkMetrics);
   const metrics = new Metrics();
-  const { connection: settings, namespace } = options.temporal;
   const database = openDatabase(options.databaseUrl, { maxConnections: 20, applicationName: 'mooring-worker' });
   const directory =
     options.authority === undefined
@@ -178,48 +177,15 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     directory,
   );
   const tracing = await installTracing('mooring-worker');
-  const native = await NativeConnection.connect(settings);
+  const native = await NativeConnection.connect(options.temporal.connection);
   const connected = await connectTemporalClient(options.temporal, database.db, options.log, {
     tracing: tracing !== null,
   });
-  const context = {
-    db: database.db,
-    sleds,
-    workflows: new WorkflowStarter(connected.client),
-    metrics,
-    auditDays: options.auditDays,
-  };
-  const sagas = createSagaActivities(context);
+  const workflows = new WorkflowStarter(connected.client);
+  const context = { db: database.db, sleds, workflows, metrics, auditDays: options.auditDays };
   const versioned = process.env.MOORING_WORKER_VERSIONING !== 'off' && !options.alone;
-  const workflows =
-    options.bundle ??
-    (await workflowBundle([
-      ...(versioned ? [VERSIONING] : []),
-      ...(tracing === null ? [] : [TRACING_INTERCEPTORS]),
-      ...(options.testInterceptors?.workflowModules ?? []),
-    ]));
-  const buildId = options.buildId ?? (await readBuildId(process.env, workflows.code));
-  const common = {
-    connection: native,
-    namespace,
-    workflowBundle: workflows,
-    ...(tracing === null ? {} : { plugins: [new OpenTelemetryPlugin(tracing)] }),
-    interceptors: { activity: options.testInterceptors?.activity ?? [] },
-    ...(options.testInterceptors?.sinks === undefined ? {} : { sinks: options.testInterceptors.sinks }),
-    shutdownGraceTime: '10s',
-    // What ignores its cancellation is given up: another worker tries the step again.
-    shutdownForceTime: '20s',
-    ...(versioned
-      ? {
-          workerDeploymentOptions: {
-            version: { deploymentName: DEPLOYMENT_NAME, buildId },
-            useWorkerVersioning: true as const,
-            defaultVersioningBehavior: 'PINNED' as const,
-          },
-        }
-      : {}),
-  } as const;
-
+  const { common, buildId } = await commonOptions(options, native, versioned, tracing);
+  const sagas = createSagaActivities(context);
   const main = await Worker.create({
     ...common,
     taskQueue: TASK_QUEUE,
@@ -233,22 +199,9 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     // A start waits within its workflow task for PostgreSQL and its sled: what waits must not keep others from beginning.
     maxConcurrentWorkflowTaskExecutions: 100,
   });
-  let updates: { worker: Worker; run: Promise<void> } | null = null;
   const mainRun = main.run();
-
-  async function setUpdates(on: boolean): Promise<void> {
-    if (on === (updates !== null)) return;
-    if (updates !== null) {
-      const { worker, run } = updates;
-      updates = null;
-      worker.shutdown();
-      await run;
-      return;
-    }
-    const worker = await Worker.create({ ...common, taskQueue: UPDATE_TASK_QUEUE, activities: sagas });
-    updates = { worker, run: worker.run() };
-  }
-  if (options.updates ?? true) await setUpdates(true);
+  const updates = new UpdateWorker(() => Worker.create({ ...common, taskQueue: UPDATE_TASK_QUEUE, activities: sagas }));
+  if (options.updates ?? true) await updates.set(true);
   if (versioned) await settleBuild(connected.client, buildId, options.log);
   if (options.reconcileEveryMs !== 0)
     await ensureSchedules(connected.client, {
@@ -273,15 +226,78 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
 
   return {
     buildId,
-    setUpdates,
+    setUpdates: (on) => updates.set(on),
     metricsUrl: endpoint?.url ?? null,
     ended: mainRun,
     async stop() {
       await endpoint?.stop();
       if (main.getState() === 'RUNNING') main.shutdown();
-      await Promise.allSettled([setUpdates(false), mainRun]);
+      await Promise.allSettled([updates.set(false), mainRun]);
       directory?.close();
       await Promise.allSettled([native.close(), connected.close(), tracing?.flush(), database.close(), sleds.close()]);
     },
   };
+}
+
+/** What the workers of both queues have in common, and the build that they run. */
+async function commonOptions(
+  options: WorkerOptions,
+  connection: NativeConnection,
+  versioned: boolean,
+  tracing: Awaited<ReturnType<typeof installTracing>>,
+) {
+  const { testInterceptors } = options;
+  const bundle =
+    options.bundle ??
+    (await workflowBundle([
+      ...(versioned ? [VERSIONING] : []),
+      ...(tracing === null ? [] : [TRACING_INTERCEPTORS]),
+      ...(testInterceptors?.workflowModules ?? []),
+    ]));
+  const buildId = options.buildId ?? (await readBuildId(process.env, bundle.code));
+  const common = {
+    connection,
+    namespace: options.temporal.namespace,
+    workflowBundle: bundle,
+    plugins: tracing === null ? [] : [new OpenTelemetryPlugin(tracing)],
+    interceptors: { activity: testInterceptors?.activity ?? [] },
+    sinks: testInterceptors?.sinks ?? {},
+    shutdownGraceTime: '10s',
+    // What ignores its cancellation is given up: another worker tries the step again.
+    shutdownForceTime: '20s',
+    ...(versioned
+      ? {
+          workerDeploymentOptions: {
+            version: { deploymentName: DEPLOYMENT_NAME, buildId },
+            useWorkerVersioning: true as const,
+            defaultVersioningBehavior: 'PINNED' as const,
+          },
+        }
+      : {}),
+  } as const;
+  return { common, buildId };
+}
+
+/** The worker of the update saga's queue, which is switched on and off. */
+class UpdateWorker {
+  readonly #create: () => Promise<Worker>;
+  #running: { readonly worker: Worker; readonly run: Promise<void> } | null = null;
+
+  constructor(create: () => Promise<Worker>) {
+    this.#create = create;
+  }
+
+  /** Lets the process work on the queue, or not; off when nothing of it runs any more. */
+  async set(on: boolean): Promise<void> {
+    if (on === (this.#running !== null)) return;
+    if (this.#running === null) {
+      const worker = await this.#create();
+      this.#running = { worker, run: worker.run() };
+      return;
+    }
+    const { worker, run } = this.#running;
+    this.#running = null;
+    worker.shutdown();
+    await run;
+  }
 }
