@@ -44,8 +44,11 @@ const FORCE_STOP = 'model/force-stop.ts';
 const AUTO_RESTART = 'model/auto-restart.ts';
 const ANSWER = 'model/sled-answer.ts';
 const CLIENT = 'activities/sled-client.ts';
-const FAILURES = 'activities/failures.ts';
-const ACTIVITIES = 'activities/activities.ts';
+const SLED_CALLS = 'activities/sled-calls.ts';
+const REGISTER = 'activities/register-vmm.ts';
+const COMMAND = 'activities/command-vmm.ts';
+const STOP = 'activities/instance-stop.ts';
+const MEANINGS = 'model/failures.ts';
 const WATCHER = 'activities/watcher.ts';
 const UPDATER = 'activities/updater.ts';
 const REPORTS = 'api/routes/reports.ts';
@@ -131,13 +134,27 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'start: the compensation is dropped',
     why: 'a start that failed keeps its reservation, its charge and its VMM',
-    edits: [{ file: START, find: '    await saga.unwind();\n', replace: '' }],
+    edits: [
+      {
+        file: SAGA,
+        find: 'const outcome = await unwindVmm({ ...attempt, spareRunning: saga.sparesRunning(failure), error });',
+        replace:
+          "const outcome = kind === 'start' ? 'unwound' : await unwindVmm({ ...attempt, spareRunning: saga.sparesRunning(failure), error });",
+      },
+    ],
     caughtBy: [ORDER_TEST],
   },
   {
     name: 'migrate: the compensation is dropped',
     why: 'a migration that failed leaves a target that refuses the next one',
-    edits: [{ file: MIGRATE, find: '    await saga.unwind();\n', replace: '' }],
+    edits: [
+      {
+        file: SAGA,
+        find: 'const outcome = await unwindVmm({ ...attempt, spareRunning: saga.sparesRunning(failure), error });',
+        replace:
+          "const outcome = kind === 'migrate' ? 'unwound' : await unwindVmm({ ...attempt, spareRunning: saga.sparesRunning(failure), error });",
+      },
+    ],
     caughtBy: [ORDER_TEST],
   },
   {
@@ -145,15 +162,23 @@ export const MUTANTS: readonly Mutant[] = [
     why: 'a claim that took effect although its answer was lost is never undone',
     edits: [
       {
-        file: START,
-        find: "  saga.compensateWith('unwind the VMM', async () => {",
-        replace: "  const register = () => saga.compensateWith('unwind the VMM', async () => {",
+        file: SAGA,
+        find: "if (failedWith(failure, 'Refusal'))",
+        replace: "if (kind === 'start' && !claimed)",
+      },
+      { file: SAGA, find: '  try {\n    return await', replace: '  let claimed = false;\n  try {\n    return await' },
+      {
+        file: SAGA,
+        find: 'saga.steps(attempt)',
+        replace: 'saga.steps(attempt, () => {\n      claimed = true;\n    })',
       },
       {
-        file: START,
-        find: '    if (claim === null) return',
-        replace: '    register();\n    if (claim === null) return',
+        file: SAGA,
+        find: 'steps(attempt: Attempt): Promise<Result>;',
+        replace: 'steps(attempt: Attempt, claimed: () => void): Promise<Result>;',
       },
+      { file: START, find: 'async steps(attempt) {', replace: 'async steps(attempt, claimed) {' },
+      { file: START, find: '      await registerVmm', replace: '      claimed();\n      await registerVmm' },
     ],
     caughtBy: [ORDER_TEST],
   },
@@ -161,9 +186,13 @@ export const MUTANTS: readonly Mutant[] = [
     name: 'the compensations run inside the scope that was cancelled',
     why: 'a start that an operator cancels is never undone',
     edits: [
-      { file: SAGA, find: 'await CancellationScope.nonCancellable(async () => {', replace: 'await (async () => {' },
-      { file: SAGA, find: '      }\n    });\n', replace: '      }\n    })();\n' },
-      { file: SAGA, find: 'import { CancellationScope, log }', replace: 'import { log }' },
+      { file: SAGA, find: 'return CancellationScope.nonCancellable(async () => {', replace: 'return (async () => {' },
+      {
+        file: SAGA,
+        find: '      return saga.spared(attempt);\n    });',
+        replace: '      return saga.spared(attempt);\n    })();',
+      },
+      { file: SAGA, find: 'import { CancellationScope, log,', replace: 'import { log,' },
     ],
     caughtBy: [ORDER_TEST],
   },
@@ -173,13 +202,13 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: MIGRATE,
-        find: 'await CancellationScope.nonCancellable(() =>\n      untilDefinitive',
-        replace: 'await (() =>\n      untilDefinitive',
+        find: 'await CancellationScope.nonCancellable(() =>\n        untilDefinitive',
+        replace: 'await (() =>\n        untilDefinitive',
       },
       {
         file: MIGRATE,
-        find: '        sourceAddress: claim.sourceAddress,\n      }),\n    );',
-        replace: '        sourceAddress: claim.sourceAddress,\n      }))();',
+        find: 'sourceAddress: claim.sourceAddress }),\n      );',
+        replace: 'sourceAddress: claim.sourceAddress }))();',
       },
       { file: MIGRATE, find: 'import { CancellationScope, sleep,', replace: 'import { sleep,' },
     ],
@@ -188,7 +217,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'migrate: a migration that is under way is not spared',
     why: 'a refused second word ends a guest that is arriving',
-    edits: [{ file: MIGRATE, find: 'spareRunning: true', replace: 'spareRunning: false' }],
+    edits: [{ file: MIGRATE, find: 'sparesRunning: () => true', replace: 'sparesRunning: () => false' }],
     caughtBy: [ORDER_TEST],
   },
   {
@@ -197,9 +226,10 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: START,
-        find: "const spareRunning = !failedWith(failure, 'NoSuchVmm');",
-        replace: 'const spareRunning = true;',
+        find: "sparesRunning: (failure) => !failedWith(failure, 'NoSuchVmm'),",
+        replace: 'sparesRunning: () => true,',
       },
+      { file: START, find: "import { failedWith } from './failures.ts';\n", replace: '' },
     ],
     caughtBy: [ORDER_TEST],
   },
@@ -329,11 +359,11 @@ export const MUTANTS: readonly Mutant[] = [
     caughtBy: [ANSWERS_TEST],
   },
   {
-    name: 'the word that comes with a command signals no update',
+    name: 'the answer to a command signals no update',
     why: 'a VMM that failed at once is found by the scan only',
     edits: [
       {
-        file: ACTIVITIES,
+        file: SLED_CALLS,
         find: 'if (applied?.wrote && !applied.settled) await signalIfNeeded',
         replace: 'if (applied?.wrote === null) await signalIfNeeded',
       },
@@ -347,7 +377,7 @@ export const MUTANTS: readonly Mutant[] = [
     why: 'a stop that came during the start is overrun: the guest runs',
     edits: [
       {
-        file: ACTIVITIES,
+        file: REGISTER,
         find: "if (applied !== null && applied.intendedState !== 'running') throw stopRequested();",
         replace: '',
       },
@@ -364,13 +394,13 @@ export const MUTANTS: readonly Mutant[] = [
     caughtBy: [DATABASE_TEST],
   },
   {
-    name: 'run: a further telling does not read the intent',
+    name: 'run: a further command does not read the intent',
     why: 'a stop during a long silence of the sled is overrun when it comes back',
     edits: [
       {
-        file: ACTIVITIES,
-        find: 'if (activityInfo().attempt > 1) await checkStillWanted(attempt.vmmId',
-        replace: 'if (activityInfo().attempt < 0) await checkStillWanted(attempt.vmmId',
+        file: COMMAND,
+        find: 'if (activityInfo().attempt > 1) await checkStillWanted(context',
+        replace: 'if (activityInfo().attempt < 0) await checkStillWanted(context',
       },
     ],
     caughtBy: [ACTIVITIES_TEST],
@@ -378,9 +408,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'stop: told to one side of a migration only',
     why: 'the guest arrives on the other side and runs on',
-    edits: [
-      { file: ACTIVITIES, find: 'for (const vmm of living) {', replace: 'for (const vmm of living.slice(0, 1)) {' },
-    ],
+    edits: [{ file: STOP, find: 'for (const vmm of living) {', replace: 'for (const vmm of living.slice(0, 1)) {' }],
     caughtBy: [ACTIVITIES_TEST],
   },
   {
@@ -773,9 +801,9 @@ export const MUTANTS: readonly Mutant[] = [
     why: 'every hiccup of the network fails a start',
     edits: [
       {
-        file: FAILURES,
-        find: 'type: FAILURE_TYPES.sledUnavailable,',
-        replace: 'nonRetryable: true,\n          type: FAILURE_TYPES.sledUnavailable,',
+        file: MEANINGS,
+        find: "SledUnavailable: { final: false, code: 'ServiceUnavailable' },",
+        replace: "SledUnavailable: { final: true, code: 'ServiceUnavailable' },",
       },
     ],
     caughtBy: [ANSWERS_TEST],
