@@ -115,7 +115,11 @@ export const SAGA_STEPS = {
   },
   vmmUnwind: {
     steps: [
-      { activity: 'readTold', title: 'see whether the destination was told to migrate in', sometimes: true },
+      {
+        activity: 'readMigrateInCommand',
+        title: 'see whether the destination was commanded to migrate in',
+        sometimes: true,
+      },
       {
         activity: 'migrateIn',
         title: 'carry the migration forward',

@@ -9,9 +9,12 @@ import { waitUntil } from '../../platform/host/child-process.ts';
 import { createLog } from '../../platform/telemetry/log.ts';
 import { findTemporalBinary, startTemporalServer, type TemporalServer } from '../../stack/temporal-server.ts';
 import { installRuntime, workflowBundle } from '../../worker/worker.ts';
+import { currentDetails } from '../support/details.ts';
 
 const QUEUE = 'order-test';
-type Fakes = { [Name in keyof SagaActivities]?: (...args: Parameters<SagaActivities[Name]>) => Promise<unknown> };
+type Fakes = { reap?: () => Promise<unknown> } & {
+  [Name in keyof SagaActivities]?: (...args: Parameters<SagaActivities[Name]>) => Promise<unknown>;
+};
 
 const calls: { name: string; request: Record<string, unknown> }[] = [];
 let fakes: Fakes = {};
@@ -38,7 +41,7 @@ beforeAll(async () => {
   native = await NativeConnection.connect({ address: server.address });
   client = new Client({ connection });
   const names = ['claimStart', 'claimMigration', 'registerVmm', 'runVmm', 'migrateIn', 'beginUnwind', 'unregisterVmm'];
-  names.push('finishUnwind', 'succeedOperation', 'signalUpdate', 'updateInstance');
+  names.push('finishUnwind', 'succeedOperation', 'signalUpdate', 'updateInstance', 'reap');
   const activities = Object.fromEntries(
     names.map((name) => [
       name,
@@ -75,6 +78,16 @@ const begin = (type: 'instanceStart' | 'instanceMigrate' | 'instanceUpdate'): Pr
     taskQueue: QUEUE,
     args: [{ instanceId: 'i', destinationSledId: 's', reason: 'user' }],
   });
+test('what a workflow sets as its own details stays to the end; without it, its story stands there', async () => {
+  fakes = { reap: async () => ({ summary: 'three rows deleted', found: {} }) };
+  const pass = await client.workflow.start('reaper', { workflowId: randomUUID(), taskQueue: QUEUE, args: [] });
+  await pass.result();
+  expect(await currentDetails(pass)).toBe('three rows deleted');
+  const start = await begin('instanceStart');
+  await start.result();
+  expect(await currentDetails(start)).toContain('claim a place');
+});
+
 const names = () => calls.map(({ name }) => name);
 const refuse = (type: string) => async () => {
   throw ApplicationFailure.create({ type, message: type, nonRetryable: true });
