@@ -76,11 +76,11 @@ export class SledAgent {
 
   /** Finds out what runs here, and says what happened while the agent was away. */
   async recover(): Promise<void> {
-    const booked = [];
+    const stored = [];
     for (const vmm of this.#book.all()) {
       this.reporter.report(vmm.vmmId, stateOf(vmm));
       if (isTerminalVmmState(vmm.runtime.state)) continue;
-      booked.push({
+      stored.push({
         spec: specOf(vmm),
         listener: (event: VmEvent) => this.#happened(vmm.vmmId, event),
         state: vmm.runtime.state,
@@ -93,7 +93,7 @@ export class SledAgent {
             : { migrationId: vmm.migrationOut.migration_id, state: vmm.migrationOut.state },
       });
     }
-    await this.#options.hypervisor.recover(booked);
+    await this.#options.hypervisor.recover(stored);
     this.#ready = true;
   }
 

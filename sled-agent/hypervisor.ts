@@ -27,7 +27,7 @@ export type VmListener = (event: VmEvent) => void;
 export type StopAnswer = 'taken' | 'left';
 
 /** What the agent's book says of a VM that lived when the agent ended. */
-export interface BookedVm {
+export interface StoredVm {
   readonly spec: VmSpec;
   readonly listener: VmListener;
   readonly state: WireVmmState;
@@ -62,7 +62,7 @@ export interface Hypervisor {
    * Takes up the VMs of the agent's earlier life and says what became of them meanwhile. Resolves once it is known which
    * of them live; ends what runs here without being in the book. Called once, before anything else.
    */
-  recover(booked: readonly BookedVm[]): Promise<void>;
+  recover(stored: readonly StoredVm[]): Promise<void>;
   /** Runs the guest of a VM that was made. */
   run(vmmId: string): void;
   /** Asks the guest to power off; cancels a migration out of the VM unless the guest has left. */

@@ -6,10 +6,10 @@ import type { MigrationProgress } from '../wire/sled-protocol.ts';
 import type { FaultBook } from './faults.ts';
 import { appendGuestLog, guestLogNow } from './guest-log.ts';
 import {
-  type BookedVm,
   type ConsolePiece,
   type GuestLogEntry,
   type StopAnswer,
+  type StoredVm,
   UnfitGuest,
   type VmListener,
   type VmSpec,
@@ -19,7 +19,8 @@ import { type PeerTransport, PLAIN_TRANSPORT } from './peer-transport.ts';
 import type { GuestImage } from './qemu/guest-image.ts';
 import { SILENCE_MS } from './qemu/hand-over.ts';
 import { type Accelerator, endProcess, findProcessesBelow, type QemuProgram } from './qemu/qemu-program.ts';
-import { QemuVm, type QemuVmContext } from './qemu/qemu-vm.ts';
+import { QemuVm } from './qemu/qemu-vm.ts';
+import type { QemuVmContext } from './qemu/vm-context.ts';
 
 export interface QemuHypervisorOptions {
   readonly program: QemuProgram;
@@ -113,21 +114,21 @@ export class QemuHypervisor implements WitnessedHypervisor {
     }
   }
 
-  async recover(booked: readonly BookedVm[]): Promise<void> {
+  async recover(stored: readonly StoredVm[]): Promise<void> {
     const processes = findProcessesBelow(this.#folder);
-    const known = new Set(booked.map(({ spec }) => spec.vmmId));
+    const known = new Set(stored.map(({ spec }) => spec.vmmId));
     for (const [vmmId, pid] of processes) if (!known.has(vmmId)) await endProcess(pid, join(this.#folder, vmmId));
     for (const vmmId of readdirSync(this.#folder))
       if (!known.has(vmmId)) await rm(join(this.#folder, vmmId), { recursive: true, force: true });
-    await Promise.all(booked.map((vm) => this.#takeUp(vm, processes.get(vm.spec.vmmId))));
+    await Promise.all(stored.map((vm) => this.#takeUp(vm, processes.get(vm.spec.vmmId))));
   }
 
-  async #takeUp(booked: BookedVm, pid: number | undefined): Promise<void> {
-    const { spec, listener, state } = booked;
+  async #takeUp(stored: StoredVm, pid: number | undefined): Promise<void> {
+    const { spec, listener, state } = stored;
     const folder = join(this.#folder, spec.vmmId);
     if (pid === undefined) {
       // Off already, or its guest had left: the process was ended in order.
-      const inOrder = state === 'stopped' || booked.migrationOut?.state === 'completed';
+      const inOrder = state === 'stopped' || stored.migrationOut?.state === 'completed';
       await rm(folder, { recursive: true, force: true });
       listener({ kind: 'state', state: inOrder ? 'destroyed' : 'failed' });
       return;
@@ -143,7 +144,7 @@ export class QemuHypervisor implements WitnessedHypervisor {
       return;
     }
     this.#vms.set(spec.vmmId, vm);
-    await vm.adopt(pid, booked);
+    await vm.adopt(pid, stored);
   }
 
   run(vmmId: string): void {

@@ -18,7 +18,7 @@ import { z } from 'zod';
 import { splitAddress } from '../wire/sled-protocol.ts';
 import type { FaultBook } from './faults.ts';
 import { appendGuestLog, closeGuestLog, guestLogNow } from './guest-log.ts';
-import type { BookedVm, GuestLogEntry, StopAnswer, VmListener, VmSpec, WitnessedHypervisor } from './hypervisor.ts';
+import type { GuestLogEntry, StopAnswer, StoredVm, VmListener, VmSpec, WitnessedHypervisor } from './hypervisor.ts';
 import { type PeerTransport, PLAIN_TRANSPORT } from './peer-transport.ts';
 
 const message = z.union([
@@ -104,9 +104,9 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
   }
 
   /** Simulated VMs die with the process of their agent. What their guests were doing then, nobody can know. */
-  async recover(booked: readonly BookedVm[]): Promise<void> {
+  async recover(stored: readonly StoredVm[]): Promise<void> {
     if (this.#guestLogFile !== undefined) closeGuestLog(this.#guestLogFile, 'its sled agent ended');
-    for (const { listener } of booked) listener({ kind: 'state', state: 'failed' });
+    for (const { listener } of stored) listener({ kind: 'state', state: 'failed' });
   }
 
   run(vmmId: string): void {

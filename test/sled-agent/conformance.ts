@@ -335,9 +335,9 @@ export function conformance(tested: HypervisorUnderTest): void {
         makeHypervisor: (faults, address) => {
           const made = tested.make(dataDir)(faults, address);
           const recover = made.recover.bind(made);
-          made.recover = async (booked) => {
+          made.recover = async (stored) => {
             await known;
-            await recover(booked);
+            await recover(stored);
           };
           return made;
         },
