@@ -55,7 +55,7 @@ export const fault = z.union([callFault, migrationFault]);
 export type Fault = z.infer<typeof fault>;
 
 /** The faults that are planted on one agent. */
-export class FaultBook {
+export class PlantedFaults {
   #calls: { fault: CallFault; left: number }[] = [];
   #migrations: MigrationFault['migration'][] = [];
 

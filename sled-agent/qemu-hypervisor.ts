@@ -3,7 +3,7 @@ import { mkdirSync, readdirSync, realpathSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { MigrationProgress } from '../wire/sled-protocol.ts';
-import type { FaultBook } from './faults.ts';
+import type { PlantedFaults } from './faults.ts';
 import { appendGuestLog, guestLogNow } from './guest-log.ts';
 import {
   type ConsolePiece,
@@ -28,7 +28,7 @@ export interface QemuHypervisorOptions {
   readonly image: GuestImage;
   /** Where the VMs' folders are; made when it isn't there. */
   readonly dataDir: string;
-  readonly faults: FaultBook;
+  readonly faults: PlantedFaults;
   readonly agentAddress: () => string;
   /** How guests are handed over to other sleds; plain TCP by default. */
   readonly transport?: PeerTransport;

@@ -16,7 +16,7 @@ import type { Server, Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 import { z } from 'zod';
 import { splitAddress } from '../wire/sled-protocol.ts';
-import type { FaultBook } from './faults.ts';
+import type { PlantedFaults } from './faults.ts';
 import { appendGuestLog, closeGuestLog, guestLogNow } from './guest-log.ts';
 import type { GuestLogEntry, StopAnswer, StoredVm, VmListener, VmSpec, WitnessedHypervisor } from './hypervisor.ts';
 import { type PeerTransport, PLAIN_TRANSPORT } from './peer-transport.ts';
@@ -60,7 +60,7 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
   readonly guestLog: GuestLogEntry[] = [];
   readonly #vms = new Map<string, SimulatedVm>();
   readonly #transitionMs: number;
-  readonly #faults: FaultBook;
+  readonly #faults: PlantedFaults;
   readonly #guestLogFile: string | undefined;
   readonly #transport: PeerTransport;
 
@@ -70,7 +70,7 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
    */
   constructor(
     transitionMs: number,
-    faults: FaultBook,
+    faults: PlantedFaults,
     guestLogFile?: string,
     transport: PeerTransport = PLAIN_TRANSPORT,
   ) {

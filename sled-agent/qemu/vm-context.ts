@@ -1,5 +1,5 @@
 /** What all VMs of a QEMU hypervisor share. */
-import type { FaultBook } from '../faults.ts';
+import type { PlantedFaults } from '../faults.ts';
 import type { GuestLogEntry } from '../hypervisor.ts';
 import type { PeerTransport } from '../peer-transport.ts';
 import type { GuestImage } from './guest-image.ts';
@@ -8,7 +8,7 @@ import type { QemuProgram } from './qemu-program.ts';
 export interface QemuVmContext {
   readonly program: QemuProgram;
   readonly image: GuestImage;
-  readonly faults: FaultBook;
+  readonly faults: PlantedFaults;
   /** `stop_and_copy`: the guest stands still while its memory is copied. `pre_copy`: only for the rest. */
   readonly migrationMode: 'stop_and_copy' | 'pre_copy';
   /** The agent's own `ip:port`. */

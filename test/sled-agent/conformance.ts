@@ -5,7 +5,7 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { waitUntil } from '../../platform/host/child-process.ts';
-import type { FaultBook } from '../../sled-agent/faults.ts';
+import type { PlantedFaults } from '../../sled-agent/faults.ts';
 import type { WitnessedHypervisor } from '../../sled-agent/hypervisor.ts';
 import { type SledAgentHandle, type SledAgentOptions, startSledAgent } from '../../sled-agent/server.ts';
 import { temporaryFolder } from '../support/qemu.ts';
@@ -17,7 +17,7 @@ export interface HypervisorUnderTest {
   /** VMs live on when their agent ends without ending them. */
   readonly outlivesAgent: boolean;
   readonly hasConsole: boolean;
-  make(dataDir: string): (faults: FaultBook, agentAddress: () => string) => WitnessedHypervisor;
+  make(dataDir: string): (faults: PlantedFaults, agentAddress: () => string) => WitnessedHypervisor;
 }
 
 const THREADS = 4;
