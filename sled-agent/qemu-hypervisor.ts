@@ -34,7 +34,7 @@ export interface QemuHypervisorOptions {
   readonly transport?: PeerTransport;
   /** The QEMU processes end when this process does, however it ends; else they live on, and are found again. */
   readonly endWithAgent: boolean;
-  /** How long a guest may take to power off before it is done for it, in milliseconds; default 30000. */
+  /** How long a guest may take to power off before its process is ended, in milliseconds; default 30000. */
   readonly stopTimeoutMs?: number;
   /** How long a silent connection between two agents counts as alive, in milliseconds. */
   readonly silenceMs?: number;
@@ -49,7 +49,7 @@ export interface QemuHypervisorOptions {
   readonly guestLogFile?: string | undefined;
 }
 
-/** Less, and Debian's kernel never boots, without a word. */
+/** With less memory Debian's kernel never boots, and prints nothing. */
 export const LEAST_MEMORY_MIB = 96;
 const MIB = 1024 ** 2;
 const STOP_TIMEOUT_MS = 30_000;
@@ -137,7 +137,7 @@ export class QemuHypervisor implements WitnessedHypervisor {
     try {
       vm = new QemuVm(spec, folder, null, this.#context, listener);
     } catch (error) {
-      // The agent ended while the process was being made: it was never told anything.
+      // The agent ended while the process was being made: no command has come for it.
       this.#context.onTrouble(`VMM ${spec.vmmId} is ended: ${error instanceof Error ? error.message : error}`);
       await this.kill(spec.vmmId);
       listener({ kind: 'state', state: 'failed' });

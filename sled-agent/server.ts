@@ -45,7 +45,7 @@ export interface SledAgentOptions {
   readonly identity?: SledIdentity | undefined;
   /** A lease of its guests, which it powers off when it could not renew it; without, nothing powers them off. */
   readonly fencing?: FencingOptions | undefined;
-  /** Where the agent keeps its book between runs; without it, the book is gone with the agent. */
+  /** Where the agent keeps its store between runs; without it, what it knows is gone with the agent. */
   readonly dataDir?: string | undefined;
   /** Serves the endpoints below `/test/`, by which faults are planted. */
   readonly testEndpoints?: boolean;
@@ -76,7 +76,7 @@ export interface SledAgentHandle {
   stop(): Promise<void>;
   /** Ends without ending the VMs, where the hypervisor can: an agent that is started again with the same data finds them. */
   detach(): Promise<void>;
-  /** Ends as a crash of the server would: connections are cut, nothing more is said. */
+  /** Ends as a crash of the server would: connections are cut, nothing more is reported. */
   kill(): Promise<void>;
 }
 
@@ -132,7 +132,7 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
     else {
       const keeper = makeLeaseKeeper(options, options.fencing, leaseFolder.path, agent);
       lease = keeper;
-      // Nothing is taken up on a lease of an earlier life: until it has one of its own, its watchdog has the clock.
+      // Nothing is taken up on an earlier agent's lease: when that lapses, the watchdog still powers its guests off.
       ready = keeper.firstHeld.then(async () => {
         await agent.recover();
         if (!keeper.held) await agent.powerOff();

@@ -12,7 +12,7 @@ export interface PoweredVm {
 }
 
 const POWER_BUTTON_EVERY_MS = 1_000;
-/** How long after its last reset a guest counts as running again, and how long after its first moment it can be reset, in milliseconds. */
+/** How long after its last reset a guest counts as running again; how long after its start it can be reset; in milliseconds. */
 const CALM_MS = 1_000;
 const FIRST_MOMENTS_MS = 500;
 
@@ -111,8 +111,8 @@ export class GuestPower {
   }
 
   /**
-   * It reboots, until nothing has reset it for a while: one reset is several to QEMU, since the firmware, which finds that it
-   * has run before, resets the machine twice more in its first moments (SeaBIOS: `tryReboot`).
+   * It reboots, until nothing has reset it for a while: one reset is several to QEMU, since the firmware, which finds that
+   * it has run before, resets the machine twice more in its first moments (SeaBIOS: `tryReboot`).
    */
   #rebootUntilCalm(): void {
     this.#calmAt = performance.now() + CALM_MS;

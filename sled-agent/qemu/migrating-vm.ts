@@ -1,4 +1,4 @@
-/** What the two sides of a migration between QEMU processes have in common, and what they need of the VM that they are a part of. */
+/** What the two sides of a migration between QEMU processes have in common, and what both need of their VM. */
 import type { MigrationProgress } from '../../wire/sled-protocol.ts';
 
 /** What a migration needs of its VM: only that ends the process, and decides what the VM is when the guest has moved. */
@@ -19,10 +19,12 @@ export const MIGRATION_CAPABILITIES = [
 export class MigrationMeter {
   #progress: MigrationProgress | null = null;
 
+  /** As it was recorded last; `null` before the VM had a migration. */
   get progress(): MigrationProgress | null {
     return this.#progress;
   }
 
+  /** Replaces what is known; `null` when a migration begins. */
   record(progress: MigrationProgress | null): void {
     this.#progress = progress;
   }

@@ -12,7 +12,7 @@ export interface QemuPreparation {
   readonly program: QemuProgram;
   readonly image: GuestImage;
   readonly accelerator: Accelerator;
-  /** Why this accelerator, in words. */
+  /** Why this accelerator, for people. */
   readonly reason: string;
 }
 

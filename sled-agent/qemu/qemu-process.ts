@@ -140,7 +140,7 @@ export class QemuProcess {
     }
   }
 
-  /** Cuts the connection of a migration, past any command that hangs. Whether QEMU took it does not matter: it is tried again. */
+  /** Cuts the connection of a migration, past any command that hangs. Never throws: the caller tries again until it is over. */
   async cutMigration(): Promise<void> {
     await this.#qmp?.executeOutOfBand('yank', { instances: [{ type: 'migration' }] }, QUICK_MS).catch(() => {});
   }

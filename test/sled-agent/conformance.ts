@@ -167,7 +167,7 @@ export function conformance(tested: HypervisorUnderTest): void {
       expect(plane.states(vmmId)).toEqual(['starting', 'running', 'stopping', 'stopped', 'destroyed']);
     });
 
-    test('a VM whose process dies is failed, without a word on a migration', async () => {
+    test('a VM whose process dies is failed, without a report on a migration', async () => {
       const { vmmId } = await sled.running();
       agent.faults.crash(vmmId);
       await plane.hears(vmmId, 'failed');
@@ -233,7 +233,7 @@ export function conformance(tested: HypervisorUnderTest): void {
       expect(executing([agent, other], [source.vmmId, target])).toBe(1);
     });
 
-    test('a serial console is read in pieces, or said not to be there', async () => {
+    test('a serial console is read in pieces, or answered not to be there', async () => {
       const { vmmId } = await sled.running();
       const answer = await sled.call('GET', `/vmms/${vmmId}/serial-console?from_start=0&max_bytes=10`);
       if (tested.hasConsole) {
@@ -326,9 +326,9 @@ export function conformance(tested: HypervisorUnderTest): void {
       const heardBefore = plane.heard.length;
       await first.detach();
 
-      let know: () => void = () => {};
-      const known = new Promise<void>((resolve) => {
-        know = resolve;
+      let finishRecovery: () => void = () => {};
+      const mayRecover = new Promise<void>((resolve) => {
+        finishRecovery = resolve;
       });
       const starting = start(dataDir, {
         listen: first.address,
@@ -336,7 +336,7 @@ export function conformance(tested: HypervisorUnderTest): void {
           const made = tested.make(dataDir)(faults, address);
           const recover = made.recover.bind(made);
           made.recover = async (stored) => {
-            await known;
+            await mayRecover;
             await recover(stored);
           };
           return made;
@@ -360,7 +360,7 @@ export function conformance(tested: HypervisorUnderTest): void {
         await early.register(randomUUID()),
       ])
         expect(answer.status).toBe(503);
-      know();
+      finishRecovery();
       const second = await starting;
       try {
         expect((await early.register(dead)).status).toBe(409);
@@ -373,8 +373,8 @@ export function conformance(tested: HypervisorUnderTest): void {
           expect(plane.last(vmmId)?.vmm_state.gen).toBe((before?.gen ?? 0) + 1);
           expect(plane.last(vmmId)?.migration_out ?? null).toBe(null);
         }
-        const news = plane.heard.slice(heardBefore).filter((one) => one.vmmId === vmmId);
-        expect(Math.min(...news.map(({ report }) => report.vmm_state.gen))).toBe(before?.gen);
+        const reports = plane.heard.slice(heardBefore).filter((one) => one.vmmId === vmmId);
+        expect(Math.min(...reports.map(({ report }) => report.vmm_state.gen))).toBe(before?.gen);
         await waitUntil(async () => (await early.read(vmmId)).status === 404, 'it was never forgotten');
       } finally {
         await second.stop();
@@ -389,7 +389,7 @@ export function conformance(tested: HypervisorUnderTest): void {
       await (await start(dataDir)).stop();
     });
 
-    test('a terminal state that nobody has heard is told again after a restart', async () => {
+    test('a terminal state whose report was not delivered is reported again after a restart', async () => {
       const dataDir = await newFolder();
       const first = await start(dataDir);
       const caller = new SledCaller(first, tested.memoryBytes);
