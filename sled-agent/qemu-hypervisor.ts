@@ -50,7 +50,7 @@ export interface QemuHypervisorOptions {
 }
 
 /** With less memory Debian's kernel never boots, and prints nothing. */
-export const LEAST_MEMORY_MIB = 96;
+const LEAST_MEMORY_MIB = 96;
 const MIB = 1024 ** 2;
 const STOP_TIMEOUT_MS = 30_000;
 const STALL_MS = 30_000;

@@ -6,7 +6,7 @@ import { z } from 'zod';
 import { type GuestImage, makeGuestImage } from './guest-image.ts';
 import { ACCELERATORS, type Accelerator, chooseAccelerator, findQemu, type QemuProgram } from './qemu-program.ts';
 
-export const ACCELERATOR_CHOICES = ['auto', ...ACCELERATORS] as const;
+const ACCELERATOR_CHOICES = ['auto', ...ACCELERATORS] as const;
 
 export interface QemuPreparation {
   readonly program: QemuProgram;

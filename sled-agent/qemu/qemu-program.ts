@@ -108,7 +108,7 @@ export async function chooseAccelerator(
 
 /** QMP's socket and the console's first file, in the VM's folder: QEMU's working directory. */
 export const QMP_SOCKET = 'qmp.sock';
-export const FIRST_CONSOLE_FILE = 'console-0.log';
+const FIRST_CONSOLE_FILE = 'console-0.log';
 export const QEMU_LOG = 'qemu.log';
 /** The id of the serial console's back end. */
 export const CONSOLE_CHARDEV = 'console';
