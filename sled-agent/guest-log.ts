@@ -16,10 +16,7 @@ export function appendGuestLog(file: string, entry: GuestLogEntry): void {
   appendFileSync(file, `${JSON.stringify(entry)}\n`);
 }
 
-/**
- * Reads a guest log; a line that its writer was killed in the middle of is no entry, and a missing file is an empty one.
- * Throws what else the file system says.
- */
+/** Reads a journal; a line that its writer was killed in the middle of is no entry, and a missing file is an empty one. */
 export function readGuestLogFile(file: string): GuestLogEntry[] {
   let text: string;
   try {

@@ -47,21 +47,21 @@ describe('a destination', () => {
     failed: { kept: 'fail', given: 'fail', gone: 'fail', undecided: 'fail', unreachable: 'fail' },
   } as const;
   const cells = ARRIVALS.flatMap((arrival) =>
-    SOURCE_STATUSES.map((status) => [arrival, status, rows[arrival][status]] as const),
+    SOURCE_STATUSES.map((word) => [arrival, word, rows[arrival][word]] as const),
   );
 
-  test.each(cells)('whose guest is %s, and whose source is %s: %s', (arrival, status, wanted) => {
-    expect(settleArrival(arrival, status, false)).toBe(wanted);
-    const lost = arrival === 'waiting' && status === 'gone';
-    expect(settleArrival(arrival, status, true)).toBe(lost ? 'fail' : wanted);
+  test.each(cells)('whose guest is %s, and whose source is %s: %s', (arrival, word, wanted) => {
+    expect(settleArrival(arrival, word, false)).toBe(wanted);
+    const lost = arrival === 'waiting' && word === 'gone';
+    expect(settleArrival(arrival, word, true)).toBe(lost ? 'fail' : wanted);
   });
 
   test('starts its guest only when it has all of it, and nobody else can run it', () => {
     for (const arrival of ARRIVALS)
-      for (const status of SOURCE_STATUSES)
+      for (const word of SOURCE_STATUSES)
         for (const patienceOver of [false, true])
-          if (settleArrival(arrival, status, patienceOver) === 'arrive')
-            expect([arrival, ['given', 'gone'].includes(status)]).toEqual(['complete', true]);
+          if (settleArrival(arrival, word, patienceOver) === 'arrive')
+            expect([arrival, ['given', 'gone'].includes(word)]).toEqual(['complete', true]);
   });
 });
 
@@ -111,8 +111,8 @@ describe('a source', () => {
     ['it never began', { state: 'running', migrationOut: null }, 'kept'],
     ['it never began, and died', { state: 'failed', migrationOut: null }, 'gone'],
     ['it knows an earlier migration only', { state: 'running', migrationOut: out('failed', 'other') }, 'kept'],
-  ] as const)('of which its agent says that %s', (_, answer, status) => {
-    expect(readSourceStatus(answer, 'm')).toBe(status);
+  ] as const)('of which its agent says that %s', (_, said, word) => {
+    expect(readSourceStatus(said, 'm')).toBe(word);
   });
 });
 

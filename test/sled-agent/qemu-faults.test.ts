@@ -182,9 +182,9 @@ describe.skipIf(qemu === null)('real guests', () => {
       await readOn();
     }
     expect(executing([here.agent, there.agent], vmmIds)).toBe(1);
-    const printed = Buffer.concat(text).toString('latin1');
-    expect(printed).not.toContain(CORRUPT_LINE);
-    const counted = [...printed.matchAll(/^count (\d+)\r?$/gm)].map((match) => Number(match[1]));
+    const output = Buffer.concat(text).toString('latin1');
+    expect(output).not.toContain(CORRUPT_LINE);
+    const counted = [...output.matchAll(/^count (\d+)\r?$/gm)].map((match) => Number(match[1]));
     expect(counted).toEqual(counted.map((_, index) => index + 1));
     expect(counted.length).toBeGreaterThan(50);
   });
@@ -448,12 +448,12 @@ describe.skipIf(qemu === null)('real guests', () => {
         { stdio: ['ignore', 'pipe', 'inherit'] },
       );
       children.push(child);
-      let printed = '';
+      let output = '';
       child.stdout?.on('data', (chunk: Buffer) => {
-        printed += chunk.toString('utf8');
+        output += chunk.toString('utf8');
       });
-      await waitUntil(() => /: (\S+), QEMU/.test(printed), `the agent did not start: ${printed}`, PATIENT_MS);
-      const listening = /: (\S+), QEMU/.exec(printed)?.[1] ?? '';
+      await waitUntil(() => /: (\S+), QEMU/.test(output), `the agent did not start: ${output}`, PATIENT_MS);
+      const listening = /: (\S+), QEMU/.exec(output)?.[1] ?? '';
       return {
         child,
         dataDir,
