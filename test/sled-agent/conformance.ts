@@ -323,7 +323,7 @@ export function conformance(tested: HypervisorUnderTest): void {
       const { vmmId } = await caller.running();
       const before = (await caller.read(vmmId)).body.vmm_state;
       await plane.hears(vmmId, 'running');
-      const heardBefore = plane.heard.length;
+      const reportsBefore = plane.heard.length;
       await first.detach();
 
       let finishRecovery: () => void = () => {};
@@ -373,8 +373,8 @@ export function conformance(tested: HypervisorUnderTest): void {
           expect(plane.last(vmmId)?.vmm_state.gen).toBe((before?.gen ?? 0) + 1);
           expect(plane.last(vmmId)?.migration_out ?? null).toBe(null);
         }
-        const reports = plane.heard.slice(heardBefore).filter((one) => one.vmmId === vmmId);
-        expect(Math.min(...reports.map(({ report }) => report.vmm_state.gen))).toBe(before?.gen);
+        const newReports = plane.heard.slice(reportsBefore).filter((one) => one.vmmId === vmmId);
+        expect(Math.min(...newReports.map(({ report }) => report.vmm_state.gen))).toBe(before?.gen);
         await waitUntil(async () => (await early.read(vmmId)).status === 404, 'it was never forgotten');
       } finally {
         await second.stop();
