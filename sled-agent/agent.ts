@@ -1,10 +1,10 @@
 /**
  * The authority on a sled: which VMMs it has, their states with the generations that only it counts, and which ids are
  * dead. It turns the protocol's commands into the hypervisor's, and the hypervisor's events into reports. Everything is
- * in its book before it is said, so that a restarted agent goes on where the last one ended.
+ * in its store before it is reported, so that a restarted agent goes on where the last one ended.
  * Source: section 7 of docs/design.md.
  */
-import { isTerminalVmmState } from '../model/states.ts';
+import { isTerminalMigrationState, isTerminalVmmState } from '../model/states.ts';
 import {
   type MigrationRuntime,
   NO_SUCH_INSTANCE,
@@ -16,10 +16,10 @@ import {
   type VmmRuntime,
   type VmmStateAnswer,
 } from '../wire/sled-protocol.ts';
-import { SledBook, type VmmRecord } from './book.ts';
 import { type Hypervisor, UnfitGuest, type VmEvent, type VmSpec } from './hypervisor.ts';
 import { Reporter } from './reporter.ts';
 import type { SledIdentity } from './sled-identity.ts';
+import { type VmmRecord, VmmStore } from './vmm-store.ts';
 
 /** An answer that is not a success. */
 export class AgentRefusal extends Error {
@@ -41,7 +41,7 @@ export interface AgentOptions {
   readonly hypervisor: Hypervisor;
   /** The identity that the sled has joined with; without one it speaks plain HTTP. */
   readonly identity?: SledIdentity | undefined;
-  /** Where the book is kept; in memory when `null`. */
+  /** Where its store is kept; in memory when `null`. */
   readonly dataDir: string | null;
   /** Whether guests may run here now: with fencing, as long as the lease lasts. By default they may. */
   readonly leaseHeld?: () => boolean;
@@ -51,7 +51,7 @@ const REPORT_CONNECTIONS = 8;
 
 export class SledAgent {
   readonly #options: AgentOptions;
-  readonly #book: SledBook;
+  readonly #store: VmmStore;
   /** VMMs whose processes are being made. */
   readonly #making = new Map<string, Promise<void>>();
   #ready = false;
@@ -59,30 +59,30 @@ export class SledAgent {
   #powerOffs = 0;
   readonly reporter: Reporter;
 
-  private constructor(options: AgentOptions, book: SledBook) {
+  private constructor(options: AgentOptions, store: VmmStore) {
     this.#options = options;
-    this.#book = book;
+    this.#store = store;
     this.reporter = new Reporter(
       options.controlPlaneUrl,
-      (vmmId, report) => this.#reported(vmmId, report),
+      (vmmId, report) => this.#onReportDelivered(vmmId, report),
       options.identity?.connectToControlPlane(REPORT_CONNECTIONS),
     );
   }
 
-  /** Opens the agent's book. Throws when it can't be read, or another agent has it. It answers 503 until {@link recover}. */
+  /** Opens the agent's store. Throws when it can't be read, or another agent has it. It answers 503 until {@link recover}. */
   static async open(options: AgentOptions): Promise<SledAgent> {
-    return new SledAgent(options, await SledBook.open(options.dataDir));
+    return new SledAgent(options, await VmmStore.open(options.dataDir));
   }
 
-  /** Finds out what runs here, and says what happened while the agent was away. */
+  /** Finds out what runs here, and reports what happened while the agent was away. */
   async recover(): Promise<void> {
-    const booked = [];
-    for (const vmm of this.#book.all()) {
+    const stored = [];
+    for (const vmm of this.#store.all()) {
       this.reporter.report(vmm.vmmId, stateOf(vmm));
       if (isTerminalVmmState(vmm.runtime.state)) continue;
-      booked.push({
+      stored.push({
         spec: specOf(vmm),
-        listener: (event: VmEvent) => this.#happened(vmm.vmmId, event),
+        listener: (event: VmEvent) => this.#onVmEvent(vmm.vmmId, event),
         state: vmm.runtime.state,
         lastCommand: vmm.lastCommand,
         migrationId: vmm.migrationId,
@@ -93,7 +93,7 @@ export class SledAgent {
             : { migrationId: vmm.migrationOut.migration_id, state: vmm.migrationOut.state },
       });
     }
-    await this.#options.hypervisor.recover(booked);
+    await this.#options.hypervisor.recover(stored);
     this.#ready = true;
   }
 
@@ -103,7 +103,7 @@ export class SledAgent {
     throw new AgentRefusal(503, 'NOT_READY', 'the sled agent has just started and is finding out what runs here');
   }
 
-  /** The VMMs that live here, by the book. */
+  /** The ids of the VMMs that live here, by the store. */
   living(): string[] {
     return this.#living().map((vmm) => vmm.vmmId);
   }
@@ -116,17 +116,17 @@ export class SledAgent {
     // Those whose processes were still being made: once more, when they are there.
     await Promise.allSettled(this.#making.values());
     await Promise.all(living.map((vmm) => this.#options.hypervisor.kill(vmm.vmmId)));
-    for (const vmm of living) this.#end(vmm);
+    for (const vmm of living) this.#recordKill(vmm);
   }
 
   #living(): VmmRecord[] {
-    return this.#book.all().filter((vmm) => !isTerminalVmmState(vmm.runtime.state));
+    return this.#store.all().filter((vmm) => !isTerminalVmmState(vmm.runtime.state));
   }
 
-  /** What a VMM becomes that was killed. */
-  #end(vmm: VmmRecord): void {
-    if (this.#book.get(vmm.vmmId) !== vmm || isTerminalVmmState(vmm.runtime.state)) return;
-    this.#become(vmm, vmm.runtime.state === 'stopped' ? 'destroyed' : 'failed');
+  /** Records what a VMM has become that was killed. */
+  #recordKill(vmm: VmmRecord): void {
+    if (this.#store.get(vmm.vmmId) !== vmm || isTerminalVmmState(vmm.runtime.state)) return;
+    this.#changeState(vmm, vmm.runtime.state === 'stopped' ? 'destroyed' : 'failed');
   }
 
   /** Refuses, to be tried again, to begin what needs a lease. */
@@ -142,7 +142,7 @@ export class SledAgent {
   /** Registers a VMM; the same once more gives its state as it is. */
   async register(vmmId: string, request: RegisterRequest): Promise<SledVmmState> {
     this.#refuseDead(vmmId);
-    const known = this.#book.get(vmmId);
+    const known = this.#store.get(vmmId);
     if (known !== undefined) {
       if (known.instanceId !== request.instance_id) {
         throw new AgentRefusal(409, 'VMM_OF_ANOTHER_INSTANCE', `VMM ${vmmId} belongs to instance ${known.instanceId}`);
@@ -177,18 +177,18 @@ export class SledAgent {
       refusedMigration: false,
     };
     const powerOffs = this.#powerOffs;
-    this.#book.save(record);
+    this.#store.save(record);
     const made = this.#make(record).finally(() => this.#making.delete(vmmId));
     this.#making.set(vmmId, made);
     await made;
     // Unregistered while its process was being made.
-    if (this.#book.isDead(vmmId)) {
+    if (this.#store.isDead(vmmId)) {
       await this.#options.hypervisor.kill(vmmId);
       this.#refuseDead(vmmId);
     }
     if (this.#powerOffs !== powerOffs) {
       await this.#options.hypervisor.kill(vmmId);
-      this.#end(record);
+      this.#recordKill(record);
       return stateOf(record);
     }
     this.reporter.report(vmmId, stateOf(record));
@@ -197,16 +197,16 @@ export class SledAgent {
 
   /** Ends a VMM and makes its id dead, whether it was known or not. Resolves when its process is gone. */
   async unregister(vmmId: string): Promise<SledVmmState | null> {
-    this.#book.bury(vmmId);
+    this.#store.markDead(vmmId);
     await this.#making.get(vmmId)?.catch(() => {});
-    const vmm = this.#book.get(vmmId);
+    const vmm = this.#store.get(vmmId);
     if (vmm === undefined) return null;
     await this.#options.hypervisor.kill(vmmId);
-    this.#end(vmm);
+    this.#recordKill(vmm);
     return stateOf(vmm);
   }
 
-  /** Tells a VMM what to do. */
+  /** Has a VMM do what the control plane commands. Throws an {@link AgentRefusal}. */
   async command(vmmId: string, command: VmmCommand): Promise<SledVmmState> {
     const vmm = this.#require(vmmId);
     await this.#making.get(vmmId);
@@ -218,7 +218,7 @@ export class SledAgent {
         }
         if (vmm.lastCommand === 'nothing') {
           this.#requireLease();
-          this.#note(vmm, { lastCommand: 'running' });
+          this.#update(vmm, { lastCommand: 'running' });
           this.#options.hypervisor.run(vmmId);
         }
         return stateOf(vmm);
@@ -242,19 +242,19 @@ export class SledAgent {
         this.#refuseEnding(vmm);
         this.#requireLease();
         if (vmm.refusedMigration || vmm.migrationId === null || vmm.lastCommand !== 'nothing') {
-          this.#note(vmm, { refusedMigration: true });
+          this.#update(vmm, { refusedMigration: true });
           throw new AgentRefusal(409, 'NOT_A_TARGET', `VMM ${vmmId} takes no migration in`);
         }
-        this.#note(vmm, { lastCommand: 'migration_target' });
+        this.#update(vmm, { lastCommand: 'migration_target' });
         this.#options.hypervisor.migrateIn(vmmId, vmm.migrationId, command.value.src_vmm_addr);
         return stateOf(vmm);
     }
   }
 
-  /** A refused migration stays refused, so that an earlier telling can't land after its saga unwound. */
+  /** A refused migration stays refused, so that an earlier command for it can't land after its saga unwound. */
   refuseMigration(vmmId: string): void {
-    const vmm = this.#book.get(vmmId);
-    if (vmm !== undefined && vmm.lastCommand === 'nothing') this.#note(vmm, { refusedMigration: true });
+    const vmm = this.#store.get(vmmId);
+    if (vmm !== undefined && vmm.lastCommand === 'nothing') this.#update(vmm, { refusedMigration: true });
   }
 
   /** A VMM's state as it is, with how far its migration is where the hypervisor knows. */
@@ -279,17 +279,17 @@ export class SledAgent {
 
   /** All that this sled has. */
   inventory(): (SledVmmState & { vmm_id: string; instance_id: string })[] {
-    return this.#book.all().map((vmm) => ({ vmm_id: vmm.vmmId, instance_id: vmm.instanceId, ...stateOf(vmm) }));
+    return this.#store.all().map((vmm) => ({ vmm_id: vmm.vmmId, instance_id: vmm.instanceId, ...stateOf(vmm) }));
   }
 
   /** The name of the instance that a VMM runs; `null` for an unknown one. */
   nameOf(vmmId: string): string | null {
-    return this.#book.get(vmmId)?.name ?? null;
+    return this.#store.get(vmmId)?.name ?? null;
   }
 
-  /** Test only: forgets a VMM as if it had never been, without a word. Resolves when its process is gone. */
+  /** Test only: forgets a VMM as if it had never been, without a report. Resolves when its process is gone. */
   async lose(vmmId: string): Promise<void> {
-    this.#book.remove(vmmId);
+    this.#store.remove(vmmId);
     this.reporter.forget(vmmId);
     await this.#options.hypervisor.kill(vmmId);
   }
@@ -298,15 +298,15 @@ export class SledAgent {
   async close(vms: 'end' | 'detach'): Promise<void> {
     await this.reporter.stop();
     await (vms === 'end' ? this.#options.hypervisor.close() : this.#options.hypervisor.detach());
-    this.#book.close();
+    this.#store.close();
   }
 
   async #make(record: VmmRecord): Promise<void> {
     const { vmmId } = record;
     try {
-      await this.#options.hypervisor.create(specOf(record), (event) => this.#happened(vmmId, event));
+      await this.#options.hypervisor.create(specOf(record), (event) => this.#onVmEvent(vmmId, event));
     } catch (error) {
-      this.#book.remove(vmmId);
+      this.#store.remove(vmmId);
       const message = `VMM ${vmmId} can't be made at ${record.address}: ${error instanceof Error ? error.message : error}`;
       if (error instanceof UnfitGuest) throw new AgentRefusal(422, 'UNFIT_GUEST', message);
       throw new AgentRefusal(503, 'VMM_NOT_MADE', message);
@@ -314,13 +314,13 @@ export class SledAgent {
   }
 
   #require(vmmId: string): VmmRecord {
-    const vmm = this.#book.get(vmmId);
+    const vmm = this.#store.get(vmmId);
     if (vmm === undefined) throw new AgentRefusal(404, NO_SUCH_INSTANCE, `there is no VMM ${vmmId} on this sled`);
     return vmm;
   }
 
   #refuseDead(vmmId: string): void {
-    if (!this.#book.isDead(vmmId)) return;
+    if (!this.#store.isDead(vmmId)) return;
     throw new AgentRefusal(409, VMM_UNREGISTERED, `VMM ${vmmId} was unregistered: its id stays dead`);
   }
 
@@ -331,37 +331,38 @@ export class SledAgent {
     }
   }
 
-  #happened(vmmId: string, event: VmEvent): void {
-    const vmm = this.#book.get(vmmId);
+  #onVmEvent(vmmId: string, event: VmEvent): void {
+    const vmm = this.#store.get(vmmId);
     if (vmm === undefined || isTerminalVmmState(vmm.runtime.state)) return;
     if (event.kind === 'state') {
-      this.#become(vmm, event.state);
+      this.#changeState(vmm, event.state);
       return;
     }
     const side = event.kind === 'migration-in' ? 'migrationIn' : 'migrationOut';
     vmm[side] = sideOf(vmm[side], event.migrationId, event.state);
-    this.#book.save(vmm);
+    this.#store.save(vmm);
     this.reporter.report(vmmId, stateOf(vmm));
   }
 
-  #become(vmm: VmmRecord, state: VmmRuntime['state']): void {
+  #changeState(vmm: VmmRecord, state: VmmRuntime['state']): void {
     vmm.runtime = { state, gen: vmm.runtime.gen + 1, time_updated: now() };
     // A VMM that dies before its guest has arrived: its side of the migration failed.
-    if (isTerminalVmmState(state) && vmm.migrationId !== null && !(vmm.migrationIn !== null && isOver(vmm.migrationIn)))
+    const arrivalOver = vmm.migrationIn !== null && isTerminalMigrationState(vmm.migrationIn.state);
+    if (isTerminalVmmState(state) && vmm.migrationId !== null && !arrivalOver)
       vmm.migrationIn = sideOf(vmm.migrationIn, vmm.migrationId, 'failed');
-    this.#book.save(vmm);
+    this.#store.save(vmm);
     this.reporter.report(vmm.vmmId, stateOf(vmm));
   }
 
-  #note(vmm: VmmRecord, change: Partial<Pick<VmmRecord, 'lastCommand' | 'refusedMigration'>>): void {
-    this.#book.save(Object.assign(vmm, change));
+  #update(vmm: VmmRecord, change: Partial<Pick<VmmRecord, 'lastCommand' | 'refusedMigration'>>): void {
+    this.#store.save(Object.assign(vmm, change));
   }
 
-  /** A terminal state is forgotten only after the control plane has heard it, and nothing of the VMM is left. */
-  #reported(vmmId: string, report: SledVmmState): void {
+  /** A terminal state is forgotten only when the control plane has dealt with its report and nothing of the VMM is left. */
+  #onReportDelivered(vmmId: string, report: SledVmmState): void {
     if (!isTerminalVmmState(report.vmm_state.state)) return;
-    this.#book.bury(vmmId);
-    void this.#options.hypervisor.kill(vmmId).then(() => this.#book.remove(vmmId));
+    this.#store.markDead(vmmId);
+    void this.#options.hypervisor.kill(vmmId).then(() => this.#store.remove(vmmId));
   }
 }
 
@@ -378,7 +379,7 @@ function stateOf(vmm: VmmRecord): SledVmmState {
   };
 }
 
-/** A side of a migration in its next state. The database's generation of a side starts at 1: the agent's first word is 2. */
+/** A side of a migration in its next state. The database's generation of a side starts at 1: the agent's first one is 2. */
 function sideOf(
   before: MigrationRuntime | null,
   migrationId: string,
@@ -386,10 +387,6 @@ function sideOf(
 ): MigrationRuntime {
   const gen = before?.migration_id === migrationId ? before.gen + 1 : 2;
   return { migration_id: migrationId, state, gen, time_updated: now() };
-}
-
-function isOver(side: MigrationRuntime): boolean {
-  return side.state === 'completed' || side.state === 'failed';
 }
 
 function now(): string {

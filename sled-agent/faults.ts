@@ -14,7 +14,7 @@ export const FAULT_CALLS = [
 export type FaultCall = (typeof FAULT_CALLS)[number];
 
 /** A fault for the next `times` calls of a kind (all, when absent), of one VMM or of one instance's VMMs if named. */
-export const callFault = z.object({
+const callFault = z.object({
   call: z.enum(FAULT_CALLS),
   vmm_id: z.guid().optional(),
   instance_name: z.string().optional(),
@@ -42,20 +42,20 @@ export const callFault = z.object({
 export type CallFault = z.infer<typeof callFault>;
 
 /** The next migration (of one instance, if named) fails on this side: before anything is sent, or in the middle. */
-export const migrationFault = z.object({
+const migrationFault = z.object({
   migration: z.object({
     side: z.enum(['source', 'target']),
     point: z.enum(['before', 'middle']),
     instance_name: z.string().optional(),
   }),
 });
-export type MigrationFault = z.infer<typeof migrationFault>;
+type MigrationFault = z.infer<typeof migrationFault>;
 
 export const fault = z.union([callFault, migrationFault]);
 export type Fault = z.infer<typeof fault>;
 
 /** The faults that are planted on one agent. */
-export class FaultBook {
+export class PlantedFaults {
   #calls: { fault: CallFault; left: number }[] = [];
   #migrations: MigrationFault['migration'][] = [];
 
@@ -75,6 +75,7 @@ export class FaultBook {
     };
   }
 
+  /** Takes every fault away. */
   clear(): void {
     this.#calls = [];
     this.#migrations = [];

@@ -1,6 +1,6 @@
 /**
- * The guests' journal on disk: a line of JSON whenever a guest begins or ceases to execute, written as it happens, so that
- * it outlives the agent. What an agent that was killed could not write, its watchdog or its next life writes for it.
+ * The guest log on disk: a line of JSON whenever a guest begins or ceases to execute, written as it happens, so that it
+ * outlives the agent. What an agent that was killed could not write, its watchdog or the restarted agent writes for it.
  */
 import { appendFileSync, readFileSync } from 'node:fs';
 import { type GuestLogEntry, guestLogEntry } from './hypervisor.ts';
@@ -34,7 +34,10 @@ export function readGuestLogFile(file: string): GuestLogEntry[] {
   });
 }
 
-/** Writes that every guest which began and did not cease has ceased now. Only when it is certain that none executes. */
+/**
+ * Writes that every guest which began and did not cease has ceased now. To be called only when it is certain that none
+ * executes. Throws what the file system says.
+ */
 export function closeGuestLog(file: string, reason: string): void {
   const executing = new Map<string, GuestLogEntry>();
   for (const entry of readGuestLogFile(file)) {

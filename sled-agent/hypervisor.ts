@@ -2,7 +2,7 @@ import { z } from 'zod';
 import type { MigrationState, WireVmmState } from '../model/states.ts';
 import type { MigrationProgress } from '../wire/sled-protocol.ts';
 
-/** What a hypervisor is told of a VM when it is made. */
+/** What a VM is made from. */
 export interface VmSpec {
   readonly vmmId: string;
   readonly instanceId: string;
@@ -15,23 +15,23 @@ export interface VmSpec {
   readonly incoming: boolean;
 }
 
-/** What a hypervisor says of a VM, when it happens. */
+/** A change of a VM, reported by its hypervisor when it happens. */
 export type VmEvent =
   | { readonly kind: 'state'; readonly state: WireVmmState }
   | { readonly kind: 'migration-in' | 'migration-out'; readonly migrationId: string; readonly state: MigrationState };
 
-/** Hears what happens to a VM. When it returns, the news is on disk: a hypervisor may act on having said it. */
+/** Gets the events of a VM. When it returns the event is on disk: a hypervisor may act on having reported it. */
 export type VmListener = (event: VmEvent) => void;
 
-/** Says whether a stop was taken: `left` means that the guest has gone to the destination of its migration. */
+/** Whether a stop was taken: `left` means that the guest has gone to the destination of its migration. */
 export type StopAnswer = 'taken' | 'left';
 
-/** What the agent's book says of a VM that lived when the agent ended. */
-export interface BookedVm {
+/** What the agent has stored of a VM that lived when the agent ended. */
+export interface StoredVm {
   readonly spec: VmSpec;
   readonly listener: VmListener;
   readonly state: WireVmmState;
-  /** What the VM was told before the agent ended. */
+  /** The last command before the agent ended. */
   readonly lastCommand: 'nothing' | 'running' | 'migration_target';
   /** The migration that the VM is made for, or `null`. */
   readonly migrationId: string | null;
@@ -52,17 +52,17 @@ export class UnfitGuest extends Error {
 }
 
 /**
- * Runs VMs. It knows nothing of generations, reports or the control plane: that is the agent's book. Every method is
+ * Runs VMs. It knows nothing of generations, reports or the control plane: those are the agent's. Every method is
  * harmless when repeated. Events come in the order in which things happen.
  */
 export interface Hypervisor {
   /** Makes a VM's process without running its guest. Throws {@link UnfitGuest}, or another error when it can't be made now. */
   create(spec: VmSpec, listener: VmListener): Promise<void>;
   /**
-   * Takes up the VMs of the agent's earlier life and says what became of them meanwhile. Resolves once it is known which
-   * of them live; ends what runs here without being in the book. Called once, before anything else.
+   * Takes up the VMs of an earlier agent and reports what became of them meanwhile. Resolves once it is known which
+   * of them live; ends what runs here without being stored. Called once, before anything else.
    */
-  recover(booked: readonly BookedVm[]): Promise<void>;
+  recover(stored: readonly StoredVm[]): Promise<void>;
   /** Runs the guest of a VM that was made. */
   run(vmmId: string): void;
   /** Asks the guest to power off; cancels a migration out of the VM unless the guest has left. */

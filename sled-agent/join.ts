@@ -88,7 +88,7 @@ async function findAuthority({ url, authority }: InviteToken): Promise<string> {
     minVersion: 'TLSv1.3',
     timeout: CALL_MS,
   };
-  const externalState = await new Promise<DetailedPeerCertificate>((resolve, reject) => {
+  const leaf = await new Promise<DetailedPeerCertificate>((resolve, reject) => {
     const socket = connect(options, () => {
       resolve(socket.getPeerCertificate(true));
       socket.destroy();
@@ -96,7 +96,7 @@ async function findAuthority({ url, authority }: InviteToken): Promise<string> {
     socket.once('timeout', () => socket.destroy(new Error('it took too long')));
     socket.once('error', reject);
   });
-  for (const certificate of chainOf(externalState)) {
+  for (const certificate of chainOf(leaf)) {
     const der = Uint8Array.from(certificate.raw);
     if ((await certificateFingerprint(der)) === authority)
       return `-----BEGIN CERTIFICATE-----\n${certificate.raw

@@ -1,5 +1,5 @@
 /**
- * The lease as the agent, its watchdog and the agent's next life know it: a small file that is replaced as a whole. Its
+ * The lease as the agent, its watchdog and a restarted agent share it: a small file that is replaced as a whole. Its
  * times are those of the monotonic clock, which all processes of a machine share until it is booted again.
  */
 import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
@@ -12,7 +12,7 @@ const leaseFile = z.object({
   endsAtMs: z.number().nullable(),
   leaseMs: z.number(),
   sledId: z.string().nullable(),
-  /** The epoch of the sled that the agent was last told. */
+  /** The epoch of the sled in the control plane's last answer. */
   epoch: z.number().nullable(),
   /** The agent that writes this file: a watchdog of an earlier one leaves when its own agent is gone. */
   agentPid: z.number(),
@@ -33,7 +33,7 @@ export function bootId(): string {
   }
 }
 
-/** Writes the lease. Throws what the file system says: then nobody may count on it. */
+/** Writes the lease: it is on disk when this returns. Throws what the file system says: then nobody may count on it. */
 export function writeLease(path: string, lease: LeaseFile): void {
   const file = openSync(`${path}.new`, 'w');
   try {

@@ -61,9 +61,9 @@ export class LeaseKeeper {
   readonly #stopped = new AbortController();
   #sledId: string | null;
   #epoch: number | null;
-  /** When this life's lease ends, by the monotonic clock. */
+  /** When this agent's lease ends, by the monotonic clock. */
   #endsAtMs = Number.NEGATIVE_INFINITY;
-  /** When every guest is powered off: at the end of the lease, at first of the one that an earlier life left. */
+  /** When every guest is powered off: at the end of the lease, at first of the one that an earlier agent left. */
   #powerOffAtMs: number | null = null;
   #lapse: NodeJS.Timeout | undefined;
   #poweringOff: Promise<void> | null = null;
@@ -94,15 +94,15 @@ export class LeaseKeeper {
   }
 
   /**
-   * Begins to renew, for ever. What an earlier life of this agent left has that one's clock until a renewal succeeds: where
-   * it ran out meanwhile, everything is powered off before a watchdog comes that would have to kill this agent for it.
+   * Begins to renew, for ever. The lease that an earlier agent left counts for its guests until a renewal succeeds: where it
+   * lapsed meanwhile, everything is powered off before a watchdog comes that would have to kill this agent for it.
    */
   start(): void {
     if (this.#powerOffAtMs !== null) this.#watchForLapse();
     this.#renewing = this.#renewForEver();
   }
 
-  /** Ends. The clock of the lease runs on for what lives on, unless `nothingLives`. */
+  /** Ends. The lease still counts for guests that live on, unless `nothingLives`. */
   async stop(nothingLives: boolean): Promise<void> {
     this.#stopped.abort();
     clearTimeout(this.#lapse);
@@ -110,7 +110,7 @@ export class LeaseKeeper {
     await this.#renewing;
     await this.#poweringOff;
     if (nothingLives) this.#write({ endsAtMs: null });
-    // Its end of the pipe: a watchdog that has nothing to watch leaves, another one watches until the lease ends.
+    // The watchdog's standard input ends: it ends too where nothing is left to watch, and else when the lease does.
     this.#watchdog?.child.stdin?.destroy();
   }
 
@@ -119,7 +119,7 @@ export class LeaseKeeper {
     while (!this.#stopped.signal.aborted) {
       const sentAtMs = monotonicMs();
       const outcome = await this.#renewOnce().catch((error: unknown) => {
-        this.#sayTrouble(`the lease was not renewed: ${error instanceof Error ? error.message : error}`);
+        this.#logTrouble(`the lease was not renewed: ${error instanceof Error ? error.message : error}`);
         return 'failed' as const;
       });
       const waitMs =
@@ -132,13 +132,16 @@ export class LeaseKeeper {
     }
   }
 
-  /** `begun`: a lease that is to be confirmed, so that the control plane knows of it. */
+  /**
+   * Sends one renewal. `begun`: the first of a lease, to be confirmed by another, so that the control plane knows of it.
+   * Throws when the lease was not renewed.
+   */
   async #renewOnce(): Promise<'begun' | 'renewed' | 'powered-off'> {
     const { leaseMs } = this.#options;
-    // What an earlier life left is off before a watchdog comes that has its clock.
+    // Where an earlier agent's lease has lapsed, its guests are off before a watchdog comes that reads that lease.
     await this.#poweringOff;
     if (!(await this.#watched())) throw new Error('no watchdog comes up');
-    // What is being powered off must not be reported as if it lived, nor a lease be held meanwhile.
+    // Guests that are being powered off must not be reported to live, nor a lease be held meanwhile.
     await this.#poweringOff;
     const sledId = await this.#findSledId();
     const { held } = this;
@@ -162,9 +165,9 @@ export class LeaseKeeper {
     throw new Error(`the control plane answered ${statusCode}${message === undefined ? '' : `: ${message}`}`);
   }
 
-  /** Writes the longer lease down for the watchdog before anybody counts on it. */
+  /** Extends the lease: the watchdog can read the new end before this agent counts on it. */
   async #extend(endsAtMs: number): Promise<void> {
-    // It lapsed while the renewal was on its way: what was powered off stays so, and the lease begins with nothing.
+    // The lease lapsed while the renewal was on its way: the guests are off before a new lease begins.
     await this.#poweringOff;
     if (endsAtMs <= monotonicMs()) throw new Error('the answer came after the lease that it grants was over');
     const end = Math.max(endsAtMs, this.#endsAtMs);
@@ -291,17 +294,17 @@ export class LeaseKeeper {
       });
       setTimeout(() => resolve(false), WATCHDOG_UP_MS).unref();
     });
-    // From here on this life's watchdog counts for what an earlier one left: that one may go.
+    // With this agent's id in the lease, the watchdog of an earlier agent ends: this one is up.
     void ready
       .then((up) => {
         if (up && this.#poweringOff === null) this.#write({ endsAtMs: this.#powerOffAtMs });
       })
-      .catch((error: unknown) => this.#sayTrouble(`the lease can't be written down: ${error}`));
+      .catch((error: unknown) => this.#logTrouble(`the lease can't be written down: ${error}`));
     return { child, ready };
   }
 
-  /** Says what is in the way, once for as long as it is the same. */
-  #sayTrouble(message: string): void {
+  /** Passes on what is in the way, once for as long as it is the same. */
+  #logTrouble(message: string): void {
     if (this.#stopped.signal.aborted || message === this.#trouble) return;
     this.#trouble = message;
     this.#options.onTrouble(message);

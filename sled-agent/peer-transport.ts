@@ -1,4 +1,4 @@
-/** What the VMs of two sleds hand a guest over by: TCP, or TLS by which each side shows that it is a sled. */
+/** The transport between the VMs of two sleds: TCP, or TLS by which each side proves that it is a sled. */
 
 import { connect as connectTcp, createServer as createTcpServer, type Server, type Socket } from 'node:net';
 import {
@@ -16,11 +16,11 @@ import type { SledIdentity } from './sled-identity.ts';
 export interface PeerTransport {
   /** The sled's own identity; `null` between sleds without. */
   readonly holder: IdentityHolder | null;
-  /** Makes a server, not listening yet; `onConnection` gets each connection of a peer that may speak. */
+  /** Makes a server, not listening yet; `onConnection` gets each connection of a peer that is admitted. */
   serve(onConnection: (socket: Socket) => void): Server;
   /**
    * Whether who is at the other end of a connection that was served is the destination of this migration out of a VMM, as
-   * the control plane says. `null` between sleds without identities, which can't know.
+   * the control plane answers. `null` between sleds without identities, which can't know.
    */
   readonly isDestination: ((socket: Socket, vmmId: string, migrationId: string) => Promise<boolean>) | null;
   /** Connects to a VM at `ip:port`; `onOpen` is called once it has shown that it is a sled's. */
@@ -65,7 +65,7 @@ export function identifiedTransport(identity: SledIdentity): PeerTransport {
       const server = createTlsServer(
         { ...identity.holder.secureContext, requestCert: true, rejectUnauthorized: true },
         (socket) => {
-          // Errors before anybody listens must not end the process.
+          // An error before the connection's user listens for it must not end the process.
           socket.on('error', () => {});
           const peer = identifyPeer(socket);
           if (peer.refusal !== null || peer.identity.kind !== 'sled' || identity.isRevoked(peer.serial)) {

@@ -3,13 +3,13 @@ import { mkdirSync, readdirSync, realpathSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { MigrationProgress } from '../wire/sled-protocol.ts';
-import type { FaultBook } from './faults.ts';
+import type { PlantedFaults } from './faults.ts';
 import { appendGuestLog, guestLogNow } from './guest-log.ts';
 import {
-  type BookedVm,
   type ConsolePiece,
   type GuestLogEntry,
   type StopAnswer,
+  type StoredVm,
   UnfitGuest,
   type VmListener,
   type VmSpec,
@@ -19,7 +19,8 @@ import { type PeerTransport, PLAIN_TRANSPORT } from './peer-transport.ts';
 import type { GuestImage } from './qemu/guest-image.ts';
 import { SILENCE_MS } from './qemu/hand-over.ts';
 import { type Accelerator, endProcess, findProcessesBelow, type QemuProgram } from './qemu/qemu-program.ts';
-import { QemuVm, type QemuVmContext } from './qemu/qemu-vm.ts';
+import { QemuVm } from './qemu/qemu-vm.ts';
+import type { QemuVmContext } from './qemu/vm-context.ts';
 
 export interface QemuHypervisorOptions {
   readonly program: QemuProgram;
@@ -27,13 +28,13 @@ export interface QemuHypervisorOptions {
   readonly image: GuestImage;
   /** Where the VMs' folders are; made when it isn't there. */
   readonly dataDir: string;
-  readonly faults: FaultBook;
+  readonly faults: PlantedFaults;
   readonly agentAddress: () => string;
   /** How guests are handed over to other sleds; plain TCP by default. */
   readonly transport?: PeerTransport;
   /** The QEMU processes end when this process does, however it ends; else they live on, and are found again. */
   readonly endWithAgent: boolean;
-  /** How long a guest may take to power off before it is done for it, in milliseconds; default 30000. */
+  /** How long a guest may take to power off before its process is ended, in milliseconds; default 30000. */
   readonly stopTimeoutMs?: number;
   /** How long a silent connection between two agents counts as alive, in milliseconds. */
   readonly silenceMs?: number;
@@ -48,8 +49,8 @@ export interface QemuHypervisorOptions {
   readonly guestLogFile?: string | undefined;
 }
 
-/** Less, and Debian's kernel never boots, without a word. */
-export const LEAST_MEMORY_MIB = 96;
+/** With less memory Debian's kernel never boots, and prints nothing. */
+const LEAST_MEMORY_MIB = 96;
 const MIB = 1024 ** 2;
 const STOP_TIMEOUT_MS = 30_000;
 const STALL_MS = 30_000;
@@ -113,21 +114,21 @@ export class QemuHypervisor implements WitnessedHypervisor {
     }
   }
 
-  async recover(booked: readonly BookedVm[]): Promise<void> {
+  async recover(stored: readonly StoredVm[]): Promise<void> {
     const processes = findProcessesBelow(this.#folder);
-    const known = new Set(booked.map(({ spec }) => spec.vmmId));
+    const known = new Set(stored.map(({ spec }) => spec.vmmId));
     for (const [vmmId, pid] of processes) if (!known.has(vmmId)) await endProcess(pid, join(this.#folder, vmmId));
     for (const vmmId of readdirSync(this.#folder))
       if (!known.has(vmmId)) await rm(join(this.#folder, vmmId), { recursive: true, force: true });
-    await Promise.all(booked.map((vm) => this.#takeUp(vm, processes.get(vm.spec.vmmId))));
+    await Promise.all(stored.map((vm) => this.#takeUp(vm, processes.get(vm.spec.vmmId))));
   }
 
-  async #takeUp(booked: BookedVm, pid: number | undefined): Promise<void> {
-    const { spec, listener, state } = booked;
+  async #takeUp(stored: StoredVm, pid: number | undefined): Promise<void> {
+    const { spec, listener, state } = stored;
     const folder = join(this.#folder, spec.vmmId);
     if (pid === undefined) {
       // Off already, or its guest had left: the process was ended in order.
-      const inOrder = state === 'stopped' || booked.migrationOut?.state === 'completed';
+      const inOrder = state === 'stopped' || stored.migrationOut?.state === 'completed';
       await rm(folder, { recursive: true, force: true });
       listener({ kind: 'state', state: inOrder ? 'destroyed' : 'failed' });
       return;
@@ -136,14 +137,14 @@ export class QemuHypervisor implements WitnessedHypervisor {
     try {
       vm = new QemuVm(spec, folder, null, this.#context, listener);
     } catch (error) {
-      // The agent ended while the process was being made: it was never told anything.
+      // The agent ended while the process was being made: no command has come for it.
       this.#context.onTrouble(`VMM ${spec.vmmId} is ended: ${error instanceof Error ? error.message : error}`);
       await this.kill(spec.vmmId);
       listener({ kind: 'state', state: 'failed' });
       return;
     }
     this.#vms.set(spec.vmmId, vm);
-    await vm.adopt(pid, booked);
+    await vm.adopt(pid, stored);
   }
 
   run(vmmId: string): void {

@@ -9,12 +9,12 @@ const MAX_PAUSE_MS = 2_000;
 const TRY_AGAIN: ReadonlySet<number> = new Set([401, 408, 425, 429]);
 
 /**
- * Tells the control plane of every change, in order for each VMM, until it has heard it (204) or refuses it for good
- * (4xx). VMMs don't wait for each other.
+ * Reports every change to the control plane, in order for each VMM, until it acknowledges the report (204) or refuses it for
+ * good (4xx). VMMs don't wait for each other.
  */
 export class Reporter {
   readonly #url: string;
-  readonly #accepted: (vmmId: string, report: SledVmmState) => void;
+  readonly #onDelivered: (vmmId: string, report: SledVmmState) => void;
   readonly #queues = new Map<string, SledVmmState[]>();
   readonly #connections: ControlPlaneConnections;
   readonly #stopped = new AbortController();
@@ -22,17 +22,17 @@ export class Reporter {
   readonly #heldVmms = new Set<string>();
 
   /**
-   * `accepted` is called once the control plane has dealt with a report. `connections` are the reporter's from then on; in
+   * `onDelivered` is called once the control plane has dealt with a report. `connections` are the reporter's from then on; in
    * plain HTTP by default.
    */
   constructor(
     controlPlaneUrl: string,
-    accepted: (vmmId: string, report: SledVmmState) => void,
+    onDelivered: (vmmId: string, report: SledVmmState) => void,
     connections: ControlPlaneConnections | null = null,
   ) {
     this.#url = controlPlaneUrl;
     this.#connections = connections ?? plainConnections(8);
-    this.#accepted = accepted;
+    this.#onDelivered = onDelivered;
   }
 
   /** Queues a report. */
@@ -46,7 +46,7 @@ export class Reporter {
     void this.#deliver(vmmId);
   }
 
-  /** Drops what is still to be said of a VMM. */
+  /** Drops the reports of a VMM that are not delivered yet. */
   forget(vmmId: string): void {
     this.#queues.delete(vmmId);
   }
@@ -78,7 +78,7 @@ export class Reporter {
       if (!this.#held && !this.#heldVmms.has(vmmId) && (await this.#put(vmmId, next))) {
         queue.shift();
         pauseMs = 50;
-        if (this.#queues.get(vmmId) === queue) this.#accepted(vmmId, next);
+        if (this.#queues.get(vmmId) === queue) this.#onDelivered(vmmId, next);
         continue;
       }
       await new Promise((resolve) => setTimeout(resolve, pauseMs * (0.5 + Math.random())).unref());

@@ -1,23 +1,19 @@
-import { constants } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout as pause } from 'node:timers/promises';
-import type { TLSSocket } from 'node:tls';
-import { type FastifyInstance, type FastifyReply, type FastifyRequest, fastify } from 'fastify';
-import { z } from 'zod';
-import { identifyPeer } from '../platform/identity/peer.ts';
-import { beginRequestSpan, endRequestSpan, installTracing } from '../platform/telemetry/tracing.ts';
-import { registerRequest, serialConsoleRequest, vmmStateRequest } from '../wire/sled-protocol.ts';
-import { AgentRefusal, SledAgent } from './agent.ts';
-import { type Fault, FaultBook, type FaultCall, fault } from './faults.ts';
-import type { GuestLogEntry, WitnessedHypervisor } from './hypervisor.ts';
+import { splitAddress, withPort } from '../wire/sled-protocol.ts';
+import { SledAgent } from './agent.ts';
+import { makeAgentApp } from './agent-app.ts';
+import { addTestRoutes, addVmmRoutes } from './agent-routes.ts';
+import { PlantedFaults } from './faults.ts';
+import type { WitnessedHypervisor } from './hypervisor.ts';
 import { LeaseKeeper, leasePath } from './lease-keeper.ts';
 import { NetworkTable } from './network-table.ts';
 import { identifiedTransport, type PeerTransport, PLAIN_TRANSPORT } from './peer-transport.ts';
 import { SimulatedHypervisor } from './simulated-hypervisor.ts';
 import type { SledIdentity } from './sled-identity.ts';
+import { makeTestFaults, type TestFaults } from './test-faults.ts';
 
 export interface SledAgentOptions {
   readonly name: string;
@@ -38,7 +34,7 @@ export interface SledAgentOptions {
    * `ip:port`, known once it listens; `transport` is how guests are handed over to other sleds.
    */
   readonly makeHypervisor?: (
-    faults: FaultBook,
+    faults: PlantedFaults,
     agentAddress: () => string,
     transport: PeerTransport,
   ) => WitnessedHypervisor;
@@ -49,7 +45,7 @@ export interface SledAgentOptions {
   readonly identity?: SledIdentity | undefined;
   /** A lease of its guests, which it powers off when it could not renew it; without, nothing powers them off. */
   readonly fencing?: FencingOptions | undefined;
-  /** Where the agent keeps its book between runs; without it, the book is gone with the agent. */
+  /** Where the agent keeps its store between runs; without it, what it knows is gone with the agent. */
   readonly dataDir?: string | undefined;
   /** Serves the endpoints below `/test/`, by which faults are planted. */
   readonly testEndpoints?: boolean;
@@ -70,17 +66,7 @@ export interface SledAgentHandle {
   readonly address: string;
   readonly url: string;
   /** Plants faults; also over `/test/` where it is served. */
-  readonly faults: {
-    /** What is returned takes the fault away again. */
-    plant(planted: Fault): () => void;
-    clear(): void;
-    lose(vmmId: string): void;
-    halt(vmmId: string): void;
-    crash(vmmId: string): void;
-    /** Holds reports back, of one VMM if named. */
-    holdReports(on: boolean, vmmId?: string): void;
-    guestLog(): readonly GuestLogEntry[];
-  };
+  readonly faults: TestFaults;
   readonly hypervisor: WitnessedHypervisor;
   /** What it knows of where instances live. */
   readonly network: Pick<NetworkTable, 'entries' | 'passes'>;
@@ -90,26 +76,26 @@ export interface SledAgentHandle {
   stop(): Promise<void>;
   /** Ends without ending the VMs, where the hypervisor can: an agent that is started again with the same data finds them. */
   detach(): Promise<void>;
-  /** Ends as a crash of the server would: connections are cut, nothing more is said. */
+  /** Ends as a crash of the server would: connections are cut, nothing more is reported. */
   kill(): Promise<void>;
 }
 
+const DEFAULT_TRANSITION_MS = 50;
 const DEFAULT_NETWORK_POLL_MS = 1_000;
-const vmmParams = z.object({ vmm_id: z.guid() });
 
 /**
- * Starts a sled agent, with simulated VMs unless told otherwise. It listens at once, and answers 503 until it knows what
- * runs here; then this resolves. With fencing it resolves at once, and answers 503 until it has a lease. Throws when it
- * can't listen, or its data can't be used.
+ * Starts a sled agent, with simulated VMs unless `makeHypervisor` is given. It listens at once, and answers 503 until it
+ * knows what runs here; then this resolves. With fencing it resolves at once, and answers 503 until it has a lease. Throws
+ * when it can't listen, or its data can't be used.
  */
 export async function startSledAgent(options: SledAgentOptions): Promise<SledAgentHandle> {
-  const book = new FaultBook();
-  let address = options.listen;
   const { identity } = options;
+  const planted = new PlantedFaults();
+  let address = options.listen;
   const transport = identity === undefined ? PLAIN_TRANSPORT : identifiedTransport(identity);
   const hypervisor =
-    options.makeHypervisor?.(book, () => address, transport) ??
-    new SimulatedHypervisor(options.transitionMs ?? 50, book, options.guestLogFile, transport);
+    options.makeHypervisor?.(planted, () => address, transport) ??
+    new SimulatedHypervisor(options.transitionMs ?? DEFAULT_TRANSITION_MS, planted, options.guestLogFile, transport);
   let lease: LeaseKeeper | null = null;
   const agent = await SledAgent.open({
     ...options,
@@ -117,140 +103,12 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
     dataDir: options.dataDir ?? null,
     leaseHeld: () => lease === null || lease.held,
   });
-  if (options.fencing === undefined && options.dataDir !== undefined && existsSync(leasePath(options.dataDir))) {
-    await agent.close('detach');
-    throw new Error(
-      `${options.dataDir} is of a sled with fencing: the control plane counts on its lease. Start it with fencing; to be without, expunge the sled and add it anew, with an empty directory`,
-    );
-  }
-  const throwAway = options.fencing !== undefined && options.dataDir === undefined;
-  const leaseDir = throwAway ? await mkdtemp(join(tmpdir(), 'mooring-lease-')) : (options.dataDir ?? '');
-  const app = makeApp(identity);
-  app.addHook('onRequest', beginRequestSpan);
-  app.addHook('onResponse', endRequestSpan);
-  await installTracing('mooring-sled-agent');
-  const faults = {
-    plant: (planted: Fault) => book.plant(planted),
-    clear: () => {
-      book.clear();
-      agent.reporter.hold(false);
-    },
-    lose: (vmmId: string) => void agent.lose(vmmId),
-    halt: (vmmId: string) => hypervisor.halt(vmmId),
-    crash: (vmmId: string) => hypervisor.crash(vmmId),
-    holdReports: (on: boolean, vmmId?: string) => agent.reporter.hold(on, vmmId),
-    guestLog: () => hypervisor.guestLog,
-  };
-
-  app.setErrorHandler((error, request, reply) => {
-    const [status, code] =
-      error instanceof AgentRefusal
-        ? [error.status, error.errorCode]
-        : error instanceof z.ZodError
-          ? [400, 'INVALID_REQUEST']
-          : [(error as { statusCode?: number }).statusCode ?? 500, 'INTERNAL'];
-    const message =
-      error instanceof z.ZodError ? z.prettifyError(error) : error instanceof Error ? error.message : String(error);
-    void reply.status(status).send({ error_code: code, message, request_id: request.id });
-  });
-
-  if (identity !== undefined) app.addHook('onRequest', async (request) => requireCommander(identity, request));
-  app.addHook('onRequest', async (request) => {
-    if (!request.url.startsWith('/test/')) agent.requireReady();
-  });
-
-  /** Answers a call, with the fault that is planted for it, if any. */
-  async function answer(
-    request: FastifyRequest,
-    reply: FastifyReply,
-    call: FaultCall,
-    vmmId: string | null,
-    name: string | null,
-    act: () => unknown,
-  ) {
-    const planted = book.takeCall(call, vmmId, name);
-    switch (planted?.type) {
-      case undefined:
-        return act();
-      case 'refuse':
-        if (call === 'state:migration_target' && vmmId !== null && planted.status < 500) agent.refuseMigration(vmmId);
-        return reply.status(planted.status).send({
-          error_code: planted.error_code ?? 'REFUSED',
-          message: planted.message ?? 'refused by a planted fault',
-          request_id: request.id,
-        });
-      case 'delay':
-        await pause(planted.ms);
-        return act();
-      case 'answer_late': {
-        const done = await act();
-        await pause(planted.ms);
-        return done;
-      }
-      case 'drop_before':
-        request.raw.socket.destroy();
-        return reply.hijack();
-      case 'drop_after':
-        await act();
-        request.raw.socket.destroy();
-        return reply.hijack();
-      case 'garbage':
-        await act();
-        return { nonsense: true };
-    }
-  }
-
-  app.put('/vmms/:vmm_id', async (request, reply) => {
-    const { vmm_id } = vmmParams.parse(request.params);
-    const body = registerRequest.parse(request.body);
-    return answer(request, reply, 'register', vmm_id, body.vmm_spec.name, () => agent.register(vmm_id, body));
-  });
-  app.delete('/vmms/:vmm_id', async (request, reply) => {
-    const { vmm_id } = vmmParams.parse(request.params);
-    return answer(request, reply, 'unregister', vmm_id, agent.nameOf(vmm_id), async () => ({
-      updated_runtime: await agent.unregister(vmm_id),
-    }));
-  });
-  app.put('/vmms/:vmm_id/state', async (request, reply) => {
-    const { vmm_id } = vmmParams.parse(request.params);
-    const { state } = vmmStateRequest.parse(request.body);
-    return answer(request, reply, `state:${state.type}`, vmm_id, agent.nameOf(vmm_id), async () => ({
-      updated_runtime: await agent.command(vmm_id, state),
-    }));
-  });
-  app.get('/vmms/:vmm_id/state', async (request, reply) => {
-    const { vmm_id } = vmmParams.parse(request.params);
-    return answer(request, reply, 'get', vmm_id, agent.nameOf(vmm_id), () => agent.read(vmm_id));
-  });
-  app.get('/vmms', async (request, reply) =>
-    answer(request, reply, 'list', null, null, () => ({ vmms: agent.inventory() })),
-  );
-  app.get('/vmms/:vmm_id/serial-console', async (request) => {
-    const { vmm_id } = vmmParams.parse(request.params);
-    const { from_start, max_bytes } = serialConsoleRequest.parse(request.query);
-    return agent.readConsole(vmm_id, from_start, max_bytes);
-  });
-
-  if (options.testEndpoints) {
-    app.post('/test/faults', async (request, reply) => {
-      faults.plant(fault.parse(request.body));
-      return reply.status(204).send();
-    });
-    app.delete('/test/faults', async (_, reply) => {
-      faults.clear();
-      return reply.status(204).send();
-    });
-    app.post('/test/vmms/:vmm_id/:what', async (request, reply) => {
-      const { vmm_id, what } = vmmParams.extend({ what: z.enum(['lose', 'halt', 'crash']) }).parse(request.params);
-      faults[what](vmm_id);
-      return reply.status(204).send();
-    });
-    app.get('/test/guest-log', async () => ({ entries: faults.guestLog() }));
-  }
-
-  let ready: Promise<void> = Promise.resolve();
-  const at = options.listen.lastIndexOf(':');
-  const host = options.listen.slice(0, at).replace(/[[\]]/g, '');
+  if (options.fencing === undefined) await refuseDataWithLease(agent, options.dataDir);
+  const leaseFolder = options.fencing === undefined ? null : await openLeaseFolder(options.dataDir);
+  const app = await makeAgentApp(agent, identity);
+  const faults = makeTestFaults(agent, hypervisor, planted);
+  addVmmRoutes(app, agent, planted);
+  if (options.testEndpoints) addTestRoutes(app, faults);
   const network = new NetworkTable(
     options.controlPlaneUrl,
     options.networkPollMs ?? DEFAULT_NETWORK_POLL_MS,
@@ -260,29 +118,21 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
     await network.stop();
     await agent.close(vms);
     await lease?.stop(vms === 'end' || options.fencing?.vmsFolder === undefined);
-    if (throwAway) await rm(leaseDir, { recursive: true, force: true });
+    await leaseFolder?.close();
     app.server.closeAllConnections();
     await app.close();
     await identity?.stop();
   };
+  let ready: Promise<void> = Promise.resolve();
   try {
-    await app.listen({ host, port: Number(options.listen.slice(at + 1)) });
+    await app.listen(splitAddress(options.listen));
     const bound = app.server.address();
-    const port = typeof bound === 'object' && bound !== null ? bound.port : 0;
-    address = `${options.listen.slice(0, at)}:${port}`;
-    if (options.fencing === undefined) await agent.recover();
+    address = withPort(options.listen, typeof bound === 'object' && bound !== null ? bound.port : 0);
+    if (options.fencing === undefined || leaseFolder === null) await agent.recover();
     else {
-      const { leaseMs, sledId, vmsFolder = null, onTrouble = () => {} } = options.fencing;
-      const { controlPlaneUrl, name: sledName, guestLogFile } = options;
-      const keeper = new LeaseKeeper({
-        ...{ controlPlaneUrl, sledName, sledId, leaseMs, vmsFolder, guestLogFile, onTrouble },
-        connections: identity?.connectToControlPlane(2),
-        directory: leaseDir,
-        living: () => agent.living(),
-        powerOff: () => agent.powerOff(),
-      });
+      const keeper = makeLeaseKeeper(options, options.fencing, leaseFolder.path, agent);
       lease = keeper;
-      // Nothing is taken up on a lease of an earlier life: until it has one of its own, its watchdog has the clock.
+      // Nothing is taken up on an earlier agent's lease: when that lapses, the watchdog still powers its guests off.
       ready = keeper.firstHeld.then(async () => {
         await agent.recover();
         if (!keeper.held) await agent.powerOff();
@@ -306,40 +156,35 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
   };
 }
 
-const SERVER_OPTIONS = { forceCloseConnections: true, bodyLimit: 1024 * 1024 };
-
-/** The agent's HTTP server. With an identity: TLS that takes nobody without a certificate of the same authority. */
-function makeApp(identity: SledIdentity | undefined): FastifyInstance {
-  if (identity === undefined) return fastify(SERVER_OPTIONS);
-  const { holder } = identity;
-  const secure = fastify({
-    ...SERVER_OPTIONS,
-    https: {
-      ...holder.secureContext,
-      requestCert: true,
-      rejectUnauthorized: true,
-      // A resumed session would bring back what was verified when it was new.
-      secureOptions: constants.SSL_OP_NO_TICKET,
-    },
-  });
-  const unlisten = holder.onRenewal(() => secure.server.setSecureContext(holder.secureContext));
-  secure.server.once('close', unlisten);
-  // The routes don't see what they are served over.
-  return secure as unknown as FastifyInstance;
+/** Throws when the data are of a sled with fencing, having let go of them. */
+async function refuseDataWithLease(agent: SledAgent, dataDir: string | undefined): Promise<void> {
+  if (dataDir === undefined || !existsSync(leasePath(dataDir))) return;
+  await agent.close('detach');
+  throw new Error(
+    `${dataDir} is of a sled with fencing: the control plane counts on its lease. Start it with fencing; to be without, expunge the sled and add it anew, with an empty directory`,
+  );
 }
 
-/** What another sled may ask: who has the guest of a migration between the two. */
-const SLED_ROUTE = '/vmms/:vmm_id/state';
+/** Where the lease is written down: the agent's data, or, without any, a folder that `close` removes. */
+async function openLeaseFolder(dataDir: string | undefined): Promise<{ path: string; close: () => Promise<void> }> {
+  if (dataDir !== undefined) return { path: dataDir, close: async () => {} };
+  const path = await mkdtemp(join(tmpdir(), 'mooring-lease-'));
+  return { path, close: () => rm(path, { recursive: true, force: true }) };
+}
 
-/** Refuses whoever is not the control plane; another sled may read a VMM's state. Throws an {@link AgentRefusal}. */
-function requireCommander(identity: SledIdentity, request: FastifyRequest): void {
-  const peer = identifyPeer(request.raw.socket as TLSSocket);
-  if (peer.identity?.kind === 'control_plane') return;
-  const reads = request.method === 'GET' && request.routeOptions.url === SLED_ROUTE;
-  if (reads && peer.refusal === null && peer.identity.kind === 'sled' && !identity.isRevoked(peer.serial)) return;
-  throw new AgentRefusal(
-    peer.identity === null ? 401 : 403,
-    'NOT_THE_CONTROL_PLANE',
-    'only the control plane of this installation commands a sled agent',
-  );
+/** The keeper of the agent's lease, not renewing yet. Throws as {@link LeaseKeeper}. */
+function makeLeaseKeeper(
+  options: SledAgentOptions,
+  fencing: FencingOptions,
+  directory: string,
+  agent: SledAgent,
+): LeaseKeeper {
+  const { controlPlaneUrl, name: sledName, guestLogFile, identity } = options;
+  const { leaseMs, sledId, vmsFolder = null, onTrouble = () => {} } = fencing;
+  return new LeaseKeeper({
+    ...{ controlPlaneUrl, sledName, sledId, leaseMs, directory, vmsFolder, guestLogFile, onTrouble },
+    connections: identity?.connectToControlPlane(2),
+    living: () => agent.living(),
+    powerOff: () => agent.powerOff(),
+  });
 }

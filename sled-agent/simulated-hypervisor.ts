@@ -8,7 +8,7 @@
  *   destination → source   {complete}                   the destination has everything
  *   source → destination   {yours}                      the commit point: the source never resumes after it
  *
- * Before `complete` a broken connection leaves the guest with the source. After it, a destination that has not heard
+ * Before `complete` a broken connection leaves the guest with the source. After it, a destination that has not received
  * `yours` asks again; a source that refuses connections is dead, and a dead source runs nothing.
  */
 
@@ -16,9 +16,9 @@ import type { Server, Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 import { z } from 'zod';
 import { splitAddress } from '../wire/sled-protocol.ts';
-import type { FaultBook } from './faults.ts';
+import type { PlantedFaults } from './faults.ts';
 import { appendGuestLog, closeGuestLog, guestLogNow } from './guest-log.ts';
-import type { BookedVm, GuestLogEntry, StopAnswer, VmListener, VmSpec, WitnessedHypervisor } from './hypervisor.ts';
+import type { GuestLogEntry, StopAnswer, StoredVm, VmListener, VmSpec, WitnessedHypervisor } from './hypervisor.ts';
 import { type PeerTransport, PLAIN_TRANSPORT } from './peer-transport.ts';
 
 const message = z.union([
@@ -60,7 +60,7 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
   readonly guestLog: GuestLogEntry[] = [];
   readonly #vms = new Map<string, SimulatedVm>();
   readonly #transitionMs: number;
-  readonly #faults: FaultBook;
+  readonly #faults: PlantedFaults;
   readonly #guestLogFile: string | undefined;
   readonly #transport: PeerTransport;
 
@@ -70,7 +70,7 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
    */
   constructor(
     transitionMs: number,
-    faults: FaultBook,
+    faults: PlantedFaults,
     guestLogFile?: string,
     transport: PeerTransport = PLAIN_TRANSPORT,
   ) {
@@ -104,9 +104,9 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
   }
 
   /** Simulated VMs die with the process of their agent. What their guests were doing then, nobody can know. */
-  async recover(booked: readonly BookedVm[]): Promise<void> {
+  async recover(stored: readonly StoredVm[]): Promise<void> {
     if (this.#guestLogFile !== undefined) closeGuestLog(this.#guestLogFile, 'its sled agent ended');
-    for (const { listener } of booked) listener({ kind: 'state', state: 'failed' });
+    for (const { listener } of stored) listener({ kind: 'state', state: 'failed' });
   }
 
   run(vmmId: string): void {
@@ -163,18 +163,18 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
     const socket = this.#dial(vm, sourceAddress, { fetch: migrationId, instance: vm.spec.instanceId });
     let memory: number | null = null;
     let complete = false;
-    this.#listen(socket, (said) => {
-      if ('begin' in said) vm.emit({ kind: 'migration-in', migrationId, state: 'in_progress' });
-      if ('memory' in said) {
+    this.#listen(socket, (received) => {
+      if ('begin' in received) vm.emit({ kind: 'migration-in', migrationId, state: 'in_progress' });
+      if ('memory' in received) {
         if (failure === 'middle') {
           socket.destroy();
           return;
         }
-        memory = said.memory;
+        memory = received.memory;
         complete = true;
         send(socket, { complete: true });
       }
-      if ('yours' in said && memory !== null) this.#arrive(vm, migrationId, memory);
+      if ('yours' in received && memory !== null) this.#arrive(vm, migrationId, memory);
     });
     socket.once('close', () => {
       if (vm.state !== 'migrating-in') return;
@@ -222,7 +222,7 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
     const wasIncoming = vm.state === 'migrating-in';
     this.#pause(vm, 'crashed');
     vm.state = 'ended';
-    // A process that dies can't say whether its guest left; the destination can.
+    // A process that dies can't report whether its guest left; the destination can.
     if (knowsGuestStayed !== null || wasIncoming) vm.outgoing = null;
     this.#release(vm);
     vm.emit({ kind: 'state', state: 'failed' });
@@ -236,16 +236,16 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
 
   #serve(vm: SimulatedVm, socket: Socket): void {
     this.#track(vm, socket);
-    this.#listen(socket, (said) => {
-      if ('settle' in said) {
-        send(socket, vm.given.has(said.settle) ? { yours: true } : { error: 'the guest did not leave' });
+    this.#listen(socket, (received) => {
+      if ('settle' in received) {
+        send(socket, vm.given.has(received.settle) ? { yours: true } : { error: 'the guest did not leave' });
       }
-      if ('fetch' in said) {
+      if ('fetch' in received) {
         // An address is used again: a late call must not get another instance's guest.
-        if (said.instance === vm.spec.instanceId) void this.#giveToDestination(vm, said.fetch, socket);
+        if (received.instance === vm.spec.instanceId) void this.#giveToDestination(vm, received.fetch, socket);
         else socket.destroy();
       }
-      if ('complete' in said && vm.outgoing?.socket === socket) {
+      if ('complete' in received && vm.outgoing?.socket === socket) {
         const { migrationId } = vm.outgoing;
         vm.outgoing = null;
         vm.given.add(migrationId);
@@ -315,15 +315,15 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
     if (vm.stopOnArrival) this.#shutDown(vm, 'stopped on arrival');
   }
 
-  /** Everything is here, but not the source's word that it has let go. */
+  /** Everything is here, but not the source's message that it has let go: it is asked. */
   #settle(vm: SimulatedVm, migrationId: string, sourceAddress: string, memory: number): void {
     if (vm.state !== 'migrating-in') return;
     const socket = this.#dial(vm, sourceAddress, { settle: migrationId });
     let answered = false;
-    this.#listen(socket, (said) => {
+    this.#listen(socket, (received) => {
       answered = true;
-      if ('yours' in said) this.#arrive(vm, migrationId, memory);
-      if ('error' in said) this.#failIncoming(vm, migrationId);
+      if ('yours' in received) this.#arrive(vm, migrationId, memory);
+      if ('error' in received) this.#failIncoming(vm, migrationId);
       socket.end();
     });
     socket.once('error', (error: NodeJS.ErrnoException) => {
@@ -376,7 +376,7 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
     const { instanceId, vmmId } = vm.spec;
     const entry = guestLogNow({ instance_id: instanceId, vmm_id: vmmId, event, reason });
     this.guestLog.push(entry);
-    // Written before anyone else can hear of it: the witness must know what a process that is killed next has done.
+    // Written before it is reported: the log must hold what a process that is killed next has done.
     if (this.#guestLogFile !== undefined) appendGuestLog(this.#guestLogFile, entry);
   }
 
@@ -395,8 +395,8 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
     for (const socket of vm.sockets) socket.destroy();
   }
 
-  #dial(vm: SimulatedVm, address: string, firstWord: Message): Socket {
-    const socket = this.#transport.dial(address, () => send(socket, firstWord));
+  #dial(vm: SimulatedVm, address: string, firstMessage: Message): Socket {
+    const socket = this.#transport.dial(address, () => send(socket, firstMessage));
     this.#track(vm, socket);
     return socket;
   }
@@ -407,13 +407,13 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
     socket.once('close', () => vm.sockets.delete(socket));
   }
 
-  #listen(socket: Socket, hear: (said: Message) => void): void {
+  #listen(socket: Socket, onMessage: (received: Message) => void): void {
     const lines = createInterface({ input: socket });
     // It passes its input's errors on: without a listener a refused connection would end the whole agent.
     lines.on('error', () => {});
     lines.on('line', (line) => {
       try {
-        hear(message.parse(JSON.parse(line)));
+        onMessage(message.parse(JSON.parse(line)));
       } catch {
         socket.destroy();
       }
@@ -427,6 +427,6 @@ function counted(guest: Guest): number {
     : guest.count + ((performance.now() - guest.since) / 1000) * COUNTS_PER_SECOND;
 }
 
-function send(socket: Socket, said: Message): void {
-  if (!socket.destroyed) socket.write(`${JSON.stringify(said)}\n`);
+function send(socket: Socket, sent: Message): void {
+  if (!socket.destroyed) socket.write(`${JSON.stringify(sent)}\n`);
 }

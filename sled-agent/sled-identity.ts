@@ -1,4 +1,4 @@
-/** What a sled agent that has joined does by its identity: calls, answers, and renews it in time. */
+/** The identity of a sled agent that has joined: it calls and answers by it, and renews it in time. */
 import { request } from 'undici';
 import { makeKeyPair, makeRequest } from '../platform/identity/certificates.ts';
 import { IdentityHolder } from '../platform/identity/holder.ts';
@@ -21,7 +21,7 @@ export class SledIdentity {
   readonly #timer: NodeJS.Timeout;
   #revoked = new Set<string>();
 
-  /** `folder`: where each renewed certificate is kept. What goes wrong is said to `onTrouble`. */
+  /** `folder`: where each renewed certificate is kept. `onTrouble` gets a message about each thing that went wrong. */
   constructor(stored: StoredIdentity, folder: string, onTrouble: (message: string) => void = () => {}) {
     this.sledId = stored.sledId;
     this.controlPlaneUrl = stored.controlPlaneUrl;
@@ -40,17 +40,17 @@ export class SledIdentity {
       (trouble) => onTrouble(`sled agent "${stored.name}": ${trouble}`),
     );
     this.#agent = this.connectToControlPlane(2);
-    let told: number | null = null;
+    let lastRefusal: number | null = null;
     const askForRevoked = () =>
       this.#call('GET', '/sled-identity/revoked').then(
         (answer) => {
-          told = null;
+          lastRefusal = null;
           this.#revoked = new Set(revokedCertificates.parse(answer).serials);
         },
         (error: unknown) => {
-          // The last list holds until the control plane answers again. That it doesn't want us is worth a line, once.
-          if (!(error instanceof ControlPlaneRefusal) || error.status === told) return;
-          told = error.status;
+          // The last list holds until the control plane answers again. A refusal is passed on once, until it is another one.
+          if (!(error instanceof ControlPlaneRefusal) || error.status === lastRefusal) return;
+          lastRefusal = error.status;
           onTrouble(`sled agent "${stored.name}": ${error.message}`);
         },
       );
@@ -74,7 +74,7 @@ export class SledIdentity {
     return agent;
   }
 
-  /** The sled that a migration out of a VMM goes to, as the control plane says; `null` when it knows of none, or does not answer. */
+  /** The sled that a migration out of a VMM goes to, by the control plane; `null` when it knows of none, or does not answer. */
   async destinationOf(vmmId: string, migrationId: string): Promise<string | null> {
     const path = `/sled-identity/vmms/${vmmId}/migrations/${migrationId}`;
     return this.#call('GET', path).then(
@@ -83,7 +83,7 @@ export class SledIdentity {
     );
   }
 
-  /** Whether a certificate of this installation was revoked, by what the control plane said last. */
+  /** Whether a certificate of this installation was revoked, by the last list of the control plane. */
   isRevoked(serial: string): boolean {
     return this.#revoked.has(serial);
   }
@@ -119,7 +119,7 @@ class ControlPlaneRefusal extends Error {
   }
 }
 
-/** What an error body says, for a message. */
+/** The message in an error body; of any other text its beginning. Never throws. */
 export function messageOf(text: string): string {
   try {
     return errorBody.parse(JSON.parse(text)).message ?? text.slice(0, 300);

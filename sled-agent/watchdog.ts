@@ -46,7 +46,7 @@ process.stdout.on('error', () => {});
 try {
   setPriority(constants.priority.PRIORITY_HIGHEST);
 } catch {
-  // Not this user's to decide.
+  // This user may not raise a priority.
 }
 
 let lease: LeaseFile | null = null;
@@ -55,14 +55,14 @@ for (;;) {
   try {
     lease = readLease(leasePath) ?? lease;
   } catch (error) {
-    // What is known holds: an agent that can't write down its renewals has none.
-    say(`the lease can't be read: ${error instanceof Error ? error.message : error}`);
+    // The last lease that was read counts: an agent that can't write down its renewals has none.
+    log(`the lease can't be read: ${error instanceof Error ? error.message : error}`);
   }
   if (agentGone && values.vms === undefined) {
-    note('its sled agent ended');
+    endGuestLog('its sled agent ended');
     process.exit(0);
   }
-  // Its successor has a watchdog of its own, which it waited for before it wrote its name.
+  // The agent's successor waited for a watchdog of its own before it wrote its process id to the lease.
   if (agentGone && lease !== null && lease.agentPid !== agentPid) process.exit(0);
   if (agentGone && values.vms !== undefined && findProcessesBelow(values.vms).size === 0) process.exit(0);
   const endsAt = lease !== null && lease.bootId === boot ? lease.endsAtMs : null;
@@ -84,10 +84,10 @@ for (;;) {
 }
 
 async function powerOff(): Promise<void> {
-  say(
+  log(
     `the lease has lapsed${agentGone ? '' : `, and the sled agent (${agentPid}) did not power off its guests: it is killed`}`,
   );
-  // While it holds the pipe open, the number is its own.
+  // While the agent holds the pipe open, no other process can have its id.
   while (!agentGone) {
     kill(agentPid);
     await new Promise((resolve) => setTimeout(resolve, KILL_AGAIN_MS));
@@ -98,10 +98,10 @@ async function powerOff(): Promise<void> {
     for (const [folder, pid] of left) if (worksIn(pid, `${values.vms}/${folder}`)) kill(pid);
     await new Promise((resolve) => setTimeout(resolve, KILL_AGAIN_MS));
   }
-  note('its lease lapsed: the watchdog powered it off');
+  endGuestLog('its lease lapsed: the watchdog powered it off');
 }
 
-function note(reason: string): void {
+function endGuestLog(reason: string): void {
   if (values['guest-log'] !== undefined) closeGuestLog(values['guest-log'], reason);
 }
 
@@ -113,6 +113,6 @@ function kill(pid: number): void {
   }
 }
 
-function say(message: string): void {
+function log(message: string): void {
   process.stderr.write(`${new Date().toISOString()} ${message}\n`);
 }

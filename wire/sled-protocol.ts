@@ -14,6 +14,11 @@ export function splitAddress(address: string): { host: string; port: number } {
   return { host: address.slice(0, at).replace(/[[\]]/g, ''), port: Number(address.slice(at + 1)) };
 }
 
+/** The same host (IPv6 in its brackets) with another port: `withPort('[::1]:8099', 0)` is `[::1]:0`. Checks nothing. */
+export function withPort(address: string, port: number | string): string {
+  return `${address.slice(0, address.lastIndexOf(':'))}:${port}`;
+}
+
 /** `ip:port`; IPv6 in brackets. */
 export const socketAddress = z
   .string()

@@ -301,7 +301,7 @@ async function prepareRealVms(options: AgentOptions) {
     vmsFolder: QemuHypervisor.vmsFolder(dataDir),
     description: `QEMU ${qemu.program.version} with ${qemu.accelerator.toUpperCase()} (${qemu.reason})`,
     makeHypervisor: (
-      faults: import('../../sled-agent/faults.ts').FaultBook,
+      faults: import('../../sled-agent/faults.ts').PlantedFaults,
       agentAddress: () => string,
       transport: import('../../sled-agent/peer-transport.ts').PeerTransport,
     ): import('../../sled-agent/hypervisor.ts').WitnessedHypervisor =>

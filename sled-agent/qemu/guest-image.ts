@@ -1,7 +1,7 @@
 /**
  * The guest for tests and the demo, made on the spot from what Debian ships: a kernel, and an initramfs with a static
- * busybox. It counts aloud on its serial console, writes memory all the time and compares what it wrote, powers off when
- * its power button is pressed, and tells QEMU of a panic. For tests it panics or reboots after a few counts, where the
+ * busybox. It counts on its serial console, writes memory all the time and compares what it wrote, powers off when
+ * its power button is pressed, and reports a panic to QEMU. For tests it panics or reboots after a few counts, where the
  * kernel's command line holds `mooring.panics` or `mooring.reboots`.
  */
 import { execFile } from 'node:child_process';
@@ -28,16 +28,16 @@ const BUSYBOX_PACKAGE = 'busybox-static';
 /** What the kernel may leave out at boot, where there is no secret to keep: a sixth of its time under TCG. */
 const QUICK_BOOT = 'mitigations=off cryptomgr.notests rcupdate.rcu_expedited=1 8250.nr_uarts=1';
 /**
- * On a machine that is short of time the kernel takes the timer for broken, and panics before anybody would hear of it.
- * A panic so early is followed by a reboot, which QEMU tells.
+ * On a machine that is short of time the kernel takes the timer for broken, and panics before it can report that. A panic so
+ * early is followed by a reboot, which QEMU reports.
  */
 const STEADY_BOOT = 'no_timer_check panic=-1';
-/** In this order: pvpanic-mmio needs pvpanic. */
+/** Loaded in this order: pvpanic-mmio needs pvpanic. */
 const MODULES = ['pvpanic', 'pvpanic-mmio', 'evdev', 'button'];
 
 /** How the guest's lines look: `count 12345`. */
 export const COUNT_LINE = /^count (\d+)\r?$/gm;
-/** What the guest says when memory doesn't hold what it wrote. */
+/** What the guest prints when memory doesn't hold what it wrote. */
 export const CORRUPT_LINE = 'memory is corrupt';
 
 const INIT = `#!/bin/busybox sh

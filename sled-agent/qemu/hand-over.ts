@@ -1,5 +1,5 @@
 /**
- * What two agents say to each other when a guest moves between their QEMUs, in lines of JSON over TCP at the address of
+ * The messages between two agents when a guest moves between their QEMUs, in lines of JSON over TCP at the address of
  * the source VMM. The guest itself goes from QEMU to QEMU, at an address that the destination opens.
  *
  *   source → destination   {hello: {vmm_id, agent}}       whom to ask later, should this connection break
@@ -9,8 +9,9 @@
  *   source → destination   {paused: console's end}        the guest stands still
  *   source → destination   {yours, progress}              the commit point: the source never resumes after it
  *
- * Each side says {alive} all the time: a side that hears nothing for long takes the connection for broken. Then the
- * source cancels, unless the guest has left; and the destination asks the source's agent, by the protocol of section 7 of docs/design.md, until it knows who has the guest.
+ * Each side sends {alive} all the time: a side that receives nothing for long takes the connection for broken. Then the
+ * source cancels, unless the guest has left; and the destination asks the source's agent, by the protocol of section 7 of
+ * docs/design.md, until it knows who has the guest.
  */
 import type { Socket } from 'node:net';
 import { createInterface } from 'node:readline';
@@ -34,11 +35,18 @@ const shape = z.object({
   ncpus: z.number(),
 });
 
+const fetchRequest = z.object({
+  migration_id: z.guid(),
+  instance_id: z.string(),
+  uri: z.string().startsWith('tcp:'),
+  shape,
+});
+/** What a destination asks of a source. */
+export type FetchRequest = z.infer<typeof fetchRequest>;
+
 const handOverMessage = z.union([
   z.object({ hello: z.object({ vmm_id: z.guid(), agent: socketAddress }) }),
-  z.object({
-    fetch: z.object({ migration_id: z.guid(), instance_id: z.string(), uri: z.string().startsWith('tcp:'), shape }),
-  }),
+  z.object({ fetch: fetchRequest }),
   z.object({ begin: z.literal(true) }),
   z.object({ refused: z.string() }),
   z.object({ paused: z.object({ endOffset: z.number().int().min(0), base64: z.string() }) }),
@@ -59,11 +67,11 @@ export class HandOverPeer {
   readonly #alive: NodeJS.Timeout;
   readonly #silence: NodeJS.Timeout;
 
-  /** `hear` gets what the other side says, `onClose` the end, once. `silenceMs` in milliseconds. */
+  /** `onMessage` gets the other side's messages, `onClose` the end, once. `silenceMs`: how long silence is no end, in milliseconds. */
   constructor(
     socket: Socket,
     silenceMs: number,
-    hear: (said: HandOverMessage, peer: HandOverPeer) => void,
+    onMessage: (message: HandOverMessage, peer: HandOverPeer) => void,
     onClose: (peer: HandOverPeer) => void,
   ) {
     this.socket = socket;
@@ -77,19 +85,19 @@ export class HandOverPeer {
       clearTimeout(this.#silence);
       onClose(this);
     });
-    this.#alive = setInterval(() => this.say({ alive: true }), ALIVE_EVERY_MS);
+    this.#alive = setInterval(() => this.send({ alive: true }), ALIVE_EVERY_MS);
     this.#alive.unref();
     createInterface({ input: socket })
       .on('error', () => {})
       .on('line', (line) => {
-        let said: HandOverMessage;
+        let message: HandOverMessage;
         try {
-          said = handOverMessage.parse(JSON.parse(line));
+          message = handOverMessage.parse(JSON.parse(line));
         } catch {
           socket.destroy();
           return;
         }
-        if (!('alive' in said)) hear(said, this);
+        if (!('alive' in message)) onMessage(message, this);
       });
   }
 
@@ -98,25 +106,30 @@ export class HandOverPeer {
     transport: PeerTransport,
     address: string,
     silenceMs: number,
-    hear: (said: HandOverMessage, peer: HandOverPeer) => void,
+    onMessage: (message: HandOverMessage, peer: HandOverPeer) => void,
     onClose: () => void,
   ): HandOverPeer {
     const timer = setTimeout(() => socket.destroy(), DIAL_MS);
     const socket = transport.dial(address, () => clearTimeout(timer));
     socket.once('close', () => clearTimeout(timer));
-    return new HandOverPeer(socket, silenceMs, hear, onClose);
+    return new HandOverPeer(socket, silenceMs, onMessage, onClose);
   }
 
-  say(message: HandOverMessage): void {
+  /** Sends a message; one that meets no open connection is lost. */
+  send(message: HandOverMessage): void {
     if (!this.socket.destroyed && !this.socket.connecting) this.socket.write(`${JSON.stringify(message)}\n`);
   }
 
+  /** Breaks the connection. */
   close(): void {
     this.socket.destroy();
   }
 }
 
-/** Asks the agent of a source VMM who has the guest of a migration. An agent that doesn't answer proves nothing. */
+/**
+ * Asks the agent of a source VMM (at `ip:port`) who has the guest of a migration. Never throws: an agent that doesn't answer,
+ * or not by the protocol, is `unreachable`, which proves nothing.
+ */
 export async function askSource(
   transport: PeerTransport,
   agent: string,

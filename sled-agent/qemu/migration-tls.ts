@@ -2,22 +2,25 @@
 import { mkdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { certificateSubject } from '../../platform/identity/certificates.ts';
-import type { IdentityMaterial } from '../../platform/identity/holder.ts';
+import type { IdentityHolder } from '../../platform/identity/holder.ts';
+import type { QemuProcess } from './qemu-process.ts';
 
 const FOLDER = 'migration-tls';
 
 /**
- * Gives a QEMU the sled's key and certificate for one migration, and has that migration use them. QEMU reads them when it
- * is given their folder; from then on they are only in its memory. Throws what QEMU says.
+ * Gives a QEMU the sled's key and certificate for one migration, and has that migration use them; without an identity
+ * (`null`) does nothing. QEMU reads them when it is given their folder; from then on they are only in its memory. Throws
+ * what QEMU answers.
  * Source: https://www.qemu.org/docs/master/system/tls.html
  */
 export async function secureMigration(
-  execute: (command: string, args: Record<string, unknown>) => Promise<unknown>,
-  vmFolder: string,
-  material: IdentityMaterial,
+  process: Pick<QemuProcess, 'execute' | 'folder'>,
+  holder: IdentityHolder | null,
   side: { readonly endpoint: 'server' } | { readonly endpoint: 'client'; readonly serverHost: string },
 ): Promise<void> {
-  const dir = join(vmFolder, FOLDER);
+  if (holder === null) return;
+  const { material } = holder;
+  const dir = join(process.folder, FOLDER);
   const id = 'migration-tls';
   await rm(dir, { recursive: true, force: true });
   await mkdir(dir, { mode: 0o700 });
@@ -30,8 +33,8 @@ export async function secureMigration(
     for (const [name, content] of Object.entries(files))
       await writeFile(join(dir, name), content, { mode: 0o600, flag: 'wx' });
     // Left by an earlier migration, with a certificate that may have expired.
-    await execute('object-del', { id }).catch(() => {});
-    await execute('object-add', {
+    await process.execute('object-del', { id }).catch(() => {});
+    await process.execute('object-add', {
       'qom-type': 'tls-creds-x509',
       id,
       dir,
@@ -42,7 +45,7 @@ export async function secureMigration(
   } finally {
     await rm(dir, { recursive: true, force: true });
   }
-  await execute('migrate-set-parameters', {
+  await process.execute('migrate-set-parameters', {
     'tls-creds': id,
     // Looked up when somebody connects: as long as there is none of that name, nobody is let in.
     ...(side.endpoint === 'client' ? { 'tls-hostname': side.serverHost } : { 'tls-authz': SOURCE }),
@@ -51,12 +54,13 @@ export async function secureMigration(
 
 const SOURCE = 'migration-source';
 
-/** Has a QEMU that waits for a guest take it from this sled. Throws what QEMU says. */
-export async function admitSource(
-  execute: (command: string, args: Record<string, unknown>) => Promise<unknown>,
-  sledId: string,
-): Promise<void> {
+/**
+ * Has a QEMU that waits for a guest take it from this sled; until then it takes it from none. For `null`, between sleds
+ * without identities, does nothing. Throws what QEMU answers.
+ */
+export async function admitSource(process: Pick<QemuProcess, 'execute'>, sledId: string | null): Promise<void> {
+  if (sledId === null) return;
   const identity = certificateSubject({ kind: 'sled', sledId });
-  await execute('object-del', { id: SOURCE }).catch(() => {});
-  await execute('object-add', { 'qom-type': 'authz-simple', id: SOURCE, identity });
+  await process.execute('object-del', { id: SOURCE }).catch(() => {});
+  await process.execute('object-add', { 'qom-type': 'authz-simple', id: SOURCE, identity });
 }

@@ -6,13 +6,13 @@ import { z } from 'zod';
 import { type GuestImage, makeGuestImage } from './guest-image.ts';
 import { ACCELERATORS, type Accelerator, chooseAccelerator, findQemu, type QemuProgram } from './qemu-program.ts';
 
-export const ACCELERATOR_CHOICES = ['auto', ...ACCELERATORS] as const;
+const ACCELERATOR_CHOICES = ['auto', ...ACCELERATORS] as const;
 
 export interface QemuPreparation {
   readonly program: QemuProgram;
   readonly image: GuestImage;
   readonly accelerator: Accelerator;
-  /** Why this accelerator, in words. */
+  /** Why this accelerator, for people. */
   readonly reason: string;
 }
 

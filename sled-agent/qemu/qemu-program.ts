@@ -57,7 +57,7 @@ export async function findQemu(env: NodeJS.ProcessEnv = process.env): Promise<Qe
   return { path, version, machine };
 }
 
-/** How long a kernel may take until its guest speaks, for KVM to count as usable, in milliseconds. With a real one it takes one second. */
+/** How long a kernel may take until its guest counts, for KVM to count as usable, in milliseconds. With a real one it takes one second. */
 const KVM_BOOT_MS = 10_000;
 
 /**
@@ -108,7 +108,7 @@ export async function chooseAccelerator(
 
 /** QMP's socket and the console's first file, in the VM's folder: QEMU's working directory. */
 export const QMP_SOCKET = 'qmp.sock';
-export const FIRST_CONSOLE_FILE = 'console-0.log';
+const FIRST_CONSOLE_FILE = 'console-0.log';
 export const QEMU_LOG = 'qemu.log';
 /** The id of the serial console's back end. */
 export const CONSOLE_CHARDEV = 'console';
@@ -129,16 +129,16 @@ export function qemuArguments(
     ...['-chardev', `file,id=${CONSOLE_CHARDEV},path=${FIRST_CONSOLE_FILE},append=on`],
     ...['-serial', `chardev:${CONSOLE_CHARDEV}`],
     ...['-qmp', `unix:${QMP_SOCKET},server=on,wait=off`],
-    // A guest's end leaves the process there, so that the reason can be read: all orderly ends have exit code 0.
+    // The process stays when its guest ends, so that the reason can be read: all orderly ends have exit code 0.
     ...['-action', 'shutdown=pause,reboot=reset,panic=pause'],
-    // Without it no panic is ever told.
+    // Without it QEMU sends no event about a panic.
     ...['-device', 'pvpanic'],
     ...(start.paused ? ['-S'] : []),
     ...(start.incoming ? ['-incoming', 'defer'] : []),
   ];
 }
 
-/** Starts a VM's process in its folder. It lives on when this process ends, and what it says goes to a file. */
+/** Starts a VM's process in its folder. It lives on when this process ends, and what it prints goes to a file. */
 export function spawnQemu(program: QemuProgram, folder: string, args: readonly string[]): ChildProcess {
   mkdirSync(folder, { recursive: true });
   const log = openSync(join(folder, QEMU_LOG), 'a');
@@ -154,7 +154,7 @@ export function spawnQemu(program: QemuProgram, folder: string, args: readonly s
 
 /**
  * The processes that work below `folder`, each with its working directory: so a VM's process is found again whoever
- * started it, and never confused with another that has got its number.
+ * started it, and never confused with another that has got its id. Throws when the folder is not there.
  */
 export function findProcessesBelow(folder: string): Map<string, number> {
   const found = new Map<string, number>();
@@ -172,7 +172,7 @@ export function worksIn(pid: number, folder: string): boolean {
   return workingDirectory(pid) === folder;
 }
 
-/** Ends a VM's process for good, and waits until it is gone. */
+/** Ends a VM's process at once, and resolves when it is gone. Throws when it is still there after 30 seconds. */
 export async function endProcess(pid: number, folder: string): Promise<void> {
   if (worksIn(pid, folder)) {
     try {

@@ -1,6 +1,6 @@
 /**
  * A client of QMP, the QEMU Machine Protocol, over a unix socket: lines of JSON, a greeting, capabilities, commands with
- * ids (in and out of band), and events. QEMU serves one client a socket; a second one connects and hears nothing.
+ * ids (in and out of band), and events. QEMU serves one client a socket; a second one connects and gets no greeting.
  * Source: docs/interop/qmp-spec of QEMU.
  */
 import { connect, type Socket } from 'node:net';
@@ -80,7 +80,7 @@ export class QmpClient {
   }
 
   /**
-   * Connects, hears the greeting and enables what QEMU offers. Throws {@link QmpDisconnected} or {@link QmpTimeout}, the
+   * Connects, reads the greeting and enables what QEMU offers. Throws {@link QmpDisconnected} or {@link QmpTimeout}, the
    * latter also where QEMU serves another client at the moment.
    */
   static async connect(options: QmpOptions): Promise<QmpClient> {
@@ -138,11 +138,12 @@ class QmpLine {
     this.#greeting.catch(() => {});
     this.#socket = connect(options.path);
     this.#socket.setEncoding('utf8');
-    this.#socket.on('data', (chunk: string) => this.#hear(chunk));
+    this.#socket.on('data', (chunk: string) => this.#onData(chunk));
     this.#socket.on('error', () => {});
     this.#socket.on('close', () => this.#ended());
   }
 
+  /** Waits for the greeting. Throws {@link QmpTimeout} or {@link QmpDisconnected}. */
   async greeting(): Promise<unknown> {
     const timer = setTimeout(
       () => this.#failGreeting(new QmpTimeout(`${this.#options.path}: no greeting from QEMU`)),
@@ -179,33 +180,33 @@ class QmpLine {
     this.#ended();
   }
 
-  #hear(chunk: string): void {
+  #onData(chunk: string): void {
     const lines = (this.#rest + chunk).split('\n');
     this.#rest = lines.pop() ?? '';
-    for (const text of lines) if (text.trim() !== '') this.#understand(text);
+    for (const text of lines) if (text.trim() !== '') this.#onLine(text);
     if (this.#rest.length > MAX_LINE_LENGTH) this.#socket.destroy();
   }
 
-  #understand(text: string): void {
-    let said: unknown;
+  #onLine(text: string): void {
+    let received: unknown;
     try {
-      said = JSON.parse(text);
+      received = JSON.parse(text);
     } catch {
       this.#socket.destroy();
       return;
     }
     if (this.#greeted !== null) {
-      this.#greeted(said);
+      this.#greeted(received);
       this.#greeted = null;
       return;
     }
-    const happened = event.safeParse(said);
+    const happened = event.safeParse(received);
     if (happened.success) {
       this.#options.onEvent(happened.data);
       return;
     }
-    // What answers nothing that still waits came too late, or is nothing that this client asked.
-    const answered = answer.safeParse(said);
+    // An answer without a command that waits for it came too late.
+    const answered = answer.safeParse(received);
     const pending = answered.success ? this.#pending.get(answered.data.id) : undefined;
     if (!answered.success || pending === undefined) return;
     this.#pending.delete(answered.data.id);

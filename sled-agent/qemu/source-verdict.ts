@@ -3,8 +3,8 @@ export type SourceVerdict = 'given' | 'kept' | 'under_way';
 
 /**
  * Reads the source's verdict from QEMU's run state and `query-migrate`. Only `kept` lets the source run its guest on: QEMU
- * itself would let it run after `given` too. A process that its guest has once arrived in goes on saying `completed` of that,
- * and one whose migration failed late may be in `postmigrate`: neither word is enough alone.
+ * itself would let it run after `given` too. A process that its guest has once arrived in goes on answering `completed` for
+ * that, and one whose migration failed late may be in `postmigrate`: neither status is enough alone.
  * Source: qapi/run-state.json, qapi/migration.json, and `fill_source_migration_info` and `migration_iteration_finish`
  * in QEMU's migration/migration.c.
  */

@@ -6,16 +6,16 @@ export interface FoundVm {
   readonly runState: string;
   /** `query-migrate`'s status; `none` when there was no migration. */
   readonly migrationStatus: string;
-  /** What the agent told it before it ended. */
+  /** The last command before the agent ended. */
   readonly lastCommand: 'nothing' | 'running' | 'migration_target';
-  /** A migration out of it that was not over, by the agent's book. */
+  /** A migration out of it that was not over, by the agent's store. */
   readonly outgoing: boolean;
-  /** A migration into it that was not over, by the agent's book, and whether the source's VMM is known. */
+  /** A migration into it that was not over, by the agent's store, and whether the source's VMM is known. */
   readonly incoming: 'none' | 'source_known' | 'source_unknown';
 }
 
 /**
- * `wait`: it was never told to run. `run`: it was, and the agent ended before it did. `runs`: its guest executes.
+ * `wait`: no command to run has come. `run`: one has, and the agent ended before it was done. `runs`: its guest executes.
  * `resume`: its guest stands still and is its own. `gave`: its guest has left. `cancel`: a migration out of it is under
  * way without anyone to watch over it. `settle`: ask the source who has the guest. `arrived`: the guest had been
  * started. `powered_off`, `panicked`: the guest is over. `fail`: nothing can become of it.
@@ -37,7 +37,7 @@ export type RecoveryStep =
 export function recoverVm(found: FoundVm): RecoveryStep {
   const { runState, migrationStatus, lastCommand } = found;
   if (found.incoming !== 'none') {
-    // Made with -S: only the agent's own word, given after everything had come, lets a destination run.
+    // Made with -S: only the agent's `cont`, given after everything had come, lets a destination run.
     if (runState === 'running') return 'arrived';
     return found.incoming === 'source_known' ? 'settle' : 'fail';
   }

@@ -1010,7 +1010,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'agent: an unregistered id may be registered again',
     why: 'a late register brings back what was unwound',
-    edits: [{ file: AGENT, find: '    this.#book.bury(vmmId);\n    await', replace: '    await' }],
+    edits: [{ file: AGENT, find: '    this.#store.markDead(vmmId);\n    await', replace: '    await' }],
     caughtBy: [AGENT_TEST],
   },
   {

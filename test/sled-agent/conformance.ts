@@ -5,7 +5,7 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { waitUntil } from '../../platform/host/child-process.ts';
-import type { FaultBook } from '../../sled-agent/faults.ts';
+import type { PlantedFaults } from '../../sled-agent/faults.ts';
 import type { WitnessedHypervisor } from '../../sled-agent/hypervisor.ts';
 import { type SledAgentHandle, type SledAgentOptions, startSledAgent } from '../../sled-agent/server.ts';
 import { temporaryFolder } from '../support/qemu.ts';
@@ -17,7 +17,7 @@ export interface HypervisorUnderTest {
   /** VMs live on when their agent ends without ending them. */
   readonly outlivesAgent: boolean;
   readonly hasConsole: boolean;
-  make(dataDir: string): (faults: FaultBook, agentAddress: () => string) => WitnessedHypervisor;
+  make(dataDir: string): (faults: PlantedFaults, agentAddress: () => string) => WitnessedHypervisor;
 }
 
 const THREADS = 4;
@@ -167,7 +167,7 @@ export function conformance(tested: HypervisorUnderTest): void {
       expect(plane.states(vmmId)).toEqual(['starting', 'running', 'stopping', 'stopped', 'destroyed']);
     });
 
-    test('a VM whose process dies is failed, without a word on a migration', async () => {
+    test('a VM whose process dies is failed, without a report on a migration', async () => {
       const { vmmId } = await sled.running();
       agent.faults.crash(vmmId);
       await plane.hears(vmmId, 'failed');
@@ -233,7 +233,7 @@ export function conformance(tested: HypervisorUnderTest): void {
       expect(executing([agent, other], [source.vmmId, target])).toBe(1);
     });
 
-    test('a serial console is read in pieces, or said not to be there', async () => {
+    test('a serial console is read in pieces, or answered not to be there', async () => {
       const { vmmId } = await sled.running();
       const answer = await sled.call('GET', `/vmms/${vmmId}/serial-console?from_start=0&max_bytes=10`);
       if (tested.hasConsole) {
@@ -323,21 +323,21 @@ export function conformance(tested: HypervisorUnderTest): void {
       const { vmmId } = await caller.running();
       const before = (await caller.read(vmmId)).body.vmm_state;
       await plane.hears(vmmId, 'running');
-      const heardBefore = plane.heard.length;
+      const reportsBefore = plane.heard.length;
       await first.detach();
 
-      let know: () => void = () => {};
-      const known = new Promise<void>((resolve) => {
-        know = resolve;
+      let finishRecovery: () => void = () => {};
+      const mayRecover = new Promise<void>((resolve) => {
+        finishRecovery = resolve;
       });
       const starting = start(dataDir, {
         listen: first.address,
         makeHypervisor: (faults, address) => {
           const made = tested.make(dataDir)(faults, address);
           const recover = made.recover.bind(made);
-          made.recover = async (booked) => {
-            await known;
-            await recover(booked);
+          made.recover = async (stored) => {
+            await mayRecover;
+            await recover(stored);
           };
           return made;
         },
@@ -360,7 +360,7 @@ export function conformance(tested: HypervisorUnderTest): void {
         await early.register(randomUUID()),
       ])
         expect(answer.status).toBe(503);
-      know();
+      finishRecovery();
       const second = await starting;
       try {
         expect((await early.register(dead)).status).toBe(409);
@@ -373,8 +373,8 @@ export function conformance(tested: HypervisorUnderTest): void {
           expect(plane.last(vmmId)?.vmm_state.gen).toBe((before?.gen ?? 0) + 1);
           expect(plane.last(vmmId)?.migration_out ?? null).toBe(null);
         }
-        const news = plane.heard.slice(heardBefore).filter((one) => one.vmmId === vmmId);
-        expect(Math.min(...news.map(({ report }) => report.vmm_state.gen))).toBe(before?.gen);
+        const newReports = plane.heard.slice(reportsBefore).filter((one) => one.vmmId === vmmId);
+        expect(Math.min(...newReports.map(({ report }) => report.vmm_state.gen))).toBe(before?.gen);
         await waitUntil(async () => (await early.read(vmmId)).status === 404, 'it was never forgotten');
       } finally {
         await second.stop();
@@ -389,7 +389,7 @@ export function conformance(tested: HypervisorUnderTest): void {
       await (await start(dataDir)).stop();
     });
 
-    test('a terminal state that nobody has heard is told again after a restart', async () => {
+    test('a terminal state whose report was not delivered is reported again after a restart', async () => {
       const dataDir = await newFolder();
       const first = await start(dataDir);
       const caller = new SledCaller(first, tested.memoryBytes);

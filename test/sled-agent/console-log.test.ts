@@ -12,10 +12,10 @@ let writesTo: string;
 const qemu = {
   async execute(_: string, args: Record<string, unknown> = {}) {
     writesTo = (args.backend as { data: { out: string } }).data.out;
-    guestSays('');
+    guestWrites('');
   },
 };
-const guestSays = (text: string) => appendFileSync(join(folder.path, writesTo), text);
+const guestWrites = (text: string) => appendFileSync(join(folder.path, writesTo), text);
 const read = async (log: ConsoleLog, from = 0, most = 1000) => {
   const { data, endOffset } = await log.read(from, most);
   return [data.toString(), endOffset];
@@ -30,7 +30,7 @@ afterEach(() => folder.close());
 test('it is read from any offset, in pieces, and from its end', async () => {
   const log = new ConsoleLog(folder.path);
   expect(await read(log)).toEqual(['', 0]);
-  guestSays('0123456789');
+  guestWrites('0123456789');
   expect(await read(log)).toEqual(['0123456789', 10]);
   expect(await read(log, 4, 3)).toEqual(['456', 7]);
   expect(await read(log, -2)).toEqual(['89', 10]);
@@ -40,27 +40,27 @@ test('it is read from any offset, in pieces, and from its end', async () => {
 
 test('QEMU is moved on to a new file when one has grown: no byte is lost, two files are kept', async () => {
   const log = new ConsoleLog(folder.path, 10);
-  guestSays('short');
+  guestWrites('short');
   await log.rotate(qemu);
   expect(writesTo).toBe('console-0.log');
-  guestSays(' and long');
+  guestWrites(' and long');
   await log.rotate(qemu);
   // QEMU goes on writing to the file that it has open, under its new name.
   writesTo = 'console-14.log';
-  guestSays('second file');
+  guestWrites('second file');
   expect(await read(log)).toEqual(['short and longsecond file', 25]);
   expect(await read(log, 10, 8)).toEqual(['longseco', 18]);
   await log.rotate(qemu);
   writesTo = 'console-25.log';
-  guestSays('third');
+  guestWrites('third');
   expect((await readdir(folder.path)).sort()).toEqual(['console-14.log', 'console-25.log']);
   expect(await read(log, 0)).toEqual(['second filethird', 30]);
 });
 
 test('an agent that ended between the two steps of it is mended by the next one', async () => {
-  guestSays('first');
+  guestWrites('first');
   writesTo = 'console-next.log';
-  guestSays('second');
+  guestWrites('second');
   const log = new ConsoleLog(folder.path);
   await log.mend();
   await log.mend();
@@ -69,7 +69,7 @@ test('an agent that ended between the two steps of it is mended by the next one'
 
 test('a guest’s console goes on where it arrives: its end comes along, offsets are the same', async () => {
   const source = new ConsoleLog(folder.path);
-  guestSays('x'.repeat(100_000));
+  guestWrites('x'.repeat(100_000));
   const tail = await source.tail();
   expect(tail.endOffset).toBe(100_000);
 
@@ -78,10 +78,10 @@ test('a guest’s console goes on where it arrives: its end comes along, offsets
   try {
     folder = other;
     writesTo = 'console-0.log';
-    guestSays('');
+    guestWrites('');
     const destination = new ConsoleLog(other.path);
     await destination.continueFrom(tail, qemu);
-    guestSays('and on');
+    guestWrites('and on');
     expect(await read(destination, 99_998)).toEqual(['xxand on', 100_006]);
     const oldest = await destination.read(0, 1_000_000);
     expect(oldest.endOffset - oldest.data.length).toBeGreaterThan(50_000);

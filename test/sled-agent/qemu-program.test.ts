@@ -5,7 +5,7 @@ import { prepareQemu } from '../../sled-agent/qemu/prepare-qemu.ts';
 import { findProcessesBelow, findQemu, worksIn } from '../../sled-agent/qemu/qemu-program.ts';
 import { temporaryFolder } from '../support/qemu.ts';
 
-describe('what is missing for real VMs is said, with what to do about it', () => {
+describe('an error names what is missing for real VMs, and what to do about it', () => {
   test('QEMU', async () => {
     await expect(findQemu({ MOORING_QEMU_BINARY: '/nowhere/qemu-system-x86_64' })).rejects.toThrow(
       /not installed.*apt-get install .*qemu-system-x86|need Linux/,

@@ -1,4 +1,4 @@
-/** The QMP client against a server that says what QEMU would, and what it should never say. */
+/** The QMP client against a server that sends what QEMU would, and what it should never send. */
 import { randomUUID } from 'node:crypto';
 import { rm } from 'node:fs/promises';
 import { createServer, type Server, type Socket } from 'node:net';
@@ -31,16 +31,16 @@ let greet: unknown;
 let reply: (question: Asked) => void;
 const clients: QmpClient[] = [];
 
-const say = (value: unknown) => socket.write(`${typeof value === 'string' ? value : JSON.stringify(value)}\r\n`);
+const send = (value: unknown) => socket.write(`${typeof value === 'string' ? value : JSON.stringify(value)}\r\n`);
 
 beforeEach(async () => {
   path = join(tmpdir(), `qmp-${randomUUID()}.sock`);
   [asked, events, closed, greet] = [[], [], 0, GREETING];
-  reply = ({ id }) => say({ return: {}, id });
+  reply = ({ id }) => send({ return: {}, id });
   server = createServer((connection) => {
     socket = connection;
     connection.on('error', () => {});
-    if (greet !== null) say(greet);
+    if (greet !== null) send(greet);
     createInterface({ input: connection })
       .on('error', () => {})
       .on('line', (line) => {
@@ -89,7 +89,7 @@ test('answers find their questions by id, in whatever order they come', async ()
   const held: Asked[] = [];
   reply = (question) => {
     held.push(question);
-    if (held.length === 2) for (const { id, execute } of held.reverse()) say({ return: execute, id });
+    if (held.length === 2) for (const { id, execute } of held.reverse()) send({ return: execute, id });
   };
   expect(await Promise.all([client.execute('query-status'), client.execute('query-name')])).toEqual([
     'query-status',
@@ -97,21 +97,21 @@ test('answers find their questions by id, in whatever order they come', async ()
   ]);
 });
 
-test('an error names the command, its class and what QEMU says', async () => {
+test('an error names the command, its class and what QEMU answers', async () => {
   const client = await connect();
-  reply = ({ id }) => say({ error: { class: 'GenericError', desc: 'Resetting is required' }, id });
+  reply = ({ id }) => send({ error: { class: 'GenericError', desc: 'Resetting is required' }, id });
   const error = await client.execute('cont').catch((reason: unknown) => reason);
   expect(error).toBeInstanceOf(QmpError);
   expect(error).toMatchObject({ errorClass: 'GenericError', message: 'QMP cont: Resetting is required' });
 });
 
-test('events are heard in order, also between a question and its answer, and in pieces', async () => {
+test('events come in order, also between a question and its answer, and in pieces', async () => {
   const client = await connect();
   reply = ({ id }) => {
     const line = JSON.stringify({ event: 'STOP', timestamp: stamp });
     socket.write(line.slice(0, 9));
     socket.write(`${line.slice(9)}\n${JSON.stringify({ event: 'RESUME', data: { a: 1 }, timestamp: stamp })}\n`);
-    say({ return: 1, id });
+    send({ return: 1, id });
   };
   expect(await client.execute('stop')).toBe(1);
   expect(events.map(({ event, data }) => [event, data])).toEqual([
@@ -125,31 +125,33 @@ test('a command that hangs ends in time, its late answer troubles nobody, and ou
   let hanging = 0;
   reply = (question) => {
     if (question.execute === 'query-migrate') hanging = question.id;
-    else say({ return: question['exec-oob'] ?? question.execute, id: question.id });
+    else send({ return: question['exec-oob'] ?? question.execute, id: question.id });
   };
   await expect(client.execute('query-migrate', {}, 30)).rejects.toThrow(QmpTimeout);
   expect(await client.executeOutOfBand('yank', { instances: [] })).toBe('yank');
-  say({ return: 'late', id: hanging });
+  send({ return: 'late', id: hanging });
   expect(await client.execute('query-status')).toBe('query-status');
 });
 
-test('when QEMU is gone, what waits fails, it is said once, and later commands fail at once', async () => {
+test('when QEMU is gone, what waits fails, it is reported once, and later commands fail at once', async () => {
   const client = await connect();
   reply = () => socket.destroy();
   await expect(client.execute('query-status')).rejects.toThrow(QmpDisconnected);
-  await waitUntil(() => closed === 1, 'it was never said');
+  await waitUntil(() => closed === 1, 'it was never reported');
   await expect(client.execute('query-status')).rejects.toThrow(QmpDisconnected);
 });
 
-test('a client that closes itself is not told of it; what it asked fails; another one can come', async () => {
+test('a client that closes itself gets no report of it; what it asked fails; another one can come', async () => {
   const first = await connect();
   reply = () => {};
   const waiting = first.execute('query-status');
   first.close();
   await expect(waiting).rejects.toThrow(QmpDisconnected);
   expect(closed).toBe(0);
-  reply = ({ id }) => say({ return: 'again', id });
+  reply = ({ id }) => send({ return: 'again', id });
   expect(await (await connect()).execute('query-status')).toBe('again');
+  // By now the end of the first connection has come.
+  expect(closed).toBe(0);
 });
 
 test('no socket, no greeting, or nonsense: an error, never a client', async () => {
@@ -166,6 +168,6 @@ test('no socket, no greeting, or nonsense: an error, never a client', async () =
 });
 
 test('a capability that QEMU refuses ends the attempt', async () => {
-  reply = ({ id }) => say({ error: { class: 'CommandNotFound', desc: 'no' }, id });
+  reply = ({ id }) => send({ error: { class: 'CommandNotFound', desc: 'no' }, id });
   await expect(connect()).rejects.toThrow(QmpError);
 });

@@ -2,7 +2,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { FaultBook } from '../../sled-agent/faults.ts';
+import type { PlantedFaults } from '../../sled-agent/faults.ts';
 import { type PeerTransport, PLAIN_TRANSPORT } from '../../sled-agent/peer-transport.ts';
 import { type GuestImage, makeGuestImage } from '../../sled-agent/qemu/guest-image.ts';
 import { findQemu, type QemuProgram } from '../../sled-agent/qemu/qemu-program.ts';
@@ -32,7 +32,7 @@ export function qemuHypervisor(
   qemu: QemuForTests,
   dataDir: string,
   options: Partial<QemuHypervisorOptions> = {},
-): (faults: FaultBook, agentAddress: () => string, transport?: PeerTransport) => QemuHypervisor {
+): (faults: PlantedFaults, agentAddress: () => string, transport?: PeerTransport) => QemuHypervisor {
   return (faults, agentAddress, transport = PLAIN_TRANSPORT) =>
     new QemuHypervisor({
       ...qemu,

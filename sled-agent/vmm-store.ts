@@ -1,6 +1,6 @@
 /**
- * The agent's book: one file for each VMM, one line for each dead id. What it says is on disk before anybody hears it,
- * so that a generation, once told, is never told again with another meaning. Without a directory it is kept in memory.
+ * What the agent must know after a restart: one file for each VMM, one line for each dead id. Each change is on disk before
+ * it is reported, so that a generation is never reported twice with two meanings. Without a directory it is kept in memory.
  */
 import { createHash } from 'node:crypto';
 import {
@@ -33,13 +33,17 @@ const vmmRecord = z.object({
   runtime: vmmRuntime,
   migrationIn: migrationRuntime.nullable(),
   migrationOut: migrationRuntime.nullable(),
-  /** What it was told last, so that a second telling is known. */
+  /** The last command, so that the same once more is recognized. */
   lastCommand: z.enum(['nothing', 'running', 'migration_target']),
   refusedMigration: z.boolean(),
 });
 export type VmmRecord = z.infer<typeof vmmRecord>;
 
-export class SledBook {
+/** The folder of the VMMs' files, and the file of the dead ids, in the agent's data. */
+const RECORDS = 'vmm-records';
+const DEAD_IDS = 'dead-vmm-ids';
+
+export class VmmStore {
   readonly #directory: string | null;
   readonly #vmms = new Map<string, VmmRecord>();
   readonly #dead = new Set<string>();
@@ -51,47 +55,51 @@ export class SledBook {
   }
 
   /**
-   * Opens the book in `directory`, or an empty one in memory for `null`. Throws when another agent that lives has it, or
-   * when a file of it can't be read: an agent that doesn't know what it said must not speak.
+   * Opens the store in `directory`, or an empty one in memory for `null`. Throws when another agent that lives has it, or
+   * when a file of it can't be read: an agent that doesn't know what it reported must not report.
    */
-  static async open(directory: string | null): Promise<SledBook> {
-    const book = new SledBook(directory);
-    if (directory === null) return book;
-    mkdirSync(join(directory, 'book'), { recursive: true });
-    book.#lock = await lock(directory);
-    for (const file of readdirSync(join(directory, 'book'))) {
+  static async open(directory: string | null): Promise<VmmStore> {
+    const store = new VmmStore(directory);
+    if (directory === null) return store;
+    mkdirSync(join(directory, RECORDS), { recursive: true });
+    store.#lock = await lock(directory);
+    for (const file of readdirSync(join(directory, RECORDS))) {
       if (!file.endsWith('.json')) continue;
-      const path = join(directory, 'book', file);
+      const path = join(directory, RECORDS, file);
       try {
         const record = vmmRecord.parse(JSON.parse(readFileSync(path, 'utf8')));
-        book.#vmms.set(record.vmmId, record);
+        store.#vmms.set(record.vmmId, record);
       } catch (error) {
-        book.close();
-        throw new Error(`the sled's book can't be read: ${path}: ${error instanceof Error ? error.message : error}`);
+        store.close();
+        throw new Error(
+          `the sled agent's record of a VMM can't be read: ${path}: ${error instanceof Error ? error.message : error}`,
+        );
       }
     }
-    const deadFile = join(directory, 'dead-vmm-ids');
-    book.#deadFile = openSync(deadFile, 'a+');
+    const deadFile = join(directory, DEAD_IDS);
+    store.#deadFile = openSync(deadFile, 'a+');
     const dead = readFileSync(deadFile, 'utf8');
-    for (const id of dead.split('\n')) if (id !== '') book.#dead.add(id);
+    for (const id of dead.split('\n')) if (id !== '') store.#dead.add(id);
     // An agent that died in the middle of a line.
-    if (dead !== '' && !dead.endsWith('\n')) writeSync(book.#deadFile, '\n');
-    return book;
+    if (dead !== '' && !dead.endsWith('\n')) writeSync(store.#deadFile, '\n');
+    return store;
   }
 
+  /** The record of a VMM; `undefined` for an unknown one. */
   get(vmmId: string): VmmRecord | undefined {
     return this.#vmms.get(vmmId);
   }
 
+  /** The records of all VMMs. */
   all(): VmmRecord[] {
     return [...this.#vmms.values()];
   }
 
-  /** Writes a VMM's record as it is now. */
+  /** Writes a VMM's record as it is now: it is on disk when this returns. Throws what the file system says. */
   save(record: VmmRecord): void {
     this.#vmms.set(record.vmmId, record);
     if (this.#directory === null || this.#lock === null) return;
-    const path = join(this.#directory, 'book', `${record.vmmId}.json`);
+    const path = join(this.#directory, RECORDS, `${record.vmmId}.json`);
     const file = openSync(`${path}.new`, 'w');
     try {
       writeFileSync(file, JSON.stringify(record));
@@ -100,7 +108,7 @@ export class SledBook {
       closeSync(file);
     }
     renameSync(`${path}.new`, path);
-    const folder = openSync(join(this.#directory, 'book'), 'r');
+    const folder = openSync(join(this.#directory, RECORDS), 'r');
     try {
       fsyncSync(folder);
     } finally {
@@ -112,16 +120,16 @@ export class SledBook {
   remove(vmmId: string): void {
     this.#vmms.delete(vmmId);
     if (this.#directory !== null && this.#lock !== null)
-      rmSync(join(this.#directory, 'book', `${vmmId}.json`), { force: true });
+      rmSync(join(this.#directory, RECORDS, `${vmmId}.json`), { force: true });
   }
 
   /**
-   * Remembers for ever that an id is dead. There is no safe moment to forget it: the call that must not succeed any more may be
-   * held by a network or a frozen worker for as long as that pleases, and the protocol has no word by which a control plane
-   * says that nothing of its is on its way. An id costs 37 bytes on disk, and only what is unwound or left over is
-   * unregistered: a guest that ends by itself is not.
+   * Remembers for ever that an id is dead. There is no safe moment to forget it: the call that must not succeed any more may
+   * be held by a network or a frozen worker for any time, and the protocol has no message by which a control plane declares
+   * that no call of its is on its way. An id costs 37 bytes on disk, and only what is unwound or left over is unregistered:
+   * a guest that ends by itself is not.
    */
-  bury(vmmId: string): void {
+  markDead(vmmId: string): void {
     if (this.#dead.has(vmmId)) return;
     this.#dead.add(vmmId);
     if (this.#deadFile === null) return;
@@ -129,11 +137,12 @@ export class SledBook {
     fsyncSync(this.#deadFile);
   }
 
+  /** Whether an id was marked dead. */
   isDead(vmmId: string): boolean {
     return this.#dead.has(vmmId);
   }
 
-  /** Lets another agent have the book. What is written after it stays in memory. */
+  /** Lets another agent have the store. What is written after it stays in memory. */
   close(): void {
     this.#lock?.close();
     this.#lock = null;
