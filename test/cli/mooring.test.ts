@@ -23,15 +23,15 @@ function begin(...args: string[]) {
     env: { ...process.env, MOORING_API_URL: harness.stack.apiUrl, NO_COLOR: '1', FORCE_COLOR: undefined },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
-  const said = { out: '', err: '' };
+  const output = { out: '', err: '' };
   child.stdout.on('data', (chunk) => {
-    said.out += chunk;
+    output.out += chunk;
   });
   child.stderr.on('data', (chunk) => {
-    said.err += chunk;
+    output.err += chunk;
   });
-  const done = new Promise<Run>((resolve) => child.once('close', (code) => resolve({ code, ...said })));
-  return { child, said, done };
+  const done = new Promise<Run>((resolve) => child.once('close', (code) => resolve({ code, ...output })));
+  return { child, output, done };
 }
 const mooring = (...args: string[]) => begin(...args).done;
 async function json(...args: string[]) {
@@ -112,7 +112,7 @@ test('top, lists and completion say what there is', async () => {
   expect(top.out).toMatch(/3 sleds {2}\d+ instances/);
   expect(top.out).toMatch(/sled-1 +in service .*\/64/);
   expect((await json('top')).sleds).toHaveLength(3);
-  const complete = async (...words: string[]) => (await mooring('complete', '--', ...words)).out.trim().split('\n');
+  const complete = async (...args: string[]) => (await mooring('complete', '--', ...args)).out.trim().split('\n');
   expect(await complete('inst')).toEqual(['instance']);
   expect(await complete('instance', 'mig')).toEqual(['migrate']);
   expect(await complete('instance', 'migrate', 'sl')).toEqual(['slow']);

@@ -16,7 +16,7 @@ import {
   newAttempt,
   startedInstance,
   unwoundAttempt,
-  word,
+  vmmReport,
 } from '../support/saga-steps.ts';
 
 let database: TestDatabase;
@@ -57,7 +57,7 @@ beforeEach(async () => {
   const running = await startedInstance(db, await database.addInstance(project));
   const stopped = await database.addInstance(project);
   const ended = await startedInstance(db, await database.addInstance(project));
-  await applyReport(db, ended.vmmId, word('destroyed', 4));
+  await applyReport(db, ended.vmmId, vmmReport('destroyed', 4));
   await commitUpdate(db, ended.instanceId);
   world = { project, here: running.sledId, there: running.sledId === here ? there : here, running, stopped, ended };
 });
@@ -370,7 +370,7 @@ const CASES: Readonly<Record<string, Case>> = {
     plant: () => plant(`UPDATE instance SET time_deleted = now() WHERE id = '${world.stopped}'`),
   },
   'settled once all VMMs are gone': {
-    plant: () => applyReport(database.db, world.running.vmmId, word('destroyed', 9)),
+    plant: () => applyReport(database.db, world.running.vmmId, vmmReport('destroyed', 9)),
     also: ['gone VMM deleted'],
   },
   'created or unwound': {

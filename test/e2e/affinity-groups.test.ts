@@ -178,10 +178,10 @@ test('an instance created into anti-affinity groups is in them before its first 
 });
 
 test('the mooring command makes groups, fills them and shows them', { timeout: 300_000 }, async () => {
-  const mooring = async (...words: string[]) => {
+  const mooring = async (...args: string[]) => {
     const { stdout } = await promisify(execFile)(process.execPath, [
       fileURLToPath(new URL('../../cli/mooring.js', import.meta.url)),
-      ...words,
+      ...args,
       '--json',
       '--api-url',
       harness.stack.apiUrl,

@@ -63,8 +63,8 @@ describe.skipIf(qemu === null)('on real VMs', () => {
     const { progress } = await client.getMigration(id);
     expect(progress?.downtime_ms).toBe(downtimeMs);
     expect(progress?.bytes_sent).toBeGreaterThan(BYTES_PER_SECOND);
-    const story = (await client.getInstanceHistory(id)).items.map(({ text }) => text);
-    expect(story.join('\n')).toContain(`the guest stood still for ${downtimeMs} ms`);
+    const history = (await client.getInstanceHistory(id)).items.map(({ text }) => text);
+    expect(history.join('\n')).toContain(`the guest stood still for ${downtimeMs} ms`);
     await client.stopInstance(id);
     await harness.shows(id, 'stopped');
   });

@@ -130,10 +130,10 @@ export async function playScenes(harness: Harness): Promise<{ scenes: Scene[]; r
     'the unwound start was never to be found',
   );
   scenes.push({ name: 'unwound-starts', path: listPath(unwound), finds: [workflowIds.start(shop)] });
-  const story = `${SEARCH_ATTRIBUTES.instance} = "web"`;
+  const byInstance = `${SEARCH_ATTRIBUTES.instance} = "web"`;
   scenes.push({
     name: 'story-of-an-instance',
-    path: listPath(story),
+    path: listPath(byInstance),
     finds: [workflowIds.start(web), workflowIds.migrate(web), workflowIds.update(web)],
   });
 

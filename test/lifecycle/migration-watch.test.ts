@@ -49,8 +49,8 @@ test('it shows the sides of the migration, ends with it, and costs few events', 
   await harness.rests(id);
   expect((await harness.shows(id, 'running')).active?.sledId).toBe(there.id);
   expect((await harness.client.getMigration(id)).outcome).toBe('completed');
-  const story = (await harness.client.getInstanceHistory(id)).items.map(({ text }) => text);
-  expect(story.filter((text) => /^migration: completed: source/.test(text))).toHaveLength(1);
+  const history = (await harness.client.getInstanceHistory(id)).items.map(({ text }) => text);
+  expect(history.filter((text) => /^migration: completed: source/.test(text))).toHaveLength(1);
 
   const quick = await harness.running();
   await harness.client.migrateInstance(quick, (await harness.placed(quick)).there.id);

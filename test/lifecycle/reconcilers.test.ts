@@ -330,8 +330,8 @@ describe('the updater', () => {
       stdio: ['ignore', 'pipe', 'inherit'],
     });
     children.push(doomed);
-    const [said] = await once(doomed.stdout, 'data');
-    const url = /http:\S+/.exec(String(said))?.[0];
+    const [output] = await once(doomed.stdout, 'data');
+    const url = /http:\S+/.exec(String(output))?.[0];
     proxy.close();
     for (const socket of sockets) socket.destroy();
     const answer = fetch(`${url}/vmms/${active?.id}`, {

@@ -120,8 +120,8 @@ export class FaultInjector {
   }
 
   /** Hears of every moment that an execution under a plan comes to. */
-  onMoment(hear: (planId: string, moment: Moment) => void): void {
-    this.#changes.on('moment', hear);
+  onMoment(listener: (planId: string, moment: Moment) => void): void {
+    this.#changes.on('moment', listener);
   }
 
   /** Notes a moment; also one that an injector in another process has told. */

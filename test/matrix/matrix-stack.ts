@@ -94,7 +94,7 @@ export async function startMatrixStack(): Promise<MatrixStack> {
   let added = 0;
   let worker: RunningWorker | null = harness.stack.worker;
   let victim: ChildProcess | null = null;
-  const tell = (message: ToVictim) => void (victim?.connected && victim.send(message));
+  const send = (message: ToVictim) => void (victim?.connected && victim.send(message));
   // Inventories are for what nothing else brings to light: too many of them, and nothing else gets to do it.
   await harness.temporal.schedule.getHandle('watcher').update(({ spec, ...schedule }) => ({
     ...schedule,
@@ -128,15 +128,15 @@ export async function startMatrixStack(): Promise<MatrixStack> {
     },
     plan(plan) {
       if (victim === null) injector.plan(plan);
-      else tell({ plan });
+      else send({ plan });
     },
     release(planId, point) {
       injector.release(planId, point);
-      tell({ release: planId, point });
+      send({ release: planId, point });
     },
     drop(planId) {
       injector.drop(planId);
-      tell({ drop: planId });
+      send({ drop: planId });
     },
     async runLoops(names) {
       for (const name of RECONCILERS) {

@@ -217,9 +217,9 @@ export const SCENARIOS: readonly Scenario[] = [
       await subject.waitForState(['running']);
     },
     async act(subject, options) {
-      const asked = subject.plan({ workflowType: 'instanceMigrate', activity: 'signalUpdate', observe: true });
+      const signalling = subject.plan({ workflowType: 'instanceMigrate', activity: 'signalUpdate', observe: true });
       const call = subject.call('migrate', options);
-      await Promise.race([asked.waitFor('arrived'), call]);
+      await Promise.race([signalling.waitFor('arrived'), call]);
       subject.kept?.release('before');
       subject.kept?.drop();
       return call;

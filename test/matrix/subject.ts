@@ -277,9 +277,10 @@ export class Subject {
     await waitUntil(
       async () => {
         const { events } = await handle.fetchHistory();
-        const asked = events?.findIndex((event) => event.workflowExecutionCancelRequestedEventAttributes) ?? -1;
+        const requestedAt = events?.findIndex((event) => event.workflowExecutionCancelRequestedEventAttributes) ?? -1;
         return (
-          asked >= 0 && (events?.slice(asked).some((event) => event.workflowTaskCompletedEventAttributes) ?? false)
+          requestedAt >= 0 &&
+          (events?.slice(requestedAt).some((event) => event.workflowTaskCompletedEventAttributes) ?? false)
         );
       },
       `${workflowId} never heard of its cancellation`,

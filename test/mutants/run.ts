@@ -103,10 +103,10 @@ async function recorded(file: string): Promise<Map<string, string>> {
 
 /** Writes the table: the newest verdict on each sabotage, from this run or an earlier one. */
 async function record(file: string, verdicts: readonly Verdict[]): Promise<void> {
-  const words = await recorded(file);
+  const verdictCells = await recorded(file);
   for (const { mutant, caughtBy } of verdicts)
-    words.set(mutant.name, caughtBy === null ? '**survives**' : `\`${caughtBy}\``);
-  const verdictOn = ({ name }: Mutant) => words.get(name) ?? 'not run yet';
+    verdictCells.set(mutant.name, caughtBy === null ? '**survives**' : `\`${caughtBy}\``);
+  const verdictOn = ({ name }: Mutant) => verdictCells.get(name) ?? 'not run yet';
   const caught = MUTANTS.filter((mutant) => verdictOn(mutant).startsWith('`')).length;
   const lines = [
     '# Sabotages that the tests catch',

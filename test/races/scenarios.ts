@@ -21,7 +21,7 @@ import {
   WAIT,
   watcher,
 } from './actors.ts';
-import { tell, type World } from './world.ts';
+import { command, type World } from './world.ts';
 
 export interface Scenario {
   readonly name: string;
@@ -29,7 +29,7 @@ export interface Scenario {
   readonly prepare: (db: Database, world: World) => Promise<void>;
   readonly actors: readonly Actor[];
   /** Actors that are under way when the race begins: they take part in every one. */
-  readonly underWay?: readonly string[];
+  readonly inProgress?: readonly string[];
 }
 
 const GIB = 1024 ** 3;
@@ -209,10 +209,10 @@ export const SCENARIOS: readonly Scenario[] = [
       await running(db, world);
       await play(db, world, migrate('first migration'), 'migrate in');
       const { vmmId } = world.attempts['first migration'] ?? {};
-      tell(world, vmmId ?? '', world.there);
+      command(world, vmmId ?? '', world.there);
       await recordStop(db, world.instanceId);
     },
-    underWay: ['unwind'],
+    inProgress: ['unwind'],
     actors: [
       { ...migrate('first migration'), name: 'unwind', first: 'begin' },
       handOver('completes'),

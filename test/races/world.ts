@@ -7,7 +7,7 @@ import { readInstance } from '../../db/queries/read-instance.ts';
 import { type AppliedReport, applyReport } from '../../db/transactions/apply-report.ts';
 import type { MigrationState, WireVmmState } from '../../model/states.ts';
 import type { SledVmmState } from '../../wire/sled-protocol.ts';
-import { type Attempt, word } from '../support/saga-steps.ts';
+import { type Attempt, vmmReport } from '../support/saga-steps.ts';
 
 interface SledSide {
   state: MigrationState;
@@ -65,8 +65,8 @@ function advance<Side extends SledSide>(side: Side, state: MigrationState): void
 }
 
 /** What a VMM's sled says of it now. */
-export function wordOf(vmm: SledVmm): SledVmmState {
-  return word(vmm.state, vmm.gen, {
+export function reportOf(vmm: SledVmm): SledVmmState {
+  return vmmReport(vmm.state, vmm.gen, {
     ...(vmm.in === null || vmm.incoming === null ? {} : { in: { id: vmm.incoming.id, ...vmm.in } }),
     ...(vmm.out === null ? {} : { out: { id: vmm.out.id, state: vmm.out.state, gen: vmm.out.gen } }),
   });
@@ -76,7 +76,7 @@ export function wordOf(vmm: SledVmm): SledVmmState {
 export async function deliver(db: Database, world: World, vmmId: string): Promise<void> {
   const vmm = world.vmms[vmmId];
   if (vmm === undefined) return;
-  await applyReport(db, vmmId, wordOf(vmm));
+  await applyReport(db, vmmId, reportOf(vmm));
   if (isEnded(vmm)) forget(world, vmmId);
 }
 
@@ -102,17 +102,17 @@ export function register(world: World, vmmId: string, sledId: string, incoming: 
     out: null,
     stopOnArrival: false,
   };
-  return wordOf(world.vmms[vmmId]);
+  return reportOf(world.vmms[vmmId]);
 }
 
 /** Tells a VMM to run, or to migrate in: it takes note; what comes of it are events of their own. */
-export function tell(world: World, vmmId: string, sledId: string): SledReply {
+export function command(world: World, vmmId: string, sledId: string): SledReply {
   if (world.lostSleds.includes(sledId)) return 'silent';
   const vmm = world.vmms[vmmId];
   if (vmm === undefined) return 'gone';
   if (!vmm.commanded && (isEnded(vmm) || vmm.state === 'stopping' || vmm.state === 'stopped')) return 'silent';
   vmm.commanded = true;
-  return wordOf(vmm);
+  return reportOf(vmm);
 }
 
 /** Ends a VMM for good. A guest that the user wants to run must not be among what is ended. */
@@ -132,7 +132,7 @@ export async function unregister(
     world.wrongs.push(`VMM ${nameOf(world, vmmId)} was unregistered while it ran the guest, which was meant to run`);
   }
   end(world, vmm, 'failed');
-  const last = wordOf(vmm);
+  const last = reportOf(vmm);
   forget(world, vmmId);
   return last;
 }
@@ -160,10 +160,10 @@ export function stop(world: World, vmmId: string, sledId: string): SledReply {
   const vmm = world.vmms[vmmId];
   if (vmm === undefined) return 'gone';
   if (vmm.out?.state === 'completed') return 'refused';
-  if (isEnded(vmm) || vmm.state === 'stopping' || vmm.state === 'stopped') return wordOf(vmm);
+  if (isEnded(vmm) || vmm.state === 'stopping' || vmm.state === 'stopped') return reportOf(vmm);
   if (vmm.incoming !== null && !isOver(vmm.in)) {
     vmm.stopOnArrival = true;
-    return wordOf(vmm);
+    return reportOf(vmm);
   }
   if (vmm.out !== null && !isOver(vmm.out)) {
     const target = world.vmms[vmm.out.targetVmmId];
@@ -175,7 +175,7 @@ export function stop(world: World, vmmId: string, sledId: string): SledReply {
   }
   vmm.guest = false;
   become(vmm, 'stopping');
-  return wordOf(vmm);
+  return reportOf(vmm);
 }
 
 /** A VMM that was told to run does. */

@@ -136,8 +136,8 @@ describe.skipIf(qemu === null)('real guests', () => {
 
   async function staysHere(moved: { source: string; target: string; migrationId: string }): Promise<void> {
     const { source, target, migrationId } = moved;
-    await plane.hearsSide(source, 'migration_out', 'failed', migrationId);
-    await plane.hears(target, 'failed');
+    await plane.untilSideReported(source, 'migration_out', 'failed', migrationId);
+    await plane.untilReported(target, 'failed');
     expect(plane.last(target)?.migration_in?.state).toBe('failed');
     await counts(here, source, here.agent.hypervisor.count(source) ?? 0);
     expect(executing([here.agent, there.agent], [source, target])).toBe(1);
@@ -167,16 +167,16 @@ describe.skipIf(qemu === null)('real guests', () => {
       const before = sleds[at]?.agent.hypervisor.count(vmmId) ?? 0;
       const registered = await to.caller.register(target, { migration_id });
       await to.caller.migrateIn(target, address);
-      await plane.hearsSide(target, 'migration_in', 'completed');
+      await plane.untilSideReported(target, 'migration_in', 'completed');
       await counts(to, target, before);
       [at, vmmId, address] = [1 - at, target, registered.address];
       vmmIds.push(target);
       await readOn();
     }
     expect(executing([here.agent, there.agent], vmmIds)).toBe(1);
-    const said = Buffer.concat(text).toString('latin1');
-    expect(said).not.toContain(CORRUPT_LINE);
-    const counted = [...said.matchAll(/^count (\d+)\r?$/gm)].map((match) => Number(match[1]));
+    const output = Buffer.concat(text).toString('latin1');
+    expect(output).not.toContain(CORRUPT_LINE);
+    const counted = [...output.matchAll(/^count (\d+)\r?$/gm)].map((match) => Number(match[1]));
     expect(counted).toEqual(counted.map((_, index) => index + 1));
     expect(counted.length).toBeGreaterThan(50);
   });
@@ -187,7 +187,7 @@ describe.skipIf(qemu === null)('real guests', () => {
     const pid = pidOf(here, one.vmmId);
     expect(pid).toBeGreaterThan(0);
     process.kill(pid, 'SIGKILL');
-    await plane.hears(one.vmmId, 'failed');
+    await plane.untilReported(one.vmmId, 'failed');
     await leavesNothing(here, one.vmmId);
     await counts(here, other.vmmId, before + 5);
     expect((await here.caller.read(other.vmmId)).body.vmm_state?.state).toBe('running');
@@ -218,13 +218,13 @@ describe.skipIf(qemu === null)('real guests', () => {
   test('a QEMU that somebody ends in order from outside is a failed VM too: the guest did not power off', async () => {
     const { vmmId } = await here.caller.running();
     process.kill(pidOf(here, vmmId), 'SIGTERM');
-    await plane.hears(vmmId, 'failed');
+    await plane.untilReported(vmmId, 'failed');
     await leavesNothing(here, vmmId);
   });
 
   test('kill -9 of the destination’s QEMU half-way: the guest counts on at its source; progress was to be seen', async () => {
     const moved = await migrating(halfWay);
-    await moved.network.guestIsHalfWay();
+    await moved.network.untilGuestHalfSent();
     await waitUntil(async () => {
       const { body } = await here.caller.read(moved.source);
       return (body.migration_progress?.bytes_left ?? 0) > 0 && body.migration_progress?.status === 'active';
@@ -235,11 +235,11 @@ describe.skipIf(qemu === null)('real guests', () => {
 
   test('kill -9 of the source’s QEMU half-way: failed without a word on the migration; nobody has the guest', async () => {
     const { source, target, network } = await migrating(halfWay);
-    await network.guestIsHalfWay();
+    await network.untilGuestHalfSent();
     process.kill(pidOf(here, source), 'SIGKILL');
-    await plane.hears(source, 'failed');
+    await plane.untilReported(source, 'failed');
     expect(plane.last(source)?.migration_out?.state).toBe('in_progress');
-    await plane.hears(target, 'failed');
+    await plane.untilReported(target, 'failed');
     expect(plane.last(target)?.migration_in?.state).toBe('failed');
     expect(executing([here.agent, there.agent], [source, target])).toBe(0);
     await leavesNothing(here, source);
@@ -250,11 +250,11 @@ describe.skipIf(qemu === null)('real guests', () => {
     const { source, target, network } = await migrating((network) => {
       network.holdFrom = 'yours';
     });
-    await network.sourceSays('yours');
-    await plane.hears(source, 'destroyed');
+    await network.untilSourceSent('yours');
+    await plane.untilReported(source, 'destroyed');
     await leavesNothing(here, source);
     network.break();
-    await plane.hearsSide(target, 'migration_in', 'completed');
+    await plane.untilSideReported(target, 'migration_in', 'completed');
     await counts(there, target, 1);
     expect(executing([here.agent, there.agent], [source, target])).toBe(1);
   });
@@ -263,9 +263,9 @@ describe.skipIf(qemu === null)('real guests', () => {
     const { source, target, network } = await migrating((network) => {
       network.holdFrom = 'yours';
     });
-    await network.sourceSays('yours');
+    await network.untilSourceSent('yours');
     network.cut();
-    await plane.hearsSide(source, 'migration_out', 'completed');
+    await plane.untilSideReported(source, 'migration_out', 'completed');
     // Its conversation is over by silence; it has been asking since.
     await waitUntil(() => there.agent.hypervisor.guestLog.every((entry) => entry.vmm_id !== target), 'it ran');
     const count = there.agent.hypervisor.count(target);
@@ -276,16 +276,16 @@ describe.skipIf(qemu === null)('real guests', () => {
     });
     expect(there.agent.hypervisor.count(target)).toBe(count);
     network.mend();
-    await plane.hearsSide(target, 'migration_in', 'completed');
+    await plane.untilSideReported(target, 'migration_in', 'completed');
     await counts(there, target, count ?? 0);
     expect(executing([here.agent, there.agent], [source, target])).toBe(1);
   });
 
   test('the network is cut half-way: the guest counts on at its source, and the destination fails when it hears of it', async () => {
     const moved = await migrating(halfWay);
-    await moved.network.guestIsHalfWay();
+    await moved.network.untilGuestHalfSent();
     moved.network.cut();
-    await plane.hearsSide(moved.source, 'migration_out', 'failed', moved.migrationId);
+    await plane.untilSideReported(moved.source, 'migration_out', 'failed', moved.migrationId);
     await counts(here, moved.source, here.agent.hypervisor.count(moved.source) ?? 0);
     expect(plane.last(moved.target)?.migration_in?.state).not.toBe('completed');
     moved.network.mend();
@@ -294,7 +294,7 @@ describe.skipIf(qemu === null)('real guests', () => {
 
   test('every connection breaks half-way: the guest counts on at its source', async () => {
     const moved = await migrating(halfWay);
-    await moved.network.guestIsHalfWay();
+    await moved.network.untilGuestHalfSent();
     moved.network.break();
     await staysHere(moved);
   });
@@ -311,10 +311,10 @@ describe.skipIf(qemu === null)('real guests', () => {
     process.kill(pidOf(there, target), 'SIGSTOP');
     await there.caller.migrateIn(target, network.address);
     process.kill(pidOf(there, target), 'SIGCONT');
-    await network.guestIsHalfWay();
+    await network.untilGuestHalfSent();
     process.kill(pidOf(there, target), 'SIGSTOP');
-    await plane.hearsSide(source.vmmId, 'migration_out', 'failed', migrationId);
-    await plane.hears(target, 'failed');
+    await plane.untilSideReported(source.vmmId, 'migration_out', 'failed', migrationId);
+    await plane.untilReported(target, 'failed');
     await counts(impatient, source.vmmId, impatient.agent.hypervisor.count(source.vmmId) ?? 0);
     await leavesNothing(there, target);
     await impatient.agent.stop();
@@ -332,18 +332,18 @@ describe.skipIf(qemu === null)('real guests', () => {
     expect((await second.caller.register(randomUUID())).status).toBe(200);
     process.kill(pid, 'SIGCONT');
     await counts(second, vmmId);
-    await second.caller.tell(vmmId, 'stopped');
-    await plane.hears(vmmId, 'destroyed');
+    await second.caller.command(vmmId, 'stopped');
+    await plane.untilReported(vmmId, 'destroyed');
     await second.agent.stop();
   });
 
   test('a stop half-way cancels the migration, and the guest powers off where it is', async () => {
     const { source, target, network } = await migrating(halfWay);
-    await network.guestIsHalfWay();
-    expect((await here.caller.tell(source, 'stopped')).status).toBe(200);
-    await plane.hears(source, 'destroyed');
+    await network.untilGuestHalfSent();
+    expect((await here.caller.command(source, 'stopped')).status).toBe(200);
+    await plane.untilReported(source, 'destroyed');
     expect(plane.states(source).slice(-4)).toEqual(['running', 'stopping', 'stopped', 'destroyed']);
-    await plane.hears(target, 'failed');
+    await plane.untilReported(target, 'failed');
     expect(executing([here.agent, there.agent], [source, target])).toBe(0);
   });
 
@@ -352,7 +352,7 @@ describe.skipIf(qemu === null)('real guests', () => {
     const [target, migration_id] = [randomUUID(), randomUUID()];
     await there.caller.register(target, { migration_id, memory_bytes: 2 * GUEST_MEMORY_BYTES });
     await there.caller.migrateIn(target, address);
-    await plane.hears(target, 'failed');
+    await plane.untilReported(target, 'failed');
     expect((await here.caller.read(vmmId)).body).toEqual({
       vmm_state: expect.objectContaining({ state: 'running' }),
     });
@@ -367,8 +367,8 @@ describe.skipIf(qemu === null)('real guests', () => {
   test('a guest that doesn’t power off in time is powered off', async () => {
     const sled = await startSled({ stopTimeoutMs: 1 });
     const { vmmId } = await sled.caller.running();
-    await sled.caller.tell(vmmId, 'stopped');
-    await plane.hears(vmmId, 'destroyed');
+    await sled.caller.command(vmmId, 'stopped');
+    await plane.untilReported(vmmId, 'destroyed');
     expect(plane.states(vmmId)).toEqual(['starting', 'running', 'stopping', 'stopped', 'destroyed']);
     expect(sled.agent.faults.guestLog().at(-1)?.reason).toBe('it did not power off in time');
     await leavesNothing(sled, vmmId);
@@ -397,8 +397,8 @@ describe.skipIf(qemu === null)('real guests', () => {
     const [target, migration_id] = [randomUUID(), randomUUID()];
     await other.caller.register(target, { migration_id });
     await other.caller.migrateIn(target, address);
-    await plane.hearsSide(vmmId, 'migration_out', 'completed');
-    await plane.hearsSide(target, 'migration_in', 'completed');
+    await plane.untilSideReported(vmmId, 'migration_out', 'completed');
+    await plane.untilSideReported(target, 'migration_in', 'completed');
     // Not that it counts on: under TCG such a guest is often corrupt.
     expect(executing([one.agent, other.agent], [vmmId, target])).toBe(1);
     await Promise.all([one.agent.stop(), other.agent.stop()]);
@@ -433,12 +433,12 @@ describe.skipIf(qemu === null)('real guests', () => {
         { stdio: ['ignore', 'pipe', 'inherit'] },
       );
       children.push(child);
-      let said = '';
+      let output = '';
       child.stdout?.on('data', (chunk: Buffer) => {
-        said += chunk.toString('utf8');
+        output += chunk.toString('utf8');
       });
-      await waitUntil(() => /: (\S+), QEMU/.test(said), `the agent did not start: ${said}`, PATIENT_MS);
-      const listening = /: (\S+), QEMU/.exec(said)?.[1] ?? '';
+      await waitUntil(() => /: (\S+), QEMU/.test(output), `the agent did not start: ${output}`, PATIENT_MS);
+      const listening = /: (\S+), QEMU/.exec(output)?.[1] ?? '';
       return {
         child,
         dataDir,
@@ -485,11 +485,11 @@ describe.skipIf(qemu === null)('real guests', () => {
       await countsOn(second.caller, one.vmmId, before + 5);
       const counted = await consoleOf(second.caller, one.vmmId);
       expect(counted).toEqual(counted.map((_, index) => index + 1));
-      await plane.hears(other.vmmId, 'failed');
+      await plane.untilReported(other.vmmId, 'failed');
       await leavesNothing(first, other.vmmId);
 
-      await second.caller.tell(one.vmmId, 'stopped');
-      await plane.hears(one.vmmId, 'destroyed');
+      await second.caller.command(one.vmmId, 'stopped');
+      await plane.untilReported(one.vmmId, 'destroyed');
       expect(plane.states(one.vmmId)).toEqual(['starting', 'running', 'stopping', 'stopped', 'destroyed']);
       await leavesNothing(first, one.vmmId);
       await killed(second);
@@ -505,12 +505,12 @@ describe.skipIf(qemu === null)('real guests', () => {
       const [target, migration_id] = [randomUUID(), randomUUID()];
       await there.caller.register(target, { migration_id });
       await there.caller.migrateIn(target, network.address);
-      await network.guestIsHalfWay();
-      await plane.hearsSide(source.vmmId, 'migration_out', 'in_progress');
+      await network.untilGuestHalfSent();
+      await plane.untilSideReported(source.vmmId, 'migration_out', 'in_progress');
       await killed(first);
       const second = await startProcess(first.dataDir, first.address);
-      await plane.hearsSide(source.vmmId, 'migration_out', 'failed');
-      await plane.hears(target, 'failed');
+      await plane.untilSideReported(source.vmmId, 'migration_out', 'failed');
+      await plane.untilReported(target, 'failed');
       await countsOn(second.caller, source.vmmId, before);
       expect(there.agent.hypervisor.guestLog.filter((entry) => entry.vmm_id === target)).toEqual([]);
       await second.caller.unregister(source.vmmId);
@@ -528,11 +528,11 @@ describe.skipIf(qemu === null)('real guests', () => {
       const [target, migration_id] = [randomUUID(), randomUUID()];
       await first.caller.register(target, { migration_id });
       await first.caller.migrateIn(target, network.address);
-      await network.sourceSays('yours');
+      await network.untilSourceSent('yours');
       await killed(first);
-      await plane.hearsSide(source.vmmId, 'migration_out', 'completed');
+      await plane.untilSideReported(source.vmmId, 'migration_out', 'completed');
       const second = await startProcess(first.dataDir, first.address);
-      await plane.hearsSide(target, 'migration_in', 'completed');
+      await plane.untilSideReported(target, 'migration_in', 'completed');
       await countsOn(second.caller, target, before);
       expect(executing([here.agent], [source.vmmId])).toBe(0);
       await second.caller.unregister(target);

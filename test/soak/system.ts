@@ -23,7 +23,7 @@ export interface SystemOptions {
   readonly workers: number;
   readonly apis: number;
   readonly sleds: number;
-  readonly say: (message: string) => void;
+  readonly print: (message: string) => void;
 }
 
 /** A sled's place in the rack: when its server burns down, another one takes it. */
@@ -114,15 +114,15 @@ export class SoakSystem {
   }
 
   async #bringUp(): Promise<void> {
-    const { workers, apis, sleds, say } = this.#options;
+    const { workers, apis, sleds, print } = this.#options;
     this.#postgresPort = await freePort();
     await this.startPostgres();
     await migrateDatabase(this.#databaseUrl);
-    say(`PostgreSQL on port ${this.#postgresPort}`);
+    print(`PostgreSQL on port ${this.#postgresPort}`);
     this.#temporalBinary = (await findTemporalBinary()).path;
     this.#temporalPort = await freePort();
     await this.startTemporal();
-    say(`Temporal at 127.0.0.1:${this.#temporalPort}`);
+    print(`Temporal at 127.0.0.1:${this.#temporalPort}`);
     for (let index = 0; index < workers; index++) this.workers.push(this.#process(`worker-${index + 1}`, ['worker']));
     for (let index = 0; index < apis; index++) {
       const port = await freePort();
@@ -135,9 +135,9 @@ export class SoakSystem {
     }
     for (const one of [...this.workers, ...this.apis.map((api) => api.process)]) one.start();
     await this.#untilApisAnswer();
-    say(`${workers} workers, ${apis} APIs`);
+    print(`${workers} workers, ${apis} APIs`);
     for (let index = 0; index < sleds; index++) this.sleds.push(await this.#addSled());
-    say(`${sleds} sleds`);
+    print(`${sleds} sleds`);
   }
 
   #process(name: string, args: string[]): Supervised {

@@ -408,10 +408,10 @@ export class FencingWorld {
         last = `${externalState} ${active?.id ?? ''} ${active?.state ?? ''}`;
         if (externalState !== 'running' || active?.state !== 'running' || active.id === not) return false;
         // What a sled has powered off is still running by the database until its report has come.
-        const said = await fetch(`${this.sledOf(active.sledId).url}/vmms/${active.id}/state`, {
+        const answer = await fetch(`${this.sledOf(active.sledId).url}/vmms/${active.id}/state`, {
           signal: AbortSignal.timeout(2_000),
         }).catch(() => null);
-        return said?.status === 200 && /"state":"running"/.test(await said.text());
+        return answer?.status === 200 && /"state":"running"/.test(await answer.text());
       },
       `instance ${id} never ran`,
       UP_MS,

@@ -10,14 +10,14 @@ import { loopbackAddress } from './sled.ts';
 interface Line {
   hello?: { vmm_id: string; agent: string };
   fetch?: { uri: string };
-  [word: string]: unknown;
+  [kind: string]: unknown;
 }
 
 export class HandOverNetwork {
   /** Where the destination finds the source: to be given as `src_vmm_addr`. */
   address = '';
   /** What the source said to the destination, in order, held back or not. */
-  readonly said: string[] = [];
+  readonly sourceMessages: string[] = [];
   /** How many of the guest's bytes may pass. */
   guestBytes = Number.POSITIVE_INFINITY;
   /** From this word of the source on, nothing of the conversation reaches the destination. */
@@ -54,12 +54,17 @@ export class HandOverNetwork {
     for (const socket of this.#sockets) socket.destroy();
   }
 
-  async guestIsHalfWay(): Promise<void> {
+  async untilGuestHalfSent(): Promise<void> {
     await waitUntil(() => this.passed >= this.guestBytes, 'the guest was never half-way', 60_000, 5);
   }
 
-  async sourceSays(word: string): Promise<void> {
-    await waitUntil(() => this.said.includes(word), `the source never said ${word}: ${this.said}`, 60_000, 5);
+  async untilSourceSent(kind: string): Promise<void> {
+    await waitUntil(
+      () => this.sourceMessages.includes(kind),
+      `the source never said ${kind}: ${this.sourceMessages}`,
+      60_000,
+      5,
+    );
   }
 
   async close(): Promise<void> {
@@ -74,9 +79,9 @@ export class HandOverNetwork {
       .on('error', () => {})
       .on('line', async (text) => {
         const line = JSON.parse(text) as Line;
-        const word = Object.keys(line)[0] ?? '';
-        if (word !== 'alive') this.said.push(word);
-        if (word === this.holdFrom) this.#holding = true;
+        const kind = Object.keys(line)[0] ?? '';
+        if (kind !== 'alive') this.sourceMessages.push(kind);
+        if (kind === this.holdFrom) this.#holding = true;
         if (this.#cut || this.#holding) return;
         if (line.hello !== undefined) {
           const { agent } = line.hello;

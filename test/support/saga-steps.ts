@@ -35,7 +35,7 @@ export function newAttempt(kind: OperationKind, instanceId: string): Attempt {
 type Side = { readonly id: string; readonly state: MigrationState; readonly gen: number };
 
 /** A sled's word on a VMM. */
-export function word(state: WireVmmState, gen: number, sides: { in?: Side; out?: Side } = {}): SledVmmState {
+export function vmmReport(state: WireVmmState, gen: number, sides: { in?: Side; out?: Side } = {}): SledVmmState {
   const time_updated = new Date(0).toISOString();
   const side = (one: Side) => ({ migration_id: one.id, state: one.state, gen: one.gen, time_updated });
   return {
@@ -67,9 +67,9 @@ export async function claimedMigration(
 export async function startedInstance(db: Database, instanceId: string): Promise<Attempt & { sledId: string }> {
   const attempt = newAttempt('start', instanceId);
   const { sledId } = await claimedStart(db, attempt);
-  await applyReport(db, attempt.vmmId, word('starting', 2), { tell: true });
-  await applyReport(db, attempt.vmmId, word('starting', 2), { succeed: attempt });
-  await applyReport(db, attempt.vmmId, word('running', 3));
+  await applyReport(db, attempt.vmmId, vmmReport('starting', 2), { tell: true });
+  await applyReport(db, attempt.vmmId, vmmReport('starting', 2), { succeed: attempt });
+  await applyReport(db, attempt.vmmId, vmmReport('running', 3));
   return { ...attempt, sledId };
 }
 
@@ -78,10 +78,10 @@ export async function migratingInstance(db: Database, source: Attempt, destinati
   const attempt = newAttempt('migrate', source.instanceId);
   const id = attempt.migrationId;
   await claimedMigration(db, attempt, destinationSledId);
-  await applyReport(db, attempt.vmmId, word('migrating', 2), { tell: true });
-  await applyReport(db, attempt.vmmId, word('migrating', 2), { succeed: attempt });
-  await applyReport(db, source.vmmId, word('migrating', 4, { out: { id, state: 'in_progress', gen: 2 } }));
-  await applyReport(db, attempt.vmmId, word('migrating', 2, { in: { id, state: 'in_progress', gen: 2 } }));
+  await applyReport(db, attempt.vmmId, vmmReport('migrating', 2), { tell: true });
+  await applyReport(db, attempt.vmmId, vmmReport('migrating', 2), { succeed: attempt });
+  await applyReport(db, source.vmmId, vmmReport('migrating', 4, { out: { id, state: 'in_progress', gen: 2 } }));
+  await applyReport(db, attempt.vmmId, vmmReport('migrating', 2, { in: { id, state: 'in_progress', gen: 2 } }));
   return attempt;
 }
 

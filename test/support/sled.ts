@@ -5,14 +5,14 @@ import { freePort, waitUntil } from '../../platform/host/child-process.ts';
 import type { SledAgentHandle } from '../../sled-agent/server.ts';
 import { type SledVmmState, sledVmmState, type VmmStateAnswer } from '../../wire/sled-protocol.ts';
 
-export interface Heard {
+export interface ReceivedReport {
   readonly vmmId: string;
   readonly report: SledVmmState;
 }
 
 /** A control plane that notes what it is told. */
 export class ListeningControlPlane {
-  readonly heard: Heard[] = [];
+  readonly reports: ReceivedReport[] = [];
   /** How many of the next reports it fails to take. */
   failing = 0;
   readonly #app: FastifyInstance = fastify();
@@ -24,7 +24,7 @@ export class ListeningControlPlane {
         this.failing -= 1;
         return reply.status(503).send({});
       }
-      this.heard.push({ vmmId: (request.params as { id: string }).id, report: sledVmmState.parse(request.body) });
+      this.reports.push({ vmmId: (request.params as { id: string }).id, report: sledVmmState.parse(request.body) });
       return reply.status(204).send();
     });
     this.url = await this.#app.listen({ host: '127.0.0.1', port: 0 });
@@ -36,15 +36,15 @@ export class ListeningControlPlane {
 
   /** The states that were reported of a VMM, in order. A state that comes with news of a migration comes again. */
   states(vmmId: string): string[] {
-    const states = this.heard.filter((one) => one.vmmId === vmmId).map((one) => one.report.vmm_state.state);
+    const states = this.reports.filter((one) => one.vmmId === vmmId).map((one) => one.report.vmm_state.state);
     return states.filter((state, index) => state !== states[index - 1]);
   }
 
   last(vmmId: string): SledVmmState | undefined {
-    return this.heard.filter((one) => one.vmmId === vmmId).at(-1)?.report;
+    return this.reports.filter((one) => one.vmmId === vmmId).at(-1)?.report;
   }
 
-  async hears(vmmId: string, state: string): Promise<void> {
+  async untilReported(vmmId: string, state: string): Promise<void> {
     await waitUntil(() => this.states(vmmId).includes(state), `VMM ${vmmId} was never ${state}`, 60_000, 10).catch(
       (error) => {
         throw new Error(`${error.message}; it was ${this.states(vmmId).join(', ')}`);
@@ -53,7 +53,7 @@ export class ListeningControlPlane {
   }
 
   /** Waits for a state of a side, of this migration where one is named. */
-  async hearsSide(
+  async untilSideReported(
     vmmId: string,
     side: 'migration_in' | 'migration_out',
     state: string,
@@ -61,9 +61,11 @@ export class ListeningControlPlane {
   ): Promise<void> {
     await waitUntil(
       () =>
-        this.heard.some(
-          ({ vmmId: id, report: { [side]: news } }) =>
-            id === vmmId && news?.state === state && (migrationId === undefined || news.migration_id === migrationId),
+        this.reports.some(
+          ({ vmmId: id, report: { [side]: reported } }) =>
+            id === vmmId &&
+            reported?.state === state &&
+            (migrationId === undefined || reported.migration_id === migrationId),
         ),
       `${side} of VMM ${vmmId} was never ${state}`,
       60_000,
@@ -131,12 +133,12 @@ export class SledCaller {
     return { ...answer, address };
   }
 
-  tell(vmmId: string, type: string, value?: unknown): Promise<Answer> {
+  command(vmmId: string, type: string, value?: unknown): Promise<Answer> {
     return this.call('PUT', `/vmms/${vmmId}/state`, { state: { type, ...(value === undefined ? {} : { value }) } });
   }
 
   migrateIn(vmmId: string, sourceAddress: string): Promise<Answer> {
-    return this.tell(vmmId, 'migration_target', { src_vmm_addr: sourceAddress });
+    return this.command(vmmId, 'migration_target', { src_vmm_addr: sourceAddress });
   }
 
   read(vmmId: string): Promise<Answer> {
@@ -151,7 +153,7 @@ export class SledCaller {
   async running(vmmId: string = randomUUID()): Promise<{ vmmId: string; address: string }> {
     const { address, status, body } = await this.register(vmmId);
     if (status !== 200) throw new Error(`register was answered ${status}: ${body.message}`);
-    await this.tell(vmmId, 'running');
+    await this.command(vmmId, 'running');
     await waitUntil(async () => (await this.read(vmmId)).body.vmm_state?.state === 'running', `VMM ${vmmId} never ran`);
     return { vmmId, address };
   }

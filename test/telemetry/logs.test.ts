@@ -27,8 +27,8 @@ test('an unwound start tells its story in lines that one filter finds', async ()
   );
   await refused(harness.client.startInstance(id));
   harness.everywhere(({ agent }) => agent.faults.clear());
-  const story = lines.filter((line) => line.instance_id === id && line.saga === 'instance-start');
-  expect(story).toContainEqual(
+  const sagaLines = lines.filter((line) => line.instance_id === id && line.saga === 'instance-start');
+  expect(sagaLines).toContainEqual(
     expect.objectContaining({
       msg: 'a step failed for good',
       step: 'runVmm',
@@ -37,7 +37,7 @@ test('an unwound start tells its story in lines that one filter finds', async ()
       vmm_id: expect.any(String),
     }),
   );
-  expect(story).toContainEqual(
+  expect(sagaLines).toContainEqual(
     expect.objectContaining({ msg: 'compensating', compensation: 'unwind the VMM', workflow_type: 'instanceStart' }),
   );
 });

@@ -31,7 +31,7 @@ async function mooring(...args: string[]): Promise<{ stdout: string; stderr: str
     '--api-url',
     harness.stack.apiUrl,
   ]).then(
-    (said) => ({ ...said, code: 0 }),
+    (output) => ({ ...output, code: 0 }),
     (error: { stdout: string; stderr: string; code: number }) => error,
   );
 }

@@ -65,16 +65,16 @@ describe.skipIf(schemathesis === null)('schemathesis', () => {
       { cwd: folder, env: { ...process.env, FUZZ_TOKEN: token ?? '' } },
     );
     const late = setTimeout(() => child.kill('SIGKILL'), RUN_MS);
-    let said = '';
+    let output = '';
     for (const stream of [child.stdout, child.stderr])
       stream.on('data', (chunk) => {
-        said += chunk;
+        output += chunk;
       });
     const code = await new Promise<number | null>((resolve) => child.once('close', resolve));
     clearTimeout(late);
-    if (process.env.FUZZ_SHOW) console.log(said);
-    expect(said).toMatch(/Test cases:|generated|tested/i);
-    return code === 0 ? '' : said.slice(-20_000);
+    if (process.env.FUZZ_SHOW) console.log(output);
+    expect(output).toMatch(/Test cases:|generated|tested/i);
+    return code === 0 ? '' : output.slice(-20_000);
   }
 
   /** How many requests of a token are on the audit log, by their result: the fuzzer was let in. */

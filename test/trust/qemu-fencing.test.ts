@@ -108,7 +108,7 @@ describe.skipIf(qemu === null)('real guests with a lease', () => {
   async function runningGuest(agent: Agent): Promise<{ vmmId: string; pid: number }> {
     const vmmId = randomUUID();
     await agent.caller.register(vmmId);
-    await agent.caller.tell(vmmId, 'running');
+    await agent.caller.command(vmmId, 'running');
     await waitUntil(
       async () => (await agent.caller.read(vmmId)).body.vmm_state?.state === 'running',
       `VMM ${vmmId} never ran`,
@@ -214,12 +214,12 @@ describe.skipIf(qemu === null)('real guests with a lease', () => {
       [LAUNCHER, 'sled-agent', '--name', 'x', '--address', '127.0.0.1:0', '--data', agent.folder],
       { stdio: ['ignore', 'ignore', 'pipe'] },
     );
-    let said = '';
+    let output = '';
     child.stderr?.on('data', (chunk: Buffer) => {
-      said += chunk;
+      output += chunk;
     });
     const code = await new Promise((resolve) => child.once('exit', resolve));
     expect(code).toBe(1);
-    expect(said).toMatch(/is of a sled with fencing/);
+    expect(output).toMatch(/is of a sled with fencing/);
   });
 });

@@ -111,10 +111,10 @@ test('a planted token is in no log, no history, no error, no row and no processâ
     env: { ...process.env, XDG_CONFIG_HOME: join(folder, 'config') },
     stdio: ['pipe', 'pipe', 'pipe'],
   });
-  let said = '';
+  let stdout = '';
   for (const stream of [child.stdout, child.stderr])
     stream.on('data', (chunk) => {
-      said += chunk;
+      stdout += chunk;
     });
   const processes = async () => (await promisify(execFile)('ps', ['-eww', '-o', 'args'])).stdout;
   await waitUntil(async () => (await processes()).includes(`login ${stack.api_url}`), 'it never ran', 30_000, 20);
@@ -150,7 +150,7 @@ test('a planted token is in no log, no history, no error, no row and no processâ
   for (const heart of hearts())
     for (const [where, text] of Object.entries({
       errors: errors.join(),
-      'what the command said': said,
+      'what the command said': stdout,
       'the process list': listed,
       histories: histories.join(),
       database: rows.join(),

@@ -56,25 +56,28 @@ async function run(
 }
 
 /** Begins an agent and waits until it serves; returns what it has said. */
-async function serving(args: readonly string[], input?: string): Promise<{ child: ChildProcess; said: () => string }> {
+async function serving(
+  args: readonly string[],
+  input?: string,
+): Promise<{ child: ChildProcess; output: () => string }> {
   const child = begin(args, input);
-  let said = '';
+  let output = '';
   child.stdout?.on('data', (data) => {
-    said += data;
+    output += data;
   });
   child.stderr?.on('data', (data) => {
-    said += data;
+    output += data;
   });
   await waitUntil(
     () => {
-      if (child.exitCode !== null) throw new Error(`it ended: ${said}`);
-      return /sled agent "[^"]+": /.test(said);
+      if (child.exitCode !== null) throw new Error(`it ended: ${output}`);
+      return /sled agent "[^"]+": /.test(output);
     },
     'the agent never served',
     120_000,
     50,
   );
-  return { child, said: () => said };
+  return { child, output: () => output };
 }
 
 /** The command lines of all processes of this machine. */
@@ -119,9 +122,9 @@ test.skipIf(process.platform !== 'linux')(
       expect(seen).not.toContain(token);
       expect(seen).not.toContain(readInviteToken(token)?.secret);
     }
-    for (const [index, { said }] of agents.entries()) {
-      expect(said()).not.toContain(invites[index]?.token);
-      expect(said()).not.toContain('PRIVATE KEY');
+    for (const [index, { output }] of agents.entries()) {
+      expect(output()).not.toContain(invites[index]?.token);
+      expect(output()).not.toContain('PRIVATE KEY');
       expect(statSync(join(dirs[index] ?? '', 'identity.json')).mode & 0o777).toBe(0o600);
     }
 
@@ -135,16 +138,16 @@ test.skipIf(process.platform !== 'linux')(
     const again = agents[1]?.child;
     again?.kill('SIGTERM');
     if (again !== undefined) await once(again, 'exit');
-    const { said } = await serving(['sled-agent', '--data', dirs[1] ?? '', ...size]);
-    expect(said()).toContain('sled agent "s2"');
+    const { output } = await serving(['sled-agent', '--data', dirs[1] ?? '', ...size]);
+    expect(output()).toContain('sled agent "s2"');
     const listed = await run(['sled', 'certificates', 's2', '--json']);
     expect(JSON.parse(listed.out)).toHaveLength(1);
 
     // Told of its revocation, it says so.
     const revoked = await run(['sled', 'revoke', 's2', '--json']);
     expect(JSON.parse(revoked.out)).toMatchObject({ revoked: 1 });
-    await waitUntil(() => said().includes('401'), 'the agent never said that it was revoked', 60_000);
-    expect(said()).toContain('mooring sled invite');
+    await waitUntil(() => output().includes('401'), 'the agent never said that it was revoked', 60_000);
+    expect(output()).toContain('mooring sled invite');
   },
 );
 

@@ -128,12 +128,12 @@ test('403 for what may be seen, 404 in the words of what is not there for what m
   await expect(viewer.deleteInstance(own.id)).rejects.toMatchObject({ status: 403, errorCode: 'Forbidden' });
   await expect(viewer.stopInstance(foreign.id)).rejects.toMatchObject({ status: 404 });
   const unknown = randomUUID();
-  const words = async (path: string) => (await get(path, `Bearer ${token}`)).body.message;
-  expect((await words(`/v1/instances/${foreign.id}`)).replace(foreign.id, '')).toBe(
-    (await words(`/v1/instances/${unknown}`)).replace(unknown, ''),
+  const messageAt = async (path: string) => (await get(path, `Bearer ${token}`)).body.message;
+  expect((await messageAt(`/v1/instances/${foreign.id}`)).replace(foreign.id, '')).toBe(
+    (await messageAt(`/v1/instances/${unknown}`)).replace(unknown, ''),
   );
-  expect((await words('/v1/instances/web?project=default')).replace('default', '')).toBe(
-    (await words('/v1/instances/web?project=nowhere')).replace('nowhere', ''),
+  expect((await messageAt('/v1/instances/web?project=default')).replace('default', '')).toBe(
+    (await messageAt('/v1/instances/web?project=nowhere')).replace('nowhere', ''),
   );
   await expect(viewer.listSleds().next()).rejects.toMatchObject({ status: 403 });
   expect(await dump()).toEqual(before);
@@ -206,12 +206,12 @@ test('with a certificate it speaks TLS, and a client that trusts it is served', 
     env: { ...process.env, ...env },
   });
   try {
-    let said = '';
+    let output = '';
     api.stdout.on('data', (chunk) => {
-      said += chunk;
+      output += chunk;
     });
-    await waitUntil(() => said.includes('\n'), 'the API never came up', 60_000, 50);
-    const url = `https://127.0.0.1:${new URL(said.trim().split(' ').at(-1) ?? '').port}`;
+    await waitUntil(() => output.includes('\n'), 'the API never came up', 60_000, 50);
+    const url = `https://127.0.0.1:${new URL(output.trim().split(' ').at(-1) ?? '').port}`;
     const token = { MOORING_TOKEN: stack.adminToken.secret };
     const served = await mooring(['whoami', '--json', '--api-url', url], {
       env: { ...token, NODE_EXTRA_CA_CERTS: cert },
