@@ -78,7 +78,7 @@ async function seenBeyond({ agent, id }: Vm, count: number): Promise<number> {
   return performance.now();
 }
 
-/** The last count of a guest that is about to stand still, and when it was seen: looks until told. */
+/** The last count of a guest that is about to stand still, and when it was seen: looks until it is stopped. */
 function watch({ agent, id }: Vm) {
   let count = agent.hypervisor.count(id) ?? 0;
   let at = performance.now();

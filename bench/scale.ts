@@ -193,7 +193,7 @@ async function seed(pool: pg.Pool, count: number): Promise<void> {
   await pool.query('VACUUM ANALYZE');
 }
 
-/** One HTTP server that answers for every sled, told apart by the address that it is called at, with what the database says. */
+/** One HTTP server that answers for every sled, distinguished by the address that it is called at, with what the database holds. */
 async function startInventoryServer() {
   let inventories = new Map<string, string>();
   let anySled = '';

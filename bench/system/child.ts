@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 export interface BenchProcess<Ready> {
   readonly name: string;
   readonly pid: number;
-  /** What it said when it was ready. */
+  /** What it printed when it was ready. */
   readonly ready: Ready;
   /** Ends it in order; killed when that takes longer than 20 seconds. */
   stop(): Promise<void>;
@@ -20,7 +20,7 @@ const STOP_TIMEOUT_MS = 20_000;
 
 /**
  * Runs a TypeScript file of `bench/` in a process of its own with `input` as its first argument, and waits for its first
- * line of JSON. It ends with this process, since it reads its standard input. Throws, with what it said, when it ends first.
+ * line of JSON. It ends with this process, since it reads its standard input. Throws, with its output, when it ends first.
  */
 export async function startProcess<Ready>(name: string, file: string, input: unknown): Promise<BenchProcess<Ready>> {
   const path = fileURLToPath(new URL(`../${file}`, import.meta.url));

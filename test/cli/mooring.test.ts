@@ -107,7 +107,7 @@ test('Ctrl-C and a time-out leave the operation running and say how to follow it
   await harness.shows(id, 'running');
 });
 
-test('top, lists and completion say what there is', async () => {
+test('top, lists and completion show what there is', async () => {
   const top = await mooring('top', '--once');
   expect(top.out).toMatch(/3 sleds {2}\d+ instances/);
   expect(top.out).toMatch(/sled-1 +in service .*\/64/);
@@ -123,7 +123,7 @@ test('top, lists and completion say what there is', async () => {
   expect(unknown.err).toMatch(/shell: "tcsh" is not known: one of bash, zsh, fish/);
 });
 
-test('what is wrong is said with what to do next', async () => {
+test('errors come with what to do next', async () => {
   expect((await mooring('instance', 'show', 'nobody')).err).toMatch(/not found: instance with name or id "nobody"/);
   expect((await mooring('instance', 'migrate', 'slow', '--to', 'moon')).err).toMatch(/"mooring sled list" shows them/);
   expect((await mooring('instance', 'create', 'x', '--memory', '12')).err).toMatch(/memory/);

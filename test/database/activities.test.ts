@@ -1,4 +1,4 @@
-/** The activities and the reconcilers on a real PostgreSQL, with sleds that say what a test wants them to say. */
+/** The activities and the reconcilers on a real PostgreSQL, with sleds that answer what a test wants them to answer. */
 import { randomUUID } from 'node:crypto';
 import { ApplicationFailure } from '@temporalio/common';
 import { MockActivityEnvironment } from '@temporalio/testing';
@@ -45,7 +45,7 @@ const vmmReport = (state: WireVmmState, gen: number): SledVmmState => ({
   vmm_state: { state, gen, time_updated: new Date().toISOString() },
 });
 
-/** The activities over sleds that are silent, but for what a test gives them to say. */
+/** The activities over sleds that are silent, but for the answers that a test gives them. */
 function context(sleds: Partial<SledClient>): ActivityContext {
   const all = {
     register: silence,
@@ -105,7 +105,7 @@ const attemptOf = (claim: { instanceId: string; vmmId: string; sledName: string;
   sled: { name: claim.sledName, address: claim.sledAddress },
 });
 
-test('a stop that came while the VMM was registered ends the start before its sled is told to run it', async () => {
+test('a stop that came while the VMM was registered ends the start before its sled is commanded to run it', async () => {
   const claim = await claimed();
   const register = async () => {
     await recordStop(database.db, claim.instanceId);
@@ -116,7 +116,7 @@ test('a stop that came while the VMM was registered ends the start before its sl
   expect((await readInstance(database.db, claim.instanceId))?.active?.commandedAt).toBeNull();
 });
 
-test('each further telling to run reads the intent first', async () => {
+test('each further command to run reads the intent first', async () => {
   const claim = await claimed();
   await applyReport(database.db, claim.vmmId, vmmReport('starting', 2), { tell: true });
   await recordStop(database.db, claim.instanceId);
@@ -172,7 +172,7 @@ test('silence of a sled, while it is to unregister, is no answer', async () => {
   expect(await failureType(inActivity(1, () => unregisterVmm(request)))).toBe('SledUnavailable');
 });
 
-test('a stop is told to both sides of a migration', async () => {
+test('a stop is sent to both sides of a migration', async () => {
   const claim = await claimed();
   await applyReport(database.db, claim.vmmId, vmmReport('running', 3));
   const destinationSledId = await database.addSled();
@@ -196,7 +196,7 @@ test('a stop is told to both sides of a migration', async () => {
   expect(calls.sort()).toEqual([`stopped ${claim.vmmId}`, `stopped ${target.vmmId}`].sort());
 });
 
-test('the word that comes with a command is written, and signals the update when one is needed', async () => {
+test('the state that a command is answered with is written, and signals the update when one is needed', async () => {
   const claim = await claimed();
   await applyReport(database.db, claim.vmmId, vmmReport('starting', 2), { tell: true });
   const setState = async () => ({ updated_runtime: vmmReport('failed', 3) });

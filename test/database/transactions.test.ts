@@ -193,7 +193,7 @@ describe('a report', () => {
     await report(vmmId, 'migrating', 4, { in: [migrationId, 'pending', 2] });
     expect(await sides()).toEqual(['failed', 'in_progress']);
   });
-  test('that comes with a register marks the VMM as told only while the user wants it to run', async () => {
+  test('that comes with a register marks the VMM as commanded only while the user wants it to run', async () => {
     const instanceId = await database.addInstance(projectId);
     const { vmmId } = await start(instanceId);
     await recordStop(database.db, instanceId);
@@ -251,7 +251,7 @@ describe('an unwind', () => {
     expect(await stateOf(vmmId)).toMatchObject({ state: 'saga_unwound' });
     expect((await record(rest.instanceId)).externalState).toBe('stopped');
   });
-  test('without the sled’s word keeps the reservation, tombstoned, until the sled is expunged', async () => {
+  test('without the sled’s answer keeps the reservation, tombstoned, until the sled is expunged', async () => {
     const instanceId = await database.addInstance(projectId);
     const begun = await start(instanceId);
     const sledId = (await record(instanceId)).active?.sledId ?? '';

@@ -430,7 +430,7 @@ describe('a planted violation is found, and nothing else:', () => {
     const found = (await look(rule.holds === 'at rest', history ? 'required' : 'ignored')).filter(
       (finding) => !history || HISTORY_RULES.some((other) => other.name === finding.rule),
     );
-    // At any moment, what is only wrong at rest is not told.
+    // At any moment, what is only wrong at rest is not reported.
     const also = (one?.also ?? []).filter(
       (name) => rule.holds === 'at rest' || DATABASE_RULES.find((other) => other.name === name)?.holds === 'always',
     );

@@ -57,7 +57,7 @@ interface Situation {
   bring(): Promise<string>;
 }
 
-/** Each state, and the ways to be in it that the records tell apart. */
+/** Each state, and the situations in it that the records distinguish. */
 const SITUATIONS: readonly Situation[] = [
   {
     name: 'creating',
@@ -157,7 +157,7 @@ const SITUATIONS: readonly Situation[] = [
   },
 ];
 
-/** Lets everything go on that a way holds back. */
+/** Lets everything go on that a situation holds back. */
 async function letGo(): Promise<void> {
   harness.everywhere(({ agent }) => agent.faults.clear());
   await harness.stack.worker.setUpdates(true);

@@ -88,7 +88,7 @@ export async function playScenes(harness: Harness): Promise<{ scenes: Scene[]; r
         'Ended: started',
       ],
     },
-    // Its first two steps are markers: by name on the timeline, told in full by the current details.
+    // Its first two steps are markers: by name on the timeline, in full in the current details.
     finds: [`tell ${here.name} to run VMM ${await short(web)}`],
   });
 

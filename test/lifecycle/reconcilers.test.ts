@@ -175,7 +175,7 @@ describe('the watcher', () => {
     agent.faults.plant({ call: 'list', act });
     expect((await run('watcher')).found).toMatchObject({ lost: [], silent: [harness.sled(active?.sledId).name] });
     agent.faults.clear();
-    // Missing from the inventory, and the sled won't say.
+    // Missing from the inventory, and the sled won't answer.
     agent.faults.lose(active?.id ?? '');
     agent.faults.plant({ call: 'get', act: act.type === 'garbage' ? { type: 'refuse', status: 500 } : act });
     expect((await run('watcher')).found.lost).toEqual([]);
@@ -218,7 +218,7 @@ describe('the watcher', () => {
     await harness.shows(id, 'failed');
   });
 
-  test('a lost report: what the sled says when it is asked counts as much', async () => {
+  test('a lost report: what the sled answers when it is asked counts as much', async () => {
     const id = await harness.running();
     const { active } = await harness.record(id);
     const { agent } = harness.sled(active?.sledId);
@@ -295,7 +295,7 @@ describe('the updater', () => {
     const id = await harness.create();
     harness.everywhere(({ agent }) => agent.faults.plant({ call: 'state:running', act: { type: 'drop_before' } }));
     const start = harness.client.startInstance(id);
-    await waitUntil(async () => (await harness.record(id)).active?.commandedAt != null, 'it was never told');
+    await waitUntil(async () => (await harness.record(id)).active?.commandedAt != null, 'it was never commanded');
     await harness.temporal.workflow.getHandle(workflowIds.start(id)).terminate('by hand');
     expect((await refused(start)).status).toBe(409);
     harness.everywhere(wake);
@@ -309,7 +309,7 @@ describe('the updater', () => {
   test('an API that dies between writing a report and signalling', async () => {
     const id = await harness.running();
     const { active } = await harness.record(id);
-    // An API whose way to Temporal is cut, so that it can write but not signal.
+    // An API whose connection to Temporal is cut, so that it can write but not signal.
     const sockets = new Set<Socket>();
     const temporalPort = Number(harness.stack.temporalAddress.split(':')[1]);
     const proxy = createServer((socket) => {
@@ -345,7 +345,7 @@ describe('the updater', () => {
     await waitUntil(async () => (await harness.record(id)).active?.state === 'failed', 'it never wrote the report');
     doomed.kill('SIGKILL');
     await once(doomed, 'exit');
-    // Not taken: an agent would say it again.
+    // Not taken: an agent would report it again.
     expect(await answer).not.toBe(204);
     expect((await harness.record(id)).instance.state).toBe('vmm');
     await leavingHealthyAlone(() => run('updater'));
@@ -520,7 +520,7 @@ describe('auto-restart', () => {
     await harness.shows(id, 'stopped');
   });
 
-  test('the start that a user asked for, and that unwound, is not: the user was told', async () => {
+  test('the start that a user asked for, and that unwound, is not: the user got the error', async () => {
     const id = await harness.create(undefined, willing);
     harness.everywhere(({ agent }) =>
       agent.faults.plant({ call: 'state:running', act: { type: 'refuse', status: 409 } }),

@@ -124,7 +124,7 @@ export class FaultInjector {
     this.#changes.on('moment', listener);
   }
 
-  /** Notes a moment; also one that an injector in another process has told. */
+  /** Notes a moment; also one that an injector in another process has reported. */
   reached(planId: string, moment: Moment, execution: Execution): void {
     if (!this.#executions.has(planId)) this.#executions.set(planId, execution);
     const key = `${planId}/${moment}`;

@@ -33,7 +33,7 @@ export interface MatrixResult {
   readonly rows: readonly Row[];
   readonly columns: readonly Column[];
   readonly cells: readonly CellResult[];
-  /** Scenarios that don't do what they say, steps that none reaches, and findings of the doctor on no cell of the matrix. */
+  /** Scenarios that don't do what they declare, steps that none reaches, and findings of the doctor on no cell of the matrix. */
   readonly problems: readonly string[];
 }
 

@@ -20,7 +20,7 @@ export interface Scenario {
   readonly operation: OperationName | null;
   /** What the instance shows before, and again after a failure. */
   readonly before: ExternalState;
-  /** How it ends without a fault of the matrix; `either` where the caller's own saga may be told of the failure or not. */
+  /** How it ends without a fault of the matrix; `either` where the caller's own saga may get the failure or not. */
   readonly plain: 'succeeded' | 'undone' | 'either';
   /** What the instance shows at rest after success. */
   readonly success: ExternalState;
@@ -56,7 +56,7 @@ async function running(subject: Subject): Promise<void> {
   await subject.waitForState(['running']);
 }
 
-/** Ends a saga by hand once a step of it has arrived, and hears its caller's error. */
+/** Ends a saga by hand once a step of it has arrived, and returns its caller's error. */
 async function terminated(subject: Subject, call: Promise<CallOutcome>, workflowId: string): Promise<void> {
   await subject.stack.temporal.workflow.getHandle(workflowId).terminate('the scenario');
   const outcome = await call;

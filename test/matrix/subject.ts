@@ -270,7 +270,7 @@ export class Subject {
     await this.stack.temporal.workflow.getHandle(workflowId, runId).terminate('the fault matrix');
   }
 
-  /** Asks a workflow to cancel, and waits until it has heard it. */
+  /** Asks a workflow to cancel, and waits until it has received it. */
   async cancel({ workflowId, runId }: Execution): Promise<void> {
     const handle = this.stack.temporal.workflow.getHandle(workflowId, runId);
     await handle.cancel();
@@ -283,7 +283,7 @@ export class Subject {
           (events?.slice(requestedAt).some((event) => event.workflowTaskCompletedEventAttributes) ?? false)
         );
       },
-      `${workflowId} never heard of its cancellation`,
+      `${workflowId} never received its cancellation`,
       SETTLE_MS,
       50,
     );

@@ -33,7 +33,7 @@ async function copyTree(): Promise<string> {
   for (const file of stdout.split('\0').filter((name) => name !== '')) {
     await mkdir(dirname(join(copy, file)), { recursive: true });
     await copyFile(join(root, file), join(copy, file)).catch((error: NodeJS.ErrnoException) => {
-      // Deleted, but git has not been told.
+      // Deleted, but still in git's index.
       if (error.code !== 'ENOENT') throw error;
     });
   }
@@ -159,7 +159,7 @@ const program = new Command('mutants')
         }
         const verdict = await judge(folder, mutant);
         verdicts.push(verdict);
-        // After each: a run that is broken off has said what it knows.
+        // After each: a run that is broken off has recorded what it knows.
         if (options.record !== undefined) await record(options.record, verdicts);
         const mark = verdict.caughtBy === null ? colours.red('survives') : colours.green('caught');
         if (!options.json) console.log(`${mark}  ${mutant.name}  ${verdict.seconds.toFixed(0)} s`);

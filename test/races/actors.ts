@@ -29,7 +29,7 @@ export interface Actor {
 }
 
 /**
- * What goes wrong in a saga: `register lost` and `told, no answer` take effect without an answer (the latter is told again,
+ * What goes wrong in a saga: `register lost` and `told, no answer` take effect without an answer (the latter is sent again,
  * if it is still wanted), `told refused` is the sled's final no.
  */
 export type SagaFault =
@@ -74,7 +74,7 @@ function unwindSteps(name: string, fault: SagaFault): Record<string, Step> {
       const commanded = world.notes[`${name} commanded`] === 'true';
       const placed = world.notes[`${name} placed`] === 'true';
       const sledId = world.notes[`${name} sled`] ?? '';
-      // Where nothing was told, a silent sled is not waited for.
+      // Where nothing was commanded, a silent sled is not waited for.
       const silent = fault === 'register lost, sled silent' && !commanded;
       if (placed && !silent) await sleds.unregister(db, world, attempt.vmmId, sledId);
       await finishUnwind(db, { ...attempt, confirmed: !(placed && silent), neverCommanded: !commanded, error: FAILED });
@@ -95,7 +95,7 @@ function unwindSteps(name: string, fault: SagaFault): Record<string, Step> {
   };
 }
 
-/** `checkStillWanted` of the activities: whether a VMM is to be told once more. */
+/** `checkStillWanted` of the activities: whether a VMM is to be commanded once more. */
 async function stillWanted(db: Database, vmmId: string): Promise<boolean> {
   const place = await readVmmPlace(db, vmmId);
   if (place === null) return true;
@@ -340,7 +340,7 @@ export const UPDATE: Actor = {
   },
 };
 
-/** A VMM is lost by its sled; the watcher hears of it, and its verdict comes some time later. */
+/** A VMM is lost by its sled; the watcher notices, and its verdict comes some time later. */
 export function watcher(which: 'active' | 'target'): Actor {
   return {
     name: `watcher (${which})`,

@@ -279,7 +279,7 @@ export async function shrink(playground: Playground, violation: Violation): Prom
   return shortest;
 }
 
-/** A violation in words, with the way to run only it. */
+/** A violation as text, with the command that runs only it. */
 export function describeViolation(violation: Violation): string {
   const order = violation.schedule.join(' > ');
   return [

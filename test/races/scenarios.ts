@@ -28,7 +28,7 @@ export interface Scenario {
   /** Brings a stopped instance to where the race begins. */
   readonly prepare: (db: Database, world: World) => Promise<void>;
   readonly actors: readonly Actor[];
-  /** Actors that are under way when the race begins: they take part in every one. */
+  /** Actors that have begun when the race begins: they take part in every one. */
   readonly inProgress?: readonly string[];
 }
 
@@ -203,7 +203,7 @@ export const SCENARIOS: readonly Scenario[] = [
     ],
   },
   {
-    // Told without an answer; then the user asked for stop, so that it is not told again.
+    // Commanded without an answer; then the user asked for stop, so that it is not commanded again.
     name: 'a migration that was told, about to unwind',
     prepare: async (db, world) => {
       await running(db, world);

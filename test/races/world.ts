@@ -64,7 +64,7 @@ function advance<Side extends SledSide>(side: Side, state: MigrationState): void
   side.gen += 1;
 }
 
-/** What a VMM's sled says of it now. */
+/** What a VMM's sled reports of it now. */
 export function reportOf(vmm: SledVmm): SledVmmState {
   return vmmReport(vmm.state, vmm.gen, {
     ...(vmm.in === null || vmm.incoming === null ? {} : { in: { id: vmm.incoming.id, ...vmm.in } }),
@@ -105,7 +105,7 @@ export function register(world: World, vmmId: string, sledId: string, incoming: 
   return reportOf(world.vmms[vmmId]);
 }
 
-/** Tells a VMM to run, or to migrate in: it takes note; what comes of it are events of their own. */
+/** Commands a VMM to run, or to migrate in: it takes note; what comes of it are events of their own. */
 export function command(world: World, vmmId: string, sledId: string): SledReply {
   if (world.lostSleds.includes(sledId)) return 'silent';
   const vmm = world.vmms[vmmId];
@@ -137,7 +137,7 @@ export async function unregister(
   return last;
 }
 
-/** A VMM ends: its guest with it, and the other side of a migration on its way hears of it. */
+/** A VMM ends: its guest with it, and the other side of a migration on its way notices. */
 export function end(world: World, vmm: SledVmm, state: 'failed' | 'destroyed'): void {
   vmm.guest = false;
   if (vmm.incoming !== null && !isOver(vmm.in)) {
@@ -178,7 +178,7 @@ export function stop(world: World, vmmId: string, sledId: string): SledReply {
   return reportOf(vmm);
 }
 
-/** A VMM that was told to run does. */
+/** A VMM that was commanded to run does. */
 export function boot(world: World, vmmId: string): void {
   const vmm = world.vmms[vmmId];
   if (vmm === undefined || !vmm.commanded || vmm.state !== 'starting') return;
@@ -186,7 +186,7 @@ export function boot(world: World, vmmId: string): void {
   vmm.guest = true;
 }
 
-/** The target that was told to migrate in, with its source; `null` while there is none. */
+/** The target that was commanded to migrate in, with its source; `null` while there is none. */
 export function handOverOf(world: World): { target: SledVmm; source: SledVmm | undefined } | null {
   for (const target of Object.values(world.vmms)) {
     if (target.incoming === null || !target.commanded || isOver(target.in) || isEnded(target)) continue;
@@ -229,7 +229,7 @@ export function failHandOver(world: World, { target }: { target: SledVmm }): voi
   end(world, target, 'failed');
 }
 
-/** A VMM's process or its sled's memory of it is gone, without a word. */
+/** A VMM's process or its sled's memory of it is gone, without a report. */
 export function lose(world: World, vmmId: string): void {
   const vmm = world.vmms[vmmId];
   if (vmm === undefined) return;
@@ -254,7 +254,7 @@ export function nameOf(world: World, vmmId: string): string {
   return name === undefined ? vmmId : `${vmmId} (of ${name})`;
 }
 
-/** What a step of a saga does with a sled's word. */
+/** What a step of a saga does with a sled's answer. */
 export async function applyAnswer(
   db: Database,
   vmmId: string,

@@ -76,7 +76,7 @@ async function directly(harness: Harness, type: string, workflowId: string, inpu
   return { workflowId, runId: handle.firstExecutionRunId };
 }
 
-/** Waits until a workflow has decided on all that it has heard. */
+/** Waits until a workflow has decided on all that it has received. */
 async function untilDecided(harness: Harness, workflowId: string) {
   const handle = harness.temporal.workflow.getHandle(workflowId);
   let description = await handle.describe();
@@ -323,7 +323,7 @@ export const RECORDINGS: Readonly<Record<string, Recording>> = {
   'vmm-unregister.success': async ({ harness }) => {
     const id = await harness.running();
     const { there } = await harness.placed(id);
-    // The source says that it kept the guest; the destination has not been heard.
+    // The source reports that it kept the guest; the destination has not reported.
     there.agent.faults.holdReports(true);
     const { target } = await migrationFailedBy(harness, id, there);
     await waitUntil(async () => (await harness.record(id)).instance.targetVmmId === null, 'it was never cleared');

@@ -45,7 +45,7 @@ test('it replays the recorded histories, and those of the server that the query 
   expect(names).toContain('instance-start.success.0001');
 });
 
-test('a query that the server does not understand, and a server that is not there, are errors that say so', async () => {
+test('a query that the server does not understand, and a server that is not there, are clear errors', async () => {
   const misunderstood = await replayFrom(harness.stack.temporalAddress, '--query', 'Nonsense = = 1');
   expect(misunderstood.code).toBe(1);
   expect(misunderstood.stderr).toMatch(/error: .*(query|syntax|invalid)/i);

@@ -12,7 +12,7 @@ describe('a stop by force with one living VMM', () => {
     ['given-up', false, 'stop: '],
     ['given-up', true, 'stop: '],
   ];
-  test.each(table)('whose sled is: %s, said to be off: %s → %s', (standing, off, expected) => {
+  test.each(table)('whose sled is: %s, declared to be off: %s → %s', (standing, off, expected) => {
     expect(commanded(judgeForceStop('web', [side(standing)], off), expected)).toBe(expected);
   });
 });

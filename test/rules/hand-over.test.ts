@@ -111,7 +111,7 @@ describe('a source', () => {
     ['it never began', { state: 'running', migrationOut: null }, 'kept'],
     ['it never began, and died', { state: 'failed', migrationOut: null }, 'gone'],
     ['it knows an earlier migration only', { state: 'running', migrationOut: out('failed', 'other') }, 'kept'],
-  ] as const)('of which its agent says that %s', (_, answer, sourceStatus) => {
+  ] as const)('of which its agent answers that %s', (_, answer, sourceStatus) => {
     expect(readSourceStatus(answer, 'm')).toBe(sourceStatus);
   });
 });
@@ -127,9 +127,9 @@ describe('a QEMU that a restarted agent finds', () => {
   const out = { outgoing: true } as const;
   const into = { lastCommand: 'migration_target', incoming: 'source_known' } as const;
   test.each<[string, Partial<FoundVm>, ReturnType<typeof recoverVm>]>([
-    ['never told anything', { runState: 'prelaunch', lastCommand: 'nothing' }, 'wait'],
-    ['made for a migration, never told', { runState: 'inmigrate', lastCommand: 'nothing' }, 'wait'],
-    ['told to run, and the agent ended before it did', { runState: 'prelaunch' }, 'run'],
+    ['never commanded', { runState: 'prelaunch', lastCommand: 'nothing' }, 'wait'],
+    ['made for a migration, never commanded', { runState: 'inmigrate', lastCommand: 'nothing' }, 'wait'],
+    ['commanded to run, and the agent ended before it did', { runState: 'prelaunch' }, 'run'],
     ['running', {}, 'runs'],
     ['standing still with its own guest', { runState: 'paused' }, 'resume'],
     ['powered off', { runState: 'shutdown' }, 'powered_off'],

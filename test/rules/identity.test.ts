@@ -54,7 +54,7 @@ test('a certificate is renewed at two thirds of its life', () => {
   );
 });
 
-test('every refusal says what to do about it, in words of its own', () => {
+test('every refusal says what to do about it, in a message of its own', () => {
   const messages = IDENTITY_REFUSALS.map(describeIdentityRefusal);
   expect(new Set(messages).size).toBe(messages.length);
 });

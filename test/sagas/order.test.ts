@@ -129,7 +129,7 @@ test('a saga whose guest runs after all has succeeded, and undoes nothing', asyn
   }
 });
 
-test('a VMM that was told is unregistered until the sled has answered; one that was not is soon given up', async () => {
+test('a VMM that was commanded is unregistered until the sled has answered; one that was not is soon given up', async () => {
   let left = 8;
   const silent = async () => {
     left -= 1;
@@ -166,7 +166,7 @@ test('a cancelled start unwinds to its end', async () => {
   const held = gate();
   fakes = { registerVmm: held.pass };
   const handle = await begin('instanceStart');
-  // A workflow hears of its cancellation when its task is over: the step at once is given up first, and tried again.
+  // A workflow learns of its cancellation when its task is over: the step at once is given up first, and tried again.
   await waitUntil(() => names().filter((name) => name === 'registerVmm').length === 2, 'it never registered');
   await handle.cancel();
   expect(await outcome(handle)).toBe('failed');
@@ -177,7 +177,7 @@ test('a cancellation past the point of no return does not tear a migration down'
   const held = gate();
   fakes = { migrateIn: held.pass };
   const handle = await begin('instanceMigrate');
-  await waitUntil(() => names().includes('migrateIn'), 'it was never told');
+  await waitUntil(() => names().includes('migrateIn'), 'it was never commanded');
   await handle.cancel();
   held.open();
   expect(await outcome(handle)).toBe('succeeded');
@@ -190,7 +190,7 @@ test('an update does not complete over a signal that came while it looked', asyn
   const handle = await begin('instanceUpdate');
   await waitUntil(() => names().includes('updateInstance'), 'it never looked');
   await handle.signal('updateNeeded');
-  // Heard before the look has ended.
+  // Delivered before the activity has ended.
   await waitUntil(async () => {
     const { events } = await handle.fetchHistory();
     return events?.some((event) => event.workflowExecutionSignaledEventAttributes != null) ?? false;

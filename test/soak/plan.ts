@@ -38,7 +38,7 @@ export interface PlannedOperation {
   readonly slot: number;
   /** Which API process is asked. */
   readonly api: number;
-  /** How long the caller waits for the saga's word, in seconds. */
+  /** How long the caller waits for the saga's outcome, in seconds. */
   readonly waitSeconds: number;
   /** Migrate: the destination. Set-policy: the sled. */
   readonly sled: number;

@@ -12,7 +12,7 @@ export interface Supervised {
   readonly name: string;
   /** Whether its process runs at the moment. */
   readonly up: boolean;
-  /** Whether it has said that it is ready. */
+  /** Whether it has printed that it is ready. */
   readonly ready: boolean;
   /** How often it ended without being told to, after it had begun to work. */
   readonly endedByItself: number;

@@ -1,4 +1,4 @@
-/** The words and tables that a soak's outcome is told in. */
+/** The tables and lines that a soak's outcome is printed in. */
 import { readFile, writeFile } from 'node:fs/promises';
 import { colours } from '../../cli/colours.ts';
 import { table } from '../../cli/output.ts';

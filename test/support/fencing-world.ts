@@ -397,7 +397,7 @@ export class FencingWorld {
     return made.id;
   }
 
-  /** Waits until an instance runs by the database's word and its sled's; on another VMM than `not`, where one is named. */
+  /** Waits until an instance runs by the database and by its sled; on another VMM than `not`, where one is named. */
   async runs(id: string, not?: string): Promise<InstanceRecord> {
     let last = '';
     await waitUntil(

@@ -1,6 +1,6 @@
 /**
  * The network between a source VMM and its destination, in a test's hands: the agents' conversation, the guest's bytes from
- * QEMU to QEMU, and the way to the source's agent all go through it, so that each can be held, cut, or broken.
+ * QEMU to QEMU, and the connection to the source's agent all go through it, so that each can be held, cut, or broken.
  */
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { createInterface } from 'node:readline';
@@ -16,11 +16,11 @@ interface Line {
 export class HandOverNetwork {
   /** Where the destination finds the source: to be given as `src_vmm_addr`. */
   address = '';
-  /** What the source said to the destination, in order, held back or not. */
+  /** The messages that the source sent to the destination, in order, held back or not. */
   readonly sourceMessages: string[] = [];
   /** How many of the guest's bytes may pass. */
   guestBytes = Number.POSITIVE_INFINITY;
-  /** From this word of the source on, nothing of the conversation reaches the destination. */
+  /** From this message of the source on, nothing of the conversation reaches the destination. */
   holdFrom: string | null = null;
   passed = 0;
   readonly #servers: Server[] = [];
@@ -36,7 +36,7 @@ export class HandOverNetwork {
     return network;
   }
 
-  /** From now on nothing passes in either direction, and nobody is told: cables out. */
+  /** From now on nothing passes in either direction, and no end notices: cables out. */
   cut(): void {
     this.#cut = true;
     for (const socket of this.#sockets) socket.pause();
@@ -55,13 +55,13 @@ export class HandOverNetwork {
   }
 
   async untilGuestHalfSent(): Promise<void> {
-    await waitUntil(() => this.passed >= this.guestBytes, 'the guest was never half-way', 60_000, 5);
+    await waitUntil(() => this.passed >= this.guestBytes, 'half of the guest was never sent', 60_000, 5);
   }
 
   async untilSourceSent(kind: string): Promise<void> {
     await waitUntil(
       () => this.sourceMessages.includes(kind),
-      `the source never said ${kind}: ${this.sourceMessages}`,
+      `the source never sent ${kind}: ${this.sourceMessages}`,
       60_000,
       5,
     );

@@ -1,6 +1,6 @@
 /**
- * The sagas' database steps without their workflows: what a start or a migration writes, in its order, and what a sled's
- * reports say. For tests that need an instance in some state, and for those that interleave the steps.
+ * The sagas' database steps without their workflows: what a start or a migration writes, in its order, and what a sled
+ * reports. For tests that need an instance in some state, and for those that interleave the steps.
  */
 import { randomUUID } from 'node:crypto';
 import type { Database } from '../../db/connect.ts';
@@ -34,7 +34,7 @@ export function newAttempt(kind: OperationKind, instanceId: string): Attempt {
 
 type Side = { readonly id: string; readonly state: MigrationState; readonly gen: number };
 
-/** A sled's word on a VMM. */
+/** A sled's report of a VMM. */
 export function vmmReport(state: WireVmmState, gen: number, sides: { in?: Side; out?: Side } = {}): SledVmmState {
   const time_updated = new Date(0).toISOString();
   const side = (one: Side) => ({ migration_id: one.id, state: one.state, gen: one.gen, time_updated });

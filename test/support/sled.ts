@@ -10,7 +10,7 @@ export interface ReceivedReport {
   readonly report: SledVmmState;
 }
 
-/** A control plane that notes what it is told. */
+/** A control plane that notes the reports that it gets. */
 export class ListeningControlPlane {
   readonly reports: ReceivedReport[] = [];
   /** How many of the next reports it fails to take. */
@@ -34,7 +34,7 @@ export class ListeningControlPlane {
     return this.#app.close();
   }
 
-  /** The states that were reported of a VMM, in order. A state that comes with news of a migration comes again. */
+  /** The states that were reported of a VMM, in order. A state that comes with a migration's comes again. */
   states(vmmId: string): string[] {
     const states = this.reports.filter((one) => one.vmmId === vmmId).map((one) => one.report.vmm_state.state);
     return states.filter((state, index) => state !== states[index - 1]);
@@ -115,7 +115,7 @@ export class SledCaller {
     return { status: response.status, body: (await response.json()) as Answer['body'] };
   }
 
-  /** Registers a VMM at an address that was free; `addressOf` tells it. */
+  /** Registers a VMM at an address that was free; the answer has it. */
   async register(vmmId: string, changes: RegisterChanges = {}): Promise<Answer & { address: string }> {
     const { ncpus = 1, memory_bytes = this.#memoryBytes, ...rest } = changes;
     const address = `${this.#ip}:${await freePort(this.#ip)}`;

@@ -14,8 +14,8 @@ interface Stretch {
 }
 
 /**
- * Every moment at which two VMMs of one instance executed its guest, in words, by the monotonic clock that the processes of
- * one machine share. What is told twice counts once: an agent that was killed has its end from whoever wrote it first.
+ * Every moment at which two VMMs of one instance executed its guest, as text, by the monotonic clock that the processes of
+ * one machine share. What is logged twice counts once: an agent that was killed has its end from whoever wrote it first.
  */
 export function findOverlaps(journals: readonly AgentJournal[]): string[] {
   const stretches = new Map<string, Stretch[]>();

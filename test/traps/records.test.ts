@@ -1,5 +1,5 @@
 /**
- * Traps known from the field, at the level of the records: what reports and transactions may say in which order, and what
+ * Traps known from the field, at the level of the records: which reports and transactions may come in which order, and what
  * must come of it. Each test names the trap and where it was met.
  */
 import { sql } from 'drizzle-orm';
@@ -74,7 +74,7 @@ describe('ids that survive an instance that is not incarnated, so that an old ta
     ).rejects.toThrow();
   });
 
-  test('once both VMMs are gone all ids are cleared, and the old target’s late word moves nothing', async () => {
+  test('once both VMMs are gone all ids are cleared, and the old target’s late report moves nothing', async () => {
     const { source, target, instanceId } = await migrating();
     await applyReport(database.db, source.vmmId, vmmReport('failed', 5));
     await failVmm(database.db, target.vmmId, 'its sled does not know it');
@@ -134,7 +134,7 @@ describe('a migration torn down after it had succeeded (Omicron, TODO in instanc
 
 describe('a source that dies after it handed over, while the target lives (KubeVirt issue 13112)', () => {
   test.each([
-    ['without a word on the migration', undefined],
+    ['without a state of the migration', undefined],
     ['and wrongly calls the migration failed', 'failed'],
   ] as const)('%s: the guest stays where it arrived', async (_, claimed) => {
     const { source, target, instanceId } = await migrating();
@@ -155,7 +155,7 @@ describe('a source that dies after it handed over, while the target lives (KubeV
   });
 });
 
-test('a source that dies before it handed over: Failed once the target has said so, and nothing is held', async () => {
+test('a source that dies before it handed over: Failed once the target has reported so, and nothing is held', async () => {
   const { source, target, instanceId } = await migrating();
   await applyReport(database.db, source.vmmId, vmmReport('failed', 5));
   expect((await updated(instanceId)).externalState).toBe('migrating');

@@ -52,7 +52,7 @@ test('a start is on record with who, from where, on what, which operation, and h
   ]);
 });
 
-test('a start that fails is on record with the error that its caller was told', async () => {
+test('a start that fails is on record with the error that its caller got', async () => {
   const id = await harness.create();
   harness.everywhere(({ agent }) => agent.faults.plant({ call: 'register', act: { type: 'refuse', status: 409 } }));
   const error = await refused(robot.startInstance(id));

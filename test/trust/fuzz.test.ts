@@ -38,12 +38,12 @@ describe.skipIf(schemathesis === null)('schemathesis', () => {
     if (folder !== undefined) await rm(folder, { recursive: true, force: true });
   });
 
-  /** Fuzzes with a token, which the process list doesn't show, or with none. Returns what it said when it found something. */
+  /** Fuzzes with a token, which the process list doesn't show, or with none. Returns its output when it found something. */
   async function fuzz(token: string | null, ...options: string[]): Promise<string> {
     // Where ids and names are, often those of things that are there: else nearly all that is asked is "not found".
     const config = [
       `generation.max-examples = ${EXAMPLES}`,
-      // What a sled or the room for it lacks is said with these; anything else above 499 is a fault.
+      // What a sled or the room for it lacks is answered with these; anything else above 499 is a fault.
       'checks.not_a_server_error.expected-statuses = ["2xx", "4xx", 503, 507]',
       '[headers]',
       'Prefer = "wait=0"',

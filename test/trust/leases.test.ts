@@ -1,4 +1,4 @@
-/** Leases in the database: renewals, verdicts, the continuity of service that they depend on, and the way back. */
+/** Leases in the database: renewals, verdicts, the continuity of service that they depend on, and the return to it. */
 import { randomUUID } from 'node:crypto';
 import { eq, sql } from 'drizzle-orm';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
@@ -332,7 +332,7 @@ describe('the control plane’s own presence', () => {
 
   test('when the clock goes back every lease begins anew, by the clock that counts from then on', async () => {
     await renew(here);
-    // What the clock said an hour ahead of now.
+    // As if the clock had stood an hour ahead of now.
     await database.db.execute(sql`UPDATE lease_service SET last_beat_at = clock_timestamp() + interval '1 hour'`);
     await database.db.execute(
       sql`UPDATE sled SET lease_renewed_at = clock_timestamp() + interval '59 minutes' WHERE id = ${here}`,
@@ -357,7 +357,7 @@ describe('the control plane’s own presence', () => {
   });
 });
 
-describe('an operator’s word', () => {
+describe('an operator’s confirmation', () => {
   test('fails what lives on a sled without fencing, once; its inventory takes it back', async () => {
     const lost = await startedOn(here);
     expect(await declareSledDead(database.db, here)).toMatchObject({

@@ -1,4 +1,4 @@
-/** Slow, huge and malformed requests: each gets a clear answer in the API's own words, and none holds up the others. */
+/** Slow, huge and malformed requests: each gets a clear answer in the API's own format, and none holds up the others. */
 import { connect, type Socket } from 'node:net';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { waitUntil } from '../../platform/host/child-process.ts';
@@ -140,7 +140,7 @@ test('a page has no more than its limit, and a larger one is refused', async () 
   expect((await fetch(`${harness.stack.apiUrl}/v1/instances?limit=10001`)).status).toBe(400);
 });
 
-test('a token that sends too many requests is told when to go on; nobody else is held up', async () => {
+test('a token that sends too many requests gets the time to go on; nobody else is held up', async () => {
   const headers = { authorization: `Bearer ${harness.stack.adminToken.secret}` };
   const path = `${harness.stack.apiUrl}/v1/projects`;
   let last = await fetch(path, { headers });

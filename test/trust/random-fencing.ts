@@ -1,7 +1,7 @@
 /**
  * Faults at random on real sled agent processes, their watchdogs, their network, the API and the database, while instances
  * run and migrate: at no moment may two copies of one guest execute, by the agents' own journals. Then everything comes
- * back, every instance runs again, and the doctor has nothing to say.
+ * back, every instance runs again, and the doctor finds nothing.
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { setTimeout as pause } from 'node:timers/promises';

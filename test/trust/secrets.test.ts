@@ -126,7 +126,7 @@ test('a planted token is in no log, no history, no error, no row and no processâ
   const histories: string[] = [];
   for await (const { workflowId, runId } of temporal.workflow.list()) {
     const history = await temporal.workflow.getHandle(workflowId, runId).fetchHistory();
-    // Payloads are bytes: looked at as what they say.
+    // Payloads are bytes: looked at as the text that they hold.
     histories.push(
       JSON.stringify(history, (_, value) =>
         value instanceof Uint8Array ? Buffer.from(value).toString('utf8') : (value as unknown),
@@ -150,7 +150,7 @@ test('a planted token is in no log, no history, no error, no row and no processâ
   for (const heart of hearts())
     for (const [where, text] of Object.entries({
       errors: errors.join(),
-      'what the command said': stdout,
+      'the output of the command': stdout,
       'the process list': listed,
       histories: histories.join(),
       database: rows.join(),

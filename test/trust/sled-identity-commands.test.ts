@@ -55,7 +55,7 @@ async function run(
   return { code, out, err };
 }
 
-/** Begins an agent and waits until it serves; returns what it has said. */
+/** Begins an agent and waits until it serves; returns its output. */
 async function serving(
   args: readonly string[],
   input?: string,
@@ -146,12 +146,12 @@ test.skipIf(process.platform !== 'linux')(
     // Told of its revocation, it says so.
     const revoked = await run(['sled', 'revoke', 's2', '--json']);
     expect(JSON.parse(revoked.out)).toMatchObject({ revoked: 1 });
-    await waitUntil(() => output().includes('401'), 'the agent never said that it was revoked', 60_000);
+    await waitUntil(() => output().includes('401'), 'the agent never printed that it was revoked', 60_000);
     expect(output()).toContain('mooring sled invite');
   },
 );
 
-test('what can’t go well is said in words that name the field, and never repeat the token', async () => {
+test('an error names the field and never repeats the token', async () => {
   const data = await folders.make();
   const address = ['--data', data, '--address', '127.0.0.1:0'];
   const { token } = await harness.client.inviteSled({ name: 'unlucky', valid_seconds: 1 });

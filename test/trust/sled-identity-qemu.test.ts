@@ -202,7 +202,7 @@ describe.skipIf(qemu === null)('real guests', () => {
       socket.write(MIGRATION_MAGIC);
       socket.write(Buffer.alloc(4096));
     };
-    // An agent forgets a VMM that has ended once the control plane has heard of it.
+    // An agent forgets a VMM that has ended once the control plane has its last report.
     const stateOf = async () => {
       const { status, body } = await callAs(plane, 'GET', `${path}/state`);
       return status === 404 ? 'forgotten' : sledVmmState.parse(body).vmm_state.state;
@@ -220,7 +220,7 @@ describe.skipIf(qemu === null)('real guests', () => {
         socket.once('close', () => resolve(text));
         setTimeout(() => socket.destroy(new Error('nothing happened')), 5_000).unref();
       });
-    // Strangers are sent away before anything that they say is read: the VM goes on waiting for its guest.
+    // Strangers are sent away before anything that they send is read: the VM goes on waiting for its guest.
     expect(await attempt((onOpen) => connectTls({ ...at, ...tlsOf(strange) }, onOpen))).not.toContain(
       'nothing happened',
     );

@@ -1,4 +1,4 @@
-/** Whose word counts between the control plane and the sleds, and who commands whom. */
+/** Whom the control plane and the sleds believe, and who commands whom. */
 import { createHash, randomUUID } from 'node:crypto';
 import { createServer as createHttpsServer, type Server } from 'node:https';
 import { connect as connectTcp, type Socket } from 'node:net';
@@ -89,7 +89,7 @@ async function activeVmm(instanceId: string): Promise<string> {
   return active.id;
 }
 
-test('a report without a good certificate is refused in words and counted, and writes nothing', async () => {
+test('a report without a good certificate is refused with a message and counted, and writes nothing', async () => {
   const id = await harness.running();
   const vmmId = await activeVmm(id);
   const { here } = await harness.placed(id);
@@ -223,7 +223,7 @@ async function listenAs(
   return server;
 }
 
-test('a revoked sled is heard and told nothing until it joins again, and keeps its id then', async () => {
+test('a revoked sled reports nothing and is sent nothing until it joins again, and keeps its id then', async () => {
   const sled = await joinedWithoutAgent(harness.client, folders, 'revoked');
   const network = `${api.sledUrl}/network/instances`;
   expect((await callAs(sled, 'GET', network)).status).toBe(200);
@@ -236,7 +236,7 @@ test('a revoked sled is heard and told nothing until it joins again, and keeps i
   for (const { status, body } of await Promise.all(attempts))
     expect([status, body.error_code]).toEqual([401, 'CERTIFICATE_REVOKED']);
 
-  // Its agent would be told nothing either: what it shows is known to be revoked.
+  // Its agent would be sent nothing either: the certificate that it shows is known to be revoked.
   const server = await listenAs(sled, sled.address, () => ({ vmms: [] }));
   const directory = await SledDirectory.open(harness.database.db, await becomeControlPlane(authority));
   const client = new SledClient(undefined, directory);
@@ -330,7 +330,7 @@ test('an agent takes commands from its control plane alone; another sled may onl
   const stranger = await strangeAuthority(folders);
   for (const material of [null, await materialOf(stranger, { kind: 'control_plane' })])
     await expect(callAs(material, 'GET', `${url}/vmms`)).rejects.toThrow();
-  // Not even a word in the clear.
+  // Not even a line in the clear.
   await expect(fetch(`${url.replace('https', 'http')}/vmms`)).rejects.toThrow();
 
   const before = await vmmRow(vmmId);
@@ -433,7 +433,7 @@ test('an invitation is good once, for a time, and only where it is from', async 
   await expect(join(writeInviteToken({ ...parts, secret: 'guessed' }))).rejects.toThrow(/not one of this installation/);
   await expect(join('mooring-sled-invite-nonsense')).rejects.toThrow(/not the token of an invitation/);
 
-  // A server that is not the control plane, though it is where the token says, hears nothing of it.
+  // A server that is not the control plane, though it is at the token's address, receives nothing of it.
   let received = '';
   const impostor = await materialOf(await strangeAuthority(folders), { kind: 'control_plane' });
   const server = createTlsServer({ key: impostor.privateKeyPem, cert: impostor.certificatePem }, (socket) => {
@@ -472,7 +472,7 @@ test('an invitation is good once, for a time, and only where it is from', async 
   expect(requests).toBe(0);
   sledServer.close();
 
-  // What was answered, said and stored has neither the secret nor a key.
+  // What was answered, printed and stored has neither the secret nor a key.
   const stored = await everythingStored();
   for (const text of [logged, String(error), stored]) {
     expect(text).not.toContain(secret);
@@ -515,7 +515,7 @@ test('no key is in a workflow’s history', async () => {
   expect(histories).toBeGreaterThan(2);
 });
 
-test('an API takes a sled without an identity only where it was told to', async () => {
+test('an API takes a sled without an identity only where it is configured to', async () => {
   const error = await refused(
     harness.client.addSled({ name: 'plain', address: '127.0.0.1:9', threads: 1, memory: GIBIBYTE }),
   );

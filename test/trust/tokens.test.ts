@@ -111,7 +111,7 @@ test('a revoked token is refused by the very next request, and an expired one', 
   expect([late.status, late.body.message]).toEqual([401, expect.stringMatching(/"stolen" has expired/)]);
 });
 
-test('403 for what may be seen, 404 in the words of what is not there for what may not, and nothing is written', async () => {
+test('403 for what may be seen, 404 with the message of what is not there for what may not, and nothing is written', async () => {
   await admin.createProject({ name: 'mine', description: '' });
   const web = { name: 'web', hostname: 'web', description: '', ncpus: 1, memory: 2 ** 30, start: false };
   const own = await admin.createInstance(web, { project: 'mine' });
@@ -241,7 +241,7 @@ test('the first token of an installation is made by who holds its database', asy
   expect(uris).toEqual(['database:a stack, for its own user', 'database:mooring token create --in-database']);
 });
 
-test('it listens where others may hear only with TLS or on an operator’s word, and never without tokens', () => {
+test('it listens where others may listen in only with TLS or on an operator’s confirmation, and never without tokens', () => {
   expect(() => checkListening({ host: '0.0.0.0' })).toThrow(/--tls-cert.*--insecure/);
   expect(() => checkListening({ host: '10.0.0.1', insecure: true, authentication: 'open' })).toThrow(/"open"/);
   expect(() => checkListening({ host: '::', tls: {}, authentication: 'open' })).toThrow(/"open"/);
