@@ -134,9 +134,9 @@ try {
       const begun = performance.now();
       const vm = await register(one, memoryMib);
       made.push(performance.now() - begun);
-      const commanded = performance.now();
+      const commandedAt = performance.now();
       await call(one, 'PUT', `/vmms/${vm.id}/state`, { state: { type: 'running' } });
-      started.push((await seenBeyond(vm, 0)) - commanded);
+      started.push((await seenBeyond(vm, 0)) - commandedAt);
       await call(one, 'DELETE', `/vmms/${vm.id}`);
     }
     row('register: until QEMU answers', memoryMib, made);

@@ -10,10 +10,10 @@ import { HISTORY_RULES } from '../../doctor/rules/history.ts';
 import { findDoubleRuns } from '../../doctor/witness.ts';
 import { startTestDatabase, type TestDatabase } from '../support/database.ts';
 import {
-  type Attempt,
   claimedStart,
   migratingInstance,
   newAttempt,
+  type SagaAttempt,
   startedInstance,
   unwoundAttempt,
   vmmReport,
@@ -27,9 +27,9 @@ interface World {
   readonly project: string;
   readonly here: string;
   readonly there: string;
-  readonly running: Attempt;
+  readonly running: SagaAttempt;
   readonly stopped: string;
-  readonly ended: Attempt;
+  readonly ended: SagaAttempt;
 }
 
 beforeAll(async () => {
@@ -86,7 +86,7 @@ const runningInstance = () => `id = '${world.running.instanceId}'`;
 const runningVmm = () => `id = '${world.running.vmmId}'`;
 const migrating = () => migratingInstance(database.db, world.running, world.there);
 
-async function unwoundStart(confirmed = true): Promise<Attempt> {
+async function unwoundStart(confirmed = true): Promise<SagaAttempt> {
   const attempt = newAttempt('start', world.stopped);
   await claimedStart(database.db, attempt);
   await unwoundAttempt(database.db, attempt, confirmed);

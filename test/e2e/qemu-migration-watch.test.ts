@@ -43,8 +43,8 @@ describe.skipIf(qemu === null)('on real VMs', () => {
     await waitUntil(
       async () => {
         const [pending] = (await watch.describe()).raw.pendingActivities ?? [];
-        const commanded = Buffer.from(pending?.heartbeatDetails?.payloads?.[0]?.data ?? []).toString();
-        return /"bytesLeft":[1-9]/.test(commanded);
+        const heartbeat = Buffer.from(pending?.heartbeatDetails?.payloads?.[0]?.data ?? []).toString();
+        return /"bytesLeft":[1-9]/.test(heartbeat);
       },
       'its heartbeats never showed how much is left',
       PATIENT_MS,

@@ -9,6 +9,7 @@ import { beginUnwind, finishUnwind } from '../../db/transactions/unwind-vmm.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { isGoneVmmState, type MigrationState, type OperationKind, type WireVmmState } from '../../model/states.ts';
 import { GIBIBYTE, startTestDatabase, type TestDatabase } from '../support/placement-database.ts';
+import { unwindError } from '../support/saga-steps.ts';
 
 let database: TestDatabase;
 beforeAll(async () => {
@@ -78,7 +79,7 @@ test('starts, migrations, reports, unwinds, stops and updates at once: in every 
       workflowId: 'unwind',
       confirmed: draw() < 0.7,
       neverCommanded: true,
-      error: { status: 503, error_code: 'ServiceUnavailable', message: 'unwound' },
+      error: unwindError(),
     });
   };
 

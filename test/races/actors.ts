@@ -15,7 +15,7 @@ import { deleteInstance, recordStop } from '../../db/transactions/record-intent.
 import { beginUnwind, finishUnwind, recordSucceededOperation } from '../../db/transactions/unwind-vmm.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { isGoneVmmState } from '../../model/states.ts';
-import { type Attempt, FAILED } from '../support/saga-steps.ts';
+import { type SagaAttempt, unwindError } from '../support/saga-steps.ts';
 import type { SledReply, World } from './world.ts';
 import * as sleds from './world.ts';
 
@@ -40,7 +40,7 @@ export type SagaFault =
   | 'told, no answer'
   | 'told refused';
 
-function attemptOf(world: World, name: string): Attempt {
+function attemptOf(world: World, name: string): SagaAttempt {
   const attempt = world.attempts[name];
   if (attempt === undefined) throw new Error(`there is no attempt ${name}`);
   return attempt;
@@ -77,7 +77,12 @@ function unwindSteps(name: string, fault: SagaFault): Record<string, Step> {
       // Where nothing was commanded, a silent sled is not waited for.
       const silent = fault === 'register lost, sled silent' && !commanded;
       if (placed && !silent) await sleds.unregister(db, world, attempt.vmmId, sledId);
-      await finishUnwind(db, { ...attempt, confirmed: !(placed && silent), neverCommanded: !commanded, error: FAILED });
+      await finishUnwind(db, {
+        ...attempt,
+        confirmed: !(placed && silent),
+        neverCommanded: !commanded,
+        error: unwindError(),
+      });
       const record = await readInstance(db, world.instanceId);
       if (
         attempt.kind === 'start' &&

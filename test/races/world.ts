@@ -7,7 +7,7 @@ import { readInstance } from '../../db/queries/read-instance.ts';
 import { type AppliedReport, applyReport } from '../../db/transactions/apply-report.ts';
 import type { MigrationState, WireVmmState } from '../../model/states.ts';
 import type { SledVmmState } from '../../wire/sled-protocol.ts';
-import { type Attempt, vmmReport } from '../support/saga-steps.ts';
+import { type SagaAttempt, vmmReport } from '../support/saga-steps.ts';
 
 interface SledSide {
   state: MigrationState;
@@ -36,7 +36,7 @@ export interface World {
   readonly here: string;
   readonly there: string;
   readonly spare: string;
-  readonly attempts: Readonly<Record<string, Attempt>>;
+  readonly attempts: Readonly<Record<string, SagaAttempt>>;
   vmms: Record<string, SledVmm>;
   /** Ids that were unregistered: they stay dead. */
   dead: string[];

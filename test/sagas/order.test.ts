@@ -23,11 +23,11 @@ let worker: Worker;
 let running: Promise<void>;
 
 const CLAIM = { vmmId: 'v', sledId: 's', sledName: 'sled-1', sledAddress: '10.0.0.1:1', sourceAddress: '10.0.0.2:1' };
-const TOLD = { spared: false, commanded: true, sled: { name: 'sled-1', address: '10.0.0.1:1' } };
+const COMMANDED = { spared: false, commanded: true, sled: { name: 'sled-1', address: '10.0.0.1:1' } };
 const USUAL: Record<string, unknown> = {
   claimStart: CLAIM,
   claimMigration: { outcome: 'claimed', claim: CLAIM },
-  beginUnwind: TOLD,
+  beginUnwind: COMMANDED,
   updateInstance: null,
 };
 
@@ -91,7 +91,7 @@ test('a claim that was refused is not unwound; one whose outcome nobody knows is
   expect(await outcome(await begin('instanceStart'))).toBe('failed');
   expect(names()).toEqual(['claimStart']);
   calls.length = 0;
-  fakes = { claimStart: refuse('Mystery'), beginUnwind: async () => ({ ...TOLD, commanded: false, sled: null }) };
+  fakes = { claimStart: refuse('Mystery'), beginUnwind: async () => ({ ...COMMANDED, commanded: false, sled: null }) };
   expect(await outcome(await begin('instanceStart'))).toBe('failed');
   expect(names()).toEqual(['claimStart', 'beginUnwind', 'finishUnwind']);
 });
@@ -122,7 +122,7 @@ test('a saga whose guest runs after all has succeeded, and undoes nothing', asyn
     fakes = {
       runVmm: refuse('SledRefused'),
       migrateIn: refuse('SledRefused'),
-      beginUnwind: async () => ({ ...TOLD, spared: true }),
+      beginUnwind: async () => ({ ...COMMANDED, spared: true }),
     };
     expect(await outcome(await begin(type))).toBe('succeeded');
     expect(names().slice(-2)).toEqual(['beginUnwind', 'succeedOperation']);
@@ -143,7 +143,7 @@ test('a VMM that was commanded is unregistered until the sled has answered; one 
   calls.length = 0;
   fakes = {
     registerVmm: refuse('SledRefused'),
-    beginUnwind: async () => ({ ...TOLD, commanded: false }),
+    beginUnwind: async () => ({ ...COMMANDED, commanded: false }),
     unregisterVmm: async () => {
       throw new Error('no answer');
     },

@@ -8,20 +8,17 @@ import { applyReport } from '../../db/transactions/apply-report.ts';
 import { type ClaimedMigration, claimMigration } from '../../db/transactions/claim-migration.ts';
 import { type ClaimedVmm, claimStart } from '../../db/transactions/claim-start.ts';
 import { beginUnwind, finishUnwind } from '../../db/transactions/unwind-vmm.ts';
+import type { Attempt } from '../../model/attempt.ts';
+import type { OperationError } from '../../model/failures.ts';
 import type { MigrationState, OperationKind, WireVmmState } from '../../model/states.ts';
 import type { SledVmmState } from '../../wire/sled-protocol.ts';
 
-/** One attempt of a start or a migration. */
-export interface Attempt {
-  readonly kind: OperationKind;
-  readonly instanceId: string;
-  readonly vmmId: string;
+/** An attempt of either saga: a start makes nothing of its migration's id. */
+export interface SagaAttempt extends Attempt {
   readonly migrationId: string;
-  readonly operationId: string;
-  readonly workflowId: string;
 }
 
-export function newAttempt(kind: OperationKind, instanceId: string): Attempt {
+export function newAttempt(kind: OperationKind, instanceId: string): SagaAttempt {
   return {
     kind,
     instanceId,
@@ -55,7 +52,7 @@ export async function claimedStart(db: Database, attempt: Attempt): Promise<Clai
 /** Claims a migration. Throws where it isn't claimed. */
 export async function claimedMigration(
   db: Database,
-  attempt: Attempt,
+  attempt: SagaAttempt,
   destinationSledId: string,
 ): Promise<ClaimedMigration> {
   const claimed = await claimMigration(db, { ...attempt, destinationSledId, isRetry: false });
@@ -64,7 +61,7 @@ export async function claimedMigration(
 }
 
 /** Brings a stopped instance to running; returns the attempt whose VMM it has. */
-export async function startedInstance(db: Database, instanceId: string): Promise<Attempt & { sledId: string }> {
+export async function startedInstance(db: Database, instanceId: string): Promise<SagaAttempt & { sledId: string }> {
   const attempt = newAttempt('start', instanceId);
   const { sledId } = await claimedStart(db, attempt);
   await applyReport(db, attempt.vmmId, vmmReport('starting', 2), { tell: true });
@@ -74,7 +71,11 @@ export async function startedInstance(db: Database, instanceId: string): Promise
 }
 
 /** Brings a running instance to where both sides of its migration are in progress. */
-export async function migratingInstance(db: Database, source: Attempt, destinationSledId: string): Promise<Attempt> {
+export async function migratingInstance(
+  db: Database,
+  source: Attempt,
+  destinationSledId: string,
+): Promise<SagaAttempt> {
   const attempt = newAttempt('migrate', source.instanceId);
   const id = attempt.migrationId;
   await claimedMigration(db, attempt, destinationSledId);
@@ -86,10 +87,21 @@ export async function migratingInstance(db: Database, source: Attempt, destinati
 }
 
 /** The error body of an attempt that failed. */
-export const FAILED = { status: 503, error_code: 'ServiceUnavailable', message: 'it failed' } as const;
+export const unwindError = (message = 'it failed'): OperationError => ({
+  status: 503,
+  error_code: 'ServiceUnavailable',
+  message,
+});
 
-/** Unwinds an attempt. `confirmed`: its sled has answered. */
-export async function unwoundAttempt(db: Database, attempt: Attempt, confirmed: boolean): Promise<void> {
-  const begun = await beginUnwind(db, { ...attempt, spareRunning: false });
-  await finishUnwind(db, { ...attempt, confirmed, neverCommanded: !begun.commanded, error: FAILED });
+/** Unwinds an attempt, unless it is spared. `confirmed`: its sled has answered. */
+export async function unwoundAttempt(
+  db: Database,
+  attempt: Attempt,
+  confirmed: boolean,
+  spareRunning = false,
+): Promise<Awaited<ReturnType<typeof beginUnwind>>> {
+  const begun = await beginUnwind(db, { ...attempt, spareRunning });
+  if (begun.spared) return begun;
+  await finishUnwind(db, { ...attempt, confirmed, neverCommanded: !begun.commanded, error: unwindError() });
+  return begun;
 }

@@ -1,6 +1,7 @@
 /** Sled agents for tests, against a control plane that only listens. */
 import { randomInt, randomUUID } from 'node:crypto';
 import { type FastifyInstance, fastify } from 'fastify';
+import { findOverlaps, readGuestRuns } from '../../doctor/witness.ts';
 import { freePort, waitUntil } from '../../platform/host/child-process.ts';
 import type { SledAgentHandle } from '../../sled-agent/server.ts';
 import { type SledVmmState, sledVmmState, type VmmStateAnswer } from '../../wire/sled-protocol.ts';
@@ -163,15 +164,8 @@ export const INSTANCE = '00000000-0000-4000-8000-0000000000aa';
 
 /** How many of these VMMs' guests execute now; throws when it was ever more than one. */
 export function executing(agents: readonly SledAgentHandle[], vmmIds: readonly string[]): number {
-  const entries = agents
-    .flatMap((agent) => agent.faults.guestLog())
-    .filter((entry) => vmmIds.includes(entry.vmm_id))
-    // One that ceased in the millisecond in which the other began did so before.
-    .sort((one, other) => one.time.localeCompare(other.time) || (one.event === 'ceased' ? -1 : 1));
-  let count = 0;
-  for (const entry of entries) {
-    count += entry.event === 'began' ? 1 : -1;
-    if (count > 1) throw new Error(`two executed at a time: ${JSON.stringify(entries)}`);
-  }
-  return count;
+  const log = agents.flatMap((agent) => agent.faults.guestLog()).filter((entry) => vmmIds.includes(entry.vmm_id));
+  const runs = readGuestRuns(log, 'time of day');
+  if (findOverlaps(runs).length > 0) throw new Error(`two executed at a time: ${JSON.stringify(log)}`);
+  return runs.filter((run) => run.ceasedMs === Infinity).length;
 }

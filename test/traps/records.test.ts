@@ -13,13 +13,13 @@ import { beginUnwind, finishUnwind } from '../../db/transactions/unwind-vmm.ts';
 import { examine } from '../../doctor/examine.ts';
 import { startTestDatabase, type TestDatabase } from '../support/database.ts';
 import {
-  type Attempt,
   claimedMigration,
   claimedStart,
-  FAILED,
   migratingInstance,
   newAttempt,
+  type SagaAttempt,
   startedInstance,
+  unwindError,
   unwoundAttempt,
   vmmReport,
 } from '../support/saga-steps.ts';
@@ -38,10 +38,10 @@ beforeEach(async () => {
 afterAll(() => database?.stop());
 
 /** A running instance, and one whose migration is in progress on both sides. */
-async function started(): Promise<Attempt & { sledId: string }> {
+async function started(): Promise<SagaAttempt & { sledId: string }> {
   return startedInstance(database.db, await database.addInstance(projectId));
 }
-async function migrating(): Promise<{ source: Attempt; target: Attempt; instanceId: string }> {
+async function migrating(): Promise<{ source: SagaAttempt; target: SagaAttempt; instanceId: string }> {
   const source = await started();
   const there = sleds.find((id) => id !== source.sledId) ?? '';
   return { source, target: await migratingInstance(database.db, source, there), instanceId: source.instanceId };
@@ -193,7 +193,7 @@ describe('quota released twice, or in another amount than was charged', () => {
     expect(await inUse()).toBe(0);
     await database.db.execute(sql`UPDATE instance SET ncpus = 8 WHERE id = ${instanceId}`);
     const next = await startedInstance(database.db, instanceId);
-    await finishUnwind(database.db, { ...failed, confirmed: true, neverCommanded: false, error: FAILED });
+    await finishUnwind(database.db, { ...failed, confirmed: true, neverCommanded: false, error: unwindError() });
     expect(await inUse()).toBe(8);
     expect(await holds(instanceId)).toEqual(['active', 'charge']);
     expect((await updated(instanceId)).instance.activeVmmId).toBe(next.vmmId);

@@ -1,13 +1,9 @@
 /** Sleds without fencing: silence proves nothing, whatever the loops do; only an operator's confirmation gives their guests up. */
-import { execFile } from 'node:child_process';
-import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import type { StackSled } from '../../stack/stack.ts';
+import { runCommand } from '../support/command.ts';
 import { type Harness, refused, silence, startHarness, wake } from '../support/harness.ts';
-
-const COMMAND = fileURLToPath(new URL('../../cli/mooring.ts', import.meta.url));
 
 let harness: Harness;
 let instanceId: string;
@@ -22,19 +18,7 @@ beforeEach(async () => {
   ({ here } = await harness.placed(instanceId));
 });
 
-async function mooring(...args: string[]): Promise<{ stdout: string; stderr: string; code: number }> {
-  return promisify(execFile)(process.execPath, [
-    '--import',
-    'tsx',
-    COMMAND,
-    ...args,
-    '--api-url',
-    harness.stack.apiUrl,
-  ]).then(
-    (output) => ({ ...output, code: 0 }),
-    (error: { stdout: string; stderr: string; code: number }) => error,
-  );
-}
+const mooring = (...args: string[]) => runCommand([...args, '--api-url', harness.stack.apiUrl]);
 
 /** Its guests are off and it is silent, without a report to anybody: its book takes them for alive. */
 async function powerOff(sled: StackSled): Promise<void> {

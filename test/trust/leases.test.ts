@@ -15,7 +15,14 @@ import { type Renewal, renewLease } from '../../db/transactions/renew-lease.ts';
 import { beginUnwind, finishUnwind } from '../../db/transactions/unwind-vmm.ts';
 import { examine } from '../../doctor/examine.ts';
 import { startTestDatabase, type TestDatabase } from '../support/database.ts';
-import { type Attempt, claimedStart, migratingInstance, newAttempt, startedInstance } from '../support/saga-steps.ts';
+import {
+  claimedStart,
+  migratingInstance,
+  newAttempt,
+  type SagaAttempt,
+  startedInstance,
+  unwindError,
+} from '../support/saga-steps.ts';
 
 const LEASE_MS = 30_000;
 
@@ -58,7 +65,7 @@ async function away(fromMs: number, toMs: number): Promise<void> {
     VALUES (clock_timestamp() - ${fromMs}::float8 * interval '1 millisecond', clock_timestamp() - ${toMs}::float8 * interval '1 millisecond')`);
 }
 
-async function startedOn(sledId: string): Promise<Attempt> {
+async function startedOn(sledId: string): Promise<SagaAttempt> {
   const other = sledId === here ? there : here;
   await database.db.update(sled).set({ policy: 'no_provision' }).where(eq(sled.id, other));
   const started = await startedInstance(database.db, await database.addInstance(project));
@@ -227,7 +234,7 @@ describe('the verdict', () => {
 });
 
 describe('a sled that was declared dead', () => {
-  let lost: Attempt;
+  let lost: SagaAttempt;
   beforeEach(async () => {
     lost = await startedOn(here);
     await renew(here);
@@ -275,7 +282,7 @@ test('an unwind that waits for a sled waits no more when it is declared dead, an
   await silentFor(here, 10 * LEASE_MS);
   expect((await judgeLease(database.db, here))?.declaration?.failed).toEqual([]);
   expect((await readVmmPlace(database.db, attempt.vmmId))?.givenUp).toBe(true);
-  const error = { status: 503, error_code: 'ServiceUnavailable', message: 'its sled was silent' };
+  const error = unwindError('its sled was silent');
   await finishUnwind(database.db, { ...attempt, confirmed: false, neverCommanded: true, error });
   const held = await database.db.execute(sql`SELECT 1 FROM sled_reservation WHERE vmm_id = ${attempt.vmmId}`);
   expect(held.rows).toEqual([]);

@@ -107,9 +107,7 @@ export async function runRandomFencing(options: {
     for (const id of instances) await world.runs(id);
     world.witness();
     await world.examined();
-    const guestsBegun = world.sleds
-      .flatMap((sled) => sled.journal().entries)
-      .filter(({ event }) => event === 'began').length;
+    const guestsBegun = world.sleds.flatMap((sled) => sled.journal()).filter(({ event }) => event === 'began').length;
     return { seed: options.seed, seconds, faults: counts, declarations: await world.declarations(), guestsBegun };
   } finally {
     await Promise.all(pending);

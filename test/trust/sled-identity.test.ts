@@ -391,8 +391,8 @@ test('nobody but the destination of a migration gets a guest from a VMM', async 
     await materialOf(authority, { kind: 'sled', sledId: (await harness.placed(id)).there.id }),
   ]) {
     const received = await receivedFrom(() => {
-      const externalState = { key: stranger.privateKeyPem, cert: stranger.certificatePem, rejectUnauthorized: false };
-      const socket = connectTls({ ...at, ...externalState }, () => socket.write(ask));
+      const credentials = { key: stranger.privateKeyPem, cert: stranger.certificatePem, rejectUnauthorized: false };
+      const socket = connectTls({ ...at, ...credentials }, () => socket.write(ask));
       return socket;
     });
     expect(received).not.toContain('begin');
