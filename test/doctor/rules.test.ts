@@ -7,7 +7,7 @@ import { commitUpdate } from '../../db/transactions/commit-update.ts';
 import { DATABASE_RULES } from '../../doctor/database.ts';
 import { examine } from '../../doctor/examine.ts';
 import { HISTORY_RULES } from '../../doctor/rules/history.ts';
-import { findDoubleRuns } from '../../doctor/witness.ts';
+import { findDoubleRuns, findOverlaps, readGuestRuns } from '../../doctor/witness.ts';
 import { startTestDatabase, type TestDatabase } from '../support/database.ts';
 import {
   claimedStart,
@@ -463,5 +463,23 @@ describe('the witness of the guests', () => {
       entry('a', 'began', 7),
     ];
     expect(findDoubleRuns(log)).toEqual([]);
+  });
+  test('an end that is logged twice counts once: whoever wrote it first was there', () => {
+    const log = [entry('a', 'began', 1), entry('a', 'ceased', 3), entry('a', 'ceased', 9), entry('b', 'began', 5)];
+    expect(findDoubleRuns(log)).toEqual([]);
+  });
+  test('a VMM that began twice without an end in between ran twice', () => {
+    const log = [entry('a', 'began', 1), entry('a', 'began', 4), entry('a', 'ceased', 5)];
+    expect(findDoubleRuns(log)).toMatchObject([{ invariant: 4, instanceId: 'i' }]);
+  });
+  test('by the monotonic clock a clock that was set back hides nothing, and an entry without it is an error', () => {
+    const log = [
+      { ...entry('a', 'began', 10), monotonic_ms: 10 },
+      { ...entry('b', 'began', 20), monotonic_ms: 15 },
+      { ...entry('a', 'ceased', 15), monotonic_ms: 18 },
+    ];
+    expect(findOverlaps(readGuestRuns(log, 'time of day'))).toEqual([]);
+    expect(findOverlaps(readGuestRuns(log, 'monotonic'))).toHaveLength(1);
+    expect(() => readGuestRuns([entry('a', 'began', 1)], 'monotonic')).toThrow(/no monotonic time/);
   });
 });

@@ -23,7 +23,7 @@ async function pathOf(harness: Harness, workflowId: string): Promise<string> {
 }
 
 /** The Web UI's address of a list of workflows. */
-export function listPath(query: string): string {
+function listPath(query: string): string {
   return `/namespaces/default/workflows?query=${encodeURIComponent(query)}`;
 }
 

@@ -18,7 +18,7 @@ import { FaultInjector, type FaultPlan, noteSledCalls, silenceLateAttempts } fro
 import type { ToParent, ToVictim, VictimOptions } from './victim-worker.ts';
 
 /** The workflow interceptors of the matrix. */
-export const SHORT_TIMEOUTS = fileURLToPath(new URL('./short-timeouts.ts', import.meta.url));
+const SHORT_TIMEOUTS = fileURLToPath(new URL('./short-timeouts.ts', import.meta.url));
 const VICTIM = fileURLToPath(new URL('./victim-worker.ts', import.meta.url));
 const READY_MS = 120_000;
 /** Longer than a worker gives what ignores its cancellation. */

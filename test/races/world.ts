@@ -51,7 +51,7 @@ export interface World {
 }
 
 export const isOver = (side: SledSide | null): boolean => side?.state === 'completed' || side?.state === 'failed';
-export const isEnded = (vmm: SledVmm): boolean => vmm.state === 'destroyed' || vmm.state === 'failed';
+const isEnded = (vmm: SledVmm): boolean => vmm.state === 'destroyed' || vmm.state === 'failed';
 
 function become(vmm: SledVmm, state: WireVmmState): void {
   if (isEnded(vmm)) return;
@@ -65,7 +65,7 @@ function advance<Side extends SledSide>(side: Side, state: MigrationState): void
 }
 
 /** What a VMM's sled reports of it now. */
-export function reportOf(vmm: SledVmm): SledVmmState {
+function reportOf(vmm: SledVmm): SledVmmState {
   return vmmReport(vmm.state, vmm.gen, {
     ...(vmm.in === null || vmm.incoming === null ? {} : { in: { id: vmm.incoming.id, ...vmm.in } }),
     ...(vmm.out === null ? {} : { out: { id: vmm.out.id, state: vmm.out.state, gen: vmm.out.gen } }),

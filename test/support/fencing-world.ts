@@ -2,7 +2,7 @@
  * A world for tests of fencing: PostgreSQL, Temporal, a worker and an API that can go away and come back, and sled agents
  * that are processes of their own, each behind a network that can be cut in either direction.
  */
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { chmod, mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { eq, sql } from 'drizzle-orm';
@@ -20,7 +20,6 @@ import { freePort, waitUntil } from '../../platform/host/child-process.ts';
 import { createLog } from '../../platform/telemetry/log.ts';
 import { readGuestLogFile } from '../../sled-agent/guest-log.ts';
 import type { GuestLogEntry } from '../../sled-agent/hypervisor.ts';
-import { monotonicMs } from '../../sled-agent/lease-file.ts';
 import { type EmbeddedPostgres, startEmbeddedPostgresAgain } from '../../stack/embedded-postgres.ts';
 import { findTemporalBinary, startTemporalServer, type TemporalServer } from '../../stack/temporal-server.ts';
 import { plainTemporal, type TemporalSettings } from '../../temporal/connection.ts';
@@ -68,8 +67,6 @@ export class FencedSled {
   readonly #address: string;
   readonly #logFile: string;
   readonly #agent: Supervisor;
-  /** When its process was last seen to end, by the monotonic clock, in milliseconds. */
-  endedAtMs = Number.NaN;
   id = '';
 
   constructor(parts: {
@@ -95,15 +92,9 @@ export class FencedSled {
       spawn: () => spawnMooring(parts.arguments, { env: parts.env, logFile }),
       logFile,
       restartAfterMs: RESTART_AFTER_MS,
-      onEnd: () => {
-        this.endedAtMs = monotonicMs();
-      },
     });
   }
 
-  get guestLogFile(): string {
-    return join(this.directory, 'guests.jsonl');
-  }
   get pid(): number {
     return this.#agent.pid;
   }
@@ -112,7 +103,7 @@ export class FencedSled {
   }
   /** What its agents have printed so far. */
   get output(): string {
-    return readFileSync(this.#logFile, 'utf8');
+    return existsSync(this.#logFile) ? readFileSync(this.#logFile, 'utf8') : '';
   }
   get url(): string {
     return `http://${this.#address}`;
@@ -155,7 +146,7 @@ export class FencedSled {
 
   /** What its guests did, as the disk has it. */
   journal(): GuestLogEntry[] {
-    return readGuestLogFile(this.guestLogFile);
+    return readGuestLogFile(join(this.directory, 'guests.jsonl'));
   }
 
   async stop(): Promise<void> {
