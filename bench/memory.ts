@@ -33,7 +33,7 @@ export interface MemoryResult {
 export async function measureMemory(
   arena: Arena,
   sagas: number,
-  say: (line: string) => void,
+  print: (line: string) => void,
   enough: AbortSignal,
 ): Promise<MemoryResult> {
   const contender = CONTENDERS.find(({ id }) => id === 'mooring');
@@ -47,7 +47,7 @@ export async function measureMemory(
     const bear = (call: Promise<unknown>) =>
       call.catch((error: unknown) => {
         failedCalls += 1;
-        say(`a call failed: ${error instanceof Error ? error.message : error}`);
+        print(`a call failed: ${error instanceof Error ? error.message : error}`);
       });
     for (let done = 0; done < sagas && !enough.aborted; ) {
       await inParallel(instances, CONCURRENCY, (id) => bear(client.startInstance(id)));
@@ -56,7 +56,7 @@ export async function measureMemory(
       done += INSTANCES * SAGAS_OF_A_TURN;
       const memory = await readMemory(running);
       points.push({ sagas: done, workerBytes: memory.worker, apiBytes: memory.front });
-      say(
+      print(
         `memory: ${done} sagas, worker ${Math.round(memory.worker / 1e6)} MB, API ${Math.round(memory.front / 1e6)} MB`,
       );
     }

@@ -78,7 +78,7 @@ async function seenBeyond({ agent, id }: Vm, count: number): Promise<number> {
   return performance.now();
 }
 
-/** The last count of a guest that is about to stand still, and when it was seen: looks until told. */
+/** The last count of a guest that is about to stand still, and when it was seen: looks until it is stopped. */
 function watch({ agent, id }: Vm) {
   let count = agent.hypervisor.count(id) ?? 0;
   let at = performance.now();
@@ -134,9 +134,9 @@ try {
       const begun = performance.now();
       const vm = await register(one, memoryMib);
       made.push(performance.now() - begun);
-      const commanded = performance.now();
+      const commandedAt = performance.now();
       await call(one, 'PUT', `/vmms/${vm.id}/state`, { state: { type: 'running' } });
-      started.push((await seenBeyond(vm, 0)) - commanded);
+      started.push((await seenBeyond(vm, 0)) - commandedAt);
       await call(one, 'DELETE', `/vmms/${vm.id}`);
     }
     row('register: until QEMU answers', memoryMib, made);

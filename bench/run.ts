@@ -103,7 +103,7 @@ const options = new Command('bench')
   .opts<Options>();
 
 const plan: Plan = { ...(options.quick ? QUICK : FULL), ...(options.rounds ? { rounds: Number(options.rounds) } : {}) };
-const say = (line: string) => console.error(line);
+const print = (line: string) => console.error(line);
 
 function chosen(): Contender[] {
   const wanted = options.only?.split(',');
@@ -179,7 +179,7 @@ async function measureRound(arena: Arena, contender: Contender): Promise<Round> 
   try {
     const measured = async (concurrency: number, sagas: number) => {
       const result = await load(running, concurrency, sagas, plan.levelMs);
-      say(
+      print(
         `  ${concurrency} at a time: ${result.perSecond.toFixed(1)} a second, median ${quantile(result.latenciesMs, 0.5).toFixed(1)} ms; CPU ms a saga: ${ROLES.map((role) => `${role} ${result.cpuMsPerSaga[role].toFixed(1)}`).join(', ')}`,
       );
       return result;
@@ -291,7 +291,7 @@ const machine = {
   platform: `${platform()} ${release()}`,
 };
 if (machine.loadBefore > 0.5)
-  say(`the machine is not quiet (load ${machine.loadBefore.toFixed(1)}): take times as noise, counts as they are`);
+  print(`the machine is not quiet (load ${machine.loadBefore.toFixed(1)}): take times as noise, counts as they are`);
 
 const arena = await Arena.open(options.temporal);
 let ended: Promise<void> | undefined;
@@ -306,7 +306,7 @@ process.once('SIGINT', () => {
   if (options.memory === undefined) return endAtOnce();
   // An hour's points are worth keeping: a second signal ends it at once.
   enough.abort();
-  say('ending after this turn, with what was measured');
+  print('ending after this turn, with what was measured');
   process.once('SIGINT', endAtOnce);
 });
 try {
@@ -315,7 +315,7 @@ try {
     const memory = await measureMemory(
       arena,
       options.memory === true ? 100_000 : Number(options.memory),
-      say,
+      print,
       enough.signal,
     );
     results = {
@@ -336,7 +336,7 @@ try {
       for (const contender of contenders) {
         if (contender.temporal === 'external' || (contender.workers?.count ?? 0) > 1) continue;
         if (plan.countsOf?.includes(contender.id) === false) continue;
-        say(`counts: ${contender.id}`);
+        print(`counts: ${contender.id}`);
         counts.set(contender.id, await measureCounts(arena, contender));
       }
     }
@@ -346,17 +346,17 @@ try {
       // Another one begins each round.
       const order = contenders.map((_, index) => contenders[(index + round) % contenders.length] as Contender);
       for (const contender of order) {
-        say(`round ${round + 1} of ${plan.rounds}: ${contender.id}`);
+        print(`round ${round + 1} of ${plan.rounds}: ${contender.id}`);
         try {
           rounds.get(contender.id)?.push(await measureRound(arena, contender));
         } catch (error) {
           // One contender's trouble must not cost the others an hour of measuring; the figures name the round.
           failures.push(`${contender.id}, round ${round + 1}: ${error instanceof Error ? error.message : error}`);
-          say(`FAILED: ${failures.at(-1)}`);
+          print(`FAILED: ${failures.at(-1)}`);
         }
       }
     }
-    const scale = options.scale === false ? null : await measureScale(arena, plan.scale, say);
+    const scale = options.scale === false ? null : await measureScale(arena, plan.scale, print);
     const summaries = contenders.map((contender) =>
       summarize(contender, rounds.get(contender.id) ?? [], counts.get(contender.id) ?? {}),
     );

@@ -44,19 +44,19 @@ const REPEATS = 15;
 export async function measureScale(
   arena: Arena,
   sizes: { instances: readonly number[]; sleds: readonly number[] },
-  say: (line: string) => void,
+  print: (line: string) => void,
 ): Promise<ScaleResult> {
   const byInstances: ScaleRow[] = [];
   let plans: Record<string, string> = {};
   for (const instances of sizes.instances) {
-    say(`scale: ${instances} instances`);
+    print(`scale: ${instances} instances`);
     const measured = await measureSize(arena, instances, SLEDS_OF_INSTANCES, true);
     byInstances.push(measured.row);
     plans = measured.plans;
   }
   const bySleds: ScaleRow[] = [];
   for (const sleds of sizes.sleds) {
-    say(`scale: ${sleds} sleds`);
+    print(`scale: ${sleds} sleds`);
     const { row, plans: more } = await measureSize(arena, 1_000, sleds, false);
     bySleds.push(row);
     plans = { ...more, ...plans, placement: more.placement ?? '' };
@@ -193,7 +193,7 @@ async function seed(pool: pg.Pool, count: number): Promise<void> {
   await pool.query('VACUUM ANALYZE');
 }
 
-/** One HTTP server that answers for every sled, told apart by the address that it is called at, with what the database says. */
+/** One HTTP server that answers for every sled, distinguished by the address that it is called at, with what the database holds. */
 async function startInventoryServer() {
   let inventories = new Map<string, string>();
   let anySled = '';

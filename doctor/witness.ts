@@ -1,46 +1,69 @@
+/** Whether a guest ever executed in two places at a time, by the logs of whoever ran it. Pure. */
 import type { GuestLogEntry } from '../sled-agent/hypervisor.ts';
 import type { Finding } from './finding.ts';
 
-interface Stretch {
+/** A stretch of time in which a VMM executed its instance's guest, in milliseconds of the clock that it was read by. */
+export interface GuestRun {
+  readonly instanceId: string;
   readonly vmmId: string;
-  readonly began: number;
-  ceased: number;
+  readonly beganMs: number;
+  /** Infinite while it has not ceased. */
+  ceasedMs: number;
+}
+
+export interface Overlap {
+  readonly earlier: GuestRun;
+  readonly later: GuestRun;
 }
 
 /**
- * Invariant 4 by the witness of simulated guests: from the logs of all sleds together, every moment at which two VMMs of
- * an instance executed its guest. Each VMM's entries must be in their order; stretches that touch don't overlap.
+ * The runs that a log testifies; each VMM's entries must be in their order. An end that is logged twice counts once: that
+ * of an agent which was killed comes from whoever wrote it first. `clock`: the time of day, or the monotonic clock that the
+ * processes of one machine share. Throws at an entry without a monotonic time where that is asked for.
  */
-export function findDoubleRuns(log: readonly GuestLogEntry[]): Finding[] {
-  const stretches = new Map<string, Stretch[]>();
+export function readGuestRuns(log: readonly GuestLogEntry[], clock: 'time of day' | 'monotonic'): GuestRun[] {
+  const runs: GuestRun[] = [];
+  const open = new Map<string, GuestRun[]>();
   for (const entry of log) {
-    const ofInstance = stretches.get(entry.instance_id) ?? [];
-    stretches.set(entry.instance_id, ofInstance);
-    const time = Date.parse(entry.time);
-    if (entry.event === 'began')
-      ofInstance.push({ vmmId: entry.vmm_id, began: time, ceased: Number.POSITIVE_INFINITY });
-    else {
-      const open = ofInstance.findLast((stretch) => stretch.vmmId === entry.vmm_id);
-      if (open !== undefined) open.ceased = time;
+    const atMs = clock === 'monotonic' ? entry.monotonic_ms : Date.parse(entry.time);
+    if (atMs === undefined) throw new Error(`an entry of VMM ${entry.vmm_id} has no monotonic time`);
+    const ofVmm = open.get(entry.vmm_id) ?? [];
+    if (entry.event === 'began') {
+      const run = { instanceId: entry.instance_id, vmmId: entry.vmm_id, beganMs: atMs, ceasedMs: Infinity };
+      runs.push(run);
+      open.set(entry.vmm_id, [...ofVmm, run]);
+    } else {
+      for (const run of ofVmm) run.ceasedMs = atMs;
+      open.delete(entry.vmm_id);
     }
   }
-  const findings: Finding[] = [];
-  for (const [instanceId, ofInstance] of stretches) {
-    const inOrder = [...ofInstance].sort((a, b) => a.began - b.began || a.ceased - b.ceased);
-    let longest: Stretch | undefined;
-    for (const stretch of inOrder) {
-      if (longest !== undefined && stretch.began < longest.ceased && stretch.vmmId !== longest.vmmId) {
-        findings.push({
-          invariant: 4,
-          rule: 'one guest at a time',
-          holds: 'always',
-          instanceId,
-          sledId: null,
-          message: `instance ${instanceId} ran twice: VMM ${stretch.vmmId} began at ${new Date(stretch.began).toISOString()} while VMM ${longest.vmmId} ran`,
-        });
+  return runs;
+}
+
+/** Every two runs of one instance's guest at the same time, also of one VMM. Runs that touch don't overlap. */
+export function findOverlaps(runs: readonly GuestRun[]): Overlap[] {
+  const found: Overlap[] = [];
+  const byInstance = new Map<string, GuestRun[]>();
+  for (const run of runs) byInstance.set(run.instanceId, [...(byInstance.get(run.instanceId) ?? []), run]);
+  for (const ofInstance of byInstance.values()) {
+    const inOrder = ofInstance.sort((a, b) => a.beganMs - b.beganMs || a.ceasedMs - b.ceasedMs);
+    for (const [index, earlier] of inOrder.entries())
+      for (const later of inOrder.slice(index + 1)) {
+        if (later.beganMs >= earlier.ceasedMs) break;
+        found.push({ earlier, later });
       }
-      if (longest === undefined || stretch.ceased > longest.ceased) longest = stretch;
-    }
   }
-  return findings;
+  return found;
+}
+
+/** Invariant 4 by the witness of simulated guests: from the logs of all sleds together, by the time of day. */
+export function findDoubleRuns(log: readonly GuestLogEntry[]): Finding[] {
+  return findOverlaps(readGuestRuns(log, 'time of day')).map(({ earlier, later }) => ({
+    invariant: 4,
+    rule: 'one guest at a time',
+    holds: 'always',
+    instanceId: later.instanceId,
+    sledId: null,
+    message: `instance ${later.instanceId} ran twice: VMM ${later.vmmId} began at ${new Date(later.beganMs).toISOString()} while VMM ${earlier.vmmId} ran`,
+  }));
 }

@@ -16,7 +16,22 @@ export function appendGuestLog(file: string, entry: GuestLogEntry): void {
   appendFileSync(file, `${JSON.stringify(entry)}\n`);
 }
 
-/** Reads a journal; a line that its writer was killed in the middle of is no entry, and a missing file is an empty one. */
+/** The entries of a journal's text, and the lines that are none: their writer was killed in the middle of them. */
+export function parseGuestLog(text: string): { entries: GuestLogEntry[]; tornLines: string[] } {
+  const entries: GuestLogEntry[] = [];
+  const tornLines: string[] = [];
+  for (const line of text.split('\n')) {
+    if (line === '') continue;
+    try {
+      entries.push(guestLogEntry.parse(JSON.parse(line)));
+    } catch {
+      tornLines.push(line);
+    }
+  }
+  return { entries, tornLines };
+}
+
+/** Reads a journal; a torn line is no entry, and a missing file is an empty one. */
 export function readGuestLogFile(file: string): GuestLogEntry[] {
   let text: string;
   try {
@@ -25,13 +40,7 @@ export function readGuestLogFile(file: string): GuestLogEntry[] {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
     throw error;
   }
-  return text.split('\n').flatMap((line) => {
-    try {
-      return [guestLogEntry.parse(JSON.parse(line))];
-    } catch {
-      return [];
-    }
-  });
+  return parseGuestLog(text).entries;
 }
 
 /**

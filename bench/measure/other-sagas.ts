@@ -22,7 +22,7 @@ async function whileSledsRefuse<T>(running: Running, act: () => Promise<T>): Pro
   }
 }
 
-/** Starts that their sled refuses to run: milliseconds until the caller is told. Throws when one succeeds. */
+/** Starts that their sled refuses to run: milliseconds until the caller has the error. Throws when one succeeds. */
 export async function unwoundStarts(running: Running, instances: readonly string[]): Promise<number[]> {
   const start = starter(running);
   return whileSledsRefuse(running, () =>

@@ -16,7 +16,7 @@ export interface LoadResult {
 }
 
 /** CPU milliseconds used so far, by role. */
-export async function readCpu(running: Running): Promise<Record<Role, number>> {
+async function readCpu(running: Running): Promise<Record<Role, number>> {
   const used = { front: 0, worker: 0, server: 0, postgres: 0, sleds: 0 };
   for (const role of ROLES) for (const pid of running.pids[role]) used[role] += await cpuMs(pid);
   return used;

@@ -90,7 +90,7 @@ export interface StartSteps {
   finishUnwind(attempt: StartAttempt, message: string): Promise<void>;
 }
 
-/** What every part of the benchmark is told when it starts. */
+/** What every part of the benchmark gets when it starts. */
 export interface PartInput {
   readonly databaseUrl: string;
   readonly port: number;

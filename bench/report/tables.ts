@@ -10,7 +10,7 @@ export interface Table {
 }
 
 /** A number with three figures that count. */
-export function figure(value: number | null | undefined): string {
+function figure(value: number | null | undefined): string {
   if (value == null || !Number.isFinite(value)) return '–';
   const digits = Math.abs(value) >= 100 ? 0 : Math.abs(value) >= 10 ? 1 : 2;
   return value.toLocaleString('en', { minimumFractionDigits: digits, maximumFractionDigits: digits });

@@ -226,7 +226,7 @@ export class Arena {
 }
 
 /** Makes stopped instances of 2 CPUs and 1 GiB. */
-export async function seedInstances(pool: pg.Pool, count: number): Promise<void> {
+async function seedInstances(pool: pg.Pool, count: number): Promise<void> {
   await pool.query(
     `INSERT INTO instance (id, project_id, name, description, hostname, ncpus, memory_bytes, state, intended_state)
      SELECT gen_random_uuid(), (SELECT id FROM project LIMIT 1), 'vm-' || lpad(n::text, 7, '0'), '', 'vm', 2, 1073741824, 'no_vmm', 'stopped'

@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 export interface BenchProcess<Ready> {
   readonly name: string;
   readonly pid: number;
-  /** What it said when it was ready. */
+  /** What it printed when it was ready. */
   readonly ready: Ready;
   /** Ends it in order; killed when that takes longer than 20 seconds. */
   stop(): Promise<void>;
@@ -20,7 +20,7 @@ const STOP_TIMEOUT_MS = 20_000;
 
 /**
  * Runs a TypeScript file of `bench/` in a process of its own with `input` as its first argument, and waits for its first
- * line of JSON. It ends with this process, since it reads its standard input. Throws, with what it said, when it ends first.
+ * line of JSON. It ends with this process, since it reads its standard input. Throws, with its output, when it ends first.
  */
 export async function startProcess<Ready>(name: string, file: string, input: unknown): Promise<BenchProcess<Ready>> {
   const path = fileURLToPath(new URL(`../${file}`, import.meta.url));
@@ -34,14 +34,14 @@ export async function startProcess<Ready>(name: string, file: string, input: unk
     detached: true,
     env: { ...process.env, DBOS__CLOUD: '', SCARF_ANALYTICS: 'false', MOORING_LOG_LEVEL: 'error' },
   });
-  const said: string[] = [];
+  const output: string[] = [];
   child.stderr.on('data', (chunk: Buffer) => {
-    said.push(chunk.toString('utf8'));
-    if (said.length > 50) said.shift();
+    output.push(chunk.toString('utf8'));
+    if (output.length > 50) output.shift();
   });
   const ready = await new Promise<Ready>((resolve, reject) => {
     const timer = setTimeout(
-      () => reject(new Error(`${name} was not ready in time:\n${said.join('')}`)),
+      () => reject(new Error(`${name} was not ready in time:\n${output.join('')}`)),
       START_TIMEOUT_MS,
     );
     createInterface({ input: child.stdout }).on('line', (line) => {
@@ -51,7 +51,7 @@ export async function startProcess<Ready>(name: string, file: string, input: unk
     });
     child.once('exit', (code) => {
       clearTimeout(timer);
-      reject(new Error(`${name} ended with exit code ${code}:\n${said.join('')}`));
+      reject(new Error(`${name} ended with exit code ${code}:\n${output.join('')}`));
     });
   }).catch((error: unknown) => {
     child.kill('SIGKILL');

@@ -49,7 +49,7 @@ export async function startPostgresProxy(url: string): Promise<PostgresProxy> {
         const length = pending.readUInt32BE(1) + 1;
         if (pending.length < length) return;
         if (pending[0] === READY_FOR_QUERY) {
-          // The first one says that the connection is ready: nobody asked anything yet.
+          // The first one means that the connection is ready: nobody asked anything yet.
           if (authenticated) {
             roundTrips += 1;
             if (pending[5] === IDLE) transactions += 1;

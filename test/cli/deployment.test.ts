@@ -1,17 +1,14 @@
 /** `mooring deployment`, and workers that are to have no versions. */
-import { execFile } from 'node:child_process';
-import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
 import { pino } from 'pino';
 import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import { readBuilds } from '../../temporal/deployment.ts';
 import { type RunningWorker, startWorker } from '../../worker/worker.ts';
+import { runCommand } from '../support/command.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
 
 vi.setConfig({ testTimeout: 200_000, hookTimeout: 200_000 });
 
-const MOORING = fileURLToPath(new URL('../../cli/mooring.js', import.meta.url));
 const workers: RunningWorker[] = [];
 let harness: Harness;
 beforeAll(async () => {
@@ -33,18 +30,8 @@ async function startBuild(buildId: string): Promise<RunningWorker> {
   return worker;
 }
 
-async function deployment(...args: string[]) {
-  const env = {
-    ...process.env,
-    TEMPORAL_ADDRESS: harness.stack.temporalAddress,
-    NO_COLOR: '1',
-    FORCE_COLOR: undefined,
-  };
-  return promisify(execFile)(process.execPath, [MOORING, 'deployment', ...args], { env }).then(
-    (done) => ({ ...done, code: 0 }),
-    (error: { stdout: string; stderr: string; code: number }) => error,
-  );
-}
+const deployment = (...args: string[]) =>
+  runCommand(['deployment', ...args], { env: { TEMPORAL_ADDRESS: harness.stack.temporalAddress } });
 
 test('with MOORING_WORKER_VERSIONING=off a worker has no build, and works beside others that have none', async () => {
   vi.stubEnv('MOORING_WORKER_VERSIONING', 'off');

@@ -1,43 +1,21 @@
 /** The `mooring` command, as an operator or a script runs it: real processes against a real stack. */
-import { spawn } from 'node:child_process';
-import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { waitUntil } from '../../platform/host/child-process.ts';
+import { startCommand } from '../support/command.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
 
-const MOORING = fileURLToPath(new URL('../../cli/mooring.js', import.meta.url));
 let harness: Harness;
 beforeAll(async () => {
   harness = await startHarness();
 });
 afterAll(() => harness?.close());
 
-interface Run {
-  readonly code: number | null;
-  readonly out: string;
-  readonly err: string;
-}
-
-function begin(...args: string[]) {
-  const child = spawn(process.execPath, [MOORING, ...args], {
-    env: { ...process.env, MOORING_API_URL: harness.stack.apiUrl, NO_COLOR: '1', FORCE_COLOR: undefined },
-    stdio: ['ignore', 'pipe', 'pipe'],
-  });
-  const said = { out: '', err: '' };
-  child.stdout.on('data', (chunk) => {
-    said.out += chunk;
-  });
-  child.stderr.on('data', (chunk) => {
-    said.err += chunk;
-  });
-  const done = new Promise<Run>((resolve) => child.once('close', (code) => resolve({ code, ...said })));
-  return { child, said, done };
-}
+const begin = (...args: string[]) => startCommand(args, { env: { MOORING_API_URL: harness.stack.apiUrl } });
 const mooring = (...args: string[]) => begin(...args).done;
 async function json(...args: string[]) {
   const run = await mooring(...args, '--json');
-  expect([run.code, run.err]).toEqual([0, '']);
-  return JSON.parse(run.out);
+  expect([run.code, run.stderr]).toEqual([0, '']);
+  return JSON.parse(run.stdout);
 }
 
 test('create, start with --wait, migrate with --wait, history and delete, by name', async () => {
@@ -53,7 +31,7 @@ test('create, start with --wait, migrate with --wait, history and delete, by nam
 
   const { items, complete } = await json('instance', 'history', 'web');
   expect(complete).toBe(true);
-  const commanded: string[] = items.map((item: { text: string }) => item.text);
+  const history: string[] = items.map((item: { text: string }) => item.text);
   for (const part of [
     'created as "web"',
     'start succeeded',
@@ -61,7 +39,7 @@ test('create, start with --wait, migrate with --wait, history and delete, by nam
     'target completed',
     'bring the records',
   ])
-    expect(commanded.join('\n')).toContain(part);
+    expect(history.join('\n')).toContain(part);
   expect(items.find((item: { text: string }) => item.text === 'start succeeded').web_ui).toMatch(
     /^http:.*instance-start/,
   );
@@ -78,10 +56,10 @@ test('a failed start exits with 1 and says what failed; with --json the error is
   harness.everywhere(({ agent }) => agent.faults.plant({ call: 'register', act: { type: 'refuse', status: 409 } }));
   const plain = await mooring('instance', 'start', 'bad');
   expect(plain.code).toBe(1);
-  expect(plain.err).toMatch(/error: the start failed and was undone: sled "sled-\d"/);
+  expect(plain.stderr).toMatch(/error: the start failed and was undone: sled "sled-\d"/);
   const program = await mooring('instance', 'start', 'bad', '--json');
   expect(program.code).toBe(1);
-  expect(JSON.parse(program.err)).toMatchObject({ status: 503, error_code: 'ServiceUnavailable' });
+  expect(JSON.parse(program.stderr)).toMatchObject({ status: 503, error_code: 'ServiceUnavailable' });
   harness.everywhere(({ agent }) => agent.faults.clear());
 });
 
@@ -90,9 +68,9 @@ test('Ctrl-C and a time-out leave the operation running and say how to follow it
   harness.everywhere(({ agent }) => agent.faults.plant({ call: 'register', act: { type: 'refuse', status: 503 } }));
   const late = await mooring('instance', 'start', 'slow', '--timeout', '1');
   expect(late.code).toBe(75);
-  const [, operationId] = /mooring operation show (\S+) --wait/.exec(late.err) ?? [];
-  const externalState = await json('operation', 'show', operationId ?? '');
-  expect(externalState).toMatchObject({ state: 'running', progress: { step: 'registerVmm', phase: 'doing' } });
+  const [, operationId] = /mooring operation show (\S+) --wait/.exec(late.stderr) ?? [];
+  const operation = await json('operation', 'show', operationId ?? '');
+  expect(operation).toMatchObject({ state: 'running', progress: { step: 'registerVmm', phase: 'doing' } });
 
   const { child, done } = begin('operation', 'show', operationId ?? '', '--wait');
   await waitUntil(async () => (await harness.client.getOperation(operationId ?? '')).progress !== null, 'no progress');
@@ -107,28 +85,31 @@ test('Ctrl-C and a time-out leave the operation running and say how to follow it
   await harness.shows(id, 'running');
 });
 
-test('top, lists and completion say what there is', async () => {
+test('top, lists and completion show what there is', async () => {
   const top = await mooring('top', '--once');
-  expect(top.out).toMatch(/3 sleds {2}\d+ instances/);
-  expect(top.out).toMatch(/sled-1 +in service .*\/64/);
+  expect(top.stdout).toMatch(/3 sleds {2}\d+ instances/);
+  expect(top.stdout).toMatch(/sled-1 +in service .*\/64/);
   expect((await json('top')).sleds).toHaveLength(3);
-  const complete = async (...words: string[]) => (await mooring('complete', '--', ...words)).out.trim().split('\n');
+  const complete = async (...args: string[]) => (await mooring('complete', '--', ...args)).stdout.trim().split('\n');
   expect(await complete('inst')).toEqual(['instance']);
   expect(await complete('instance', 'mig')).toEqual(['migrate']);
   expect(await complete('instance', 'migrate', 'sl')).toEqual(['slow']);
   expect(await complete('instance', 'migrate', 'slow', '--to', 'sled-')).toEqual(['sled-1', 'sled-2', 'sled-3']);
   expect(await complete('instance', 'migrate', '--ti')).toEqual(['--timeout']);
-  for (const shell of ['bash', 'zsh', 'fish']) expect((await mooring('completion', shell)).out).toContain('complete');
+  for (const shell of ['bash', 'zsh', 'fish'])
+    expect((await mooring('completion', shell)).stdout).toContain('complete');
   const unknown = await mooring('completion', 'tcsh');
-  expect(unknown.err).toMatch(/shell: "tcsh" is not known: one of bash, zsh, fish/);
+  expect(unknown.stderr).toMatch(/shell: "tcsh" is not known: one of bash, zsh, fish/);
 });
 
-test('what is wrong is said with what to do next', async () => {
-  expect((await mooring('instance', 'show', 'nobody')).err).toMatch(/not found: instance with name or id "nobody"/);
-  expect((await mooring('instance', 'migrate', 'slow', '--to', 'moon')).err).toMatch(/"mooring sled list" shows them/);
-  expect((await mooring('instance', 'create', 'x', '--memory', '12')).err).toMatch(/memory/);
+test('errors come with what to do next', async () => {
+  expect((await mooring('instance', 'show', 'nobody')).stderr).toMatch(/not found: instance with name or id "nobody"/);
+  expect((await mooring('instance', 'migrate', 'slow', '--to', 'moon')).stderr).toMatch(
+    /"mooring sled list" shows them/,
+  );
+  expect((await mooring('instance', 'create', 'x', '--memory', '12')).stderr).toMatch(/memory/);
   const away = await mooring('instance', 'list', '--api-url', 'http://127.0.0.1:1');
-  expect(away.err).toMatch(/start one with "mooring up", or name another with --api-url/);
+  expect(away.stderr).toMatch(/start one with "mooring up", or name another with --api-url/);
 });
 
 test('the library is imported by the package’s name; a call that is cancelled leaves its operation running', async () => {

@@ -35,12 +35,12 @@ const drain: DrainView = {
 
 /** What the API answers next; the last one for ever. */
 let answers: { status: number; body: unknown }[] = [];
-let asked = 0;
+let requests = 0;
 const app = fastify();
 let client: MooringClient;
 beforeAll(async () => {
   app.get('/*', async (_, reply) => {
-    asked += 1;
+    requests += 1;
     const next = (answers.length > 1 ? answers.shift() : answers[0]) ?? { status: 500, body: {} };
     return reply.status(next.status).send(next.body);
   });
@@ -57,24 +57,24 @@ const waits = {
 test.each(['drain', 'operation'] as const)('a 503 means “ask again” to who waits for a(n) %s', async (what) => {
   const { over, wait } = waits[what];
   answers = [failure(503), failure(503), { status: 200, body: over }];
-  asked = 0;
+  requests = 0;
   expect(await wait()).toEqual(over);
-  expect(asked).toBe(3);
+  expect(requests).toBe(3);
 });
 
 test.each(['drain', 'operation'] as const)(
   'what asking again can’t mend ends the wait for a(n) %s at once',
   async (what) => {
     answers = [failure(404)];
-    asked = 0;
+    requests = 0;
     await expect(waits[what].wait()).rejects.toThrow(MooringApiError);
-    expect(asked).toBe(1);
+    expect(requests).toBe(1);
   },
 );
 
 test('a wait that is called off ends, also while the API is unavailable', async () => {
   answers = [failure(503)];
-  asked = 0;
+  requests = 0;
   const stop = new AbortController();
   const waiting = client.waitForDrain(ID, { signal: stop.signal });
   stop.abort(new Error('called off'));

@@ -1,4 +1,4 @@
-/** The activities and the reconcilers on a real PostgreSQL, with sleds that say what a test wants them to say. */
+/** The activities and the reconcilers on a real PostgreSQL, with sleds that answer what a test wants them to answer. */
 import { randomUUID } from 'node:crypto';
 import { ApplicationFailure } from '@temporalio/common';
 import { MockActivityEnvironment } from '@temporalio/testing';
@@ -26,7 +26,7 @@ import { startTestDatabase, type TestDatabase } from '../support/database.ts';
 
 let database: TestDatabase;
 let projectId: string;
-let said: string[];
+let calls: string[];
 let signalled: string[];
 beforeAll(async () => {
   database = await startTestDatabase();
@@ -34,7 +34,7 @@ beforeAll(async () => {
 beforeEach(async () => {
   await database.clear();
   projectId = await database.addProject();
-  said = [];
+  calls = [];
   signalled = [];
 });
 afterAll(() => database?.stop());
@@ -42,11 +42,11 @@ afterAll(() => database?.stop());
 const silence = async (): Promise<never> => {
   throw new SledError('unavailable', 'no answer');
 };
-const word = (state: WireVmmState, gen: number): SledVmmState => ({
+const vmmReport = (state: WireVmmState, gen: number): SledVmmState => ({
   vmm_state: { state, gen, time_updated: new Date().toISOString() },
 });
 
-/** The activities over sleds that are silent, but for what a test gives them to say. */
+/** The activities over sleds that are silent, but for the answers that a test gives them. */
 function context(sleds: Partial<SledClient>): ActivityContext {
   const all = {
     register: silence,
@@ -58,8 +58,8 @@ function context(sleds: Partial<SledClient>): ActivityContext {
   };
   const workflows = {
     signalUpdate: async (id: string) => void signalled.push(id),
-    carryStop: async (id: string) => void said.push(`carry a stop to ${id}`),
-    unregisterVmm: async (id: string) => void said.push(`unregister ${id}`),
+    carryStop: async (id: string) => void calls.push(`carry a stop to ${id}`),
+    unregisterVmm: async (id: string) => void calls.push(`unregister ${id}`),
     isOpen: async () => true,
   };
   return {
@@ -106,36 +106,36 @@ const attemptOf = (claim: { instanceId: string; vmmId: string; sledName: string;
   sled: { name: claim.sledName, address: claim.sledAddress },
 });
 
-test('a stop that came while the VMM was registered ends the start before its sled is told to run it', async () => {
+test('a stop that came while the VMM was registered ends the start before its sled is commanded to run it', async () => {
   const claim = await claimed();
   const register = async () => {
     await recordStop(database.db, claim.instanceId);
-    return word('starting', 2);
+    return vmmReport('starting', 2);
   };
   const { registerVmm } = createSagaActivities(context({ register }));
   expect(await failureType(inActivity(1, () => registerVmm(claim)))).toBe('StopRequested');
   expect((await readInstance(database.db, claim.instanceId))?.active?.commandedAt).toBeNull();
 });
 
-test('each further telling to run reads the intent first', async () => {
+test('each further command to run reads the intent first', async () => {
   const claim = await claimed();
-  await applyReport(database.db, claim.vmmId, word('starting', 2), { tell: true });
+  await applyReport(database.db, claim.vmmId, vmmReport('starting', 2), { tell: true });
   await recordStop(database.db, claim.instanceId);
   const setState = async () => {
-    said.push('run');
-    return { updated_runtime: word('running', 3) };
+    calls.push('run');
+    return { updated_runtime: vmmReport('running', 3) };
   };
   const { runVmm } = createSagaActivities(context({ setState }));
   expect(await failureType(inActivity(2, () => runVmm(attemptOf(claim))))).toBe('StopRequested');
-  expect(said).toEqual([]);
+  expect(calls).toEqual([]);
 });
 
 test('a sled that gave no answer is not waited for again within a workflow task, only by a step of its own', async () => {
   const claim = await claimed();
   let answers = false;
   const register = async () => {
-    said.push('register');
-    return answers ? word('starting', 2) : silence();
+    calls.push('register');
+    return answers ? vmmReport('starting', 2) : silence();
   };
   const { registerVmm } = createSagaActivities(context({ register }));
   const atOnce = () =>
@@ -143,27 +143,27 @@ test('a sled that gave no answer is not waited for again within a workflow task,
   const asStep = () => inActivity(1, () => registerVmm({ ...claim, isRetry: true }));
 
   expect(await failureType(atOnce())).toBe('SledUnavailable');
-  expect(said).toHaveLength(1);
+  expect(calls).toHaveLength(1);
   expect(await failureType(atOnce())).toBe('SledUnavailable');
-  expect(said).toHaveLength(1);
+  expect(calls).toHaveLength(1);
   expect(await failureType(asStep())).toBe('SledUnavailable');
-  expect(said).toHaveLength(2);
+  expect(calls).toHaveLength(2);
   answers = true;
   await asStep();
   await atOnce();
-  expect(said).toHaveLength(4);
+  expect(calls).toHaveLength(4);
 });
 
 test('registering as a step of its own, after the attempt at once, reads the intent first', async () => {
   const claim = await claimed();
   await recordStop(database.db, claim.instanceId);
   const register = async () => {
-    said.push('register');
-    return word('starting', 2);
+    calls.push('register');
+    return vmmReport('starting', 2);
   };
   const { registerVmm } = createSagaActivities(context({ register }));
   expect(await failureType(inActivity(1, () => registerVmm({ ...claim, isRetry: true })))).toBe('StopRequested');
-  expect(said).toEqual([]);
+  expect(calls).toEqual([]);
 });
 
 test('silence of a sled, while it is to unregister, is no answer', async () => {
@@ -173,9 +173,9 @@ test('silence of a sled, while it is to unregister, is no answer', async () => {
   expect(await failureType(inActivity(1, () => unregisterVmm(request)))).toBe('SledUnavailable');
 });
 
-test('a stop is told to both sides of a migration', async () => {
+test('a stop is sent to both sides of a migration', async () => {
   const claim = await claimed();
-  await applyReport(database.db, claim.vmmId, word('running', 3));
+  await applyReport(database.db, claim.vmmId, vmmReport('running', 3));
   const destinationSledId = await database.addSled();
   const target = { vmmId: randomUUID(), migrationId: randomUUID() };
   await claimMigration(database.db, {
@@ -186,21 +186,21 @@ test('a stop is told to both sides of a migration', async () => {
     workflowId: 'w',
     isRetry: false,
   });
-  await applyReport(database.db, target.vmmId, word('migrating', 2));
+  await applyReport(database.db, target.vmmId, vmmReport('migrating', 2));
   await recordStop(database.db, claim.instanceId);
   const setState: SledClient['setState'] = async (_, vmmId, command) => {
-    said.push(`${command.type} ${vmmId}`);
+    calls.push(`${command.type} ${vmmId}`);
     return { updated_runtime: null };
   };
   const { deliverStop } = createSagaActivities(context({ setState }));
   await inActivity(1, () => deliverStop({ instanceId: claim.instanceId }));
-  expect(said.sort()).toEqual([`stopped ${claim.vmmId}`, `stopped ${target.vmmId}`].sort());
+  expect(calls.sort()).toEqual([`stopped ${claim.vmmId}`, `stopped ${target.vmmId}`].sort());
 });
 
-test('the word that comes with a command is written, and signals the update when one is needed', async () => {
+test('the state that a command is answered with is written, and signals the update when one is needed', async () => {
   const claim = await claimed();
-  await applyReport(database.db, claim.vmmId, word('starting', 2), { tell: true });
-  const setState = async () => ({ updated_runtime: word('failed', 3) });
+  await applyReport(database.db, claim.vmmId, vmmReport('starting', 2), { tell: true });
+  const setState = async () => ({ updated_runtime: vmmReport('failed', 3) });
   const { runVmm } = createSagaActivities(context({ setState }));
   await inActivity(1, () => runVmm(attemptOf(claim)));
   expect(await stateOf(claim.vmmId)).toBe('failed');
@@ -216,7 +216,7 @@ test('a report that makes an update necessary signals it, and so does the same r
   addReportRoutes(app, { db, workflows, metrics: new Metrics() } as ApiContext);
   for (const times of [1, 2]) {
     const url = `/vmms/${claim.vmmId}`;
-    const { statusCode } = await app.inject({ method: 'PUT', url, payload: word('destroyed', 3) });
+    const { statusCode } = await app.inject({ method: 'PUT', url, payload: vmmReport('destroyed', 3) });
     expect(statusCode).toBe(204);
     expect(signalled).toHaveLength(times);
   }
@@ -225,7 +225,7 @@ test('a report that makes an update necessary signals it, and so does the same r
 
 test('the watcher calls a VMM lost only when its sled says so by name', async () => {
   const claim = await claimed();
-  await applyReport(database.db, claim.vmmId, word('running', 3));
+  await applyReport(database.db, claim.vmmId, vmmReport('running', 3));
   const readInventory = async () => ({ vmms: [] });
   for (const readState of [silence]) {
     const { watchSleds } = createReconcilerActivities(context({ readInventory, readState }));
@@ -243,7 +243,7 @@ test('the watcher calls a VMM lost only when its sled says so by name', async ()
 
 test('a sled that is silent loses nothing', async () => {
   const claim = await claimed();
-  await applyReport(database.db, claim.vmmId, word('running', 3));
+  await applyReport(database.db, claim.vmmId, vmmReport('running', 3));
   const { watchSleds } = createReconcilerActivities(context({}));
   expect((await inActivity(1, watchSleds)).found.silent).toHaveLength(1);
   expect(await stateOf(claim.vmmId)).toBe('running');
@@ -263,21 +263,21 @@ test('the watcher does not fail a VMM that is still being created', async () => 
 
 test('the watcher unregisters what the database does not know', async () => {
   const claim = await claimed();
-  const stranger = { ...word('running', 3), vmm_id: randomUUID(), instance_id: claim.instanceId };
+  const stranger = { ...vmmReport('running', 3), vmm_id: randomUUID(), instance_id: claim.instanceId };
   const unregister: SledClient['unregister'] = async (_, vmmId) => {
-    said.push(vmmId);
+    calls.push(vmmId);
     return { updated_runtime: null };
   };
   const { watchSleds } = createReconcilerActivities(
     context({ readInventory: async () => ({ vmms: [stranger] }), unregister }),
   );
   expect((await inActivity(1, watchSleds)).found.unregistered).toEqual([stranger.vmm_id]);
-  expect(said).toEqual([stranger.vmm_id]);
+  expect(calls).toEqual([stranger.vmm_id]);
 });
 
 test('the scan signals an instance whose signal was lost', async () => {
   const claim = await claimed();
-  await applyReport(database.db, claim.vmmId, word('destroyed', 3));
+  await applyReport(database.db, claim.vmmId, vmmReport('destroyed', 3));
   const { scanForUpdates } = createReconcilerActivities(context({}));
   expect((await inActivity(1, scanForUpdates)).found.signalled).toEqual([claim.instanceId]);
   expect(signalled).toEqual([claim.instanceId]);
@@ -285,14 +285,14 @@ test('the scan signals an instance whose signal was lost', async () => {
 
 test('an instance that the scan can not look at hides none behind it', async () => {
   const claims = [await claimed(), await claimed()];
-  for (const claim of claims) await applyReport(database.db, claim.vmmId, word('destroyed', 3));
+  for (const claim of claims) await applyReport(database.db, claim.vmmId, vmmReport('destroyed', 3));
   const { workflows, ...rest } = context({});
-  let asked = 0;
+  let attempts = 0;
   const flaky = {
     ...workflows,
     signalUpdate: async (instanceId: string) => {
-      asked += 1;
-      if (asked === 1) throw new Error('not this one');
+      attempts += 1;
+      if (attempts === 1) throw new Error('not this one');
       signalled.push(instanceId);
     },
   } as typeof workflows;

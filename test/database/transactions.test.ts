@@ -1,10 +1,8 @@
 /** Each transaction of the sagas alone, on a real PostgreSQL: what it writes, what it must leave, and what it gives way to. */
-import { randomUUID } from 'node:crypto';
 import { sql } from 'drizzle-orm';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { type InstanceRecord, readInstance } from '../../db/queries/read-instance.ts';
 import { applyReport } from '../../db/transactions/apply-report.ts';
-import { claimMigration } from '../../db/transactions/claim-migration.ts';
 import { claimStart } from '../../db/transactions/claim-start.ts';
 import { commitUpdate } from '../../db/transactions/commit-update.ts';
 import { failVmm } from '../../db/transactions/fail-vmm.ts';
@@ -12,9 +10,16 @@ import { expungeSled } from '../../db/transactions/manage-inventory.ts';
 import { deleteInstance, recordStop } from '../../db/transactions/record-intent.ts';
 import { beginUnwind, finishUnwind } from '../../db/transactions/unwind-vmm.ts';
 import { Refusal } from '../../model/refusal.ts';
-import type { MigrationState, WireVmmState } from '../../model/states.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import { startTestDatabase, type TestDatabase } from '../support/database.ts';
+import {
+  claimedMigration,
+  newAttempt,
+  type SagaAttempt,
+  unwindError,
+  unwoundAttempt,
+  vmmReport,
+} from '../support/saga-steps.ts';
 
 let database: TestDatabase;
 let projectId: string;
@@ -29,45 +34,26 @@ beforeEach(async () => {
 });
 afterAll(() => database?.stop());
 
-const now = () => new Date().toISOString();
-const attempt = (instanceId: string, vmmId: string = randomUUID()) => ({
-  instanceId,
-  vmmId,
-  operationId: randomUUID(),
-  workflowId: 'w',
-});
-type Attempt = ReturnType<typeof attempt>;
-
-async function start(instanceId: string, reason: 'user' | 'auto_restart' = 'user', of = attempt(instanceId)) {
-  const claim = await claimStart(database.db, { ...of, reason, isRetry: false });
-  return { ...of, claim };
-}
-async function report(
-  vmmId: string,
-  state: WireVmmState,
-  gen: number,
-  sides: { in?: [string, MigrationState, number]; out?: [string, MigrationState, number] } = {},
+async function start(
+  instanceId: string,
+  reason: 'user' | 'auto_restart' = 'user',
+  attempt = newAttempt('start', instanceId),
 ) {
-  const side = (of: [string, MigrationState, number] | undefined) =>
-    of && { migration_id: of[0], state: of[1], gen: of[2], time_updated: now() };
-  return applyReport(database.db, vmmId, {
-    vmm_state: { state, gen, time_updated: now() },
-    migration_in: side(sides.in),
-    migration_out: side(sides.out),
-  });
+  const claim = await claimStart(database.db, { ...attempt, reason, isRetry: false });
+  return { ...attempt, claim };
 }
+const report = (...[vmmId, ...states]: [vmmId: string, ...Parameters<typeof vmmReport>]) =>
+  applyReport(database.db, vmmId, vmmReport(...states));
 async function running() {
-  const instanceId = await database.addInstance(projectId);
-  const begun = await start(instanceId);
+  const begun = await start(await database.addInstance(projectId));
   await report(begun.vmmId, 'running', 3);
   return begun;
 }
-async function migrating(source?: Attempt) {
+async function migrating(source?: SagaAttempt) {
   source ??= await running();
   const { active } = await record(source.instanceId);
-  const migration = { ...attempt(source.instanceId), migrationId: randomUUID() };
-  const destinationSledId = sleds.find((id) => id !== active?.sledId) ?? '';
-  await claimMigration(database.db, { ...migration, destinationSledId, isRetry: false });
+  const migration = newAttempt('migrate', source.instanceId);
+  await claimedMigration(database.db, migration, sleds.find((id) => id !== active?.sledId) ?? '');
   return { ...migration, sourceVmmId: source.vmmId };
 }
 async function record(id: string): Promise<InstanceRecord> {
@@ -84,18 +70,8 @@ const charges = async () =>
   (await rows(sql`SELECT instance_id, cpus::int AS cpus FROM provisioning_charge`)).map(Object.values);
 const stateOf = async (vmmId: string) =>
   (await rows(sql`SELECT state, state_generation::int AS gen FROM vmm WHERE id = ${vmmId}`))[0];
-const error = { status: 503, error_code: 'ServiceUnavailable', message: 'undone' };
-async function unwind(
-  of: Attempt,
-  kind: 'start' | 'migrate',
-  how: { confirmed?: boolean; spareRunning?: boolean } = {},
-) {
-  const begun = await beginUnwind(database.db, { ...of, kind, spareRunning: how.spareRunning ?? false });
-  if (begun.spared) return begun;
-  const { confirmed = true } = how;
-  await finishUnwind(database.db, { ...of, kind, confirmed, neverCommanded: !begun.commanded, error });
-  return begun;
-}
+const unwind = (attempt: SagaAttempt, { confirmed = true, spareRunning = false } = {}) =>
+  unwoundAttempt(database.db, attempt, confirmed, spareRunning);
 
 describe('a claim', () => {
   test('takes exactly what the instance needs, and gives exactly that back', async () => {
@@ -112,7 +88,7 @@ describe('a claim', () => {
   test('that another one overtook between its reading and its writing reads again', async () => {
     const instanceId = await database.addInstance(projectId);
     // After a start that was undone the intent says "running" already: only the generation tells the two apart.
-    await unwind(await start(instanceId), 'start');
+    await unwind(await start(instanceId));
     const claims = await database.db.transaction(async (holder) => {
       await holder.execute(sql`SELECT 1 FROM instance WHERE id = ${instanceId} FOR UPDATE`);
       const both = [start(instanceId), start(instanceId)];
@@ -137,8 +113,8 @@ describe('a claim', () => {
   });
   test('that comes after its saga has unwound makes nothing', async () => {
     const instanceId = await database.addInstance(projectId);
-    const late = attempt(instanceId);
-    await unwind(late, 'start');
+    const late = newAttempt('start', instanceId);
+    await unwind(late);
     await expect(start(instanceId, 'user', late)).rejects.toBeInstanceOf(Refusal);
     expect(await reservations()).toEqual([]);
     expect((await record(instanceId)).instance).toMatchObject({ state: 'no_vmm', activeVmmId: null });
@@ -183,22 +159,23 @@ describe('a report', () => {
       const { migration } = await record(instanceId);
       return [migration?.sourceState, migration?.targetState];
     };
-    await report(vmmId, 'migrating', 2, { out: [migrationId, 'completed', 5] });
-    await report(sourceVmmId, 'migrating', 4, { in: [migrationId, 'completed', 5] });
+    await report(vmmId, 'migrating', 2, { out: { id: migrationId, state: 'completed', gen: 5 } });
+    await report(sourceVmmId, 'migrating', 4, { in: { id: migrationId, state: 'completed', gen: 5 } });
     expect(await sides()).toEqual(['pending', 'pending']);
-    await report(vmmId, 'migrating', 3, { in: [migrationId, 'in_progress', 2] });
-    await report(sourceVmmId, 'migrating', 5, { out: [migrationId, 'failed', 2] });
+    await report(vmmId, 'migrating', 3, { in: { id: migrationId, state: 'in_progress', gen: 2 } });
+    await report(sourceVmmId, 'migrating', 5, { out: { id: migrationId, state: 'failed', gen: 2 } });
     expect(await sides()).toEqual(['failed', 'in_progress']);
-    await report(sourceVmmId, 'running', 6, { out: [migrationId, 'completed', 9] });
-    await report(vmmId, 'migrating', 4, { in: [migrationId, 'pending', 2] });
+    await report(sourceVmmId, 'running', 6, { out: { id: migrationId, state: 'completed', gen: 9 } });
+    await report(vmmId, 'migrating', 4, { in: { id: migrationId, state: 'pending', gen: 2 } });
     expect(await sides()).toEqual(['failed', 'in_progress']);
   });
-  test('that comes with a register marks the VMM as told only while the user wants it to run', async () => {
+  test('that comes with a register marks the VMM as commanded only while the user wants it to run', async () => {
     const instanceId = await database.addInstance(projectId);
     const { vmmId } = await start(instanceId);
     await recordStop(database.db, instanceId);
-    const word = { vmm_state: { state: 'starting', gen: 2, time_updated: now() } } as const;
-    expect(await applyReport(database.db, vmmId, word, { tell: true })).toMatchObject({ intendedState: 'stopped' });
+    expect(await applyReport(database.db, vmmId, vmmReport('starting', 2), { tell: true })).toMatchObject({
+      intendedState: 'stopped',
+    });
     expect((await record(instanceId)).active?.commandedAt).toBeNull();
   });
 });
@@ -208,7 +185,7 @@ describe('an unwind', () => {
     const instanceId = await database.addInstance(projectId);
     const begun = await start(instanceId);
     const before = (await record(instanceId)).instance;
-    await unwind(begun, 'start');
+    await unwind(begun);
     const after = await record(instanceId);
     expect(after.instance).toMatchObject({
       state: 'vmm',
@@ -221,7 +198,7 @@ describe('an unwind', () => {
   });
   test('of a migration fails its side, and leaves the guest where it was', async () => {
     const migration = await migrating();
-    await unwind(migration, 'migrate');
+    await unwind(migration);
     const after = await record(migration.instanceId);
     expect(after.externalState).toBe('running');
     expect(after.instance).toMatchObject({ activeVmmId: migration.sourceVmmId, targetVmmId: migration.vmmId });
@@ -232,14 +209,14 @@ describe('an unwind', () => {
   test('that ends twice, after a new start, takes nothing from the new one', async () => {
     const instanceId = await database.addInstance(projectId);
     const first = await start(instanceId);
-    const begun = await unwind(first, 'start');
+    const begun = await unwind(first);
     const second = await start(instanceId);
     await finishUnwind(database.db, {
       ...first,
       kind: 'start',
       confirmed: true,
       neverCommanded: !begun.commanded,
-      error,
+      error: unwindError(),
     });
     expect(await charges()).toEqual([[instanceId, 2]]);
     expect(await reservations()).toEqual([[second.vmmId, 'active']]);
@@ -247,15 +224,15 @@ describe('an unwind', () => {
   test('writes saga_unwound over what the row says, also over failed', async () => {
     const { vmmId, ...rest } = await running();
     await failVmm(database.db, vmmId, 'its sled does not know it');
-    await unwind({ vmmId, ...rest }, 'start');
+    await unwind({ vmmId, ...rest });
     expect(await stateOf(vmmId)).toMatchObject({ state: 'saga_unwound' });
     expect((await record(rest.instanceId)).externalState).toBe('stopped');
   });
-  test('without the sled’s word keeps the reservation, tombstoned, until the sled is expunged', async () => {
+  test('without the sled’s answer keeps the reservation, tombstoned, until the sled is expunged', async () => {
     const instanceId = await database.addInstance(projectId);
     const begun = await start(instanceId);
     const sledId = (await record(instanceId)).active?.sledId ?? '';
-    await unwind(begun, 'start', { confirmed: false });
+    await unwind(begun, { confirmed: false });
     expect(await reservations()).toEqual([[begun.vmmId, 'tombstoned']]);
     expect(await charges()).toEqual([]);
     await expungeSled(database.db, sledId);
@@ -263,20 +240,20 @@ describe('an unwind', () => {
   });
   test('spares a guest whose sled has reported it as running, and a migration under way', async () => {
     const begun = await running();
-    expect((await unwind(begun, 'start', { spareRunning: true })).spared).toBe(true);
+    expect((await unwind(begun, { spareRunning: true })).spared).toBe(true);
     expect(await stateOf(begun.vmmId)).toMatchObject({ state: 'running' });
     const migration = await migrating();
-    await report(migration.vmmId, 'migrating', 2, { in: [migration.migrationId, 'in_progress', 2] });
-    expect((await unwind(migration, 'migrate', { spareRunning: true })).spared).toBe(true);
+    await report(migration.vmmId, 'migrating', 2, { in: { id: migration.migrationId, state: 'in_progress', gen: 2 } });
+    expect((await unwind(migration, { spareRunning: true })).spared).toBe(true);
   });
   test('of a start spares a guest that has moved on, although its sled does not know it any more', async () => {
     const begun = await running();
     const migration = await migrating(begun);
-    await report(begun.vmmId, 'destroyed', 4, { out: [migration.migrationId, 'completed', 3] });
-    expect((await unwind(begun, 'start')).spared).toBe(true);
-    await report(migration.vmmId, 'running', 3, { in: [migration.migrationId, 'completed', 3] });
+    await report(begun.vmmId, 'destroyed', 4, { out: { id: migration.migrationId, state: 'completed', gen: 3 } });
+    expect((await unwind(begun)).spared).toBe(true);
+    await report(migration.vmmId, 'running', 3, { in: { id: migration.migrationId, state: 'completed', gen: 3 } });
     await commitUpdate(database.db, begun.instanceId);
-    expect((await unwind(begun, 'start')).spared).toBe(true);
+    expect((await unwind(begun)).spared).toBe(true);
     expect(await record(begun.instanceId)).toMatchObject({ externalState: 'running', active: { id: migration.vmmId } });
     expect(await charges()).toHaveLength(1);
   });
@@ -304,8 +281,8 @@ describe('an update', () => {
   test('after a move makes the target’s reservation the active one, and keeps the source’s while it lives', async () => {
     const migration = await migrating();
     const { sourceVmmId, migrationId, instanceId, vmmId } = migration;
-    await report(sourceVmmId, 'migrating', 4, { out: [migrationId, 'completed', 3] });
-    await report(vmmId, 'running', 3, { in: [migrationId, 'completed', 3] });
+    await report(sourceVmmId, 'migrating', 4, { out: { id: migrationId, state: 'completed', gen: 3 } });
+    await report(vmmId, 'running', 3, { in: { id: migrationId, state: 'completed', gen: 3 } });
     await commitUpdate(database.db, instanceId);
     expect((await record(instanceId)).instance).toMatchObject({ activeVmmId: vmmId, targetVmmId: null });
     expect(await reservations()).toEqual([
@@ -320,7 +297,7 @@ describe('an update', () => {
   test('of a deleted instance clears the leftover that the delete left', async () => {
     const instanceId = await database.addInstance(projectId);
     const begun = await start(instanceId);
-    await unwind(begun, 'start');
+    await unwind(begun);
     await deleteInstance(database.db, instanceId);
     expect((await record(instanceId)).instance).toMatchObject({ state: 'vmm', activeVmmId: begun.vmmId });
     await commitUpdate(database.db, instanceId);

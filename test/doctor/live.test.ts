@@ -137,20 +137,20 @@ test('an open workflow of an instance is found at rest, until it ends', async ()
 
 test('the command says what it checked and exits 0; with a finding it prints its line and exits 1', async () => {
   const good = await mooring('doctor', '--at-rest', '--api-url', harness.stack.apiUrl);
-  expect(good.err).toBe('');
-  expect(good.out).toMatch(
+  expect(good.stderr).toBe('');
+  expect(good.stdout).toMatch(
     /nothing is wrong: checked \d+ rules on \d+ instances and \d+ VMMs, 3 sleds, Temporal, the journal/,
   );
   expect(good.code).toBe(0);
 
   await harness.database.db.execute(sql`UPDATE sled SET reserved_threads = reserved_threads + 1 WHERE name = 'sled-1'`);
   const bad = await mooring('doctor', '--api-url', harness.stack.apiUrl);
-  expect(bad.out).toMatch(/^ 1 {2}sled sums {2}sled sled-1 says that/m);
-  expect(bad.out).toContain('1 finding, on invariant 1');
+  expect(bad.stdout).toMatch(/^ 1 {2}sled sums {2}sled sled-1 says that/m);
+  expect(bad.stdout).toContain('1 finding, on invariant 1');
   expect(bad.code).toBe(1);
   const json = await mooring('doctor', '--json', '--api-url', harness.stack.apiUrl);
   expect(json.code).toBe(1);
-  expect(JSON.parse(json.out)).toMatchObject({
+  expect(JSON.parse(json.stdout)).toMatchObject({
     findings: [{ invariant: 1, rule: 'sled sums', instance_id: null }],
     checked: { at_rest: false },
   });
@@ -158,9 +158,11 @@ test('the command says what it checked and exits 0; with a finding it prints its
 });
 
 test('without a stack on that port the command says where it looked and what to set', async () => {
-  const { code, err } = await mooring('doctor', '--api-url', 'http://127.0.0.1:1');
+  const { code, stderr } = await mooring('doctor', '--api-url', 'http://127.0.0.1:1');
   expect(code).toBe(1);
-  expect(err).toMatch(/no stack with its API at http:\/\/127\.0\.0\.1:1 runs on this machine.*--api-url.*DATABASE_URL/);
+  expect(stderr).toMatch(
+    /no stack with its API at http:\/\/127\.0\.0\.1:1 runs on this machine.*--api-url.*DATABASE_URL/,
+  );
 });
 
 test('the stack file is its owner’s alone; one whose process is gone counts for nothing', async () => {

@@ -7,16 +7,16 @@ import { commitUpdate } from '../../db/transactions/commit-update.ts';
 import { DATABASE_RULES } from '../../doctor/database.ts';
 import { examine } from '../../doctor/examine.ts';
 import { HISTORY_RULES } from '../../doctor/rules/history.ts';
-import { findDoubleRuns } from '../../doctor/witness.ts';
+import { findDoubleRuns, findOverlaps, readGuestRuns } from '../../doctor/witness.ts';
 import { startTestDatabase, type TestDatabase } from '../support/database.ts';
 import {
-  type Attempt,
   claimedStart,
   migratingInstance,
   newAttempt,
+  type SagaAttempt,
   startedInstance,
   unwoundAttempt,
-  word,
+  vmmReport,
 } from '../support/saga-steps.ts';
 
 let database: TestDatabase;
@@ -27,9 +27,9 @@ interface World {
   readonly project: string;
   readonly here: string;
   readonly there: string;
-  readonly running: Attempt;
+  readonly running: SagaAttempt;
   readonly stopped: string;
-  readonly ended: Attempt;
+  readonly ended: SagaAttempt;
 }
 
 beforeAll(async () => {
@@ -57,7 +57,7 @@ beforeEach(async () => {
   const running = await startedInstance(db, await database.addInstance(project));
   const stopped = await database.addInstance(project);
   const ended = await startedInstance(db, await database.addInstance(project));
-  await applyReport(db, ended.vmmId, word('destroyed', 4));
+  await applyReport(db, ended.vmmId, vmmReport('destroyed', 4));
   await commitUpdate(db, ended.instanceId);
   world = { project, here: running.sledId, there: running.sledId === here ? there : here, running, stopped, ended };
 });
@@ -86,7 +86,7 @@ const runningInstance = () => `id = '${world.running.instanceId}'`;
 const runningVmm = () => `id = '${world.running.vmmId}'`;
 const migrating = () => migratingInstance(database.db, world.running, world.there);
 
-async function unwoundStart(confirmed = true): Promise<Attempt> {
+async function unwoundStart(confirmed = true): Promise<SagaAttempt> {
   const attempt = newAttempt('start', world.stopped);
   await claimedStart(database.db, attempt);
   await unwoundAttempt(database.db, attempt, confirmed);
@@ -370,7 +370,7 @@ const CASES: Readonly<Record<string, Case>> = {
     plant: () => plant(`UPDATE instance SET time_deleted = now() WHERE id = '${world.stopped}'`),
   },
   'settled once all VMMs are gone': {
-    plant: () => applyReport(database.db, world.running.vmmId, word('destroyed', 9)),
+    plant: () => applyReport(database.db, world.running.vmmId, vmmReport('destroyed', 9)),
     also: ['gone VMM deleted'],
   },
   'created or unwound': {
@@ -430,7 +430,7 @@ describe('a planted violation is found, and nothing else:', () => {
     const found = (await look(rule.holds === 'at rest', history ? 'required' : 'ignored')).filter(
       (finding) => !history || HISTORY_RULES.some((other) => other.name === finding.rule),
     );
-    // At any moment, what is only wrong at rest is not told.
+    // At any moment, what is only wrong at rest is not reported.
     const also = (one?.also ?? []).filter(
       (name) => rule.holds === 'at rest' || DATABASE_RULES.find((other) => other.name === name)?.holds === 'always',
     );
@@ -463,5 +463,23 @@ describe('the witness of the guests', () => {
       entry('a', 'began', 7),
     ];
     expect(findDoubleRuns(log)).toEqual([]);
+  });
+  test('an end that is logged twice counts once: whoever wrote it first was there', () => {
+    const log = [entry('a', 'began', 1), entry('a', 'ceased', 3), entry('a', 'ceased', 9), entry('b', 'began', 5)];
+    expect(findDoubleRuns(log)).toEqual([]);
+  });
+  test('a VMM that began twice without an end in between ran twice', () => {
+    const log = [entry('a', 'began', 1), entry('a', 'began', 4), entry('a', 'ceased', 5)];
+    expect(findDoubleRuns(log)).toMatchObject([{ invariant: 4, instanceId: 'i' }]);
+  });
+  test('by the monotonic clock a clock that was set back hides nothing, and an entry without it is an error', () => {
+    const log = [
+      { ...entry('a', 'began', 10), monotonic_ms: 10 },
+      { ...entry('b', 'began', 20), monotonic_ms: 15 },
+      { ...entry('a', 'ceased', 15), monotonic_ms: 18 },
+    ];
+    expect(findOverlaps(readGuestRuns(log, 'time of day'))).toEqual([]);
+    expect(findOverlaps(readGuestRuns(log, 'monotonic'))).toHaveLength(1);
+    expect(() => readGuestRuns([entry('a', 'began', 1)], 'monotonic')).toThrow(/no monotonic time/);
   });
 });

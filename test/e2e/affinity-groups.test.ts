@@ -1,8 +1,6 @@
-import { execFile } from 'node:child_process';
-import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
 import Api, { type ApiResult } from '@oxide/api';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { runCommand } from '../support/command.ts';
 import { type Harness, refused, startHarness } from '../support/harness.ts';
 
 let harness: Harness;
@@ -178,14 +176,9 @@ test('an instance created into anti-affinity groups is in them before its first 
 });
 
 test('the mooring command makes groups, fills them and shows them', { timeout: 300_000 }, async () => {
-  const mooring = async (...words: string[]) => {
-    const { stdout } = await promisify(execFile)(process.execPath, [
-      fileURLToPath(new URL('../../cli/mooring.js', import.meta.url)),
-      ...words,
-      '--json',
-      '--api-url',
-      harness.stack.apiUrl,
-    ]);
+  const mooring = async (...args: string[]) => {
+    const { code, stdout, stderr } = await runCommand([...args, '--json', '--api-url', harness.stack.apiUrl]);
+    expect([code, stderr]).toEqual([0, '']);
     return JSON.parse(stdout);
   };
   // Every command is a process of its own: those that don't need each other run at once.
@@ -200,12 +193,12 @@ test('the mooring command makes groups, fills them and shows them', { timeout: 3
     mooring('anti-affinity-group', 'add', 'cli', 'c2'),
   ]);
   expect(added).toMatchObject({ type: 'instance', value: { name: 'c2', run_state: 'stopped' } });
-  const [externalState, listed, network] = await Promise.all([
+  const [groupView, listed, network] = await Promise.all([
     mooring('anti-affinity-group', 'show', 'cli'),
     mooring('affinity-group', 'list'),
     mooring('network', 'list'),
   ]);
-  expect(externalState.members.map((member: { value: { name: string } }) => member.value.name)).toEqual(['c1', 'c2']);
+  expect(groupView.members.map((member: { value: { name: string } }) => member.value.name)).toEqual(['c1', 'c2']);
   expect(listed.map((one: { name: string }) => one.name)).toContain('cli');
   expect(network.map((one: { instance_id: string }) => one.instance_id)).toContain(made.id);
   expect(await mooring('anti-affinity-group', 'remove', 'cli', 'c2')).toEqual({ group: 'cli', removed: 'c2' });

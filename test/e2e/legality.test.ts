@@ -50,15 +50,15 @@ async function freeSled(id: string): Promise<string> {
   return free.id;
 }
 
-interface Way {
+interface Situation {
   readonly name: string;
   readonly externalState: ExternalState;
   /** Brings a new instance into the state and keeps it there; returns its id. */
   bring(): Promise<string>;
 }
 
-/** Each state, and the ways to be in it that the records tell apart. */
-const WAYS: readonly Way[] = [
+/** Each state, and the situations in it that the records distinguish. */
+const SITUATIONS: readonly Situation[] = [
   {
     name: 'creating',
     externalState: 'creating',
@@ -157,7 +157,7 @@ const WAYS: readonly Way[] = [
   },
 ];
 
-/** Lets everything go on that a way holds back. */
+/** Lets everything go on that a situation holds back. */
 async function letGo(): Promise<void> {
   harness.everywhere(({ agent }) => agent.faults.clear());
   await harness.stack.worker.setUpdates(true);
@@ -227,7 +227,13 @@ function expectRefusal(
 const INTENT: Readonly<Partial<Record<Operation, IntendedState>>> = { start: 'running', stop: 'stopped' };
 
 /** What comes of an operation that does something. */
-async function expectDone(operation: Operation, id: string, sledId: string, answer: Answer, way: Way): Promise<void> {
+async function expectDone(
+  operation: Operation,
+  id: string,
+  sledId: string,
+  answer: Answer,
+  situation: Situation,
+): Promise<void> {
   expect(answer.status).toBe(operation === 'delete' ? 204 : 202);
   if (operation !== 'delete') expect(instanceView.parse(answer.body).id).toBe(id);
   const { instance } = await harness.record(id);
@@ -240,7 +246,7 @@ async function expectDone(operation: Operation, id: string, sledId: string, answ
     case 'stop':
       expect(instance.intendedState).toBe('stopped');
       // A Failed one becomes Stopped in the call itself.
-      if (way.externalState === 'failed') expect(instanceView.parse(answer.body).run_state).toBe('stopped');
+      if (situation.externalState === 'failed') expect(instanceView.parse(answer.body).run_state).toBe('stopped');
       await letGo();
       await harness.shows(id, 'stopped');
       await harness.rests(id);
@@ -285,29 +291,29 @@ async function expectDone(operation: Operation, id: string, sledId: string, answ
   }
 }
 
-for (const way of WAYS) {
-  describe(way.name, () => {
+for (const situation of SITUATIONS) {
+  describe(situation.name, () => {
     beforeAll(letGo);
     afterAll(letGo);
     /** One instance serves all that must leave it as it is. */
     let kept: string | null = null;
-    const cells = TABLE[way.externalState];
+    const cells = TABLE[situation.externalState];
     // Those that do something first: they let go what keeps an instance in its state.
     for (const operation of OPERATIONS.filter((one) => cells[one] === 'does')) {
-      test(`${operation} while ${way.name}: does it`, async () => {
-        const id = await way.bring();
-        expect((await harness.record(id)).externalState).toBe(way.externalState);
+      test(`${operation} while ${situation.name}: does it`, async () => {
+        const id = await situation.bring();
+        expect((await harness.record(id)).externalState).toBe(situation.externalState);
         const sledId = await freeSled(id);
-        await expectDone(operation, id, sledId, await ask(operation, id, sledId), way);
+        await expectDone(operation, id, sledId, await ask(operation, id, sledId), situation);
       });
     }
     for (const operation of OPERATIONS) {
       const cell = cells[operation];
       if (cell === 'does') continue;
-      test(`${operation} while ${way.name}: ${cell}`, async () => {
-        kept ??= await way.bring();
+      test(`${operation} while ${situation.name}: ${cell}`, async () => {
+        kept ??= await situation.bring();
         const id = kept;
-        expect((await harness.record(id)).externalState).toBe(way.externalState);
+        expect((await harness.record(id)).externalState).toBe(situation.externalState);
         const sledId = await freeSled(id);
         const { intendedState: intended, name } = (await harness.record(id)).instance;
         // The opposite of what the operation would write, so that a write can be seen.
@@ -317,19 +323,19 @@ for (const way of WAYS) {
         const after = await everything(id);
         if (cell === 'no-op') {
           expect(answer.status).toBe(202);
-          expect(instanceView.parse(answer.body)).toMatchObject({ id, run_state: way.externalState });
+          expect(instanceView.parse(answer.body)).toMatchObject({ id, run_state: situation.externalState });
           const intent = INTENT[operation] ?? 'stopped';
           expect(after).toEqual({ ...before, instance: { ...(before.instance as object), intended_state: intent } });
         } else {
-          expectRefusal(answer, cell, operation, name, way.externalState);
+          expectRefusal(answer, cell, operation, name, situation.externalState);
           expect(after).toEqual(before);
         }
         await intend(id, intended);
       });
     }
-    if (way.externalState === 'migrating') {
+    if (situation.externalState === 'migrating') {
       test('migrate while migrating, to the same destination: no-op', async () => {
-        kept ??= await way.bring();
+        kept ??= await situation.bring();
         const { target } = await harness.record(kept);
         const before = await everything(kept);
         const answer = await ask('migrate', kept, target?.sledId ?? '');
@@ -342,8 +348,8 @@ for (const way of WAYS) {
       });
     }
     if (cells.migrate !== 'does') {
-      test(`migrate while ${way.name}, to a sled that isn't there: the shown state is checked first`, async () => {
-        kept ??= await way.bring();
+      test(`migrate while ${situation.name}, to a sled that isn't there: the shown state is checked first`, async () => {
+        kept ??= await situation.bring();
         const before = await everything(kept);
         const answer = await ask('migrate', kept, '00000000-0000-4000-8000-00000000dead');
         expect(answer.status).toBe(cells.migrate);

@@ -33,20 +33,20 @@ describe.skipIf(qemu === null)('on real VMs', () => {
     const watch = temporal.workflow.getHandle(workflowIds.watchMigration((await client.getMigration(id)).id));
     await waitUntil(
       async () => /under way[\s\S]*bytes left: [1-9]\d*[\s\S]*throughput: /.test(await currentDetails(watch)),
-      'its details never told how much is left',
+      'its details never showed how much is left',
       PATIENT_MS,
       100,
     ).catch(async (error: Error) => {
       throw new Error(`${error.message}; they are now: ${await currentDetails(watch)}`);
     });
-    // Between two of its activities there is none that is pending, and a new one has not told anything yet.
+    // Between two of its activities there is none that is pending, and a new one has no heartbeat yet.
     await waitUntil(
       async () => {
         const [pending] = (await watch.describe()).raw.pendingActivities ?? [];
-        const commanded = Buffer.from(pending?.heartbeatDetails?.payloads?.[0]?.data ?? []).toString();
-        return /"bytesLeft":[1-9]/.test(commanded);
+        const heartbeat = Buffer.from(pending?.heartbeatDetails?.payloads?.[0]?.data ?? []).toString();
+        return /"bytesLeft":[1-9]/.test(heartbeat);
       },
-      'its heartbeats never told how much is left',
+      'its heartbeats never showed how much is left',
       PATIENT_MS,
       20,
     );
@@ -63,8 +63,8 @@ describe.skipIf(qemu === null)('on real VMs', () => {
     const { progress } = await client.getMigration(id);
     expect(progress?.downtime_ms).toBe(downtimeMs);
     expect(progress?.bytes_sent).toBeGreaterThan(BYTES_PER_SECOND);
-    const story = (await client.getInstanceHistory(id)).items.map(({ text }) => text);
-    expect(story.join('\n')).toContain(`the guest stood still for ${downtimeMs} ms`);
+    const history = (await client.getInstanceHistory(id)).items.map(({ text }) => text);
+    expect(history.join('\n')).toContain(`the guest stood still for ${downtimeMs} ms`);
     await client.stopInstance(id);
     await harness.shows(id, 'stopped');
   });

@@ -1,21 +1,19 @@
 /** The main job on real VMs: the demo's scenario, and a console that is followed across migrations. */
-import { type ChildProcess, spawn } from 'node:child_process';
-import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { playScenario, readScenario } from '../../cli/scenario.ts';
 import { MooringClient } from '../../client/mooring-client.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import { type RunningStack, startStack } from '../../stack/stack.ts';
 import type { InstanceView } from '../../wire/operator-api.ts';
+import { type RunningCommand, startCommand } from '../support/command.ts';
 import { GUEST_MEMORY_BYTES, qemuForTests } from '../support/qemu.ts';
 
 const qemu = await qemuForTests('the end-to-end scenario on real VMs');
-const MOORING = fileURLToPath(new URL('../../cli/mooring.ts', import.meta.url));
 const PATIENT_MS = 90_000;
 
 describe.skipIf(qemu === null)('on real VMs', () => {
   let stack: RunningStack;
-  const children: ChildProcess[] = [];
+  const commands: RunningCommand[] = [];
   beforeAll(async () => {
     stack = await startStack({
       sleds: 3,
@@ -25,7 +23,7 @@ describe.skipIf(qemu === null)('on real VMs', () => {
     });
   });
   afterAll(async () => {
-    for (const child of children) child.kill('SIGKILL');
+    for (const command of commands) await command.stop('SIGKILL');
     await stack?.stop();
   });
 
@@ -47,17 +45,9 @@ describe.skipIf(qemu === null)('on real VMs', () => {
       { project },
     );
     await comes('running', ({ run_state }) => run_state === 'running');
-    const child = spawn(
-      process.execPath,
-      ['--import', 'tsx', MOORING, 'instance', 'console', name, '--project', project, '--api-url', stack.apiUrl],
-      { stdio: ['ignore', 'pipe', 'inherit'] },
-    );
-    children.push(child);
-    let externalState = '';
-    child.stdout?.on('data', (chunk: Buffer) => {
-      externalState += chunk.toString('latin1');
-    });
-    const counts = () => [...externalState.matchAll(/^count (\d+)\r?\n/gm)].map((match) => Number(match[1]));
+    const console = startCommand(['instance', 'console', name, '--project', project, '--api-url', stack.apiUrl]);
+    commands.push(console);
+    const counts = () => [...console.stdout.matchAll(/^count (\d+)\r?\n/gm)].map((match) => Number(match[1]));
     const countsBeyond = (beyond: number) =>
       waitUntil(() => (counts().at(-1) ?? 0) > beyond, `the console showed no count beyond ${beyond}`, PATIENT_MS);
     await countsBeyond(0);
@@ -68,7 +58,7 @@ describe.skipIf(qemu === null)('on real VMs', () => {
       await comes('moved', (now) => now.run_state === 'running' && now.sled_id === there?.id);
       await countsBeyond((counts().at(-1) ?? 0) + 5);
     }
-    expect(counts(), externalState).toEqual(counts().map((_, index) => index + 1));
+    expect(counts(), console.output).toEqual(counts().map((_, index) => index + 1));
 
     await client.stopInstance(name, { project });
     await comes('stopped', ({ run_state }) => run_state === 'stopped');

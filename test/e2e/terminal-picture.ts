@@ -30,7 +30,7 @@ interface Style {
 const PLAIN: Style = { colour: FOREGROUND, bold: false, dim: false };
 
 /** Draws a terminal's lines as an SVG. */
-export function drawTerminal(command: string, output: string): string {
+function drawTerminal(command: string, output: string): string {
   const lines = [`$ ${command}`, ...output.replace(/\r/g, '').trimEnd().split('\n')];
   let style = PLAIN;
   const drawn = lines.map((line, index) => {

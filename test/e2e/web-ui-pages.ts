@@ -7,7 +7,7 @@ const FIND_TIMEOUT_MS = 40_000;
 /** Room for a workflow's id on one line, in pixels. */
 const VIEWPORT = { width: 1600, height: 1150 };
 
-/** What hears of each tab that was looked at, by its name; `null` is the page as it opens. */
+/** Called for each tab that was looked at, by its name; `null` is the page as it opens. */
 export type OnTab = (page: Page, tab: string | null) => Promise<void>;
 
 /**

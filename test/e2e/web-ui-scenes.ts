@@ -23,7 +23,7 @@ async function pathOf(harness: Harness, workflowId: string): Promise<string> {
 }
 
 /** The Web UI's address of a list of workflows. */
-export function listPath(query: string): string {
+function listPath(query: string): string {
   return `/namespaces/default/workflows?query=${encodeURIComponent(query)}`;
 }
 
@@ -88,7 +88,7 @@ export async function playScenes(harness: Harness): Promise<{ scenes: Scene[]; r
         'Ended: started',
       ],
     },
-    // Its first two steps are markers: by name on the timeline, told in full by the current details.
+    // Its first two steps are markers: by name on the timeline, in full in the current details.
     finds: [`tell ${here.name} to run VMM ${await short(web)}`],
   });
 
@@ -130,10 +130,10 @@ export async function playScenes(harness: Harness): Promise<{ scenes: Scene[]; r
     'the unwound start was never to be found',
   );
   scenes.push({ name: 'unwound-starts', path: listPath(unwound), finds: [workflowIds.start(shop)] });
-  const story = `${SEARCH_ATTRIBUTES.instance} = "web"`;
+  const byInstance = `${SEARCH_ATTRIBUTES.instance} = "web"`;
   scenes.push({
     name: 'story-of-an-instance',
-    path: listPath(story),
+    path: listPath(byInstance),
     finds: [workflowIds.start(web), workflowIds.migrate(web), workflowIds.update(web)],
   });
 

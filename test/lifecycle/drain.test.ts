@@ -1,20 +1,18 @@
 /** Draining a sled, through the API, on real migrations. */
-import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { fileURLToPath } from 'node:url';
 import { WorkflowNotFoundError } from '@temporalio/client';
 import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest';
 import type { SledDrainInput } from '../../model/workflow-inputs.ts';
 import { TASK_QUEUE, workflowIds } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import type { StackSled } from '../../stack/stack.ts';
+import { type RunningCommand, startCommand } from '../support/command.ts';
 import { type Harness, refused, startHarness, wake } from '../support/harness.ts';
 
 // Dozens of real migrations: "stuck" begins later here.
 vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
 
 let harness: Harness;
-const children: ChildProcess[] = [];
+const commands: RunningCommand[] = [];
 beforeAll(async () => {
   harness = await startHarness({ sleds: 3, registerTimeoutMs: 3_000 });
 });
@@ -28,7 +26,7 @@ afterEach(async () => {
   for (const id of left) await harness.shows(id, 'stopped');
 });
 afterAll(async () => {
-  for (const child of children) child.kill('SIGKILL');
+  for (const command of commands) await command.stop('SIGKILL');
   await harness?.close();
 });
 
@@ -237,31 +235,24 @@ test('a drain goes on when the worker that carried it is killed', async () => {
     'it never got under way',
     60_000,
   );
-  first.kill('SIGKILL');
-  await once(first, 'exit');
+  await first.stop('SIGKILL');
   await startWorkerProcess();
   const done = await harness.client.waitForDrain(from.id);
   expect(done).toMatchObject({ state: 'drained', moved: 6, total: 6 });
   for (const id of ids) expect((await harness.shows(id, 'running')).active?.sledId).not.toBe(from.id);
 });
 
-async function startWorkerProcess(): Promise<ChildProcess> {
-  const child = spawn(
-    process.execPath,
-    ['--import', 'tsx', fileURLToPath(new URL('../../cli/mooring.ts', import.meta.url)), 'worker'],
-    {
-      env: {
-        ...process.env,
-        DATABASE_URL: harness.stack.databaseUrl,
-        TEMPORAL_ADDRESS: harness.stack.temporalAddress,
-        MOORING_LOG_LEVEL: 'error',
-      },
-      stdio: ['ignore', 'pipe', 'inherit'],
+async function startWorkerProcess(): Promise<RunningCommand> {
+  const worker = startCommand(['worker'], {
+    env: {
+      DATABASE_URL: harness.stack.databaseUrl,
+      TEMPORAL_ADDRESS: harness.stack.temporalAddress,
+      MOORING_LOG_LEVEL: 'error',
     },
-  );
-  children.push(child);
-  await once(child.stdout ?? child, 'data');
-  return child;
+  });
+  commands.push(worker);
+  await worker.untilPrinted(/worker: running/);
+  return worker;
 }
 
 async function runsOf(workflowId: string): Promise<number> {

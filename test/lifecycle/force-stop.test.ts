@@ -1,4 +1,4 @@
-/** A stop by force: what an operator's word about a silent sled ends, in every state, and what it never does. */
+/** A stop by force: what an operator's confirmation about a silent sled ends, in every state, and what it never does. */
 import { and, eq, isNull } from 'drizzle-orm';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { operation, vmm } from '../../db/schema.ts';
@@ -28,7 +28,7 @@ function begin(call: Promise<unknown>): void {
   call.catch(() => {});
 }
 
-describe('the word is not taken', () => {
+describe('the confirmation is not accepted', () => {
   test('of a sled that answers: 409 says to use stop, and nothing is changed', async () => {
     const id = await harness.running();
     const before = await harness.record(id);
@@ -60,7 +60,7 @@ describe('the word is not taken', () => {
   });
 });
 
-describe('on the word that the silent sled is off', () => {
+describe('on the confirmation that the silent sled is off', () => {
   test('a running instance ends Stopped, can be started at once, and what its sled says later changes nothing', async () => {
     const id = await harness.running();
     const { here } = await harness.placed(id);
@@ -90,7 +90,7 @@ describe('on the word that the silent sled is off', () => {
     await ends(id);
   });
 
-  test('a starting instance whose sled was never told ends Stopped, and its guest never runs', async () => {
+  test('a starting instance whose sled was never commanded ends Stopped, and its guest never runs', async () => {
     const id = await harness.create();
     harness.everywhere(silence);
     begin(harness.client.startInstance(id));
@@ -103,11 +103,11 @@ describe('on the word that the silent sled is off', () => {
     expect((await harness.record(id)).instance.activeVmmId).not.toBe(active?.id);
   });
 
-  test('a starting instance whose sled was told ends Stopped', async () => {
+  test('a starting instance whose sled was commanded ends Stopped', async () => {
     const id = await harness.create();
     harness.everywhere(({ agent }) => agent.faults.plant({ call: 'state:running', act: { type: 'drop_before' } }));
     begin(harness.client.startInstance(id));
-    await waitUntil(async () => (await harness.record(id)).active?.commandedAt != null, 'its sled was never told');
+    await waitUntil(async () => (await harness.record(id)).active?.commandedAt != null, 'its sled was never commanded');
     harness.everywhere(silence);
     await harness.client.forceStopInstance(id, off);
     await ends(id);
@@ -150,7 +150,7 @@ describe('while migrating', () => {
     begin(harness.client.migrateInstance(id, there.id));
     await waitUntil(
       async () => (await harness.record(id)).target?.commandedAt != null,
-      'the destination was never told',
+      'the destination was never commanded',
     );
     expect((await harness.record(id)).externalState).toBe('migrating');
     return { id, here, there };
@@ -177,7 +177,7 @@ describe('while migrating', () => {
     wake(there);
     await ends(id);
     expect(there.agent.hypervisor.count(target ?? '')).toBe(null);
-    // Its guest went on where the operator said that nothing runs: the sweep ends it.
+    // Its guest went on where the operator confirmed that nothing runs: the sweep ends it.
     wake(here);
   });
 
@@ -211,7 +211,7 @@ describe('while migrating', () => {
   });
 });
 
-test('a sled that is expunged needs no word', async () => {
+test('a sled that is expunged needs no confirmation', async () => {
   const id = await harness.create();
   const { id: sledId } = await harness.client.addSled({
     name: 'lost',

@@ -15,7 +15,7 @@ beforeAll(async () => {
 });
 afterAll(() => harness?.close());
 
-/** Begins a migration whose end is not heard of until `release`. */
+/** Begins a migration whose end is not reported until `release`. */
 async function held() {
   const id = await harness.running();
   const { there } = await harness.placed(id);
@@ -29,11 +29,14 @@ async function held() {
 
 test('it shows the sides of the migration, ends with it, and costs few events', async () => {
   const { id, there, watch, release } = await held();
-  await waitUntil(async () => /under way/.test(await currentDetails(watch)), 'it never told', 60_000, 100).catch(
-    async (error: Error) => {
-      throw new Error(`${error.message}; it says: ${await currentDetails(watch)}`);
-    },
-  );
+  await waitUntil(
+    async () => /under way/.test(await currentDetails(watch)),
+    'its details never showed it',
+    60_000,
+    100,
+  ).catch(async (error: Error) => {
+    throw new Error(`${error.message}; it says: ${await currentDetails(watch)}`);
+  });
   expect(await currentDetails(watch)).toMatch(
     new RegExp(`sled-\\d → ${there.name}[\\s\\S]*destination: pending[\\s\\S]*no figures`),
   );
@@ -49,8 +52,8 @@ test('it shows the sides of the migration, ends with it, and costs few events', 
   await harness.rests(id);
   expect((await harness.shows(id, 'running')).active?.sledId).toBe(there.id);
   expect((await harness.client.getMigration(id)).outcome).toBe('completed');
-  const story = (await harness.client.getInstanceHistory(id)).items.map(({ text }) => text);
-  expect(story.filter((text) => /^migration: completed: source/.test(text))).toHaveLength(1);
+  const history = (await harness.client.getInstanceHistory(id)).items.map(({ text }) => text);
+  expect(history.filter((text) => /^migration: completed: source/.test(text))).toHaveLength(1);
 
   const quick = await harness.running();
   await harness.client.migrateInstance(quick, (await harness.placed(quick)).there.id);
@@ -71,7 +74,7 @@ test('terminated, it is missed by nobody', async () => {
   await harness.examined(true);
 });
 
-test('it ends although a sled has vanished: with its time, or with an operator’s word', async () => {
+test('it ends although a sled has vanished: with its time, or with an operator’s confirmation', async () => {
   const { id, there, watch, input } = await held();
   silence(there);
   const brief = await harness.temporal.workflow.execute('migrationWatch', {

@@ -57,7 +57,7 @@ describe('stop while migrating', () => {
   test('the migration goes on and arrives: it is stopped there', async () => {
     const id = await harness.running();
     const { here, there } = await harness.placed(id);
-    // The source can't be told, so that the migration wins; the destination can.
+    // The source can't be reached, so that the migration wins; the destination can.
     here.agent.faults.plant({ call: 'state:stopped', act: { type: 'refuse', status: 503 } });
     await harness.client.migrateInstance(id, there.id);
     await harness.client.stopInstance(id);
@@ -69,14 +69,14 @@ describe('stop while migrating', () => {
     const id = await harness.running();
     const { there } = await harness.placed(id);
     there.agent.faults.plant({ migration: { side: 'target', point: 'middle' } });
-    // The destination can't be told.
+    // The destination can't be reached.
     there.agent.faults.plant({ call: 'state:stopped', act: { type: 'refuse', status: 503 } });
     await harness.client.migrateInstance(id, there.id);
     await harness.client.stopInstance(id);
     await endsStopped(id);
   });
 
-  test('the stop reaches only the destination at first: it is told again until both have taken it', async () => {
+  test('the stop reaches only the destination at first: it is sent again until both have taken it', async () => {
     const id = await harness.running();
     const { here, there } = await harness.placed(id);
     there.agent.faults.plant({ call: 'state:migration_target', act: { type: 'delay', ms: 1_000 }, times: 1 });
@@ -97,7 +97,7 @@ describe('stop while migrating', () => {
       () => null,
       (error: unknown) => error,
     );
-    await waitUntil(async () => (await harness.record(id)).target?.commandedAt != null, 'it was never told');
+    await waitUntil(async () => (await harness.record(id)).target?.commandedAt != null, 'it was never commanded');
     const target = (await harness.record(id)).target?.id;
     await harness.client.stopInstance(id);
     await endsStopped(id);
@@ -120,7 +120,7 @@ describe('stop while starting', () => {
     await endsStopped(id);
   });
 
-  test('the last intent wins: stop, then start again before a sled was told', async () => {
+  test('the last intent wins: stop, then start again before a sled was commanded', async () => {
     const id = await harness.running();
     const { here } = await harness.placed(id);
     here.agent.faults.plant({ call: 'state:stopped', act: { type: 'drop_before' } });

@@ -1,10 +1,6 @@
 /** Each reconciling loop against planted faults, and beside healthy things that it must leave alone. */
-import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import { once } from 'node:events';
 import { connect, createServer, type Socket } from 'node:net';
-import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
 import { ScheduleNotFoundError } from '@temporalio/client';
 import { sql } from 'drizzle-orm';
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
@@ -17,12 +13,12 @@ import { OUTCOME_RUNNING, SEARCH_ATTRIBUTES } from '../../model/search-attribute
 import { TASK_QUEUE, workflowIds } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import { ensureSchedules } from '../../temporal/schedules.ts';
+import { type RunningCommand, runCommand, startCommand } from '../support/command.ts';
 import { type Harness, refused, silence, startHarness, wake } from '../support/harness.ts';
 
 vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
 
-const COMMAND = fileURLToPath(new URL('../../cli/mooring.ts', import.meta.url));
-const children: ChildProcess[] = [];
+const commands: RunningCommand[] = [];
 let harness: Harness;
 /** Nothing here is to be touched by any pass. */
 let healthy: string[];
@@ -36,7 +32,7 @@ afterEach(async () => {
   for (const { id } of harness.stack.sleds) await harness.client.setSledPolicy(id, 'provisionable');
 });
 afterAll(async () => {
-  for (const child of children) child.kill('SIGKILL');
+  for (const command of commands) await command.stop('SIGKILL');
   await harness?.close();
 });
 
@@ -123,16 +119,7 @@ describe('switched off and on', () => {
 
   test('the command runs a pass and says what it found, also as JSON', async () => {
     const mooring = async (...args: string[]) =>
-      (
-        await promisify(execFile)(process.execPath, [
-          '--import',
-          'tsx',
-          COMMAND,
-          ...args,
-          '--api-url',
-          harness.stack.apiUrl,
-        ])
-      ).stdout;
+      (await runCommand([...args, '--api-url', harness.stack.apiUrl])).stdout;
     expect(await mooring('reconcile', 'watcher')).toMatch(/asked 3 sleds: nothing to do/);
     expect(JSON.parse(await mooring('reconcile', 'auto-restart', '--json'))).toMatchObject({
       name: 'auto-restart',
@@ -175,7 +162,7 @@ describe('the watcher', () => {
     agent.faults.plant({ call: 'list', act });
     expect((await run('watcher')).found).toMatchObject({ lost: [], silent: [harness.sled(active?.sledId).name] });
     agent.faults.clear();
-    // Missing from the inventory, and the sled won't say.
+    // Missing from the inventory, and the sled won't answer.
     agent.faults.lose(active?.id ?? '');
     agent.faults.plant({ call: 'get', act: act.type === 'garbage' ? { type: 'refuse', status: 500 } : act });
     expect((await run('watcher')).found.lost).toEqual([]);
@@ -218,7 +205,7 @@ describe('the watcher', () => {
     await harness.shows(id, 'failed');
   });
 
-  test('a lost report: what the sled says when it is asked counts as much', async () => {
+  test('a lost report: what the sled answers when it is asked counts as much', async () => {
     const id = await harness.running();
     const { active } = await harness.record(id);
     const { agent } = harness.sled(active?.sledId);
@@ -295,7 +282,7 @@ describe('the updater', () => {
     const id = await harness.create();
     harness.everywhere(({ agent }) => agent.faults.plant({ call: 'state:running', act: { type: 'drop_before' } }));
     const start = harness.client.startInstance(id);
-    await waitUntil(async () => (await harness.record(id)).active?.commandedAt != null, 'it was never told');
+    await waitUntil(async () => (await harness.record(id)).active?.commandedAt != null, 'it was never commanded');
     await harness.temporal.workflow.getHandle(workflowIds.start(id)).terminate('by hand');
     expect((await refused(start)).status).toBe(409);
     harness.everywhere(wake);
@@ -309,7 +296,7 @@ describe('the updater', () => {
   test('an API that dies between writing a report and signalling', async () => {
     const id = await harness.running();
     const { active } = await harness.record(id);
-    // An API whose way to Temporal is cut, so that it can write but not signal.
+    // An API whose connection to Temporal is cut, so that it can write but not signal.
     const sockets = new Set<Socket>();
     const temporalPort = Number(harness.stack.temporalAddress.split(':')[1]);
     const proxy = createServer((socket) => {
@@ -320,18 +307,15 @@ describe('the updater', () => {
     await new Promise<void>((resolve) => proxy.listen(0, '127.0.0.1', resolve));
     const bound = proxy.address();
     const port = typeof bound === 'object' && bound !== null ? bound.port : 0;
-    const doomed = spawn(process.execPath, ['--import', 'tsx', COMMAND, 'api', '--port', '0', '--insecure-sleds'], {
+    const doomed = startCommand(['api', '--port', '0', '--insecure-sleds'], {
       env: {
-        ...process.env,
         DATABASE_URL: harness.stack.databaseUrl,
         TEMPORAL_ADDRESS: `127.0.0.1:${port}`,
         MOORING_LOG_LEVEL: 'silent',
       },
-      stdio: ['ignore', 'pipe', 'inherit'],
     });
-    children.push(doomed);
-    const [said] = await once(doomed.stdout, 'data');
-    const url = /http:\S+/.exec(String(said))?.[0];
+    commands.push(doomed);
+    const [url] = await doomed.untilPrinted(/http:\S+/);
     proxy.close();
     for (const socket of sockets) socket.destroy();
     const answer = fetch(`${url}/vmms/${active?.id}`, {
@@ -343,9 +327,8 @@ describe('the updater', () => {
       () => 'cut',
     );
     await waitUntil(async () => (await harness.record(id)).active?.state === 'failed', 'it never wrote the report');
-    doomed.kill('SIGKILL');
-    await once(doomed, 'exit');
-    // Not taken: an agent would say it again.
+    await doomed.stop('SIGKILL');
+    // Not taken: an agent would report it again.
     expect(await answer).not.toBe(204);
     expect((await harness.record(id)).instance.state).toBe('vmm');
     await leavingHealthyAlone(() => run('updater'));
@@ -520,7 +503,7 @@ describe('auto-restart', () => {
     await harness.shows(id, 'stopped');
   });
 
-  test('the start that a user asked for, and that unwound, is not: the user was told', async () => {
+  test('the start that a user asked for, and that unwound, is not: the user got the error', async () => {
     const id = await harness.create(undefined, willing);
     harness.everywhere(({ agent }) =>
       agent.faults.plant({ call: 'state:running', act: { type: 'refuse', status: 409 } }),

@@ -21,7 +21,7 @@ export interface Row {
 
 /**
  * `same`: all ends as without the fault. `undone`: the operation fails and is undone. `either`: one or the other.
- * `cut off`: the caller hears that it was ended; what it left is brought to one of the two ends.
+ * `cut off`: the caller learns that it was ended; what it left is brought to one of the two ends.
  */
 export type Expectation = 'same' | 'undone' | 'either' | 'cut off';
 
@@ -78,7 +78,7 @@ function undoneBySaga(row: Row): Expectation {
   return row.scenario.workflow === 'vmmUnwind' ? 'either' : 'undone';
 }
 
-/** Has the next execution of a step fail for good: by its sled's own word where it commands one. */
+/** Has the next execution of a step fail for good: by its sled's own answer where it commands one. */
 function planFinal(subject: Subject, row: Row, plan: { holdBefore?: boolean; holdAfter?: boolean } = {}): Planned {
   const commands = [...row.calls].filter(isCommand);
   for (const call of commands) subject.onSleds({ call, act: { type: 'refuse', status: 409 }, times: 1 });

@@ -15,6 +15,7 @@ import {
 import { SledClient } from '../../activities/sled-client.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import type { FaultCall } from '../../sled-agent/faults.ts';
+import { unwindError } from '../support/saga-steps.ts';
 
 /** What is done to executions of a step. */
 export interface FaultPlan {
@@ -55,7 +56,7 @@ export interface Execution {
   readonly vmmId: string | null;
 }
 
-const INJECTED = { status: 503, error_code: 'ServiceUnavailable', message: 'a fault of the test' };
+const INJECTED = unwindError('a fault of the test');
 const MOMENT_MS = 60_000;
 const UUID = /[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}/;
 
@@ -120,11 +121,11 @@ export class FaultInjector {
   }
 
   /** Hears of every moment that an execution under a plan comes to. */
-  onMoment(hear: (planId: string, moment: Moment) => void): void {
-    this.#changes.on('moment', hear);
+  onMoment(listener: (planId: string, moment: Moment) => void): void {
+    this.#changes.on('moment', listener);
   }
 
-  /** Notes a moment; also one that an injector in another process has told. */
+  /** Notes a moment; also one that an injector in another process has reported. */
   reached(planId: string, moment: Moment, execution: Execution): void {
     if (!this.#executions.has(planId)) this.#executions.set(planId, execution);
     const key = `${planId}/${moment}`;

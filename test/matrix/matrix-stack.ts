@@ -6,18 +6,19 @@ import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { RECONCILERS, type ReconcilerName } from '../../model/reconcilers.ts';
-import { guardChild, waitUntil } from '../../platform/host/child-process.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
 import { createLog } from '../../platform/telemetry/log.ts';
 import { type SledAgentHandle, startSledAgent } from '../../sled-agent/server.ts';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../stack/embedded-postgres.ts';
 import { type StackSled, withinTime } from '../../stack/stack.ts';
 import { type RunningWorker, startWorker } from '../../worker/worker.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
+import { Supervisor } from '../support/supervisor.ts';
 import { FaultInjector, type FaultPlan, noteSledCalls, silenceLateAttempts } from './fault-injector.ts';
 import type { ToParent, ToVictim, VictimOptions } from './victim-worker.ts';
 
 /** The workflow interceptors of the matrix. */
-export const SHORT_TIMEOUTS = fileURLToPath(new URL('./short-timeouts.ts', import.meta.url));
+const SHORT_TIMEOUTS = fileURLToPath(new URL('./short-timeouts.ts', import.meta.url));
 const VICTIM = fileURLToPath(new URL('./victim-worker.ts', import.meta.url));
 const READY_MS = 120_000;
 /** Longer than a worker gives what ignores its cancellation. */
@@ -93,8 +94,8 @@ export async function startMatrixStack(): Promise<MatrixStack> {
   const small: SledAgentHandle[] = [];
   let added = 0;
   let worker: RunningWorker | null = harness.stack.worker;
-  let victim: ChildProcess | null = null;
-  const tell = (message: ToVictim) => void (victim?.connected && victim.send(message));
+  let victim: { child: ChildProcess; supervisor: Supervisor } | null = null;
+  const send = (message: ToVictim) => void (victim?.child.connected && victim.child.send(message));
   // Inventories are for what nothing else brings to light: too many of them, and nothing else gets to do it.
   await harness.temporal.schedule.getHandle('watcher').update(({ spec, ...schedule }) => ({
     ...schedule,
@@ -128,15 +129,15 @@ export async function startMatrixStack(): Promise<MatrixStack> {
     },
     plan(plan) {
       if (victim === null) injector.plan(plan);
-      else tell({ plan });
+      else send({ plan });
     },
     release(planId, point) {
       injector.release(planId, point);
-      tell({ release: planId, point });
+      send({ release: planId, point });
     },
     drop(planId) {
       injector.drop(planId);
-      tell({ drop: planId });
+      send({ drop: planId });
     },
     async runLoops(names) {
       for (const name of RECONCILERS) {
@@ -153,23 +154,21 @@ export async function startMatrixStack(): Promise<MatrixStack> {
       worker = null;
       const options: VictimOptions = { databaseUrl, temporal };
       const child = fork(VICTIM, [JSON.stringify(options)], { execArgv: ['--import', 'tsx'] });
-      victim = child;
-      guardChild(child.pid ?? 0, 'KILL');
+      const supervisor = new Supervisor({ name: 'the worker process', spawn: () => child, restartAfterMs: null });
+      supervisor.start();
+      victim = { child, supervisor };
       let ready = false;
       child.on('message', (message: ToParent) => {
         if ('ready' in message) ready = true;
         else injector.reached(message.planId, message.moment, message.execution);
       });
-      await waitUntil(() => ready || child.exitCode !== null, 'the worker process never came up', READY_MS);
+      await waitUntil(() => ready || !supervisor.runs, 'the worker process never came up', READY_MS);
       if (!ready) throw new Error(`the worker process ended with exit code ${child.exitCode}`);
     },
     async killVictim() {
-      const child = victim;
+      const { supervisor } = victim ?? {};
       victim = null;
-      if (child === null) return;
-      const gone = new Promise((resolve) => child.once('exit', resolve));
-      child.kill('SIGKILL');
-      await gone;
+      await supervisor?.kill();
     },
     async moveBack() {
       worker = await startWorker({
@@ -182,7 +181,7 @@ export async function startMatrixStack(): Promise<MatrixStack> {
     },
     async close() {
       injector.releaseAll();
-      victim?.kill('SIGKILL');
+      await victim?.supervisor.kill();
       if (worker !== null) await withinTime(worker.stop(), STOP_MS);
       await Promise.all(small.map((agent) => agent.stop()));
       await harness.close();

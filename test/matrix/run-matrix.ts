@@ -33,7 +33,7 @@ export interface MatrixResult {
   readonly rows: readonly Row[];
   readonly columns: readonly Column[];
   readonly cells: readonly CellResult[];
-  /** Scenarios that don't do what they say, steps that none reaches, and findings of the doctor on no cell of the matrix. */
+  /** Scenarios that don't do what they declare, steps that none reaches, and findings of the doctor on no cell of the matrix. */
   readonly problems: readonly string[];
 }
 
@@ -94,15 +94,15 @@ class MatrixRun {
   }
 
   async run(): Promise<MatrixResult> {
-    const say = this.#options.onPhase ?? (() => {});
-    say('scenarios without a fault');
+    const print = this.#options.onPhase ?? (() => {});
+    print('scenarios without a fault');
     const rows = (await this.#findRows()).filter(({ scenario, activity }) =>
       `${scenario.workflow}.${activity}`.includes(this.#options.row ?? ''),
     );
     const columns = this.#options.columns ?? COLUMNS;
 
     const watch = this.#watch();
-    say('faults of one instance');
+    print('faults of one instance');
     try {
       await this.#together(
         rows.filter(({ scenario }) => !scenario.alone),
@@ -114,7 +114,7 @@ class MatrixRun {
     }
     const alone = rows.filter(({ scenario }) => scenario.alone);
     if (alone.length > 0) {
-      say('passes of the loops');
+      print('passes of the loops');
       await this.#stack.runLoops([]);
       for (const row of alone)
         for (const column of columns.filter((each) => each.disaster === undefined))
@@ -122,10 +122,10 @@ class MatrixRun {
       await this.#stack.runLoops(RECONCILERS);
     }
     for (const column of columns.filter((each) => each.disaster !== undefined)) {
-      say(column.head);
+      print(column.head);
       await this.#disaster(rows, column);
     }
-    say('the doctor, at rest');
+    print('the doctor, at rest');
     await this.#examineAtRest();
     this.#sleds.close();
     return { rows, columns, cells: this.#judged(), problems: this.#problems };
@@ -338,14 +338,14 @@ class MatrixRun {
     const byCell = new Map<CellResult, string[]>();
     for (const finding of this.#findings.values()) {
       const cell = this.#owners.get(finding.instanceId ?? '');
-      const said = `the doctor (${finding.invariant}, ${finding.rule}): ${finding.message}`;
-      if (cell === undefined) this.#problems.push(said);
-      else byCell.set(cell, [...(byCell.get(cell) ?? []), said]);
+      const text = `the doctor (${finding.invariant}, ${finding.rule}): ${finding.message}`;
+      if (cell === undefined) this.#problems.push(text);
+      else byCell.set(cell, [...(byCell.get(cell) ?? []), text]);
     }
     return this.#cells.map((cell) => {
-      const said = byCell.get(cell);
-      if (said === undefined) return cell;
-      const reasons = cell.verdict.kind === 'broken' ? [cell.verdict.reason, ...said] : said;
+      const found = byCell.get(cell);
+      if (found === undefined) return cell;
+      const reasons = cell.verdict.kind === 'broken' ? [cell.verdict.reason, ...found] : found;
       return { ...cell, verdict: { kind: 'broken', reason: reasons.join('; ') } };
     });
   }

@@ -20,7 +20,7 @@ export interface Scenario {
   readonly operation: OperationName | null;
   /** What the instance shows before, and again after a failure. */
   readonly before: ExternalState;
-  /** How it ends without a fault of the matrix; `either` where the caller's own saga may be told of the failure or not. */
+  /** How it ends without a fault of the matrix; `either` where the caller's own saga may get the failure or not. */
   readonly plain: 'succeeded' | 'undone' | 'either';
   /** What the instance shows at rest after success. */
   readonly success: ExternalState;
@@ -56,7 +56,7 @@ async function running(subject: Subject): Promise<void> {
   await subject.waitForState(['running']);
 }
 
-/** Ends a saga by hand once a step of it has arrived, and hears its caller's error. */
+/** Ends a saga by hand once a step of it has arrived, and returns its caller's error. */
 async function terminated(subject: Subject, call: Promise<CallOutcome>, workflowId: string): Promise<void> {
   await subject.stack.temporal.workflow.getHandle(workflowId).terminate('the scenario');
   const outcome = await call;
@@ -117,7 +117,7 @@ export const SCENARIOS: readonly Scenario[] = [
     plain: 'succeeded',
     prepare: stopped,
     async act(subject, options) {
-      const commanded = subject.plan({
+      const command = subject.plan({
         workflowType: 'instanceStart',
         activity: 'runVmm',
         holdAfter: true,
@@ -125,11 +125,11 @@ export const SCENARIOS: readonly Scenario[] = [
         times: ATTEMPTS,
       });
       const call = subject.call('start', options);
-      await commanded.waitFor('ran');
+      await command.waitFor('ran');
       await subject.waitForState(['running']);
-      commanded.release('after');
-      await commanded.waitFor('ended');
-      commanded.drop();
+      command.release('after');
+      await command.waitFor('ended');
+      command.drop();
       return call;
     },
   },
@@ -169,7 +169,7 @@ export const SCENARIOS: readonly Scenario[] = [
     plain: 'succeeded',
     prepare: running,
     async act(subject, options) {
-      const commanded = subject.plan({
+      const command = subject.plan({
         workflowType: 'instanceMigrate',
         activity: 'migrateIn',
         holdAfter: true,
@@ -177,8 +177,8 @@ export const SCENARIOS: readonly Scenario[] = [
         times: ATTEMPTS,
       });
       const call = subject.call('migrate', options);
-      await commanded.waitFor('ran');
-      const { vmmId } = commanded.execution();
+      await command.waitFor('ran');
+      const { vmmId } = command.execution();
       await waitUntil(
         async () => {
           const { active, migration } = await subject.record();
@@ -188,9 +188,9 @@ export const SCENARIOS: readonly Scenario[] = [
         WAIT_MS,
         TICK_MS,
       );
-      commanded.release('after');
-      await commanded.waitFor('ended');
-      commanded.drop();
+      command.release('after');
+      await command.waitFor('ended');
+      command.drop();
       return call;
     },
   },
@@ -217,9 +217,9 @@ export const SCENARIOS: readonly Scenario[] = [
       await subject.waitForState(['running']);
     },
     async act(subject, options) {
-      const asked = subject.plan({ workflowType: 'instanceMigrate', activity: 'signalUpdate', observe: true });
+      const signalling = subject.plan({ workflowType: 'instanceMigrate', activity: 'signalUpdate', observe: true });
       const call = subject.call('migrate', options);
-      await Promise.race([asked.waitFor('arrived'), call]);
+      await Promise.race([signalling.waitFor('arrived'), call]);
       subject.kept?.release('before');
       subject.kept?.drop();
       return call;
@@ -255,12 +255,12 @@ export const SCENARIOS: readonly Scenario[] = [
     prepare: running,
     async act(subject, options) {
       subject.onSleds({ migration: { side: 'source', point: 'middle' } });
-      const commanded = subject.plan({ workflowType: 'instanceMigrate', activity: 'migrateIn', holdBefore: true });
+      const command = subject.plan({ workflowType: 'instanceMigrate', activity: 'migrateIn', holdBefore: true });
       const call = subject.call('migrate', options);
-      await commanded.waitFor('arrived');
+      await command.waitFor('arrived');
       const { target } = await subject.record();
       subject.silence(target?.id ?? '', subject.sled(target?.sledId));
-      commanded.release('before');
+      command.release('before');
       return call;
     },
   },
@@ -272,16 +272,16 @@ export const SCENARIOS: readonly Scenario[] = [
     success: 'running',
     plain: 'undone',
     async prepare(subject) {
-      const commanded = subject.plan({
+      const command = subject.plan({
         workflowType: 'instanceStart',
         activity: 'runVmm',
         holdBefore: true,
         run: 'never',
       });
       const call = subject.call('start');
-      await commanded.waitFor('arrived');
+      await command.waitFor('arrived');
       await terminated(subject, call, workflowIds.start(subject.id));
-      commanded.release('before');
+      command.release('before');
     },
     act: found,
   },
@@ -294,16 +294,16 @@ export const SCENARIOS: readonly Scenario[] = [
     plain: 'succeeded',
     async prepare(subject) {
       await running(subject);
-      const commanded = subject.plan({
+      const command = subject.plan({
         workflowType: 'instanceMigrate',
         activity: 'migrateIn',
         holdBefore: true,
         run: 'never',
       });
       const call = subject.call('migrate');
-      await commanded.waitFor('arrived');
+      await command.waitFor('arrived');
       await terminated(subject, call, workflowIds.migrate(subject.id));
-      commanded.release('before');
+      command.release('before');
     },
     act: found,
   },

@@ -270,19 +270,20 @@ export class Subject {
     await this.stack.temporal.workflow.getHandle(workflowId, runId).terminate('the fault matrix');
   }
 
-  /** Asks a workflow to cancel, and waits until it has heard it. */
+  /** Asks a workflow to cancel, and waits until it has received it. */
   async cancel({ workflowId, runId }: Execution): Promise<void> {
     const handle = this.stack.temporal.workflow.getHandle(workflowId, runId);
     await handle.cancel();
     await waitUntil(
       async () => {
         const { events } = await handle.fetchHistory();
-        const asked = events?.findIndex((event) => event.workflowExecutionCancelRequestedEventAttributes) ?? -1;
+        const requestedAt = events?.findIndex((event) => event.workflowExecutionCancelRequestedEventAttributes) ?? -1;
         return (
-          asked >= 0 && (events?.slice(asked).some((event) => event.workflowTaskCompletedEventAttributes) ?? false)
+          requestedAt >= 0 &&
+          (events?.slice(requestedAt).some((event) => event.workflowTaskCompletedEventAttributes) ?? false)
         );
       },
-      `${workflowId} never heard of its cancellation`,
+      `${workflowId} never received its cancellation`,
       SETTLE_MS,
       50,
     );

@@ -40,7 +40,7 @@ export function summary({ cells, rows, columns, problems }: MatrixResult): strin
   return `${rows.length} steps × ${columns.length} faults: ${count('holds')} hold, ${count('not applicable')} can't apply, ${count('broken')} broken${problems.length > 0 ? `, ${problems.length} other problems` : ''}`;
 }
 
-/** Rows are faults here, since a terminal is narrow and the steps are fewer than the faults' words. */
+/** Rows are faults here, since a terminal is narrow and the steps are shorter than the faults. */
 export function terminalTable(result: MatrixResult): string {
   const paint = (verdict: Verdict | undefined) => {
     const text = short(verdict);

@@ -19,8 +19,8 @@ export type ToParent =
 const { databaseUrl, temporal } = JSON.parse(process.argv[2] ?? '{}') as VictimOptions;
 silenceLateAttempts();
 const injector = new FaultInjector();
-const say = (message: ToParent) => void process.send?.(message);
-injector.onMoment((planId, moment) => say({ planId, moment, execution: injector.execution(planId) }));
+const send = (message: ToParent) => void process.send?.(message);
+injector.onMoment((planId, moment) => send({ planId, moment, execution: injector.execution(planId) }));
 process.on('message', (message: ToVictim) => {
   if ('plan' in message) injector.plan(message.plan);
   else if ('drop' in message) injector.drop(message.drop);
@@ -38,4 +38,4 @@ await startWorker({
     workflowModules: [new URL('./short-timeouts.ts', import.meta.url).pathname],
   },
 });
-say({ ready: true });
+send({ ready: true });

@@ -33,7 +33,7 @@ async function copyTree(): Promise<string> {
   for (const file of stdout.split('\0').filter((name) => name !== '')) {
     await mkdir(dirname(join(copy, file)), { recursive: true });
     await copyFile(join(root, file), join(copy, file)).catch((error: NodeJS.ErrnoException) => {
-      // Deleted, but git has not been told.
+      // Deleted, but still in git's index.
       if (error.code !== 'ENOENT') throw error;
     });
   }
@@ -103,10 +103,10 @@ async function recorded(file: string): Promise<Map<string, string>> {
 
 /** Writes the table: the newest verdict on each sabotage, from this run or an earlier one. */
 async function record(file: string, verdicts: readonly Verdict[]): Promise<void> {
-  const words = await recorded(file);
+  const verdictCells = await recorded(file);
   for (const { mutant, caughtBy } of verdicts)
-    words.set(mutant.name, caughtBy === null ? '**survives**' : `\`${caughtBy}\``);
-  const verdictOn = ({ name }: Mutant) => words.get(name) ?? 'not run yet';
+    verdictCells.set(mutant.name, caughtBy === null ? '**survives**' : `\`${caughtBy}\``);
+  const verdictOn = ({ name }: Mutant) => verdictCells.get(name) ?? 'not run yet';
   const caught = MUTANTS.filter((mutant) => verdictOn(mutant).startsWith('`')).length;
   const lines = [
     '# Sabotages that the tests catch',
@@ -159,7 +159,7 @@ const program = new Command('mutants')
         }
         const verdict = await judge(folder, mutant);
         verdicts.push(verdict);
-        // After each: a run that is broken off has said what it knows.
+        // After each: a run that is broken off has recorded what it knows.
         if (options.record !== undefined) await record(options.record, verdicts);
         const mark = verdict.caughtBy === null ? colours.red('survives') : colours.green('caught');
         if (!options.json) console.log(`${mark}  ${mutant.name}  ${verdict.seconds.toFixed(0)} s`);

@@ -90,7 +90,7 @@ test('a migration that completes: it follows in the transaction that moves the i
   expectAgreement();
 });
 
-/** Nothing is heard of a sled's VMMs: it reports nothing, and who asks (the watcher, an update) is told to come again. */
+/** A sled's VMMs are silent: it reports nothing, and who asks (the watcher, an update) is answered to come again. */
 function mute({ agent }: StackSled): void {
   agent.faults.holdReports(true);
   for (const call of ['list', 'get'] as const)
@@ -104,7 +104,7 @@ test('a guest that left and has not yet been reported as arrived: the network is
   await harness.client.migrateInstance(id, there.id);
   await waitUntil(
     async () => (await harness.record(id)).active?.sledId === there.id,
-    'the source never said that its guest left',
+    'the source never reported that its guest left',
     30_000,
     10,
   );
@@ -128,7 +128,7 @@ test('a guest that left and never arrived: gone when Failed is shown', async () 
   await harness.client.migrateInstance(id, there.id);
   await waitUntil(
     async () => (await harness.record(id)).active?.sledId === there.id,
-    'the source never said that its guest left',
+    'the source never reported that its guest left',
     30_000,
     10,
   );

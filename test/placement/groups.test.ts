@@ -152,7 +152,7 @@ describe('anti-affinity', () => {
     expect((await refusal(database.start(second))).status).toBe(507);
   });
 
-  test('fail: a start and a migration that want the last free sled at once: one has it, the other is told why', async () => {
+  test('fail: a start and a migration that want the last free sled at once: one has it, the other gets the reason', async () => {
     for (let round = 0; round < 8; round++) {
       await database.empty();
       project = await database.project();
@@ -377,7 +377,7 @@ describe('capacity', () => {
     expect(database.statements - before).toBeLessThanOrEqual(3);
   });
 
-  test('why nothing can be placed is said: no sled in service, no room, no quota', async () => {
+  test('the refusal names why nothing can be placed: no sled in service, no room, no quota', async () => {
     const [one = ''] = await members(1);
     expect((await refusal(database.start(one))).message).toMatch(/no sled is in service/);
     const [sled = ''] = await sleds(1, 1);

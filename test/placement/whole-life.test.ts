@@ -9,6 +9,7 @@ import { beginUnwind, finishUnwind } from '../../db/transactions/unwind-vmm.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { isGoneVmmState, type MigrationState, type OperationKind, type WireVmmState } from '../../model/states.ts';
 import { GIBIBYTE, startTestDatabase, type TestDatabase } from '../support/placement-database.ts';
+import { unwindError } from '../support/saga-steps.ts';
 
 let database: TestDatabase;
 beforeAll(async () => {
@@ -78,7 +79,7 @@ test('starts, migrations, reports, unwinds, stops and updates at once: in every 
       workflowId: 'unwind',
       confirmed: draw() < 0.7,
       neverCommanded: true,
-      error: { status: 503, error_code: 'ServiceUnavailable', message: 'unwound' },
+      error: unwindError(),
     });
   };
 
@@ -99,20 +100,20 @@ test('starts, migrations, reports, unwinds, stops and updates at once: in every 
       if (choice < 0.75) return database.migrate(id, pick(sleds)).then(() => 'migrated');
       return report(active.id, choice < 0.9 ? 'destroyed' : 'failed').then(() => 'reported');
     }
-    const way = draw();
-    if (way < 0.2) return unwind('migrate', id, target.id).then(() => 'unwound');
-    if (way < 0.45) await report(active.id, 'stopping', { out: 'completed' });
-    else if (way < 0.75) await report(target.id, 'running', { in: 'completed' });
-    else if (way < 0.9) await report(target.id, 'failed', { in: 'failed' });
+    const outcome = draw();
+    if (outcome < 0.2) return unwind('migrate', id, target.id).then(() => 'unwound');
+    if (outcome < 0.45) await report(active.id, 'stopping', { out: 'completed' });
+    else if (outcome < 0.75) await report(target.id, 'running', { in: 'completed' });
+    else if (outcome < 0.9) await report(target.id, 'failed', { in: 'failed' });
     else await report(active.id, 'running', { out: 'failed' });
     return 'reported';
   };
 
-  let acting = true;
+  let busy = true;
   const broken: unknown[] = [];
   let looks = 0;
   const watcher = (async () => {
-    while (acting) {
+    while (busy) {
       broken.push(...(await database.broken()));
       looks += 1;
     }
@@ -133,7 +134,7 @@ test('starts, migrations, reports, unwinds, stops and updates at once: in every 
       }
     }),
   ).finally(() => {
-    acting = false;
+    busy = false;
     return watcher;
   });
   expect(broken, `seed ${seed}`).toEqual([]);

@@ -14,6 +14,7 @@ import { promoteBuild, readBuilds } from '../../temporal/deployment.ts';
 import { ensureSchedules } from '../../temporal/schedules.ts';
 import { WorkflowStarter } from '../../temporal/workflow-starter.ts';
 import { startTestDatabase, type TestDatabase } from '../support/database.ts';
+import { unwindError } from '../support/saga-steps.ts';
 
 /** The deadline of every call that sets none of its own, in milliseconds. */
 const CALL_MS = 500;
@@ -116,8 +117,7 @@ test('what PostgreSQL has taken is answered as a success: a delete over a leftov
   };
   await claimStart(db, { ...attempt, reason: 'user', isRetry: false });
   await beginUnwind(db, { ...attempt, spareRunning: false });
-  const error = { status: 503, error_code: 'ServiceUnavailable', message: 'undone' };
-  await finishUnwind(db, { ...attempt, confirmed: true, neverCommanded: true, error });
+  await finishUnwind(db, { ...attempt, confirmed: true, neverCommanded: true, error: unwindError() });
   const send = async (method: string, path: string, body?: unknown) =>
     (
       await fetch(api.url + path, {

@@ -15,7 +15,7 @@ import { deleteInstance, recordStop } from '../../db/transactions/record-intent.
 import { beginUnwind, finishUnwind, recordSucceededOperation } from '../../db/transactions/unwind-vmm.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { isGoneVmmState } from '../../model/states.ts';
-import { type Attempt, FAILED } from '../support/saga-steps.ts';
+import { type SagaAttempt, unwindError } from '../support/saga-steps.ts';
 import type { SledReply, World } from './world.ts';
 import * as sleds from './world.ts';
 
@@ -29,7 +29,7 @@ export interface Actor {
 }
 
 /**
- * What goes wrong in a saga: `register lost` and `told, no answer` take effect without an answer (the latter is told again,
+ * What goes wrong in a saga: `register lost` and `told, no answer` take effect without an answer (the latter is sent again,
  * if it is still wanted), `told refused` is the sled's final no.
  */
 export type SagaFault =
@@ -40,13 +40,13 @@ export type SagaFault =
   | 'told, no answer'
   | 'told refused';
 
-function attemptOf(world: World, name: string): Attempt {
+function attemptOf(world: World, name: string): SagaAttempt {
   const attempt = world.attempts[name];
   if (attempt === undefined) throw new Error(`there is no attempt ${name}`);
   return attempt;
 }
 
-const isWord = (reply: SledReply) => typeof reply !== 'string';
+const isReport = (reply: SledReply) => typeof reply !== 'string';
 
 /** Runs what may be refused: a refusal ends the script. */
 async function unlessRefused<T>(run: () => Promise<T>): Promise<T | Refusal> {
@@ -65,19 +65,24 @@ function unwindSteps(name: string, fault: SagaFault): Record<string, Step> {
       const attempt = attemptOf(world, name);
       const begun = await beginUnwind(db, { ...attempt, spareRunning: world.notes[`${name} gone`] === undefined });
       if (begun.spared) return 'succeed';
-      world.notes[`${name} told`] = String(begun.commanded);
+      world.notes[`${name} commanded`] = String(begun.commanded);
       world.notes[`${name} placed`] = String(begun.sled !== null);
       return 'finish';
     },
     async finish(db, world) {
       const attempt = attemptOf(world, name);
-      const commanded = world.notes[`${name} told`] === 'true';
+      const commanded = world.notes[`${name} commanded`] === 'true';
       const placed = world.notes[`${name} placed`] === 'true';
       const sledId = world.notes[`${name} sled`] ?? '';
-      // Where nothing was told, a silent sled is not waited for.
+      // Where nothing was commanded, a silent sled is not waited for.
       const silent = fault === 'register lost, sled silent' && !commanded;
       if (placed && !silent) await sleds.unregister(db, world, attempt.vmmId, sledId);
-      await finishUnwind(db, { ...attempt, confirmed: !(placed && silent), neverCommanded: !commanded, error: FAILED });
+      await finishUnwind(db, {
+        ...attempt,
+        confirmed: !(placed && silent),
+        neverCommanded: !commanded,
+        error: unwindError(),
+      });
       const record = await readInstance(db, world.instanceId);
       if (
         attempt.kind === 'start' &&
@@ -95,7 +100,7 @@ function unwindSteps(name: string, fault: SagaFault): Record<string, Step> {
   };
 }
 
-/** `checkStillWanted` of the activities: whether a VMM is to be told once more. */
+/** `checkStillWanted` of the activities: whether a VMM is to be commanded once more. */
 async function stillWanted(db: Database, vmmId: string): Promise<boolean> {
   const place = await readVmmPlace(db, vmmId);
   if (place === null) return true;
@@ -135,14 +140,15 @@ export function start(name: string, fault: SagaFault = 'none'): Actor {
         if (fault === 'told refused') return 'begin';
         const sledId = world.notes[`${name} sled`] ?? '';
         if (fault === 'told, no answer') {
-          if (world.notes[`${name} told once`] !== undefined && !(await stillWanted(db, attempt.vmmId))) return 'begin';
-          if (world.notes[`${name} told once`] === undefined) {
-            world.notes[`${name} told once`] = 'yes';
-            sleds.tell(world, attempt.vmmId, sledId);
+          if (world.notes[`${name} commanded once`] !== undefined && !(await stillWanted(db, attempt.vmmId)))
+            return 'begin';
+          if (world.notes[`${name} commanded once`] === undefined) {
+            world.notes[`${name} commanded once`] = 'yes';
+            sleds.command(world, attempt.vmmId, sledId);
             return 'run';
           }
         }
-        const reply = sleds.tell(world, attempt.vmmId, sledId);
+        const reply = sleds.command(world, attempt.vmmId, sledId);
         if (typeof reply === 'string') {
           if (reply === 'gone') world.notes[`${name} gone`] = 'yes';
           return 'begin';
@@ -187,7 +193,7 @@ export function lateAttemptsOf(name: string): Actor {
       async run(db, world) {
         if (!hasReached(world, 'run')) return WAIT;
         const attempt = attemptOf(world, name);
-        const reply = sleds.tell(world, attempt.vmmId, world.notes[`${name} sled`] ?? '');
+        const reply = sleds.command(world, attempt.vmmId, world.notes[`${name} sled`] ?? '');
         if (typeof reply !== 'string') await sleds.applyAnswer(db, attempt.vmmId, reply, { succeed: attempt });
         return null;
       },
@@ -225,14 +231,15 @@ export function migrate(name: string, fault: SagaFault = 'none'): Actor {
         const attempt = attemptOf(world, name);
         if (fault === 'told refused') return 'begin';
         if (fault === 'told, no answer') {
-          if (world.notes[`${name} told once`] !== undefined && !(await stillWanted(db, attempt.vmmId))) return 'begin';
-          if (world.notes[`${name} told once`] === undefined) {
-            world.notes[`${name} told once`] = 'yes';
-            sleds.tell(world, attempt.vmmId, world.there);
+          if (world.notes[`${name} commanded once`] !== undefined && !(await stillWanted(db, attempt.vmmId)))
+            return 'begin';
+          if (world.notes[`${name} commanded once`] === undefined) {
+            world.notes[`${name} commanded once`] = 'yes';
+            sleds.command(world, attempt.vmmId, world.there);
             return 'migrate in';
           }
         }
-        const reply = sleds.tell(world, attempt.vmmId, world.there);
+        const reply = sleds.command(world, attempt.vmmId, world.there);
         if (typeof reply === 'string') return 'begin';
         if ((await sleds.applyAnswer(db, attempt.vmmId, reply, { succeed: attempt })) === null)
           await recordSucceededOperation(db, attempt);
@@ -245,7 +252,7 @@ export function migrate(name: string, fault: SagaFault = 'none'): Actor {
 
 /** The two sleds hand the guest over and report it. */
 export function handOver(outcome: 'completes' | 'fails'): Actor {
-  const say =
+  const deliverFrom =
     (side: 'source' | 'target', next: string | null): Step =>
     async (db, world) => {
       const vmmId = world.notes[`hand-over ${side}`];
@@ -265,20 +272,20 @@ export function handOver(outcome: 'completes' | 'fails'): Actor {
         await sleds.deliver(db, world, found.target.id);
         return 'source begins';
       },
-      'source begins': say('source', 'end'),
+      'source begins': deliverFrom('source', 'end'),
       async end(db, world) {
         const found = sleds.handOverOf(world);
         if (found !== null) {
           if (outcome === 'completes') sleds.completeHandOver(found);
           else sleds.failHandOver(world, found);
         }
-        return say('source', 'target says')(db, world);
+        return deliverFrom('source', 'target reports')(db, world);
       },
-      'target says': say('target', 'source ends'),
+      'target reports': deliverFrom('target', 'source ends'),
       async 'source ends'(db, world) {
         const source = world.vmms[world.notes['hand-over source'] ?? ''];
         if (source?.out?.state === 'completed') sleds.end(world, source, 'destroyed');
-        return say('source', null)(db, world);
+        return deliverFrom('source', null)(db, world);
       },
     },
   };
@@ -308,7 +315,7 @@ export async function deliverStop(db: Database, world: World): Promise<void> {
     const sledId = world.vmms[vmm.vmmId]?.sledId ?? '';
     const reply = vmm.sledPolicy === 'expunged' ? 'silent' : sleds.stop(world, vmm.vmmId, sledId);
     if (reply === 'gone') await failVmm(db, vmm.vmmId, 'its sled does not know it');
-    if (isWord(reply)) await sleds.deliver(db, world, vmm.vmmId);
+    if (isReport(reply)) await sleds.deliver(db, world, vmm.vmmId);
   }
 }
 
@@ -338,13 +345,13 @@ export const UPDATE: Actor = {
   },
 };
 
-/** A VMM is lost by its sled; the watcher hears of it, and its verdict comes some time later. */
+/** A VMM is lost by its sled; the watcher notices, and its verdict comes some time later. */
 export function watcher(which: 'active' | 'target'): Actor {
   return {
     name: `watcher (${which})`,
-    first: 'hear',
+    first: 'lose',
     steps: {
-      async hear(db, world) {
+      async lose(db, world) {
         const record = await readInstance(db, world.instanceId);
         const vmm = which === 'active' ? record?.active : record?.target;
         // What its sled may not know yet is not asked for.
@@ -374,9 +381,9 @@ export function guestEnds(how: 'crashes' | 'halts'): Actor {
         world.notes.ended = vmm.id;
         if (how === 'halts') sleds.stop(world, vmm.id, vmm.sledId);
         else sleds.end(world, vmm, 'failed');
-        return 'say';
+        return 'report';
       },
-      async say(db, world) {
+      async report(db, world) {
         await sleds.deliver(db, world, world.notes.ended ?? '');
         return how === 'halts' ? 'destroyed' : null;
       },

@@ -158,7 +158,7 @@ export async function duel(
         moved = (world.at[actor.name] != null && (await take(plain, world, actor))) || moved;
     }
     for (const actor of scenario.actors) {
-      if (!scenario.underWay?.includes(actor.name) || [one.actor, other.actor].includes(actor)) continue;
+      if (!scenario.inProgress?.includes(actor.name) || [one.actor, other.actor].includes(actor)) continue;
       world.at[actor.name] = firstStep(scenario, actor);
       while (await take(plain, world, actor));
     }

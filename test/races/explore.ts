@@ -154,7 +154,7 @@ export async function explore(
   function candidates(world: World): Actor[] {
     const begun = actors.filter((actor) => world.at[actor.name] !== undefined);
     const going = begun.filter((actor) => world.at[actor.name] !== null);
-    if (begun.length >= options.atOnce + (scenario.underWay?.length ?? 0)) return going;
+    if (begun.length >= options.atOnce + (scenario.inProgress?.length ?? 0)) return going;
     const joining = actors.filter(
       (actor) => !begun.includes(actor) && begun.every((other) => !excludeEachOther(actor, other)),
     );
@@ -206,7 +206,7 @@ export async function explore(
     const world = await newWorld(db);
     await scenario.prepare(db, world);
     for (const actor of actors)
-      if (scenario.underWay?.includes(actor.name)) world.at[actor.name] = firstStep(scenario, actor);
+      if (scenario.inProgress?.includes(actor.name)) world.at[actor.name] = firstStep(scenario, actor);
     return visit(world, await fingerprint(db), [], []);
   });
   return { orders, steps, complete: !isOver() || violation !== null, violation };
@@ -234,7 +234,7 @@ export async function replay(
     if (!actors.some((actor) => actor.name === name))
       throw new Error(`there is no actor "${name}": ${actors.map((actor) => actor.name).join(', ')}`);
   }
-  const taking = actors.filter((actor) => schedule.includes(actor.name) || scenario.underWay?.includes(actor.name));
+  const taking = actors.filter((actor) => schedule.includes(actor.name) || scenario.inProgress?.includes(actor.name));
   return playground.round(async () => {
     const world = await newWorld(db);
     await scenario.prepare(db, world);
@@ -279,8 +279,8 @@ export async function shrink(playground: Playground, violation: Violation): Prom
   return shortest;
 }
 
-/** A violation in words, with the way to run only it. */
-export function describe(violation: Violation): string {
+/** A violation as text, with the command that runs only it. */
+export function describeViolation(violation: Violation): string {
   const order = violation.schedule.join(' > ');
   return [
     `from "${violation.scenario.name}":`,

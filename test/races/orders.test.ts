@@ -5,7 +5,7 @@
  */
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { startTestDatabase, type TestDatabase } from '../support/database.ts';
-import { explore, describe as inWords, Playground, replay, shrink } from './explore.ts';
+import { describeViolation, explore, Playground, replay, shrink } from './explore.ts';
 import { SCENARIOS, type Scenario } from './scenarios.ts';
 
 let database: TestDatabase;
@@ -23,7 +23,7 @@ const only = process.env.RACE;
 
 async function provePeaceful(scenario: Scenario, options: Parameters<typeof explore>[2]) {
   const explored = await explore(playground, scenario, options);
-  if (explored.violation !== null) throw new Error(inWords(await shrink(playground, explored.violation)));
+  if (explored.violation !== null) throw new Error(describeViolation(await shrink(playground, explored.violation)));
   console.log(
     `${scenario.name}: ${explored.orders} orders of ${options.atOnce} actors, ${explored.steps} steps${explored.complete ? '' : ', not all of them'}`,
   );
@@ -36,7 +36,7 @@ test.runIf(only !== undefined)(`only this race: ${only}`, async () => {
   if (scenario === undefined)
     throw new Error(`there is no scenario "${name}": ${SCENARIOS.map((each) => each.name).join('; ')}`);
   const violation = await replay(playground, scenario, order.split(' > '));
-  expect(violation === null ? null : inWords(violation)).toBeNull();
+  expect(violation === null ? null : describeViolation(violation)).toBeNull();
 });
 
 const explored = SCENARIOS.filter((_, index) => process.env.RACES === 'all' || index % 3 === 0);

@@ -21,15 +21,15 @@ import {
   WAIT,
   watcher,
 } from './actors.ts';
-import { tell, type World } from './world.ts';
+import { command, type World } from './world.ts';
 
 export interface Scenario {
   readonly name: string;
   /** Brings a stopped instance to where the race begins. */
   readonly prepare: (db: Database, world: World) => Promise<void>;
   readonly actors: readonly Actor[];
-  /** Actors that are under way when the race begins: they take part in every one. */
-  readonly underWay?: readonly string[];
+  /** Actors that have begun when the race begins: they take part in every one. */
+  readonly inProgress?: readonly string[];
 }
 
 const GIB = 1024 ** 3;
@@ -203,16 +203,16 @@ export const SCENARIOS: readonly Scenario[] = [
     ],
   },
   {
-    // Told without an answer; then the user asked for stop, so that it is not told again.
+    // Commanded without an answer; then the user asked for stop, so that it is not commanded again.
     name: 'a migration that was told, about to unwind',
     prepare: async (db, world) => {
       await running(db, world);
       await play(db, world, migrate('first migration'), 'migrate in');
       const { vmmId } = world.attempts['first migration'] ?? {};
-      tell(world, vmmId ?? '', world.there);
+      command(world, vmmId ?? '', world.there);
       await recordStop(db, world.instanceId);
     },
-    underWay: ['unwind'],
+    inProgress: ['unwind'],
     actors: [
       { ...migrate('first migration'), name: 'unwind', first: 'begin' },
       handOver('completes'),

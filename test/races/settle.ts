@@ -69,7 +69,7 @@ async function watch(db: Database, world: World): Promise<void> {
     const known = await readSledVmms(
       db,
       sledId,
-      // Nothing of what they say matters here, only that they are there.
+      // Nothing of what they hold matters here, only that they are there.
       present.map((vmm) => ({
         vmm_id: vmm.id,
         vmm_state: { state: 'starting' as const, gen: 1, time_updated: new Date(0).toISOString() },

@@ -7,7 +7,7 @@ import { readInstance } from '../../db/queries/read-instance.ts';
 import { type AppliedReport, applyReport } from '../../db/transactions/apply-report.ts';
 import type { MigrationState, WireVmmState } from '../../model/states.ts';
 import type { SledVmmState } from '../../wire/sled-protocol.ts';
-import { type Attempt, word } from '../support/saga-steps.ts';
+import { type SagaAttempt, vmmReport } from '../support/saga-steps.ts';
 
 interface SledSide {
   state: MigrationState;
@@ -36,7 +36,7 @@ export interface World {
   readonly here: string;
   readonly there: string;
   readonly spare: string;
-  readonly attempts: Readonly<Record<string, Attempt>>;
+  readonly attempts: Readonly<Record<string, SagaAttempt>>;
   vmms: Record<string, SledVmm>;
   /** Ids that were unregistered: they stay dead. */
   dead: string[];
@@ -51,7 +51,7 @@ export interface World {
 }
 
 export const isOver = (side: SledSide | null): boolean => side?.state === 'completed' || side?.state === 'failed';
-export const isEnded = (vmm: SledVmm): boolean => vmm.state === 'destroyed' || vmm.state === 'failed';
+const isEnded = (vmm: SledVmm): boolean => vmm.state === 'destroyed' || vmm.state === 'failed';
 
 function become(vmm: SledVmm, state: WireVmmState): void {
   if (isEnded(vmm)) return;
@@ -64,9 +64,9 @@ function advance<Side extends SledSide>(side: Side, state: MigrationState): void
   side.gen += 1;
 }
 
-/** What a VMM's sled says of it now. */
-export function wordOf(vmm: SledVmm): SledVmmState {
-  return word(vmm.state, vmm.gen, {
+/** What a VMM's sled reports of it now. */
+function reportOf(vmm: SledVmm): SledVmmState {
+  return vmmReport(vmm.state, vmm.gen, {
     ...(vmm.in === null || vmm.incoming === null ? {} : { in: { id: vmm.incoming.id, ...vmm.in } }),
     ...(vmm.out === null ? {} : { out: { id: vmm.out.id, state: vmm.out.state, gen: vmm.out.gen } }),
   });
@@ -76,7 +76,7 @@ export function wordOf(vmm: SledVmm): SledVmmState {
 export async function deliver(db: Database, world: World, vmmId: string): Promise<void> {
   const vmm = world.vmms[vmmId];
   if (vmm === undefined) return;
-  await applyReport(db, vmmId, wordOf(vmm));
+  await applyReport(db, vmmId, reportOf(vmm));
   if (isEnded(vmm)) forget(world, vmmId);
 }
 
@@ -102,17 +102,17 @@ export function register(world: World, vmmId: string, sledId: string, incoming: 
     out: null,
     stopOnArrival: false,
   };
-  return wordOf(world.vmms[vmmId]);
+  return reportOf(world.vmms[vmmId]);
 }
 
-/** Tells a VMM to run, or to migrate in: it takes note; what comes of it are events of their own. */
-export function tell(world: World, vmmId: string, sledId: string): SledReply {
+/** Commands a VMM to run, or to migrate in: it takes note; what comes of it are events of their own. */
+export function command(world: World, vmmId: string, sledId: string): SledReply {
   if (world.lostSleds.includes(sledId)) return 'silent';
   const vmm = world.vmms[vmmId];
   if (vmm === undefined) return 'gone';
   if (!vmm.commanded && (isEnded(vmm) || vmm.state === 'stopping' || vmm.state === 'stopped')) return 'silent';
   vmm.commanded = true;
-  return wordOf(vmm);
+  return reportOf(vmm);
 }
 
 /** Ends a VMM for good. A guest that the user wants to run must not be among what is ended. */
@@ -132,12 +132,12 @@ export async function unregister(
     world.wrongs.push(`VMM ${nameOf(world, vmmId)} was unregistered while it ran the guest, which was meant to run`);
   }
   end(world, vmm, 'failed');
-  const last = wordOf(vmm);
+  const last = reportOf(vmm);
   forget(world, vmmId);
   return last;
 }
 
-/** A VMM ends: its guest with it, and the other side of a migration on its way hears of it. */
+/** A VMM ends: its guest with it, and the other side of a migration on its way notices. */
 export function end(world: World, vmm: SledVmm, state: 'failed' | 'destroyed'): void {
   vmm.guest = false;
   if (vmm.incoming !== null && !isOver(vmm.in)) {
@@ -160,10 +160,10 @@ export function stop(world: World, vmmId: string, sledId: string): SledReply {
   const vmm = world.vmms[vmmId];
   if (vmm === undefined) return 'gone';
   if (vmm.out?.state === 'completed') return 'refused';
-  if (isEnded(vmm) || vmm.state === 'stopping' || vmm.state === 'stopped') return wordOf(vmm);
+  if (isEnded(vmm) || vmm.state === 'stopping' || vmm.state === 'stopped') return reportOf(vmm);
   if (vmm.incoming !== null && !isOver(vmm.in)) {
     vmm.stopOnArrival = true;
-    return wordOf(vmm);
+    return reportOf(vmm);
   }
   if (vmm.out !== null && !isOver(vmm.out)) {
     const target = world.vmms[vmm.out.targetVmmId];
@@ -175,10 +175,10 @@ export function stop(world: World, vmmId: string, sledId: string): SledReply {
   }
   vmm.guest = false;
   become(vmm, 'stopping');
-  return wordOf(vmm);
+  return reportOf(vmm);
 }
 
-/** A VMM that was told to run does. */
+/** A VMM that was commanded to run does. */
 export function boot(world: World, vmmId: string): void {
   const vmm = world.vmms[vmmId];
   if (vmm === undefined || !vmm.commanded || vmm.state !== 'starting') return;
@@ -186,7 +186,7 @@ export function boot(world: World, vmmId: string): void {
   vmm.guest = true;
 }
 
-/** The target that was told to migrate in, with its source; `null` while there is none. */
+/** The target that was commanded to migrate in, with its source; `null` while there is none. */
 export function handOverOf(world: World): { target: SledVmm; source: SledVmm | undefined } | null {
   for (const target of Object.values(world.vmms)) {
     if (target.incoming === null || !target.commanded || isOver(target.in) || isEnded(target)) continue;
@@ -229,7 +229,7 @@ export function failHandOver(world: World, { target }: { target: SledVmm }): voi
   end(world, target, 'failed');
 }
 
-/** A VMM's process or its sled's memory of it is gone, without a word. */
+/** A VMM's process or its sled's memory of it is gone, without a report. */
 export function lose(world: World, vmmId: string): void {
   const vmm = world.vmms[vmmId];
   if (vmm === undefined) return;
@@ -254,7 +254,7 @@ export function nameOf(world: World, vmmId: string): string {
   return name === undefined ? vmmId : `${vmmId} (of ${name})`;
 }
 
-/** What a step of a saga does with a sled's word. */
+/** What a step of a saga does with a sled's answer. */
 export async function applyAnswer(
   db: Database,
   vmmId: string,

@@ -1,6 +1,6 @@
 /**
  * Bundled with the workflows while histories are recorded: a workflow that is about to end says so, and its completion is not
- * sent before the worker's process has heard it (the SDK waits for a sink's call).
+ * sent before the worker's process has got it (the SDK waits for a sink's call).
  */
 import { proxySinks, type Sinks, type WorkflowInterceptors } from '@temporalio/workflow';
 

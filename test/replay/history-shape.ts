@@ -22,7 +22,7 @@ export const recordedHistory = z.looseObject({ events: z.array(event).min(1) });
 
 const LEFT_OUT = /WORKFLOW_TASK_(SCHEDULED|STARTED|COMPLETED)|ACTIVITY_TASK_STARTED/;
 
-/** One line an event that the workflow caused or heard. Two histories of one shape prove the same in a replay. */
+/** One line an event that the workflow caused or received. Two histories of one shape prove the same in a replay. */
 export function historyShape(history: z.infer<typeof recordedHistory>): string {
   return history.events
     .filter(({ eventType }) => !LEFT_OUT.test(eventType))

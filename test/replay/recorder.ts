@@ -29,7 +29,7 @@ export interface Recorder {
    * since one that waits for long times out; `skip` attempts before it pass.
    */
   hold(step: string, subject: string, skip?: number): HeldStep;
-  /** Does something when a workflow has decided to complete and before the server hears it, once. */
+  /** Does something when a workflow has decided to complete and before the server gets it, once. */
   atCompletion(workflowId: string, act: () => Promise<void>): void;
   /** Lets everything go on, and takes every fault away. */
   clear(): Promise<void>;

@@ -76,7 +76,7 @@ async function directly(harness: Harness, type: string, workflowId: string, inpu
   return { workflowId, runId: handle.firstExecutionRunId };
 }
 
-/** Waits until a workflow has decided on all that it has heard. */
+/** Waits until a workflow has decided on all that it has received. */
 async function untilDecided(harness: Harness, workflowId: string) {
   const handle = harness.temporal.workflow.getHandle(workflowId);
   let description = await handle.describe();
@@ -323,7 +323,7 @@ export const RECORDINGS: Readonly<Record<string, Recording>> = {
   'vmm-unregister.success': async ({ harness }) => {
     const id = await harness.running();
     const { there } = await harness.placed(id);
-    // The source says that it kept the guest; the destination has not been heard.
+    // The source reports that it kept the guest; the destination has not reported.
     there.agent.faults.holdReports(true);
     const { target } = await migrationFailedBy(harness, id, there);
     await waitUntil(async () => (await harness.record(id)).instance.targetVmmId === null, 'it was never cleared');
@@ -361,17 +361,17 @@ export const RECORDINGS: Readonly<Record<string, Recording>> = {
   },
   'vmm-unwind.success': async ({ harness, hold }) => {
     const id = await harness.create();
-    const telling = hold('runVmm', id);
+    const step = hold('runVmm', id);
     harness.client.startInstance(id).catch(() => {});
-    return unwoundAfter(harness, workflowIds.start(id), id, telling);
+    return unwoundAfter(harness, workflowIds.start(id), id, step);
   },
   'vmm-unwind.carried-forward': async ({ harness, hold }) => {
     const id = await harness.running();
     // The step of the migration, not the one of what carries it forward.
-    const telling = hold('migrateIn', workflowIds.migrate(id));
+    const step = hold('migrateIn', workflowIds.migrate(id));
     const { there } = await harness.placed(id);
     harness.client.migrateInstance(id, there.id).catch(() => {});
-    return unwoundAfter(harness, workflowIds.migrate(id), id, telling);
+    return unwoundAfter(harness, workflowIds.migrate(id), id, step);
   },
 
   'watcher.success': ({ harness }) => byHand(harness, 'watcher'),
@@ -421,18 +421,18 @@ const MOVED_SIGNALS = 6;
 
 /** Waits until a workflow that nobody works on has been signalled so often. */
 async function untilSignals(harness: Harness, workflowId: string, signals: number): Promise<void> {
-  let heard = 0;
+  let received = 0;
   await waitUntil(
     async () => {
       const { events } = await harness.temporal.workflow.getHandle(workflowId).fetchHistory();
-      heard = (events ?? []).filter((event) => event.workflowExecutionSignaledEventAttributes).length;
-      return heard >= signals;
+      received = (events ?? []).filter((event) => event.workflowExecutionSignaledEventAttributes).length;
+      return received >= signals;
     },
     '',
     30_000,
     50,
   ).catch(() => {
-    throw new Error(`${workflowId} was signalled ${heard} times, not ${signals}`);
+    throw new Error(`${workflowId} was signalled ${received} times, not ${signals}`);
   });
 }
 

@@ -45,10 +45,10 @@ test('it replays the recorded histories, and those of the server that the query 
   expect(names).toContain('instance-start.success.0001');
 });
 
-test('a query that the server does not understand, and a server that is not there, are errors that say so', async () => {
-  const asked = await replayFrom(harness.stack.temporalAddress, '--query', 'Nonsense = = 1');
-  expect(asked.code).toBe(1);
-  expect(asked.stderr).toMatch(/error: .*(query|syntax|invalid)/i);
+test('a query that the server does not understand, and a server that is not there, are clear errors', async () => {
+  const misunderstood = await replayFrom(harness.stack.temporalAddress, '--query', 'Nonsense = = 1');
+  expect(misunderstood.code).toBe(1);
+  expect(misunderstood.stderr).toMatch(/error: .*(query|syntax|invalid)/i);
   const gone = await replayFrom(`127.0.0.1:${await freePort()}`);
   expect(gone.code).toBe(1);
   expect(gone.stderr).toMatch(/error: /);

@@ -44,7 +44,7 @@ describe('what matters to a user', () => {
     ['policy never', { policy: 'never' }, 'ineligible'],
     ['the user asked to stop it', { intendedState: 'stopped' }, 'ineligible'],
     ['its guest shut itself down', { externalState: 'stopped', intendedState: 'guest_shutdown' }, 'ineligible'],
-    ['the start that the user asked for unwound: the user was told', { externalState: 'stopped' }, 'ineligible'],
+    ['the start that the user asked for unwound: the user got the error', { externalState: 'stopped' }, 'ineligible'],
     ['its automatic start unwound', { externalState: 'stopped', lastStartReason: 'auto_restart' }, 'eligible'],
     [
       'its automatic start unwound a moment ago',

@@ -13,7 +13,7 @@ describe('what a drain does about an instance', () => {
   });
 });
 
-test('its progress is said in one line', () => {
+test('its progress fits one line', () => {
   const entry = { instanceId: 'i', name: 'web', detail: 'why' };
   const progress: DrainProgress = {
     sledId: 's',

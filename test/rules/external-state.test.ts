@@ -24,7 +24,7 @@ const migration = (
 });
 
 /** Section 4's table, without a live migration. */
-const SHOWN: Readonly<Record<VmmState, ExternalState>> = {
+const EXTERNAL_STATES: Readonly<Record<VmmState, ExternalState>> = {
   creating: 'starting',
   starting: 'starting',
   running: 'running',
@@ -46,7 +46,7 @@ describe('what an instance shows', () => {
     expect(deriveExternalState(facts({ state }))).toBe(externalState);
   });
 
-  test.each(Object.entries(SHOWN) as [VmmState, ExternalState][])(
+  test.each(Object.entries(EXTERNAL_STATES) as [VmmState, ExternalState][])(
     'an active VMM that is %s shows %s',
     (state, externalState) => {
       expect(deriveExternalState(facts({ active: vmm('a', state) }))).toBe(externalState);
@@ -70,7 +70,7 @@ describe('what an instance shows', () => {
                 !isGoneVmmState(target) &&
                 !unwinding &&
                 (!sideFailed || side === 'completed' || (isGoneVmmState(active) && side !== 'failed'));
-              const expected = active === 'saga_unwound' ? 'stopped' : live ? 'migrating' : SHOWN[active];
+              const expected = active === 'saga_unwound' ? 'stopped' : live ? 'migrating' : EXTERNAL_STATES[active];
               const cell = `active ${active}, target ${target}${unwinding ? ' (unwinding)' : ''}, source ${source}, target side ${side}`;
               expect(deriveExternalState(given), cell).toBe(expected);
               expect(isLiveMigration(given), cell).toBe(live);

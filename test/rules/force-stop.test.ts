@@ -12,8 +12,8 @@ describe('a stop by force with one living VMM', () => {
     ['given-up', false, 'stop: '],
     ['given-up', true, 'stop: '],
   ];
-  test.each(table)('whose sled is: %s, said to be off: %s → %s', (standing, off, expected) => {
-    expect(commanded(judgeForceStop('web', [side(standing)], off), expected)).toBe(expected);
+  test.each(table)('whose sled is: %s, declared to be off: %s → %s', (standing, off, expected) => {
+    expect(describeVerdict(judgeForceStop('web', [side(standing)], off), expected)).toBe(expected);
   });
 });
 
@@ -39,7 +39,7 @@ test('an instance without a living VMM is only stopped', () => {
   expect(judgeForceStop('web', [], false)).toEqual({ verdict: 'stop', vouched: [] });
 });
 
-function commanded(judged: ReturnType<typeof judgeForceStop>, expected: string): string {
+function describeVerdict(judged: ReturnType<typeof judgeForceStop>, expected: string): string {
   if (judged.verdict === 'stop') return `stop: ${judged.vouched.join(' ')}`;
   const hint = expected.replace('refuse: ', '');
   return judged.message.includes(hint) ? expected : judged.message;

@@ -47,21 +47,21 @@ describe('a destination', () => {
     failed: { kept: 'fail', given: 'fail', gone: 'fail', undecided: 'fail', unreachable: 'fail' },
   } as const;
   const cells = ARRIVALS.flatMap((arrival) =>
-    SOURCE_STATUSES.map((word) => [arrival, word, rows[arrival][word]] as const),
+    SOURCE_STATUSES.map((sourceStatus) => [arrival, sourceStatus, rows[arrival][sourceStatus]] as const),
   );
 
-  test.each(cells)('whose guest is %s, and whose source is %s: %s', (arrival, word, wanted) => {
-    expect(settleArrival(arrival, word, false)).toBe(wanted);
-    const lost = arrival === 'waiting' && word === 'gone';
-    expect(settleArrival(arrival, word, true)).toBe(lost ? 'fail' : wanted);
+  test.each(cells)('whose guest is %s, and whose source is %s: %s', (arrival, sourceStatus, wanted) => {
+    expect(settleArrival(arrival, sourceStatus, false)).toBe(wanted);
+    const lost = arrival === 'waiting' && sourceStatus === 'gone';
+    expect(settleArrival(arrival, sourceStatus, true)).toBe(lost ? 'fail' : wanted);
   });
 
   test('starts its guest only when it has all of it, and nobody else can run it', () => {
     for (const arrival of ARRIVALS)
-      for (const word of SOURCE_STATUSES)
+      for (const sourceStatus of SOURCE_STATUSES)
         for (const patienceOver of [false, true])
-          if (settleArrival(arrival, word, patienceOver) === 'arrive')
-            expect([arrival, ['given', 'gone'].includes(word)]).toEqual(['complete', true]);
+          if (settleArrival(arrival, sourceStatus, patienceOver) === 'arrive')
+            expect([arrival, ['given', 'gone'].includes(sourceStatus)]).toEqual(['complete', true]);
   });
 });
 
@@ -111,8 +111,8 @@ describe('a source', () => {
     ['it never began', { state: 'running', migrationOut: null }, 'kept'],
     ['it never began, and died', { state: 'failed', migrationOut: null }, 'gone'],
     ['it knows an earlier migration only', { state: 'running', migrationOut: out('failed', 'other') }, 'kept'],
-  ] as const)('of which its agent says that %s', (_, said, word) => {
-    expect(readSourceStatus(said, 'm')).toBe(word);
+  ] as const)('of which its agent answers that %s', (_, answer, sourceStatus) => {
+    expect(readSourceStatus(answer, 'm')).toBe(sourceStatus);
   });
 });
 
@@ -127,9 +127,9 @@ describe('a QEMU that a restarted agent finds', () => {
   const out = { outgoing: true } as const;
   const into = { lastCommand: 'migration_target', incoming: 'source_known' } as const;
   test.each<[string, Partial<FoundVm>, ReturnType<typeof recoverVm>]>([
-    ['never told anything', { runState: 'prelaunch', lastCommand: 'nothing' }, 'wait'],
-    ['made for a migration, never told', { runState: 'inmigrate', lastCommand: 'nothing' }, 'wait'],
-    ['told to run, and the agent ended before it did', { runState: 'prelaunch' }, 'run'],
+    ['never commanded', { runState: 'prelaunch', lastCommand: 'nothing' }, 'wait'],
+    ['made for a migration, never commanded', { runState: 'inmigrate', lastCommand: 'nothing' }, 'wait'],
+    ['commanded to run, and the agent ended before it did', { runState: 'prelaunch' }, 'run'],
     ['running', {}, 'runs'],
     ['standing still with its own guest', { runState: 'paused' }, 'resume'],
     ['powered off', { runState: 'shutdown' }, 'powered_off'],

@@ -54,9 +54,9 @@ test('a certificate is renewed at two thirds of its life', () => {
   );
 });
 
-test('every refusal says what to do about it, in words of its own', () => {
-  const words = IDENTITY_REFUSALS.map(describeIdentityRefusal);
-  expect(new Set(words).size).toBe(words.length);
+test('every refusal says what to do about it, in a message of its own', () => {
+  const messages = IDENTITY_REFUSALS.map(describeIdentityRefusal);
+  expect(new Set(messages).size).toBe(messages.length);
 });
 
 test('a token carries what was written into it, and nonsense is none', () => {

@@ -76,9 +76,9 @@ const world = fc.record({
   renewals: fc.array(
     fc.record({
       afterMs: fc.integer({ min: 1, max: 20_000 }),
-      wayMs: fc.integer({ min: 0, max: 40_000 }),
+      requestDelayMs: fc.integer({ min: 0, max: 40_000 }),
       lost: fc.boolean(),
-      answerWayMs: fc.integer({ min: 0, max: 40_000 }),
+      answerDelayMs: fc.integer({ min: 0, max: 40_000 }),
       answerLost: fc.boolean(),
     }),
     { minLength: 1, maxLength: 30 },
@@ -96,12 +96,12 @@ test('in no world is a sled declared dead before its guests are off', () => {
       const outageAt = (t: number) => outages.filter(({ atMs, forMs }) => t >= atMs && t < atMs + forMs);
       const clock = (at: number) => at * databaseRate;
       let sentAt = 0;
-      const received: { sentAt: number; at: number; heardAt: number }[] = [];
+      const received: { sentAt: number; at: number; answeredAt: number }[] = [];
       for (const one of renewals) {
         sentAt += one.afterMs;
-        const at = sentAt + one.wayMs;
+        const at = sentAt + one.requestDelayMs;
         if (one.lost || outageAt(at).length > 0) continue;
-        received.push({ sentAt, at, heardAt: one.answerLost ? Number.POSITIVE_INFINITY : at + one.answerWayMs });
+        received.push({ sentAt, at, answeredAt: one.answerLost ? Number.POSITIVE_INFINITY : at + one.answerDelayMs });
       }
       for (let t = 0; t < 700_000; t += 500) {
         const known = received.filter(({ at }) => at <= t);
@@ -118,9 +118,9 @@ test('in no world is a sled declared dead before its guests are off', () => {
         });
         if (standing !== 'dead') continue;
         // A renewal that arrives from here on is refused: those before are all that any guest runs on.
-        for (const { sentAt: sent, heardAt } of known) {
+        for (const { sentAt: sent, answeredAt } of known) {
           const endsAt = sent + leaseMs / sledRate;
-          if (heardAt < endsAt) expect(endsAt + watchdogGraceMs(leaseMs) / sledRate + killMs).toBeLessThanOrEqual(t);
+          if (answeredAt < endsAt) expect(endsAt + watchdogGraceMs(leaseMs) / sledRate + killMs).toBeLessThanOrEqual(t);
         }
         return;
       }

@@ -49,7 +49,7 @@ test('how fast it goes is what came since the look before, and never less than n
   fc.assert(fc.property(look, fc.option(look), (now, before) => (bytesPerSecond(now, before) ?? 0) >= 0));
 });
 
-test('its details tell bytes left, throughput and downtime; where no sled gives figures, its sides only', () => {
+test('its details show bytes left, throughput and downtime; where no sled gives figures, its sides only', () => {
   expect(describeMigration(observation)).toBe(
     'under way: 72.0 MiB of 96.0 MiB left, 12.0 MiB/s, expected downtime 20 ms, 2.0 s so far',
   );

@@ -9,7 +9,7 @@ import { RECORDINGS } from '../replay/recordings.ts';
 const folder = fileURLToPath(new URL('../histories/', import.meta.url));
 const facts = collectFacts({}, { claim: { vmmId: '3f0c12ab-0000-4000-8000-000000000000', sled: { name: 'sled-2' } } });
 
-test('a step names the VMM and the sled; one that nobody declared is told from its name', () => {
+test('a step names the VMM and the sled; one that nobody declared is described by its name', () => {
   expect(describeStep('instanceStart', 'registerVmm', facts)).toBe('register VMM 3f0c12ab on sled-2');
   expect(describeStep('instanceStart', 'registerVmm', {})).toBe('register the VMM on its sled');
   expect(describeStep('sledDrain', 'moveInstances', facts)).toBe('move instances (VMM 3f0c12ab, sled-2)');

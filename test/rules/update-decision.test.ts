@@ -132,7 +132,7 @@ function comesToRest(given: UpdateSnapshot): void {
     now = apply(now, decision);
   }
   expect(needsUpdate(now), JSON.stringify(given)).toBe(false);
-  // Nobody waits for ever: what is gone stays linked only while the other side's word is out.
+  // Nobody waits for ever: what is gone stays linked only while the other side's answer is out.
   if (now.active !== null && isGoneVmmState(now.active.state)) expect(updateCase(now)).toBe('unknown');
 }
 
@@ -176,7 +176,7 @@ describe('the update decision', () => {
     expect(decision.instance).toEqual({ state: 'vmm', activeVmmId: 'a', targetVmmId: null, migrationId: null });
     expect(decision.unregister).toEqual(['t']);
   });
-  test('4: a source that died is waited out, whatever it says of its side, and the target is asked', () => {
+  test('4: a source that died is waited out, whatever it reports of its side, and the target is asked', () => {
     for (const source of ['pending', 'in_progress', 'failed'] as const) {
       const given = snapshot('failed', 'migrating', source, 'in_progress');
       expect(updateCase(given)).toBe('unknown');

@@ -34,7 +34,7 @@ test('a start that failed fails again under its key, with the same operation; a 
   await harness.shows(id, 'running');
 });
 
-test('a success is told again, also when the instance has been stopped since', async () => {
+test('a success is answered again, also when the instance has been stopped since', async () => {
   const id = await harness.create();
   const idempotencyKey = randomUUID();
   const first = await harness.client.startInstance(id, { idempotencyKey });

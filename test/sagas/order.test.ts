@@ -26,11 +26,11 @@ let worker: Worker;
 let running: Promise<void>;
 
 const CLAIM = { vmmId: 'v', sledId: 's', sledName: 'sled-1', sledAddress: '10.0.0.1:1', sourceAddress: '10.0.0.2:1' };
-const TOLD = { spared: false, commanded: true, sled: { name: 'sled-1', address: '10.0.0.1:1' } };
+const COMMANDED = { spared: false, commanded: true, sled: { name: 'sled-1', address: '10.0.0.1:1' } };
 const USUAL: Record<string, unknown> = {
   claimStart: CLAIM,
   claimMigration: { outcome: 'claimed', claim: CLAIM },
-  beginUnwind: TOLD,
+  beginUnwind: COMMANDED,
   updateInstance: null,
 };
 
@@ -104,7 +104,7 @@ test('a claim that was refused is not unwound; one whose outcome nobody knows is
   expect(await outcome(await begin('instanceStart'))).toBe('failed');
   expect(names()).toEqual(['claimStart']);
   calls.length = 0;
-  fakes = { claimStart: refuse('Mystery'), beginUnwind: async () => ({ ...TOLD, commanded: false, sled: null }) };
+  fakes = { claimStart: refuse('Mystery'), beginUnwind: async () => ({ ...COMMANDED, commanded: false, sled: null }) };
   expect(await outcome(await begin('instanceStart'))).toBe('failed');
   expect(names()).toEqual(['claimStart', 'beginUnwind', 'finishUnwind']);
 });
@@ -135,14 +135,14 @@ test('a saga whose guest runs after all has succeeded, and undoes nothing', asyn
     fakes = {
       runVmm: refuse('SledRefused'),
       migrateIn: refuse('SledRefused'),
-      beginUnwind: async () => ({ ...TOLD, spared: true }),
+      beginUnwind: async () => ({ ...COMMANDED, spared: true }),
     };
     expect(await outcome(await begin(type))).toBe('succeeded');
     expect(names().slice(-2)).toEqual(['beginUnwind', 'succeedOperation']);
   }
 });
 
-test('a VMM that was told is unregistered until the sled has answered; one that was not is soon given up', async () => {
+test('a VMM that was commanded is unregistered until the sled has answered; one that was not is soon given up', async () => {
   let left = 8;
   const silent = async () => {
     left -= 1;
@@ -156,7 +156,7 @@ test('a VMM that was told is unregistered until the sled has answered; one that 
   calls.length = 0;
   fakes = {
     registerVmm: refuse('SledRefused'),
-    beginUnwind: async () => ({ ...TOLD, commanded: false }),
+    beginUnwind: async () => ({ ...COMMANDED, commanded: false }),
     unregisterVmm: async () => {
       throw new Error('no answer');
     },
@@ -179,7 +179,7 @@ test('a cancelled start unwinds to its end', async () => {
   const held = gate();
   fakes = { registerVmm: held.pass };
   const handle = await begin('instanceStart');
-  // A workflow hears of its cancellation when its task is over: the step at once is given up first, and tried again.
+  // A workflow learns of its cancellation when its task is over: the step at once is given up first, and tried again.
   await waitUntil(() => names().filter((name) => name === 'registerVmm').length === 2, 'it never registered');
   await handle.cancel();
   expect(await outcome(handle)).toBe('failed');
@@ -190,7 +190,7 @@ test('a cancellation past the point of no return does not tear a migration down'
   const held = gate();
   fakes = { migrateIn: held.pass };
   const handle = await begin('instanceMigrate');
-  await waitUntil(() => names().includes('migrateIn'), 'it was never told');
+  await waitUntil(() => names().includes('migrateIn'), 'it was never commanded');
   await handle.cancel();
   held.open();
   expect(await outcome(handle)).toBe('succeeded');
@@ -203,7 +203,7 @@ test('an update does not complete over a signal that came while it looked', asyn
   const handle = await begin('instanceUpdate');
   await waitUntil(() => names().includes('updateInstance'), 'it never looked');
   await handle.signal('updateNeeded');
-  // Heard before the look has ended.
+  // Delivered before the activity has ended.
   await waitUntil(async () => {
     const { events } = await handle.fetchHistory();
     return events?.some((event) => event.workflowExecutionSignaledEventAttributes != null) ?? false;

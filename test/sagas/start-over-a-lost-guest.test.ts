@@ -6,6 +6,7 @@ import { applyReport } from '../../db/transactions/apply-report.ts';
 import { commitUpdate } from '../../db/transactions/commit-update.ts';
 import { beginUnwind, finishUnwind } from '../../db/transactions/unwind-vmm.ts';
 import { startTestDatabase, type TestDatabase } from '../support/placement-database.ts';
+import { unwindError } from '../support/saga-steps.ts';
 
 let database: TestDatabase;
 beforeAll(async () => {
@@ -40,7 +41,7 @@ test('a guest left its source, and its migration was then unwound: the instance 
     workflowId: `instance-migrate/${id}`,
     confirmed: true,
     neverCommanded: false,
-    error: { status: 503, error_code: 'ServiceUnavailable', message: 'the destination lost it' },
+    error: unwindError('the destination lost it'),
   });
   const before = await readInstance(database.db, id);
   expect([before?.instance.activeVmmId, before?.instance.targetVmmId]).toEqual([target, target]);

@@ -1,4 +1,4 @@
-/** The Temporal server goes away while calls wait for their sagas: no call hears an error while its outcome is open. */
+/** The Temporal server goes away while calls wait for their sagas: no call gets an error while its outcome is open. */
 import { existsSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';

@@ -91,34 +91,34 @@ export function conformance(tested: HypervisorUnderTest): void {
       const id = randomUUID();
       plane.failing = 3;
       await sled.register(id);
-      expect((await sled.tell(id, 'running')).status).toBe(200);
-      expect((await sled.tell(id, 'running')).status).toBe(200);
-      await plane.hears(id, 'running');
-      expect((await sled.tell(id, 'stopped')).status).toBe(200);
-      expect((await sled.tell(id, 'stopped')).status).toBe(200);
-      await plane.hears(id, 'destroyed');
+      expect((await sled.command(id, 'running')).status).toBe(200);
+      expect((await sled.command(id, 'running')).status).toBe(200);
+      await plane.untilReported(id, 'running');
+      expect((await sled.command(id, 'stopped')).status).toBe(200);
+      expect((await sled.command(id, 'stopped')).status).toBe(200);
+      await plane.untilReported(id, 'destroyed');
       expect(plane.states(id)).toEqual(['starting', 'running', 'stopping', 'stopped', 'destroyed']);
       await waitUntil(async () => (await sled.read(id)).status === 404, 'it was never forgotten');
       expect((await sled.read(id)).body.error_code).toBe('NO_SUCH_INSTANCE');
     });
 
     test('generations only grow, one for each state', async () => {
-      for (const { vmmId } of plane.heard) {
-        const gens = plane.heard.filter((one) => one.vmmId === vmmId).map(({ report }) => report.vmm_state.gen);
+      for (const { vmmId } of plane.reports) {
+        const gens = plane.reports.filter((one) => one.vmmId === vmmId).map(({ report }) => report.vmm_state.gen);
         expect(gens).toEqual([...gens].sort((one, another) => one - another));
       }
-      expect(plane.heard.length).toBeGreaterThan(0);
+      expect(plane.reports.length).toBeGreaterThan(0);
     });
 
     test('a VMM that never ran is stopped at once, and then takes no more commands', async () => {
       const id = randomUUID();
       plane.failing = 1_000_000;
       await sled.register(id);
-      await sled.tell(id, 'stopped');
-      expect((await sled.tell(id, 'running')).status).toBe(410);
-      expect((await sled.tell(id, 'reboot')).status).toBe(410);
+      await sled.command(id, 'stopped');
+      expect((await sled.command(id, 'running')).status).toBe(410);
+      expect((await sled.command(id, 'reboot')).status).toBe(410);
       plane.failing = 0;
-      await plane.hears(id, 'destroyed');
+      await plane.untilReported(id, 'destroyed');
     });
 
     test('an unregistered id stays dead, known before or not', async () => {
@@ -132,7 +132,7 @@ export function conformance(tested: HypervisorUnderTest): void {
     });
 
     test('an unknown VMM is 404 with the code that says so, to commands as to questions', async () => {
-      for (const answer of [await sled.read(randomUUID()), await sled.tell(randomUUID(), 'running')])
+      for (const answer of [await sled.read(randomUUID()), await sled.command(randomUUID(), 'running')])
         expect(answer).toMatchObject({ status: 404, body: { error_code: 'NO_SUCH_INSTANCE' } });
     });
 
@@ -151,8 +151,8 @@ export function conformance(tested: HypervisorUnderTest): void {
     test('a reboot is reported, and the guest runs again', async () => {
       const { vmmId } = await sled.running();
       await waitUntil(() => (agent.hypervisor.count(vmmId) ?? 0) > 1, 'it never counted', 60_000);
-      expect((await sled.tell(vmmId, 'reboot')).status).toBe(200);
-      await plane.hears(vmmId, 'rebooting');
+      expect((await sled.command(vmmId, 'reboot')).status).toBe(200);
+      await plane.untilReported(vmmId, 'rebooting');
       await waitUntil(() => plane.states(vmmId).at(-1) === 'running', 'it never ran again', 60_000);
       // A guest counts anew, and what comes of the reboot has come by then.
       const before = agent.hypervisor.count(vmmId) ?? 0;
@@ -163,14 +163,14 @@ export function conformance(tested: HypervisorUnderTest): void {
     test('a guest that powers itself off is reported as such', async () => {
       const { vmmId } = await sled.running();
       agent.faults.halt(vmmId);
-      await plane.hears(vmmId, 'destroyed');
+      await plane.untilReported(vmmId, 'destroyed');
       expect(plane.states(vmmId)).toEqual(['starting', 'running', 'stopping', 'stopped', 'destroyed']);
     });
 
     test('a VM whose process dies is failed, without a report on a migration', async () => {
       const { vmmId } = await sled.running();
       agent.faults.crash(vmmId);
-      await plane.hears(vmmId, 'failed');
+      await plane.untilReported(vmmId, 'failed');
       expect(plane.last(vmmId)).toEqual({ vmm_state: expect.objectContaining({ state: 'failed' }) });
       await waitUntil(async () => (await sled.read(vmmId)).status === 404, 'it was never forgotten');
     });
@@ -180,17 +180,17 @@ export function conformance(tested: HypervisorUnderTest): void {
       await waitUntil(() => (agent.hypervisor.count(source.vmmId) ?? 0) > 1, 'it never counted', 60_000);
       const [target, migration_id] = [randomUUID(), randomUUID()];
       await there.register(target, { migration_id });
-      expect((await there.tell(target, 'running')).status).toBe(409);
+      expect((await there.command(target, 'running')).status).toBe(409);
       const before = agent.hypervisor.count(source.vmmId) ?? 0;
       expect((await there.migrateIn(target, source.address)).status).toBe(200);
       expect((await there.migrateIn(target, source.address)).status).toBe(200);
-      await plane.hearsSide(source.vmmId, 'migration_out', 'completed');
-      await plane.hearsSide(target, 'migration_in', 'completed');
+      await plane.untilSideReported(source.vmmId, 'migration_out', 'completed');
+      await plane.untilSideReported(target, 'migration_in', 'completed');
       // The same once more, also when it is over.
       expect((await there.migrateIn(target, source.address)).status).toBe(200);
       expect((await there.read(target)).body.vmm_state?.state).toBe('running');
       await waitUntil(() => (other.hypervisor.count(target) ?? 0) > before, 'it never counted on');
-      await plane.hears(source.vmmId, 'destroyed');
+      await plane.untilReported(source.vmmId, 'destroyed');
       expect(plane.last(source.vmmId)?.migration_out).toMatchObject({ migration_id, state: 'completed', gen: 3 });
       expect(plane.last(target)?.migration_in).toMatchObject({ migration_id, state: 'completed', gen: 3 });
       expect(plane.states(source.vmmId)).toEqual(['starting', 'running', 'migrating', 'destroyed']);
@@ -217,7 +217,7 @@ export function conformance(tested: HypervisorUnderTest): void {
       const [target, migration_id] = [randomUUID(), randomUUID()];
       await there.register(target, { migration_id });
       await there.migrateIn(target, `${loopbackAddress()}:9`);
-      await plane.hears(target, 'failed');
+      await plane.untilReported(target, 'failed');
       expect(plane.last(target)?.migration_in).toMatchObject({ migration_id, state: 'failed' });
     });
 
@@ -226,7 +226,7 @@ export function conformance(tested: HypervisorUnderTest): void {
       const [target, migration_id] = [randomUUID(), randomUUID()];
       await there.register(target, { migration_id, instance_id: randomUUID() });
       await there.migrateIn(target, source.address);
-      await plane.hears(target, 'failed');
+      await plane.untilReported(target, 'failed');
       expect((await sled.read(source.vmmId)).body).toEqual({
         vmm_state: expect.objectContaining({ state: 'running' }),
       });
@@ -251,14 +251,14 @@ export function conformance(tested: HypervisorUnderTest): void {
         (side === 'source' ? agent : other).faults.plant({ migration: { side, point: 'middle' } });
         await there.register(target, { migration_id });
         await there.migrateIn(target, source.address);
-        await plane.hearsSide(target, 'migration_in', 'failed');
-        await plane.hearsSide(source.vmmId, 'migration_out', 'failed');
+        await plane.untilSideReported(target, 'migration_in', 'failed');
+        await plane.untilSideReported(source.vmmId, 'migration_out', 'failed');
         await waitUntil(() => plane.states(source.vmmId).at(-1) === 'running', 'it never went on');
 
         const [again, migration] = [randomUUID(), randomUUID()];
         await there.register(again, { migration_id: migration });
         await there.migrateIn(again, source.address);
-        await plane.hearsSide(again, 'migration_in', 'completed');
+        await plane.untilSideReported(again, 'migration_in', 'completed');
         expect(executing([agent, other], [source.vmmId, target, again])).toBe(1);
       },
     );
@@ -268,8 +268,8 @@ export function conformance(tested: HypervisorUnderTest): void {
       const [target, migration_id] = [randomUUID(), randomUUID()];
       await there.register(target, { migration_id });
       await there.migrateIn(target, source.address);
-      expect((await there.tell(target, 'stopped')).status).toBe(200);
-      await plane.hears(target, 'destroyed');
+      expect((await there.command(target, 'stopped')).status).toBe(200);
+      await plane.untilReported(target, 'destroyed');
       expect(plane.states(target).slice(-3)).toEqual(['stopping', 'stopped', 'destroyed']);
       expect(plane.last(target)?.migration_in?.state).toBe('completed');
       expect(executing([agent, other], [source.vmmId, target])).toBe(0);
@@ -280,16 +280,16 @@ export function conformance(tested: HypervisorUnderTest): void {
       const [target, migration_id] = [randomUUID(), randomUUID()];
       await there.register(target, { migration_id });
       await there.migrateIn(target, source.address);
-      await plane.hears(source.vmmId, 'migrating');
-      const answer = await sled.tell(source.vmmId, 'stopped');
+      await plane.untilReported(source.vmmId, 'migrating');
+      const answer = await sled.command(source.vmmId, 'stopped');
       if (answer.status === 200) {
-        await plane.hears(source.vmmId, 'stopped');
-        await plane.hears(target, 'failed');
+        await plane.untilReported(source.vmmId, 'stopped');
+        await plane.untilReported(target, 'failed');
         expect(executing([agent, other], [source.vmmId, target])).toBe(0);
       } else {
         // It was forgotten, where the control plane was quicker.
         expect([404, 409]).toContain(answer.status);
-        await plane.hearsSide(target, 'migration_in', 'completed');
+        await plane.untilSideReported(target, 'migration_in', 'completed');
         expect(executing([agent, other], [source.vmmId, target])).toBe(1);
       }
     });
@@ -322,8 +322,8 @@ export function conformance(tested: HypervisorUnderTest): void {
       await caller.unregister(dead);
       const { vmmId } = await caller.running();
       const before = (await caller.read(vmmId)).body.vmm_state;
-      await plane.hears(vmmId, 'running');
-      const reportsBefore = plane.heard.length;
+      await plane.untilReported(vmmId, 'running');
+      const reportsBefore = plane.reports.length;
       await first.detach();
 
       let finishRecovery: () => void = () => {};
@@ -355,7 +355,7 @@ export function conformance(tested: HypervisorUnderTest): void {
         await early.read(vmmId),
         await early.read(randomUUID()),
         await early.call('GET', '/vmms'),
-        await early.tell(vmmId, 'stopped'),
+        await early.command(vmmId, 'stopped'),
         await early.unregister(vmmId),
         await early.register(randomUUID()),
       ])
@@ -366,14 +366,14 @@ export function conformance(tested: HypervisorUnderTest): void {
         expect((await early.register(dead)).status).toBe(409);
         if (tested.outlivesAgent) {
           expect((await early.read(vmmId)).body.vmm_state).toEqual(before);
-          await early.tell(vmmId, 'stopped');
-          await plane.hears(vmmId, 'destroyed');
+          await early.command(vmmId, 'stopped');
+          await plane.untilReported(vmmId, 'destroyed');
         } else {
-          await plane.hears(vmmId, 'failed');
+          await plane.untilReported(vmmId, 'failed');
           expect(plane.last(vmmId)?.vmm_state.gen).toBe((before?.gen ?? 0) + 1);
           expect(plane.last(vmmId)?.migration_out ?? null).toBe(null);
         }
-        const newReports = plane.heard.slice(reportsBefore).filter((one) => one.vmmId === vmmId);
+        const newReports = plane.reports.slice(reportsBefore).filter((one) => one.vmmId === vmmId);
         expect(Math.min(...newReports.map(({ report }) => report.vmm_state.gen))).toBe(before?.gen);
         await waitUntil(async () => (await early.read(vmmId)).status === 404, 'it was never forgotten');
       } finally {
@@ -395,13 +395,13 @@ export function conformance(tested: HypervisorUnderTest): void {
       const caller = new SledCaller(first, tested.memoryBytes);
       const id = randomUUID();
       await caller.register(id);
-      await plane.hears(id, 'starting');
+      await plane.untilReported(id, 'starting');
       first.faults.holdReports(true);
       await caller.unregister(id);
       await first.stop();
       expect(plane.states(id)).toEqual(['starting']);
       const second = await start(dataDir);
-      await plane.hears(id, 'failed');
+      await plane.untilReported(id, 'failed');
       await second.stop();
     });
   });

@@ -144,8 +144,8 @@ describe.skipIf(qemu === null)('real guests', () => {
 
   async function staysHere(moved: { source: string; target: string; migrationId: string }): Promise<void> {
     const { source, target, migrationId } = moved;
-    await plane.hearsSide(source, 'migration_out', 'failed', migrationId);
-    await plane.hears(target, 'failed');
+    await plane.untilSideReported(source, 'migration_out', 'failed', migrationId);
+    await plane.untilReported(target, 'failed');
     expect(plane.last(target)?.migration_in?.state).toBe('failed');
     await counts(here, source, here.agent.hypervisor.count(source) ?? 0);
     expect(executing([here.agent, there.agent], [source, target])).toBe(1);
@@ -175,7 +175,7 @@ describe.skipIf(qemu === null)('real guests', () => {
       const before = sleds[at]?.agent.hypervisor.count(vmmId) ?? 0;
       const registered = await to.caller.register(target, { migration_id });
       await to.caller.migrateIn(target, address);
-      await plane.hearsSide(target, 'migration_in', 'completed');
+      await plane.untilSideReported(target, 'migration_in', 'completed');
       await counts(to, target, before);
       [at, vmmId, address] = [1 - at, target, registered.address];
       vmmIds.push(target);
@@ -193,7 +193,7 @@ describe.skipIf(qemu === null)('real guests', () => {
     const [one, other] = [await here.caller.running(), await bootedHere()];
     const before = await counts(here, other.vmmId);
     signal(here, one.vmmId, 'SIGKILL');
-    await plane.hears(one.vmmId, 'failed');
+    await plane.untilReported(one.vmmId, 'failed');
     await leavesNothing(here, one.vmmId);
     await counts(here, other.vmmId, before + 5);
     expect((await here.caller.read(other.vmmId)).body.vmm_state?.state).toBe('running');
@@ -224,13 +224,13 @@ describe.skipIf(qemu === null)('real guests', () => {
   test('a QEMU that somebody ends in order from outside is a failed VM too: the guest did not power off', async () => {
     const { vmmId } = await here.caller.running();
     signal(here, vmmId, 'SIGTERM');
-    await plane.hears(vmmId, 'failed');
+    await plane.untilReported(vmmId, 'failed');
     await leavesNothing(here, vmmId);
   });
 
   test('kill -9 of the destination’s QEMU half-way: the guest counts on at its source; progress was to be seen', async () => {
     const moved = await migrating(halfWay);
-    await moved.network.guestIsHalfWay();
+    await moved.network.untilGuestHalfSent();
     await waitUntil(async () => {
       const { body } = await here.caller.read(moved.source);
       return (body.migration_progress?.bytes_left ?? 0) > 0 && body.migration_progress?.status === 'active';
@@ -241,11 +241,11 @@ describe.skipIf(qemu === null)('real guests', () => {
 
   test('kill -9 of the source’s QEMU half-way: failed without a report on the migration; nobody has the guest', async () => {
     const { source, target, network } = await migrating(halfWay);
-    await network.guestIsHalfWay();
+    await network.untilGuestHalfSent();
     signal(here, source, 'SIGKILL');
-    await plane.hears(source, 'failed');
+    await plane.untilReported(source, 'failed');
     expect(plane.last(source)?.migration_out?.state).toBe('in_progress');
-    await plane.hears(target, 'failed');
+    await plane.untilReported(target, 'failed');
     expect(plane.last(target)?.migration_in?.state).toBe('failed');
     expect(executing([here.agent, there.agent], [source, target])).toBe(0);
     await leavesNothing(here, source);
@@ -256,11 +256,11 @@ describe.skipIf(qemu === null)('real guests', () => {
     const { source, target, network } = await migrating((network) => {
       network.holdFrom = 'yours';
     });
-    await network.sourceSays('yours');
-    await plane.hears(source, 'destroyed');
+    await network.untilSourceSent('yours');
+    await plane.untilReported(source, 'destroyed');
     await leavesNothing(here, source);
     network.break();
-    await plane.hearsSide(target, 'migration_in', 'completed');
+    await plane.untilSideReported(target, 'migration_in', 'completed');
     await counts(there, target, 1);
     expect(executing([here.agent, there.agent], [source, target])).toBe(1);
   });
@@ -279,9 +279,9 @@ describe.skipIf(qemu === null)('real guests', () => {
     const { source, target, network } = await migrating((network) => {
       network.holdFrom = 'yours';
     }, asking);
-    await network.sourceSays('yours');
+    await network.untilSourceSent('yours');
     network.cut();
-    await plane.hearsSide(source, 'migration_out', 'completed');
+    await plane.untilSideReported(source, 'migration_out', 'completed');
     // Its conversation has ended by silence, and it has acted on a question that nobody answered: it asks again.
     await waitUntil(() => questions >= 2, 'it never asked again', 60_000);
     expect((await asking.caller.read(target)).body).toMatchObject({
@@ -291,7 +291,7 @@ describe.skipIf(qemu === null)('real guests', () => {
     expect(asking.agent.hypervisor.guestLog).toEqual([]);
     const count = asking.agent.hypervisor.count(target);
     network.mend();
-    await plane.hearsSide(target, 'migration_in', 'completed');
+    await plane.untilSideReported(target, 'migration_in', 'completed');
     await counts(asking, target, count ?? 0);
     expect(executing([here.agent, asking.agent], [source, target])).toBe(1);
     await asking.agent.stop();
@@ -299,9 +299,9 @@ describe.skipIf(qemu === null)('real guests', () => {
 
   test('the network is cut half-way: the guest counts on at its source, and the destination fails when it hears of it', async () => {
     const moved = await migrating(halfWay);
-    await moved.network.guestIsHalfWay();
+    await moved.network.untilGuestHalfSent();
     moved.network.cut();
-    await plane.hearsSide(moved.source, 'migration_out', 'failed', moved.migrationId);
+    await plane.untilSideReported(moved.source, 'migration_out', 'failed', moved.migrationId);
     await counts(here, moved.source, here.agent.hypervisor.count(moved.source) ?? 0);
     expect(plane.last(moved.target)?.migration_in?.state).not.toBe('completed');
     moved.network.mend();
@@ -310,7 +310,7 @@ describe.skipIf(qemu === null)('real guests', () => {
 
   test('every connection breaks half-way: the guest counts on at its source', async () => {
     const moved = await migrating(halfWay);
-    await moved.network.guestIsHalfWay();
+    await moved.network.untilGuestHalfSent();
     moved.network.break();
     await staysHere(moved);
   });
@@ -327,10 +327,10 @@ describe.skipIf(qemu === null)('real guests', () => {
     signal(there, target, 'SIGSTOP');
     await there.caller.migrateIn(target, network.address);
     signal(there, target, 'SIGCONT');
-    await network.guestIsHalfWay();
+    await network.untilGuestHalfSent();
     signal(there, target, 'SIGSTOP');
-    await plane.hearsSide(source.vmmId, 'migration_out', 'failed', migrationId);
-    await plane.hears(target, 'failed');
+    await plane.untilSideReported(source.vmmId, 'migration_out', 'failed', migrationId);
+    await plane.untilReported(target, 'failed');
     await counts(impatient, source.vmmId, impatient.agent.hypervisor.count(source.vmmId) ?? 0);
     await leavesNothing(there, target);
     await impatient.agent.stop();
@@ -347,18 +347,18 @@ describe.skipIf(qemu === null)('real guests', () => {
     expect((await second.caller.register(randomUUID())).status).toBe(200);
     signal(first, vmmId, 'SIGCONT');
     await counts(second, vmmId);
-    await second.caller.tell(vmmId, 'stopped');
-    await plane.hears(vmmId, 'destroyed');
+    await second.caller.command(vmmId, 'stopped');
+    await plane.untilReported(vmmId, 'destroyed');
     await second.agent.stop();
   });
 
   test('a stop half-way cancels the migration, and the guest powers off where it is', async () => {
     const { source, target, network } = await migrating(halfWay);
-    await network.guestIsHalfWay();
-    expect((await here.caller.tell(source, 'stopped')).status).toBe(200);
-    await plane.hears(source, 'destroyed');
+    await network.untilGuestHalfSent();
+    expect((await here.caller.command(source, 'stopped')).status).toBe(200);
+    await plane.untilReported(source, 'destroyed');
     expect(plane.states(source).slice(-4)).toEqual(['running', 'stopping', 'stopped', 'destroyed']);
-    await plane.hears(target, 'failed');
+    await plane.untilReported(target, 'failed');
     expect(executing([here.agent, there.agent], [source, target])).toBe(0);
   });
 
@@ -367,7 +367,7 @@ describe.skipIf(qemu === null)('real guests', () => {
     const [target, migration_id] = [randomUUID(), randomUUID()];
     await there.caller.register(target, { migration_id, memory_bytes: 2 * GUEST_MEMORY_BYTES });
     await there.caller.migrateIn(target, address);
-    await plane.hears(target, 'failed');
+    await plane.untilReported(target, 'failed');
     expect((await here.caller.read(vmmId)).body).toEqual({
       vmm_state: expect.objectContaining({ state: 'running' }),
     });
@@ -382,8 +382,8 @@ describe.skipIf(qemu === null)('real guests', () => {
   test('a guest that doesn’t power off in time is powered off', async () => {
     const sled = await startSled({ stopTimeoutMs: 1 });
     const { vmmId } = await sled.caller.running();
-    await sled.caller.tell(vmmId, 'stopped');
-    await plane.hears(vmmId, 'destroyed');
+    await sled.caller.command(vmmId, 'stopped');
+    await plane.untilReported(vmmId, 'destroyed');
     expect(plane.states(vmmId)).toEqual(['starting', 'running', 'stopping', 'stopped', 'destroyed']);
     expect(sled.agent.faults.guestLog().at(-1)?.reason).toBe('it did not power off in time');
     await leavesNothing(sled, vmmId);
@@ -412,8 +412,8 @@ describe.skipIf(qemu === null)('real guests', () => {
     const [target, migration_id] = [randomUUID(), randomUUID()];
     await other.caller.register(target, { migration_id });
     await other.caller.migrateIn(target, address);
-    await plane.hearsSide(vmmId, 'migration_out', 'completed');
-    await plane.hearsSide(target, 'migration_in', 'completed');
+    await plane.untilSideReported(vmmId, 'migration_out', 'completed');
+    await plane.untilSideReported(target, 'migration_in', 'completed');
     // Not that it counts on: under TCG such a guest is often corrupt.
     expect(executing([one.agent, other.agent], [vmmId, target])).toBe(1);
     await Promise.all([one.agent.stop(), other.agent.stop()]);
@@ -500,11 +500,11 @@ describe.skipIf(qemu === null)('real guests', () => {
       await countsOn(second.caller, one.vmmId, before + 5);
       const counted = await consoleOf(second.caller, one.vmmId);
       expect(counted).toEqual(counted.map((_, index) => index + 1));
-      await plane.hears(other.vmmId, 'failed');
+      await plane.untilReported(other.vmmId, 'failed');
       await leavesNothing(first, other.vmmId);
 
-      await second.caller.tell(one.vmmId, 'stopped');
-      await plane.hears(one.vmmId, 'destroyed');
+      await second.caller.command(one.vmmId, 'stopped');
+      await plane.untilReported(one.vmmId, 'destroyed');
       expect(plane.states(one.vmmId)).toEqual(['starting', 'running', 'stopping', 'stopped', 'destroyed']);
       await leavesNothing(first, one.vmmId);
       await killed(second);
@@ -520,12 +520,12 @@ describe.skipIf(qemu === null)('real guests', () => {
       const [target, migration_id] = [randomUUID(), randomUUID()];
       await there.caller.register(target, { migration_id });
       await there.caller.migrateIn(target, network.address);
-      await network.guestIsHalfWay();
-      await plane.hearsSide(source.vmmId, 'migration_out', 'in_progress');
+      await network.untilGuestHalfSent();
+      await plane.untilSideReported(source.vmmId, 'migration_out', 'in_progress');
       await killed(first);
       const second = await startProcess(first.dataDir, first.address);
-      await plane.hearsSide(source.vmmId, 'migration_out', 'failed');
-      await plane.hears(target, 'failed');
+      await plane.untilSideReported(source.vmmId, 'migration_out', 'failed');
+      await plane.untilReported(target, 'failed');
       await countsOn(second.caller, source.vmmId, before);
       expect(there.agent.hypervisor.guestLog.filter((entry) => entry.vmm_id === target)).toEqual([]);
       await second.caller.unregister(source.vmmId);
@@ -543,11 +543,11 @@ describe.skipIf(qemu === null)('real guests', () => {
       const [target, migration_id] = [randomUUID(), randomUUID()];
       await first.caller.register(target, { migration_id });
       await first.caller.migrateIn(target, network.address);
-      await network.sourceSays('yours');
+      await network.untilSourceSent('yours');
       await killed(first);
-      await plane.hearsSide(source.vmmId, 'migration_out', 'completed');
+      await plane.untilSideReported(source.vmmId, 'migration_out', 'completed');
       const second = await startProcess(first.dataDir, first.address);
-      await plane.hearsSide(target, 'migration_in', 'completed');
+      await plane.untilSideReported(target, 'migration_in', 'completed');
       await countsOn(second.caller, target, before);
       expect(executing([here.agent], [source.vmmId])).toBe(0);
       await second.caller.unregister(target);

@@ -75,18 +75,18 @@ const LEGAL_STATUSES: Readonly<Record<CallKind, readonly number[]>> = {
 /** Checks a history. Returns what is wrong with it, in the order in which it was found. */
 export function checkHistory(history: History): HistoryViolation[] {
   const violations: HistoryViolation[] = [];
-  const say = (rule: string, instanceId: string | null, detail: string) =>
+  const report = (rule: string, instanceId: string | null, detail: string) =>
     violations.push({ rule, instanceId, detail });
 
   for (const call of history.calls) {
     if (call.status === null || LEGAL_STATUSES[call.kind].includes(call.status)) continue;
-    say('a call has one of its statuses', call.instanceId, `${describe(call)}: ${call.message ?? ''}`);
+    report('a call has one of its statuses', call.instanceId, `${describe(call)}: ${call.message ?? ''}`);
   }
 
   for (const operation of history.operations) {
     if (operation.state === 'done') continue;
     const what = operation.state === null ? 'can’t be found' : 'never ended';
-    say('each operation that a 202 names ends', operation.instanceId, `operation ${operation.operationId} ${what}`);
+    report('each operation that a 202 names ends', operation.instanceId, `operation ${operation.operationId} ${what}`);
   }
 
   const calls = byInstance(history.calls);
@@ -94,15 +94,15 @@ export function checkHistory(history: History): HistoryViolation[] {
   const disturbed = byInstance(history.disturbed);
   for (const { instanceId, view } of history.instances) {
     const own = calls.get(instanceId) ?? [];
-    checkExistence(own, view !== null, (rule, detail) => say(rule, instanceId, detail));
+    checkExistence(own, view !== null, (rule, detail) => report(rule, instanceId, detail));
     if (view === null) continue;
-    checkSize(own, view, (rule, detail) => say(rule, instanceId, detail));
+    checkSize(own, view, (rule, detail) => report(rule, instanceId, detail));
     checkRunState(
       own,
       operations.get(instanceId) ?? [],
       disturbed.get(instanceId) ?? [],
       view.runState,
-      (rule, detail) => say(rule, instanceId, detail),
+      (rule, detail) => report(rule, instanceId, detail),
     );
   }
   return violations;
@@ -119,7 +119,7 @@ function byInstance<Item extends { readonly instanceId: string | null }>(items: 
   return groups;
 }
 
-type Say = (rule: string, detail: string) => void;
+type ReportViolation = (rule: string, detail: string) => void;
 
 function describe(call: HistoryEntry): string {
   const answer = call.status === null ? 'no answer' : `${call.status} ${call.errorCode ?? ''}`.trim();
@@ -132,16 +132,16 @@ function isUncertain(call: HistoryEntry): boolean {
   return call.status === 503 && !/failed and was undone/.test(call.message ?? '');
 }
 
-function checkExistence(calls: readonly HistoryEntry[], exists: boolean, say: Say): void {
+function checkExistence(calls: readonly HistoryEntry[], exists: boolean, report: ReportViolation): void {
   const deletes = calls.filter((call) => call.kind === 'delete' && (call.status === 204 || isUncertain(call)));
   const deleted = deletes.find((call) => call.status === 204);
   if (deleted !== undefined) {
     for (const call of calls) {
       if (call.sentMs <= deleted.endedMs || call.status === 404 || call.status === null || call.status === 503)
         continue;
-      say('a deleted instance stays 404', `${describe(call)}, after ${describe(deleted)}`);
+      report('a deleted instance stays 404', `${describe(call)}, after ${describe(deleted)}`);
     }
-    if (exists) say('a deleted instance stays 404', `it is there in the end, after ${describe(deleted)}`);
+    if (exists) report('a deleted instance stays 404', `it is there in the end, after ${describe(deleted)}`);
     return;
   }
   // A 404 before anyone asked to delete it, or in the end when nobody did.
@@ -152,12 +152,16 @@ function checkExistence(calls: readonly HistoryEntry[], exists: boolean, say: Sa
     if (call.status !== 404 || call.sentMs < created.endedMs || call.endedMs >= firstDeleteMs) continue;
     // The destination of a migration may be the one that isn't found.
     if (call.kind === 'migrate') continue;
-    say('an instance that was created is found', describe(call));
+    report('an instance that was created is found', describe(call));
   }
-  if (!exists && deletes.length === 0) say('an instance that was created is found', 'it is gone in the end');
+  if (!exists && deletes.length === 0) report('an instance that was created is found', 'it is gone in the end');
 }
 
-function checkSize(calls: readonly HistoryEntry[], view: NonNullable<FinalInstance['view']>, say: Say): void {
+function checkSize(
+  calls: readonly HistoryEntry[],
+  view: NonNullable<FinalInstance['view']>,
+  report: ReportViolation,
+): void {
   const resizes = calls.filter((call) => call.size !== undefined && (call.status === 200 || isUncertain(call)));
   const certain = resizes.filter((call) => call.status === 200);
   const last = certain.reduce<HistoryEntry | null>(
@@ -168,7 +172,7 @@ function checkSize(calls: readonly HistoryEntry[], view: NonNullable<FinalInstan
   // What was asked for last, at the same time, or later without an answer.
   const possible = resizes.filter((call) => call === last || call.endedMs > last.sentMs || isUncertain(call));
   if (possible.some(({ size }) => size?.ncpus === view.ncpus && size.memoryBytes === view.memoryBytes)) return;
-  say('a resize that succeeded is seen', `${view.ncpus} CPUs in the end, although: ${describe(last)}`);
+  report('a resize that succeeded is seen', `${view.ncpus} CPUs in the end, although: ${describe(last)}`);
 }
 
 /**
@@ -180,7 +184,7 @@ function checkRunState(
   operations: readonly FinalOperation[],
   disturbed: readonly GuestEvent[],
   externalState: ExternalState,
-  say: Say,
+  report: ReportViolation,
 ): void {
   // A create may start it as well.
   const starts = calls.filter((call) => call.kind === 'start' || call.kind === 'create');
@@ -195,7 +199,7 @@ function checkRunState(
   const stop = stops.filter((call) => call.status === 202).reduce(latest, null);
   if (stop !== null && starts.every((call) => startEnds(call) < stop.sentMs)) {
     if (externalState !== 'stopped')
-      say(
+      report(
         'a user who asked for stop gets Stopped',
         `it shows ${externalState} in the end, although: ${describe(stop)}`,
       );
@@ -209,7 +213,7 @@ function checkRunState(
   // Since it was asked for: the guest may have met its end before its caller heard of its start.
   if (disturbed.some((event) => event.atMs > start.sentMs)) return;
   if (externalState !== 'running')
-    say('a start that succeeded is seen', `it shows ${externalState} in the end, although: ${describe(start)}`);
+    report('a start that succeeded is seen', `it shows ${externalState} in the end, although: ${describe(start)}`);
 }
 
 function latest(before: HistoryEntry | null, call: HistoryEntry): HistoryEntry {

@@ -34,9 +34,9 @@ const program = new Command('soak')
       operationsPerSecond: options.rate,
     });
     const again = `npm run soak -- --seed ${seed} --minutes ${options.minutes} --instances ${instances} --workers ${workers} --apis ${apis} --sleds ${sleds} --rate ${options.rate}`;
-    const say = (message: string) => options.json || console.log(`${colours.dim('·')} ${message}`);
-    say(`seed ${seed}; again with: ${again}`);
-    const report = await runSoak({ plan, keep: options.keep ?? false, say });
+    const print = (message: string) => options.json || console.log(`${colours.dim('·')} ${message}`);
+    print(`seed ${seed}; again with: ${again}`);
+    const report = await runSoak({ plan, keep: options.keep ?? false, print });
     if (options.record !== undefined) await recordReport(options.record, report);
     if (options.json) printJson({ ...report, again });
     else printReport(report, again);

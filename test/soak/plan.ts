@@ -19,7 +19,7 @@ export interface PlanOptions {
 }
 
 /** What is asked of the API. A slot is a name that instances get, one after the other. */
-export const SOAK_OPERATIONS = [
+const SOAK_OPERATIONS = [
   'create',
   'start',
   'stop',
@@ -38,7 +38,7 @@ export interface PlannedOperation {
   readonly slot: number;
   /** Which API process is asked. */
   readonly api: number;
-  /** How long the caller waits for the saga's word, in seconds. */
+  /** How long the caller waits for the saga's outcome, in seconds. */
   readonly waitSeconds: number;
   /** Migrate: the destination. Set-policy: the sled. */
   readonly sled: number;
@@ -62,7 +62,7 @@ export interface Weather {
 }
 
 /** Commands go from the control plane to a sled agent, reports the other way. */
-export const LINK_DIRECTIONS = ['commands', 'reports'] as const;
+const LINK_DIRECTIONS = ['commands', 'reports'] as const;
 export type LinkDirection = (typeof LINK_DIRECTIONS)[number];
 
 export type PlannedFault = { readonly atMs: number } & (

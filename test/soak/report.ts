@@ -1,16 +1,16 @@
-/** The words and tables that a soak's outcome is told in. */
+/** The tables and lines that a soak's outcome is printed in. */
 import { readFile, writeFile } from 'node:fs/promises';
 import { colours } from '../../cli/colours.ts';
 import { table } from '../../cli/output.ts';
 import type { SoakReport } from './soak.ts';
 
-const SHOWN_VIOLATIONS = 40;
+const MAX_PRINTED_VIOLATIONS = 40;
 
 /** Prints a report for people. */
 export function printReport(report: SoakReport, again: string): void {
   const rows = Object.entries(report.operations)
     .sort(([one], [other]) => one.localeCompare(other))
-    .map(([kind, outcomes]) => [kind, String(total(outcomes)), words(outcomes)]);
+    .map(([kind, outcomes]) => [kind, String(total(outcomes)), describeCounts(outcomes)]);
   console.log(`\n${table(['operation', 'calls', 'outcomes'], rows)}`);
   console.log(
     `\n${table(
@@ -22,14 +22,14 @@ export function printReport(report: SoakReport, again: string): void {
   );
   const { messages, delayed, duplicated, lost } = report.messages;
   console.log(`\nmessages: ${messages}, of them ${delayed} delayed, ${duplicated} duplicated, ${lost} lost`);
-  console.log(`sagas: ${words(report.sagas)}`);
+  console.log(`sagas: ${describeCounts(report.sagas)}`);
   console.log(
     report.restMs === null ? 'it never came to rest' : `at rest after ${(report.restMs / 1000).toFixed(1)} s`,
   );
-  for (const { rule, instanceId, detail } of report.violations.slice(0, SHOWN_VIOLATIONS))
+  for (const { rule, instanceId, detail } of report.violations.slice(0, MAX_PRINTED_VIOLATIONS))
     console.log(`${colours.red('✗')} ${rule}: ${instanceId === null ? '' : `instance ${instanceId}: `}${detail}`);
-  if (report.violations.length > SHOWN_VIOLATIONS)
-    console.log(`… and ${report.violations.length - SHOWN_VIOLATIONS} more`);
+  if (report.violations.length > MAX_PRINTED_VIOLATIONS)
+    console.log(`… and ${report.violations.length - MAX_PRINTED_VIOLATIONS} more`);
   if (report.kept !== null) console.log(`data and logs are in ${report.kept}`);
   console.log(`\n${report.violations.length} violations; again with: ${again}`);
 }
@@ -59,8 +59,8 @@ export async function recordReport(file: string, report: SoakReport): Promise<vo
     report.durationMs / 60_000,
     report.instances,
     total(byStatus),
-    words(byStatus),
-    words(report.faults),
+    describeCounts(byStatus),
+    describeCounts(report.faults),
     `${messages} (${delayed}, ${duplicated}, ${lost})`,
     report.restMs === null ? 'never' : `${(report.restMs / 1000).toFixed(1)} s`,
     report.violations.length,
@@ -72,7 +72,7 @@ function total(counts: Readonly<Record<string, number>>): number {
   return Object.values(counts).reduce((sum, count) => sum + count, 0);
 }
 
-function words(counts: Readonly<Record<string, number>>): string {
+function describeCounts(counts: Readonly<Record<string, number>>): string {
   return Object.entries(counts)
     .sort(([one], [other]) => one.localeCompare(other))
     .map(([name, count]) => `${name}: ${count}`)

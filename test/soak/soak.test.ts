@@ -16,9 +16,9 @@ const plan = makePlan({
 test('nothing is wrong after operations on many instances while everything was killed and messages went astray', {
   timeout: 900_000,
 }, async () => {
-  const said: string[] = [];
-  const report = await runSoak({ plan, say: (message) => said.push(message) });
-  expect(report.violations, `${said.join('\n')}\ndata and logs are in ${report.kept}`).toEqual([]);
+  const output: string[] = [];
+  const report = await runSoak({ plan, print: (message) => output.push(message) });
+  expect(report.violations, `${output.join('\n')}\ndata and logs are in ${report.kept}`).toEqual([]);
   expect(report.restMs).not.toBeNull();
   // It was no idle walk.
   for (const target of KILL_TARGETS) expect(report.faults[`kill ${target}`]).toBeGreaterThan(0);

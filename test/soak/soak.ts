@@ -34,7 +34,7 @@ export interface SoakRun {
   readonly keep?: boolean;
   /** How long the system may take to come to rest, in milliseconds. */
   readonly restTimeoutMs?: number;
-  readonly say: (message: string) => void;
+  readonly print: (message: string) => void;
 }
 
 export interface Violation {
@@ -76,7 +76,7 @@ interface Slot {
 /** Carries out a plan. Throws when the system doesn't come up or go down; what it does wrong is in the report. */
 export async function runSoak(run: SoakRun): Promise<SoakReport> {
   const { options } = run.plan;
-  const system = await SoakSystem.start({ ...options, say: run.say });
+  const system = await SoakSystem.start({ ...options, print: run.print });
   let stopped = false;
   try {
     const soak = new Soak(system, run);
@@ -125,13 +125,15 @@ class Soak {
   }
 
   async carryOut(): Promise<Omit<SoakReport, 'kept'>> {
-    const { plan, say } = this.#run;
+    const { plan, print } = this.#run;
     await installJournal(this.#database.db);
     await this.#makeProject();
     this.#beganAtMs = Date.now();
-    say(`${plan.operations.length} operations and ${plan.faults.length} faults in ${plan.options.durationMs / 1000} s`);
+    print(
+      `${plan.operations.length} operations and ${plan.faults.length} faults in ${plan.options.durationMs / 1000} s`,
+    );
     await Promise.all([this.#play(), this.#examineNowAndThen()]);
-    say('quiet: faults are over, everything comes up');
+    print('quiet: faults are over, everything comes up');
     await this.#system.calm();
     const quietSince = performance.now();
     const unrest = await this.#comeToRest();
@@ -194,7 +196,7 @@ class Soak {
     ].sort((one, other) => one.atMs - other.atMs);
     const running = new Set<Promise<void>>();
     const errors: unknown[] = [];
-    let nextWord = 30_000;
+    let nextPrintMs = 30_000;
     for (const event of events) {
       await pause(Math.max(0, event.atMs - this.#now()));
       const work: Promise<void> = event
@@ -202,9 +204,11 @@ class Soak {
         .catch((error: unknown) => void errors.push(error))
         .finally(() => running.delete(work));
       running.add(work);
-      if (this.#now() > nextWord) {
-        this.#run.say(`${Math.round(nextWord / 1000)} s: ${this.#calls.length} calls, ${running.size} on their way`);
-        nextWord += 30_000;
+      if (this.#now() > nextPrintMs) {
+        this.#run.print(
+          `${Math.round(nextPrintMs / 1000)} s: ${this.#calls.length} calls, ${running.size} on their way`,
+        );
+        nextPrintMs += 30_000;
       }
     }
     await pause(Math.max(0, options.durationMs - this.#now()));

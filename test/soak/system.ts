@@ -13,9 +13,10 @@ import { freePort, waitUntil } from '../../platform/host/child-process.ts';
 import { type EmbeddedPostgres, startEmbeddedPostgresAgain } from '../../stack/embedded-postgres.ts';
 import { findTemporalBinary, startTemporalServer, type TemporalServer } from '../../stack/temporal-server.ts';
 import { plainTemporal, type TemporalSettings } from '../../temporal/connection.ts';
+import { spawnMooring } from '../support/command.ts';
+import { Supervisor } from '../support/supervisor.ts';
 import { type Link, type LinkCounts, openLink } from './network.ts';
 import type { KillTarget } from './plan.ts';
-import { type Supervised, supervise, untilItAnswers } from './processes.ts';
 import type { AgentLife } from './witness.ts';
 
 export interface SystemOptions {
@@ -23,7 +24,7 @@ export interface SystemOptions {
   readonly workers: number;
   readonly apis: number;
   readonly sleds: number;
-  readonly say: (message: string) => void;
+  readonly print: (message: string) => void;
 }
 
 /** A sled's place in the rack: when its server burns down, another one takes it. */
@@ -34,7 +35,7 @@ export interface SoakSled {
   readonly agentAddress: string;
   readonly commands: Link;
   readonly reports: Link;
-  readonly agent: Supervised;
+  readonly agent: Supervisor;
 }
 
 /** When a sled's agent died, for whom it may concern, in milliseconds since the epoch. */
@@ -49,13 +50,15 @@ const SLED_MEMORY_BYTES = 128 * 1024 ** 3;
 const TRANSITION_MS = 120;
 const UP_TIMEOUT_MS = 180_000;
 const STOP_TIMEOUT_MS = 20_000;
+/** A process that ends by itself comes back after this long, in milliseconds. */
+const RESTART_AFTER_MS = 500;
 /** Operators are patient: meanwhile everything may be down, and the machine busy. */
 const PERSIST_TIMEOUT_MS = 300_000;
 
 export class SoakSystem {
   readonly dataDir: string;
-  readonly workers: Supervised[] = [];
-  readonly apis: { readonly url: string; readonly address: string; readonly process: Supervised }[] = [];
+  readonly workers: Supervisor[] = [];
+  readonly apis: { readonly url: string; readonly address: string; readonly process: Supervisor }[] = [];
   readonly sleds: SoakSled[] = [];
   readonly deaths: AgentDeath[] = [];
   readonly #options: SystemOptions;
@@ -107,22 +110,22 @@ export class SoakSystem {
     return { messages: sum('messages'), delayed: sum('delayed'), duplicated: sum('duplicated'), lost: sum('lost') };
   }
 
-  /** How often a process ended although nobody told it to, by its name. */
+  /** How often a process ended although nobody ended it, by its name. */
   get endedByThemselves(): Map<string, number> {
     const all = [...this.workers, ...this.apis.map((api) => api.process), ...this.sleds.map((sled) => sled.agent)];
     return new Map(all.filter((one) => one.endedByItself > 0).map((one) => [one.name, one.endedByItself]));
   }
 
   async #bringUp(): Promise<void> {
-    const { workers, apis, sleds, say } = this.#options;
+    const { workers, apis, sleds, print } = this.#options;
     this.#postgresPort = await freePort();
     await this.startPostgres();
     await migrateDatabase(this.#databaseUrl);
-    say(`PostgreSQL on port ${this.#postgresPort}`);
+    print(`PostgreSQL on port ${this.#postgresPort}`);
     this.#temporalBinary = (await findTemporalBinary()).path;
     this.#temporalPort = await freePort();
     await this.startTemporal();
-    say(`Temporal at 127.0.0.1:${this.#temporalPort}`);
+    print(`Temporal at 127.0.0.1:${this.#temporalPort}`);
     for (let index = 0; index < workers; index++) this.workers.push(this.#process(`worker-${index + 1}`, ['worker']));
     for (let index = 0; index < apis; index++) {
       const port = await freePort();
@@ -135,23 +138,21 @@ export class SoakSystem {
     }
     for (const one of [...this.workers, ...this.apis.map((api) => api.process)]) one.start();
     await this.#untilApisAnswer();
-    say(`${workers} workers, ${apis} APIs`);
+    print(`${workers} workers, ${apis} APIs`);
     for (let index = 0; index < sleds; index++) this.sleds.push(await this.#addSled());
-    say(`${sleds} sleds`);
+    print(`${sleds} sleds`);
   }
 
-  #process(name: string, args: string[]): Supervised {
-    return supervise({
-      name,
-      args: () => args,
-      env: {
-        DATABASE_URL: this.#databaseUrl,
-        TEMPORAL_ADDRESS: `127.0.0.1:${this.#temporalPort}`,
-        TEMPORAL_NAMESPACE: 'default',
-        MOORING_LOG_LEVEL: 'warn',
-      },
-      logFile: join(this.dataDir, `${name}.log`),
-    });
+  #process(name: string, args: string[]): Supervisor {
+    const logFile = join(this.dataDir, `${name}.log`);
+    const env = {
+      DATABASE_URL: this.#databaseUrl,
+      TEMPORAL_ADDRESS: `127.0.0.1:${this.#temporalPort}`,
+      TEMPORAL_NAMESPACE: 'default',
+      MOORING_LOG_LEVEL: 'warn',
+    };
+    const spawn = () => spawnMooring(args, { env, logFile });
+    return new Supervisor({ name, spawn, logFile, restartAfterMs: RESTART_AFTER_MS });
   }
 
   /** Starts PostgreSQL on its data, if it isn't running; again when what a killed one left is still leaving. */
@@ -208,18 +209,20 @@ export class SoakSystem {
     let starts = 0;
     let id: string | null = null;
     const lifeOf = () => this.#lives.filter((life) => life.sled === name).at(-1);
-    const logFile = () => join(this.dataDir, `guests-${name}-${starts + 1}.jsonl`);
-    const agent = supervise({
+    const guestLogFile = () => join(this.dataDir, `guests-${name}-${starts + 1}.jsonl`);
+    const logFile = join(this.dataDir, `${name}.log`);
+    const args = () => [
+      ...['sled-agent', '--name', name, '--address', agentAddress, '--control-plane', `http://${reports.address}`],
+      ...['--threads', String(SLED_THREADS), '--memory', String(SLED_MEMORY_BYTES)],
+      ...['--transition-ms', String(TRANSITION_MS), '--guest-log', guestLogFile(), '--test-endpoints'],
+    ];
+    const agent = new Supervisor({
       name,
-      args: () => [
-        ...['sled-agent', '--name', name, '--address', agentAddress, '--control-plane', `http://${reports.address}`],
-        ...['--threads', String(SLED_THREADS), '--memory', String(SLED_MEMORY_BYTES)],
-        ...['--transition-ms', String(TRANSITION_MS), '--guest-log', logFile(), '--test-endpoints'],
-      ],
-      env: {},
-      logFile: join(this.dataDir, `${name}.log`),
+      spawn: () => spawnMooring(args(), { logFile }),
+      logFile,
+      restartAfterMs: RESTART_AFTER_MS,
       onStart: () => {
-        this.#lives.push({ sled: name, file: logFile(), killedAtMs: null });
+        this.#lives.push({ sled: name, file: guestLogFile(), killedAtMs: null });
         starts += 1;
         up = true;
       },
@@ -389,7 +392,7 @@ export class SoakSystem {
   /** Stops everything in order. Returns the names of the processes that had to be killed. */
   async stop(): Promise<string[]> {
     const stubborn: string[] = [];
-    const stop = async (one: Supervised) => {
+    const stop = async (one: Supervisor) => {
       if (!(await one.stop(STOP_TIMEOUT_MS))) stubborn.push(one.name);
     };
     await Promise.all(this.apis.map((api) => stop(api.process)));
@@ -400,4 +403,21 @@ export class SoakSystem {
     await this.#postgres?.stop();
     return stubborn;
   }
+}
+
+/** Waits until something answers HTTP at `url`. Throws when nothing did within `timeoutMs` (milliseconds). */
+async function untilItAnswers(url: string, timeoutMs: number): Promise<void> {
+  await waitUntil(
+    () =>
+      fetch(url, { signal: AbortSignal.timeout(2_000) }).then(
+        async (response) => {
+          await response.arrayBuffer();
+          return true;
+        },
+        () => false,
+      ),
+    `${url} did not answer within ${timeoutMs / 1000} s`,
+    timeoutMs,
+    100,
+  );
 }

@@ -2,7 +2,8 @@
  * The guests' own testimony, that outlives their sled agents: the logs that the agents keep on disk, with the ends that a
  * killed one could not write. Pure.
  */
-import { type GuestLogEntry, guestLogEntry } from '../../sled-agent/hypervisor.ts';
+import { parseGuestLog } from '../../sled-agent/guest-log.ts';
+import type { GuestLogEntry } from '../../sled-agent/hypervisor.ts';
 
 /** The life of one sled agent process. */
 export interface AgentLife {
@@ -14,17 +15,11 @@ export interface AgentLife {
 }
 
 /** Reads a log; a last line that its process was killed while writing is no entry. Throws at any other bad line. */
-export function readGuestLog(text: string): GuestLogEntry[] {
-  const lines = text.split('\n');
-  const torn = lines.pop() ?? '';
-  const entries = lines.map((line) => guestLogEntry.parse(JSON.parse(line)));
-  if (torn !== '') {
-    try {
-      entries.push(guestLogEntry.parse(JSON.parse(torn)));
-    } catch {
-      // The process ended in the middle of it.
-    }
-  }
+function readGuestLog(text: string): GuestLogEntry[] {
+  const { entries, tornLines } = parseGuestLog(text);
+  const unfinished = text.slice(text.lastIndexOf('\n') + 1);
+  const bad = tornLines.filter((line) => line !== unfinished);
+  if (bad.length > 0) throw new Error(`a guest log has a line that is no entry: ${bad[0]}`);
   return entries;
 }
 

@@ -21,7 +21,7 @@ export async function findChromium(env: NodeJS.ProcessEnv = process.env): Promis
   return null;
 }
 
-/** What to say where there is none. */
+/** The message where there is none. */
 export const NO_CHROMIUM =
   'there is no chromium: install it (apt-get install chromium), or name one with MOORING_CHROMIUM';
 

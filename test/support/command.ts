@@ -1,26 +1,101 @@
-import { spawn } from 'node:child_process';
-import { text } from 'node:stream/consumers';
+/** The `mooring` command as a process of its own, as an operator or a script runs it. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { closeSync, openSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import { guardChild, waitUntil } from '../../platform/host/child-process.ts';
 
 const MOORING = fileURLToPath(new URL('../../cli/mooring.js', import.meta.url));
 
 export interface CommandRun {
   readonly code: number | null;
-  readonly out: string;
-  readonly err: string;
+  readonly stdout: string;
+  readonly stderr: string;
 }
 
-/** Runs `mooring` to its end, without colour. `env` is laid over this process's; `input` is what is piped to it. */
-export async function runCommand(
+export interface CommandOptions {
+  /** Laid over this process's environment. */
+  readonly env?: NodeJS.ProcessEnv;
+  /** What is piped to it; `null` leaves its standard input open, to be written to later. Nothing when absent. */
+  readonly input?: string | null;
+}
+
+/** A command that runs, or has ended. It is killed when this process is gone. */
+export class RunningCommand {
+  readonly child: ChildProcess;
+  /** Resolves when it has ended and its output is complete. */
+  readonly done: Promise<CommandRun>;
+  stdout = '';
+  stderr = '';
+
+  constructor(args: readonly string[], { env = {}, input = '' }: CommandOptions) {
+    this.child = spawn(process.execPath, [MOORING, ...args], {
+      env: { ...process.env, NO_COLOR: '1', FORCE_COLOR: undefined, ...env },
+      stdio: ['pipe', 'pipe', 'pipe'],
+    });
+    const callOffGuard = this.child.pid === undefined ? () => {} : guardChild(this.child.pid, 'TERM');
+    this.child.stdout?.setEncoding('utf8').on('data', (text: string) => {
+      this.stdout += text;
+    });
+    this.child.stderr?.setEncoding('utf8').on('data', (text: string) => {
+      this.stderr += text;
+    });
+    this.child.stdin?.on('error', () => {});
+    if (input !== null) this.child.stdin?.end(input);
+    this.done = new Promise((resolve) =>
+      this.child.once('close', (code) => {
+        callOffGuard();
+        resolve({ code, stdout: this.stdout, stderr: this.stderr });
+      }),
+    );
+  }
+
+  /** Both outputs so far, the standard one first. */
+  get output(): string {
+    return this.stdout + this.stderr;
+  }
+
+  /** Waits until its output matches; throws with that output when the command ends first or `timeoutMs` have passed. */
+  async untilPrinted(pattern: RegExp, timeoutMs = 120_000): Promise<RegExpExecArray> {
+    const find = () => pattern.exec(this.output);
+    const ended = () => this.child.exitCode !== null || this.child.signalCode !== null;
+    await waitUntil(() => find() !== null || ended(), `${pattern} was never printed`, timeoutMs).catch(
+      (error: Error) => {
+        throw new Error(`${error.message}: ${this.output}`);
+      },
+    );
+    if (find() === null) await this.done;
+    const found = find();
+    if (found === null) throw new Error(`the command ended before it printed ${pattern}: ${this.output}`);
+    return found;
+  }
+
+  /** Sends it a signal, unless it has ended, and waits until it is gone. */
+  async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<CommandRun> {
+    if (this.child.exitCode === null && this.child.signalCode === null) this.child.kill(signal);
+    return this.done;
+  }
+}
+
+/** Starts `mooring`, without colour, and returns at once. */
+export function startCommand(args: readonly string[], options: CommandOptions = {}): RunningCommand {
+  return new RunningCommand(args, options);
+}
+
+/** Runs `mooring` to its end, without colour. */
+export function runCommand(args: readonly string[], options: CommandOptions = {}): Promise<CommandRun> {
+  return startCommand(args, options).done;
+}
+
+/** Spawns `mooring` for a {@link Supervisor}: its standard error goes to `logFile`, or to this process's where there is none. */
+export function spawnMooring(
   args: readonly string[],
-  { env = {}, input = '' }: { env?: NodeJS.ProcessEnv; input?: string } = {},
-): Promise<CommandRun> {
+  { env = {}, logFile = null }: { env?: Readonly<Record<string, string>>; logFile?: string | null } = {},
+): ChildProcess {
+  const log = logFile === null ? null : openSync(logFile, 'a');
   const child = spawn(process.execPath, [MOORING, ...args], {
-    env: { ...process.env, NO_COLOR: '1', FORCE_COLOR: undefined, ...env },
+    stdio: ['ignore', 'pipe', log ?? 'inherit'],
+    env: { ...process.env, ...env },
   });
-  child.stdin.on('error', () => {});
-  child.stdin.end(input);
-  const ended = new Promise<number | null>((resolve) => child.once('close', resolve));
-  const [out, err] = await Promise.all([text(child.stdout), text(child.stderr)]);
-  return { code: await ended, out, err };
+  if (log !== null) closeSync(log);
+  return child;
 }

@@ -51,7 +51,7 @@ export class CuttableProxy {
     const far = this.#track(connect(Number(to.slice(at + 1)), to.slice(0, at)));
     near.on('data', (bytes) => this.#mode !== 'cut' && far.write(bytes));
     far.on('data', (bytes) => this.#mode === 'pass' && near.write(bytes));
-    // An end is news too: across a cut it is not heard.
+    // An end is traffic too: across a cut it does not pass.
     near.once('close', () => far.destroy());
     far.once('close', () => this.#mode === 'pass' && near.destroy());
   }

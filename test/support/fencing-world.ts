@@ -2,11 +2,9 @@
  * A world for tests of fencing: PostgreSQL, Temporal, a worker and an API that can go away and come back, and sled agents
  * that are processes of their own, each behind a network that can be cut in either direction.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
-import { appendFileSync, closeSync, openSync } from 'node:fs';
-import { chmod, mkdir, mkdtemp, readFile, rm } from 'node:fs/promises';
+import { existsSync, readFileSync } from 'node:fs';
+import { chmod, mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { eq, sql } from 'drizzle-orm';
 import { SledClient } from '../../activities/sled-client.ts';
 import { type RunningApi, startApi } from '../../api/server.ts';
@@ -17,30 +15,33 @@ import { vmm } from '../../db/schema.ts';
 import { type Examination, examine } from '../../doctor/examine.ts';
 import { findingLines } from '../../doctor/finding.ts';
 import { installJournal } from '../../doctor/journal.ts';
-import { freePort, guardChild, waitUntil } from '../../platform/host/child-process.ts';
+import { findOverlaps, type GuestRun, readGuestRuns } from '../../doctor/witness.ts';
+import { freePort, waitUntil } from '../../platform/host/child-process.ts';
 import { createLog } from '../../platform/telemetry/log.ts';
 import { readGuestLogFile } from '../../sled-agent/guest-log.ts';
-import { monotonicMs } from '../../sled-agent/lease-file.ts';
+import type { GuestLogEntry } from '../../sled-agent/hypervisor.ts';
 import { type EmbeddedPostgres, startEmbeddedPostgresAgain } from '../../stack/embedded-postgres.ts';
 import { findTemporalBinary, startTemporalServer, type TemporalServer } from '../../stack/temporal-server.ts';
 import { plainTemporal, type TemporalSettings } from '../../temporal/connection.ts';
 import type { InstanceCreate, SledView } from '../../wire/operator-api.ts';
 import { type RunningWorker, startWorker } from '../../worker/worker.ts';
+import { spawnMooring } from './command.ts';
 import { CuttableProxy } from './cuttable-proxy.ts';
 import { copyPostgresTemplate } from './postgres-template.ts';
 import { loopbackAddress } from './sled.ts';
-import { type AgentJournal, findOverlaps } from './witness.ts';
+import { Supervisor } from './supervisor.ts';
 
 /** What makes the wall clock of an agent, and of its watchdog, jump; with it SIGUSR2 makes a process stuck. */
 export const STRANGE_CLOCK = {
   NODE_OPTIONS: `--import=${new URL('./strange-clock.mjs', import.meta.url).href}`,
 } as const;
 
-const LAUNCHER = fileURLToPath(new URL('../../cli/mooring.js', import.meta.url));
 const SLED_THREADS = 256;
 const SLED_MEMORY_BYTES = 512 * 1024 ** 3;
 /** "Stuck", not "slow", in milliseconds. */
 const UP_MS = 60_000;
+/** An agent that ends by itself comes back after this long, in milliseconds. */
+const RESTART_AFTER_MS = 300;
 
 export interface FencingWorldOptions {
   readonly sleds: number;
@@ -64,14 +65,8 @@ export class FencedSled {
   /** From the control plane to the agent: commands. */
   readonly down: CuttableProxy;
   readonly #address: string;
-  readonly #arguments: readonly string[];
-  readonly #env: Readonly<Record<string, string>>;
-  #child: ChildProcess | null = null;
-  #callOffGuard = () => {};
-  #wanted = false;
-  #output = '';
-  /** When its process was last seen to end, by the monotonic clock, in milliseconds. */
-  endedAtMs = Number.NaN;
+  readonly #logFile: string;
+  readonly #agent: Supervisor;
   id = '';
 
   constructor(parts: {
@@ -90,67 +85,48 @@ export class FencedSled {
     this.up = parts.up;
     this.down = parts.down;
     this.#address = parts.address;
-    this.#arguments = parts.arguments;
-    this.#env = parts.env;
+    const logFile = join(parts.directory, 'agent.log');
+    this.#logFile = logFile;
+    this.#agent = new Supervisor({
+      name: `the agent of ${parts.name}`,
+      spawn: () => spawnMooring(parts.arguments, { env: parts.env, logFile }),
+      logFile,
+      restartAfterMs: RESTART_AFTER_MS,
+    });
   }
 
-  get guestLogFile(): string {
-    return join(this.directory, 'guests.jsonl');
-  }
   get pid(): number {
-    const pid = this.#child?.pid;
-    if (pid === undefined) throw new Error(`the agent of ${this.name} does not run`);
-    return pid;
+    return this.#agent.pid;
   }
   get runs(): boolean {
-    return this.#child !== null;
+    return this.#agent.runs;
   }
-  /** What its agents have said so far. */
+  /** What its agents have printed so far. */
   get output(): string {
-    return this.#output;
+    return existsSync(this.#logFile) ? readFileSync(this.#logFile, 'utf8') : '';
   }
   get url(): string {
     return `http://${this.#address}`;
   }
 
-  /** Starts its agent, which is started again when it ends, unless `once`. */
-  start(once = false): void {
-    this.#wanted = !once;
-    if (this.#child !== null) return;
-    const log = openSync(join(this.directory, 'agent.log'), 'a');
-    const child = spawn(process.execPath, [LAUNCHER, ...this.#arguments], {
-      stdio: ['ignore', 'pipe', 'pipe'],
-      env: { ...process.env, ...this.#env },
-    });
-    closeSync(log);
-    for (const stream of [child.stdout, child.stderr])
-      stream?.on('data', (chunk: Buffer) => {
-        this.#output += chunk;
-        appendFileSync(join(this.directory, 'agent.log'), chunk);
-      });
-    this.#callOffGuard = child.pid === undefined ? () => {} : guardChild(child.pid, 'KILL');
-    this.#child = child;
-    child.once('exit', () => {
-      this.#callOffGuard();
-      this.#child = null;
-      this.endedAtMs = monotonicMs();
-      if (this.#wanted) setTimeout(() => this.#wanted && this.start(), 300).unref();
-    });
+  /** Starts its agent, which is started again when it ends. */
+  start(): void {
+    this.#agent.start();
   }
 
   /** Sends its agent a signal. After SIGKILL it stays down until {@link start}, unless `again`. */
   signal(signal: 'SIGKILL' | 'SIGSTOP' | 'SIGCONT' | 'SIGUSR2', again = false): void {
-    if (signal === 'SIGKILL' && !again) this.#wanted = false;
-    this.#child?.kill(signal);
+    if (signal === 'SIGKILL' && !again) this.#agent.leaveDown();
+    this.#agent.signal(signal);
   }
 
   /** Its agent stays down from the next time it ends. */
   leaveDown(): void {
-    this.#wanted = false;
+    this.#agent.leaveDown();
   }
 
   async ended(): Promise<void> {
-    await waitUntil(() => this.#child === null, `the agent of ${this.name} did not end`, UP_MS, 10);
+    await this.#agent.ended();
   }
 
   /** Waits until its agent has a lease and takes commands. */
@@ -164,20 +140,19 @@ export class FencedSled {
       `the agent of ${this.name} takes no commands`,
       UP_MS,
     ).catch((error: Error) => {
-      throw new Error(`${error.message}: ${this.#output.slice(-2_000)}`);
+      throw new Error(`${error.message}: ${this.output.slice(-2_000)}`);
     });
   }
 
   /** What its guests did, as the disk has it. */
-  journal(): AgentJournal {
-    return { sled: this.name, entries: readGuestLogFile(this.guestLogFile) };
+  journal(): GuestLogEntry[] {
+    return readGuestLogFile(join(this.directory, 'guests.jsonl'));
   }
 
   async stop(): Promise<void> {
-    this.#wanted = false;
-    this.#child?.kill('SIGCONT');
-    this.#child?.kill('SIGKILL');
-    await this.ended();
+    this.#agent.leaveDown();
+    this.#agent.signal('SIGCONT');
+    await this.#agent.kill();
     await Promise.all([this.up.close(), this.down.close()]);
   }
 }
@@ -397,7 +372,7 @@ export class FencingWorld {
     return made.id;
   }
 
-  /** Waits until an instance runs by the database's word and its sled's; on another VMM than `not`, where one is named. */
+  /** Waits until an instance runs by the database and by its sled; on another VMM than `not`, where one is named. */
   async runs(id: string, not?: string): Promise<InstanceRecord> {
     let last = '';
     await waitUntil(
@@ -408,10 +383,10 @@ export class FencingWorld {
         last = `${externalState} ${active?.id ?? ''} ${active?.state ?? ''}`;
         if (externalState !== 'running' || active?.state !== 'running' || active.id === not) return false;
         // What a sled has powered off is still running by the database until its report has come.
-        const said = await fetch(`${this.sledOf(active.sledId).url}/vmms/${active.id}/state`, {
+        const answer = await fetch(`${this.sledOf(active.sledId).url}/vmms/${active.id}/state`, {
           signal: AbortSignal.timeout(2_000),
         }).catch(() => null);
-        return said?.status === 200 && /"state":"running"/.test(await said.text());
+        return answer?.status === 200 && /"state":"running"/.test(await answer.text());
       },
       `instance ${id} never ran`,
       UP_MS,
@@ -424,7 +399,14 @@ export class FencingWorld {
 
   /** All sleds' journals together: throws when two copies of a guest ever executed at a time. */
   witness(): void {
-    const overlaps = findOverlaps(this.sleds.map((sled) => sled.journal()));
+    const sledOf = new Map<GuestRun, string>();
+    for (const sled of this.sleds)
+      for (const run of readGuestRuns(sled.journal(), 'monotonic')) sledOf.set(run, sled.name);
+    const overlaps = findOverlaps([...sledOf.keys()]).map(({ earlier, later }) => {
+      const togetherMs = Math.min(earlier.ceasedMs, later.ceasedMs) - later.beganMs;
+      const place = (run: GuestRun) => `VMM ${run.vmmId} on ${sledOf.get(run)}`;
+      return `instance ${later.instanceId}: ${place(earlier)} and ${place(later)}, for ${togetherMs.toFixed(0)} ms`;
+    });
     if (overlaps.length > 0) throw new Error(`guests ran twice:\n${overlaps.join('\n')}`);
   }
 
@@ -444,11 +426,6 @@ export class FencingWorld {
     });
     if (last === null) throw new Error('nothing was examined');
     return last;
-  }
-
-  /** What an agent wrote to its log. */
-  agentLog(sled: FencedSled): Promise<string> {
-    return readFile(join(sled.directory, 'agent.log'), 'utf8');
   }
 
   async stop(): Promise<void> {

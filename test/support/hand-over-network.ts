@@ -1,6 +1,6 @@
 /**
  * The network between a source VMM and its destination, in a test's hands: the agents' conversation, the guest's bytes from
- * QEMU to QEMU, and the way to the source's agent all go through it, so that each can be held, cut, or broken.
+ * QEMU to QEMU, and the connection to the source's agent all go through it, so that each can be held, cut, or broken.
  */
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { createInterface } from 'node:readline';
@@ -10,17 +10,17 @@ import { loopbackAddress } from './sled.ts';
 interface Line {
   hello?: { vmm_id: string; agent: string };
   fetch?: { uri: string };
-  [word: string]: unknown;
+  [kind: string]: unknown;
 }
 
 export class HandOverNetwork {
   /** Where the destination finds the source: to be given as `src_vmm_addr`. */
   address = '';
-  /** What the source said to the destination, in order, held back or not. */
-  readonly said: string[] = [];
+  /** The messages that the source sent to the destination, in order, held back or not. */
+  readonly sourceMessages: string[] = [];
   /** How many of the guest's bytes may pass. */
   guestBytes = Number.POSITIVE_INFINITY;
-  /** From this word of the source on, nothing of the conversation reaches the destination. */
+  /** From this message of the source on, nothing of the conversation reaches the destination. */
   holdFrom: string | null = null;
   passed = 0;
   readonly #servers: Server[] = [];
@@ -36,7 +36,7 @@ export class HandOverNetwork {
     return network;
   }
 
-  /** From now on nothing passes in either direction, and nobody is told: cables out. */
+  /** From now on nothing passes in either direction, and no end notices: cables out. */
   cut(): void {
     this.#cut = true;
     for (const socket of this.#sockets) socket.pause();
@@ -54,12 +54,17 @@ export class HandOverNetwork {
     for (const socket of this.#sockets) socket.destroy();
   }
 
-  async guestIsHalfWay(): Promise<void> {
-    await waitUntil(() => this.passed >= this.guestBytes, 'the guest was never half-way', 60_000, 5);
+  async untilGuestHalfSent(): Promise<void> {
+    await waitUntil(() => this.passed >= this.guestBytes, 'half of the guest was never sent', 60_000, 5);
   }
 
-  async sourceSays(word: string): Promise<void> {
-    await waitUntil(() => this.said.includes(word), `the source never said ${word}: ${this.said}`, 60_000, 5);
+  async untilSourceSent(kind: string): Promise<void> {
+    await waitUntil(
+      () => this.sourceMessages.includes(kind),
+      `the source never sent ${kind}: ${this.sourceMessages}`,
+      60_000,
+      5,
+    );
   }
 
   async close(): Promise<void> {
@@ -74,9 +79,9 @@ export class HandOverNetwork {
       .on('error', () => {})
       .on('line', async (text) => {
         const line = JSON.parse(text) as Line;
-        const word = Object.keys(line)[0] ?? '';
-        if (word !== 'alive') this.said.push(word);
-        if (word === this.holdFrom) this.#holding = true;
+        const kind = Object.keys(line)[0] ?? '';
+        if (kind !== 'alive') this.sourceMessages.push(kind);
+        if (kind === this.holdFrom) this.#holding = true;
         if (this.#cut || this.#holding) return;
         if (line.hello !== undefined) {
           const { agent } = line.hello;

@@ -1,4 +1,4 @@
-/** A real PostgreSQL for tests of the transactions alone, and the few words that they need. */
+/** A real PostgreSQL for tests of the transactions alone, and the few helpers that they need. */
 import { randomUUID } from 'node:crypto';
 import { rm } from 'node:fs/promises';
 import { sql } from 'drizzle-orm';

@@ -17,7 +17,7 @@ export interface QemuForTests {
 /** What runs a small guest, in bytes. */
 export const GUEST_MEMORY_BYTES = 96 * 1024 ** 2;
 
-/** QEMU and a guest; `null`, said in one clear line, where this machine has none: then the tests that need them are skipped. */
+/** QEMU and a guest; `null`, reported in one clear line, where this machine has none: then the tests that need them are skipped. */
 export async function qemuForTests(what: string): Promise<QemuForTests | null> {
   try {
     return { program: await findQemu(), image: await makeGuestImage(cacheDirectory()) };

@@ -1,6 +1,6 @@
 /**
- * The sagas' database steps without their workflows: what a start or a migration writes, in its order, and what a sled's
- * reports say. For tests that need an instance in some state, and for those that interleave the steps.
+ * The sagas' database steps without their workflows: what a start or a migration writes, in its order, and what a sled
+ * reports. For tests that need an instance in some state, and for those that interleave the steps.
  */
 import { randomUUID } from 'node:crypto';
 import type { Database } from '../../db/connect.ts';
@@ -8,20 +8,17 @@ import { applyReport } from '../../db/transactions/apply-report.ts';
 import { type ClaimedMigration, claimMigration } from '../../db/transactions/claim-migration.ts';
 import { type ClaimedVmm, claimStart } from '../../db/transactions/claim-start.ts';
 import { beginUnwind, finishUnwind } from '../../db/transactions/unwind-vmm.ts';
+import type { Attempt } from '../../model/attempt.ts';
+import type { OperationError } from '../../model/failures.ts';
 import type { MigrationState, OperationKind, WireVmmState } from '../../model/states.ts';
 import type { SledVmmState } from '../../wire/sled-protocol.ts';
 
-/** One attempt of a start or a migration. */
-export interface Attempt {
-  readonly kind: OperationKind;
-  readonly instanceId: string;
-  readonly vmmId: string;
+/** An attempt of either saga: a start makes nothing of its migration's id. */
+export interface SagaAttempt extends Attempt {
   readonly migrationId: string;
-  readonly operationId: string;
-  readonly workflowId: string;
 }
 
-export function newAttempt(kind: OperationKind, instanceId: string): Attempt {
+export function newAttempt(kind: OperationKind, instanceId: string): SagaAttempt {
   return {
     kind,
     instanceId,
@@ -34,8 +31,8 @@ export function newAttempt(kind: OperationKind, instanceId: string): Attempt {
 
 type Side = { readonly id: string; readonly state: MigrationState; readonly gen: number };
 
-/** A sled's word on a VMM. */
-export function word(state: WireVmmState, gen: number, sides: { in?: Side; out?: Side } = {}): SledVmmState {
+/** A sled's report of a VMM. */
+export function vmmReport(state: WireVmmState, gen: number, sides: { in?: Side; out?: Side } = {}): SledVmmState {
   const time_updated = new Date(0).toISOString();
   const side = (one: Side) => ({ migration_id: one.id, state: one.state, gen: one.gen, time_updated });
   return {
@@ -55,7 +52,7 @@ export async function claimedStart(db: Database, attempt: Attempt): Promise<Clai
 /** Claims a migration. Throws where it isn't claimed. */
 export async function claimedMigration(
   db: Database,
-  attempt: Attempt,
+  attempt: SagaAttempt,
   destinationSledId: string,
 ): Promise<ClaimedMigration> {
   const claimed = await claimMigration(db, { ...attempt, destinationSledId, isRetry: false });
@@ -64,32 +61,47 @@ export async function claimedMigration(
 }
 
 /** Brings a stopped instance to running; returns the attempt whose VMM it has. */
-export async function startedInstance(db: Database, instanceId: string): Promise<Attempt & { sledId: string }> {
+export async function startedInstance(db: Database, instanceId: string): Promise<SagaAttempt & { sledId: string }> {
   const attempt = newAttempt('start', instanceId);
   const { sledId } = await claimedStart(db, attempt);
-  await applyReport(db, attempt.vmmId, word('starting', 2), { tell: true });
-  await applyReport(db, attempt.vmmId, word('starting', 2), { succeed: attempt });
-  await applyReport(db, attempt.vmmId, word('running', 3));
+  await applyReport(db, attempt.vmmId, vmmReport('starting', 2), { tell: true });
+  await applyReport(db, attempt.vmmId, vmmReport('starting', 2), { succeed: attempt });
+  await applyReport(db, attempt.vmmId, vmmReport('running', 3));
   return { ...attempt, sledId };
 }
 
 /** Brings a running instance to where both sides of its migration are in progress. */
-export async function migratingInstance(db: Database, source: Attempt, destinationSledId: string): Promise<Attempt> {
+export async function migratingInstance(
+  db: Database,
+  source: Attempt,
+  destinationSledId: string,
+): Promise<SagaAttempt> {
   const attempt = newAttempt('migrate', source.instanceId);
   const id = attempt.migrationId;
   await claimedMigration(db, attempt, destinationSledId);
-  await applyReport(db, attempt.vmmId, word('migrating', 2), { tell: true });
-  await applyReport(db, attempt.vmmId, word('migrating', 2), { succeed: attempt });
-  await applyReport(db, source.vmmId, word('migrating', 4, { out: { id, state: 'in_progress', gen: 2 } }));
-  await applyReport(db, attempt.vmmId, word('migrating', 2, { in: { id, state: 'in_progress', gen: 2 } }));
+  await applyReport(db, attempt.vmmId, vmmReport('migrating', 2), { tell: true });
+  await applyReport(db, attempt.vmmId, vmmReport('migrating', 2), { succeed: attempt });
+  await applyReport(db, source.vmmId, vmmReport('migrating', 4, { out: { id, state: 'in_progress', gen: 2 } }));
+  await applyReport(db, attempt.vmmId, vmmReport('migrating', 2, { in: { id, state: 'in_progress', gen: 2 } }));
   return attempt;
 }
 
 /** The error body of an attempt that failed. */
-export const FAILED = { status: 503, error_code: 'ServiceUnavailable', message: 'it failed' } as const;
+export const unwindError = (message = 'it failed'): OperationError => ({
+  status: 503,
+  error_code: 'ServiceUnavailable',
+  message,
+});
 
-/** Unwinds an attempt. `confirmed`: its sled has answered. */
-export async function unwoundAttempt(db: Database, attempt: Attempt, confirmed: boolean): Promise<void> {
-  const begun = await beginUnwind(db, { ...attempt, spareRunning: false });
-  await finishUnwind(db, { ...attempt, confirmed, neverCommanded: !begun.commanded, error: FAILED });
+/** Unwinds an attempt, unless it is spared. `confirmed`: its sled has answered. */
+export async function unwoundAttempt(
+  db: Database,
+  attempt: Attempt,
+  confirmed: boolean,
+  spareRunning = false,
+): Promise<Awaited<ReturnType<typeof beginUnwind>>> {
+  const begun = await beginUnwind(db, { ...attempt, spareRunning });
+  if (begun.spared) return begun;
+  await finishUnwind(db, { ...attempt, confirmed, neverCommanded: !begun.commanded, error: unwindError() });
+  return begun;
 }

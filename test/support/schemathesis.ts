@@ -11,7 +11,7 @@ const VERSION = '4.32.5';
 /** How long pip may take to install it, in milliseconds. */
 const INSTALL_MS = 240_000;
 
-/** Finds the program in the cache, or installs it there. Returns `null`, having said why, where Python can't have it. */
+/** Finds the program in the cache, or installs it there. Returns `null`, having printed why, where Python can't have it. */
 export async function findSchemathesis(what: string): Promise<string | null> {
   const folder = join(cacheDirectory(), `schemathesis-${VERSION}`);
   const program = join(folder, 'bin', 'schemathesis');

@@ -1,18 +1,19 @@
 /** Sled agents for tests, against a control plane that only listens. */
 import { randomInt, randomUUID } from 'node:crypto';
 import { type FastifyInstance, fastify } from 'fastify';
+import { findOverlaps, readGuestRuns } from '../../doctor/witness.ts';
 import { freePort, waitUntil } from '../../platform/host/child-process.ts';
 import type { SledAgentHandle } from '../../sled-agent/server.ts';
 import { type SledVmmState, sledVmmState, type VmmStateAnswer } from '../../wire/sled-protocol.ts';
 
-export interface Heard {
+export interface ReceivedReport {
   readonly vmmId: string;
   readonly report: SledVmmState;
 }
 
-/** A control plane that notes what it is told. */
+/** A control plane that notes the reports that it gets. */
 export class ListeningControlPlane {
-  readonly heard: Heard[] = [];
+  readonly reports: ReceivedReport[] = [];
   /** How many of the next reports it fails to take. */
   failing = 0;
   readonly #app: FastifyInstance = fastify();
@@ -24,7 +25,7 @@ export class ListeningControlPlane {
         this.failing -= 1;
         return reply.status(503).send({});
       }
-      this.heard.push({ vmmId: (request.params as { id: string }).id, report: sledVmmState.parse(request.body) });
+      this.reports.push({ vmmId: (request.params as { id: string }).id, report: sledVmmState.parse(request.body) });
       return reply.status(204).send();
     });
     this.url = await this.#app.listen({ host: '127.0.0.1', port: 0 });
@@ -34,17 +35,17 @@ export class ListeningControlPlane {
     return this.#app.close();
   }
 
-  /** The states that were reported of a VMM, in order. A state that comes with news of a migration comes again. */
+  /** The states that were reported of a VMM, in order. A state that comes with a migration's comes again. */
   states(vmmId: string): string[] {
-    const states = this.heard.filter((one) => one.vmmId === vmmId).map((one) => one.report.vmm_state.state);
+    const states = this.reports.filter((one) => one.vmmId === vmmId).map((one) => one.report.vmm_state.state);
     return states.filter((state, index) => state !== states[index - 1]);
   }
 
   last(vmmId: string): SledVmmState | undefined {
-    return this.heard.filter((one) => one.vmmId === vmmId).at(-1)?.report;
+    return this.reports.filter((one) => one.vmmId === vmmId).at(-1)?.report;
   }
 
-  async hears(vmmId: string, state: string): Promise<void> {
+  async untilReported(vmmId: string, state: string): Promise<void> {
     await waitUntil(() => this.states(vmmId).includes(state), `VMM ${vmmId} was never ${state}`, 60_000, 10).catch(
       (error) => {
         throw new Error(`${error.message}; it was ${this.states(vmmId).join(', ')}`);
@@ -53,7 +54,7 @@ export class ListeningControlPlane {
   }
 
   /** Waits for a state of a side, of this migration where one is named. */
-  async hearsSide(
+  async untilSideReported(
     vmmId: string,
     side: 'migration_in' | 'migration_out',
     state: string,
@@ -61,9 +62,11 @@ export class ListeningControlPlane {
   ): Promise<void> {
     await waitUntil(
       () =>
-        this.heard.some(
-          ({ vmmId: id, report: { [side]: news } }) =>
-            id === vmmId && news?.state === state && (migrationId === undefined || news.migration_id === migrationId),
+        this.reports.some(
+          ({ vmmId: id, report: { [side]: reported } }) =>
+            id === vmmId &&
+            reported?.state === state &&
+            (migrationId === undefined || reported.migration_id === migrationId),
         ),
       `${side} of VMM ${vmmId} was never ${state}`,
       60_000,
@@ -113,7 +116,7 @@ export class SledCaller {
     return { status: response.status, body: (await response.json()) as Answer['body'] };
   }
 
-  /** Registers a VMM at an address that was free; `addressOf` tells it. */
+  /** Registers a VMM at an address that was free; the answer has it. */
   async register(vmmId: string, changes: RegisterChanges = {}): Promise<Answer & { address: string }> {
     const { ncpus = 1, memory_bytes = this.#memoryBytes, ...rest } = changes;
     const address = `${this.#ip}:${await freePort(this.#ip)}`;
@@ -131,12 +134,12 @@ export class SledCaller {
     return { ...answer, address };
   }
 
-  tell(vmmId: string, type: string, value?: unknown): Promise<Answer> {
+  command(vmmId: string, type: string, value?: unknown): Promise<Answer> {
     return this.call('PUT', `/vmms/${vmmId}/state`, { state: { type, ...(value === undefined ? {} : { value }) } });
   }
 
   migrateIn(vmmId: string, sourceAddress: string): Promise<Answer> {
-    return this.tell(vmmId, 'migration_target', { src_vmm_addr: sourceAddress });
+    return this.command(vmmId, 'migration_target', { src_vmm_addr: sourceAddress });
   }
 
   read(vmmId: string): Promise<Answer> {
@@ -151,7 +154,7 @@ export class SledCaller {
   async running(vmmId: string = randomUUID()): Promise<{ vmmId: string; address: string }> {
     const { address, status, body } = await this.register(vmmId);
     if (status !== 200) throw new Error(`register was answered ${status}: ${body.message}`);
-    await this.tell(vmmId, 'running');
+    await this.command(vmmId, 'running');
     await waitUntil(async () => (await this.read(vmmId)).body.vmm_state?.state === 'running', `VMM ${vmmId} never ran`);
     return { vmmId, address };
   }
@@ -161,15 +164,8 @@ export const INSTANCE = '00000000-0000-4000-8000-0000000000aa';
 
 /** How many of these VMMs' guests execute now; throws when it was ever more than one. */
 export function executing(agents: readonly SledAgentHandle[], vmmIds: readonly string[]): number {
-  const entries = agents
-    .flatMap((agent) => agent.faults.guestLog())
-    .filter((entry) => vmmIds.includes(entry.vmm_id))
-    // One that ceased in the millisecond in which the other began did so before.
-    .sort((one, other) => one.time.localeCompare(other.time) || (one.event === 'ceased' ? -1 : 1));
-  let count = 0;
-  for (const entry of entries) {
-    count += entry.event === 'began' ? 1 : -1;
-    if (count > 1) throw new Error(`two executed at a time: ${JSON.stringify(entries)}`);
-  }
-  return count;
+  const log = agents.flatMap((agent) => agent.faults.guestLog()).filter((entry) => vmmIds.includes(entry.vmm_id));
+  const runs = readGuestRuns(log, 'time of day');
+  if (findOverlaps(runs).length > 0) throw new Error(`two executed at a time: ${JSON.stringify(log)}`);
+  return runs.filter((run) => run.ceasedMs === Infinity).length;
 }

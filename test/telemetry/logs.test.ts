@@ -1,4 +1,4 @@
-/** What a worker's log lines say: saga, instance or VMM, step and operation on each. */
+/** What a worker's log lines hold: saga, instance or VMM, step and operation on each. */
 import { Writable } from 'node:stream';
 import { pino } from 'pino';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -20,15 +20,15 @@ beforeAll(async () => {
 });
 afterAll(() => harness?.close());
 
-test('an unwound start tells its story in lines that one filter finds', async () => {
+test('the log lines of an unwound start are found by one filter', async () => {
   const id = await harness.create();
   harness.everywhere(({ agent }) =>
     agent.faults.plant({ call: 'state:running', act: { type: 'refuse', status: 409 } }),
   );
   await refused(harness.client.startInstance(id));
   harness.everywhere(({ agent }) => agent.faults.clear());
-  const story = lines.filter((line) => line.instance_id === id && line.saga === 'instance-start');
-  expect(story).toContainEqual(
+  const sagaLines = lines.filter((line) => line.instance_id === id && line.saga === 'instance-start');
+  expect(sagaLines).toContainEqual(
     expect.objectContaining({
       msg: 'a step failed for good',
       step: 'runVmm',
@@ -37,7 +37,7 @@ test('an unwound start tells its story in lines that one filter finds', async ()
       vmm_id: expect.any(String),
     }),
   );
-  expect(story).toContainEqual(
+  expect(sagaLines).toContainEqual(
     expect.objectContaining({ msg: 'compensating', compensation: 'unwind the VMM', workflow_type: 'instanceStart' }),
   );
 });

@@ -49,32 +49,28 @@ test('a worker shows its steps, its calls to sleds and the SDK’s own metrics i
   await harness.shows(id, 'running');
   await harness.rests(failing);
 
-  const externalState = await scrape(worker.metricsUrl);
-  expect(externalState).toMatch(/mooring_step_seconds_count\{step="claimStart",outcome="done"\} 2/);
-  expect(externalState).toMatch(/mooring_step_seconds_count\{step="registerVmm",outcome="final"\} 1/);
-  expect(externalState).toMatch(/mooring_sled_call_seconds_count\{sled="sled-\d",call="register",answer="refused"\} 1/);
-  expect(externalState).toMatch(/mooring_update_lag_seconds_count\{case="unlinked"\} 1/);
-  expect(externalState).toMatch(/mooring_sagas_total\{[^}]*outcome="unwound"[^}]*\} 1/);
-  expect(externalState).toMatch(/temporal_activity_execution_latency/);
+  const scraped = await scrape(worker.metricsUrl);
+  expect(scraped).toMatch(/mooring_step_seconds_count\{step="claimStart",outcome="done"\} 2/);
+  expect(scraped).toMatch(/mooring_step_seconds_count\{step="registerVmm",outcome="final"\} 1/);
+  expect(scraped).toMatch(/mooring_sled_call_seconds_count\{sled="sled-\d",call="register",answer="refused"\} 1/);
+  expect(scraped).toMatch(/mooring_update_lag_seconds_count\{case="unlinked"\} 1/);
+  expect(scraped).toMatch(/mooring_sagas_total\{[^}]*outcome="unwound"[^}]*\} 1/);
+  expect(scraped).toMatch(/temporal_activity_execution_latency/);
 });
 
 test('an API shows its requests, reports and the capacity', async () => {
   await fetch(`${api.url}/v1/instances?limit=0`);
   await fetch(`${api.url}/v1/instances`);
-  const externalState = await scrape(api.metricsUrl);
-  expect(externalState).toMatch(
-    /mooring_http_request_seconds_count\{method="GET",route="\/v1\/instances",status="400"\} 1/,
-  );
-  expect(externalState).toMatch(
-    /mooring_http_request_seconds_count\{method="GET",route="\/v1\/instances",status="200"\} 1/,
-  );
-  expect(externalState).toMatch(/mooring_instances\{state="vmm"\} \d/);
-  expect(externalState).toMatch(/mooring_sled_threads\{sled="sled-1",policy="in_service"\} 64/);
+  const scraped = await scrape(api.metricsUrl);
+  expect(scraped).toMatch(/mooring_http_request_seconds_count\{method="GET",route="\/v1\/instances",status="400"\} 1/);
+  expect(scraped).toMatch(/mooring_http_request_seconds_count\{method="GET",route="\/v1\/instances",status="200"\} 1/);
+  expect(scraped).toMatch(/mooring_instances\{state="vmm"\} \d/);
+  expect(scraped).toMatch(/mooring_sled_threads\{sled="sled-1",policy="in_service"\} 64/);
 });
 
 test('every metric that the dashboard asks for exists, and the dashboard’s file is what its maker writes', async () => {
-  const externalState = `${await scrape(worker.metricsUrl)}\n${await scrape(api.metricsUrl)}`;
-  const known = new Set([...externalState.matchAll(/^# TYPE (\S+)/gm)].map(([, name]) => name));
+  const scraped = `${await scrape(worker.metricsUrl)}\n${await scrape(api.metricsUrl)}`;
+  const known = new Set([...scraped.matchAll(/^# TYPE (\S+)/gm)].map(([, name]) => name));
   expect(metricsOfDashboard().filter((name) => !known.has(name))).toEqual([]);
   const file = await readFile(new URL('../../deploy/grafana-dashboard.json', import.meta.url), 'utf8');
   expect(JSON.parse(file)).toEqual(dashboard());

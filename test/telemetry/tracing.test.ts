@@ -4,14 +4,14 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
 
-interface HeardSpan {
+interface ReceivedSpan {
   traceId: string;
   spanId: string;
   parentSpanId?: string;
   name: string;
 }
 
-const heard: HeardSpan[] = [];
+const receivedSpans: ReceivedSpan[] = [];
 let collector: Server;
 let harness: Harness;
 beforeAll(async () => {
@@ -22,7 +22,7 @@ beforeAll(async () => {
     });
     request.on('end', () => {
       for (const resource of JSON.parse(body).resourceSpans)
-        for (const scope of resource.scopeSpans) heard.push(...scope.spans);
+        for (const scope of resource.scopeSpans) receivedSpans.push(...scope.spans);
       response.end('{}');
     });
   });
@@ -46,7 +46,7 @@ test('a start is one trace, whose spans hang together from the caller to the sle
   });
   expect(response.status).toBe(202);
   await harness.shows(id, 'running');
-  const names = () => heard.filter((span) => span.traceId === traceId).map((span) => span.name);
+  const names = () => receivedSpans.filter((span) => span.traceId === traceId).map((span) => span.name);
   const wanted = [
     'POST /v1/instances/:instance/start',
     'StartWorkflow:instanceStart',
@@ -64,7 +64,7 @@ test('a start is one trace, whose spans hang together from the caller to the sle
       throw new Error(`${error.message}: ${wanted.filter((name) => !names().includes(name))}; there are ${names()}`);
     },
   );
-  const mine = heard.filter((span) => span.traceId === traceId);
+  const mine = receivedSpans.filter((span) => span.traceId === traceId);
   const known = new Set([...mine.map((span) => span.spanId), 'b7ad6b7169203331']);
   expect(mine.filter((span) => !known.has(span.parentSpanId ?? ''))).toEqual([]);
 });

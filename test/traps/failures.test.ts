@@ -102,7 +102,7 @@ describe('an undo that fails and leaves the rest undone (Omicron issue 10166, "s
     ['answered with nonsense', { type: 'garbage' }],
   ];
   test.each(answers)(
-    'unregistering a guest that was told to run is %s three times: it is done all the same',
+    'unregistering a guest that was commanded to run is %s three times: it is done all the same',
     async (_, act) => {
       const id = await harness.create();
       harness.everywhere(({ agent }) => {
@@ -130,7 +130,7 @@ describe('a stuck lock: whoever held the instance is gone (Omicron issues 10166 
     const id = await harness.create();
     harness.everywhere(({ agent }) => agent.faults.plant({ call: 'state:running', act: { type: 'drop_before' } }));
     const call = refused(harness.client.startInstance(id));
-    await waitUntil(async () => (await harness.record(id)).active?.commandedAt != null, 'its sled was never told');
+    await waitUntil(async () => (await harness.record(id)).active?.commandedAt != null, 'its sled was never commanded');
     await harness.temporal.workflow.getHandle(workflowIds.start(id)).terminate('the test');
     expect((await call).status).toBe(409);
     harness.everywhere(({ agent }) => agent.faults.clear());
@@ -154,7 +154,7 @@ describe('a stuck lock: whoever held the instance is gone (Omicron issues 10166 
     expect((await harness.record(id)).instance).toMatchObject({ state: 'no_vmm', activeVmmId: null });
   });
 
-  test('a stop that was terminated before its sled was told', async () => {
+  test('a stop that was terminated before its sled was commanded', async () => {
     const id = await harness.running();
     harness.everywhere(({ agent }) => agent.faults.plant({ call: 'state:stopped', act: { type: 'drop_before' } }));
     await harness.client.stopInstance(id);

@@ -16,7 +16,7 @@ afterEach(async () => {
 });
 afterAll(() => harness?.close());
 
-/** Begins a migration and returns when both sides say that it is in progress. */
+/** Begins a migration and returns when both sides report that it is in progress. */
 async function underway() {
   const id = await harness.running();
   const { here, there } = await harness.placed(id);
@@ -74,7 +74,7 @@ test('a source that dies while it holds the guest: Failed, nothing held, and it 
 
 test('a source that dies right after it handed over takes the running target with it (KubeVirt issue 13112): it does not', async () => {
   const { id, here, there, source, target } = await underway();
-  // What the source has still to say is never heard.
+  // What the source still has to report never arrives.
   here.agent.faults.holdReports(true, source);
   await waitUntil(() => there.agent.hypervisor.count(target) !== null, 'the guest never arrived', 30_000, 2);
   here.agent.faults.crash(source);
@@ -115,7 +115,7 @@ test('a source that lingers after a completed migration keeps the next one waiti
 
 describe('a stop that reaches only one side of a migration', () => {
   const faults = ['neither', 'here', 'there', 'both'] as const;
-  test.each(faults)('told while it is under way; the first tries fail on: %s', async (which) => {
+  test.each(faults)('commanded while it is in progress; the first attempts fail on: %s', async (which) => {
     const { id, here, there } = await underway();
     const silent = { neither: [], here: [here], there: [there], both: [here, there] }[which];
     for (const { agent } of silent)

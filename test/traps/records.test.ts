@@ -1,5 +1,5 @@
 /**
- * Traps known from the field, at the level of the records: what reports and transactions may say in which order, and what
+ * Traps known from the field, at the level of the records: which reports and transactions may come in which order, and what
  * must come of it. Each test names the trap and where it was met.
  */
 import { sql } from 'drizzle-orm';
@@ -13,15 +13,15 @@ import { beginUnwind, finishUnwind } from '../../db/transactions/unwind-vmm.ts';
 import { examine } from '../../doctor/examine.ts';
 import { startTestDatabase, type TestDatabase } from '../support/database.ts';
 import {
-  type Attempt,
   claimedMigration,
   claimedStart,
-  FAILED,
   migratingInstance,
   newAttempt,
+  type SagaAttempt,
   startedInstance,
+  unwindError,
   unwoundAttempt,
-  word,
+  vmmReport,
 } from '../support/saga-steps.ts';
 
 let database: TestDatabase;
@@ -38,10 +38,10 @@ beforeEach(async () => {
 afterAll(() => database?.stop());
 
 /** A running instance, and one whose migration is in progress on both sides. */
-async function started(): Promise<Attempt & { sledId: string }> {
+async function started(): Promise<SagaAttempt & { sledId: string }> {
   return startedInstance(database.db, await database.addInstance(projectId));
 }
-async function migrating(): Promise<{ source: Attempt; target: Attempt; instanceId: string }> {
+async function migrating(): Promise<{ source: SagaAttempt; target: SagaAttempt; instanceId: string }> {
   const source = await started();
   const there = sleds.find((id) => id !== source.sledId) ?? '';
   return { source, target: await migratingInstance(database.db, source, there), instanceId: source.instanceId };
@@ -74,16 +74,16 @@ describe('ids that survive an instance that is not incarnated, so that an old ta
     ).rejects.toThrow();
   });
 
-  test('once both VMMs are gone all ids are cleared, and the old target’s late word moves nothing', async () => {
+  test('once both VMMs are gone all ids are cleared, and the old target’s late report moves nothing', async () => {
     const { source, target, instanceId } = await migrating();
-    await applyReport(database.db, source.vmmId, word('failed', 5));
+    await applyReport(database.db, source.vmmId, vmmReport('failed', 5));
     await failVmm(database.db, target.vmmId, 'its sled does not know it');
     const ended = await updated(instanceId);
     expect(ended.instance).toMatchObject({ state: 'failed', activeVmmId: null, targetVmmId: null, migrationId: null });
     expect(await holds(instanceId)).toEqual([]);
 
     const again = await startedInstance(database.db, instanceId);
-    const arrived = word('running', 9, { in: { id: target.migrationId, state: 'completed', gen: 9 } });
+    const arrived = vmmReport('running', 9, { in: { id: target.migrationId, state: 'completed', gen: 9 } });
     expect(await applyReport(database.db, target.vmmId, arrived)).toBeNull();
     expect((await updated(instanceId)).instance).toMatchObject({ activeVmmId: again.vmmId, targetVmmId: null });
     await contentedDoctor();
@@ -94,7 +94,7 @@ describe('ids that survive an instance that is not incarnated, so that an old ta
     const attempt = newAttempt('migrate', source.instanceId);
     await claimedMigration(database.db, attempt, sleds.find((id) => id !== source.sledId) ?? '');
     await unwoundAttempt(database.db, attempt, true);
-    const arrived = word('running', 9, { in: { id: attempt.migrationId, state: 'completed', gen: 9 } });
+    const arrived = vmmReport('running', 9, { in: { id: attempt.migrationId, state: 'completed', gen: 9 } });
     expect((await applyReport(database.db, attempt.vmmId, arrived))?.verdict).toBe('unwound');
     expect((await updated(source.instanceId)).instance).toMatchObject({
       activeVmmId: source.vmmId,
@@ -107,14 +107,14 @@ describe('ids that survive an instance that is not incarnated, so that an old ta
 test('a completed migration whose target is already gone: the instance is Stopped, not back on its source', async () => {
   const { source, target, instanceId } = await migrating();
   const id = target.migrationId;
-  await applyReport(database.db, source.vmmId, word('stopping', 5, { out: { id, state: 'completed', gen: 3 } }));
-  await applyReport(database.db, target.vmmId, word('running', 3, { in: { id, state: 'completed', gen: 3 } }));
-  await applyReport(database.db, target.vmmId, word('destroyed', 6, { in: { id, state: 'completed', gen: 3 } }));
+  await applyReport(database.db, source.vmmId, vmmReport('stopping', 5, { out: { id, state: 'completed', gen: 3 } }));
+  await applyReport(database.db, target.vmmId, vmmReport('running', 3, { in: { id, state: 'completed', gen: 3 } }));
+  await applyReport(database.db, target.vmmId, vmmReport('destroyed', 6, { in: { id, state: 'completed', gen: 3 } }));
   const { instance } = await updated(instanceId);
   expect(instance).toMatchObject({ state: 'no_vmm', activeVmmId: null, targetVmmId: null, migrationId: null });
   // The source's process may still hold memory; the charge is gone.
   expect(await holds(instanceId)).toEqual(['tombstoned']);
-  await applyReport(database.db, source.vmmId, word('destroyed', 6));
+  await applyReport(database.db, source.vmmId, vmmReport('destroyed', 6));
   await updated(instanceId);
   expect(await holds(instanceId)).toEqual([]);
   await contentedDoctor();
@@ -123,7 +123,7 @@ test('a completed migration whose target is already gone: the instance is Stoppe
 describe('a migration torn down after it had succeeded (Omicron, TODO in instance_migrate.rs)', () => {
   test.each(['in_progress', 'completed'] as const)('its saga leaves a target alone whose side is %s', async (state) => {
     const { target, instanceId } = await migrating();
-    const arrived = word('running', 3, { in: { id: target.migrationId, state, gen: 3 } });
+    const arrived = vmmReport('running', 3, { in: { id: target.migrationId, state, gen: 3 } });
     await applyReport(database.db, target.vmmId, arrived);
     const begun = await beginUnwind(database.db, { ...target, spareRunning: true });
     expect(begun.spared).toBe(true);
@@ -134,19 +134,19 @@ describe('a migration torn down after it had succeeded (Omicron, TODO in instanc
 
 describe('a source that dies after it handed over, while the target lives (KubeVirt issue 13112)', () => {
   test.each([
-    ['without a word on the migration', undefined],
+    ['without a state of the migration', undefined],
     ['and wrongly calls the migration failed', 'failed'],
   ] as const)('%s: the guest stays where it arrived', async (_, claimed) => {
     const { source, target, instanceId } = await migrating();
     const id = target.migrationId;
-    const last = word('failed', 5, claimed === undefined ? {} : { out: { id, state: claimed, gen: 3 } });
+    const last = vmmReport('failed', 5, claimed === undefined ? {} : { out: { id, state: claimed, gen: 3 } });
     await applyReport(database.db, source.vmmId, last);
     const waiting = await updated(instanceId);
     expect(waiting.externalState).toBe('migrating');
     expect(waiting.instance).toMatchObject({ activeVmmId: source.vmmId, targetVmmId: target.vmmId });
     expect((await commitUpdate(database.db, instanceId))?.decision.ask).toBe(target.vmmId);
 
-    await applyReport(database.db, target.vmmId, word('running', 3, { in: { id, state: 'completed', gen: 3 } }));
+    await applyReport(database.db, target.vmmId, vmmReport('running', 3, { in: { id, state: 'completed', gen: 3 } }));
     const moved = await updated(instanceId);
     expect(moved.externalState).toBe('running');
     expect(moved.instance).toMatchObject({ activeVmmId: target.vmmId, targetVmmId: null, migrationId: null });
@@ -155,11 +155,11 @@ describe('a source that dies after it handed over, while the target lives (KubeV
   });
 });
 
-test('a source that dies before it handed over: Failed once the target has said so, and nothing is held', async () => {
+test('a source that dies before it handed over: Failed once the target has reported so, and nothing is held', async () => {
   const { source, target, instanceId } = await migrating();
-  await applyReport(database.db, source.vmmId, word('failed', 5));
+  await applyReport(database.db, source.vmmId, vmmReport('failed', 5));
   expect((await updated(instanceId)).externalState).toBe('migrating');
-  const never = word('failed', 3, { in: { id: target.migrationId, state: 'failed', gen: 3 } });
+  const never = vmmReport('failed', 3, { in: { id: target.migrationId, state: 'failed', gen: 3 } });
   await applyReport(database.db, target.vmmId, never);
   const lost = await updated(instanceId);
   expect(lost.instance).toMatchObject({ state: 'failed', activeVmmId: null, targetVmmId: null });
@@ -179,7 +179,7 @@ describe('quota released twice, or in another amount than was charged', () => {
     await started();
     expect(await inUse()).toBe(4);
     await database.db.execute(sql`UPDATE instance SET ncpus = 32 WHERE id = ${one.instanceId}`);
-    await applyReport(database.db, one.vmmId, word('destroyed', 9));
+    await applyReport(database.db, one.vmmId, vmmReport('destroyed', 9));
     await updated(one.instanceId);
     expect(await inUse()).toBe(2);
     await contentedDoctor();
@@ -193,7 +193,7 @@ describe('quota released twice, or in another amount than was charged', () => {
     expect(await inUse()).toBe(0);
     await database.db.execute(sql`UPDATE instance SET ncpus = 8 WHERE id = ${instanceId}`);
     const next = await startedInstance(database.db, instanceId);
-    await finishUnwind(database.db, { ...failed, confirmed: true, neverCommanded: false, error: FAILED });
+    await finishUnwind(database.db, { ...failed, confirmed: true, neverCommanded: false, error: unwindError() });
     expect(await inUse()).toBe(8);
     expect(await holds(instanceId)).toEqual(['active', 'charge']);
     expect((await updated(instanceId)).instance.activeVmmId).toBe(next.vmmId);
@@ -202,7 +202,7 @@ describe('quota released twice, or in another amount than was charged', () => {
 
   test('updates at once release once', async () => {
     const one = await started();
-    await applyReport(database.db, one.vmmId, word('destroyed', 9));
+    await applyReport(database.db, one.vmmId, vmmReport('destroyed', 9));
     await Promise.all(Array.from({ length: 6 }, () => commitUpdate(database.db, one.instanceId)));
     expect(await inUse()).toBe(0);
     await contentedDoctor();
@@ -212,14 +212,14 @@ describe('quota released twice, or in another amount than was charged', () => {
 describe('a guest’s own shutdown that overwrites a newer intent of the user', () => {
   test('a stop that came in between stays a stop', async () => {
     const { vmmId, instanceId } = await started();
-    await applyReport(database.db, vmmId, word('destroyed', 9));
+    await applyReport(database.db, vmmId, vmmReport('destroyed', 9));
     await recordStop(database.db, instanceId);
     expect((await updated(instanceId)).instance).toMatchObject({ state: 'no_vmm', intendedState: 'stopped' });
   });
 
   test('without one it is the guest’s, and nobody restarts it', async () => {
     const { vmmId, instanceId } = await started();
-    await applyReport(database.db, vmmId, word('destroyed', 9));
+    await applyReport(database.db, vmmId, vmmReport('destroyed', 9));
     expect((await updated(instanceId)).instance).toMatchObject({ state: 'no_vmm', intendedState: 'guest_shutdown' });
   });
 
@@ -245,10 +245,10 @@ test('a stop that races a lost VMM: Stopped, and never restarted (Omicron issue 
 test('a late report of the source that marks a moved instance as stopped (CloudStack issue 3741): it stays running', async () => {
   const { source, target, instanceId } = await migrating();
   const id = target.migrationId;
-  await applyReport(database.db, target.vmmId, word('running', 3, { in: { id, state: 'completed', gen: 3 } }));
+  await applyReport(database.db, target.vmmId, vmmReport('running', 3, { in: { id, state: 'completed', gen: 3 } }));
   await updated(instanceId);
-  await applyReport(database.db, source.vmmId, word('stopped', 7, { out: { id, state: 'completed', gen: 3 } }));
-  await applyReport(database.db, source.vmmId, word('destroyed', 8, { out: { id, state: 'completed', gen: 3 } }));
+  await applyReport(database.db, source.vmmId, vmmReport('stopped', 7, { out: { id, state: 'completed', gen: 3 } }));
+  await applyReport(database.db, source.vmmId, vmmReport('destroyed', 8, { out: { id, state: 'completed', gen: 3 } }));
   const record = await updated(instanceId);
   expect(record.externalState).toBe('running');
   expect(record.instance).toMatchObject({ activeVmmId: target.vmmId, intendedState: 'running' });

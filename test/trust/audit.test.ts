@@ -52,7 +52,7 @@ test('a start is on record with who, from where, on what, which operation, and h
   ]);
 });
 
-test('a start that fails is on record with the error that its caller was told', async () => {
+test('a start that fails is on record with the error that its caller got', async () => {
   const id = await harness.create();
   harness.everywhere(({ agent }) => agent.faults.plant({ call: 'register', act: { type: 'refuse', status: 409 } }));
   const error = await refused(robot.startInstance(id));
@@ -245,13 +245,13 @@ test('old records are deleted by the reaper, which says how many; one whose end 
 test('the command shows it aligned, filtered, or as JSON', async () => {
   const mooring = (...args: string[]) => runCommand(['audit', '--api-url', harness.stack.apiUrl, ...args]);
   const all = await mooring('--limit', '500');
-  expect([all.code, all.err]).toEqual([0, '']);
-  expect(all.out).toMatch(/COMPLETED +WHO +FROM +WHAT +ON +RESULT/);
-  expect(all.out).toMatch(/robot +127\.0\.0\.1 +instance_start +instance [0-9a-f-]{36} +success/);
-  expect(all.out).toMatch(/watcher +- +vmm_fail +vmm [0-9a-f-]{36} +success/);
-  const failed = JSON.parse((await mooring('--failed', '--since', '1h', '--json')).out) as AuditLogEntry[];
+  expect([all.code, all.stderr]).toEqual([0, '']);
+  expect(all.stdout).toMatch(/COMPLETED +WHO +FROM +WHAT +ON +RESULT/);
+  expect(all.stdout).toMatch(/robot +127\.0\.0\.1 +instance_start +instance [0-9a-f-]{36} +success/);
+  expect(all.stdout).toMatch(/watcher +- +vmm_fail +vmm [0-9a-f-]{36} +success/);
+  const failed = JSON.parse((await mooring('--failed', '--since', '1h', '--json')).stdout) as AuditLogEntry[];
   expect(failed.length).toBeGreaterThan(0);
   for (const entry of failed) expect(entry.result.kind).not.toBe('success');
-  expect(JSON.parse((await mooring('--since', '2h', '--until', '1h', '--json')).out)).toEqual([]);
-  expect((await mooring('--since', 'yesterday')).err).toMatch(/neither a span of time \(2h\) nor a time/);
+  expect(JSON.parse((await mooring('--since', '2h', '--until', '1h', '--json')).stdout)).toEqual([]);
+  expect((await mooring('--since', 'yesterday')).stderr).toMatch(/neither a span of time \(2h\) nor a time/);
 });

@@ -1,13 +1,9 @@
-/** Sleds without fencing: silence proves nothing, whatever the loops do; only an operator's word gives their guests up. */
-import { execFile } from 'node:child_process';
-import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
+/** Sleds without fencing: silence proves nothing, whatever the loops do; only an operator's confirmation gives their guests up. */
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import type { StackSled } from '../../stack/stack.ts';
+import { runCommand } from '../support/command.ts';
 import { type Harness, refused, silence, startHarness, wake } from '../support/harness.ts';
-
-const COMMAND = fileURLToPath(new URL('../../cli/mooring.ts', import.meta.url));
 
 let harness: Harness;
 let instanceId: string;
@@ -22,21 +18,9 @@ beforeEach(async () => {
   ({ here } = await harness.placed(instanceId));
 });
 
-async function mooring(...args: string[]): Promise<{ stdout: string; stderr: string; code: number }> {
-  return promisify(execFile)(process.execPath, [
-    '--import',
-    'tsx',
-    COMMAND,
-    ...args,
-    '--api-url',
-    harness.stack.apiUrl,
-  ]).then(
-    (said) => ({ ...said, code: 0 }),
-    (error: { stdout: string; stderr: string; code: number }) => error,
-  );
-}
+const mooring = (...args: string[]) => runCommand([...args, '--api-url', harness.stack.apiUrl]);
 
-/** Its guests are off and it is silent, without a word to anybody: its book takes them for alive. */
+/** Its guests are off and it is silent, without a report to anybody: its book takes them for alive. */
 async function powerOff(sled: StackSled): Promise<void> {
   silence(sled);
   await sled.agent.hypervisor.close();
@@ -85,7 +69,7 @@ test('a renewal that can’t be granted says why', async () => {
   expect((await harness.client.getSled(here.id)).lease).toBeNull();
 });
 
-test('the word must be given, and is not taken of a sled that answers', async () => {
+test('the confirmation must be given, and is not accepted of a sled that answers', async () => {
   expect((await refused(harness.client.declareSledDead(here.id, {}))).message).toMatch(
     /run twice if they still run there/,
   );
@@ -114,7 +98,7 @@ test('a sled that was declared dead: its guests run elsewhere, and it comes back
     60_000,
   );
   expect((await mooring('sled', 'show', here.name)).stdout).toMatch(/declared dead .*an operator vouched for it/);
-  // It comes back and takes what it lost for alive: it is told to end that before it is in service.
+  // It comes back and takes what it lost for alive: it is commanded to end that before it is in service.
   wake(here);
   here.agent.faults.plant({ call: 'unregister', times: 2, act: { type: 'drop_before' } });
   await inService(here);
@@ -127,7 +111,7 @@ test('a stop by force is allowed on a sled that was declared dead', async () => 
   const stopped = await harness.create('stop-me');
   const { there } = await harness.placed(instanceId);
   await harness.client.setSledPolicy(there.id, 'non_provisionable');
-  // Told to run, and never heard of again: its start unwinds as long as the sled is silent.
+  // Commanded to run, and silent ever since: its start unwinds as long as the sled is silent.
   here.agent.faults.plant({ call: 'state:running', act: { type: 'drop_before' } });
   const starting = harness.client.startInstance(stopped, { waitSeconds: 0 });
   await harness.shows(stopped, 'starting');

@@ -273,7 +273,7 @@ test('lists show only what may be seen', async () => {
   }
 });
 
-test('what is not seen is refused in the very words in which what is not there is refused', async () => {
+test('what may not be seen is refused with the very message of what is not there', async () => {
   const outsider = holders.find(({ role, place }) => role === 'admin' && place === 'foreign');
   const ids = JSON.stringify(own);
   for (const route of ROUTES) {

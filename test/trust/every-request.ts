@@ -21,7 +21,7 @@ export interface Belongings {
   readonly groups: { readonly affinity: string; readonly anti_affinity: string };
   readonly operation: string;
   readonly token: string;
-  /** A sled whose agent nobody has ever heard of. */
+  /** A sled whose agent has never reported. */
   readonly sled: string;
 }
 

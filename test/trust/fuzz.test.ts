@@ -38,12 +38,12 @@ describe.skipIf(schemathesis === null)('schemathesis', () => {
     if (folder !== undefined) await rm(folder, { recursive: true, force: true });
   });
 
-  /** Fuzzes with a token, which the process list doesn't show, or with none. Returns what it said when it found something. */
+  /** Fuzzes with a token, which the process list doesn't show, or with none. Returns its output when it found something. */
   async function fuzz(token: string | null, ...options: string[]): Promise<string> {
     // Where ids and names are, often those of things that are there: else nearly all that is asked is "not found".
     const config = [
       `generation.max-examples = ${EXAMPLES}`,
-      // What a sled or the room for it lacks is said with these; anything else above 499 is a fault.
+      // What a sled or the room for it lacks is answered with these; anything else above 499 is a fault.
       'checks.not_a_server_error.expected-statuses = ["2xx", "4xx", 503, 507]',
       '[headers]',
       'Prefer = "wait=0"',
@@ -65,16 +65,16 @@ describe.skipIf(schemathesis === null)('schemathesis', () => {
       { cwd: folder, env: { ...process.env, FUZZ_TOKEN: token ?? '' } },
     );
     const late = setTimeout(() => child.kill('SIGKILL'), RUN_MS);
-    let said = '';
+    let output = '';
     for (const stream of [child.stdout, child.stderr])
       stream.on('data', (chunk) => {
-        said += chunk;
+        output += chunk;
       });
     const code = await new Promise<number | null>((resolve) => child.once('close', resolve));
     clearTimeout(late);
-    if (process.env.FUZZ_SHOW) console.log(said);
-    expect(said).toMatch(/Test cases:|generated|tested/i);
-    return code === 0 ? '' : said.slice(-20_000);
+    if (process.env.FUZZ_SHOW) console.log(output);
+    expect(output).toMatch(/Test cases:|generated|tested/i);
+    return code === 0 ? '' : output.slice(-20_000);
   }
 
   /** How many requests of a token are on the audit log, by their result: the fuzzer was let in. */

@@ -1,4 +1,4 @@
-/** Leases in the database: renewals, verdicts, the continuity of service that they depend on, and the way back. */
+/** Leases in the database: renewals, verdicts, the continuity of service that they depend on, and the return to it. */
 import { randomUUID } from 'node:crypto';
 import { eq, sql } from 'drizzle-orm';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
@@ -15,7 +15,14 @@ import { type Renewal, renewLease } from '../../db/transactions/renew-lease.ts';
 import { beginUnwind, finishUnwind } from '../../db/transactions/unwind-vmm.ts';
 import { examine } from '../../doctor/examine.ts';
 import { startTestDatabase, type TestDatabase } from '../support/database.ts';
-import { type Attempt, claimedStart, migratingInstance, newAttempt, startedInstance } from '../support/saga-steps.ts';
+import {
+  claimedStart,
+  migratingInstance,
+  newAttempt,
+  type SagaAttempt,
+  startedInstance,
+  unwindError,
+} from '../support/saga-steps.ts';
 
 const LEASE_MS = 30_000;
 
@@ -58,7 +65,7 @@ async function away(fromMs: number, toMs: number): Promise<void> {
     VALUES (clock_timestamp() - ${fromMs}::float8 * interval '1 millisecond', clock_timestamp() - ${toMs}::float8 * interval '1 millisecond')`);
 }
 
-async function startedOn(sledId: string): Promise<Attempt> {
+async function startedOn(sledId: string): Promise<SagaAttempt> {
   const other = sledId === here ? there : here;
   await database.db.update(sled).set({ policy: 'no_provision' }).where(eq(sled.id, other));
   const started = await startedInstance(database.db, await database.addInstance(project));
@@ -227,7 +234,7 @@ describe('the verdict', () => {
 });
 
 describe('a sled that was declared dead', () => {
-  let lost: Attempt;
+  let lost: SagaAttempt;
   beforeEach(async () => {
     lost = await startedOn(here);
     await renew(here);
@@ -275,7 +282,7 @@ test('an unwind that waits for a sled waits no more when it is declared dead, an
   await silentFor(here, 10 * LEASE_MS);
   expect((await judgeLease(database.db, here))?.declaration?.failed).toEqual([]);
   expect((await readVmmPlace(database.db, attempt.vmmId))?.givenUp).toBe(true);
-  const error = { status: 503, error_code: 'ServiceUnavailable', message: 'its sled was silent' };
+  const error = unwindError('its sled was silent');
   await finishUnwind(database.db, { ...attempt, confirmed: false, neverCommanded: true, error });
   const held = await database.db.execute(sql`SELECT 1 FROM sled_reservation WHERE vmm_id = ${attempt.vmmId}`);
   expect(held.rows).toEqual([]);
@@ -332,7 +339,7 @@ describe('the control plane’s own presence', () => {
 
   test('when the clock goes back every lease begins anew, by the clock that counts from then on', async () => {
     await renew(here);
-    // What the clock said an hour ahead of now.
+    // As if the clock had stood an hour ahead of now.
     await database.db.execute(sql`UPDATE lease_service SET last_beat_at = clock_timestamp() + interval '1 hour'`);
     await database.db.execute(
       sql`UPDATE sled SET lease_renewed_at = clock_timestamp() + interval '59 minutes' WHERE id = ${here}`,
@@ -357,7 +364,7 @@ describe('the control plane’s own presence', () => {
   });
 });
 
-describe('an operator’s word', () => {
+describe('an operator’s confirmation', () => {
   test('fails what lives on a sled without fencing, once; its inventory takes it back', async () => {
     const lost = await startedOn(here);
     expect(await declareSledDead(database.db, here)).toMatchObject({

@@ -1,4 +1,4 @@
-/** Slow, huge and malformed requests: each gets a clear answer in the API's own words, and none holds up the others. */
+/** Slow, huge and malformed requests: each gets a clear answer in the API's own format, and none holds up the others. */
 import { connect, type Socket } from 'node:net';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { waitUntil } from '../../platform/host/child-process.ts';
@@ -35,21 +35,21 @@ function raw(text: string) {
   const { hostname, port } = new URL(harness.stack.apiUrl);
   const socket = connect(Number(port), hostname);
   sockets.push(socket);
-  const heard = { text: '', closed: false };
+  const received = { text: '', closed: false };
   socket.on('data', (chunk) => {
-    heard.text += chunk;
+    received.text += chunk;
   });
   socket.on('close', () => {
-    heard.closed = true;
+    received.closed = true;
   });
   socket.on('error', () => {});
   socket.write(text);
-  return { socket, heard };
+  return { socket, received };
 }
 
-async function answered(heard: { text: string; closed: boolean }) {
-  await waitUntil(() => heard.closed, 'the connection was never closed', 60_000, 20);
-  const [head = '', body = ''] = heard.text.split('\r\n\r\n');
+async function answered(received: { text: string; closed: boolean }) {
+  await waitUntil(() => received.closed, 'the connection was never closed', 60_000, 20);
+  const [head = '', body = ''] = received.text.split('\r\n\r\n');
   return { status: Number(head.split(' ')[1]), body: JSON.parse(body) as Record<string, string> };
 }
 
@@ -65,11 +65,11 @@ test('headers and bodies that never end are answered with 408, and others are an
   );
   // They go on sending, a letter at a time.
   const drip = setInterval(() => {
-    for (const { socket, heard } of slow) if (!heard.closed && socket.writable) socket.write('x');
+    for (const { socket, received } of slow) if (!received.closed && socket.writable) socket.write('x');
   }, 100);
   try {
     let served = 0;
-    while (slow.some(({ heard }) => !heard.closed)) {
+    while (slow.some(({ received }) => !received.closed)) {
       expect(await answers()).toBe(true);
       served += 1;
     }
@@ -77,8 +77,8 @@ test('headers and bodies that never end are answered with 408, and others are an
   } finally {
     clearInterval(drip);
   }
-  for (const { heard } of slow) {
-    const { status, body } = await answered(heard);
+  for (const { received } of slow) {
+    const { status, body } = await answered(received);
     expect([status, body]).toEqual([
       408,
       {
@@ -129,9 +129,9 @@ test('what is too large, no JSON, no HTTP or of another kind is refused in the s
     for (const list of ['/v1/instances', '/v1/projects', '/v1/system/audit-log', '/v1/system/hardware/sleds'])
       expect((await fetch(`${harness.stack.apiUrl}${list}?page_token=${token}`)).status).toBeLessThan(500);
 
-  const long = await answered(raw(`GET / HTTP/1.1\r\nHost: a\r\nX-Long: ${'x'.repeat(10_000)}\r\n\r\n`).heard);
+  const long = await answered(raw(`GET / HTTP/1.1\r\nHost: a\r\nX-Long: ${'x'.repeat(10_000)}\r\n\r\n`).received);
   expect([long.status, long.body.error_code]).toEqual([431, 'RequestHeaderFieldsTooLarge']);
-  const garbage = await answered(raw('\u0016\u0003\u0001 hello\r\n\r\n').heard);
+  const garbage = await answered(raw('\u0016\u0003\u0001 hello\r\n\r\n').received);
   expect([garbage.status, garbage.body.error_code]).toEqual([400, 'InvalidRequest']);
   expect(await answers()).toBe(true);
 });
@@ -140,7 +140,7 @@ test('a page has no more than its limit, and a larger one is refused', async () 
   expect((await fetch(`${harness.stack.apiUrl}/v1/instances?limit=10001`)).status).toBe(400);
 });
 
-test('a token that sends too many requests is told when to go on; nobody else is held up', async () => {
+test('a token that sends too many requests gets the time to go on; nobody else is held up', async () => {
   const headers = { authorization: `Bearer ${harness.stack.adminToken.secret}` };
   const path = `${harness.stack.apiUrl}/v1/projects`;
   let last = await fetch(path, { headers });
@@ -162,7 +162,7 @@ test('a token that sends too many requests is told when to go on; nobody else is
 
 test('a page of another site is not the local operator, in whosever browser it is', async () => {
   const ask = (headers: string) =>
-    answered(raw(`POST /v1/projects HTTP/1.1\r\n${headers}Connection: close\r\nContent-Length: 0\r\n\r\n`).heard);
+    answered(raw(`POST /v1/projects HTTP/1.1\r\n${headers}Connection: close\r\nContent-Length: 0\r\n\r\n`).received);
   for (const foreign of [
     'Host: 127.0.0.1\r\nOrigin: https://evil.example\r\n',
     'Host: rebound.evil.example:12220\r\n',

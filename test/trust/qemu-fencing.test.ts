@@ -1,22 +1,21 @@
 /** Fencing of real guests: QEMU processes that outlive their agent are powered off by its watchdog, and by nothing else. */
-import { type ChildProcess, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { type FastifyInstance, fastify } from 'fastify';
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import { watchdogGraceMs } from '../../model/lease.ts';
-import { freePort, guardChild, processExists, waitUntil } from '../../platform/host/child-process.ts';
+import { freePort, processExists, waitUntil } from '../../platform/host/child-process.ts';
 import { readGuestLogFile } from '../../sled-agent/guest-log.ts';
 import { monotonicMs, readLease } from '../../sled-agent/lease-file.ts';
 import { leasePath } from '../../sled-agent/lease-keeper.ts';
 import { endProcess, findProcessesBelow } from '../../sled-agent/qemu/qemu-program.ts';
 import { QemuHypervisor } from '../../sled-agent/qemu-hypervisor.ts';
+import { runCommand, spawnMooring } from '../support/command.ts';
 import { GUEST_MEMORY_BYTES, qemuForTests, temporaryFolder } from '../support/qemu.ts';
 import { loopbackAddress, SledCaller } from '../support/sled.ts';
+import { Supervisor } from '../support/supervisor.ts';
 
 const qemu = await qemuForTests('fencing of real guests');
-const LAUNCHER = fileURLToPath(new URL('../../cli/mooring.js', import.meta.url));
 const PATIENT_MS = 120_000;
 vi.setConfig({ testTimeout: 300_000, hookTimeout: 120_000 });
 
@@ -32,14 +31,13 @@ describe.skipIf(qemu === null)('real guests with a lease', () => {
     readonly folder: string;
     readonly caller: SledCaller;
     readonly url: string;
-    readonly #arguments: string[];
-    #child: ChildProcess | null = null;
+    readonly #process: Supervisor;
 
     constructor(folder: string, address: string, leaseSeconds: number) {
       this.folder = folder;
       this.url = `http://${address}`;
       this.caller = new SledCaller(this, GUEST_MEMORY_BYTES);
-      this.#arguments = [
+      const args = [
         ...['sled-agent', '--name', 'fenced', '--address', address, '--control-plane', planeUrl, '--data', folder],
         ...[
           '--hypervisor',
@@ -55,21 +53,15 @@ describe.skipIf(qemu === null)('real guests with a lease', () => {
         ],
         ...['--fencing', '--lease', String(leaseSeconds), '--guest-log', join(folder, 'guests.jsonl')],
       ];
+      this.#process = new Supervisor({ name: 'the agent', spawn: () => spawnMooring(args), restartAfterMs: null });
     }
 
     start(): void {
-      const child = spawn(process.execPath, [LAUNCHER, ...this.#arguments], { stdio: ['ignore', 'ignore', 'inherit'] });
-      if (child.pid !== undefined) guardChild(child.pid, 'KILL');
-      this.#child = child;
+      this.#process.start();
     }
-    async kill(): Promise<void> {
-      const child = this.#child;
-      this.#child = null;
-      // Its watchdog may have killed it already.
-      if (child === null || child.exitCode !== null || child.signalCode !== null) return;
-      const gone = new Promise((resolve) => child.once('exit', resolve));
-      child.kill('SIGKILL');
-      await gone;
+    /** Kills it, unless its watchdog has. */
+    kill(): Promise<void> {
+      return this.#process.kill();
     }
     status(): Promise<number> {
       return fetch(`${this.url}/vmms`, { signal: AbortSignal.timeout(2_000) }).then(
@@ -108,7 +100,7 @@ describe.skipIf(qemu === null)('real guests with a lease', () => {
   async function runningGuest(agent: Agent): Promise<{ vmmId: string; pid: number }> {
     const vmmId = randomUUID();
     await agent.caller.register(vmmId);
-    await agent.caller.tell(vmmId, 'running');
+    await agent.caller.command(vmmId, 'running');
     await waitUntil(
       async () => (await agent.caller.read(vmmId)).body.vmm_state?.state === 'running',
       `VMM ${vmmId} never ran`,
@@ -209,17 +201,9 @@ describe.skipIf(qemu === null)('real guests with a lease', () => {
   test('and their agent’s data are not for an agent without fencing', async () => {
     const agent = await startAgent(60);
     await agent.kill();
-    const child = spawn(
-      process.execPath,
-      [LAUNCHER, 'sled-agent', '--name', 'x', '--address', '127.0.0.1:0', '--data', agent.folder],
-      { stdio: ['ignore', 'ignore', 'pipe'] },
-    );
-    let said = '';
-    child.stderr?.on('data', (chunk: Buffer) => {
-      said += chunk;
-    });
-    const code = await new Promise((resolve) => child.once('exit', resolve));
+    const args = ['sled-agent', '--name', 'x', '--address', '127.0.0.1:0', '--data', agent.folder];
+    const { code, stderr } = await runCommand(args);
     expect(code).toBe(1);
-    expect(said).toMatch(/is of a sled with fencing/);
+    expect(stderr).toMatch(/is of a sled with fencing/);
   });
 });

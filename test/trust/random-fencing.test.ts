@@ -6,10 +6,10 @@ test('faults at random for a quarter of a minute: no guest runs twice, and every
   timeout: 300_000,
 }, async () => {
   const seed = 7;
-  const said: string[] = [];
-  const report = await runRandomFencing({ seed, durationMs: 15_000, say: (message) => said.push(message) }).catch(
+  const output: string[] = [];
+  const report = await runRandomFencing({ seed, durationMs: 15_000, print: (message) => output.push(message) }).catch(
     (error: Error) => {
-      throw new Error(`seed ${seed}: ${error.message}\n${said.join('\n')}`);
+      throw new Error(`seed ${seed}: ${error.message}\n${output.join('\n')}`);
     },
   );
   expect(report.guestsBegun).toBeGreaterThan(0);

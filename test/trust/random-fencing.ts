@@ -1,7 +1,7 @@
 /**
  * Faults at random on real sled agent processes, their watchdogs, their network, the API and the database, while instances
  * run and migrate: at no moment may two copies of one guest execute, by the agents' own journals. Then everything comes
- * back, every instance runs again, and the doctor has nothing to say.
+ * back, every instance runs again, and the doctor finds nothing.
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -37,25 +37,25 @@ export interface RandomFencingReport {
 export async function runRandomFencing(options: {
   readonly seed: number;
   readonly durationMs: number;
-  readonly say: (message: string) => void;
+  readonly print: (message: string) => void;
 }): Promise<RandomFencingReport> {
   const dice = new Dice(options.seed);
   const counts: Partial<Record<FaultKind, number>> = {};
   const count = (kind: FaultKind) => {
     counts[kind] = (counts[kind] ?? 0) + 1;
   };
-  const underWay = new Set<Promise<void>>();
+  const pending = new Set<Promise<void>>();
   const world = await FencingWorld.start({ sleds: SLEDS, leaseMs: LEASE_MS, agentEnv: STRANGE_CLOCK });
   try {
     const instances: string[] = [];
     while (instances.length < INSTANCES) instances.push(await world.running());
-    options.say(`${SLEDS} sleds, ${INSTANCES} instances, a lease of ${LEASE_MS / 1000} s`);
+    options.print(`${SLEDS} sleds, ${INSTANCES} instances, a lease of ${LEASE_MS / 1000} s`);
     const afflicted = new Set<FencedSled>();
     let planeAway = false;
     const failures: unknown[] = [];
     const begin = (work: Promise<void>) => {
-      const done = work.catch((error: unknown) => void failures.push(error)).finally(() => underWay.delete(done));
-      underWay.add(done);
+      const done = work.catch((error: unknown) => void failures.push(error)).finally(() => pending.delete(done));
+      pending.add(done);
     };
     const begun = performance.now();
     let witnessedMs = begun;
@@ -78,7 +78,7 @@ export async function runRandomFencing(options: {
       } else if (roll < 0.38 && !planeAway) {
         planeAway = true;
         count(plane);
-        options.say(`${plane} for ${(durationMs / 1000).toFixed(1)} s`);
+        options.print(`${plane} for ${(durationMs / 1000).toFixed(1)} s`);
         begin(
           afflictPlane(world, plane, durationMs).finally(() => {
             planeAway = false;
@@ -87,7 +87,7 @@ export async function runRandomFencing(options: {
       } else if (!afflicted.has(sled) && afflicted.size < SLEDS - SPARED_SLEDS) {
         afflicted.add(sled);
         count(kind);
-        options.say(`${kind} ${sled.name} for ${(durationMs / 1000).toFixed(1)} s`);
+        options.print(`${kind} ${sled.name} for ${(durationMs / 1000).toFixed(1)} s`);
         begin(afflictSled(sled, kind, durationMs).finally(() => afflicted.delete(sled)));
       }
       await pause(dice.between(100, 1_500));
@@ -97,9 +97,9 @@ export async function runRandomFencing(options: {
       }
     }
     const seconds = Math.round((performance.now() - begun) / 1000);
-    await Promise.all(underWay);
+    await Promise.all(pending);
     if (failures.length > 0) throw failures[0];
-    options.say('all faults are over: everything has to come back');
+    options.print('all faults are over: everything has to come back');
     await world.startDatabase();
     await world.startApi();
     for (const sled of world.sleds) heal(sled);
@@ -107,12 +107,10 @@ export async function runRandomFencing(options: {
     for (const id of instances) await world.runs(id);
     world.witness();
     await world.examined();
-    const guestsBegun = world.sleds
-      .flatMap((sled) => sled.journal().entries)
-      .filter(({ event }) => event === 'began').length;
+    const guestsBegun = world.sleds.flatMap((sled) => sled.journal()).filter(({ event }) => event === 'began').length;
     return { seed: options.seed, seconds, faults: counts, declarations: await world.declarations(), guestsBegun };
   } finally {
-    await Promise.all(underWay);
+    await Promise.all(pending);
     await world.stop();
   }
 }
@@ -190,8 +188,8 @@ function watchdogsOf(sled: FencedSled): number[] {
     .filter((entry) => /^\d+$/.test(entry))
     .filter((entry) => {
       try {
-        const words = readFileSync(`/proc/${entry}/cmdline`, 'utf8').split('\0');
-        return words.some((word) => word.endsWith('/watchdog.ts')) && words.includes(String(sled.pid));
+        const args = readFileSync(`/proc/${entry}/cmdline`, 'utf8').split('\0');
+        return args.some((arg) => arg.endsWith('/watchdog.ts')) && args.includes(String(sled.pid));
       } catch {
         return false;
       }

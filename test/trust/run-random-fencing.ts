@@ -13,10 +13,10 @@ const program = new Command('fencing')
   .action(async (options: { minutes: number; seed?: number; json?: boolean }) => {
     const seed = options.seed ?? randomInt(2 ** 31);
     const begun = performance.now();
-    const say = (message: string) =>
+    const print = (message: string) =>
       options.json || console.log(`${colours.dim(`${((performance.now() - begun) / 1000).toFixed(1)} s`)} ${message}`);
-    say(`seed ${seed}; again with: npm run fencing -- --seed ${seed} --minutes ${options.minutes}`);
-    const report = await runRandomFencing({ seed, durationMs: options.minutes * 60_000, say });
+    print(`seed ${seed}; again with: npm run fencing -- --seed ${seed} --minutes ${options.minutes}`);
+    const report = await runRandomFencing({ seed, durationMs: options.minutes * 60_000, print });
     if (options.json) printJson(report);
     else {
       const faults = Object.entries(report.faults).map(([kind, times]) => `${kind}: ${times}`);

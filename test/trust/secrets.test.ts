@@ -1,5 +1,5 @@
 /** A token that is planted is found nowhere: not in logs, workflow histories, errors, the database or the process list. */
-import { execFile, spawn } from 'node:child_process';
+import { execFile } from 'node:child_process';
 import { chmod, mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -11,56 +11,37 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { z } from 'zod';
 import { MooringClient } from '../../client/mooring-client.ts';
 import { type OpenDatabase, openDatabase } from '../../db/connect.ts';
-import { guardChild, waitUntil } from '../../platform/host/child-process.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
 import { createLog } from '../../platform/telemetry/log.ts';
+import { type RunningCommand, startCommand } from '../support/command.ts';
 
-const MOORING = fileURLToPath(new URL('../../cli/mooring.js', import.meta.url));
 const ready = z.object({ api_url: z.string(), temporal_address: z.string(), token_file: z.string() });
 
 let folder: string;
-let stop: () => Promise<void>;
 let stack: z.infer<typeof ready>;
 let database: OpenDatabase;
 let connection: Connection;
-/** All that the stack's process has written anywhere a person may look. */
-const output = { text: '' };
+/** The stack; its output is all that it has written anywhere a person may look. */
+let up: RunningCommand;
 /** Secrets that were given to somebody. */
 const planted: string[] = [];
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'mooring-secrets-'));
   await chmod(folder, 0o711);
-  const child = spawn(
-    process.execPath,
-    [MOORING, 'up', '--json', '--require-tokens', '--sleds', '1', '--api-port', '0', '--data', join(folder, 'data')],
+  up = startCommand(
+    ['up', '--json', '--require-tokens', '--sleds', '1', '--api-port', '0', '--data', join(folder, 'data')],
     {
       env: {
-        ...process.env,
         DATABASE_URL: '',
         TEMPORAL_ADDRESS: '',
         MOORING_LOG_LEVEL: 'trace',
         XDG_STATE_HOME: join(folder, 'state'),
       },
-      stdio: ['ignore', 'pipe', 'pipe'],
     },
   );
-  const callOff = child.pid === undefined ? () => {} : guardChild(child.pid, 'TERM');
-  let first = '';
-  child.stdout.on('data', (chunk) => {
-    first += chunk;
-    output.text += chunk;
-  });
-  child.stderr.on('data', (chunk) => {
-    output.text += chunk;
-  });
-  stop = async () => {
-    const gone = new Promise((resolve) => child.once('close', resolve));
-    child.kill('SIGTERM');
-    await gone;
-    callOff();
-  };
-  await waitUntil(() => first.includes('\n'), 'the stack never came up', 120_000, 50);
-  stack = ready.parse(JSON.parse(first));
+  await waitUntil(() => up.stdout.includes('\n'), 'the stack never came up', 120_000, 50);
+  stack = ready.parse(JSON.parse(up.stdout));
   planted.push((await readFile(stack.token_file, 'utf8')).trim());
   const [file] = await readdir(join(folder, 'state', 'mooring'));
   const { database_url } = z
@@ -72,7 +53,7 @@ beforeAll(async () => {
 afterAll(async () => {
   await database?.close();
   await connection?.close();
-  await stop?.();
+  await up?.stop();
   await rm(folder, { recursive: true, force: true });
 });
 
@@ -107,26 +88,21 @@ test('a planted token is in no log, no history, no error, no row and no processâ
     }
 
   // A command that is given the token by its environment and its input, looked at while it runs.
-  const child = spawn(process.execPath, [MOORING, 'login', stack.api_url], {
-    env: { ...process.env, XDG_CONFIG_HOME: join(folder, 'config') },
-    stdio: ['pipe', 'pipe', 'pipe'],
+  const login = startCommand(['login', stack.api_url], {
+    env: { XDG_CONFIG_HOME: join(folder, 'config') },
+    input: null,
   });
-  let said = '';
-  for (const stream of [child.stdout, child.stderr])
-    stream.on('data', (chunk) => {
-      said += chunk;
-    });
   const processes = async () => (await promisify(execFile)('ps', ['-eww', '-o', 'args'])).stdout;
   await waitUntil(async () => (await processes()).includes(`login ${stack.api_url}`), 'it never ran', 30_000, 20);
   const listed = await processes();
-  child.stdin.end(made.token);
-  expect(await new Promise((resolve) => child.once('close', resolve))).toBe(0);
+  login.child.stdin?.end(made.token);
+  expect((await login.done).code).toBe(0);
 
   const temporal = new Client({ connection });
   const histories: string[] = [];
   for await (const { workflowId, runId } of temporal.workflow.list()) {
     const history = await temporal.workflow.getHandle(workflowId, runId).fetchHistory();
-    // Payloads are bytes: looked at as what they say.
+    // Payloads are bytes: looked at as the text that they hold.
     histories.push(
       JSON.stringify(history, (_, value) =>
         value instanceof Uint8Array ? Buffer.from(value).toString('utf8') : (value as unknown),
@@ -145,16 +121,16 @@ test('a planted token is in no log, no history, no error, no row and no processâ
   expect(rows.join()).toContain('planted');
 
   // It is a log that would have shown it: each request has its line.
-  expect(output.text).toContain('a credential was refused');
-  expect(output.text).toContain('/v1/system/access-tokens');
+  expect(up.output).toContain('a credential was refused');
+  expect(up.output).toContain('/v1/system/access-tokens');
   for (const heart of hearts())
     for (const [where, text] of Object.entries({
       errors: errors.join(),
-      'what the command said': said,
+      'the output of the command': login.output,
       'the process list': listed,
       histories: histories.join(),
       database: rows.join(),
-      'the log': output.text,
+      'the log': up.output,
     }))
       expect(text.includes(heart), `a token is in ${where}`).toBe(false);
 });

@@ -1,80 +1,44 @@
 /** How a sled joins by the commands, and what others of the machine can see of it. */
-import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { chmod, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { text } from 'node:stream/consumers';
-import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import { Authority } from '../../platform/identity/authority.ts';
 import { loadIdentity } from '../../sled-agent/identity-file.ts';
 import { readInviteToken, sledInviteView } from '../../wire/sled-identity.ts';
+import { type CommandRun, type RunningCommand, startCommand } from '../support/command.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
 import { Folders } from '../support/identities.ts';
 import { loopbackAddress } from '../support/sled.ts';
 
 vi.setConfig({ testTimeout: 240_000, hookTimeout: 240_000 });
 
-const MOORING = fileURLToPath(new URL('../../cli/mooring.ts', import.meta.url));
 const folders = new Folders();
-const running: ChildProcess[] = [];
+const running: RunningCommand[] = [];
 let harness: Harness;
 beforeAll(async () => {
   harness = await startHarness({ sledTls: true, sleds: 0 });
 });
 afterAll(async () => {
-  for (const child of running) {
-    if (child.exitCode !== null || child.signalCode !== null) continue;
-    child.kill('SIGTERM');
-    await once(child, 'exit');
-  }
+  for (const command of running) await command.stop();
   await harness?.close();
   await folders.close();
 });
 
-function begin(args: readonly string[], input?: string): ChildProcess {
-  const child = spawn(process.execPath, ['--import', 'tsx', MOORING, ...args], {
-    env: { ...process.env, MOORING_API_URL: harness.stack.apiUrl, NO_COLOR: '1' },
-    stdio: ['pipe', 'pipe', 'pipe'],
-  });
-  child.stdin?.on('error', () => {});
-  child.stdin?.end(input ?? '');
-  running.push(child);
-  return child;
+function begin(args: readonly string[], input = ''): RunningCommand {
+  const command = startCommand(args, { env: { MOORING_API_URL: harness.stack.apiUrl }, input });
+  running.push(command);
+  return command;
 }
 
-async function run(
-  args: readonly string[],
-  input?: string,
-): Promise<{ code: number | null; out: string; err: string }> {
-  const child = begin(args, input);
-  if (child.stdout === null || child.stderr === null) throw new Error('no pipes');
-  const [out, err, [code]] = await Promise.all([text(child.stdout), text(child.stderr), once(child, 'exit')]);
-  return { code, out, err };
-}
+const run = (args: readonly string[], input = ''): Promise<CommandRun> => begin(args, input).done;
 
-/** Begins an agent and waits until it serves; returns what it has said. */
-async function serving(args: readonly string[], input?: string): Promise<{ child: ChildProcess; said: () => string }> {
-  const child = begin(args, input);
-  let said = '';
-  child.stdout?.on('data', (data) => {
-    said += data;
-  });
-  child.stderr?.on('data', (data) => {
-    said += data;
-  });
-  await waitUntil(
-    () => {
-      if (child.exitCode !== null) throw new Error(`it ended: ${said}`);
-      return /sled agent "[^"]+": /.test(said);
-    },
-    'the agent never served',
-    120_000,
-    50,
-  );
-  return { child, said: () => said };
+/** Begins an agent and waits until it serves. */
+async function serving(args: readonly string[], input = ''): Promise<RunningCommand> {
+  const agent = begin(args, input);
+  await agent.untilPrinted(/sled agent "[^"]+": /);
+  return agent;
 }
 
 /** The command lines of all processes of this machine. */
@@ -98,9 +62,9 @@ test.skipIf(process.platform !== 'linux')(
     const size = ['--threads', '8', '--memory', '8GiB', '--transition-ms', '10'];
     const invites = await Promise.all(
       ['s1', 's2', 's3'].map(async (name) => {
-        const { code, out } = await run(['sled', 'invite', name, '--json']);
+        const { code, stdout } = await run(['sled', 'invite', name, '--json']);
         expect(code).toBe(0);
-        return sledInviteView.parse(JSON.parse(out));
+        return sledInviteView.parse(JSON.parse(stdout));
       }),
     );
     const [byFile, byInput, byArgument] = invites.map(({ token }) => token) as [string, string, string];
@@ -119,9 +83,9 @@ test.skipIf(process.platform !== 'linux')(
       expect(seen).not.toContain(token);
       expect(seen).not.toContain(readInviteToken(token)?.secret);
     }
-    for (const [index, { said }] of agents.entries()) {
-      expect(said()).not.toContain(invites[index]?.token);
-      expect(said()).not.toContain('PRIVATE KEY');
+    for (const [index, agent] of agents.entries()) {
+      expect(agent.output).not.toContain(invites[index]?.token);
+      expect(agent.output).not.toContain('PRIVATE KEY');
       expect(statSync(join(dirs[index] ?? '', 'identity.json')).mode & 0o777).toBe(0o600);
     }
 
@@ -132,23 +96,21 @@ test.skipIf(process.platform !== 'linux')(
     await harness.shows(id, 'stopped');
 
     // Started again by its folder alone.
-    const again = agents[1]?.child;
-    again?.kill('SIGTERM');
-    if (again !== undefined) await once(again, 'exit');
-    const { said } = await serving(['sled-agent', '--data', dirs[1] ?? '', ...size]);
-    expect(said()).toContain('sled agent "s2"');
+    await agents[1]?.stop();
+    const again = await serving(['sled-agent', '--data', dirs[1] ?? '', ...size]);
+    expect(again.output).toContain('sled agent "s2"');
     const listed = await run(['sled', 'certificates', 's2', '--json']);
-    expect(JSON.parse(listed.out)).toHaveLength(1);
+    expect(JSON.parse(listed.stdout)).toHaveLength(1);
 
-    // Told of its revocation, it says so.
+    // Once it learns of its revocation, it prints so.
     const revoked = await run(['sled', 'revoke', 's2', '--json']);
-    expect(JSON.parse(revoked.out)).toMatchObject({ revoked: 1 });
-    await waitUntil(() => said().includes('401'), 'the agent never said that it was revoked', 60_000);
-    expect(said()).toContain('mooring sled invite');
+    expect(JSON.parse(revoked.stdout)).toMatchObject({ revoked: 1 });
+    await again.untilPrinted(/401/);
+    expect(again.output).toContain('mooring sled invite');
   },
 );
 
-test('what can’t go well is said in words that name the field, and never repeat the token', async () => {
+test('an error names the field and never repeats the token', async () => {
   const data = await folders.make();
   const address = ['--data', data, '--address', '127.0.0.1:0'];
   const { token } = await harness.client.inviteSled({ name: 'unlucky', valid_seconds: 1 });
@@ -168,11 +130,11 @@ test('what can’t go well is said in words that name the field, and never repea
     [['sled-agent', '--data', data], undefined, /--name: .*mooring sled-agent join/],
   ];
   for (const [args, input, expected] of cases) {
-    const { code, err } = await run(args, input);
+    const { code, stderr } = await run(args, input);
     expect(code).toBe(1);
-    expect(err).toMatch(expected);
-    expect(err).not.toContain(token);
-    expect(err).not.toContain('mooring-sled-invite-x');
+    expect(stderr).toMatch(expected);
+    expect(stderr).not.toContain(token);
+    expect(stderr).not.toContain('mooring-sled-invite-x');
   }
   expect(await loadIdentity(data)).toBeNull();
 });
@@ -182,8 +144,8 @@ test('an authority is made once, kept from others, and a key that others can rea
   const made = await run(['authority', 'create', folder, '--json']);
   expect(made.code).toBe(0);
   const { fingerprint } = await Authority.open(folder);
-  expect(JSON.parse(made.out)).toEqual({ folder, fingerprint });
-  expect(JSON.parse((await run(['authority', 'show', folder, '--json'])).out)).toEqual({ folder, fingerprint });
+  expect(JSON.parse(made.stdout)).toEqual({ folder, fingerprint });
+  expect(JSON.parse((await run(['authority', 'show', folder, '--json'])).stdout)).toEqual({ folder, fingerprint });
   const key = join(folder, 'authority.key');
   expect(statSync(key).mode & 0o777).toBe(0o600);
   await expect(Authority.create(folder)).rejects.toThrow(/holds an authority already/);

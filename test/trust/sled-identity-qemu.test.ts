@@ -123,10 +123,10 @@ describe.skipIf(qemu === null)('real guests', () => {
 
     const ask = async (sledId: string, migrationId: string) => {
       const socket = connectTls({ ...at, ...tlsOf(await materialOf(authority, { kind: 'sled', sledId })) });
-      const said = linesOf(socket);
-      await waitUntil(() => said.some((line) => 'hello' in line), 'the source never greeted', PATIENT_MS);
+      const lines = linesOf(socket);
+      await waitUntil(() => lines.some((line) => 'hello' in line), 'the source never greeted', PATIENT_MS);
       socket.write(`${JSON.stringify({ fetch: { migration_id: migrationId, instance_id: id, uri, shape } })}\n`);
-      return { socket, said };
+      return { socket, lines };
     };
     // A sled that the migration does not go to is refused, and so is a migration that is none.
     const { there } = await harness.placed(id);
@@ -135,9 +135,9 @@ describe.skipIf(qemu === null)('real guests', () => {
       [randomUUID(), migrationId],
       [there.id, randomUUID()],
     ] as const) {
-      const asked = await ask(sledId, migration);
-      await waitUntil(() => asked.said.some((line) => 'refused' in line), 'the source never refused', PATIENT_MS);
-      asked.socket.destroy();
+      const refusal = await ask(sledId, migration);
+      await waitUntil(() => refusal.lines.some((line) => 'refused' in line), 'the source never refused', PATIENT_MS);
+      refusal.socket.destroy();
     }
     expect(connections).toBe(0);
     // The destination itself, taken over, has the guest sent to a place that is no sled's.
@@ -171,11 +171,11 @@ describe.skipIf(qemu === null)('real guests', () => {
     const source = await materialOf(authority, { kind: 'sled', sledId: randomUUID() }, [host]);
     let uri: string | null = null;
     const server = createTlsServer({ ...tlsOf(source), requestCert: true }, (socket) => {
-      const said = linesOf(socket, (line) => {
+      const lines = linesOf(socket, (line) => {
         const fetch = line.fetch as { uri?: string } | undefined;
         if (fetch !== undefined) uri = fetch.uri ?? null;
       });
-      expect(said).toEqual([]);
+      expect(lines).toEqual([]);
       socket.write(`${JSON.stringify({ hello: { vmm_id: randomUUID(), agent: `${host}:1` } })}\n`);
     });
     const port = await freePort(host);
@@ -191,8 +191,8 @@ describe.skipIf(qemu === null)('real guests', () => {
       vmm_addr: `${vmmHost}:${await freePort(vmmHost)}`,
     });
     expect(registered.status).toBe(200);
-    const told = { state: { type: 'migration_target', value: { src_vmm_addr: `${host}:${port}` } } };
-    expect((await callAs(plane, 'PUT', `${path}/state`, told)).status).toBe(200);
+    const command = { state: { type: 'migration_target', value: { src_vmm_addr: `${host}:${port}` } } };
+    expect((await callAs(plane, 'PUT', `${path}/state`, command)).status).toBe(200);
     await waitUntil(() => uri !== null, 'the destination never asked for the guest', PATIENT_MS);
     const incoming = /^tcp:(.+):(\d+)$/.exec(uri ?? '');
     const at = { host: incoming?.[1] ?? '', port: Number(incoming?.[2]) };
@@ -202,7 +202,7 @@ describe.skipIf(qemu === null)('real guests', () => {
       socket.write(MIGRATION_MAGIC);
       socket.write(Buffer.alloc(4096));
     };
-    // An agent forgets a VMM that has ended once the control plane has heard of it.
+    // An agent forgets a VMM that has ended once the control plane has its last report.
     const stateOf = async () => {
       const { status, body } = await callAs(plane, 'GET', `${path}/state`);
       return status === 404 ? 'forgotten' : sledVmmState.parse(body).vmm_state.state;
@@ -220,7 +220,7 @@ describe.skipIf(qemu === null)('real guests', () => {
         socket.once('close', () => resolve(text));
         setTimeout(() => socket.destroy(new Error('nothing happened')), 5_000).unref();
       });
-    // Strangers are sent away before anything that they say is read: the VM goes on waiting for its guest.
+    // Strangers are sent away before anything that they send is read: the VM goes on waiting for its guest.
     expect(await attempt((onOpen) => connectTls({ ...at, ...tlsOf(strange) }, onOpen))).not.toContain(
       'nothing happened',
     );
@@ -242,7 +242,10 @@ function tlsOf({ privateKeyPem, certificatePem, authorityPem }: IdentityMaterial
 }
 
 /** What the other side says, line by line, as it comes. */
-function linesOf(socket: Socket, hear: (line: Record<string, unknown>) => void = () => {}): Record<string, unknown>[] {
+function linesOf(
+  socket: Socket,
+  onLine: (line: Record<string, unknown>) => void = () => {},
+): Record<string, unknown>[] {
   const lines: Record<string, unknown>[] = [];
   socket.on('error', () => {});
   createInterface({ input: socket })
@@ -250,7 +253,7 @@ function linesOf(socket: Socket, hear: (line: Record<string, unknown>) => void =
     .on('line', (text) => {
       const line = JSON.parse(text) as Record<string, unknown>;
       lines.push(line);
-      hear(line);
+      onLine(line);
     });
   return lines;
 }

@@ -22,7 +22,7 @@ afterAll(async () => {
 });
 
 /** What a listener shows to who comes now. */
-async function shownAt(url: string): Promise<{ serial: string; notAfter: Date }> {
+async function certificateAt(url: string): Promise<{ serial: string; notAfter: Date }> {
   const { authority } = harness.stack;
   if (authority === null) throw new Error('the stack has no authority');
   const caller = await materialOf(authority, { kind: 'control_plane' });
@@ -40,13 +40,13 @@ async function shownAt(url: string): Promise<{ serial: string; notAfter: Date }>
 
 test('agents and the control plane renew before they expire, and a guest moves on between them', async () => {
   const listeners = [harness.stack.api.sledUrl ?? '', ...harness.stack.sleds.map(({ agent }) => agent.url)];
-  const first = await Promise.all(listeners.map(shownAt));
+  const first = await Promise.all(listeners.map(certificateAt));
   const id = await harness.running();
   for (let round = 1; round <= 3; round++) {
-    const before = await Promise.all(listeners.map(shownAt));
+    const before = await Promise.all(listeners.map(certificateAt));
     await waitUntil(
       async () => {
-        const now = await Promise.all(listeners.map(shownAt));
+        const now = await Promise.all(listeners.map(certificateAt));
         for (const { notAfter } of now) expect(notAfter.getTime()).toBeGreaterThan(Date.now());
         return now.every(({ serial }, index) => serial !== before[index]?.serial);
       },

@@ -1,4 +1,4 @@
-/** Whose word counts between the control plane and the sleds, and who commands whom. */
+/** Whom the control plane and the sleds believe, and who commands whom. */
 import { createHash, randomUUID } from 'node:crypto';
 import { createServer as createHttpsServer, type Server } from 'node:https';
 import { connect as connectTcp, type Socket } from 'node:net';
@@ -89,7 +89,7 @@ async function activeVmm(instanceId: string): Promise<string> {
   return active.id;
 }
 
-test('a report without a good certificate is refused in words and counted, and writes nothing', async () => {
+test('a report without a good certificate is refused with a message and counted, and writes nothing', async () => {
   const id = await harness.running();
   const vmmId = await activeVmm(id);
   const { here } = await harness.placed(id);
@@ -184,18 +184,18 @@ test('a sled whose inventory names another’s VMM changes nothing of it', async
   const vmmId = await activeVmm(id);
   const before = await vmmRow(vmmId);
   const liar = await joinedWithoutAgent(harness.client, folders, 'liar');
-  let asked = 0;
-  let told = 0;
+  let requests = 0;
+  let commands = 0;
   const server = await listenAs(liar, liar.address, (method) => {
-    if (method !== 'GET') told += 1;
-    asked += 1;
+    if (method !== 'GET') commands += 1;
+    requests += 1;
     return { vmms: [{ vmm_id: vmmId, instance_id: id, ...failedReport() }] };
   });
   try {
     // A pass that was under way already did not see it.
-    for (let pass = 0; pass < 5 && asked === 0; pass++) await harness.reconcile();
-    expect(asked).toBeGreaterThan(0);
-    expect(told).toBe(0);
+    for (let pass = 0; pass < 5 && requests === 0; pass++) await harness.reconcile();
+    expect(requests).toBeGreaterThan(0);
+    expect(commands).toBe(0);
     expect(await vmmRow(vmmId)).toEqual(before);
     expect((await harness.record(id)).externalState).toBe('running');
   } finally {
@@ -223,7 +223,7 @@ async function listenAs(
   return server;
 }
 
-test('a revoked sled is heard and told nothing until it joins again, and keeps its id then', async () => {
+test('a revoked sled reports nothing and is sent nothing until it joins again, and keeps its id then', async () => {
   const sled = await joinedWithoutAgent(harness.client, folders, 'revoked');
   const network = `${api.sledUrl}/network/instances`;
   expect((await callAs(sled, 'GET', network)).status).toBe(200);
@@ -236,7 +236,7 @@ test('a revoked sled is heard and told nothing until it joins again, and keeps i
   for (const { status, body } of await Promise.all(attempts))
     expect([status, body.error_code]).toEqual([401, 'CERTIFICATE_REVOKED']);
 
-  // Its agent would be told nothing either: what it shows is known to be revoked.
+  // Its agent would be sent nothing either: the certificate that it shows is known to be revoked.
   const server = await listenAs(sled, sled.address, () => ({ vmms: [] }));
   const directory = await SledDirectory.open(harness.database.db, await becomeControlPlane(authority));
   const client = new SledClient(undefined, directory);
@@ -293,14 +293,14 @@ test('the control plane tells nothing to another sled’s agent, or a stranger�
   ];
   try {
     for (const impostor of impostors) {
-      let heard = 0;
+      let received = 0;
       const server = await listenAs(impostor, sled.address, () => {
-        heard += 1;
+        received += 1;
         return { vmms: [] };
       });
       const error = await client.readInventory({ name: 'victim', address: sled.address }, 5_000).catch((e) => e);
       expect(error).toBeInstanceOf(SledError);
-      expect([error.kind, heard]).toEqual(['unavailable', 0]);
+      expect([error.kind, received]).toEqual(['unavailable', 0]);
       await new Promise((resolve) => {
         server.close(resolve);
         server.closeAllConnections();
@@ -330,7 +330,7 @@ test('an agent takes commands from its control plane alone; another sled may onl
   const stranger = await strangeAuthority(folders);
   for (const material of [null, await materialOf(stranger, { kind: 'control_plane' })])
     await expect(callAs(material, 'GET', `${url}/vmms`)).rejects.toThrow();
-  // Not even a word in the clear.
+  // Not even a line in the clear.
   await expect(fetch(`${url.replace('https', 'http')}/vmms`)).rejects.toThrow();
 
   const before = await vmmRow(vmmId);
@@ -366,7 +366,7 @@ test('nobody but the destination of a migration gets a guest from a VMM', async 
   const { rows } = await harness.database.db.execute(sql`SELECT ip, port FROM vmm WHERE id = ${vmmId}`);
   const { ip, port } = rows[0] as { ip: string; port: number };
   const ask = `${JSON.stringify({ fetch: randomUUID(), instance: id })}\n`;
-  const heardFrom = (dial: () => Socket) =>
+  const receivedFrom = (dial: () => Socket) =>
     new Promise<string>((resolve) => {
       let text = '';
       const socket = dial();
@@ -378,7 +378,7 @@ test('nobody but the destination of a migration gets a guest from a VMM', async 
       socket.once('close', () => resolve(text));
     });
   const at = { host: String(ip), port: Number(port) };
-  const plain = await heardFrom(() => {
+  const plain = await receivedFrom(() => {
     const socket = connectTcp(at, () => socket.write(ask));
     return socket;
   });
@@ -390,12 +390,12 @@ test('nobody but the destination of a migration gets a guest from a VMM', async 
     // A sled of the installation, to which no migration goes.
     await materialOf(authority, { kind: 'sled', sledId: (await harness.placed(id)).there.id }),
   ]) {
-    const heard = await heardFrom(() => {
-      const externalState = { key: stranger.privateKeyPem, cert: stranger.certificatePem, rejectUnauthorized: false };
-      const socket = connectTls({ ...at, ...externalState }, () => socket.write(ask));
+    const received = await receivedFrom(() => {
+      const credentials = { key: stranger.privateKeyPem, cert: stranger.certificatePem, rejectUnauthorized: false };
+      const socket = connectTls({ ...at, ...credentials }, () => socket.write(ask));
       return socket;
     });
-    expect(heard).not.toContain('begin');
+    expect(received).not.toContain('begin');
   }
   expect((await harness.record(id)).externalState).toBe('running');
 });
@@ -433,13 +433,13 @@ test('an invitation is good once, for a time, and only where it is from', async 
   await expect(join(writeInviteToken({ ...parts, secret: 'guessed' }))).rejects.toThrow(/not one of this installation/);
   await expect(join('mooring-sled-invite-nonsense')).rejects.toThrow(/not the token of an invitation/);
 
-  // A server that is not the control plane, though it is where the token says, hears nothing of it.
-  let heard = '';
+  // A server that is not the control plane, though it is at the token's address, receives nothing of it.
+  let received = '';
   const impostor = await materialOf(await strangeAuthority(folders), { kind: 'control_plane' });
   const server = createTlsServer({ key: impostor.privateKeyPem, cert: impostor.certificatePem }, (socket) => {
     socket.on('error', () => {});
     socket.on('data', (data) => {
-      heard += data.toString('latin1');
+      received += data.toString('latin1');
     });
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
@@ -449,18 +449,18 @@ test('an invitation is good once, for a time, and only where it is from', async 
   const misled = writeInviteToken({ ...(readInviteToken(good) ?? parts), url });
   const error = await join(misled).catch((e: Error) => e);
   expect(String(error)).toMatch(/has another authority. Nothing was sent/);
-  expect(heard).toBe('');
+  expect(received).toBe('');
   server.close();
 
   // A sled's own certificate makes no control plane: a sled that answers in its place is no better.
   const invited = outcomes.find((one) => one.status === 'fulfilled')?.value;
   if (invited === undefined) throw new Error('nobody joined');
-  let asked = 0;
+  let requests = 0;
   const sledServer = await listenAs(
     { ...invited, certificatePem: `${invited.certificatePem}\n${invited.authorityPem}` },
     `127.0.0.1:${await freePort()}`,
     () => {
-      asked += 1;
+      requests += 1;
       return {};
     },
   );
@@ -469,10 +469,10 @@ test('an invitation is good once, for a time, and only where it is from', async 
   await expect(join(writeInviteToken({ ...(readInviteToken(good) ?? parts), url: sledUrl }))).rejects.toThrow(
     /not of the control plane/,
   );
-  expect(asked).toBe(0);
+  expect(requests).toBe(0);
   sledServer.close();
 
-  // What was answered, said and stored has neither the secret nor a key.
+  // What was answered, printed and stored has neither the secret nor a key.
   const stored = await everythingStored();
   for (const text of [logged, String(error), stored]) {
     expect(text).not.toContain(secret);
@@ -515,7 +515,7 @@ test('no key is in a workflow’s history', async () => {
   expect(histories).toBeGreaterThan(2);
 });
 
-test('an API takes a sled without an identity only where it was told to', async () => {
+test('an API takes a sled without an identity only where it is configured to', async () => {
   const error = await refused(
     harness.client.addSled({ name: 'plain', address: '127.0.0.1:9', threads: 1, memory: GIBIBYTE }),
   );
@@ -524,7 +524,7 @@ test('an API takes a sled without an identity only where it was told to', async 
 });
 
 test('a process without the authority says that it can’t speak to sleds that have joined', async () => {
-  let said = '';
+  let output = '';
   const alone = await startApi({
     databaseUrl: harness.stack.databaseUrl,
     temporal: harness.stack.temporal,
@@ -535,14 +535,14 @@ test('a process without the authority says that it can’t speak to sleds that h
       { level: 'error' },
       {
         write(line: string) {
-          said += line;
+          output += line;
         },
       },
     ),
   });
   try {
-    expect(said).toContain(harness.stack.sleds[0]?.agent.address);
-    expect(said).toContain('--authority');
+    expect(output).toContain(harness.stack.sleds[0]?.agent.address);
+    expect(output).toContain('--authority');
     const response = await fetch(`${alone.url}/v1/system/hardware/sled-invites`, {
       method: 'POST',
       headers: { 'content-type': 'application/json' },

@@ -1,11 +1,10 @@
 /** Bearer tokens on a real stack that asks for them: who is let in, who isn't, and what the newcomer notices of it: nothing. */
 
-import { execFile, spawn } from 'node:child_process';
+import { execFile } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { mkdtemp, readFile, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { sql } from 'drizzle-orm';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -13,11 +12,9 @@ import { checkListening } from '../../api/limits.ts';
 import { MooringClient } from '../../client/mooring-client.ts';
 import { hashTokenSecret, makeTokenSecret } from '../../db/access-token-secret.ts';
 import { type OpenDatabase, openDatabase } from '../../db/connect.ts';
-import { waitUntil } from '../../platform/host/child-process.ts';
 import { type RunningStack, startStack } from '../../stack/stack.ts';
-import { runCommand } from '../support/command.ts';
+import { runCommand, startCommand } from '../support/command.ts';
 
-const MOORING = fileURLToPath(new URL('../../cli/mooring.js', import.meta.url));
 let home: string;
 let stack: RunningStack;
 let database: OpenDatabase;
@@ -111,7 +108,7 @@ test('a revoked token is refused by the very next request, and an expired one', 
   expect([late.status, late.body.message]).toEqual([401, expect.stringMatching(/"stolen" has expired/)]);
 });
 
-test('403 for what may be seen, 404 in the words of what is not there for what may not, and nothing is written', async () => {
+test('403 for what may be seen, 404 with the message of what is not there for what may not, and nothing is written', async () => {
   await admin.createProject({ name: 'mine', description: '' });
   const web = { name: 'web', hostname: 'web', description: '', ncpus: 1, memory: 2 ** 30, start: false };
   const own = await admin.createInstance(web, { project: 'mine' });
@@ -128,12 +125,12 @@ test('403 for what may be seen, 404 in the words of what is not there for what m
   await expect(viewer.deleteInstance(own.id)).rejects.toMatchObject({ status: 403, errorCode: 'Forbidden' });
   await expect(viewer.stopInstance(foreign.id)).rejects.toMatchObject({ status: 404 });
   const unknown = randomUUID();
-  const words = async (path: string) => (await get(path, `Bearer ${token}`)).body.message;
-  expect((await words(`/v1/instances/${foreign.id}`)).replace(foreign.id, '')).toBe(
-    (await words(`/v1/instances/${unknown}`)).replace(unknown, ''),
+  const messageAt = async (path: string) => (await get(path, `Bearer ${token}`)).body.message;
+  expect((await messageAt(`/v1/instances/${foreign.id}`)).replace(foreign.id, '')).toBe(
+    (await messageAt(`/v1/instances/${unknown}`)).replace(unknown, ''),
   );
-  expect((await words('/v1/instances/web?project=default')).replace('default', '')).toBe(
-    (await words('/v1/instances/web?project=nowhere')).replace('nowhere', ''),
+  expect((await messageAt('/v1/instances/web?project=default')).replace('default', '')).toBe(
+    (await messageAt('/v1/instances/web?project=nowhere')).replace('nowhere', ''),
   );
   await expect(viewer.listSleds().next()).rejects.toMatchObject({ status: 403 });
   expect(await dump()).toEqual(before);
@@ -144,28 +141,28 @@ test('the stack makes its own admin token for its user alone, and every command 
   expect((mode & 0o777).toString(8)).toBe('600');
   expect((await readFile(stack.adminToken.file, 'utf8')).trim()).toBe(stack.adminToken.secret);
   const listed = await mooring(['sled', 'list', '--json', '--api-url', stack.apiUrl]);
-  expect([listed.code, listed.err]).toEqual([0, '']);
-  expect(JSON.parse(listed.out)).toHaveLength(1);
+  expect([listed.code, listed.stderr]).toEqual([0, '']);
+  expect(JSON.parse(listed.stdout)).toHaveLength(1);
   const me = await mooring(['whoami', '--json', '--api-url', stack.apiUrl]);
-  expect(JSON.parse(me.out)).toMatchObject({ role: 'admin', project_id: null, fleet_viewer: true });
+  expect(JSON.parse(me.stdout)).toMatchObject({ role: 'admin', project_id: null, fleet_viewer: true });
 });
 
 test('login keeps what is piped to it in a file of its user alone; commands then need no more', async () => {
-  const { out: secret } = await mooring(['token', 'create', 'piped', '--role', 'viewer', '--api-url', stack.apiUrl]);
+  const { stdout: secret } = await mooring(['token', 'create', 'piped', '--role', 'viewer', '--api-url', stack.apiUrl]);
   expect(secret.trim()).toMatch(/^mooring-token-/);
   const wrong = await mooring(['login', stack.apiUrl], { input: 'mooring-token-nonsense\n' });
-  expect([wrong.code, wrong.err]).toEqual([1, expect.stringMatching(/not one of this installation.*mooring login/)]);
+  expect([wrong.code, wrong.stderr]).toEqual([1, expect.stringMatching(/not one of this installation.*mooring login/)]);
   const login = await mooring(['login', stack.apiUrl], { input: secret });
-  expect([login.code, login.out]).toEqual([0, expect.stringMatching(/logged in to .* as "piped", viewer/)]);
+  expect([login.code, login.stdout]).toEqual([0, expect.stringMatching(/logged in to .* as "piped", viewer/)]);
   const file = join(home, 'config', 'mooring', 'credentials.json');
   expect(((await stat(file)).mode & 0o777).toString(8)).toBe('600');
-  expect(JSON.parse((await mooring(['whoami', '--json'])).out)).toMatchObject({ display_name: 'piped' });
-  expect((await mooring(['project', 'create', 'no'])).err).toMatch(/project_create needs the role collaborator/);
+  expect(JSON.parse((await mooring(['whoami', '--json'])).stdout)).toMatchObject({ display_name: 'piped' });
+  expect((await mooring(['project', 'create', 'no'])).stderr).toMatch(/project_create needs the role collaborator/);
   // What is set for one command goes before what is kept.
   const once = await mooring(['whoami', '--json'], { env: { MOORING_TOKEN: stack.adminToken.secret } });
-  expect(JSON.parse(once.out)).toMatchObject({ role: 'admin' });
+  expect(JSON.parse(once.stdout)).toMatchObject({ role: 'admin' });
   await mooring(['logout', stack.apiUrl]);
-  expect(JSON.parse((await mooring(['whoami', '--json', '--api-url', stack.apiUrl])).out)).toMatchObject({
+  expect(JSON.parse((await mooring(['whoami', '--json', '--api-url', stack.apiUrl])).stdout)).toMatchObject({
     role: 'admin',
   });
 });
@@ -202,46 +199,40 @@ test('with a certificate it speaks TLS, and a client that trusts it is served', 
     MOORING_API_TLS_CERT: cert,
     MOORING_API_TLS_KEY: key,
   };
-  const api = spawn(process.execPath, [MOORING, 'api', '--port', '0', '--host', '0.0.0.0'], {
-    env: { ...process.env, ...env },
-  });
+  const api = startCommand(['api', '--port', '0', '--host', '0.0.0.0'], { env });
   try {
-    let said = '';
-    api.stdout.on('data', (chunk) => {
-      said += chunk;
-    });
-    await waitUntil(() => said.includes('\n'), 'the API never came up', 60_000, 50);
-    const url = `https://127.0.0.1:${new URL(said.trim().split(' ').at(-1) ?? '').port}`;
+    const [, port] = await api.untilPrinted(/API: \S+:(\d+)/);
+    const url = `https://127.0.0.1:${port}`;
     const token = { MOORING_TOKEN: stack.adminToken.secret };
     const served = await mooring(['whoami', '--json', '--api-url', url], {
       env: { ...token, NODE_EXTRA_CA_CERTS: cert },
     });
-    expect([served.code, served.err]).toEqual([0, '']);
-    expect((await mooring(['whoami', '--api-url', url], { env: token })).err).toMatch(/self-signed certificate/);
+    expect([served.code, served.stderr]).toEqual([0, '']);
+    expect((await mooring(['whoami', '--api-url', url], { env: token })).stderr).toMatch(/self-signed certificate/);
     // Without TLS nobody is answered there.
     await expect(fetch(url.replace('https', 'http'))).rejects.toThrow();
   } finally {
-    api.kill('SIGTERM');
+    await api.stop();
     await rm(folder, { recursive: true, force: true });
   }
   const plain = await mooring(['api', '--host', '0.0.0.0', '--port', '0'], {
     env: { DATABASE_URL: stack.databaseUrl, TEMPORAL_ADDRESS: stack.temporalAddress },
   });
-  expect([plain.code, plain.err]).toEqual([1, expect.stringMatching(/--tls-cert.*--insecure/)]);
+  expect([plain.code, plain.stderr]).toEqual([1, expect.stringMatching(/--tls-cert.*--insecure/)]);
 });
 
 test('the first token of an installation is made by who holds its database', async () => {
   const env = { DATABASE_URL: stack.databaseUrl };
   const made = await mooring(['token', 'create', 'first', '--role', 'admin', '--in-database', '--json'], { env });
-  expect([made.code, made.err]).toEqual([0, '']);
-  const first = new MooringClient({ url: stack.apiUrl, token: JSON.parse(made.out).token });
+  expect([made.code, made.stderr]).toEqual([0, '']);
+  const first = new MooringClient({ url: stack.apiUrl, token: JSON.parse(made.stdout).token });
   expect(await first.whoAmI()).toMatchObject({ display_name: 'first', silo_admin: true });
   const uris = [];
   for await (const entry of admin.listAuditLog()) if (entry.actor_kind === 'database') uris.push(entry.request_uri);
   expect(uris).toEqual(['database:a stack, for its own user', 'database:mooring token create --in-database']);
 });
 
-test('it listens where others may hear only with TLS or on an operator’s word, and never without tokens', () => {
+test('it listens where others may listen in only with TLS or on an operator’s confirmation, and never without tokens', () => {
   expect(() => checkListening({ host: '0.0.0.0' })).toThrow(/--tls-cert.*--insecure/);
   expect(() => checkListening({ host: '10.0.0.1', insecure: true, authentication: 'open' })).toThrow(/"open"/);
   expect(() => checkListening({ host: '::', tls: {}, authentication: 'open' })).toThrow(/"open"/);
