@@ -26,6 +26,7 @@ import { findTemporalBinary, startTemporalServer, type TemporalServer } from '..
 import { plainTemporal, type TemporalSettings } from '../../temporal/connection.ts';
 import type { InstanceCreate, SledView } from '../../wire/operator-api.ts';
 import { type RunningWorker, startWorker } from '../../worker/worker.ts';
+import { testBundle } from './bundle.ts';
 import { CuttableProxy } from './cuttable-proxy.ts';
 import { copyPostgresTemplate } from './postgres-template.ts';
 import { loopbackAddress } from './sled.ts';
@@ -244,6 +245,7 @@ export class FencingWorld {
       databaseUrl: this.#databaseUrl,
       temporal: this.temporalSettings,
       alone: true,
+      bundle: await testBundle(),
       log: createLog('worker', 'fatal'),
       reconcileEveryMs: this.#options.reconcileEveryMs ?? 2_000,
     });

@@ -1,10 +1,8 @@
 /** A real stack for tests, and the few words that they need to speak of it. */
 import { randomUUID } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
 import type { Client } from '@temporalio/client';
 import { sql } from 'drizzle-orm';
 import { pino } from 'pino';
-import { z } from 'zod';
 import { SledClient } from '../../activities/sled-client.ts';
 import { SledDirectory } from '../../activities/sled-directory.ts';
 import { MooringApiError, MooringClient } from '../../client/mooring-client.ts';
@@ -24,6 +22,7 @@ import { type RunningStack, type StackOptions, type StackSled, startStack } from
 import { connectTemporalClient } from '../../temporal/client.ts';
 import { WorkflowStarter } from '../../temporal/workflow-starter.ts';
 import type { InstanceCreate } from '../../wire/operator-api.ts';
+import { testBundle } from './bundle.ts';
 import { copyPostgresTemplate } from './postgres-template.ts';
 
 export interface Harness {
@@ -63,13 +62,11 @@ let named = 0;
 /** How long an installation may take to come to rest, in milliseconds. */
 const REST_MS = 30_000;
 
-/** The bundle that was made for all test files (global-setup.ts); none outside of vitest, or for a worker that needs another. */
-async function sharedBundle({ testInterceptors, env }: Partial<StackOptions>) {
-  const { MOORING_TEST_BUNDLE: file, OTEL_EXPORTER_OTLP_ENDPOINT: traces } = process.env;
-  if (!file || traces || testInterceptors !== undefined || env?.TEMPORAL_ADDRESS) return {};
-  return { bundle: bundleFile.parse(JSON.parse(await readFile(file, 'utf8'))) };
+/** The bundle that was made for all test files; none for a worker that needs another. */
+async function sharedBundle({ testInterceptors, env }: Partial<StackOptions>): Promise<Pick<StackOptions, 'bundle'>> {
+  if (process.env.OTEL_EXPORTER_OTLP_ENDPOINT || testInterceptors !== undefined || env?.TEMPORAL_ADDRESS) return {};
+  return { bundle: await testBundle() };
 }
-const bundleFile = z.object({ code: z.string(), sourceMap: z.string() });
 
 /** Brings up a stack for a test file. */
 export async function startHarness(
