@@ -9,8 +9,6 @@ import { readBuilds } from '../../temporal/deployment.ts';
 import { type RunningWorker, startWorker } from '../../worker/worker.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
 
-vi.setConfig({ testTimeout: 200_000, hookTimeout: 200_000 });
-
 const MOORING = fileURLToPath(new URL('../../cli/mooring.js', import.meta.url));
 const workers: RunningWorker[] = [];
 let harness: Harness;

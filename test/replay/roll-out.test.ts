@@ -11,10 +11,9 @@ import { DEPLOYMENT_NAME, promoteBuild, readBuilds } from '../../temporal/deploy
 import { readHistories, replay } from '../../worker/replay.ts';
 import { bundleWorkflows, installRuntime, type RunningWorker, startWorker, VERSIONING } from '../../worker/worker.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
+import { STUCK_MS } from '../support/wait.ts';
 
 const log = pino({ level: 'silent' });
-/** How long is stuck, not slow, in milliseconds. */
-const STUCK_MS = 100_000;
 const changed = bundleWorkflows(fileURLToPath(new URL('changed-workflows.ts', import.meta.url)), [VERSIONING]);
 let harness: Harness;
 const workers: RunningWorker[] = [];

@@ -30,6 +30,7 @@ import { testBundle } from './bundle.ts';
 import { CuttableProxy } from './cuttable-proxy.ts';
 import { copyPostgresTemplate } from './postgres-template.ts';
 import { loopbackAddress } from './sled.ts';
+import { eventually, STUCK_MS } from './wait.ts';
 import { type AgentJournal, findOverlaps } from './witness.ts';
 
 /** What makes the wall clock of an agent, and of its watchdog, jump; with it SIGUSR2 makes a process stuck. */
@@ -40,8 +41,6 @@ export const STRANGE_CLOCK = {
 const LAUNCHER = fileURLToPath(new URL('../../cli/mooring.js', import.meta.url));
 const SLED_THREADS = 256;
 const SLED_MEMORY_BYTES = 512 * 1024 ** 3;
-/** "Stuck", not "slow", in milliseconds. */
-const UP_MS = 60_000;
 
 export interface FencingWorldOptions {
   readonly sleds: number;
@@ -151,7 +150,7 @@ export class FencedSled {
   }
 
   async ended(): Promise<void> {
-    await waitUntil(() => this.#child === null, `the agent of ${this.name} did not end`, UP_MS, 10);
+    await waitUntil(() => this.#child === null, `the agent of ${this.name} did not end`, STUCK_MS, 10);
   }
 
   /** Waits until its agent has a lease and takes commands. */
@@ -163,7 +162,7 @@ export class FencedSled {
           () => false,
         ),
       `the agent of ${this.name} takes no commands`,
-      UP_MS,
+      STUCK_MS,
     ).catch((error: Error) => {
       throw new Error(`${error.message}: ${this.#output.slice(-2_000)}`);
     });
@@ -268,7 +267,7 @@ export class FencingWorld {
       await waitUntil(
         async () => (await this.sledViews()).every(({ lease }) => lease !== null),
         'a sled never got a lease',
-        UP_MS,
+        STUCK_MS,
       );
   }
 
@@ -344,7 +343,7 @@ export class FencingWorld {
     await waitUntil(
       async () => (await this.client.getSled(sled.id)).declared_dead !== null,
       `${sled.name} was never declared dead`,
-      UP_MS,
+      STUCK_MS,
       50,
     );
   }
@@ -356,7 +355,7 @@ export class FencingWorld {
         return declared_dead === null && lease?.standing === 'held';
       },
       `${sled.name} never came back into service`,
-      UP_MS,
+      STUCK_MS,
       50,
     ).catch((error: Error) => {
       throw new Error(`${error.message}: ${sled.output.slice(-2_000)}`);
@@ -392,7 +391,7 @@ export class FencingWorld {
     await waitUntil(
       () => this.client.startInstance(made.id).then(() => true, notIfBusy),
       `instance ${name} was never started`,
-      UP_MS,
+      STUCK_MS,
       500,
     );
     await this.runs(made.id);
@@ -402,23 +401,18 @@ export class FencingWorld {
   /** Waits until an instance runs by the database's word and its sled's; on another VMM than `not`, where one is named. */
   async runs(id: string, not?: string): Promise<InstanceRecord> {
     let last = '';
-    await waitUntil(
-      async () => {
-        const { externalState, active } = await this.record(id).catch(
-          () => ({ externalState: 'unread', active: null }) as const,
-        );
-        last = `${externalState} ${active?.id ?? ''} ${active?.state ?? ''}`;
-        if (externalState !== 'running' || active?.state !== 'running' || active.id === not) return false;
-        // What a sled has powered off is still running by the database until its report has come.
-        const said = await fetch(`${this.sledOf(active.sledId).url}/vmms/${active.id}/state`, {
-          signal: AbortSignal.timeout(2_000),
-        }).catch(() => null);
-        return said?.status === 200 && /"state":"running"/.test(await said.text());
-      },
-      `instance ${id} never ran`,
-      UP_MS,
-      20,
-    ).catch((error: Error) => {
+    await eventually(async () => {
+      const { externalState, active } = await this.record(id).catch(
+        () => ({ externalState: 'unread', active: null }) as const,
+      );
+      last = `${externalState} ${active?.id ?? ''} ${active?.state ?? ''}`;
+      if (externalState !== 'running' || active?.state !== 'running' || active.id === not) return false;
+      // What a sled has powered off is still running by the database until its report has come.
+      const said = await fetch(`${this.sledOf(active.sledId).url}/vmms/${active.id}/state`, {
+        signal: AbortSignal.timeout(2_000),
+      }).catch(() => null);
+      return said?.status === 200 && /"state":"running"/.test(await said.text());
+    }, `instance ${id} never ran`).catch((error: Error) => {
       throw new Error(`${error.message}; it is ${last}`);
     });
     return this.record(id);
@@ -439,7 +433,7 @@ export class FencingWorld {
         return last.findings.length === 0;
       },
       'the doctor has findings',
-      60_000,
+      STUCK_MS,
       300,
     ).catch((error: Error) => {
       throw new Error(`${error.message}:\n${findingLines(last?.findings ?? []).join('\n')}`);

@@ -15,7 +15,6 @@ import { installJournal } from '../../doctor/journal.ts';
 import type { ExternalState } from '../../model/states.ts';
 import { needsAction } from '../../model/update-decision.ts';
 import { TASK_QUEUE } from '../../model/workflow-names.ts';
-import { waitUntil } from '../../platform/host/child-process.ts';
 import { becomeControlPlane } from '../../platform/identity/control-plane.ts';
 import { FAULT_CALLS } from '../../sled-agent/faults.ts';
 import { type RunningStack, type StackOptions, type StackSled, startStack } from '../../stack/stack.ts';
@@ -24,6 +23,7 @@ import { WorkflowStarter } from '../../temporal/workflow-starter.ts';
 import type { InstanceCreate } from '../../wire/operator-api.ts';
 import { testBundle } from './bundle.ts';
 import { copyPostgresTemplate } from './postgres-template.ts';
+import { eventually } from './wait.ts';
 
 export interface Harness {
   readonly stack: RunningStack;
@@ -59,8 +59,6 @@ export interface Harness {
 }
 
 let named = 0;
-/** How long an installation may take to come to rest, in milliseconds. */
-const REST_MS = 30_000;
 
 /** The bundle that was made for all test files; none for a worker that needs another. */
 async function sharedBundle({ testInterceptors, env }: Partial<StackOptions>): Promise<Pick<StackOptions, 'bundle'>> {
@@ -136,29 +134,19 @@ export async function startHarness(
     },
     async shows(id, externalState) {
       let last: InstanceRecord | null = null;
-      await waitUntil(
-        async () => {
-          last = await harness.record(id);
-          return last.externalState === externalState;
-        },
-        `instance ${id} never showed ${externalState}`,
-        30_000,
-        10,
-      ).catch((error) => {
+      await eventually(async () => {
+        last = await harness.record(id);
+        return last.externalState === externalState;
+      }, `instance ${id} never showed ${externalState}`).catch((error) => {
         throw new Error(`${error.message}; it shows ${last?.externalState}`);
       });
       return harness.record(id);
     },
     async rests(id) {
-      await waitUntil(
-        async () => {
-          const snapshot = await readSnapshot(database.db, id);
-          return snapshot !== null && !needsAction(snapshot) && snapshot.unlinked.length === 0;
-        },
-        `instance ${id} never came to rest`,
-        30_000,
-        20,
-      );
+      await eventually(async () => {
+        const snapshot = await readSnapshot(database.db, id);
+        return snapshot !== null && !needsAction(snapshot) && snapshot.unlinked.length === 0;
+      }, `instance ${id} never came to rest`);
     },
     async holds(id) {
       const reservations = await database.db.execute(
@@ -186,10 +174,11 @@ export async function startHarness(
         });
       let last = await look();
       const mayPass = () => last.findings.length > 0 && last.findings.every((finding) => finding.holds === 'at rest');
-      for (const end = performance.now() + REST_MS; mayPass() && performance.now() < end; ) {
-        await new Promise((resolve) => setTimeout(resolve, 50));
-        last = await look();
-      }
+      if (mayPass())
+        await eventually(async () => {
+          last = await look();
+          return !mayPass();
+        }, 'it never came to rest').catch(() => {});
       if (last.findings.length > 0) {
         throw new Error(
           `the doctor, ${atRest ? 'at rest' : 'at any moment'}, has ${last.findings.length} finding(s):\n${findingLines(last.findings).join('\n')}`,

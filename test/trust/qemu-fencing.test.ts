@@ -4,7 +4,7 @@ import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { type FastifyInstance, fastify } from 'fastify';
-import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { watchdogGraceMs } from '../../model/lease.ts';
 import { freePort, guardChild, processExists, waitUntil } from '../../platform/host/child-process.ts';
 import { readGuestLogFile } from '../../sled-agent/guest-log.ts';
@@ -18,7 +18,6 @@ import { loopbackAddress, SledCaller } from '../support/sled.ts';
 const qemu = await qemuForTests('fencing of real guests');
 const LAUNCHER = fileURLToPath(new URL('../../cli/mooring.js', import.meta.url));
 const PATIENT_MS = 120_000;
-vi.setConfig({ testTimeout: 300_000, hookTimeout: 120_000 });
 
 describe.skipIf(qemu === null)('real guests with a lease', () => {
   const plane: FastifyInstance = fastify();

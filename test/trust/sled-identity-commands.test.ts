@@ -6,7 +6,7 @@ import { chmod, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
-import { afterAll, beforeAll, expect, test, vi } from 'vitest';
+import { afterAll, beforeAll, expect, test } from 'vitest';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import { Authority } from '../../platform/identity/authority.ts';
 import { loadIdentity } from '../../sled-agent/identity-file.ts';
@@ -14,8 +14,6 @@ import { readInviteToken, sledInviteView } from '../../wire/sled-identity.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
 import { Folders } from '../support/identities.ts';
 import { loopbackAddress } from '../support/sled.ts';
-
-vi.setConfig({ testTimeout: 240_000, hookTimeout: 240_000 });
 
 const MOORING = fileURLToPath(new URL('../../cli/mooring.ts', import.meta.url));
 const folders = new Folders();
