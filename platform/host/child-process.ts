@@ -43,7 +43,7 @@ export function processExists(pid: number): boolean {
 export async function waitUntil(
   check: () => Promise<boolean> | boolean,
   message: string,
-  timeoutMs = 30_000,
+  timeoutMs = 100_000,
   everyMs = 50,
 ): Promise<void> {
   const end = performance.now() + timeoutMs;

@@ -7,8 +7,6 @@ import { type RunningWorker, startWorker } from '../../worker/worker.ts';
 import { runCommand } from '../support/command.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
 
-vi.setConfig({ testTimeout: 200_000, hookTimeout: 200_000 });
-
 const workers: RunningWorker[] = [];
 let harness: Harness;
 beforeAll(async () => {

@@ -1,12 +1,10 @@
 /** A real guest's migration, slow enough to be watched: what an operator sees of it while it is under way, and afterwards. */
-import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { workflowIds } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import { currentDetails } from '../support/details.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
 import { GUEST_MEMORY_BYTES, qemuForTests } from '../support/qemu.ts';
-
-vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
 
 const qemu = await qemuForTests('the progress of a real migration');
 /** A booted guest has some tens of MiB that aren't zero: it is on its way for seconds. */

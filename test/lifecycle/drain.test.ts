@@ -1,15 +1,12 @@
 /** Draining a sled, through the API, on real migrations. */
 import { WorkflowNotFoundError } from '@temporalio/client';
-import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest';
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import type { SledDrainInput } from '../../model/workflow-inputs.ts';
 import { TASK_QUEUE, workflowIds } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import type { StackSled } from '../../stack/stack.ts';
 import { type RunningCommand, startCommand } from '../support/command.ts';
 import { type Harness, refused, startHarness, wake } from '../support/harness.ts';
-
-// Dozens of real migrations: "stuck" begins later here.
-vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
 
 let harness: Harness;
 const commands: RunningCommand[] = [];

@@ -1,12 +1,10 @@
 /** The workflow that shows how far a migration is: it ends with it, and nothing depends on it. Simulated sleds give no figures. */
 import { randomUUID } from 'node:crypto';
-import { afterAll, beforeAll, expect, test, vi } from 'vitest';
+import { afterAll, beforeAll, expect, test } from 'vitest';
 import { TASK_QUEUE, workflowIds } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import { currentDetails } from '../support/details.ts';
 import { type Harness, silence, startHarness, wake } from '../support/harness.ts';
-
-vi.setConfig({ testTimeout: 200_000, hookTimeout: 200_000 });
 
 let harness: Harness;
 beforeAll(async () => {

@@ -1,9 +1,7 @@
 /** The corners of the operations: what a user may ask for at an awkward moment, and what must come of it. */
-import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import { type Harness, refused, silence, startHarness, wake } from '../support/harness.ts';
-
-vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
 
 let harness: Harness;
 beforeAll(async () => {

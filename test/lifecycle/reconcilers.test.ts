@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { connect, createServer, type Socket } from 'node:net';
 import { ScheduleNotFoundError } from '@temporalio/client';
 import { sql } from 'drizzle-orm';
-import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { restartInstances } from '../../activities/auto-restart.ts';
 import { applyReport } from '../../db/transactions/apply-report.ts';
 import { failVmm } from '../../db/transactions/fail-vmm.ts';
@@ -15,8 +15,6 @@ import { waitUntil } from '../../platform/host/child-process.ts';
 import { ensureSchedules } from '../../temporal/schedules.ts';
 import { type RunningCommand, runCommand, startCommand } from '../support/command.ts';
 import { type Harness, refused, silence, startHarness, wake } from '../support/harness.ts';
-
-vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
 
 const commands: RunningCommand[] = [];
 let harness: Harness;

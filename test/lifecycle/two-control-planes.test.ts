@@ -1,14 +1,12 @@
 /** Two workers and two APIs on one database and one Temporal, doing the same work at the same time. */
 import { sql } from 'drizzle-orm';
-import { afterAll, beforeAll, expect, test, vi } from 'vitest';
+import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type RunningApi, startApi } from '../../api/server.ts';
 import { MooringClient } from '../../client/mooring-client.ts';
 import { createLog } from '../../platform/telemetry/log.ts';
 import { plainTemporal } from '../../temporal/connection.ts';
 import { type RunningWorker, startWorker } from '../../worker/worker.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
-
-vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
 
 let harness: Harness;
 let secondWorker: RunningWorker;

@@ -2,12 +2,10 @@
 import { execFile } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
-import { afterAll, beforeAll, expect, test, vi } from 'vitest';
+import { afterAll, beforeAll, expect, test } from 'vitest';
 import { workflowIds } from '../../model/workflow-names.ts';
 import { freePort } from '../../platform/host/child-process.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
-
-vi.setConfig({ testTimeout: 200_000, hookTimeout: 200_000 });
 
 const COMMAND = fileURLToPath(new URL('./replay-histories.ts', import.meta.url));
 let harness: Harness;

@@ -7,10 +7,11 @@ import { pino } from 'pino';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { workflowIds } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
-import { promoteBuild, readBuilds } from '../../temporal/deployment.ts';
+import { DEPLOYMENT_NAME, promoteBuild, readBuilds } from '../../temporal/deployment.ts';
 import { readHistories, replay } from '../../worker/replay.ts';
 import { bundleWorkflows, installRuntime, type RunningWorker, startWorker, VERSIONING } from '../../worker/worker.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
+import { STUCK_MS } from '../support/wait.ts';
 
 const log = pino({ level: 'silent' });
 const changed = bundleWorkflows(fileURLToPath(new URL('changed-workflows.ts', import.meta.url)), [VERSIONING]);
@@ -51,15 +52,38 @@ async function statusOf(buildId: string) {
   return (await readBuilds(harness.temporal)).find((build) => build.buildId === buildId)?.status;
 }
 
+/** `ROUTING_CONFIG_UPDATE_STATE_COMPLETED` of temporal.api.enums.v1. */
+const ROUTED = 2;
+
+/**
+ * Makes a build current and waits until every partition of the task queues knows: the server answers before they do, and
+ * one that does not know yet hands work to the build that was current before.
+ */
+async function promote(buildId: string): Promise<void> {
+  await promoteBuild(harness.temporal, buildId);
+  await waitUntil(
+    async () => {
+      const { workerDeploymentInfo } = await harness.temporal.workflowService.describeWorkerDeployment({
+        namespace: harness.temporal.options.namespace,
+        deploymentName: DEPLOYMENT_NAME,
+      });
+      const current = workerDeploymentInfo?.routingConfig?.currentDeploymentVersion?.buildId;
+      return current === buildId && workerDeploymentInfo?.routingConfigUpdateState === ROUTED;
+    },
+    `the task queues never knew that build ${buildId} is current`,
+    STUCK_MS,
+  );
+}
+
 test('the first build becomes current by itself; one that comes later waits for the operator', async () => {
   await startBuild('old');
   expect(await statusOf('old')).toBe('current');
   const later = await startBuild('later');
-  await waitUntil(async () => (await statusOf('later')) !== undefined, 'the build never came up');
+  await waitUntil(async () => (await statusOf('later')) !== undefined, 'the build never came up', STUCK_MS);
   expect(await statusOf('later')).toBe('inactive');
-  await promoteBuild(harness.temporal, 'later');
+  await promote('later');
   expect(await statusOf('later')).toBe('current');
-  await promoteBuild(harness.temporal, 'old');
+  await promote('old');
   await later.stop();
 });
 
@@ -73,12 +97,18 @@ test('a start in flight ends on the old build, a stop in flight goes over, and w
   });
   await harness.client.startInstance(begun);
   await harness.client.stopInstance(stopping);
-  await waitUntil(async () => (await buildOf(workflowIds.stop(stopping))) === 'old', 'the stop never began');
-  await waitUntil(async () => (await buildOf(workflowIds.start(begun))) === 'old', 'the start never began');
+  await waitUntil(async () => (await buildOf(workflowIds.stop(stopping))) === 'old', 'the stop never began', STUCK_MS);
+  await waitUntil(async () => (await buildOf(workflowIds.start(begun))) === 'old', 'the start never began', STUCK_MS);
 
   await startBuild('new', { bundle: await changed });
-  await promoteBuild(harness.temporal, 'new');
+  await promote('new');
   expect(await statusOf('old')).toBe('draining');
+  // The next try of its step is the new build's, and takes the workflow along: only then may the sleds answer.
+  await waitUntil(
+    async () => (await buildOf(workflowIds.stop(stopping))) === 'new',
+    'the stop in flight never went over',
+    STUCK_MS,
+  );
   harness.everywhere(({ agent }) => agent.faults.clear());
 
   await harness.shows(begun, 'running');
@@ -92,7 +122,7 @@ test('a start in flight ends on the old build, a stop in flight goes over, and w
 });
 
 test('when its last saga has ended the old build is drained: its worker can be stopped', async () => {
-  await waitUntil(async () => (await statusOf('old')) === 'drained', 'the old build never drained', 100_000, 500);
+  await waitUntil(async () => (await statusOf('old')) === 'drained', 'the old build never drained', STUCK_MS, 500);
   await workers.find((worker) => worker.buildId === 'old')?.stop();
   await harness.running();
 });

@@ -26,11 +26,13 @@ import { plainTemporal, type TemporalSettings } from '../../temporal/connection.
 import type { InstanceCreate } from '../../wire/operator-api/instances.ts';
 import type { SledView } from '../../wire/operator-api/sleds.ts';
 import { type RunningWorker, startWorker } from '../../worker/worker.ts';
+import { testBundle } from './bundle.ts';
 import { spawnMooring } from './command.ts';
 import { CuttableProxy } from './cuttable-proxy.ts';
 import { copyPostgresTemplate } from './postgres-template.ts';
 import { loopbackAddress } from './sled.ts';
 import { Supervisor } from './supervisor.ts';
+import { eventually, STUCK_MS } from './wait.ts';
 
 /** What makes the wall clock of an agent, and of its watchdog, jump; with it SIGUSR2 makes a process stuck. */
 export const STRANGE_CLOCK = {
@@ -39,8 +41,6 @@ export const STRANGE_CLOCK = {
 
 const SLED_THREADS = 256;
 const SLED_MEMORY_BYTES = 512 * 1024 ** 3;
-/** "Stuck", not "slow", in milliseconds. */
-const UP_MS = 60_000;
 /** An agent that ends by itself comes back after this long, in milliseconds. */
 const RESTART_AFTER_MS = 300;
 
@@ -139,7 +139,7 @@ export class FencedSled {
           () => false,
         ),
       `the agent of ${this.name} takes no commands`,
-      UP_MS,
+      STUCK_MS,
     ).catch((error: Error) => {
       throw new Error(`${error.message}: ${this.output.slice(-2_000)}`);
     });
@@ -220,6 +220,7 @@ export class FencingWorld {
       databaseUrl: this.#databaseUrl,
       temporal: this.temporalSettings,
       alone: true,
+      bundle: await testBundle(),
       log: createLog('worker', 'fatal'),
       reconcileEveryMs: this.#options.reconcileEveryMs ?? 2_000,
     });
@@ -242,7 +243,7 @@ export class FencingWorld {
       await waitUntil(
         async () => (await this.sledViews()).every(({ lease }) => lease !== null),
         'a sled never got a lease',
-        UP_MS,
+        STUCK_MS,
       );
   }
 
@@ -318,7 +319,7 @@ export class FencingWorld {
     await waitUntil(
       async () => (await this.client.getSled(sled.id)).declared_dead !== null,
       `${sled.name} was never declared dead`,
-      UP_MS,
+      STUCK_MS,
       50,
     );
   }
@@ -330,7 +331,7 @@ export class FencingWorld {
         return declared_dead === null && lease?.standing === 'held';
       },
       `${sled.name} never came back into service`,
-      UP_MS,
+      STUCK_MS,
       50,
     ).catch((error: Error) => {
       throw new Error(`${error.message}: ${sled.output.slice(-2_000)}`);
@@ -366,7 +367,7 @@ export class FencingWorld {
     await waitUntil(
       () => this.client.startInstance(made.id).then(() => true, notIfBusy),
       `instance ${name} was never started`,
-      UP_MS,
+      STUCK_MS,
       500,
     );
     await this.runs(made.id);
@@ -376,23 +377,18 @@ export class FencingWorld {
   /** Waits until an instance runs by the database and by its sled; on another VMM than `not`, where one is named. */
   async runs(id: string, not?: string): Promise<InstanceRecord> {
     let last = '';
-    await waitUntil(
-      async () => {
-        const { externalState, active } = await this.record(id).catch(
-          () => ({ externalState: 'unread', active: null }) as const,
-        );
-        last = `${externalState} ${active?.id ?? ''} ${active?.state ?? ''}`;
-        if (externalState !== 'running' || active?.state !== 'running' || active.id === not) return false;
-        // What a sled has powered off is still running by the database until its report has come.
-        const answer = await fetch(`${this.sledOf(active.sledId).url}/vmms/${active.id}/state`, {
-          signal: AbortSignal.timeout(2_000),
-        }).catch(() => null);
-        return answer?.status === 200 && /"state":"running"/.test(await answer.text());
-      },
-      `instance ${id} never ran`,
-      UP_MS,
-      20,
-    ).catch((error: Error) => {
+    await eventually(async () => {
+      const { externalState, active } = await this.record(id).catch(
+        () => ({ externalState: 'unread', active: null }) as const,
+      );
+      last = `${externalState} ${active?.id ?? ''} ${active?.state ?? ''}`;
+      if (externalState !== 'running' || active?.state !== 'running' || active.id === not) return false;
+      // What a sled has powered off is still running by the database until its report has come.
+      const answer = await fetch(`${this.sledOf(active.sledId).url}/vmms/${active.id}/state`, {
+        signal: AbortSignal.timeout(2_000),
+      }).catch(() => null);
+      return answer?.status === 200 && /"state":"running"/.test(await answer.text());
+    }, `instance ${id} never ran`).catch((error: Error) => {
       throw new Error(`${error.message}; it is ${last}`);
     });
     return this.record(id);
@@ -420,7 +416,7 @@ export class FencingWorld {
         return last.findings.length === 0;
       },
       'the doctor has findings',
-      60_000,
+      STUCK_MS,
       300,
     ).catch((error: Error) => {
       throw new Error(`${error.message}:\n${findingLines(last?.findings ?? []).join('\n')}`);

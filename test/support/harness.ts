@@ -1,10 +1,8 @@
 /** A real stack for tests, and the few words that they need to speak of it. */
 import { randomUUID } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
 import type { Client } from '@temporalio/client';
 import { sql } from 'drizzle-orm';
 import { pino } from 'pino';
-import { z } from 'zod';
 import { SledClient } from '../../activities/sled-client.ts';
 import { SledDirectory } from '../../activities/sled-directory.ts';
 import { MooringApiError, MooringClient } from '../../client/mooring-client.ts';
@@ -17,14 +15,15 @@ import { installJournal } from '../../doctor/journal.ts';
 import type { ExternalState } from '../../model/states.ts';
 import { needsAction } from '../../model/update-decision.ts';
 import { TASK_QUEUE } from '../../model/workflow-names.ts';
-import { waitUntil } from '../../platform/host/child-process.ts';
 import { becomeControlPlane } from '../../platform/identity/control-plane.ts';
 import { FAULT_CALLS } from '../../sled-agent/faults.ts';
 import { type RunningStack, type StackOptions, type StackSled, startStack } from '../../stack/stack.ts';
 import { connectTemporalClient } from '../../temporal/client.ts';
 import { WorkflowStarter } from '../../temporal/workflow-starter.ts';
 import type { InstanceCreate } from '../../wire/operator-api/instances.ts';
+import { testBundle } from './bundle.ts';
 import { copyPostgresTemplate } from './postgres-template.ts';
+import { eventually } from './wait.ts';
 
 export interface Harness {
   readonly stack: RunningStack;
@@ -60,16 +59,12 @@ export interface Harness {
 }
 
 let named = 0;
-/** How long an installation may take to come to rest, in milliseconds. */
-const REST_MS = 30_000;
 
-/** The bundle that was made for all test files (global-setup.ts); none outside of vitest, or for a worker that needs another. */
-async function sharedBundle({ testInterceptors, env }: Partial<StackOptions>) {
-  const { MOORING_TEST_BUNDLE: file, OTEL_EXPORTER_OTLP_ENDPOINT: traces } = process.env;
-  if (!file || traces || testInterceptors !== undefined || env?.TEMPORAL_ADDRESS) return {};
-  return { bundle: bundleFile.parse(JSON.parse(await readFile(file, 'utf8'))) };
+/** The bundle that was made for all test files; none for a worker that needs another. */
+async function sharedBundle({ testInterceptors, env }: Partial<StackOptions>): Promise<Pick<StackOptions, 'bundle'>> {
+  if (process.env.OTEL_EXPORTER_OTLP_ENDPOINT || testInterceptors !== undefined || env?.TEMPORAL_ADDRESS) return {};
+  return { bundle: await testBundle() };
 }
-const bundleFile = z.object({ code: z.string(), sourceMap: z.string() });
 
 /** Brings up a stack for a test file. */
 export async function startHarness(
@@ -139,29 +134,19 @@ export async function startHarness(
     },
     async shows(id, externalState) {
       let last: InstanceRecord | null = null;
-      await waitUntil(
-        async () => {
-          last = await harness.record(id);
-          return last.externalState === externalState;
-        },
-        `instance ${id} never showed ${externalState}`,
-        30_000,
-        10,
-      ).catch((error) => {
+      await eventually(async () => {
+        last = await harness.record(id);
+        return last.externalState === externalState;
+      }, `instance ${id} never showed ${externalState}`).catch((error) => {
         throw new Error(`${error.message}; it shows ${last?.externalState}`);
       });
       return harness.record(id);
     },
     async rests(id) {
-      await waitUntil(
-        async () => {
-          const snapshot = await readSnapshot(database.db, id);
-          return snapshot !== null && !needsAction(snapshot) && snapshot.unlinked.length === 0;
-        },
-        `instance ${id} never came to rest`,
-        30_000,
-        20,
-      );
+      await eventually(async () => {
+        const snapshot = await readSnapshot(database.db, id);
+        return snapshot !== null && !needsAction(snapshot) && snapshot.unlinked.length === 0;
+      }, `instance ${id} never came to rest`);
     },
     async holds(id) {
       const reservations = await database.db.execute(
@@ -189,10 +174,11 @@ export async function startHarness(
         });
       let last = await look();
       const mayPass = () => last.findings.length > 0 && last.findings.every((finding) => finding.holds === 'at rest');
-      for (const end = performance.now() + REST_MS; mayPass() && performance.now() < end; ) {
-        await new Promise((resolve) => setTimeout(resolve, 50));
-        last = await look();
-      }
+      if (mayPass())
+        await eventually(async () => {
+          last = await look();
+          return !mayPass();
+        }, 'it never came to rest').catch(() => {});
       if (last.findings.length > 0) {
         throw new Error(
           `the doctor, ${atRest ? 'at rest' : 'at any moment'}, has ${last.findings.length} finding(s):\n${findingLines(last.findings).join('\n')}`,

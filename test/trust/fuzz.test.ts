@@ -15,7 +15,7 @@ import { type Belongings, dump, makeBelongings } from './every-request.ts';
 
 const schemathesis = await findSchemathesis('the OpenAPI document was not fuzzed');
 /** How long one run may take, in milliseconds: stuck, not slow. */
-const RUN_MS = 240_000;
+const RUN_MS = 400_000;
 const EXAMPLES = process.env.FUZZ_EXAMPLES ?? '4';
 const SEED = process.env.FUZZ_SEED ?? '1';
 

@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
 import { type FastifyInstance, fastify } from 'fastify';
-import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { watchdogGraceMs } from '../../model/lease.ts';
 import { freePort, processExists, waitUntil } from '../../platform/host/child-process.ts';
 import { readGuestLogFile } from '../../sled-agent/guest-log.ts';
@@ -17,7 +17,6 @@ import { Supervisor } from '../support/supervisor.ts';
 
 const qemu = await qemuForTests('fencing of real guests');
 const PATIENT_MS = 120_000;
-vi.setConfig({ testTimeout: 300_000, hookTimeout: 120_000 });
 
 describe.skipIf(qemu === null)('real guests with a lease', () => {
   const plane: FastifyInstance = fastify();

@@ -2,7 +2,7 @@
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { chmod, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { afterAll, beforeAll, expect, test, vi } from 'vitest';
+import { afterAll, beforeAll, expect, test } from 'vitest';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import { Authority } from '../../platform/identity/authority.ts';
 import { loadIdentity } from '../../sled-agent/identity-file.ts';
@@ -11,8 +11,6 @@ import { type CommandRun, type RunningCommand, startCommand } from '../support/c
 import { type Harness, startHarness } from '../support/harness.ts';
 import { Folders } from '../support/identities.ts';
 import { loopbackAddress } from '../support/sled.ts';
-
-vi.setConfig({ testTimeout: 240_000, hookTimeout: 240_000 });
 
 const folders = new Folders();
 const running: RunningCommand[] = [];

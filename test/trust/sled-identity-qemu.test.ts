@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { connect as connectTls, createServer as createTlsServer } from 'node:tls';
 import { sql } from 'drizzle-orm';
-import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { freePort, waitUntil } from '../../platform/host/child-process.ts';
 import type { Authority } from '../../platform/identity/authority.ts';
 import type { IdentityMaterial } from '../../platform/identity/holder.ts';
@@ -16,8 +16,6 @@ import { type Harness, startHarness } from '../support/harness.ts';
 import { callAs, Folders, materialOf, strangeAuthority } from '../support/identities.ts';
 import { GUEST_MEMORY_BYTES, qemuForTests } from '../support/qemu.ts';
 import { loopbackAddress } from '../support/sled.ts';
-
-vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
 
 const PATIENT_MS = 90_000;
 /** What a migration begins with. */

@@ -1,15 +1,13 @@
 /** Certificates that live for seconds: everything goes on across many renewals, and no process is started again. */
 import { connect } from 'node:tls';
-import { afterAll, beforeAll, expect, test, vi } from 'vitest';
+import { afterAll, beforeAll, expect, test } from 'vitest';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import { readCertificate } from '../../platform/identity/certificates.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
 import { Folders, materialOf } from '../support/identities.ts';
 
-vi.setConfig({ testTimeout: 240_000, hookTimeout: 240_000 });
-
 /** Long enough for a busy machine to renew in the last third, in milliseconds. */
-const LIFETIME_MS = 12_000;
+const LIFETIME_MS = 18_000;
 
 const folders = new Folders();
 let harness: Harness;

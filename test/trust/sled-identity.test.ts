@@ -5,7 +5,7 @@ import { connect as connectTcp, type Socket } from 'node:net';
 import { connect as connectTls, createServer as createTlsServer } from 'node:tls';
 import { sql } from 'drizzle-orm';
 import { pino } from 'pino';
-import { afterAll, beforeAll, expect, test, vi } from 'vitest';
+import { afterAll, beforeAll, expect, test } from 'vitest';
 import { SledClient, SledError } from '../../activities/sled-client.ts';
 import { SledDirectory } from '../../activities/sled-directory.ts';
 import { type RunningApi, startApi } from '../../api/server.ts';
@@ -28,8 +28,6 @@ import {
   strangeAuthority,
 } from '../support/identities.ts';
 import { loopbackAddress } from '../support/sled.ts';
-
-vi.setConfig({ testTimeout: 240_000, hookTimeout: 240_000 });
 
 const folders = new Folders();
 let harness: Harness;
