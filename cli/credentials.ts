@@ -40,7 +40,7 @@ export async function tokenFor(apiUrl: string, env: NodeJS.ProcessEnv = process.
   const known = (await read(env)).tokens[originOf(apiUrl)];
   if (known !== undefined) return known;
   const stack = URL.canParse(apiUrl) ? await readStackFile(apiUrl, env) : null;
-  if (stack?.token_file === undefined) return undefined;
+  if (stack === null) return undefined;
   return (await readFile(stack.token_file, 'utf8').catch(() => '')).trim() || undefined;
 }
 

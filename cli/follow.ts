@@ -2,8 +2,8 @@
 
 import { MooringApiError } from '../client/mooring-client.ts';
 import type { OperationView } from '../wire/operator-api.ts';
-import { colours } from './colours.ts';
 import type { CommandContext } from './context.ts';
+import { colours } from './format.ts';
 import { StatusLine } from './output.ts';
 
 export interface FollowOptions {

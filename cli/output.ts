@@ -1,6 +1,6 @@
 import { stripVTControlCharacters } from 'node:util';
 import Table from 'cli-table3';
-import { colours } from './colours.ts';
+import { colours } from './format.ts';
 
 /** Prints a value as one line of JSON, for programs. */
 export function printJson(value: unknown): void {

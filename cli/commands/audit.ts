@@ -1,11 +1,8 @@
 import type { Command } from 'commander';
 import type { AuditLogEntry } from '../../wire/access-api.ts';
-import { colours } from '../colours.ts';
-import { contextOf, withApiOptions } from '../context.ts';
-import { parseDuration } from '../durations.ts';
+import { type ApiOptions, contextOf, withApiOptions } from '../context.ts';
+import { colours, parseDuration } from '../format.ts';
 import { table } from '../output.ts';
-
-type ApiOptions = { apiUrl: string; project: string; json?: boolean };
 
 const DEFAULT_LIMIT = 50;
 

@@ -3,7 +3,7 @@
  * which walks its own commands and options, and asks the API for names.
  */
 import type { Argument, Command } from 'commander';
-import { contextOf, defaultApiUrl } from '../context.ts';
+import { collect, contextOf, defaultApiUrl } from '../context.ts';
 
 const SHELLS = ['bash', 'zsh', 'fish'] as const;
 
@@ -91,13 +91,13 @@ async function names(kind: string, options: Record<string, string>): Promise<str
     apiUrl: options.apiUrl ?? defaultApiUrl(),
     project: options.project ?? process.env.MOORING_PROJECT ?? 'default',
   });
-  const all: string[] = [];
+  let found: { name: string }[] = [];
   try {
-    if (kind === 'instance') for await (const one of client.listInstances({ project })) all.push(one.name);
-    if (kind === 'sled') for await (const one of client.listSleds()) all.push(one.name);
-    if (kind === 'project') for await (const one of client.listProjects()) all.push(one.name);
+    if (kind === 'instance') found = await collect(client.listInstances({ project }));
+    if (kind === 'sled') found = await collect(client.listSleds());
+    if (kind === 'project') found = await collect(client.listProjects());
   } catch {
     // A shell that completes is no place for an error.
   }
-  return all.sort((a, b) => a.localeCompare(b, 'en', { numeric: true }));
+  return found.map(({ name }) => name).sort((a, b) => a.localeCompare(b, 'en', { numeric: true }));
 }

@@ -1,14 +1,12 @@
 import type { Command } from 'commander';
 import type { DrainView } from '../../wire/operator-api.ts';
-import { colours } from '../colours.ts';
-import { contextOf, findSled, withApiOptions } from '../context.ts';
+import { type ApiOptions, contextOf, findSled, subcommandsOf } from '../context.ts';
+import { colours } from '../format.ts';
 import { table } from '../output.ts';
-
-type ApiOptions = { apiUrl: string; project: string; json?: boolean };
 
 /** Adds the commands of `mooring sled` that drain one. */
 export function addDrainCommands(sled: Command): void {
-  const sub = (usage: string, description: string) => withApiOptions(sled.command(usage)).description(description);
+  const sub = subcommandsOf(sled);
 
   sub('drain <sled>', 'migrate everything away from a sled, and place nothing new on it')
     .option('--wait', 'wait for the end, and show how far it has come; exits with 1 when something could not move')

@@ -3,29 +3,9 @@ import { type Command, Option } from 'commander';
 import { DEFAULT_LEASE_MS } from '../../model/lease.ts';
 import type { StoredIdentity } from '../../sled-agent/identity-file.ts';
 import { DEFAULT_API_PORT } from '../context.ts';
+import { parseSize } from '../format.ts';
 import { printJson } from '../output.ts';
-import { parseSize } from '../sizes.ts';
-
-/** What can run the VMs of a sled. */
-export const HYPERVISORS = ['simulated', 'qemu'] as const;
-export type HypervisorChoice = (typeof HYPERVISORS)[number];
-
-export const hypervisorOption = () =>
-  new Option('--hypervisor <which>', 'what runs the VMs').choices(HYPERVISORS).default('simulated');
-
-/** Resolves at the first SIGINT or SIGTERM; a second one ends the process at once. */
-export async function untilTold(): Promise<void> {
-  await new Promise<void>((resolve) => {
-    let told = false;
-    const hear = () => {
-      if (told) process.exit(130);
-      told = true;
-      resolve();
-    };
-    process.on('SIGINT', hear);
-    process.on('SIGTERM', hear);
-  });
-}
+import { type HypervisorChoice, hypervisorOption, untilShutdownSignal } from '../processes.ts';
 
 interface AgentOptions {
   readonly hypervisor: HypervisorChoice;
@@ -235,10 +215,10 @@ interface Served extends AgentOptions {
   readonly identity: import('../../sled-agent/sled-identity.ts').SledIdentity | undefined;
 }
 
-/** Runs an agent until told to end. */
+/** Runs an agent until a signal ends it. */
 async function serve(options: Served): Promise<void> {
   const { startSledAgent } = await import('../../sled-agent/server.ts');
-  const told = untilTold();
+  const shutdown = untilShutdownSignal();
   const real = options.hypervisor === 'qemu';
   const vms = real ? await prepareRealVms(options) : null;
   const agent = await startSledAgent({
@@ -275,7 +255,7 @@ async function serve(options: Served): Promise<void> {
       },
     );
   }
-  await told;
+  await shutdown;
   if (options.data === undefined) {
     await agent.stop();
     await vms?.removeData();

@@ -1,9 +1,8 @@
 import type { Command } from 'commander';
 import type { InstanceView, SledView } from '../../wire/operator-api.ts';
-import { colours } from '../colours.ts';
-import { type CommandContext, contextOf, withApiOptions } from '../context.ts';
+import { type ApiOptions, type CommandContext, collect, contextOf, withApiOptions } from '../context.ts';
+import { colours, formatSize } from '../format.ts';
 import { paintState, table } from '../output.ts';
-import { formatSize } from '../sizes.ts';
 
 const DEFAULT_SECONDS = 1;
 const BAR_WIDTH = 20;
@@ -19,7 +18,7 @@ export function addTopCommand(program: Command): void {
     .description('a live view of the sleds: their use, their instances, migrations in flight')
     .option('--once', 'print it once')
     .option('--every <seconds>', 'how often to look', Number, DEFAULT_SECONDS)
-    .action(async (options: { apiUrl: string; project: string; json?: boolean; once?: boolean; every: number }) => {
+    .action(async (options: ApiOptions & { once?: boolean; every: number }) => {
       const context = contextOf(options);
       const live = !options.once && !context.json && process.stdout.isTTY === true;
       for (;;) {
@@ -33,11 +32,9 @@ export function addTopCommand(program: Command): void {
 }
 
 async function readFleet({ client }: CommandContext): Promise<Fleet> {
-  const fleet: Fleet = { sleds: [], instances: [] };
-  for await (const sled of client.listSleds()) fleet.sleds.push(sled);
-  for await (const instance of client.listInstances()) fleet.instances.push(instance);
-  fleet.sleds.sort((a, b) => a.name.localeCompare(b.name, 'en', { numeric: true }));
-  return fleet;
+  const sleds = await collect(client.listSleds());
+  sleds.sort((a, b) => a.name.localeCompare(b.name, 'en', { numeric: true }));
+  return { sleds, instances: await collect(client.listInstances()) };
 }
 
 /** The same for programs. */

@@ -2,7 +2,8 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { playScenario, readScenario } from '../../cli/scenario.ts';
+import { playScenario } from '../../cli/play-scenario.ts';
+import { readScenario } from '../../cli/scenario.ts';
 import { MooringClient } from '../../client/mooring-client.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import { type RunningStack, startStack } from '../../stack/stack.ts';
