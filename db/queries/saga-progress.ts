@@ -26,7 +26,7 @@ export type VmmPlace = z.infer<typeof placeRow>;
 const columns = sql.raw(`
   SELECT vmm.id AS "vmmId", vmm.instance_id AS "instanceId", vmm.state, vmm.unwinding_since IS NOT NULL AS unwinding,
     vmm.time_deleted IS NOT NULL AS deleted, coalesce(vmm.id IN (instance.active_vmm_id, instance.target_vmm_id), false) AS linked,
-    vmm.commanded_at IS NOT NULL AS told,
+    vmm.commanded_at IS NOT NULL AS commanded,
     vmm.vouched_gone_at IS NOT NULL OR sled.policy IS NOT DISTINCT FROM 'expunged' AS "givenUp", instance.intended_state AS "intendedState",
     sled.name AS "sledName", sled.address AS "sledAddress", sled.policy AS "sledPolicy",
     (SELECT source.ip || ':' || source.port FROM migration JOIN vmm source ON source.id = migration.source_vmm_id

@@ -123,7 +123,7 @@ export async function applyReport(
       WHERE id = ${saga.succeed?.operationId ?? null}::uuid AND time_ended IS NULL
     )
     SELECT subject.instance_id, coalesce((SELECT wrote.state FROM wrote), subject.state) AS state, subject.unwinding, subject.deleted,
-      wanted.intended_state, coalesce((SELECT wrote.commanded_at FROM wrote), subject.commanded_at) IS NOT NULL AS told,
+      wanted.intended_state, coalesce((SELECT wrote.commanded_at FROM wrote), subject.commanded_at) IS NOT NULL AS commanded,
       coalesce(wanted.alone, false) AS alone, subject.refusal,
       EXISTS (SELECT 1 FROM wrote) OR EXISTS (SELECT 1 FROM side_out) OR EXISTS (SELECT 1 FROM side_in) AS wrote
     FROM subject, wanted`);

@@ -60,7 +60,7 @@ export async function beginUnwind(
           RETURNING id
         )
         SELECT vmm.state, sled.id AS "sledId", sled.name AS "sledName", sled.address AS "sledAddress",
-          sled.policy AS "sledPolicy", vmm.commanded_at IS NOT NULL AS told,
+          sled.policy AS "sledPolicy", vmm.commanded_at IS NOT NULL AS commanded,
            vmm.vouched_gone_at IS NOT NULL AS vouched, NOT EXISTS (SELECT 1 FROM marked) AS spared
         FROM vmm LEFT JOIN sled ON sled.id = vmm.sled_id WHERE vmm.id = ${request.vmmId}`);
       return begunRow.parse(result.rows[0]);

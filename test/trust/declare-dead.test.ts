@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import { waitUntil } from '../../platform/host/child-process.ts';
-import type { StackSled } from '../../stack/stack.ts';
+import type { StackSled } from '../../stack/stack-sleds.ts';
 import { type Harness, refused, silence, startHarness, wake } from '../support/harness.ts';
 
 const COMMAND = fileURLToPath(new URL('../../cli/mooring.ts', import.meta.url));
