@@ -26,7 +26,7 @@ import { colours } from './format.ts';
 const program = new Command('mooring')
   .description('Keeps virtual machines tied to physical servers.')
   .showHelpAfterError('(add --help for what there is)')
-  // What stands behind a command's name is that command's: "sled-agent" and "sled-agent join" share names of options.
+  // An option belongs to the command whose name it follows: "sled-agent" and "sled-agent join" share names of options.
   .enablePositionalOptions()
   .addHelpText(
     'after',

@@ -15,7 +15,7 @@ export interface StepResult {
   readonly call: string;
   /** The external state of its instance at the end; empty where it has none. */
   readonly externalState: string;
-  /** What did not hold; empty when the step ended as the scenario says. */
+  /** What did not hold; empty when the step ended as the scenario expects. */
   readonly problems: readonly string[];
   readonly ms: number;
   /** How far its guest had counted before the step and how far afterwards, where the scenario asks for it. */

@@ -7,12 +7,12 @@ const HYPERVISORS = ['simulated', 'qemu'] as const;
 /** What can run the VMs of a sled. */
 export type HypervisorChoice = (typeof HYPERVISORS)[number];
 
-/** The option by which a command is told what runs the VMs of its sleds. */
+/** The option that chooses what runs the VMs of a command's sleds. */
 export function hypervisorOption(): Option {
   return new Option('--hypervisor <which>', 'what runs the VMs').choices(HYPERVISORS).default('simulated');
 }
 
-/** The option by which a process is given the authority. */
+/** The option that names the folder of the authority. */
 export function authorityOption(): Option {
   return new Option(
     '--authority <dir>',

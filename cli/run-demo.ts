@@ -9,7 +9,7 @@ import { readScenario } from './scenario.ts';
 const DEMO = fileURLToPath(new URL('./demo.yaml', import.meta.url));
 
 /**
- * Brings up a stack, plays a scenario and prints each step as it ends. Returns whether every step ended as the scenario says.
+ * Brings up a stack, plays a scenario and prints each step as it ends. Returns whether every step ended as the scenario expects.
  * With `keep`, everything runs on until Ctrl-C. Throws when the stack can't be brought up or the scenario can't be read.
  */
 export async function runDemo(options: {
@@ -29,7 +29,7 @@ export async function runDemo(options: {
   });
   try {
     console.log();
-    const played = playScenario(stack, scenario, showStep, instanceSize(options.hypervisor));
+    const played = playScenario(stack, scenario, printStep, instanceSize(options.hypervisor));
     const results = await Promise.race([played, shutdown]);
     if (results === undefined) {
       played.catch(() => {});
@@ -52,12 +52,12 @@ export async function runDemo(options: {
   }
 }
 
-/** Real guests share this machine: small ones. */
+/** Real guests share this machine, so they are small. */
 function instanceSize(hypervisor: HypervisorChoice): InstanceSize {
   return hypervisor === 'qemu' ? { ncpus: 1, memory: 128 * 1024 ** 2 } : { ncpus: 2, memory: 1024 ** 3 };
 }
 
-function showStep(result: StepResult): void {
+function printStep(result: StepResult): void {
   const mark = result.problems.length === 0 ? colours.green('✓') : colours.red('✗');
   console.log(
     `${mark} ${colours.bold(result.title)}${result.externalState === '' ? '' : `  → ${paintState(result.externalState)}`}  ${colours.dim(`${Math.round(result.ms)} ms`)}`,

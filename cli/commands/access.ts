@@ -31,7 +31,7 @@ export function addAccessCommands(program: Command): void {
           ? await (await import('./first-token.ts')).createFirstToken(wanted)
           : await contextOf(options).client.createToken(wanted);
         if (options.json) return printJson(made);
-        // Alone on standard output, so that it can be piped to where it is kept.
+        // The token alone goes to standard output, so that it can be piped to where it is kept.
         console.error(
           `token "${made.name}" (${made.role} on ${made.project_id === null ? 'the fleet' : `project ${options.onProject}`}), until ${made.time_expires}. It is not shown again:`,
         );

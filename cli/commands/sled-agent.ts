@@ -26,7 +26,7 @@ interface AgentOptions {
   readonly testEndpoints?: boolean;
 }
 
-/** The options of an agent, however it came to its identity. */
+/** Adds the options of an agent with or without an identity. */
 function withAgentOptions(command: Command): Command {
   return command
     .addOption(hypervisorOption())
@@ -141,7 +141,7 @@ Examples:
         token: string | undefined,
         options: AgentOptions & { data: string; address: string; tokenFile?: string; run: boolean; json?: boolean },
       ) => {
-        // The agent runs for long: its line in the list of processes must not show the token.
+        // The agent runs on: its line in the list of processes must not show the token.
         process.title = 'mooring sled-agent';
         const { loadIdentity } = await import('../../sled-agent/identity-file.ts');
         if ((await loadIdentity(options.data)) !== null) {
@@ -175,7 +175,7 @@ async function readToken(file: string | undefined): Promise<string> {
   return text(process.stdin);
 }
 
-/** Port 0 is chosen before the sled joins: the control plane must know where it is. */
+/** Replaces port 0 by a free port before the sled joins: the control plane is told the address then. */
 async function withPort(address: string): Promise<string> {
   const at = address.lastIndexOf(':');
   if (address.slice(at) !== ':0') return address;
@@ -207,7 +207,7 @@ async function serveJoined(stored: StoredIdentity, folder: string, options: Agen
   });
 }
 
-interface Served extends AgentOptions {
+interface ServeOptions extends AgentOptions {
   readonly name: string;
   /** `ip:port`. */
   readonly listen: string;
@@ -216,7 +216,7 @@ interface Served extends AgentOptions {
 }
 
 /** Runs an agent until a signal ends it. */
-async function serve(options: Served): Promise<void> {
+async function serve(options: ServeOptions): Promise<void> {
   const { startSledAgent } = await import('../../sled-agent/server.ts');
   const shutdown = untilShutdownSignal();
   const real = options.hypervisor === 'qemu';
@@ -246,7 +246,7 @@ async function serve(options: Served): Promise<void> {
   });
   console.log(`sled agent "${options.name}": ${agent.address}${vms === null ? '' : `, ${vms.description}`}`);
   if (options.fencing) {
-    // What it can't take up, nobody may: its watchdog has the clock.
+    // Without its lease the agent must not go on: its watchdog counts the time.
     agent.ready.then(
       () => console.log(`lease held: ${options.lease} s`),
       (error: unknown) => {

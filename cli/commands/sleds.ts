@@ -37,7 +37,7 @@ export function addSledCommands(program: Command): void {
     .action(async (name: string, options: ApiOptions & { yes?: boolean }) => {
       const context = contextOf(options);
       const found = await findSled(context.client, name);
-      if (!options.yes) await confirmDeath(found);
+      if (!options.yes) await confirmDeclareDead(found);
       const dead = await context.client.declareSledDead(found.id, { sled_powered_off: true });
       context.print(dead, () => `${sledTable([dead])}\n\n${describeFencing(dead)}`);
     });
@@ -77,7 +77,7 @@ function sledTable(sleds: SledView[]): string {
   );
 }
 
-/** What is known of a sled's fencing, in words. */
+/** Describes a sled's fencing and its lease. */
 function describeFencing({ name, lease, declared_dead: dead }: SledView): string {
   const lines =
     lease === null
@@ -97,9 +97,9 @@ function describeFencing({ name, lease, declared_dead: dead }: SledView): string
   return lines.map((line) => `${name}: ${line}`).join('\n');
 }
 
-/** Asks for the operator's word. Throws when it isn't given, or nobody can be asked. */
-async function confirmDeath({ name, vmm_count, lease }: SledView): Promise<void> {
-  const words = [
+/** Asks the operator to confirm. Throws when that is refused, or standard input is no terminal. */
+async function confirmDeclareDead({ name, vmm_count, lease }: SledView): Promise<void> {
+  const warning = [
     `You vouch that sled "${name}" is powered off, or that nothing runs on it any more.`,
     `Its ${vmm_count} VMM${vmm_count === 1 ? '' : 's'} become Failed, and their instances may be started on other sleds.`,
     'If a guest still runs there, it runs twice from then on, and both write to what they share.',
@@ -107,10 +107,10 @@ async function confirmDeath({ name, vmm_count, lease }: SledView): Promise<void>
       ? []
       : ['This sled has fencing: it is declared dead by itself when its lease has lapsed. Waiting is safer.']),
   ];
-  if (!process.stdin.isTTY) throw new Error(`${words.join(' ')} Say so with --yes.`);
+  if (!process.stdin.isTTY) throw new Error(`${warning.join(' ')} Say so with --yes.`);
   const terminal = createInterface({ input: process.stdin, output: process.stderr });
   try {
-    const answer = await terminal.question(`${words.join('\n')}\nType the name of the sled to give your word: `);
+    const answer = await terminal.question(`${warning.join('\n')}\nType the name of the sled to give your word: `);
     if (answer.trim() !== name) throw new Error('nothing was declared: that is not the name of the sled');
   } finally {
     terminal.close();

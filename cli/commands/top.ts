@@ -24,7 +24,7 @@ export function addTopCommand(program: Command): void {
       for (;;) {
         const fleet = await readFleet(context);
         if (!live) return context.print(summary(fleet), () => drawFleet(fleet));
-        // Home, then the picture, then nothing below it: no flicker.
+        // To the top, the picture, and everything below it cleared: without clearing first it does not flicker.
         process.stdout.write(`\u001b[H${drawFleet(fleet).replaceAll('\n', '\u001b[K\n')}\u001b[K\n\u001b[J`);
         await new Promise((resolve) => setTimeout(resolve, options.every * 1000));
       }
@@ -37,7 +37,7 @@ async function readFleet({ client }: CommandContext): Promise<Fleet> {
   return { sleds, instances: await collect(client.listInstances()) };
 }
 
-/** The same for programs. */
+/** The fleet for programs. */
 function summary({ sleds, instances }: Fleet) {
   return {
     sleds: sleds.map((sled) => ({ ...sled, instances: instances.filter((one) => one.sled_id === sled.id).length })),

@@ -1,15 +1,17 @@
-/** Where a process shows its metrics and says how it is: for Prometheus, and for whoever restarts processes. */
+/** The HTTP endpoint of a process's metrics, for Prometheus, and of its health, for what restarts processes. */
 import { createServer } from 'node:http';
 
+/** What an endpoint serves, and where. */
 export interface EndpointOptions {
   /** `ip:port` to listen on; port 0 chooses a free one. */
   readonly listen: string;
   /** The metrics, in Prometheus's text format. */
   readonly metrics: () => Promise<string>;
-  /** What keeps the process from doing its work, in words; empty when it is ready. */
+  /** What keeps the process from doing its work, for people; empty when it is ready. */
   readonly problems: () => Promise<string[]>;
 }
 
+/** An endpoint that listens. */
 export interface RunningEndpoint {
   readonly url: string;
   stop(): Promise<void>;
