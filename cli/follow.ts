@@ -6,7 +6,7 @@ import { colours } from './format.ts';
 import { StatusLine } from './output.ts';
 
 /** How an operation is followed. */
-export interface FollowOptions {
+interface FollowOptions {
   /** What is done, for people: `start web`. */
   readonly what: string;
   /** How long to follow, in seconds; without a limit when absent. */
@@ -67,7 +67,7 @@ export async function followOperation(
 }
 
 /** Describes an operation's present state in one line. */
-export function describeProgress(what: string, operation: OperationView): string {
+function describeProgress(what: string, operation: OperationView): string {
   const { progress } = operation;
   if (operation.state === 'done') return `${what}: ${operation.outcome}`;
   if (progress === null) return `${what}: …`;

@@ -16,6 +16,7 @@ const action = z.union([
   z.strictObject({ lose: name }),
   z.strictObject({ updates: z.boolean() }),
 ]);
+/** What a step does. */
 export type Action = z.infer<typeof action>;
 
 const expectation = z.strictObject({
@@ -34,12 +35,15 @@ const expectation = z.strictObject({
   /** Its guest comes to count, on from where it was before the step, if it ran then. */
   guest: z.literal('counts').optional(),
 });
+/** What must follow a step; what is absent is not checked. */
 export type Expectation = z.infer<typeof expectation>;
 
 const scenario = z.strictObject({
   steps: z.array(z.strictObject({ title: z.string(), do: action, expect: expectation.optional() })).min(1),
 });
+/** Steps that are played in order. */
 export type Scenario = z.infer<typeof scenario>;
+/** One step: a title for people, what it does, and what must follow. */
 export type ScenarioStep = Scenario['steps'][number];
 
 /** Reads a scenario in YAML. Throws an error that names the step and the field that is wrong. */

@@ -359,7 +359,7 @@ export class MooringClient {
   /** Reads a piece of an instance's serial console, from an offset since the guest began; it goes on counting across migrations. */
   readSerialConsole(
     instance: string,
-    options: InstanceCallOptions & { fromStart?: number; maxBytes?: number } = {},
+    options: InstanceCallOptions & { fromStart?: number | undefined; maxBytes?: number | undefined } = {},
   ): Promise<SerialConsoleData> {
     const { query, signal } = instanceQuery(options);
     return this.#call(
@@ -437,7 +437,11 @@ export class MooringClient {
    * is still going on there is nothing yet.
    */
   listAuditLog(
-    options: CallOptions & { since?: string; until?: string; newestFirst?: boolean } = {},
+    options: CallOptions & {
+      since?: string | undefined;
+      until?: string | undefined;
+      newestFirst?: boolean | undefined;
+    } = {},
   ): AsyncGenerator<AuditLogEntry> {
     const { since, until, newestFirst, signal } = options;
     const sort_by = newestFirst ? 'time_and_id_descending' : undefined;
@@ -573,8 +577,8 @@ export class MooringClient {
       response = await fetch(url, {
         method,
         headers,
-        ...(request.body === undefined ? {} : { body: JSON.stringify(request.body) }),
-        ...(request.signal === undefined ? {} : { signal: request.signal }),
+        body: request.body === undefined ? null : JSON.stringify(request.body),
+        signal: request.signal ?? null,
       });
       text = await response.text();
     } catch (error) {

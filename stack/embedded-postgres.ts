@@ -14,7 +14,7 @@ import pg from 'pg';
 import { z } from 'zod';
 import { freePort, guardChild, processExists, waitUntil } from '../platform/host/child-process.ts';
 
-export interface EmbeddedPostgresOptions {
+interface EmbeddedPostgresOptions {
   /** Where the data lives; made if it isn't there, kept otherwise. */
   readonly dataDir: string;
   /** The port on 127.0.0.1; a free one by default. */
@@ -23,6 +23,7 @@ export interface EmbeddedPostgresOptions {
   readonly durable?: boolean | undefined;
 }
 
+/** A PostgreSQL server that is up. */
 export interface EmbeddedPostgres {
   readonly url: string;
   readonly port: number;

@@ -23,6 +23,7 @@ const stackFile = z.object({
   /** The process that runs the stack: a file whose process is gone is stale. */
   pid: z.number().int().positive(),
 });
+/** The content of a stack file. */
 export type StackFile = z.infer<typeof stackFile>;
 
 const FILE_NAME = /^stack-\d+\.json$/;

@@ -3,7 +3,7 @@ import type { ApiOptions } from '../api/server.ts';
 import type { SledAgentOptions } from '../sled-agent/server.ts';
 import type { WorkerOptions } from '../worker/worker.ts';
 
-/** What is handed on to the worker, to the API and to each sled agent. */
+/** The options that are handed on to the worker. */
 export const WORKER_OPTIONS = [
   'updates',
   'reconcileEveryMs',
@@ -12,9 +12,12 @@ export const WORKER_OPTIONS = [
   'testInterceptors',
   'bundle',
 ] as const;
+/** The options that are handed on to the API. */
 export const API_OPTIONS = ['waitMs', 'registerTimeoutMs', 'leaseBeatMs', 'limits'] as const;
+/** The options that are handed on to each sled agent. */
 export const SLED_AGENT_OPTIONS = ['transitionMs', 'networkPollMs', 'testEndpoints'] as const;
 
+/** What a stack is brought up with. */
 export interface StackOptions
   extends Pick<WorkerOptions, (typeof WORKER_OPTIONS)[number]>,
     Pick<ApiOptions, (typeof API_OPTIONS)[number]>,

@@ -8,6 +8,7 @@ import { findTokenByHash } from '../db/queries/access-tokens.ts';
 import { createTokenInDatabase } from '../db/transactions/manage-tokens.ts';
 import { writePrivateFile } from '../platform/host/private-file.ts';
 
+/** The admin token of a stack. */
 export interface StackToken {
   /** Where it is; only the stack's user may read the file. */
   readonly file: string;

@@ -17,7 +17,7 @@ const START_TIMEOUT_MS = 60_000;
 /** How long closed workflows can be read: an operation for at least a day. */
 const RETENTION_SECONDS = 72 * 3600;
 
-export interface TemporalBinary {
+interface TemporalBinary {
   readonly path: string;
   /** Where it came from, for people: `PATH`, `the cache` … */
   readonly source: string;
@@ -157,7 +157,7 @@ async function executable(path: string): Promise<boolean> {
   );
 }
 
-export interface TemporalServerOptions {
+interface TemporalServerOptions {
   readonly binary: string;
   /** Port of the gRPC front end; a free one by default. */
   readonly port?: number | undefined;
@@ -174,7 +174,7 @@ export interface TemporalServerOptions {
 }
 
 /** The dynamic configuration of the embedded server: the values that it ships with suit a trial on a laptop. Figures: docs/performance.md. */
-export const EMBEDDED_DYNAMIC_CONFIG: Readonly<Record<string, number | boolean>> = {
+const EMBEDDED_DYNAMIC_CONFIG: Readonly<Record<string, number | boolean>> = {
   // As shipped, one shard polls 20 times a second: each workflow task waits about 50 ms.
   'history.transferProcessorMaxPollRPS': 5000,
   'history.timerProcessorMaxPollRPS': 5000,
@@ -189,6 +189,7 @@ export const EMBEDDED_DYNAMIC_CONFIG: Readonly<Record<string, number | boolean>>
  */
 const EMBEDDED_JOURNAL = 'journal_mode=wal';
 
+/** A Temporal server that is up. */
 export interface TemporalServer {
   readonly address: string;
   readonly uiUrl: string | null;

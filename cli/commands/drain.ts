@@ -14,10 +14,7 @@ export function addDrainCommands(sled: Command): void {
     .action(async (name: string, options: ApiOptions & { wait?: boolean; parallel?: number }) => {
       const context = contextOf(options);
       const { id } = await findSled(context.client, name);
-      const begun = await context.client.drainSled(
-        id,
-        options.parallel === undefined ? {} : { parallel: options.parallel },
-      );
+      const begun = await context.client.drainSled(id, { parallel: options.parallel });
       if (!options.wait) {
         context.print(begun, () => drainReport(begun));
         return;

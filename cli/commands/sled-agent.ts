@@ -2,6 +2,7 @@ import { availableParallelism, totalmem } from 'node:os';
 import { type Command, Option } from 'commander';
 import { DEFAULT_LEASE_MS } from '../../model/lease.ts';
 import type { StoredIdentity } from '../../sled-agent/identity-file.ts';
+import { splitAddress } from '../../wire/sled-protocol.ts';
 import { DEFAULT_API_PORT } from '../context.ts';
 import { parseSize } from '../format.ts';
 import { printJson } from '../output.ts';
@@ -177,11 +178,9 @@ async function readToken(file: string | undefined): Promise<string> {
 
 /** Replaces port 0 by a free port before the sled joins: the control plane is told the address then. */
 async function withPort(address: string): Promise<string> {
-  const at = address.lastIndexOf(':');
-  if (address.slice(at) !== ':0') return address;
+  if (!address.endsWith(':0')) return address;
   const { freePort } = await import('../../platform/host/child-process.ts');
-  const host = address.slice(0, at);
-  return `${host}:${await freePort(host.replace(/[[\]]/g, ''))}`;
+  return address.replace(/0$/, String(await freePort(splitAddress(address).host)));
 }
 
 function sizeOf({ hypervisor, threads, memory }: AgentOptions): { threads: number; memoryBytes: number } {

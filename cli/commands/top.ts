@@ -53,7 +53,7 @@ function countStates(instances: InstanceView[]): Record<string, number> {
 }
 
 /** Draws a fleet as text. */
-export function drawFleet({ sleds, instances }: Fleet): string {
+function drawFleet({ sleds, instances }: Fleet): string {
   const names = new Map(sleds.map((sled) => [sled.id, sled.name]));
   const states = Object.entries(countStates(instances))
     .map(([state, count]) => `${count} ${paintState(state)}`)

@@ -25,7 +25,7 @@ const KEY_FILE = 'authority.key';
 const DAY_MS = 24 * 60 * 60 * 1000;
 const AUTHORITY_LIFETIME_MS = 10 * 365 * DAY_MS;
 /** How long a certificate of a sled or the control plane is good by default, in milliseconds. */
-export const CERTIFICATE_LIFETIME_MS = 30 * DAY_MS;
+const CERTIFICATE_LIFETIME_MS = 30 * DAY_MS;
 
 /** An authority that was opened. Its key stays inside. */
 export class Authority {

@@ -28,7 +28,7 @@ const ALGORITHM = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' };
 const CLOCK_SKEW_MS = 60_000;
 
 /** A key pair that was made here. */
-export interface KeyPair {
+interface KeyPair {
   readonly privateKeyPem: string;
   readonly keys: webcrypto.CryptoKeyPair;
 }
@@ -86,7 +86,10 @@ export interface AuthorityKeys {
   readonly privateKey: webcrypto.CryptoKey;
 }
 
-/** Makes an authority's self-signed certificate, good for `lifetimeMs` milliseconds. It may sign certificates of sleds and of the control plane, but no further authorities. */
+/**
+ * Makes an authority's self-signed certificate, good for `lifetimeMs` milliseconds. It may sign certificates of sleds and of the
+ * control plane, but no further authorities.
+ */
 export async function makeAuthorityCertificate(pair: KeyPair, lifetimeMs: number): Promise<string> {
   const now = Date.now();
   const certificate = await X509CertificateGenerator.createSelfSigned({

@@ -4,7 +4,7 @@ import { describeIdentity, type Identity, type IdentityRefusal } from '../../mod
 import { type CertificateFacts, readCertificate } from './certificates.ts';
 
 /** The identity at the other end of a connection, or why there is none. */
-export type Peer =
+type Peer =
   | { readonly identity: Identity; readonly serial: string; readonly refusal: null }
   | { readonly identity: null; readonly refusal: IdentityRefusal };
 
@@ -36,7 +36,7 @@ function refuse(refusal: IdentityRefusal): Peer {
 }
 
 /** The server that answered is not the one that was expected, though its certificate is the authority's. */
-export class WrongPeer extends Error {
+class WrongPeer extends Error {
   override readonly name = 'WrongPeer';
   readonly code = 'ERR_WRONG_PEER';
 }

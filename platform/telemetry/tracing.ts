@@ -9,7 +9,7 @@ import type { SpanProcessor } from '@opentelemetry/sdk-trace-node';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 
 /** What the Temporal SDK's interceptors need to send the spans of workflows. */
-export interface InstalledTracing {
+interface InstalledTracing {
   readonly resource: Resource;
   readonly spanProcessor: SpanProcessor;
   /** Sends the spans that are not sent yet. */
