@@ -1,4 +1,7 @@
-/** Plays scenarios: each step by the public API or a fault planted on a sled agent; what must follow is read from the database. */
+/**
+ * Plays scenarios: each step by the public API or a fault planted on a sled agent; what must follow is read from the
+ * database.
+ */
 import { setTimeout as pause } from 'node:timers/promises';
 import { MooringApiError, MooringClient } from '../client/mooring-client.ts';
 import { type Database, openDatabase } from '../db/connect.ts';

@@ -260,7 +260,10 @@ export class MooringClient {
   async deleteInstance(instance: string, options: InstanceCallOptions = {}): Promise<void> {
     await this.#call('DELETE', instancePath(instance), instanceQuery(options), z.unknown());
   }
-  /** Starts an instance; returns when its sled has accepted to run it. Throws {@link MooringApiError} when the start was undone. */
+  /**
+   * Starts an instance; returns when its sled has accepted to run it. Throws {@link MooringApiError} when the start was
+   * undone.
+   */
   startInstance(instance: string, options: OperationCallOptions = {}): Promise<OperationStarted> {
     return this.#operate(instance, 'start', undefined, { idempotencyKey: crypto.randomUUID(), ...options });
   }
@@ -356,7 +359,10 @@ export class MooringClient {
     return this.#pages(`${instancePath(instance)}/${GROUP_PATHS[kind]}`, query, affinityGroupView, { signal });
   }
 
-  /** Reads a piece of an instance's serial console, from an offset since the guest began; it goes on counting across migrations. */
+  /**
+   * Reads a piece of an instance's serial console, from an offset since the guest began; it goes on counting across
+   * migrations.
+   */
   readSerialConsole(
     instance: string,
     options: InstanceCallOptions & { fromStart?: number | undefined; maxBytes?: number | undefined } = {},
@@ -377,8 +383,8 @@ export class MooringClient {
     return this.#call('GET', `/v1/operations/${encodeURIComponent(operationId)}`, options, operationView);
   }
   /**
-   * Follows an operation to its outcome; `onProgress` is called with each view of it. An API that is unavailable for a while (503)
-   * is asked again. Throws the signal's reason when cancelled.
+   * Follows an operation to its outcome; `onProgress` is called with each view of it. An API that is unavailable for a while
+   * (503) is asked again. Throws the signal's reason when cancelled.
    */
   waitForOperation(operationId: string, options: FollowCallOptions<OperationView> = {}): Promise<OperationView> {
     return follow(

@@ -46,7 +46,10 @@ const PORT_ATTEMPTS = 5;
 const START_AGAIN_ATTEMPTS = 20;
 const START_AGAIN_PAUSE_MS = 300;
 
-/** Starts PostgreSQL on the data of one that was killed, whose child processes may still be ending. Throws as {@link startEmbeddedPostgres}. */
+/**
+ * Starts PostgreSQL on the data of one that was killed, whose child processes may still be ending. Throws as {@link
+ * startEmbeddedPostgres}.
+ */
 export async function startEmbeddedPostgresAgain(options: EmbeddedPostgresOptions): Promise<EmbeddedPostgres> {
   for (let attempt = 1; ; attempt++) {
     try {
@@ -180,7 +183,10 @@ async function becomesReady(url: string, failed: () => boolean): Promise<boolean
   return false;
 }
 
-/** Throws when another server runs on the data: a pid file whose process exists. After a crash PostgreSQL removes the file itself. */
+/**
+ * Throws when another server runs on the data: a pid file whose process exists. After a crash PostgreSQL removes the file
+ * itself.
+ */
 async function refuseLiveServer(clusterDir: string): Promise<void> {
   const pidFile = join(clusterDir, 'postmaster.pid');
   const text = await readFile(pidFile, 'utf8').catch(() => '');

@@ -15,7 +15,10 @@ export interface StackToken {
   readonly secret: string;
 }
 
-/** Finds the token in the stack's data folder, or makes one that doesn't expire. Throws what the database or the file system reports. */
+/**
+ * Finds the token in the stack's data folder, or makes one that doesn't expire. Throws what the database or the file system
+ * reports.
+ */
 export async function ensureStackToken(dataDir: string, databaseUrl: string): Promise<StackToken> {
   const file = join(dataDir, 'admin-token');
   const database = openDatabase(databaseUrl, { maxConnections: 1, applicationName: 'mooring-stack' });

@@ -173,7 +173,10 @@ interface TemporalServerOptions {
   readonly asShipped?: boolean | undefined;
 }
 
-/** The dynamic configuration of the embedded server: the values that it ships with suit a trial on a laptop. Figures: docs/performance.md. */
+/**
+ * The dynamic configuration of the embedded server: the values that it ships with suit a trial on a laptop. Figures:
+ * docs/performance.md.
+ */
 const EMBEDDED_DYNAMIC_CONFIG: Readonly<Record<string, number | boolean>> = {
   // As shipped, one shard polls 20 times a second: each workflow task waits about 50 ms.
   'history.transferProcessorMaxPollRPS': 5000,

@@ -45,7 +45,10 @@ export function addCompletionCommands(program: Command): void {
     });
 }
 
-/** The candidates for the last word of a command line. Names of instances, sleds and projects come from the API, where it answers. */
+/**
+ * The candidates for the last word of a command line. Names of instances, sleds and projects come from the API, where it
+ * answers.
+ */
 export async function candidates(program: Command, words: readonly string[]): Promise<string[]> {
   const last = words.at(-1) ?? '';
   let command = program;

@@ -1,7 +1,7 @@
 /**
- * `platform/identity/` is about certificates: it issues, reads, renews and checks them. This file is
- * the certificate authority of an installation: a folder with its certificate (`authority.crt`) and its private key
- * (`authority.key`, readable by its owner alone). The key is in no database, log or history.
+ * `platform/identity/` is about certificates: it issues, reads, renews and checks them. This file is the certificate authority
+ * of an installation: a folder with its certificate (`authority.crt`) and its private key (`authority.key`, readable by its
+ * owner alone). The key is in no database, log or history.
  */
 
 import type { webcrypto } from 'node:crypto';

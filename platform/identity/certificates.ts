@@ -200,7 +200,10 @@ async function fingerprintOf(data: ArrayBuffer): Promise<string> {
   return Buffer.from(await webcrypto.subtle.digest('SHA-256', data)).toString('hex');
 }
 
-/** 126 random bits: positive, and never with a leading zero byte, so that it is written the same everywhere. Source: RFC 5280, 4.1.2.2. */
+/**
+ * 126 random bits: positive, and never with a leading zero byte, so that it is written the same everywhere. Source: RFC
+ * 5280, 4.1.2.2.
+ */
 function makeSerial(): string {
   const bytes = randomBytes(16);
   bytes[0] = ((bytes[0] ?? 0) & 0x3f) | 0x40;
