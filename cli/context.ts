@@ -10,7 +10,14 @@ export const DEFAULT_API_PORT = 12220;
 /** The port at which sleds that have joined reach the API when none is named. */
 export const DEFAULT_SLED_PORT = 12221;
 
-/** What every command that speaks to the API works with. */
+/** The options that {@link withApiOptions} adds. */
+export interface ApiOptions {
+  readonly apiUrl: string;
+  readonly project: string;
+  readonly json?: boolean | undefined;
+}
+
+/** What every command that calls the API works with. */
 export interface CommandContext {
   readonly client: MooringClient;
   readonly project: string;
@@ -19,15 +26,15 @@ export interface CommandContext {
   print(value: unknown, text: () => string): void;
 }
 
-let known: string | undefined;
+let cachedApiUrl: string | undefined;
 
-/** `MOORING_API_URL`, or where the last login was, or this machine. */
+/** The URL of the API when none is named: `MOORING_API_URL`, or that of the last login, or this machine. */
 export function defaultApiUrl(): string {
-  known ??= process.env.MOORING_API_URL ?? currentApiUrl() ?? `http://127.0.0.1:${DEFAULT_API_PORT}`;
-  return known;
+  cachedApiUrl ??= process.env.MOORING_API_URL ?? currentApiUrl() ?? `http://127.0.0.1:${DEFAULT_API_PORT}`;
+  return cachedApiUrl;
 }
 
-/** Adds the options of every command that speaks to the API. */
+/** Adds the options of every command that calls the API. */
 export function withApiOptions(command: Command): Command {
   return command
     .option('--api-url <url>', 'where the API is', defaultApiUrl())
@@ -35,8 +42,13 @@ export function withApiOptions(command: Command): Command {
     .option('--json', 'print JSON, for programs');
 }
 
+/** Returns what adds subcommands with these options to a command, by their usage and description. */
+export function subcommandsOf(parent: Command): (usage: string, description: string) => Command {
+  return (usage, description) => withApiOptions(parent.command(usage)).description(description);
+}
+
 /** Makes the context from a command's options. */
-export function contextOf(options: { apiUrl: string; project: string; json?: boolean | undefined }): CommandContext {
+export function contextOf(options: ApiOptions): CommandContext {
   const json = options.json ?? false;
   return {
     client: new MooringClient({ url: options.apiUrl, token: () => tokenFor(options.apiUrl) }),
@@ -44,6 +56,13 @@ export function contextOf(options: { apiUrl: string; project: string; json?: boo
     json,
     print: (value, text) => (json ? printJson(value) : console.log(text())),
   };
+}
+
+/** Reads a list of the API to its end. Throws what the client throws. */
+export async function collect<Item>(items: AsyncIterable<Item>): Promise<Item[]> {
+  const found: Item[] = [];
+  for await (const item of items) found.push(item);
+  return found;
 }
 
 /** Finds a sled by its id or name. Throws when there is none. */

@@ -1,7 +1,7 @@
 /**
- * Which API a command speaks to, and by which token. `mooring login` keeps both in one file that its user alone may read, in
+ * Which API a command calls, and by which token. `mooring login` keeps both in one file that its user alone may read, in
  * `$XDG_CONFIG_HOME/mooring` (by default `~/.config/mooring`: https://specifications.freedesktop.org/basedir-spec/latest/);
- * the token of a stack that runs on this machine is found by itself.
+ * the token of a stack that runs on this machine is found through its stack file.
  */
 import { readFileSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
@@ -37,14 +37,14 @@ export function currentApiUrl(env: NodeJS.ProcessEnv = process.env): string | nu
 /** The token for an API: `MOORING_TOKEN`, or what a login left, or the one of a stack on this machine; else `undefined`. */
 export async function tokenFor(apiUrl: string, env: NodeJS.ProcessEnv = process.env): Promise<string | undefined> {
   if (env.MOORING_TOKEN) return env.MOORING_TOKEN.trim();
-  const known = (await read(env)).tokens[originOf(apiUrl)];
-  if (known !== undefined) return known;
+  const saved = (await read(env)).tokens[originOf(apiUrl)];
+  if (saved !== undefined) return saved;
   const stack = URL.canParse(apiUrl) ? await readStackFile(apiUrl, env) : null;
-  if (stack?.token_file === undefined) return undefined;
+  if (stack === null) return undefined;
   return (await readFile(stack.token_file, 'utf8').catch(() => '')).trim() || undefined;
 }
 
-/** Keeps a token for an API, which becomes the one that commands speak to. Throws what the file system says. */
+/** Keeps a token for an API, which becomes the one that commands call. Throws what the file system reports. */
 export async function saveLogin(apiUrl: string, token: string, env: NodeJS.ProcessEnv = process.env): Promise<void> {
   const { tokens } = await read(env);
   await write({ current: apiUrl.replace(/\/+$/, ''), tokens: { ...tokens, [originOf(apiUrl)]: token } }, env);

@@ -1,19 +1,19 @@
 /** Follows an operation on a terminal: one line that shows the saga's present step, until its outcome. */
-
 import { MooringApiError } from '../client/mooring-client.ts';
 import type { OperationView } from '../wire/operator-api/operations.ts';
-import { colours } from './colours.ts';
 import type { CommandContext } from './context.ts';
+import { colours } from './format.ts';
 import { StatusLine } from './output.ts';
 
-export interface FollowOptions {
-  /** What is done, in words: `start web`. */
+/** How an operation is followed. */
+interface FollowOptions {
+  /** What is done, for people: `start web`. */
   readonly what: string;
-  /** How long to follow, in seconds; without end when absent. */
+  /** How long to follow, in seconds; without a limit when absent. */
   readonly timeoutSeconds?: number | undefined;
 }
 
-/** The operation goes on, although this command no longer waits for it. The message says how to follow it. */
+/** The operation goes on, although this command no longer waits for it. Its message names the command that follows it. */
 export class StillRunning extends Error {
   override readonly name = 'StillRunning';
   /** The exit code that fits: 130 after Ctrl-C, 75 (try again later) after a time-out. */
@@ -27,7 +27,7 @@ export class StillRunning extends Error {
 
 /**
  * Waits for an operation's outcome. Throws the operation's error as a {@link MooringApiError}, or {@link StillRunning}
- * after Ctrl-C or the time-out: neither touches the operation.
+ * after Ctrl-C or the time-out, neither of which stops the operation.
  */
 export async function followOperation(
   context: CommandContext,
@@ -36,18 +36,18 @@ export async function followOperation(
 ): Promise<OperationView> {
   const line = new StatusLine(!context.json);
   const stop = new AbortController();
-  const goesOn = (why: string, exitCode: number) =>
+  const stillRunning = (why: string, exitCode: number) =>
     new StillRunning(
       `${why}: ${options.what} goes on. Follow it with: mooring operation show ${operationId} --wait`,
       exitCode,
     );
-  const interrupted = () => stop.abort(goesOn('interrupted', 130));
+  const interrupted = () => stop.abort(stillRunning('interrupted', 130));
   process.once('SIGINT', interrupted);
   const timer =
     options.timeoutSeconds === undefined
       ? undefined
       : setTimeout(
-          () => stop.abort(goesOn(`no outcome after ${options.timeoutSeconds} s`, 75)),
+          () => stop.abort(stillRunning(`no outcome after ${options.timeoutSeconds} s`, 75)),
           options.timeoutSeconds * 1000,
         );
   try {
@@ -66,8 +66,8 @@ export async function followOperation(
   }
 }
 
-/** One line about an operation as it is. */
-export function describeProgress(what: string, operation: OperationView): string {
+/** Describes an operation's present state in one line. */
+function describeProgress(what: string, operation: OperationView): string {
   const { progress } = operation;
   if (operation.state === 'done') return `${what}: ${operation.outcome}`;
   if (progress === null) return `${what}: …`;

@@ -1,26 +1,32 @@
 /** The `mooring` command. */
 import { Command } from 'commander';
 import { MooringApiError } from '../client/mooring-client.ts';
-import { colours } from './colours.ts';
 import { addAccessCommands } from './commands/access.ts';
 import { addAffinityGroupCommands } from './commands/affinity-group.ts';
+import { addApiCommand } from './commands/api.ts';
 import { addAuditCommand } from './commands/audit.ts';
 import { addCompletionCommands } from './commands/completion.ts';
+import { addDemoCommand } from './commands/demo.ts';
 import { addDeploymentCommands } from './commands/deployment.ts';
 import { addDoctorCommand } from './commands/doctor.ts';
 import { addInstanceCommands } from './commands/instance.ts';
-import { addOperationCommands, addProjectCommands, addSledCommands } from './commands/inventory.ts';
 import { addNetworkCommands } from './commands/network.ts';
-import { addProcessCommands } from './commands/processes.ts';
+import { addOperationCommands } from './commands/operations.ts';
+import { addProjectCommands } from './commands/projects.ts';
 import { addReconcileCommands } from './commands/reconcile.ts';
+import { addSledAgentCommand } from './commands/sled-agent.ts';
 import { addAuthorityCommands } from './commands/sled-identity.ts';
+import { addSledCommands } from './commands/sleds.ts';
 import { addTopCommand } from './commands/top.ts';
+import { addUpCommand } from './commands/up.ts';
+import { addWorkerCommand } from './commands/worker.ts';
 import { StillRunning } from './follow.ts';
+import { colours } from './format.ts';
 
 const program = new Command('mooring')
   .description('Keeps virtual machines tied to physical servers.')
   .showHelpAfterError('(add --help for what there is)')
-  // What stands behind a command's name is that command's: "sled-agent" and "sled-agent join" share names of options.
+  // An option belongs to the command whose name it follows: "sled-agent" and "sled-agent join" share names of options.
   .enablePositionalOptions()
   .addHelpText(
     'after',
@@ -33,7 +39,11 @@ Examples:
   mooring instance watch web --until running
   mooring doctor --at-rest                  check every invariant of a quiet installation`,
   );
-addProcessCommands(program);
+addUpCommand(program);
+addWorkerCommand(program);
+addApiCommand(program);
+addSledAgentCommand(program);
+addDemoCommand(program);
 addInstanceCommands(program);
 addAffinityGroupCommands(program);
 addSledCommands(program);

@@ -1,13 +1,13 @@
 import { stripVTControlCharacters } from 'node:util';
 import Table from 'cli-table3';
-import { colours } from './colours.ts';
+import { colours } from './format.ts';
 
 /** Prints a value as one line of JSON, for programs. */
 export function printJson(value: unknown): void {
   console.log(JSON.stringify(value));
 }
 
-/** Lays rows out under their heads, aligned; colours only where the terminal has them. */
+/** Lays rows out under their heads, aligned; in colours only where the terminal has them. */
 export function table(head: string[], rows: string[][]): string {
   const blank = {
     top: '',
@@ -35,7 +35,7 @@ export function table(head: string[], rows: string[][]): string {
   return drawn.toString();
 }
 
-/** A shown state in the colour of its kind. */
+/** An external state in the colour of its kind. */
 export function paintState(state: string): string {
   if (state === 'running') return colours.green(state);
   if (state === 'failed') return colours.red(state);
@@ -58,7 +58,7 @@ export class StatusLine {
     if (!this.#on) return;
     const width = process.stderr.columns ?? 80;
     const plain = stripVTControlCharacters(text);
-    // A line that wraps could not be written over.
+    // A line that wraps can't be written over.
     process.stderr.write(`\r\u001b[K${plain.length < width ? text : `${plain.slice(0, width - 2)}…`}`);
   }
 

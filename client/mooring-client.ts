@@ -86,7 +86,7 @@ export class MooringApiError extends Error {
 /** No API answered at the address. */
 export class MooringConnectionError extends Error {
   override readonly name = 'MooringConnectionError';
-  /** Nobody listens there: the call was not done. Otherwise it may have been. */
+  /** Nothing listens there: the call was not done. Otherwise it may have been. */
   readonly neverSent: boolean;
 
   constructor(message: string, neverSent: boolean, options?: ErrorOptions) {
@@ -95,14 +95,17 @@ export class MooringConnectionError extends Error {
   }
 }
 
+/** What a client is made with. */
 export interface MooringClientOptions {
   /** Where the API is, for example `http://127.0.0.1:12220`. */
   readonly url: string;
-  /** The access token, or what finds it, once, at the first call; without one nothing is sent. */
+  /** The access token, or what finds it, once, at the first call; without one calls carry no token. */
   readonly token?: string | (() => Promise<string | undefined>) | undefined;
 }
 
+/** For every call. */
 export interface CallOptions {
+  /** Cancels the call. */
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -111,8 +114,9 @@ export interface InstanceCallOptions extends CallOptions {
   readonly project?: string | undefined;
 }
 
-/** For calls that wait for a saga's word: how long to wait, in whole seconds; the API's limit when absent. */
+/** For calls that wait for a saga's answer. */
 export interface OperationCallOptions extends InstanceCallOptions {
+  /** How long to wait, in whole seconds; the API's limit when absent. */
   readonly waitSeconds?: number | undefined;
   /**
    * A UUID that makes the same call again, from this process or another, the same operation with the same outcome. Each
@@ -121,20 +125,26 @@ export interface OperationCallOptions extends InstanceCallOptions {
   readonly idempotencyKey?: string | undefined;
 }
 
-/** An instance and, where a saga was begun or joined, the operation to follow. */
+/** For calls that follow something to its end. */
+export interface FollowCallOptions<View> extends CallOptions {
+  /** Called with each view of it. */
+  readonly onProgress?: ((view: View) => void) | undefined;
+}
+
+/** An instance and, where a saga was started or joined, the operation to follow. */
 export interface OperationStarted {
   readonly instance: InstanceView;
   readonly operationId: string | null;
 }
 
 const FOLLOW_EVERY_MS = 200;
-/** How long an API that can't say how far something is may go on so before who follows it is told, in milliseconds. */
+/** How long an API may be unavailable before a call that follows something throws, in milliseconds. */
 const UNAVAILABLE_MS = 60_000;
 /** How often a call with a key is sent again when its answer was lost, and how long between, in milliseconds. */
 const MAX_RESENDS = 4;
 const RESEND_AFTER_MS = 250;
 
-/** Waits `ms` milliseconds, or until the signal is given. */
+/** Waits `ms` milliseconds, or until the signal is aborted. */
 async function pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
   await new Promise<void>((resolve) => {
     const end = () => {
@@ -148,32 +158,33 @@ async function pause(ms: number, signal: AbortSignal | undefined): Promise<void>
 }
 
 /**
- * Looks at what is under way until it is over. Whoever waits has asked for patience: 503 says "ask again", and a connection
- * that broke may have been an API that was started again. Either is borne for {@link UNAVAILABLE_MS}, then thrown.
+ * Reads what is under way until it is over. 503 means "ask again", and a connection that broke may have been an API that was
+ * restarted: both are retried for {@link UNAVAILABLE_MS}, then thrown.
  */
-async function follow<Seen>(
-  look: () => Promise<Seen>,
-  over: (seen: Seen) => boolean,
-  { onProgress, signal }: CallOptions & { onProgress?: (seen: Seen) => void },
-): Promise<Seen> {
+async function follow<View>(
+  read: () => Promise<View>,
+  isOver: (view: View) => boolean,
+  { onProgress, signal }: FollowCallOptions<View>,
+): Promise<View> {
   let unavailableSince: number | null = null;
   for (;;) {
     try {
-      const seen = await look();
+      const view = await read();
       unavailableSince = null;
-      onProgress?.(seen);
-      if (over(seen)) return seen;
+      onProgress?.(view);
+      if (isOver(view)) return view;
     } catch (error) {
-      const passes =
+      const temporary =
         (error instanceof MooringApiError && error.status === 503) || error instanceof MooringConnectionError;
       unavailableSince ??= performance.now();
-      if (!passes || performance.now() > unavailableSince + UNAVAILABLE_MS) throw error;
+      if (!temporary || performance.now() > unavailableSince + UNAVAILABLE_MS) throw error;
     }
     await pause(FOLLOW_EVERY_MS, signal);
     signal?.throwIfAborted();
   }
 }
 
+/** A client of one API. Its calls throw {@link MooringApiError} and {@link MooringConnectionError}. */
 export class MooringClient {
   readonly #url: string;
   readonly #findToken: () => Promise<string | undefined>;
@@ -209,7 +220,7 @@ export class MooringClient {
     );
   }
 
-  /** Lists instances, page by page as they are asked for; `state` is a shown state. */
+  /** Lists instances, page by page as they are read; `state` is an external state. */
   listInstances(options: InstanceCallOptions & { state?: string | undefined } = {}): AsyncGenerator<InstanceView> {
     const { project, state, signal } = options;
     return this.#pages('/v1/instances', { project, state }, instanceView, { signal });
@@ -235,7 +246,7 @@ export class MooringClient {
   getMigration(instance: string, options: InstanceCallOptions = {}): Promise<MigrationView> {
     return this.#call('GET', `${instancePath(instance)}/migration`, instanceQuery(options), migrationView);
   }
-  /** Tells an instance's story, oldest first; by its id also a deleted one's. */
+  /** Reads what happened to an instance, oldest first; by its id also for a deleted one. */
   getInstanceHistory(instance: string, options: InstanceCallOptions = {}): Promise<HistoryView> {
     return this.#call('GET', `${instancePath(instance)}/history`, instanceQuery(options), historyView);
   }
@@ -245,17 +256,20 @@ export class MooringClient {
   async deleteInstance(instance: string, options: InstanceCallOptions = {}): Promise<void> {
     await this.#call('DELETE', instancePath(instance), instanceQuery(options), z.unknown());
   }
-  /** Starts an instance; returns when its sled has accepted to run it. Throws {@link MooringApiError} when the start was undone. */
+  /**
+   * Starts an instance; returns when its sled has accepted to run it. Throws {@link MooringApiError} when the start was
+   * undone.
+   */
   startInstance(instance: string, options: OperationCallOptions = {}): Promise<OperationStarted> {
     return this.#operate(instance, 'start', undefined, { idempotencyKey: crypto.randomUUID(), ...options });
   }
-  /** Stops an instance: returns when the wish is recorded, from which on it ends Stopped. */
+  /** Stops an instance: returns when the intent is recorded, from which on it ends Stopped. */
   async stopInstance(instance: string, options: InstanceCallOptions = {}): Promise<InstanceView> {
     return (await this.#operate(instance, 'stop', undefined, options)).instance;
   }
   /**
-   * Stops an instance whose sled doesn't answer, on the caller's word (`sled_powered_off`) that the sled runs nothing any
-   * more. Throws {@link MooringApiError} (409) when the sled answers, or the word is not given.
+   * Stops an instance whose sled doesn't answer, on the caller's statement (`sled_powered_off`) that the sled runs nothing
+   * any more. Throws {@link MooringApiError} (409) when the sled answers, or that is not stated.
    */
   async forceStopInstance(
     instance: string,
@@ -341,10 +355,13 @@ export class MooringClient {
     return this.#pages(`${instancePath(instance)}/${GROUP_PATHS[kind]}`, query, affinityGroupView, { signal });
   }
 
-  /** Reads a piece of an instance's serial console, from an offset since the guest began; it goes on counting across migrations. */
+  /**
+   * Reads a piece of an instance's serial console, from an offset since the guest began; it goes on counting across
+   * migrations.
+   */
   readSerialConsole(
     instance: string,
-    options: InstanceCallOptions & { fromStart?: number; maxBytes?: number } = {},
+    options: InstanceCallOptions & { fromStart?: number | undefined; maxBytes?: number | undefined } = {},
   ): Promise<SerialConsoleData> {
     const { query, signal } = instanceQuery(options);
     return this.#call(
@@ -362,13 +379,10 @@ export class MooringClient {
     return this.#call('GET', `/v1/operations/${encodeURIComponent(operationId)}`, options, operationView);
   }
   /**
-   * Follows an operation to its outcome; `onProgress` hears every look at it. An API that is unavailable for a while (503)
-   * is asked again. Throws the signal's reason when cancelled.
+   * Follows an operation to its outcome; `onProgress` is called with each view of it. An API that is unavailable for a while
+   * (503) is asked again. Throws the signal's reason when cancelled.
    */
-  waitForOperation(
-    operationId: string,
-    options: CallOptions & { onProgress?: (operation: OperationView) => void } = {},
-  ): Promise<OperationView> {
+  waitForOperation(operationId: string, options: FollowCallOptions<OperationView> = {}): Promise<OperationView> {
     return follow(
       () => this.getOperation(operationId, options),
       (operation) => operation.state === 'done',
@@ -425,7 +439,11 @@ export class MooringClient {
    * is still going on there is nothing yet.
    */
   listAuditLog(
-    options: CallOptions & { since?: string; until?: string; newestFirst?: boolean } = {},
+    options: CallOptions & {
+      since?: string | undefined;
+      until?: string | undefined;
+      newestFirst?: boolean | undefined;
+    } = {},
   ): AsyncGenerator<AuditLogEntry> {
     const { since, until, newestFirst, signal } = options;
     const sort_by = newestFirst ? 'time_and_id_descending' : undefined;
@@ -434,7 +452,7 @@ export class MooringClient {
     });
   }
 
-  /** Lists where each instance lives, as sled agents are told. */
+  /** Lists where each instance lives, as sled agents read it. */
   async *listNetwork(options: CallOptions = {}): AsyncGenerator<NetworkEntry> {
     for (let after: string | undefined; ; ) {
       const page = await this.#call('GET', '/network/instances', { ...options, query: { after } }, networkPage);
@@ -457,13 +475,10 @@ export class MooringClient {
     return this.#call('DELETE', drainPath(sledId), options, drainView);
   }
   /**
-   * Follows a drain to its end; `onProgress` hears every look at it. An API that is unavailable for a while (503: no worker
-   * says how far it has come) is asked again. Throws the signal's reason when cancelled.
+   * Follows a drain to its end; `onProgress` is called with each view of it. An API that is unavailable for a while (503: no
+   * worker answers its query) is asked again. Throws the signal's reason when cancelled.
    */
-  waitForDrain(
-    sledId: string,
-    options: CallOptions & { onProgress?: (drain: DrainView) => void } = {},
-  ): Promise<DrainView> {
+  waitForDrain(sledId: string, options: FollowCallOptions<DrainView> = {}): Promise<DrainView> {
     return follow(
       () => this.getDrain(sledId, options),
       (drain) => drain.state !== 'running',
@@ -538,9 +553,9 @@ export class MooringClient {
       try {
         return await this.#send(method, path, request);
       } catch (error) {
-        // Only a call with a key may have been done already without harm.
-        const again = error instanceof MooringConnectionError && request.idempotencyKey !== undefined;
-        if (!again || sent > MAX_RESENDS || (sent === 1 && error.neverSent)) throw error;
+        // Only a call with a key may be sent again after it was perhaps done already.
+        const resendable = error instanceof MooringConnectionError && request.idempotencyKey !== undefined;
+        if (!resendable || sent > MAX_RESENDS || (sent === 1 && error.neverSent)) throw error;
         await pause(RESEND_AFTER_MS * sent, request.signal);
         request.signal?.throwIfAborted();
       }
@@ -564,8 +579,8 @@ export class MooringClient {
       response = await fetch(url, {
         method,
         headers,
-        ...(request.body === undefined ? {} : { body: JSON.stringify(request.body) }),
-        ...(request.signal === undefined ? {} : { signal: request.signal }),
+        body: request.body === undefined ? null : JSON.stringify(request.body),
+        signal: request.signal ?? null,
       });
       text = await response.text();
     } catch (error) {

@@ -14,20 +14,21 @@ import pg from 'pg';
 import { z } from 'zod';
 import { freePort, guardChild, processExists, waitUntil } from '../platform/host/child-process.ts';
 
-export interface EmbeddedPostgresOptions {
+interface EmbeddedPostgresOptions {
   /** Where the data lives; made if it isn't there, kept otherwise. */
   readonly dataDir: string;
   /** The port on 127.0.0.1; a free one by default. */
-  readonly port?: number;
+  readonly port?: number | undefined;
   /** `false` for data that may be lost in a crash of the machine: faster. Default true. */
-  readonly durable?: boolean;
+  readonly durable?: boolean | undefined;
 }
 
+/** A PostgreSQL server that is up. */
 export interface EmbeddedPostgres {
   readonly url: string;
   readonly port: number;
   readonly pid: number;
-  /** Ends the server in order; connections are cut. */
+  /** Shuts the server down in order; open connections are closed. */
   stop(): Promise<void>;
   /** Ends the server as a crash of the machine would. */
   kill(): Promise<void>;
@@ -45,7 +46,10 @@ const PORT_ATTEMPTS = 5;
 const START_AGAIN_ATTEMPTS = 20;
 const START_AGAIN_PAUSE_MS = 300;
 
-/** Starts PostgreSQL again on the data of one that was killed: what that left may still be leaving. Throws as {@link startEmbeddedPostgres}. */
+/**
+ * Starts PostgreSQL on the data of one that was killed, whose child processes may still be ending. Throws as {@link
+ * startEmbeddedPostgres}.
+ */
 export async function startEmbeddedPostgresAgain(options: EmbeddedPostgresOptions): Promise<EmbeddedPostgres> {
   for (let attempt = 1; ; attempt++) {
     try {
@@ -58,7 +62,7 @@ export async function startEmbeddedPostgresAgain(options: EmbeddedPostgresOption
 }
 
 /**
- * Starts PostgreSQL on a data directory. Throws, with what PostgreSQL said and what to do, when the directory is in use or
+ * Starts PostgreSQL on a data directory. Throws, with PostgreSQL's output and what to do, when the directory is in use or
  * can't be reached, or the platform has no binaries.
  */
 export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): Promise<EmbeddedPostgres> {
@@ -123,12 +127,12 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
     const url = `postgres://mooring:${(await readFile(passwordFile, 'utf8')).trim()}@127.0.0.1:${port}/postgres`;
     const ready = await becomesReady(url, () => exited);
     if (ready && child.pid !== undefined) return handle(child, child.pid, url, port);
-    const said = output.join('').trim();
-    const portTaken = /could not bind|Address already in use/.test(said);
+    const printed = output.join('').trim();
+    const portTaken = /could not bind|Address already in use/.test(printed);
     if (portTaken && attempt < PORT_ATTEMPTS && !options.port) continue;
     child.kill('SIGKILL');
     if (portTaken) throw new Error(`PostgreSQL can't listen on port ${port}: it is taken. Name another port, or none.`);
-    throw new Error(`PostgreSQL did not start on ${dataDir}:\n${said || 'it said nothing'}`);
+    throw new Error(`PostgreSQL did not start on ${dataDir}:\n${printed || 'it said nothing'}`);
   }
 }
 
@@ -152,7 +156,7 @@ function handle(child: ChildProcess, pid: number, url: string, port: number): Em
   const end = async (signal: 'SIGINT' | 'SIGKILL') => {
     callOffGuard();
     if (child.exitCode !== null || child.signalCode !== null) return;
-    // The process must not end for want of anything else to wait for.
+    // Node would exit here if nothing else kept it running.
     child.ref();
     const gone = new Promise<void>((resolve) => child.once('exit', () => resolve()));
     child.kill(signal);
@@ -179,7 +183,10 @@ async function becomesReady(url: string, failed: () => boolean): Promise<boolean
   return false;
 }
 
-/** A pid file whose process lives means another server; one of a crash is PostgreSQL's to clean up. */
+/**
+ * Throws when another server runs on the data: a pid file whose process exists. After a crash PostgreSQL removes the file
+ * itself.
+ */
 async function refuseLiveServer(clusterDir: string): Promise<void> {
   const pidFile = join(clusterDir, 'postmaster.pid');
   const text = await readFile(pidFile, 'utf8').catch(() => '');
@@ -187,7 +194,7 @@ async function refuseLiveServer(clusterDir: string): Promise<void> {
   if (!(pid > 0) || !processExists(pid)) return;
   const name = await readFile(`/proc/${pid}/comm`, 'utf8').catch(() => 'postgres');
   if (!name.startsWith('postgres')) return;
-  // A server that was just told to stop, or was killed with its children still leaving, deserves a moment.
+  // A server that is stopping, or was killed while its children still end, is given time to be gone.
   await waitUntil(() => !processExists(pid), '', 5_000).catch(() => {
     throw new Error(
       `another PostgreSQL (process ${pid}) is running on ${clusterDir}: stop it, or use another data directory`,
@@ -248,7 +255,7 @@ async function reachable(path: string, owner: Owner): Promise<boolean> {
 }
 
 async function checkReachable(dataDir: string, owner: Owner): Promise<void> {
-  // The directory itself is ours to open; what is above it is not.
+  // Only the mode of the directory itself is changed, never of those above it.
   const { mode } = await stat(dataDir);
   await chmod(dataDir, mode | 0o011);
   if (!(await reachable(join(dataDir, 'cluster'), owner))) {

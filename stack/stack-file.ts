@@ -8,21 +8,22 @@ import { homedir } from 'node:os';
 import { isAbsolute, join } from 'node:path';
 import { z } from 'zod';
 import { processExists } from '../platform/host/child-process.ts';
+import { isLoopback } from '../platform/host/loopback.ts';
 import { writePrivateFile } from '../platform/host/private-file.ts';
 
-/** Unknown fields are kept by nobody and mind nobody: an older command may read a newer stack's file. */
 const stackFile = z.object({
   api_url: z.url(),
   database_url: z.string().min(1),
   temporal_address: z.string().min(1),
   temporal_namespace: z.string().min(1),
-  /** Where the stack's own admin token is; absent in the file of an older stack. */
-  token_file: z.string().optional(),
+  /** Where the stack's own admin token is. */
+  token_file: z.string().min(1),
   /** The folder of the authority that its sleds have joined; absent where they speak plain HTTP. */
   authority_dir: z.string().optional(),
   /** The process that runs the stack: a file whose process is gone is stale. */
   pid: z.number().int().positive(),
 });
+/** The content of a stack file. */
 export type StackFile = z.infer<typeof stackFile>;
 
 const FILE_NAME = /^stack-\d+\.json$/;
@@ -40,7 +41,7 @@ function pathFor(apiUrl: string, env: NodeJS.ProcessEnv): string {
 }
 
 /**
- * Writes a stack's file, and removes what stacks that were killed left behind. Throws what the file system says. Returns
+ * Writes a stack's file, and removes the files of stacks that were killed. Throws what the file system reports. Returns
  * a function that removes the file again, unless another stack has written it since.
  */
 export async function writeStackFile(
@@ -64,7 +65,7 @@ export async function readStackFile(apiUrl: string, env: NodeJS.ProcessEnv = pro
   return found !== null && processExists(found.pid) ? found : null;
 }
 
-/** What a file says; `null` for one that is missing, or that no stack has written. */
+/** The content of a file; `null` for one that is missing, or that no stack has written. */
 async function read(file: string): Promise<StackFile | null> {
   try {
     return stackFile.parse(JSON.parse(await readFile(file, 'utf8')));
@@ -79,8 +80,4 @@ async function removeStale(folder: string): Promise<void> {
     const found = await read(join(folder, name));
     if (found !== null && !processExists(found.pid)) await rm(join(folder, name), { force: true });
   }
-}
-
-function isLoopback(hostname: string): boolean {
-  return hostname === 'localhost' || hostname === '[::1]' || /^127(\.\d+){3}$/.test(hostname);
 }

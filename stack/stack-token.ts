@@ -1,4 +1,4 @@
-/** The admin token of an embedded stack: made by the stack for its own user, so that nobody has to think of tokens. */
+/** The admin token of an embedded stack: made by the stack for its own user, so that no user of it has to handle tokens. */
 import { randomBytes } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -8,13 +8,17 @@ import { findTokenByHash } from '../db/queries/access-tokens.ts';
 import { createTokenInDatabase } from '../db/transactions/manage-tokens.ts';
 import { writePrivateFile } from '../platform/host/private-file.ts';
 
+/** The admin token of a stack. */
 export interface StackToken {
   /** Where it is; only the stack's user may read the file. */
   readonly file: string;
   readonly secret: string;
 }
 
-/** Finds the token in the stack's data folder, or makes one that doesn't expire. Throws what the database or the file system says. */
+/**
+ * Finds the token in the stack's data folder, or makes one that doesn't expire. Throws what the database or the file system
+ * reports.
+ */
 export async function ensureStackToken(dataDir: string, databaseUrl: string): Promise<StackToken> {
   const file = join(dataDir, 'admin-token');
   const database = openDatabase(databaseUrl, { maxConnections: 1, applicationName: 'mooring-stack' });

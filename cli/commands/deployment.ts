@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import { colours } from '../colours.ts';
+import { colours } from '../format.ts';
 import { printJson, table } from '../output.ts';
 
 /** Adds `mooring deployment`: which builds of the workers there are, and which one gets new work. */

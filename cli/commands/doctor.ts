@@ -1,9 +1,9 @@
 import type { Command } from 'commander';
 import type { Examination } from '../../doctor/examine.ts';
-import { colours } from '../colours.ts';
 import { DEFAULT_API_PORT } from '../context.ts';
+import { colours } from '../format.ts';
 import { printJson } from '../output.ts';
-import { authorityOption, openAuthority } from './sled-identity.ts';
+import { authorityOption, openAuthority } from '../processes.ts';
 
 /** Adds `mooring doctor`. Heavy modules are loaded when it runs. */
 export function addDoctorCommand(program: Command): void {

@@ -1,14 +1,12 @@
 import type { Command } from 'commander';
 import type { DrainView } from '../../wire/operator-api/drains.ts';
-import { colours } from '../colours.ts';
-import { contextOf, findSled, withApiOptions } from '../context.ts';
+import { type ApiOptions, contextOf, findSled, subcommandsOf } from '../context.ts';
+import { colours } from '../format.ts';
 import { table } from '../output.ts';
-
-type ApiOptions = { apiUrl: string; project: string; json?: boolean };
 
 /** Adds the commands of `mooring sled` that drain one. */
 export function addDrainCommands(sled: Command): void {
-  const sub = (usage: string, description: string) => withApiOptions(sled.command(usage)).description(description);
+  const sub = subcommandsOf(sled);
 
   sub('drain <sled>', 'migrate everything away from a sled, and place nothing new on it')
     .option('--wait', 'wait for the end, and show how far it has come; exits with 1 when something could not move')
@@ -16,10 +14,7 @@ export function addDrainCommands(sled: Command): void {
     .action(async (name: string, options: ApiOptions & { wait?: boolean; parallel?: number }) => {
       const context = contextOf(options);
       const { id } = await findSled(context.client, name);
-      const begun = await context.client.drainSled(
-        id,
-        options.parallel === undefined ? {} : { parallel: options.parallel },
-      );
+      const begun = await context.client.drainSled(id, { parallel: options.parallel });
       if (!options.wait) {
         context.print(begun, () => drainReport(begun));
         return;

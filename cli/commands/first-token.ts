@@ -7,8 +7,8 @@ import type { AccessTokenCreated } from '../../wire/operator-api/access-tokens.t
 import { isUuid, resourceName } from '../../wire/operator-api/names.ts';
 
 /**
- * Makes a token in the database that `DATABASE_URL` names, past the API: who may write there needs nobody's leave. It is
- * audited all the same. Throws for a name that is taken or not one, and what PostgreSQL says.
+ * Makes a token in the database that `DATABASE_URL` names, past the API: for an installation that has no token yet. It is
+ * audited like any other. Throws for a name that is taken or not valid, and what PostgreSQL reports.
  */
 export async function createFirstToken(wanted: {
   name: string;

@@ -1,6 +1,5 @@
 import type { Command } from 'commander';
-import type { NetworkEntry } from '../../wire/network-protocol.ts';
-import { contextOf, withApiOptions } from '../context.ts';
+import { type ApiOptions, collect, contextOf, withApiOptions } from '../context.ts';
 import { table } from '../output.ts';
 
 /** Adds `mooring network …`. */
@@ -8,14 +7,13 @@ export function addNetworkCommands(program: Command): void {
   const network = program.command('network').description('see where the network reaches instances');
   withApiOptions(network.command('list'))
     .description('list where each instance lives, as sled agents are told')
-    .action(async (options: { apiUrl: string; project: string; json?: boolean }) => {
+    .action(async (options: ApiOptions) => {
       const context = contextOf(options);
-      const found: NetworkEntry[] = [];
-      for await (const one of context.client.listNetwork()) found.push(one);
+      const found = await collect(context.client.listNetwork());
       const names = new Map<string, string>();
       if (!context.json) {
-        for await (const sled of context.client.listSleds()) names.set(sled.id, sled.name);
-        for await (const instance of context.client.listInstances()) names.set(instance.id, instance.name);
+        for await (const { id, name } of context.client.listSleds()) names.set(id, name);
+        for await (const { id, name } of context.client.listInstances()) names.set(id, name);
       }
       context.print(found, () =>
         table(

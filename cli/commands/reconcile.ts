@@ -1,18 +1,16 @@
 import type { Command } from 'commander';
 import { RECONCILER_PURPOSE, RECONCILERS, type ReconcilerName } from '../../model/reconcilers.ts';
 import type { ReconcilerView } from '../../wire/operator-api/reconcilers.ts';
-import { colours } from '../colours.ts';
-import { contextOf, withApiOptions } from '../context.ts';
+import { type ApiOptions, contextOf, subcommandsOf } from '../context.ts';
+import { colours } from '../format.ts';
 import { table } from '../output.ts';
-
-type ApiOptions = { apiUrl: string; project: string; json?: boolean };
 
 /** Adds `mooring reconcile …`. */
 export function addReconcileCommands(program: Command): void {
   const reconcile = program
     .command('reconcile')
     .description('the loops that heal what a fault has left: look at them, switch them, run one pass');
-  const sub = (usage: string, description: string) => withApiOptions(reconcile.command(usage)).description(description);
+  const sub = subcommandsOf(reconcile);
 
   for (const name of RECONCILERS) {
     sub(name, `run one pass now, also while it is switched off: ${RECONCILER_PURPOSE[name]}`).action(

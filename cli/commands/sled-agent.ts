@@ -2,30 +2,11 @@ import { availableParallelism, totalmem } from 'node:os';
 import { type Command, Option } from 'commander';
 import { DEFAULT_LEASE_MS } from '../../model/lease.ts';
 import type { StoredIdentity } from '../../sled-agent/identity-file.ts';
+import { splitAddress } from '../../wire/sled-protocol.ts';
 import { DEFAULT_API_PORT } from '../context.ts';
+import { parseSize } from '../format.ts';
 import { printJson } from '../output.ts';
-import { parseSize } from '../sizes.ts';
-
-/** What can run the VMs of a sled. */
-export const HYPERVISORS = ['simulated', 'qemu'] as const;
-export type HypervisorChoice = (typeof HYPERVISORS)[number];
-
-export const hypervisorOption = () =>
-  new Option('--hypervisor <which>', 'what runs the VMs').choices(HYPERVISORS).default('simulated');
-
-/** Resolves at the first SIGINT or SIGTERM; a second one ends the process at once. */
-export async function untilTold(): Promise<void> {
-  await new Promise<void>((resolve) => {
-    let told = false;
-    const hear = () => {
-      if (told) process.exit(130);
-      told = true;
-      resolve();
-    };
-    process.on('SIGINT', hear);
-    process.on('SIGTERM', hear);
-  });
-}
+import { type HypervisorChoice, hypervisorOption, untilShutdownSignal } from '../processes.ts';
 
 interface AgentOptions {
   readonly hypervisor: HypervisorChoice;
@@ -46,7 +27,7 @@ interface AgentOptions {
   readonly testEndpoints?: boolean;
 }
 
-/** The options of an agent, however it came to its identity. */
+/** Adds the options of an agent with or without an identity. */
 function withAgentOptions(command: Command): Command {
   return command
     .addOption(hypervisorOption())
@@ -161,7 +142,7 @@ Examples:
         token: string | undefined,
         options: AgentOptions & { data: string; address: string; tokenFile?: string; run: boolean; json?: boolean },
       ) => {
-        // The agent runs for long: its line in the list of processes must not show the token.
+        // The agent runs on: its line in the list of processes must not show the token.
         process.title = 'mooring sled-agent';
         const { loadIdentity } = await import('../../sled-agent/identity-file.ts');
         if ((await loadIdentity(options.data)) !== null) {
@@ -195,13 +176,11 @@ async function readToken(file: string | undefined): Promise<string> {
   return text(process.stdin);
 }
 
-/** Port 0 is chosen before the sled joins: the control plane must know where it is. */
+/** Replaces port 0 by a free port before the sled joins: the control plane is told the address then. */
 async function withPort(address: string): Promise<string> {
-  const at = address.lastIndexOf(':');
-  if (address.slice(at) !== ':0') return address;
+  if (!address.endsWith(':0')) return address;
   const { freePort } = await import('../../platform/host/child-process.ts');
-  const host = address.slice(0, at);
-  return `${host}:${await freePort(host.replace(/[[\]]/g, ''))}`;
+  return address.replace(/0$/, String(await freePort(splitAddress(address).host)));
 }
 
 function sizeOf({ hypervisor, threads, memory }: AgentOptions): { threads: number; memoryBytes: number } {
@@ -227,7 +206,7 @@ async function serveJoined(stored: StoredIdentity, folder: string, options: Agen
   });
 }
 
-interface Served extends AgentOptions {
+interface ServeOptions extends AgentOptions {
   readonly name: string;
   /** `ip:port`. */
   readonly listen: string;
@@ -235,10 +214,10 @@ interface Served extends AgentOptions {
   readonly identity: import('../../sled-agent/sled-identity.ts').SledIdentity | undefined;
 }
 
-/** Runs an agent until told to end. */
-async function serve(options: Served): Promise<void> {
+/** Runs an agent until a signal ends it. */
+async function serve(options: ServeOptions): Promise<void> {
   const { startSledAgent } = await import('../../sled-agent/server.ts');
-  const told = untilTold();
+  const shutdown = untilShutdownSignal();
   const real = options.hypervisor === 'qemu';
   const vms = real ? await prepareRealVms(options) : null;
   const agent = await startSledAgent({
@@ -266,7 +245,7 @@ async function serve(options: Served): Promise<void> {
   });
   console.log(`sled agent "${options.name}": ${agent.address}${vms === null ? '' : `, ${vms.description}`}`);
   if (options.fencing) {
-    // What it can't take up, nobody may: its watchdog has the clock.
+    // Without its lease the agent must not go on: its watchdog counts the time.
     agent.ready.then(
       () => console.log(`lease held: ${options.lease} s`),
       (error: unknown) => {
@@ -275,7 +254,7 @@ async function serve(options: Served): Promise<void> {
       },
     );
   }
-  await told;
+  await shutdown;
   if (options.data === undefined) {
     await agent.stop();
     await vms?.removeData();

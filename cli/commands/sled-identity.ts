@@ -1,8 +1,6 @@
-import { type Command, Option } from 'commander';
-import { contextOf, findSled, withApiOptions } from '../context.ts';
+import type { Command } from 'commander';
+import { type ApiOptions, contextOf, findSled, withApiOptions } from '../context.ts';
 import { printJson, table } from '../output.ts';
-
-type ApiOptions = { apiUrl: string; project: string; json?: boolean };
 
 /** Adds `mooring sled invite`, `certificates` and `revoke`. */
 export function addSledIdentityCommands(sled: Command): void {
@@ -90,21 +88,6 @@ Examples:
     .option('--json', 'print JSON, for programs')
     .addHelpText('after', '\nExamples:\n  mooring authority show /etc/mooring/authority')
     .action(show);
-}
-
-/** The option by which a process is given the authority. */
-export function authorityOption(): Option {
-  return new Option(
-    '--authority <dir>',
-    'the certificate authority by which sleds join ("mooring authority create" makes one)',
-  ).env('MOORING_AUTHORITY');
-}
-
-/** Opens the authority in a folder; `undefined` when none is named. Throws when it can't be used. */
-export async function openAuthority(folder: string | undefined) {
-  if (folder === undefined) return undefined;
-  const { Authority } = await import('../../platform/identity/authority.ts');
-  return Authority.open(folder);
 }
 
 async function show(folder: string, options: { json?: boolean }): Promise<void> {

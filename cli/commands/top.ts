@@ -1,10 +1,9 @@
 import type { Command } from 'commander';
 import type { InstanceView } from '../../wire/operator-api/instances.ts';
 import type { SledView } from '../../wire/operator-api/sleds.ts';
-import { colours } from '../colours.ts';
-import { type CommandContext, contextOf, withApiOptions } from '../context.ts';
+import { type ApiOptions, type CommandContext, collect, contextOf, withApiOptions } from '../context.ts';
+import { colours, formatSize } from '../format.ts';
 import { paintState, table } from '../output.ts';
-import { formatSize } from '../sizes.ts';
 
 const DEFAULT_SECONDS = 1;
 const BAR_WIDTH = 20;
@@ -20,13 +19,13 @@ export function addTopCommand(program: Command): void {
     .description('a live view of the sleds: their use, their instances, migrations in flight')
     .option('--once', 'print it once')
     .option('--every <seconds>', 'how often to look', Number, DEFAULT_SECONDS)
-    .action(async (options: { apiUrl: string; project: string; json?: boolean; once?: boolean; every: number }) => {
+    .action(async (options: ApiOptions & { once?: boolean; every: number }) => {
       const context = contextOf(options);
       const live = !options.once && !context.json && process.stdout.isTTY === true;
       for (;;) {
         const fleet = await readFleet(context);
         if (!live) return context.print(summary(fleet), () => drawFleet(fleet));
-        // Home, then the picture, then nothing below it: no flicker.
+        // To the top, the picture, and everything below it cleared: without clearing first it does not flicker.
         process.stdout.write(`\u001b[H${drawFleet(fleet).replaceAll('\n', '\u001b[K\n')}\u001b[K\n\u001b[J`);
         await new Promise((resolve) => setTimeout(resolve, options.every * 1000));
       }
@@ -34,14 +33,12 @@ export function addTopCommand(program: Command): void {
 }
 
 async function readFleet({ client }: CommandContext): Promise<Fleet> {
-  const fleet: Fleet = { sleds: [], instances: [] };
-  for await (const sled of client.listSleds()) fleet.sleds.push(sled);
-  for await (const instance of client.listInstances()) fleet.instances.push(instance);
-  fleet.sleds.sort((a, b) => a.name.localeCompare(b.name, 'en', { numeric: true }));
-  return fleet;
+  const sleds = await collect(client.listSleds());
+  sleds.sort((a, b) => a.name.localeCompare(b.name, 'en', { numeric: true }));
+  return { sleds, instances: await collect(client.listInstances()) };
 }
 
-/** The same for programs. */
+/** The fleet for programs. */
 function summary({ sleds, instances }: Fleet) {
   return {
     sleds: sleds.map((sled) => ({ ...sled, instances: instances.filter((one) => one.sled_id === sled.id).length })),
@@ -57,7 +54,7 @@ function countStates(instances: InstanceView[]): Record<string, number> {
 }
 
 /** Draws a fleet as text. */
-export function drawFleet({ sleds, instances }: Fleet): string {
+function drawFleet({ sleds, instances }: Fleet): string {
   const names = new Map(sleds.map((sled) => [sled.id, sled.name]));
   const states = Object.entries(countStates(instances))
     .map(([state, count]) => `${count} ${paintState(state)}`)

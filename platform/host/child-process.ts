@@ -1,9 +1,13 @@
+/**
+ * `platform/host/` is what a process does with the machine that it runs on: child processes and free ports (this file), private
+ * files, loopback addresses.
+ */
 import { spawn } from 'node:child_process';
 import { createServer } from 'node:net';
 
 /**
- * Ends the process `pid` when this process is gone, however it went: a shell waits on a pipe that only this process
- * holds open, and kills on its end. Returns a function that calls the guard off.
+ * Ends the process `pid` when this process is gone, even if it was killed: a shell waits on a pipe that only this process holds
+ * open, and sends `signal` when the pipe is closed. Returns a function that ends the guard.
  */
 export function guardChild(pid: number, signal: 'TERM' | 'INT' | 'KILL'): () => void {
   const guard = spawn('/bin/sh', ['-c', `read -r line; [ "$line" = off ] || kill -${signal} ${pid}`], {
@@ -16,7 +20,7 @@ export function guardChild(pid: number, signal: 'TERM' | 'INT' | 'KILL'): () => 
   return () => guard.stdin.end('off\n');
 }
 
-/** A port on `host` that was free a moment ago. */
+/** A port on `host` that was free a moment ago. Throws when `host` is no address of this machine. */
 export async function freePort(host = '127.0.0.1'): Promise<number> {
   return new Promise((resolve, reject) => {
     const server = createServer();
@@ -39,7 +43,7 @@ export function processExists(pid: number): boolean {
   }
 }
 
-/** Waits until `check` holds, looking every `everyMs`; throws `message` after `timeoutMs` (both in milliseconds). */
+/** Waits until `check` holds, checking every `everyMs`; throws `message` after `timeoutMs` (both in milliseconds). */
 export async function waitUntil(
   check: () => Promise<boolean> | boolean,
   message: string,

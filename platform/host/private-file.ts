@@ -2,8 +2,8 @@ import { chmod, mkdir, rename, rm, writeFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
 
 /**
- * Writes a file that its owner alone may read: whole or not at all, and never readable by others, not even before the rename.
- * Throws what the file system says.
+ * Writes a file that its owner alone may read: as a whole or not at all, and with that mode from the start.
+ * Throws what the file system reports.
  */
 export async function writePrivateFile(file: string, content: string): Promise<void> {
   await mkdir(dirname(file), { recursive: true, mode: 0o700 });

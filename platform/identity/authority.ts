@@ -1,6 +1,7 @@
 /**
- * The certificate authority of an installation: a folder with its certificate (`authority.crt`) and its private key
- * (`authority.key`, readable by its owner alone). The key is in no database, log or history.
+ * `platform/identity/` is about certificates: it issues, reads, renews and checks them. This file is the certificate authority
+ * of an installation: a folder with its certificate (`authority.crt`) and its private key (`authority.key`, readable by its
+ * owner alone). The key is in no database, log or history.
  */
 
 import type { webcrypto } from 'node:crypto';
@@ -24,11 +25,12 @@ const KEY_FILE = 'authority.key';
 const DAY_MS = 24 * 60 * 60 * 1000;
 const AUTHORITY_LIFETIME_MS = 10 * 365 * DAY_MS;
 /** How long a certificate of a sled or the control plane is good by default, in milliseconds. */
-export const CERTIFICATE_LIFETIME_MS = 30 * DAY_MS;
+const CERTIFICATE_LIFETIME_MS = 30 * DAY_MS;
 
+/** An authority that was opened. Its key stays inside. */
 export class Authority {
   readonly #keys: AuthorityKeys;
-  /** Its certificate. */
+  /** Its certificate, in PEM. */
   readonly certificatePem: string;
   /** SHA-256 of its certificate, in hexadecimal: what an invitation names it by. */
   readonly fingerprint: string;

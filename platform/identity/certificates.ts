@@ -1,4 +1,5 @@
 /** Keys, requests and certificates, by @peculiar/x509 on the platform's own cryptography (WebCrypto). */
+// Before @peculiar/x509: tsyringe below it throws when it is loaded without this polyfill.
 import 'reflect-metadata';
 import { randomBytes, webcrypto } from 'node:crypto';
 import { isIP } from 'node:net';
@@ -26,7 +27,8 @@ const ALGORITHM = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' };
 /** How far the clocks of two servers may be apart, in milliseconds: a new certificate is already good on the slower one. */
 const CLOCK_SKEW_MS = 60_000;
 
-export interface KeyPair {
+/** A key pair that was made here. */
+interface KeyPair {
   readonly privateKeyPem: string;
   readonly keys: webcrypto.CryptoKeyPair;
 }
@@ -69,6 +71,7 @@ export async function readRequest(pem: string): Promise<RequestedKey | null> {
   }
 }
 
+/** A certificate as it was signed. */
 export interface IssuedCertificate {
   readonly pem: string;
   /** In hexadecimal. */
@@ -83,7 +86,10 @@ export interface AuthorityKeys {
   readonly privateKey: webcrypto.CryptoKey;
 }
 
-/** Makes an authority's self-signed certificate, good for `lifetimeMs` milliseconds. It signs only ends, no authorities. */
+/**
+ * Makes an authority's self-signed certificate, good for `lifetimeMs` milliseconds. It may sign certificates of sleds and of the
+ * control plane, but no further authorities.
+ */
 export async function makeAuthorityCertificate(pair: KeyPair, lifetimeMs: number): Promise<string> {
   const now = Date.now();
   const certificate = await X509CertificateGenerator.createSelfSigned({
@@ -121,7 +127,7 @@ export async function readAuthorityKeys(certificatePem: string, privateKeyPem: s
 
 /**
  * Signs a public key for an identity that may be both ends of a TLS connection. `hosts` are the IP addresses and names at
- * which it is found; the request's own words (subject, extensions) don't count. `lifetimeMs` in milliseconds, cut at the
+ * which it is found; the subject and extensions of the request are ignored. `lifetimeMs` in milliseconds, cut at the
  * end of the authority's own life.
  */
 export async function issueCertificate(
@@ -165,7 +171,7 @@ export function certificateSubject(identity: Identity): string {
   return identity.kind === 'sled' ? `CN=Mooring sled ${identity.sledId}` : 'CN=Mooring control plane';
 }
 
-/** What a certificate says: who it is of, its serial number and its life. `identity` is `null` for one that is nobody's. */
+/** The fields of a certificate that we use. `identity` is `null` when it names none of Mooring. */
 export interface CertificateFacts {
   readonly identity: Identity | null;
   readonly serial: string;
@@ -173,7 +179,7 @@ export interface CertificateFacts {
   readonly notAfter: Date;
 }
 
-/** Reads what a certificate (PEM or DER) says; its signature was verified by TLS. Throws when it can't be read. */
+/** Reads a certificate (PEM or DER); its signature was verified by TLS. Throws when it can't be read. */
 export function readCertificate(certificate: string | Uint8Array<ArrayBuffer>): CertificateFacts {
   const parsed = new X509Certificate(certificate);
   const names = parsed.getExtension(SubjectAlternativeNameExtension)?.names.toJSON() ?? [];
@@ -194,7 +200,10 @@ async function fingerprintOf(data: ArrayBuffer): Promise<string> {
   return Buffer.from(await webcrypto.subtle.digest('SHA-256', data)).toString('hex');
 }
 
-/** 126 random bits: positive, and never with a leading zero byte, so that it is written the same everywhere. Source: RFC 5280, 4.1.2.2. */
+/**
+ * 126 random bits: positive, and never with a leading zero byte, so that it is written the same everywhere. Source: RFC
+ * 5280, 4.1.2.2.
+ */
 function makeSerial(): string {
   const bytes = randomBytes(16);
   bytes[0] = ((bytes[0] ?? 0) & 0x3f) | 0x40;

@@ -4,7 +4,7 @@ import { IdentityHolder, type IdentityMaterial } from './holder.ts';
 
 /**
  * Gives this process the control plane's identity: a key of its own that is only in its memory, signed by the authority,
- * and renewed by itself. `hosts` are the IP addresses and names at which sleds find it.
+ * and renewed before it expires. `hosts` are the IP addresses and names at which sleds find it.
  */
 export async function becomeControlPlane(authority: Authority, hosts: readonly string[] = []): Promise<IdentityHolder> {
   const issue = async (): Promise<IdentityMaterial> => {

@@ -1,11 +1,12 @@
 /**
- * Somebody's identity in a running process: the key and certificate of now, renewed before they expire. Whoever uses them
- * hears of each renewal, so that new connections use the new ones without a restart.
+ * The identity of a running process: its present key and certificate, renewed before they expire. Listeners are called after
+ * each renewal, so that new connections use the new ones without a restart.
  */
 import type { SecureContextOptions } from 'node:tls';
 import { renewalTime } from '../../model/identity.ts';
 import { readCertificate } from './certificates.ts';
 
+/** A key and its certificate, all in PEM. */
 export interface IdentityMaterial {
   readonly privateKeyPem: string;
   readonly certificatePem: string;
@@ -16,6 +17,7 @@ export interface IdentityMaterial {
 const FIRST_RETRY_MS = 1_000;
 const MAX_WAIT_MS = 60 * 60 * 1000;
 
+/** Holds an identity and renews it; see the head of this file. */
 export class IdentityHolder {
   #material: IdentityMaterial;
   #timer: NodeJS.Timeout | undefined;
@@ -25,7 +27,7 @@ export class IdentityHolder {
   readonly #renew: () => Promise<IdentityMaterial>;
   readonly #onTrouble: (message: string) => void;
 
-  /** `renew` gets a new certificate; what goes wrong with it is said to `onTrouble`, and it is tried again. */
+  /** `renew` gets a new certificate; a failure is reported to `onTrouble`, and it is tried again. */
   constructor(
     material: IdentityMaterial,
     renew: () => Promise<IdentityMaterial>,
@@ -47,13 +49,13 @@ export class IdentityHolder {
     return { key: privateKeyPem, cert: `${certificatePem}\n${authorityPem}`, ca: authorityPem, minVersion: 'TLSv1.3' };
   }
 
-  /** Calls `listener` after each renewal; returns what ends that. */
+  /** Calls `listener` after each renewal. Returns a function that removes it. */
   onRenewal(listener: () => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
   }
 
-  /** Renews no more. */
+  /** Ends the renewals. */
   stop(): void {
     this.#stopped = true;
     clearTimeout(this.#timer);

@@ -3,21 +3,22 @@ import type { PeerCertificate, TLSSocket } from 'node:tls';
 import { describeIdentity, type Identity, type IdentityRefusal } from '../../model/identity.ts';
 import { type CertificateFacts, readCertificate } from './certificates.ts';
 
-export type Peer =
+/** The identity at the other end of a connection, or why there is none. */
+type Peer =
   | { readonly identity: Identity; readonly serial: string; readonly refusal: null }
   | { readonly identity: null; readonly refusal: IdentityRefusal };
 
 const facts = new WeakMap<TLSSocket, CertificateFacts>();
 
 /**
- * Says who is at the other end of a connection, whether or not TLS was told to refuse strangers. The time is looked at
- * with each call: a connection can outlive its certificate.
+ * Identifies the other end of a connection, whether or not TLS refuses unknown peers. The time is checked with each call: a
+ * connection can outlive its certificate.
  */
 export function identifyPeer(socket: TLSSocket): Peer {
   const certificate = socket.getPeerX509Certificate();
   if (certificate === undefined) return refuse('no_certificate');
   if (!socket.authorized) {
-    // Node says it by OpenSSL's name, whatever its type declares.
+    // Node gives the name of OpenSSL's error here, although the type declares an Error.
     return refuse(String(socket.authorizationError) === 'CERT_HAS_EXPIRED' ? 'expired' : 'other_authority');
   }
   let known = facts.get(socket);
@@ -35,7 +36,7 @@ function refuse(refusal: IdentityRefusal): Peer {
 }
 
 /** The server that answered is not the one that was expected, though its certificate is the authority's. */
-export class WrongPeer extends Error {
+class WrongPeer extends Error {
   override readonly name = 'WrongPeer';
   readonly code = 'ERR_WRONG_PEER';
 }

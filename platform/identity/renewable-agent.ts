@@ -2,11 +2,12 @@ import type { ConnectionOptions } from 'node:tls';
 import { Agent } from 'undici';
 import type { IdentityHolder } from './holder.ts';
 
+/** How a pool connects. */
 export interface RenewableAgentOptions {
   readonly connections: number;
-  readonly keepAliveTimeoutMs?: number;
-  readonly connectTimeoutMs?: number;
-  /** TLS's check of who answered. */
+  readonly keepAliveTimeoutMs?: number | undefined;
+  readonly connectTimeoutMs?: number | undefined;
+  /** TLS's check of the server's identity. */
   readonly checkServerIdentity: NonNullable<ConnectionOptions['checkServerIdentity']>;
 }
 
@@ -27,7 +28,7 @@ export class RenewableAgent {
     this.#unlisten = holder.onRenewal(() => this.reconnect());
   }
 
-  /** What to send the next call over. */
+  /** The dispatcher of the next call. */
   get dispatcher(): Agent {
     return this.#agent;
   }
@@ -39,7 +40,7 @@ export class RenewableAgent {
     before.close().catch(() => {});
   }
 
-  /** Takes no new calls; those under way end in peace. */
+  /** Takes no new calls; those under way are let finish. */
   retire(): void {
     this.#unlisten();
     this.#agent.close().catch(() => {});

@@ -1,16 +1,19 @@
-/** Where a process shows its metrics and says how it is: for Prometheus, and for whoever restarts processes. */
+/** The HTTP endpoint of a process's metrics, for Prometheus, and of its health, for what restarts processes. */
 import { createServer } from 'node:http';
+import { splitAddress } from '../../wire/sled-protocol.ts';
 
-export interface EndpointOptions {
+/** What an endpoint serves, and where. */
+interface EndpointOptions {
   /** `ip:port` to listen on; port 0 chooses a free one. */
   readonly listen: string;
   /** The metrics, in Prometheus's text format. */
   readonly metrics: () => Promise<string>;
-  /** What keeps the process from doing its work, in words; empty when it is ready. */
+  /** What keeps the process from doing its work, for people; empty when it is ready. */
   readonly problems: () => Promise<string[]>;
 }
 
-export interface RunningEndpoint {
+/** An endpoint that listens. */
+interface RunningEndpoint {
   readonly url: string;
   stop(): Promise<void>;
 }
@@ -38,16 +41,15 @@ export async function startEndpoint(options: EndpointOptions): Promise<RunningEn
       answer(500, 'text/plain', `${error instanceof Error ? error.message : error}\n`);
     }
   });
-  const at = options.listen.lastIndexOf(':');
-  const host = options.listen.slice(0, at).replace(/[[\]]/g, '');
+  const { host, port } = splitAddress(options.listen);
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject);
-    server.listen(Number(options.listen.slice(at + 1)), host, resolve);
+    server.listen(port, host, resolve);
   });
   const address = server.address();
-  const port = typeof address === 'object' && address !== null ? address.port : 0;
+  const chosenPort = typeof address === 'object' && address !== null ? address.port : port;
   return {
-    url: `http://${options.listen.slice(0, at)}:${port}`,
+    url: `http://${options.listen.replace(/\d+$/, String(chosenPort))}`,
     async stop() {
       server.closeAllConnections();
       await new Promise((resolve) => server.close(resolve));

@@ -1,4 +1,4 @@
-/** How the SDK's log lines become ours: the same few fields on each, so that one filter finds all that concerns an instance. */
+/** The fields of the SDK's log lines under our names, so that one filter finds every line about an instance. */
 
 const KINDS: Readonly<Record<string, 'instance_id' | 'vmm_id' | 'sled_id'>> = {
   'instance-start': 'instance_id',
@@ -10,7 +10,7 @@ const KINDS: Readonly<Record<string, 'instance_id' | 'vmm_id' | 'sled_id'>> = {
   'sled-drain': 'sled_id',
 };
 
-/** What a workflow id says: the saga, and what it is about. */
+/** The saga that a workflow id names, and its subject. */
 export function fieldsOfWorkflowId(workflowId: string): Record<string, string> {
   const slash = workflowId.indexOf('/');
   const saga = slash < 0 ? workflowId : workflowId.slice(0, slash);
@@ -20,13 +20,13 @@ export function fieldsOfWorkflowId(workflowId: string): Record<string, string> {
 
 /**
  * The fields of a line that the SDK logs for a workflow, an activity or itself: saga, instance or VMM, step, attempt and
- * operation by our names; what the caller added stays as it is, and what says nothing to a reader is left out.
+ * operation by our names; what the caller added stays as it is; the SDK's internal fields are left out.
  */
 export function logFields(meta: Record<string | symbol, unknown>): Record<string, unknown> {
   const { workflowId, workflowType, activityType, attempt, error, sdkComponent, ...rest } = meta;
   // The SDK has two names for it.
   const runId = rest.runId ?? rest.workflowRunId;
-  for (const noise of [
+  for (const internal of [
     'namespace',
     'taskQueue',
     'activityId',
@@ -36,7 +36,7 @@ export function logFields(meta: Record<string | symbol, unknown>): Record<string
     'runId',
     'workflowRunId',
   ])
-    delete rest[noise];
+    delete rest[internal];
   return {
     ...(typeof workflowId === 'string' ? fieldsOfWorkflowId(workflowId) : {}),
     ...(workflowType === undefined ? {} : { workflow_type: workflowType }),

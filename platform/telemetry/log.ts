@@ -1,6 +1,10 @@
+/**
+ * `platform/telemetry/` is how a process can be observed from outside: its log (this file, and the fields of its lines), its
+ * metrics, its health, and its traces.
+ */
 import { type Logger, pino } from 'pino';
 
-/** What a line must never show, wherever a caller has put it. */
+/** The fields whose values a line must never show, wherever a caller has put them. */
 const SECRETS = ['apiKey', 'databaseUrl', 'token', 'secret', 'authorization'].flatMap((name) => [
   name,
   `*.${name}`,

@@ -9,10 +9,10 @@ import type { SpanProcessor } from '@opentelemetry/sdk-trace-node';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 
 /** What the Temporal SDK's interceptors need to send the spans of workflows. */
-export interface InstalledTracing {
+interface InstalledTracing {
   readonly resource: Resource;
   readonly spanProcessor: SpanProcessor;
-  /** Sends what is left. */
+  /** Sends the spans that are not sent yet. */
   flush(): Promise<void>;
 }
 
@@ -20,20 +20,20 @@ let installed: Promise<InstalledTracing | null> | undefined;
 
 /**
  * Sets tracing up for this process, once; `null` when the environment names no collector. `service` is the name that spans
- * carry unless `OTEL_SERVICE_NAME` says another.
+ * carry unless `OTEL_SERVICE_NAME` names another.
  */
 export function installTracing(
   service: string,
   env: NodeJS.ProcessEnv = process.env,
 ): Promise<InstalledTracing | null> {
-  installed ??= set(service, env);
+  installed ??= install(service, env);
   return installed;
 }
 
-async function set(service: string, env: NodeJS.ProcessEnv): Promise<InstalledTracing | null> {
+async function install(service: string, env: NodeJS.ProcessEnv): Promise<InstalledTracing | null> {
   const wanted = env.OTEL_EXPORTER_OTLP_TRACES_ENDPOINT ?? env.OTEL_EXPORTER_OTLP_ENDPOINT;
   if (wanted === undefined || wanted === '' || env.OTEL_SDK_DISABLED === 'true') return null;
-  // Loaded only where it is used: it costs a quarter of a second.
+  // Loaded only where it is used: loading takes a quarter of a second.
   const [{ BatchSpanProcessor, NodeTracerProvider }, { OTLPTraceExporter }, { Resource: Attributes }] =
     await Promise.all([
       import('@opentelemetry/sdk-trace-node'),

@@ -1,6 +1,7 @@
 /** The main job on real VMs: the demo's scenario, and a console that is followed across migrations. */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { playScenario, readScenario } from '../../cli/scenario.ts';
+import { playScenario } from '../../cli/play-scenario.ts';
+import { readScenario } from '../../cli/scenario.ts';
 import { MooringClient } from '../../client/mooring-client.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import { type RunningStack, startStack } from '../../stack/stack.ts';

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { parseScenario, playScenario, readScenario } from '../../cli/scenario.ts';
+import { playScenario } from '../../cli/play-scenario.ts';
+import { parseScenario, readScenario } from '../../cli/scenario.ts';
 import { type RunningStack, startStack } from '../../stack/stack.ts';
 
 let stack: RunningStack;
@@ -21,7 +22,7 @@ test('the demo’s scenario ends as it says, on real parts', async () => {
 });
 
 test('a scenario with a wrong field is refused by the name of the step and the field', () => {
-  expect(() => parseScenario('steps: [{title: x, do: {start: a}, expect: {shown: flying}}]')).toThrow(
-    /steps\[0\]\.expect\.shown/,
+  expect(() => parseScenario('steps: [{title: x, do: {start: a}, expect: {external_state: flying}}]')).toThrow(
+    /steps\[0\]\.expect\.external_state/,
   );
 });

@@ -4,7 +4,7 @@ import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import type { SledDrainInput } from '../../model/workflow-inputs.ts';
 import { TASK_QUEUE, workflowIds } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
-import type { StackSled } from '../../stack/stack.ts';
+import type { StackSled } from '../../stack/stack-sleds.ts';
 import { type RunningCommand, startCommand } from '../support/command.ts';
 import { type Harness, refused, startHarness, wake } from '../support/harness.ts';
 

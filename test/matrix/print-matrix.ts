@@ -2,7 +2,7 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { colours } from '../../cli/colours.ts';
+import { colours } from '../../cli/format.ts';
 import { COLUMNS } from './columns.ts';
 import { runMatrix } from './run-matrix.ts';
 import { brokenLines, markdown, summary, terminalTable } from './table.ts';

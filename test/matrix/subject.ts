@@ -8,7 +8,7 @@ import type { ExternalState } from '../../model/states.ts';
 import { needsAction } from '../../model/update-decision.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import type { Fault } from '../../sled-agent/faults.ts';
-import type { StackSled } from '../../stack/stack.ts';
+import type { StackSled } from '../../stack/stack-sleds.ts';
 import type { Execution, FaultPlan, Moment } from './fault-injector.ts';
 import type { MatrixStack } from './matrix-stack.ts';
 

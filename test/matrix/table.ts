@@ -1,6 +1,6 @@
 /** The fault matrix as a table: for a terminal, and for docs/. */
 import Table from 'cli-table3';
-import { colours } from '../../cli/colours.ts';
+import { colours } from '../../cli/format.ts';
 import type { CellResult, MatrixResult, Verdict } from './run-matrix.ts';
 
 function find(result: MatrixResult, row: MatrixResult['rows'][number], column: MatrixResult['columns'][number]) {

@@ -9,7 +9,7 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { Command } from 'commander';
-import { colours } from '../../cli/colours.ts';
+import { colours } from '../../cli/format.ts';
 import { printJson, table } from '../../cli/output.ts';
 import { applyEdit, type Edit, MUTANTS, type Mutant } from './mutants.ts';
 

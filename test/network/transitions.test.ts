@@ -3,7 +3,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { findNetworkDisagreements } from '../../db/queries/network.ts';
 import { freePort, waitUntil } from '../../platform/host/child-process.ts';
 import { startSledAgent } from '../../sled-agent/server.ts';
-import type { StackSled } from '../../stack/stack.ts';
+import type { StackSled } from '../../stack/stack-sleds.ts';
 import { networkPage } from '../../wire/network-protocol.ts';
 import { type Harness, refused, startHarness } from '../support/harness.ts';
 

@@ -3,7 +3,7 @@ import type { ReconcilerName } from '../../model/reconcilers.ts';
 import { TASK_QUEUE, workflowIds } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import type { CallFault, Fault, FaultCall } from '../../sled-agent/faults.ts';
-import type { StackSled } from '../../stack/stack.ts';
+import type { StackSled } from '../../stack/stack-sleds.ts';
 import { type Harness, refused } from '../support/harness.ts';
 import type { HeldStep, Recorder } from './recorder.ts';
 

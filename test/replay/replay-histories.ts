@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { Client, Connection } from '@temporalio/client';
 import { Command } from 'commander';
 import { pino } from 'pino';
-import { colours } from '../../cli/colours.ts';
+import { colours } from '../../cli/format.ts';
 import { printJson, table } from '../../cli/output.ts';
 import { readTemporalSettings } from '../../temporal/connection.ts';
 import { fetchHistories, type NamedHistory, readHistories, replay } from '../../worker/replay.ts';

@@ -1,7 +1,7 @@
 /** `npm run soak`: see `--help`. */
 import { randomInt } from 'node:crypto';
 import { Command } from 'commander';
-import { colours } from '../../cli/colours.ts';
+import { colours } from '../../cli/format.ts';
 import { printJson } from '../../cli/output.ts';
 import { makePlan } from './plan.ts';
 import { printReport, recordReport } from './report.ts';

@@ -1,6 +1,6 @@
 /** The tables and lines that a soak's outcome is printed in. */
 import { readFile, writeFile } from 'node:fs/promises';
-import { colours } from '../../cli/colours.ts';
+import { colours } from '../../cli/format.ts';
 import { table } from '../../cli/output.ts';
 import type { SoakReport } from './soak.ts';
 

@@ -1,7 +1,7 @@
 /** Sleds without fencing: silence proves nothing, whatever the loops do; only an operator's confirmation gives their guests up. */
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import { waitUntil } from '../../platform/host/child-process.ts';
-import type { StackSled } from '../../stack/stack.ts';
+import type { StackSled } from '../../stack/stack-sleds.ts';
 import { runCommand } from '../support/command.ts';
 import { type Harness, refused, silence, startHarness, wake } from '../support/harness.ts';
 

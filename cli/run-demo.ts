@@ -1,65 +1,66 @@
 import { fileURLToPath } from 'node:url';
 import { startStack } from '../stack/stack.ts';
-import { colours } from './colours.ts';
-import { type HypervisorChoice, untilTold } from './commands/sled-agent.ts';
+import { colours } from './format.ts';
 import { paintState, table } from './output.ts';
-import { type InstanceSize, playScenario, readScenario, type StepResult } from './scenario.ts';
+import { type InstanceSize, playScenario, type StepResult } from './play-scenario.ts';
+import { type HypervisorChoice, untilShutdownSignal } from './processes.ts';
+import { readScenario } from './scenario.ts';
 
 const DEMO = fileURLToPath(new URL('./demo.yaml', import.meta.url));
 
 /**
- * Brings up a stack, plays a scenario and shows it as it happens. Returns whether every step ended as the scenario says.
- * With `keep`, everything runs on until Ctrl-C.
+ * Brings up a stack, plays a scenario and prints each step as it ends. Returns whether every step ended as the scenario expects.
+ * With `keep`, everything runs on until Ctrl-C. Throws when the stack can't be brought up or the scenario can't be read.
  */
 export async function runDemo(options: {
-  keep: boolean;
-  scenarioFile?: string | undefined;
-  hypervisor?: HypervisorChoice;
-  sledTls?: boolean;
+  readonly keep?: boolean;
+  readonly scenarioFile?: string | undefined;
+  readonly hypervisor: HypervisorChoice;
+  readonly sledTls?: boolean;
 }): Promise<boolean> {
   const scenario = await readScenario(options.scenarioFile ?? DEMO);
-  const told = untilTold();
+  const shutdown = untilShutdownSignal();
   const stack = await startStack({
     sleds: 3,
-    hypervisor: options.hypervisor ?? 'simulated',
-    sledTls: options.sledTls ?? false,
+    hypervisor: options.hypervisor,
+    sledTls: options.sledTls,
     reconcileEveryMs: 1_000,
     onProgress: (message) => console.log(`${colours.green('✓')} ${message}`),
   });
   try {
     console.log();
-    const played = playScenario(stack, scenario, showStep, instanceSize(options.hypervisor));
-    const results = await Promise.race([played, told]);
+    const played = playScenario(stack, scenario, printStep, instanceSize(options.hypervisor));
+    const results = await Promise.race([played, shutdown]);
     if (results === undefined) {
       played.catch(() => {});
       return false;
     }
-    const good = results.every((result) => result.problems.length === 0);
+    const allAsExpected = results.every((result) => result.problems.length === 0);
     console.log(`\n${summary(results)}\n`);
     console.log(
-      good
+      allAsExpected
         ? colours.green('Every step ended as the scenario says.')
         : colours.red('Not every step ended as the scenario says.'),
     );
     if (options.keep) {
       console.log(`Everything is left running: API ${stack.apiUrl}, Web UI ${stack.temporalUiUrl}. Ctrl-C stops it.`);
-      await told;
+      await shutdown;
     }
-    return good;
+    return allAsExpected;
   } finally {
     await stack.stop();
   }
 }
 
-/** Real guests share this machine: small ones. */
-function instanceSize(hypervisor: HypervisorChoice = 'simulated'): InstanceSize {
+/** Real guests share this machine, so they are small. */
+function instanceSize(hypervisor: HypervisorChoice): InstanceSize {
   return hypervisor === 'qemu' ? { ncpus: 1, memory: 128 * 1024 ** 2 } : { ncpus: 2, memory: 1024 ** 3 };
 }
 
-function showStep(result: StepResult): void {
+function printStep(result: StepResult): void {
   const mark = result.problems.length === 0 ? colours.green('✓') : colours.red('✗');
   console.log(
-    `${mark} ${colours.bold(result.title)}${result.shown === '' ? '' : `  → ${paintState(result.shown)}`}  ${colours.dim(`${Math.round(result.ms)} ms`)}`,
+    `${mark} ${colours.bold(result.title)}${result.externalState === '' ? '' : `  → ${paintState(result.externalState)}`}  ${colours.dim(`${Math.round(result.ms)} ms`)}`,
   );
   if (result.call !== 'succeeded') console.log(`    the caller was told ${colours.yellow(result.call)}`);
   if (result.counted !== null)
@@ -74,7 +75,7 @@ function summary(results: StepResult[]): string {
     results.map((result) => [
       result.title,
       result.call.split(':')[0] ?? '',
-      result.shown === '' ? '-' : paintState(result.shown),
+      result.externalState === '' ? '-' : paintState(result.externalState),
       String(Math.round(result.ms)),
       result.problems.length === 0 ? colours.green('yes') : colours.red(result.problems.join('; ')),
     ]),

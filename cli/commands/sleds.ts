@@ -1,21 +1,16 @@
 import { createInterface } from 'node:readline/promises';
 import type { Command } from 'commander';
-import type { ProjectView } from '../../wire/operator-api/projects.ts';
 import type { SledView } from '../../wire/operator-api/sleds.ts';
-import { colours } from '../colours.ts';
-import { contextOf, findSled, withApiOptions } from '../context.ts';
-import { followOperation } from '../follow.ts';
+import { type ApiOptions, collect, contextOf, findSled, subcommandsOf } from '../context.ts';
+import { colours, formatSize, parseSize } from '../format.ts';
 import { table } from '../output.ts';
-import { formatSize, parseSize } from '../sizes.ts';
 import { addDrainCommands } from './drain.ts';
 import { addSledIdentityCommands } from './sled-identity.ts';
-
-type ApiOptions = { apiUrl: string; project: string; json?: boolean };
 
 /** Adds `mooring sled …`. */
 export function addSledCommands(program: Command): void {
   const sled = program.command('sled').description('add and look at sleds');
-  const sub = (usage: string, description: string) => withApiOptions(sled.command(usage)).description(description);
+  const sub = subcommandsOf(sled);
 
   sub('add <name>', 'add a sled without an identity, whose agent is running; "invite" is for all others')
     .requiredOption('--address <ip:port>', 'where its agent listens')
@@ -29,8 +24,7 @@ export function addSledCommands(program: Command): void {
     });
   sub('list', 'list the sleds').action(async (options: ApiOptions) => {
     const context = contextOf(options);
-    const found: SledView[] = [];
-    for await (const one of context.client.listSleds()) found.push(one);
+    const found = await collect(context.client.listSleds());
     context.print(found, () => sledTable(found));
   });
   sub('show <sled>', 'show a sled, with its lease').action(async (name: string, options: ApiOptions) => {
@@ -43,7 +37,7 @@ export function addSledCommands(program: Command): void {
     .action(async (name: string, options: ApiOptions & { yes?: boolean }) => {
       const context = contextOf(options);
       const found = await findSled(context.client, name);
-      if (!options.yes) await confirmDeath(found);
+      if (!options.yes) await confirmDeclareDead(found);
       const dead = await context.client.declareSledDead(found.id, { sled_powered_off: true });
       context.print(dead, () => `${sledTable([dead])}\n\n${describeFencing(dead)}`);
     });
@@ -67,84 +61,6 @@ export function addSledCommands(program: Command): void {
   addSledIdentityCommands(sled);
 }
 
-/** Adds `mooring project …`. */
-export function addProjectCommands(program: Command): void {
-  const project = program.command('project').description('create and look at projects and their quotas');
-  const sub = (usage: string, description: string) => withApiOptions(project.command(usage)).description(description);
-
-  sub('create <name>', 'create a project')
-    .option('--description <text>', 'what it is for', '')
-    .action(async (name: string, options: ApiOptions & { description: string }) => {
-      const context = contextOf(options);
-      const made = await context.client.createProject({ name, description: options.description });
-      context.print(made, () => projectTable([made]));
-    });
-  sub('list', 'list the projects').action(async (options: ApiOptions) => {
-    const context = contextOf(options);
-    const found: ProjectView[] = [];
-    for await (const one of context.client.listProjects()) found.push(one);
-    context.print(found, () => projectTable(found));
-  });
-  sub('show <name>', 'show a project').action(async (name: string, options: ApiOptions) => {
-    const context = contextOf(options);
-    const found = await context.client.getProject(name);
-    context.print(found, () => projectTable([found]));
-  });
-  sub('delete <name>', 'delete a project without instances').action(async (name: string, options: ApiOptions) => {
-    const context = contextOf(options);
-    await context.client.deleteProject(name);
-    context.print({ deleted: name }, () => `deleted ${name}`);
-  });
-  sub('quota <name>', 'show or set a project’s quota')
-    .option('--cpus <n>', 'virtual CPUs, or "unlimited"')
-    .option('--memory <size>', 'memory, for example 64GiB, or "unlimited"')
-    .action(async (name: string, options: ApiOptions & { cpus?: string; memory?: string }) => {
-      const context = contextOf(options);
-      const before = await context.client.getQuota(name);
-      const cpus =
-        options.cpus === undefined ? before.cpus : options.cpus === 'unlimited' ? null : Number(options.cpus);
-      const memory =
-        options.memory === undefined
-          ? before.memory
-          : options.memory === 'unlimited'
-            ? null
-            : parseSize(options.memory);
-      const now =
-        options.cpus === undefined && options.memory === undefined
-          ? before
-          : await context.client.setQuota(name, { cpus, memory });
-      context.print(now, () =>
-        table(
-          ['', 'QUOTA', 'IN USE'],
-          [
-            ['CPUs', now.cpus === null ? 'unlimited' : String(now.cpus), String(now.cpus_in_use)],
-            ['memory', now.memory === null ? 'unlimited' : formatSize(now.memory), formatSize(now.memory_in_use)],
-          ],
-        ),
-      );
-    });
-}
-
-/** Adds `mooring operation …`. */
-export function addOperationCommands(program: Command): void {
-  const operation = program.command('operation').description('follow a start or a migration');
-  withApiOptions(operation.command('show <id>'))
-    .description('show an operation')
-    .option('--wait', 'wait for its outcome')
-    .action(async (id: string, options: ApiOptions & { wait?: boolean }) => {
-      const context = contextOf(options);
-      const found = options.wait
-        ? await followOperation(context, id, { what: `operation ${id}` })
-        : await context.client.getOperation(id);
-      context.print(found, () =>
-        table(
-          ['KIND', 'STATE', 'STEP', 'OUTCOME', 'ERROR'],
-          [[found.kind, found.state, found.progress?.title ?? '-', found.outcome ?? '-', found.error?.message ?? '-']],
-        ),
-      );
-    });
-}
-
 function sledTable(sleds: SledView[]): string {
   return table(
     ['NAME', 'POLICY', 'LEASE', 'THREADS', 'MEMORY', 'VMMS', 'ADDRESS', 'ID'],
@@ -161,7 +77,7 @@ function sledTable(sleds: SledView[]): string {
   );
 }
 
-/** What is known of a sled's fencing, in words. */
+/** Describes a sled's fencing and its lease. */
 function describeFencing({ name, lease, declared_dead: dead }: SledView): string {
   const lines =
     lease === null
@@ -181,9 +97,9 @@ function describeFencing({ name, lease, declared_dead: dead }: SledView): string
   return lines.map((line) => `${name}: ${line}`).join('\n');
 }
 
-/** Asks for the operator's word. Throws when it isn't given, or nobody can be asked. */
-async function confirmDeath({ name, vmm_count, lease }: SledView): Promise<void> {
-  const words = [
+/** Asks the operator to confirm. Throws when that is refused, or standard input is no terminal. */
+async function confirmDeclareDead({ name, vmm_count, lease }: SledView): Promise<void> {
+  const warning = [
     `You vouch that sled "${name}" is powered off, or that nothing runs on it any more.`,
     `Its ${vmm_count} VMM${vmm_count === 1 ? '' : 's'} become Failed, and their instances may be started on other sleds.`,
     'If a guest still runs there, it runs twice from then on, and both write to what they share.',
@@ -191,19 +107,12 @@ async function confirmDeath({ name, vmm_count, lease }: SledView): Promise<void>
       ? []
       : ['This sled has fencing: it is declared dead by itself when its lease has lapsed. Waiting is safer.']),
   ];
-  if (!process.stdin.isTTY) throw new Error(`${words.join(' ')} Say so with --yes.`);
+  if (!process.stdin.isTTY) throw new Error(`${warning.join(' ')} Say so with --yes.`);
   const terminal = createInterface({ input: process.stdin, output: process.stderr });
   try {
-    const answer = await terminal.question(`${words.join('\n')}\nType the name of the sled to give your word: `);
+    const answer = await terminal.question(`${warning.join('\n')}\nType the name of the sled to give your word: `);
     if (answer.trim() !== name) throw new Error('nothing was declared: that is not the name of the sled');
   } finally {
     terminal.close();
   }
-}
-
-function projectTable(projects: ProjectView[]): string {
-  return table(
-    ['NAME', 'DESCRIPTION', 'ID'],
-    projects.map((one) => [one.name, one.description, one.id]),
-  );
 }

@@ -1,0 +1,108 @@
+import { type Command, Option } from 'commander';
+import { DEFAULT_BEAT_MS } from '../../model/lease.ts';
+import { splitAddress } from '../../wire/sled-protocol.ts';
+import { DEFAULT_API_PORT, DEFAULT_SLED_PORT } from '../context.ts';
+import { authorityOption, externalParts, openAuthority, untilShutdownSignal } from '../processes.ts';
+
+interface ApiCommandOptions {
+  readonly host: string;
+  readonly port: number;
+  readonly temporalUiUrl?: string;
+  readonly authentication: 'tokens' | 'open';
+  readonly tlsCert?: string;
+  readonly tlsKey?: string;
+  readonly insecure?: boolean;
+  readonly requestsPerMinute: number;
+  readonly leaseBeatMs: number;
+  readonly metrics?: string;
+  readonly authority?: string;
+  readonly sledListen?: string;
+  readonly sledUrl?: string;
+  readonly insecureSleds?: boolean;
+}
+
+/** Adds `mooring api`. Heavy modules are loaded when it runs. */
+export function addApiCommand(program: Command): void {
+  program
+    .command('api')
+    .description('run one API process, against DATABASE_URL and TEMPORAL_ADDRESS')
+    .option('--host <address>', 'the address to listen on', '127.0.0.1')
+    .option('--port <port>', 'the port to listen on; 0 chooses one', Number, DEFAULT_API_PORT)
+    .option('--temporal-ui-url <url>', 'where the Temporal Web UI is, for links')
+    .addOption(
+      new Option('--authentication <mode>', 'ask operators for tokens, or let in whoever reaches a loopback address')
+        .choices(['tokens', 'open'])
+        .default('tokens')
+        .env('MOORING_API_AUTHENTICATION'),
+    )
+    .addOption(new Option('--tls-cert <file>', 'the certificate to serve, in PEM').env('MOORING_API_TLS_CERT'))
+    .addOption(new Option('--tls-key <file>', 'its key, in PEM').env('MOORING_API_TLS_KEY'))
+    .option('--insecure', 'listen elsewhere than on a loopback address without TLS')
+    .addOption(
+      new Option('--requests-per-minute <n>', 'how many requests a token may send in a minute; 0 is unlimited')
+        .argParser(Number)
+        .default(6_000)
+        .env('MOORING_API_REQUESTS_PER_MINUTE'),
+    )
+    .addOption(authorityOption())
+    .option(
+      '--sled-listen <ip:port>',
+      `where sleds that have joined reach it; by default port ${DEFAULT_SLED_PORT} of --host`,
+      process.env.MOORING_SLED_LISTEN,
+    )
+    .option(
+      '--sled-url <url>',
+      'how sleds reach that, for example https://mooring.example:12221; by default its address',
+      process.env.MOORING_SLED_URL,
+    )
+    .option('--insecure-sleds', 'let sleds be added that speak plain HTTP, without an identity')
+    .option('--lease-beat-ms <ms>', 'how often to write down that leases can be renewed', Number, DEFAULT_BEAT_MS)
+    .option('--metrics <ip:port>', 'show /metrics, /healthz and /readyz here', process.env.MOORING_METRICS_LISTEN)
+    .action(async (options: ApiCommandOptions) => {
+      const parts = await externalParts();
+      const { startApi } = await import('../../api/server.ts');
+      const { migrateDatabase } = await import('../../db/connect.ts');
+      const { createLog } = await import('../../platform/telemetry/log.ts');
+      const shutdown = untilShutdownSignal();
+      const authority = await openAuthority(options.authority);
+      await migrateDatabase(parts.databaseUrl);
+      const api = await startApi({
+        ...parts,
+        host: options.host,
+        port: options.port,
+        authentication: options.authentication,
+        tls: await readTls(options),
+        insecure: options.insecure ?? false,
+        limits: { requestsPerMinute: options.requestsPerMinute === 0 ? null : options.requestsPerMinute },
+        temporalUiUrl: options.temporalUiUrl ?? null,
+        metricsListen: options.metrics,
+        leaseBeatMs: options.leaseBeatMs,
+        sledListener: authority && { authority, ...sledListenAddress(options), url: options.sledUrl },
+        plainSleds: options.insecureSleds ?? false,
+        log: createLog('api'),
+      });
+      console.log(`API: ${api.url}${api.sledUrl === null ? '' : `, for sleds: ${api.sledUrl}`}`);
+      await shutdown;
+      await api.stop();
+    });
+}
+
+/** The certificate and key that the files hold; `undefined` without. Throws when one of them is missing. */
+async function readTls({ tlsCert, tlsKey }: Pick<ApiCommandOptions, 'tlsCert' | 'tlsKey'>) {
+  if (tlsCert === undefined && tlsKey === undefined) return undefined;
+  if (tlsCert === undefined || tlsKey === undefined)
+    throw new Error(`${tlsCert === undefined ? '--tls-cert' : '--tls-key'} is missing: TLS needs both files`);
+  const { readFile } = await import('node:fs/promises');
+  return { cert: await readFile(tlsCert), key: await readFile(tlsKey) };
+}
+
+/** Where the sled-facing listener is. Throws for an address that is none. */
+function sledListenAddress({ host, sledListen }: ApiCommandOptions): { host: string; port: number } {
+  if (sledListen === undefined) return { host, port: DEFAULT_SLED_PORT };
+  const address = splitAddress(sledListen);
+  if (sledListen.lastIndexOf(':') < 1 || !Number.isInteger(address.port) || address.port < 0 || address.port > 65_535)
+    throw new Error(
+      `--sled-listen: must be "ip:port", for example "0.0.0.0:${DEFAULT_SLED_PORT}", not "${sledListen}"`,
+    );
+  return address;
+}

@@ -1,0 +1,17 @@
+import type { Command } from 'commander';
+import { type HypervisorChoice, hypervisorOption } from '../processes.ts';
+
+/** Adds `mooring demo`. Heavy modules are loaded when it runs. */
+export function addDemoCommand(program: Command): void {
+  program
+    .command('demo')
+    .description('play the main job on a stack of its own: start, live-migrate, fail and clean up')
+    .option('--keep', 'leave everything running afterwards')
+    .option('--scenario <file>', 'the scenario to play')
+    .addOption(hypervisorOption())
+    .option('--sled-tls', 'sleds join by invitation and speak by certificates')
+    .action(async (options: { keep?: boolean; scenario?: string; hypervisor: HypervisorChoice; sledTls?: boolean }) => {
+      const { runDemo } = await import('../run-demo.ts');
+      process.exitCode = (await runDemo({ ...options, scenarioFile: options.scenario })) ? 0 : 1;
+    });
+}

@@ -1,0 +1,54 @@
+/** What the commands that run processes share: their options, the parts that the environment names, and when they end. */
+import { Option } from 'commander';
+import type { Authority } from '../platform/identity/authority.ts';
+import type { TemporalSettings } from '../temporal/connection.ts';
+
+const HYPERVISORS = ['simulated', 'qemu'] as const;
+/** What can run the VMs of a sled. */
+export type HypervisorChoice = (typeof HYPERVISORS)[number];
+
+/** The option that chooses what runs the VMs of a command's sleds. */
+export function hypervisorOption(): Option {
+  return new Option('--hypervisor <which>', 'what runs the VMs').choices(HYPERVISORS).default('simulated');
+}
+
+/** The option that names the folder of the authority. */
+export function authorityOption(): Option {
+  return new Option(
+    '--authority <dir>',
+    'the certificate authority by which sleds join ("mooring authority create" makes one)',
+  ).env('MOORING_AUTHORITY');
+}
+
+/** Opens the authority in a folder; `undefined` when none is named. Throws when it can't be used. */
+export async function openAuthority(folder: string | undefined): Promise<Authority | undefined> {
+  if (folder === undefined) return undefined;
+  const { Authority } = await import('../platform/identity/authority.ts');
+  return Authority.open(folder);
+}
+
+/** The PostgreSQL and the Temporal that the environment names. Throws when DATABASE_URL is not set. */
+export async function externalParts(): Promise<{ databaseUrl: string; temporal: TemporalSettings }> {
+  const { readTemporalSettings } = await import('../temporal/connection.ts');
+  const databaseUrl = process.env.DATABASE_URL;
+  if (databaseUrl === undefined || databaseUrl === '') {
+    throw new Error(
+      'DATABASE_URL is not set: name the PostgreSQL to work on, for example postgres://user@host/mooring ("mooring up" brings its own)',
+    );
+  }
+  return { databaseUrl, temporal: readTemporalSettings(process.env) };
+}
+
+/** Resolves at the first SIGINT or SIGTERM; a second one ends the process at once. */
+export async function untilShutdownSignal(): Promise<void> {
+  await new Promise<void>((resolve) => {
+    let received = false;
+    const onSignal = () => {
+      if (received) process.exit(130);
+      received = true;
+      resolve();
+    };
+    process.on('SIGINT', onSignal);
+    process.on('SIGTERM', onSignal);
+  });
+}
