@@ -30,3 +30,21 @@ export async function retryOnConflict<T>(run: () => Promise<T>, attempts = 5): P
     }
   }
 }
+
+/** SQLSTATE classes of a server that can't serve now. 53: out of resources; 57: shutting down or starting; 08: the connection broke. */
+const UNAVAILABLE_CLASSES = /^(53|57|08)/;
+const CONNECTION_CODES = new Set(['ECONNREFUSED', 'ECONNRESET', 'EPIPE', 'ETIMEDOUT']);
+/** The last one: the rollback of a transaction whose connection broke, which hides what broke it. */
+const DRIVER_MESSAGES = /timeout exceeded when trying to connect|Connection terminated|is not queryable/;
+
+/** Whether an error says that PostgreSQL can't be reached, or can't serve, at the moment: the same call may succeed later. */
+export function isDatabaseUnavailable(error: unknown): boolean {
+  const code = databaseError(error)?.code;
+  if (code !== undefined && UNAVAILABLE_CLASSES.test(code)) return true;
+  for (let cause: unknown = error; cause instanceof Error; cause = cause.cause) {
+    const socketCode = (cause as { code?: unknown }).code;
+    if (typeof socketCode === 'string' && CONNECTION_CODES.has(socketCode)) return true;
+    if (DRIVER_MESSAGES.test(cause.message)) return true;
+  }
+  return false;
+}

@@ -1,3 +1,4 @@
+import { Refusal } from './refusal.ts';
 import { EXTERNAL_STATES, type ExternalState } from './states.ts';
 
 /** The operations that a user can ask of an instance. */
@@ -80,4 +81,19 @@ const HINTS: Readonly<Record<Operation, Partial<Record<ExternalState, string>>>>
 export function refusalMessage(operation: Operation, name: string, externalState: ExternalState): string {
   const hint = HINTS[operation][externalState] ?? 'wait until it has been created';
   return `cannot ${operation} instance "${name}" while it is ${externalState}: ${hint}`;
+}
+
+/**
+ * What an operation on an instance comes to where it is legal. Throws a {@link Refusal} where it is not. `migrate` is judged
+ * by {@link migrateVerdict}.
+ */
+export function requireLegal(
+  operation: Exclude<Operation, 'migrate'>,
+  name: string,
+  externalState: ExternalState,
+): 'act' | 'no-op' {
+  const judged = verdict(externalState, operation);
+  if (judged === 'conflict') throw Refusal.conflict(refusalMessage(operation, name, externalState));
+  if (judged === 'invalid') throw Refusal.invalid(refusalMessage(operation, name, externalState));
+  return judged;
 }

@@ -1,0 +1,39 @@
+import { and, eq, ne, sql } from 'drizzle-orm';
+import type { Queryable } from '../connect.ts';
+import { sled } from '../schema.ts';
+
+export type SledRow = typeof sled.$inferSelect;
+
+/** A sled, and how many VMMs live on it. */
+export interface CountedSled {
+  readonly sled: SledRow;
+  readonly vmmCount: number;
+}
+
+/**
+ * How many VMMs live on a sled. Named in full: in a query of one table drizzle writes bare column names, which a subquery
+ * would take for its own.
+ */
+export const vmmCount = sql<number>`(SELECT count(*)::int FROM vmm placed WHERE placed.sled_id = sled.id AND placed.time_deleted IS NULL
+    AND placed.state NOT IN ('destroyed', 'failed', 'saga_unwound'))`;
+
+/** Reads a sled by its id, an expunged one included; `null` when there is none. */
+export async function readSled(db: Queryable, sledId: string): Promise<SledRow | null> {
+  const [row] = await db.select().from(sled).where(eq(sled.id, sledId));
+  return row ?? null;
+}
+
+/** Reads a sled as {@link readSled} does, and counts its VMMs in the same statement. */
+export async function readCountedSled(db: Queryable, sledId: string): Promise<CountedSled | null> {
+  const [row] = await db.select({ sled, vmmCount }).from(sled).where(eq(sled.id, sledId));
+  return row ?? null;
+}
+
+/** Finds a sled that isn't expunged by its name; `null` when there is none. */
+export async function findSledByName(db: Queryable, name: string): Promise<SledRow | null> {
+  const [row] = await db
+    .select()
+    .from(sled)
+    .where(and(eq(sled.name, name), ne(sled.policy, 'expunged')));
+  return row ?? null;
+}
