@@ -13,7 +13,7 @@ import { type Caller, judgeAccess, type TokenIdentity } from '../model/access.ts
 import { type Permission, permissionOf, type Subject } from '../model/permissions.ts';
 import { Refusal } from '../model/refusal.ts';
 import { type AffinityKind, assertNever, groupNoun } from '../model/states.ts';
-import { isUuid } from '../wire/operator-api.ts';
+import { isUuid } from '../wire/operator-api/names.ts';
 import { RequestAudit } from './audit.ts';
 
 /**

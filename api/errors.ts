@@ -2,7 +2,7 @@ import { hasZodFastifySchemaValidationErrors } from 'fastify-type-provider-zod';
 import { databaseError } from '../db/errors.ts';
 import { describeIdentityRefusal, type IdentityRefusal } from '../model/identity.ts';
 import { Refusal } from '../model/refusal.ts';
-import { errorResponse } from '../wire/operator-api.ts';
+import { errorResponse } from '../wire/operator-api/error-response.ts';
 import { OperationFailed } from './operations.ts';
 
 /** The error responses that every endpoint declares. */

@@ -20,7 +20,7 @@ import { SAGA_STEPS, type SagaSteps } from '../model/saga-steps.ts';
 import type { KeyedCall, OperationKind } from '../model/states.ts';
 import { TASK_QUEUE } from '../model/workflow-names.ts';
 import { CALL_TIMEOUT_MS as TEMPORAL_CALL_MS } from '../temporal/connection.ts';
-import type { OperationProgress } from '../wire/operator-api.ts';
+import type { OperationProgress } from '../wire/operator-api/operations.ts';
 import type { RequestAudit } from './audit.ts';
 
 /** The outcome of an operation that failed, as its caller gets it. */

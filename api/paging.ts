@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import type { ListOrder } from '../db/queries/read-instance.ts';
 import { Refusal } from '../model/refusal.ts';
-import { nameOrId } from '../wire/operator-api.ts';
+import { nameOrId } from '../wire/operator-api/names.ts';
 
 const pageToken = z.union([
   z.object({ order: z.literal('id_ascending'), after: z.guid() }),

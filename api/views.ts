@@ -10,19 +10,15 @@ import { type DrainEntry, type DrainProgress, describeDrain } from '../model/dra
 import { isLiveMigration } from '../model/external-state.ts';
 import { LATE_AFTER_LEASES } from '../model/lease.ts';
 import type { ReconcilerName, ReconcilerPass } from '../model/reconcilers.ts';
-import type { AccessTokenView, AuditLogEntry } from '../wire/access-api.ts';
-import type {
-  AffinityGroupMember,
-  AffinityGroupView,
-  DrainView,
-  InstanceView,
-  OperationProgress,
-  OperationView,
-  ProjectView,
-  QuotaView,
-  ReconcilerPassView,
-  SledView,
-} from '../wire/operator-api.ts';
+import type { AccessTokenView } from '../wire/operator-api/access-tokens.ts';
+import type { AffinityGroupMember, AffinityGroupView } from '../wire/operator-api/affinity-groups.ts';
+import type { AuditLogEntry } from '../wire/operator-api/audit-log.ts';
+import type { DrainView } from '../wire/operator-api/drains.ts';
+import type { InstanceView } from '../wire/operator-api/instances.ts';
+import type { OperationProgress, OperationView } from '../wire/operator-api/operations.ts';
+import type { ProjectView, QuotaView } from '../wire/operator-api/projects.ts';
+import type { ReconcilerPassView } from '../wire/operator-api/reconcilers.ts';
+import type { SledView } from '../wire/operator-api/sleds.ts';
 
 /** The Oxide API shows a sled's rack; this installation is one. */
 const RACK_ID = '00000000-0000-4000-8000-000000000001';

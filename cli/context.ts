@@ -1,6 +1,7 @@
 import type { Command } from 'commander';
 import { MooringClient } from '../client/mooring-client.ts';
-import { isUuid, type SledView } from '../wire/operator-api.ts';
+import { isUuid } from '../wire/operator-api/names.ts';
+import type { SledView } from '../wire/operator-api/sleds.ts';
 import { currentApiUrl, tokenFor } from './credentials.ts';
 import { printJson } from './output.ts';
 

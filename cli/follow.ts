@@ -1,7 +1,7 @@
 /** Follows an operation on a terminal: one line that shows the saga's present step, until its outcome. */
 
 import { MooringApiError } from '../client/mooring-client.ts';
-import type { OperationView } from '../wire/operator-api.ts';
+import type { OperationView } from '../wire/operator-api/operations.ts';
 import { colours } from './colours.ts';
 import type { CommandContext } from './context.ts';
 import { StatusLine } from './output.ts';

@@ -9,18 +9,16 @@
 import { z } from 'zod';
 import type { ReconcilerName } from '../model/reconcilers.ts';
 import type { AffinityKind } from '../model/states.ts';
+import { type NetworkEntry, networkPage } from '../wire/network-protocol.ts';
 import {
   type AccessTokenCreate,
   type AccessTokenCreated,
   type AccessTokenView,
-  type AuditLogEntry,
   accessTokenCreated,
   accessTokenView,
-  auditLogEntry,
   type CurrentUserView,
   currentUserView,
-} from '../wire/access-api.ts';
-import { type NetworkEntry, networkPage } from '../wire/network-protocol.ts';
+} from '../wire/operator-api/access-tokens.ts';
 import {
   type AffinityGroupCreate,
   type AffinityGroupMember,
@@ -28,38 +26,36 @@ import {
   type AffinityGroupView,
   affinityGroupMember,
   affinityGroupView,
-  type DrainBegin,
-  type DrainView,
-  drainView,
-  errorResponse,
-  type HistoryView,
-  historyView,
+} from '../wire/operator-api/affinity-groups.ts';
+import { type AuditLogEntry, auditLogEntry } from '../wire/operator-api/audit-log.ts';
+import { type DrainBegin, type DrainView, drainView } from '../wire/operator-api/drains.ts';
+import { errorResponse } from '../wire/operator-api/error-response.ts';
+import { type HistoryView, historyView } from '../wire/operator-api/history.ts';
+import {
   type InstanceCreate,
   type InstanceForceStop,
   type InstanceUpdate,
   type InstanceView,
   instanceView,
-  type MigrationView,
-  migrationView,
-  type OperationView,
-  operationView,
+} from '../wire/operator-api/instances.ts';
+import { type MigrationView, migrationView } from '../wire/operator-api/migrations.ts';
+import { type OperationView, operationView } from '../wire/operator-api/operations.ts';
+import { type ResultsPage, resultsPage } from '../wire/operator-api/pages.ts';
+import {
   type ProjectCreate,
   type ProjectView,
   projectView,
   type QuotaUpdate,
   type QuotaView,
   quotaView,
+} from '../wire/operator-api/projects.ts';
+import {
   type ReconcilerPassView,
   type ReconcilerView,
-  type ResultsPage,
   reconcilerPassView,
   reconcilerView,
-  resultsPage,
-  type SledAdd,
-  type SledDeclareDead,
-  type SledView,
-  sledView,
-} from '../wire/operator-api.ts';
+} from '../wire/operator-api/reconcilers.ts';
+import { type SledAdd, type SledDeclareDead, type SledView, sledView } from '../wire/operator-api/sleds.ts';
 import {
   type SledCertificateView,
   type SledInviteCreate,

@@ -8,12 +8,12 @@ export const leaseRenewal = z.object({
   /** How long after it sent this the agent powers its guests off unless another renewal succeeds, in milliseconds. */
   lease_ms: z.number().int().min(1).max(MAX_LEASE_MS),
   /**
-   * Whether the agent holds a lease as it sends this: it may have heard no answer for long. No VMM is placed on a sled that
-   * doesn't.
+   * Whether the agent holds a lease as it sends this: it may have received no answer for long. No VMM is placed on a sled
+   * that doesn't.
    */
   held: z.boolean().default(true),
   /**
-   * The epoch that the agent was last told. A sled that was declared dead is in service again only by a renewal that names
+   * The last epoch that the agent received. A sled that was declared dead is in service again only by a renewal that names
    * the new one: what it reports was composed after the declaration, however late the network delivers it.
    */
   epoch: z.number().int().min(0).nullish(),
@@ -27,7 +27,6 @@ export const leaseGranted = z.object({
   /** How much longer than the lease the control plane waits before it calls the guests lost, in milliseconds. */
   margin_ms: z.number(),
 });
-export type LeaseGranted = z.infer<typeof leaseGranted>;
 
 /** The sled was declared dead: nothing of what is listed may run there. */
 export const SLED_DECLARED_DEAD = 'SLED_DECLARED_DEAD';

@@ -1,5 +1,5 @@
 /**
- * What sled agents hear of the network: `GET /network/instances?after=…`. They poll, so that one that is down, or a
+ * How sled agents follow the network: `GET /network/instances?after=…`. They poll, so that one that is down, or a
  * control plane that is, holds nobody up. Unknown fields are ignored, so that either side can be newer than the other.
  */
 import { z } from 'zod';
@@ -10,13 +10,13 @@ export const DEFAULT_NETWORK_PAGE = 1_000;
 export const MAX_NETWORK_PAGE = 10_000;
 
 /** Where one instance lives; nowhere (`null`s) once it was removed. */
-export const networkEntry = z.object({
+const networkEntry = z.object({
   instance_id: z.guid(),
   sled_id: z.guid().nullable(),
   vmm_id: z.guid().nullable(),
   /** `ip:port` of its VMM. */
   address: socketAddress.nullable(),
-  /** Rises with each change of this instance: a lower one than is known is old news. */
+  /** Rises with each change of this instance: a lower one than is known is stale. */
   generation: z.number().int().min(1),
 });
 export type NetworkEntry = z.infer<typeof networkEntry>;
@@ -30,4 +30,3 @@ export const networkPage = z.object({
   /** The list begins from nothing: what is not in it, up to the page without `more`, lives nowhere. */
   reset: z.boolean(),
 });
-export type NetworkPage = z.infer<typeof networkPage>;

@@ -1,13 +1,14 @@
 /**
- * How a sled gets its identity and keeps it: the one-time token of an invitation, and what is said over the sled-facing
+ * How a sled gets its identity and keeps it: the one-time token of an invitation, and the requests of the sled-facing
  * listener. All JSON, snake_case.
  */
 import { z } from 'zod';
-import { MIN_MEMORY_BYTES, resourceName } from './operator-api.ts';
+import { resourceName } from './operator-api/names.ts';
+import { sledCapacity } from './operator-api/sleds.ts';
 import { socketAddress, timestamp } from './sled-protocol.ts';
 
 /** How long an invitation is good, in seconds: an hour by default, a week at most. */
-export const DEFAULT_INVITE_SECONDS = 3600;
+const DEFAULT_INVITE_SECONDS = 3600;
 const MAX_INVITE_SECONDS = 7 * 24 * 3600;
 
 /** A sled is invited by name; one of that name that is there already gets a new identity by it. */
@@ -29,7 +30,7 @@ export const sledInviteView = z.object({
 });
 export type SledInviteView = z.infer<typeof sledInviteView>;
 
-export const sledCertificateView = z.object({
+const sledCertificateView = z.object({
   serial: z.string(),
   time_issued: timestamp,
   time_expires: timestamp,
@@ -46,17 +47,10 @@ export const joinRequest = z.object({
   /** PKCS #10, PEM. */
   request: pem,
   address: socketAddress,
-  threads: z.number().int().min(1).max(65_536),
-  /** In bytes. */
-  memory: z
-    .number()
-    .int()
-    .min(MIN_MEMORY_BYTES)
-    .max(2 ** 50),
+  ...sledCapacity,
 });
 export type JoinRequest = z.infer<typeof joinRequest>;
 export const joinAnswer = z.object({ sled_id: z.guid(), name: z.string(), certificate: pem, authority: pem });
-export type JoinAnswer = z.infer<typeof joinAnswer>;
 
 export const renewRequest = z.object({ request: pem });
 export const renewAnswer = z.object({ certificate: pem, authority: pem });

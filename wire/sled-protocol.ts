@@ -44,7 +44,7 @@ export const migrationRuntime = z.object({
 });
 export type MigrationRuntime = z.infer<typeof migrationRuntime>;
 
-/** A report: what a sled agent says of one VMM. An absent migration means "no news". */
+/** A report: a sled agent's state of one VMM. An absent migration means "unchanged". */
 export const sledVmmState = z.object({
   vmm_state: vmmRuntime,
   migration_in: migrationRuntime.nullish(),
@@ -58,14 +58,14 @@ export type SledVmmState = z.infer<typeof sledVmmState>;
  */
 export const migrationProgress = z.object({
   migration_id: z.guid(),
-  /** The hypervisor's own word, for example `active` or `completed`. */
+  /** The hypervisor's own status, for example `active` or `completed`. */
   status: z.string(),
   bytes_total: z.number(),
   bytes_sent: z.number(),
   bytes_left: z.number(),
   /** How long the guest stood still, in milliseconds; `null` until it is known. */
   downtime_ms: z.number().nullable(),
-  /** How long it is expected to stand still, in milliseconds; absent where the hypervisor doesn't say. */
+  /** How long it is expected to stand still, in milliseconds; absent where the hypervisor doesn't report it. */
   expected_downtime_ms: z.number().nullish(),
   elapsed_ms: z.number(),
 });
@@ -116,8 +116,7 @@ export const vmmStateRequest = z.object({
     z.object({ type: z.literal('migration_target'), value: z.object({ src_vmm_addr: socketAddress }) }),
   ]),
 });
-export type VmmStateRequest = z.infer<typeof vmmStateRequest>;
-export type VmmCommand = VmmStateRequest['state'];
+export type VmmCommand = z.infer<typeof vmmStateRequest>['state'];
 
 /** The reply to `unregister` and to a state request; `null` where the agent knows nothing (more) of the VMM. */
 export const updatedRuntime = z.object({ updated_runtime: sledVmmState.nullable() });
@@ -138,4 +137,3 @@ export const errorBody = z.looseObject({
   message: z.string().optional(),
   request_id: z.string().optional(),
 });
-export type ErrorBody = z.infer<typeof errorBody>;

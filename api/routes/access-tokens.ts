@@ -10,8 +10,9 @@ import {
   accessTokenView,
   currentUserView,
   DEFAULT_TOKEN_SECONDS,
-} from '../../wire/access-api.ts';
-import { DEFAULT_PAGE_LIMIT, isUuid, nameOrId, pageParams, resultsPage } from '../../wire/operator-api.ts';
+} from '../../wire/operator-api/access-tokens.ts';
+import { isUuid, nameOrId } from '../../wire/operator-api/names.ts';
+import { DEFAULT_PAGE_LIMIT, pageParams, resultsPage } from '../../wire/operator-api/pages.ts';
 import { tokenOf, visibleProject } from '../access.ts';
 import { changing } from '../audit.ts';
 import type { ApiApp, ApiContext } from '../context.ts';

@@ -23,12 +23,9 @@ import {
   affinityGroupMember,
   affinityGroupUpdate,
   affinityGroupView,
-  DEFAULT_PAGE_LIMIT,
-  isUuid,
-  nameOrId,
-  pageParams,
-  resultsPage,
-} from '../../wire/operator-api.ts';
+} from '../../wire/operator-api/affinity-groups.ts';
+import { isUuid, nameOrId } from '../../wire/operator-api/names.ts';
+import { DEFAULT_PAGE_LIMIT, pageParams, resultsPage } from '../../wire/operator-api/pages.ts';
 import { changing } from '../audit.ts';
 import { type ApiApp, type ApiContext, findInstance, projectQuery } from '../context.ts';
 import { errors } from '../errors.ts';

@@ -1,8 +1,8 @@
 import { z } from 'zod';
 import { type AuditPlace, listAuditLog } from '../../db/queries/list-audit-log.ts';
 import { Refusal } from '../../model/refusal.ts';
-import { auditLogEntry, auditLogParams } from '../../wire/access-api.ts';
-import { DEFAULT_PAGE_LIMIT, resultsPage } from '../../wire/operator-api.ts';
+import { auditLogEntry, auditLogParams } from '../../wire/operator-api/audit-log.ts';
+import { DEFAULT_PAGE_LIMIT, resultsPage } from '../../wire/operator-api/pages.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
 import { errors } from '../errors.ts';
 import { viewAuditEntry } from '../views.ts';

@@ -8,7 +8,7 @@ import type { DrainProgress } from '../../model/drain.ts';
 import { Refusal } from '../../model/refusal.ts';
 import type { WorkflowTypes } from '../../model/workflow-inputs.ts';
 import { TASK_QUEUE, workflowIds } from '../../model/workflow-names.ts';
-import { type DrainView, drainBegin, drainView } from '../../wire/operator-api.ts';
+import { type DrainView, drainBegin, drainView } from '../../wire/operator-api/drains.ts';
 import { changing } from '../audit.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
 import { errors } from '../errors.ts';

@@ -7,7 +7,8 @@ import { declaredSteps } from '../../model/saga-steps.ts';
 import { type TimelineFacts, timeline } from '../../model/timeline.ts';
 import type { WorkflowTypes } from '../../model/workflow-inputs.ts';
 import { workflowIds } from '../../model/workflow-names.ts';
-import { historyView, isUuid, nameOrId } from '../../wire/operator-api.ts';
+import { historyView } from '../../wire/operator-api/history.ts';
+import { isUuid, nameOrId } from '../../wire/operator-api/names.ts';
 import { type ApiApp, type ApiContext, findInstance, projectQuery } from '../context.ts';
 import { errors } from '../errors.ts';
 

@@ -22,18 +22,15 @@ import { isGoneVmmState } from '../../model/states.ts';
 import { workflowIds } from '../../model/workflow-names.ts';
 import { signalIfNeeded } from '../../temporal/signal-update.ts';
 import {
-  DEFAULT_PAGE_LIMIT,
   externalStateSchema,
   instanceCreate,
   instanceForceStop,
   instanceMigrate,
   instanceUpdate,
   instanceView,
-  isUuid,
-  nameOrId,
-  pageParams,
-  resultsPage,
-} from '../../wire/operator-api.ts';
+} from '../../wire/operator-api/instances.ts';
+import { isUuid, nameOrId } from '../../wire/operator-api/names.ts';
+import { DEFAULT_PAGE_LIMIT, pageParams, resultsPage } from '../../wire/operator-api/pages.ts';
 import { changing } from '../audit.ts';
 import {
   type ApiApp,

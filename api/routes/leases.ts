@@ -15,7 +15,8 @@ import {
   SLED_EXPUNGED,
   sledIdentity,
 } from '../../wire/lease-protocol.ts';
-import { errorResponse, resourceName } from '../../wire/operator-api.ts';
+import { errorResponse } from '../../wire/operator-api/error-response.ts';
+import { resourceName } from '../../wire/operator-api/names.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
 import { errors, IdentityRefused } from '../errors.ts';
 import type { SledCaller } from './sled-identity.ts';

@@ -3,7 +3,8 @@ import { lookAtMigration } from '../../activities/migration-watch.ts';
 import { readLastMigration } from '../../db/queries/read-migration.ts';
 import { describeMigration } from '../../model/migration-progress.ts';
 import { Refusal } from '../../model/refusal.ts';
-import { migrationView, nameOrId } from '../../wire/operator-api.ts';
+import { migrationView } from '../../wire/operator-api/migrations.ts';
+import { nameOrId } from '../../wire/operator-api/names.ts';
 import { type ApiApp, type ApiContext, findInstance, projectQuery } from '../context.ts';
 import { errors } from '../errors.ts';
 

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { Refusal } from '../../model/refusal.ts';
-import { operationView } from '../../wire/operator-api.ts';
+import { operationView } from '../../wire/operator-api/operations.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
 import { errors } from '../errors.ts';
 import { viewOperation } from '../views.ts';

@@ -8,18 +8,9 @@ import {
   setQuota,
   updateProject,
 } from '../../db/transactions/manage-inventory.ts';
-import {
-  DEFAULT_PAGE_LIMIT,
-  isUuid,
-  nameOrId,
-  pageParams,
-  projectCreate,
-  projectUpdate,
-  projectView,
-  quotaUpdate,
-  quotaView,
-  resultsPage,
-} from '../../wire/operator-api.ts';
+import { isUuid, nameOrId } from '../../wire/operator-api/names.ts';
+import { DEFAULT_PAGE_LIMIT, pageParams, resultsPage } from '../../wire/operator-api/pages.ts';
+import { projectCreate, projectUpdate, projectView, quotaUpdate, quotaView } from '../../wire/operator-api/projects.ts';
 import { visibleProject } from '../access.ts';
 import { changing } from '../audit.ts';
 import type { ApiApp, ApiContext } from '../context.ts';

@@ -15,7 +15,7 @@ import {
   reconcilerPassView,
   reconcilerUpdate,
   reconcilerView,
-} from '../../wire/operator-api.ts';
+} from '../../wire/operator-api/reconcilers.ts';
 import { type ApiApp, type ApiContext, waitMs } from '../context.ts';
 import { errors } from '../errors.ts';
 import { viewReconcilerPass } from '../views.ts';

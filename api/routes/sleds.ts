@@ -4,16 +4,14 @@ import { sled } from '../../db/schema.ts';
 import { declareSledDead } from '../../db/transactions/declare-dead.ts';
 import { addSled, expungeSled, setSledPolicy } from '../../db/transactions/manage-inventory.ts';
 import { Refusal } from '../../model/refusal.ts';
+import { DEFAULT_PAGE_LIMIT, pageParams, resultsPage } from '../../wire/operator-api/pages.ts';
 import {
-  DEFAULT_PAGE_LIMIT,
-  pageParams,
   provisionPolicyParams,
   provisionPolicyResponse,
-  resultsPage,
   sledAdd,
   sledDeclareDead,
   sledView,
-} from '../../wire/operator-api.ts';
+} from '../../wire/operator-api/sleds.ts';
 import { changing } from '../audit.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
 import { errors } from '../errors.ts';

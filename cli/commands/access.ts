@@ -2,7 +2,11 @@ import { text as readAll } from 'node:stream/consumers';
 import { type Command, Option } from 'commander';
 import { MooringClient } from '../../client/mooring-client.ts';
 import { ACCESS_ROLES, type AccessRole } from '../../model/access.ts';
-import { type AccessTokenView, DEFAULT_TOKEN_SECONDS, MAX_TOKEN_SECONDS } from '../../wire/access-api.ts';
+import {
+  type AccessTokenView,
+  DEFAULT_TOKEN_SECONDS,
+  MAX_TOKEN_SECONDS,
+} from '../../wire/operator-api/access-tokens.ts';
 import { colours } from '../colours.ts';
 import { contextOf, defaultApiUrl, withApiOptions } from '../context.ts';
 import { credentialsFile, forgetLogin, saveLogin } from '../credentials.ts';

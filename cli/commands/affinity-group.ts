@@ -1,6 +1,6 @@
 import { type Command, Option } from 'commander';
 import { AFFINITY_KINDS, AFFINITY_POLICIES, type AffinityKind, type AffinityPolicy } from '../../model/states.ts';
-import type { AffinityGroupMember, AffinityGroupView } from '../../wire/operator-api.ts';
+import type { AffinityGroupMember, AffinityGroupView } from '../../wire/operator-api/affinity-groups.ts';
 import { contextOf, withApiOptions } from '../context.ts';
 import { paintState, table } from '../output.ts';
 

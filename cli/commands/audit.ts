@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import type { AuditLogEntry } from '../../wire/access-api.ts';
+import type { AuditLogEntry } from '../../wire/operator-api/audit-log.ts';
 import { colours } from '../colours.ts';
 import { contextOf, withApiOptions } from '../context.ts';
 import { parseDuration } from '../durations.ts';

@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import type { DrainView } from '../../wire/operator-api.ts';
+import type { DrainView } from '../../wire/operator-api/drains.ts';
 import { colours } from '../colours.ts';
 import { contextOf, findSled, withApiOptions } from '../context.ts';
 import { table } from '../output.ts';

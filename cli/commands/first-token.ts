@@ -3,8 +3,8 @@ import { migrateDatabase, openDatabase } from '../../db/connect.ts';
 import { requireProject } from '../../db/transactions/manage-inventory.ts';
 import { createTokenInDatabase } from '../../db/transactions/manage-tokens.ts';
 import type { AccessRole } from '../../model/access.ts';
-import type { AccessTokenCreated } from '../../wire/access-api.ts';
-import { isUuid, resourceName } from '../../wire/operator-api.ts';
+import type { AccessTokenCreated } from '../../wire/operator-api/access-tokens.ts';
+import { isUuid, resourceName } from '../../wire/operator-api/names.ts';
 
 /**
  * Makes a token in the database that `DATABASE_URL` names, past the API: who may write there needs nobody's leave. It is

@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
 import { MooringApiError, type OperationStarted } from '../../client/mooring-client.ts';
-import type { InstanceView } from '../../wire/operator-api.ts';
+import type { InstanceView } from '../../wire/operator-api/instances.ts';
 import { colours } from '../colours.ts';
 import { type CommandContext, contextOf, findSled, withApiOptions } from '../context.ts';
 import { followOperation, StillRunning } from '../follow.ts';

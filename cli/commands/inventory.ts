@@ -1,6 +1,7 @@
 import { createInterface } from 'node:readline/promises';
 import type { Command } from 'commander';
-import type { ProjectView, SledView } from '../../wire/operator-api.ts';
+import type { ProjectView } from '../../wire/operator-api/projects.ts';
+import type { SledView } from '../../wire/operator-api/sleds.ts';
 import { colours } from '../colours.ts';
 import { contextOf, findSled, withApiOptions } from '../context.ts';
 import { followOperation } from '../follow.ts';

@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
 import { RECONCILER_PURPOSE, RECONCILERS, type ReconcilerName } from '../../model/reconcilers.ts';
-import type { ReconcilerView } from '../../wire/operator-api.ts';
+import type { ReconcilerView } from '../../wire/operator-api/reconcilers.ts';
 import { colours } from '../colours.ts';
 import { contextOf, withApiOptions } from '../context.ts';
 import { table } from '../output.ts';

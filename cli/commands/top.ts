@@ -1,5 +1,6 @@
 import type { Command } from 'commander';
-import type { InstanceView, SledView } from '../../wire/operator-api.ts';
+import type { InstanceView } from '../../wire/operator-api/instances.ts';
+import type { SledView } from '../../wire/operator-api/sleds.ts';
 import { colours } from '../colours.ts';
 import { type CommandContext, contextOf, withApiOptions } from '../context.ts';
 import { paintState, table } from '../output.ts';

@@ -2,7 +2,8 @@
 import { fastify } from 'fastify';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { MooringApiError, MooringClient } from '../../client/mooring-client.ts';
-import type { DrainView, OperationView } from '../../wire/operator-api.ts';
+import type { DrainView } from '../../wire/operator-api/drains.ts';
+import type { OperationView } from '../../wire/operator-api/operations.ts';
 
 const ID = '00000000-0000-4000-8000-000000000001';
 const operation: OperationView = {

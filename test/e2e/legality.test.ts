@@ -7,7 +7,8 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { OPERATIONS, type Operation } from '../../model/legality.ts';
 import type { ExternalState, IntendedState } from '../../model/states.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
-import { errorResponse, instanceView } from '../../wire/operator-api.ts';
+import { errorResponse } from '../../wire/operator-api/error-response.ts';
+import { instanceView } from '../../wire/operator-api/instances.ts';
 import { type Harness, refused, startHarness } from '../support/harness.ts';
 
 let harness: Harness;

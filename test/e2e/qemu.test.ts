@@ -4,7 +4,7 @@ import { playScenario, readScenario } from '../../cli/scenario.ts';
 import { MooringClient } from '../../client/mooring-client.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import { type RunningStack, startStack } from '../../stack/stack.ts';
-import type { InstanceView } from '../../wire/operator-api.ts';
+import type { InstanceView } from '../../wire/operator-api/instances.ts';
 import { type RunningCommand, startCommand } from '../support/command.ts';
 import { GUEST_MEMORY_BYTES, qemuForTests } from '../support/qemu.ts';
 

@@ -13,7 +13,9 @@ import { type OpenDatabase, openDatabase } from '../../db/connect.ts';
 import { type ExamineOptions, examine } from '../../doctor/examine.ts';
 import type { Finding } from '../../doctor/finding.ts';
 import { installJournal } from '../../doctor/journal.ts';
-import { errorResponse, instanceView, operationView } from '../../wire/operator-api.ts';
+import { errorResponse } from '../../wire/operator-api/error-response.ts';
+import { instanceView } from '../../wire/operator-api/instances.ts';
+import { operationView } from '../../wire/operator-api/operations.ts';
 import { sledInventory } from '../../wire/sled-protocol.ts';
 import {
   type CallKind,

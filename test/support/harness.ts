@@ -23,7 +23,7 @@ import { FAULT_CALLS } from '../../sled-agent/faults.ts';
 import { type RunningStack, type StackOptions, type StackSled, startStack } from '../../stack/stack.ts';
 import { connectTemporalClient } from '../../temporal/client.ts';
 import { WorkflowStarter } from '../../temporal/workflow-starter.ts';
-import type { InstanceCreate } from '../../wire/operator-api.ts';
+import type { InstanceCreate } from '../../wire/operator-api/instances.ts';
 import { copyPostgresTemplate } from './postgres-template.ts';
 
 export interface Harness {

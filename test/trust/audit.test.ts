@@ -7,7 +7,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { MooringClient } from '../../client/mooring-client.ts';
 import { writeAudit } from '../../db/transactions/audit.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
-import type { AuditLogEntry } from '../../wire/access-api.ts';
+import type { AuditLogEntry } from '../../wire/operator-api/audit-log.ts';
 import { runCommand } from '../support/command.ts';
 import { type Harness, refused, startHarness } from '../support/harness.ts';
 

@@ -1,0 +1,71 @@
+/** Sleds, as operators and their programs see them. */
+import { z } from 'zod';
+import { DEATH_CAUSES, SLED_POLICIES } from '../../model/states.ts';
+import { socketAddress, timestamp } from '../sled-protocol.ts';
+import { MIN_MEMORY_BYTES } from './instances.ts';
+import { resourceName, uuid } from './names.ts';
+
+/** What a sled has for its VMMs. */
+export const sledCapacity = {
+  threads: z.number().int().min(1).max(65_536),
+  /** In bytes. */
+  memory: z
+    .number()
+    .int()
+    .min(MIN_MEMORY_BYTES)
+    .max(2 ** 50),
+};
+
+export const sledAdd = z.object({
+  name: resourceName,
+  /** Where the sled agent listens: `ip:port`. */
+  address: socketAddress,
+  ...sledCapacity,
+});
+export type SledAdd = z.infer<typeof sledAdd>;
+
+const provisionPolicy = z.enum(['provisionable', 'non_provisionable']);
+export const provisionPolicyParams = z.object({ state: provisionPolicy });
+export const provisionPolicyResponse = z.object({ old_state: provisionPolicy, new_state: provisionPolicy });
+
+export const sledView = z.object({
+  id: uuid,
+  baseboard: z.object({ part: z.string(), serial: z.string(), revision: z.number().int() }),
+  rack_id: uuid,
+  policy: z.discriminatedUnion('kind', [
+    z.object({ kind: z.literal('in_service'), provision_policy: provisionPolicy }),
+    z.object({ kind: z.literal('expunged') }),
+  ]),
+  state: z.enum(['active', 'decommissioned']),
+  usable_hardware_threads: z.number().int(),
+  /** In bytes. */
+  usable_physical_ram: z.number().int(),
+  time_created: timestamp,
+  time_modified: timestamp,
+  name: z.string(),
+  address: z.string(),
+  threads: z.number().int(),
+  /** In bytes. */
+  memory: z.number().int(),
+  threads_reserved: z.number().int(),
+  memory_reserved: z.number().int(),
+  vmm_count: z.number().int(),
+  provision_state: z.enum(SLED_POLICIES),
+  /** Whether it powers its guests off when it can't renew its lease; `null`: it is without fencing. Ours, as what follows. */
+  lease: z
+    .object({
+      seconds: z.number(),
+      standing: z.enum(['held', 'late', 'lapsed']),
+      time_renewed: timestamp,
+      time_expires: timestamp,
+      fencing_since: timestamp,
+    })
+    .nullable(),
+  /** Since when it counts as dead, and why; `null`: it doesn't. */
+  declared_dead: z.object({ time: timestamp, by: z.enum(DEATH_CAUSES) }).nullable(),
+});
+export type SledView = z.infer<typeof sledView>;
+
+/** `sled_powered_off: true`: the operator states that the sled is powered off, and runs nothing any more. */
+export const sledDeclareDead = z.object({ sled_powered_off: z.boolean().default(false) });
+export type SledDeclareDead = z.input<typeof sledDeclareDead>;
