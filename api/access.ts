@@ -39,9 +39,9 @@ declare module 'fastify' {
 export interface AccessOptions {
   readonly db: Database;
   readonly mode: AuthenticationMode;
-  /** Hears of a refused credential, for the log. */
+  /** Called with each refused credential, for the log. */
   readonly onRefused: (request: FastifyRequest, refusal: Refusal) => void;
-  /** Hears of a record that could not be written after its request was done. */
+  /** Called for each audit record that could not be written after its request was done. */
   readonly onAuditLost: (request: FastifyRequest, error: unknown) => void;
   /** Which sled agent sends a request; `null`: none that can prove it. */
   readonly sledOf: (request: FastifyRequest) => Caller | null;
@@ -118,7 +118,7 @@ async function identify(
   const found = await findTokenByHash(db, hashTokenSecret(secret));
   if (found === null) throw Refusal.unauthorized(`the token is not one of this installation: ${HOW_TO_LOG_IN}`);
   const { token, expired } = found;
-  // Only who holds the token hears its name.
+  // Only who holds the token gets to know its name.
   if (token.timeRevoked !== null)
     throw Refusal.unauthorized(`the token "${token.name}" was revoked: ask for another one, then ${HOW_TO_LOG_IN}`);
   if (expired)
@@ -172,7 +172,7 @@ async function authorize(
   const { token } = caller;
   // What is looked up is only needed where not everything may be seen.
   const projectIds = token.projectId === null ? [] : await projectsOf(db, request, subjects, token.projectId);
-  // `hidden` can't come here: each look-up has refused it in the words in which it refuses what isn't there.
+  // `hidden` can't come here: each look-up has refused it by the message by which it refuses what isn't there.
   if (judgeAccess(token, needs, projectIds) === 'allowed') return;
   const holds = `is ${token.role} on ${token.projectId === null ? 'the fleet' : 'one project'}`;
   throw Refusal.forbidden(

@@ -1,10 +1,11 @@
 /** What the two listeners of the API have in common: how they trace, log, count, parse and answer errors. */
 import { serializerCompiler, validatorCompiler } from 'fastify-type-provider-zod';
 import type { Logger } from 'pino';
+import { Refusal } from '../model/refusal.ts';
 import type { Metrics } from '../platform/telemetry/metrics.ts';
 import { beginRequestSpan, endRequestSpan } from '../platform/telemetry/tracing.ts';
 import type { ApiApp } from './context.ts';
-import { describeError } from './errors.ts';
+import { describeError, errorBody, HttpError } from './errors.ts';
 import { refuseNul } from './limits.ts';
 
 /** Reports and renewals come by the thousand. */
@@ -30,7 +31,7 @@ export async function closeApp(app: ApiApp): Promise<void> {
 }
 
 /** Gives a listener its hooks, its error bodies and its parser. */
-export function dressApp(app: ApiApp, log: Logger, metrics: Metrics): void {
+export function configureApp(app: ApiApp, log: Logger, metrics: Metrics): void {
   app.setValidatorCompiler(validatorCompiler);
   app.setSerializerCompiler(serializerCompiler);
   app.addHook('onRequest', beginRequestSpan);
@@ -39,17 +40,15 @@ export function dressApp(app: ApiApp, log: Logger, metrics: Metrics): void {
     reply.header('x-request-id', request.id);
   });
   app.setNotFoundHandler((request, reply) => {
-    void reply.status(404).send({
-      error_code: 'NotFound',
-      message: `no such endpoint: ${request.method} ${request.url}`,
-      request_id: request.id,
-    });
+    const refusal = describeError(new Refusal('NotFound', `no such endpoint: ${request.method} ${request.url}`));
+    void reply.status(refusal.status).send(errorBody(refusal, request.id));
   });
   app.setErrorHandler((error, request, reply) => {
-    const { status, code, message } = describeError(error);
+    const described = describeError(error);
+    const { status } = described;
     if (status >= 500 && status !== 503 && status !== 507)
       log.error({ err: error, request_id: request.id }, 'a request failed');
-    void reply.status(status).send({ error_code: code, message, request_id: request.id });
+    void reply.status(status).send(errorBody(described, request.id));
   });
   // A client may send an empty body with a content type of JSON, as the Oxide clients do.
   app.addContentTypeParser('application/json', { parseAs: 'string' }, (_, body, done) => {
@@ -57,7 +56,7 @@ export function dressApp(app: ApiApp, log: Logger, metrics: Metrics): void {
     try {
       done(null, JSON.parse(String(body)));
     } catch {
-      done(Object.assign(new Error('the body is not valid JSON'), { statusCode: 400 }), undefined);
+      done(new HttpError(400, 'the body is not valid JSON'), undefined);
     }
   });
 

@@ -58,13 +58,13 @@ export class RequestAudit {
     return this.#fixed.id;
   }
 
-  /** Says what the request is about, as soon as it is known: its id, and its project where it has one. */
+  /** Notes what the request is about, as soon as it is known: its id, and its project where it has one. */
   about(id: string, projectId: string | null = null): void {
     this.#subject = id;
     this.#projectId = projectId ?? this.#projectId;
   }
 
-  /** Says which operation the request began or joined. */
+  /** Notes which operation the request began or joined. */
   began(operationId: string): void {
     this.#sagaOperationId = operationId;
   }
@@ -82,7 +82,7 @@ export class RequestAudit {
     );
   }
 
-  /** The record of what has only begun, to be written by another statement, which then must be told by {@link noted}. */
+  /** The record of what has only begun, to be written by another statement, which {@link noted} must follow. */
   begun(): AuditRecord {
     return this.#record(null);
   }

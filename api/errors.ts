@@ -1,7 +1,9 @@
+/** What an error means to the one who asked: its status, its code and its message. */
 import { hasZodFastifySchemaValidationErrors } from 'fastify-type-provider-zod';
-import { databaseError } from '../db/errors.ts';
+import { isDatabaseUnavailable } from '../db/errors.ts';
 import { describeIdentityRefusal, type IdentityRefusal } from '../model/identity.ts';
 import { Refusal } from '../model/refusal.ts';
+import { isTemporalUnavailable } from '../temporal/errors.ts';
 import { errorResponse } from '../wire/operator-api/error-response.ts';
 import { OperationFailed } from './operations.ts';
 
@@ -9,13 +11,25 @@ import { OperationFailed } from './operations.ts';
 export const errors = { '4xx': errorResponse, '5xx': errorResponse };
 
 /** What the HTTP library itself refuses, by status. */
-export const HTTP_CODES: Readonly<Record<number, string>> = {
+const HTTP_CODES: Readonly<Record<number, string>> = {
   408: 'RequestTimeout',
   413: 'PayloadTooLarge',
   415: 'UnsupportedMediaType',
   429: 'TooManyRequests',
   431: 'RequestHeaderFieldsTooLarge',
 };
+
+/** A request that HTTP itself has no answer for but a status. */
+export class HttpError extends Error {
+  override readonly name = 'HttpError';
+  readonly statusCode: number;
+
+  /** `statusCode` is between 400 and 499. */
+  constructor(statusCode: number, message: string) {
+    super(message);
+    this.statusCode = statusCode;
+  }
+}
 
 /** Thrown for the sake of who asks: 403 to a sled that may not do this, 401 to whoever has no good certificate. */
 export class IdentityRefused extends Error {
@@ -39,8 +53,16 @@ const IDENTITY_CODES: Readonly<Record<IdentityRefusal, { status: 401 | 403; code
   foreign_vmm: { status: 403, code: 'FOREIGN_VMM' },
 };
 
+/** An error as its caller gets it. */
+export interface DescribedError {
+  /** The HTTP status. */
+  readonly status: number;
+  readonly code: string;
+  readonly message: string;
+}
+
 /** The one place that turns an error into a status and a message. */
-export function describeError(error: unknown): { status: number; code: string; message: string } {
+export function describeError(error: unknown): DescribedError {
   if (error instanceof Refusal) return { status: error.status, code: error.code, message: error.message };
   if (error instanceof IdentityRefused) return { ...IDENTITY_CODES[error.refusal], message: error.message };
   if (error instanceof OperationFailed) {
@@ -60,9 +82,7 @@ export function describeError(error: unknown): { status: number; code: string; m
       message: error instanceof Error ? error.message : String(error),
     };
   }
-  const cause = databaseError(error);
-  // 53: out of resources; 57: shutting down or starting; 08: the connection broke.
-  if ((cause?.code !== undefined && /^(53|57|08)/.test(cause.code)) || isConnectionError(error)) {
+  if (isDatabaseUnavailable(error) || isTemporalUnavailable(error)) {
     return {
       status: 503,
       code: 'ServiceUnavailable',
@@ -72,15 +92,7 @@ export function describeError(error: unknown): { status: number; code: string; m
   return { status: 500, code: 'Internal', message: 'an internal error; the request_id finds it in the log' };
 }
 
-function isConnectionError(error: unknown): boolean {
-  for (let cause: unknown = error; cause instanceof Error; cause = cause.cause) {
-    const { code } = cause as { code?: unknown };
-    if (typeof code === 'string' && ['ECONNREFUSED', 'ECONNRESET', 'EPIPE', 'ETIMEDOUT'].includes(code)) return true;
-    // gRPC: UNAVAILABLE, DEADLINE_EXCEEDED.
-    if (code === 14 || code === 4) return true;
-    // The last one: the rollback of a transaction whose connection broke, which hides what broke it.
-    if (/timeout exceeded when trying to connect|Connection terminated|is not queryable/.test(cause.message))
-      return true;
-  }
-  return false;
+/** The body of the answer to the request `requestId`. */
+export function errorBody({ code, message }: DescribedError, requestId: string) {
+  return { error_code: code, message, request_id: requestId };
 }

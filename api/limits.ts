@@ -1,11 +1,11 @@
 /** Where the API may listen, and how much one caller may ask of it. */
 import type { Socket } from 'node:net';
-import { isIP } from 'node:net';
 import rateLimit from '@fastify/rate-limit';
 import type { FastifyInstance, FastifyRequest, FastifyServerOptions } from 'fastify';
 import { Refusal } from '../model/refusal.ts';
+import { isLoopback } from '../platform/host/loopback.ts';
 import type { AuthenticationMode } from './access.ts';
-import { HTTP_CODES } from './errors.ts';
+import { describeError, errorBody, HttpError } from './errors.ts';
 
 export interface RequestLimits {
   /** The largest body, in bytes. */
@@ -50,20 +50,16 @@ export function limitOptions(
   } as FastifyServerOptions;
 }
 
-/** Answers what never became a request, in the API's own words. */
+/** Answers what never became a request, with the API's own error body. */
 function answerBrokenRequest(error: Error & { code?: string }, socket: Socket): void {
   if (error.code === 'ECONNRESET' || socket.destroyed) return;
-  const [status, reason, message] =
+  const [status, reason, message]: [number, string, string] =
     error.code === 'ERR_HTTP_REQUEST_TIMEOUT'
       ? [408, 'Request Timeout', 'the request took too long to arrive: send it faster, or in smaller parts']
       : error.code === 'HPE_HEADER_OVERFLOW'
         ? [431, 'Request Header Fields Too Large', 'the headers are too large: send fewer, or shorter ones']
         : [400, 'Bad Request', 'this is not HTTP: send a request of HTTP/1.1'];
-  const body = JSON.stringify({
-    error_code: HTTP_CODES[status] ?? 'InvalidRequest',
-    message,
-    request_id: crypto.randomUUID(),
-  });
+  const body = JSON.stringify(errorBody(describeError(new HttpError(status, message)), crypto.randomUUID()));
   if (socket.writable)
     socket.write(
       `HTTP/1.1 ${status} ${reason}\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
@@ -82,16 +78,8 @@ export async function addRateLimit(app: FastifyInstance, { requestsPerMinute }: 
     allowList: (request) => request.caller?.kind !== 'operator',
     keyGenerator: (request) => (request.caller?.kind === 'operator' ? request.caller.token.id : request.ip),
     errorResponseBuilder: (_, { max, ttl }) =>
-      Object.assign(
-        new Error(`this token has sent ${max} requests within a minute: go on in ${Math.ceil(ttl / 1000)} s`),
-        { statusCode: 429 },
-      ),
+      new HttpError(429, `this token has sent ${max} requests within a minute: go on in ${Math.ceil(ttl / 1000)} s`),
   });
-}
-
-/** Whether an address is reachable from its own machine alone. */
-export function isLoopback(host: string): boolean {
-  return host === 'localhost' || host === '::1' || (isIP(host) === 4 && host.startsWith('127.'));
 }
 
 /** Throws for an address that would let others in unseen: without TLS tokens can be read on the way; without tokens, anybody may. */

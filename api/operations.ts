@@ -1,5 +1,5 @@
 /**
- * How a call becomes a run of a saga and hears its word: two calls that are one operation join one workflow and get one
+ * How a call becomes a run of a saga and gets its outcome: two calls that are one operation join one workflow and get one
  * outcome; a call that would wait too long gets the operation to follow instead.
  */
 import { setTimeout as pause } from 'node:timers/promises';
@@ -8,20 +8,21 @@ import {
   WorkflowExecutionAlreadyStartedError,
   WorkflowFailedError,
   type WorkflowHandle,
+  WorkflowNotFoundError,
 } from '@temporalio/client';
-import { ApplicationFailure, WorkflowIdConflictPolicy } from '@temporalio/common';
-import { eq } from 'drizzle-orm';
+import { ApplicationFailure, defaultPayloadConverter, WorkflowIdConflictPolicy } from '@temporalio/common';
+import type { z } from 'zod';
 import type { Database } from '../db/connect.ts';
-import { operation } from '../db/schema.ts';
+import { readOperation } from '../db/queries/read-operation.ts';
 import { settleKey, takeKey } from '../db/transactions/idempotency-key.ts';
+import { recordOperation } from '../db/transactions/record-operation.ts';
 import type { OperationError } from '../model/failures.ts';
 import { Refusal } from '../model/refusal.ts';
-import { SAGA_STEPS, type SagaSteps } from '../model/saga-steps.ts';
 import type { KeyedCall, OperationKind } from '../model/states.ts';
-import { TASK_QUEUE } from '../model/workflow-names.ts';
-import { CALL_TIMEOUT_MS as TEMPORAL_CALL_MS } from '../temporal/connection.ts';
-import type { OperationProgress } from '../wire/operator-api/operations.ts';
+import type { InstanceMigrateInput, InstanceStartInput, WorkflowTypes } from '../model/workflow-inputs.ts';
+import { TASK_QUEUE, workflowIds } from '../model/workflow-names.ts';
 import type { RequestAudit } from './audit.ts';
+import { within } from './time-limit.ts';
 
 /** The outcome of an operation that failed, as its caller gets it. */
 export class OperationFailed extends Error {
@@ -34,25 +35,36 @@ export class OperationFailed extends Error {
   }
 }
 
-export interface OperationRequest {
-  readonly kind: OperationKind;
-  readonly instanceId: string;
-  readonly workflowId: string;
-  readonly workflowType: 'instanceStart' | 'instanceMigrate';
-  readonly args: [unknown];
+/** What a call asks for: a run of a saga on an instance. */
+export type OperationRequest = Saga & {
+  /** What the Temporal Web UI shows of the run, in one line. */
   readonly summary: string;
+  /** How long the call waits for the outcome, in milliseconds. */
   readonly waitMs: number;
   /** The client's key for this call: see {@link Operations.repeated}. */
   readonly key?: { readonly value: string; readonly call: KeyedCall } | undefined;
-  /** Whether a run that is open, with its input, may be joined by this call; otherwise it is a conflict. Default: yes. */
-  readonly mayJoin?: (input: unknown) => boolean;
-  /** The way of the call onto the audit log: it is on record before anything is begun. */
+  /** Which open run may be joined by this call: one with such an input. The call is refused beside any other. Default: any. */
+  readonly joinable?: { readonly input: z.ZodType; readonly refusal: string };
+  /** The audit record of the call: it is written before anything is begun. */
   readonly audit?: RequestAudit | null | undefined;
-}
+};
+
+type Saga =
+  | { readonly kind: 'start'; readonly input: InstanceStartInput }
+  | { readonly kind: 'migrate'; readonly input: InstanceMigrateInput };
 
 export interface OperationAnswer {
   readonly operationId: string;
+  /** Whether it has succeeded; otherwise it is under way. */
   readonly done: boolean;
+}
+
+/** An open run of a saga. */
+interface OpenRun {
+  readonly handle: WorkflowHandle;
+  readonly runId: string;
+  /** Whether it was begun by an earlier call. */
+  readonly joined: boolean;
 }
 
 /** How long until a Temporal server that did not answer is asked again, in milliseconds. */
@@ -64,41 +76,34 @@ const MAX_STALE_RUNS = 5;
 export class Operations {
   readonly #client: Client;
   readonly #db: Database;
-  readonly #callMs: number;
 
-  /** `callMs` bounds each call to Temporal, in milliseconds, the wait for a saga's word aside. */
-  constructor(client: Client, db: Database, callMs = TEMPORAL_CALL_MS) {
+  constructor(client: Client, db: Database) {
     this.#client = client;
     this.#db = db;
-    this.#callMs = callMs;
-  }
-
-  #call<Result>(call: () => Promise<Result>): Promise<Result> {
-    return this.#client.withDeadline(Date.now() + this.#callMs, call);
   }
 
   /**
-   * Takes the key of a call; where an earlier call took it, hears that one's outcome: the same call again, after its
+   * Takes the key of a call; where an earlier call took it, waits for that one's outcome: the same call again, after its
    * answer was lost, is the same operation. `null` when nothing was begun under it yet. Throws {@link OperationFailed} with
    * the operation's error, and a {@link Refusal} for a key of another call.
    */
   async repeated(request: OperationRequest): Promise<OperationAnswer | null> {
-    const { key, instanceId, workflowId, audit } = request;
+    const { key, audit, input } = request;
     if (key === undefined) {
       await audit?.begin();
       return null;
     }
     const begun = audit?.begun() ?? null;
-    const taken = await takeKey(this.#db, { key: key.value, call: key.call, instanceId }, begun);
+    const taken = await takeKey(this.#db, { key: key.value, call: key.call, instanceId: input.instanceId }, begun);
     if (begun !== null) audit?.noted(begun);
     if (taken.fresh) return null;
-    const operationId = taken.operationId ?? (await this.#findByKey(workflowId, key.value));
+    const operationId = taken.operationId ?? (await this.#findByKey(workflowIdOf(request), key.value));
     if (operationId === null) return null;
     if (taken.operationId === null) await settleKey(this.#db, key.value, operationId);
-    const row = await this.#read(operationId);
+    const row = await readOperation(this.#db, operationId);
     if (row?.error) throw new OperationFailed(row.error);
     if (row?.succeeded) return { operationId, done: true };
-    const handle = this.#client.workflow.getHandle(workflowId, operationId);
+    const handle = this.#client.workflow.getHandle(workflowIdOf(request), operationId);
     return { operationId, done: await this.#wait(handle, request, operationId, performance.now() + request.waitMs) };
   }
 
@@ -115,112 +120,102 @@ export class Operations {
   }
 
   /**
-   * Begins an operation, or joins the one that is open, and waits for its word. Throws {@link OperationFailed} with the
-   * saga's error.
+   * Begins an operation, or joins the one that is open, and waits for its outcome. Throws {@link OperationFailed} with the
+   * saga's error, and a {@link Refusal} beside an open run that it may not join.
    */
   async run(request: OperationRequest): Promise<OperationAnswer> {
     const deadline = performance.now() + request.waitMs;
     for (let stale = 0; ; stale++) {
-      const handle = await this.#startOrJoin(request, deadline);
-      const operationId = handle.runId;
-      if (request.key !== undefined) await settleKey(this.#db, request.key.value, operationId, request.audit?.id);
-      const before = handle.joined ? await this.#read(operationId) : null;
-      const done = await this.#wait(handle.handle, request, operationId, deadline).catch((error: unknown) => {
-        // A run whose outcome was known before this call asked is not this call's: it was only closing.
-        if (before?.timeEnded && stale < MAX_STALE_RUNS && error instanceof OperationFailed) return 'stale' as const;
-        throw error;
-      });
-      if (done === true && before?.timeEnded && stale < MAX_STALE_RUNS) continue;
-      if (done === 'stale') continue;
-      return { operationId, done };
+      const { handle, runId, joined } = await this.#startOrJoin(request, deadline);
+      if (request.key !== undefined) await settleKey(this.#db, request.key.value, runId, request.audit?.id);
+      const before = joined ? await readOperation(this.#db, runId) : null;
+      // A run whose outcome was known before this call asked is not this call's: it was only closing.
+      const isStale = before?.timeEnded != null && stale < MAX_STALE_RUNS;
+      try {
+        const done = await this.#wait(handle, request, runId, deadline);
+        if (!(done && isStale)) return { operationId: runId, done };
+      } catch (error) {
+        if (!(error instanceof OperationFailed && isStale)) throw error;
+      }
     }
   }
 
   /** Joins the open run of a workflow, if there is one. Returns `null` when there is none. */
   async joinOpen(request: OperationRequest): Promise<OperationAnswer | null> {
-    const handle = this.#client.workflow.getHandle(request.workflowId);
-    const description = await this.#call(() => handle.describe()).catch((error: unknown) => {
-      if (error instanceof Error && error.name === 'WorkflowNotFoundError') return null;
+    const workflowId = workflowIdOf(request);
+    const operationId = await this.#openRunId(workflowId).catch((error: unknown) => {
+      if (error instanceof WorkflowNotFoundError) return null;
       throw error;
     });
-    if (description?.status.name !== 'RUNNING') return null;
-    const operationId = description.runId;
-    const done = await this.#wait(
-      this.#client.workflow.getHandle(request.workflowId, operationId),
-      request,
-      operationId,
-      performance.now() + request.waitMs,
-    );
-    return { operationId, done };
+    if (operationId === null) return null;
+    const handle = this.#client.workflow.getHandle(workflowId, operationId);
+    return { operationId, done: await this.#wait(handle, request, operationId, performance.now() + request.waitMs) };
   }
 
-  async #startOrJoin(
-    request: OperationRequest,
-    deadline: number,
-  ): Promise<{ handle: WorkflowHandle; runId: string; joined: boolean }> {
+  /** The run of a workflow that is open; `null` when its last one has closed. Throws when there never was one. */
+  async #openRunId(workflowId: string): Promise<string | null> {
+    const { status, runId } = await this.#client.workflow.getHandle(workflowId).describe();
+    return status.name === 'RUNNING' ? runId : null;
+  }
+
+  async #startOrJoin(request: OperationRequest, deadline: number): Promise<OpenRun> {
+    const workflowId = workflowIdOf(request);
     for (;;) {
       try {
-        const handle = await this.#call(() =>
-          this.#client.workflow.start(request.workflowType, {
-            workflowId: request.workflowId,
-            taskQueue: TASK_QUEUE,
-            args: request.args,
-            workflowIdConflictPolicy: WorkflowIdConflictPolicy.FAIL,
-            staticSummary: request.summary,
-            ...(request.key === undefined ? {} : { memo: { idempotencyKey: request.key.value } }),
-          }),
-        );
+        const handle = await this.#start(request);
         return { handle, runId: handle.firstExecutionRunId, joined: false };
       } catch (error) {
         if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
       }
-      const open = this.#client.workflow.getHandle(request.workflowId);
-      const description = await this.#call(() => open.describe());
+      const runId = await this.#openRunId(workflowId);
       // It closed between the two calls: begin anew.
-      if (description.status.name !== 'RUNNING') continue;
-      const { runId } = description;
-      if (!(await this.#joinable(request, runId))) {
+      if (runId === null) continue;
+      const { joinable } = request;
+      if (joinable !== undefined && !joinable.input.safeParse(await this.#inputOf(workflowId, runId)).success) {
         // Its outcome is known: it is only closing, and stands in nobody's way.
-        if ((await this.#read(runId))?.timeEnded && (await this.#closes(request.workflowId, runId, deadline))) continue;
-        throw Refusal.conflict('another migration of this instance is on its way: wait until it is over');
+        const { timeEnded } = (await readOperation(this.#db, runId)) ?? {};
+        if (timeEnded && (await this.#closes(workflowId, runId, deadline))) continue;
+        throw Refusal.conflict(joinable.refusal);
       }
-      return { handle: this.#client.workflow.getHandle(request.workflowId, runId), runId, joined: true };
+      return { handle: this.#client.workflow.getHandle(workflowId, runId), runId, joined: true };
     }
   }
 
-  async #joinable(request: OperationRequest, runId: string): Promise<boolean> {
-    if (request.mayJoin === undefined) return true;
-    const handle = this.#client.workflow.getHandle(request.workflowId, runId);
-    const { events } = await this.#call(() => handle.fetchHistory());
-    const payload = events?.[0]?.workflowExecutionStartedEventAttributes?.input?.payloads?.[0]?.data;
-    const input: unknown = payload ? JSON.parse(Buffer.from(payload).toString('utf8')) : null;
-    return request.mayJoin(input);
+  #start(request: OperationRequest) {
+    const options = {
+      workflowId: workflowIdOf(request),
+      taskQueue: TASK_QUEUE,
+      workflowIdConflictPolicy: WorkflowIdConflictPolicy.FAIL,
+      staticSummary: request.summary,
+      ...(request.key === undefined ? {} : { memo: { idempotencyKey: request.key.value } }),
+    };
+    const { workflow } = this.#client;
+    return request.kind === 'start'
+      ? workflow.start<WorkflowTypes['instanceStart']>('instanceStart', { ...options, args: [request.input] })
+      : workflow.start<WorkflowTypes['instanceMigrate']>('instanceMigrate', { ...options, args: [request.input] });
+  }
+
+  /** What a run was started with; `null` when its history doesn't show it. */
+  async #inputOf(workflowId: string, runId: string): Promise<unknown> {
+    const { events } = await this.#client.workflow.getHandle(workflowId, runId).fetchHistory();
+    const payload = events?.[0]?.workflowExecutionStartedEventAttributes?.input?.payloads?.[0];
+    return payload == null ? null : defaultPayloadConverter.fromPayload(payload);
   }
 
   /** Waits until a run has closed; `false` when the deadline came first. */
   async #closes(workflowId: string, runId: string, deadline: number): Promise<boolean> {
-    const handle = this.#client.workflow.getHandle(workflowId, runId, { followRuns: false });
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<false>((resolve) => {
-      timer = setTimeout(() => resolve(false), Math.max(0, deadline - performance.now()));
-    });
-    const closed = handle.result().then(
-      () => true,
-      (error: unknown) => {
-        if (error instanceof WorkflowFailedError) return true;
-        throw error;
-      },
-    );
-    try {
-      return await Promise.race([closed, late]);
-    } finally {
-      clearTimeout(timer);
-    }
+    const closed = this.#client.workflow
+      .getHandle(workflowId, runId, { followRuns: false })
+      .result()
+      .catch((error: unknown) => {
+        if (!(error instanceof WorkflowFailedError)) throw error;
+      });
+    return (await within(deadline - performance.now(), closed)) !== 'late';
   }
 
   /**
-   * Waits for a run's outcome until the deadline; `false` when it is still open then. A Temporal server that is away says
-   * nothing about the outcome: it is asked again, and the operation's own row is looked at meanwhile.
+   * Waits for a run's outcome until the deadline; `false` when it is still open then. A Temporal server that is away leaves
+   * the outcome open: it is asked again, and the operation's own row is looked at meanwhile.
    */
   async #wait(
     handle: WorkflowHandle,
@@ -228,104 +223,62 @@ export class Operations {
     operationId: string,
     deadline: number,
   ): Promise<boolean> {
-    let timer: NodeJS.Timeout | undefined;
     const answered = new AbortController();
-    const late = new Promise<'late'>((resolve) => {
-      timer = setTimeout(() => resolve('late'), Math.max(0, deadline - performance.now()));
-    });
-    try {
+    const outcome = async () => {
       for (;;) {
-        const outcome = await Promise.race([this.#outcome(handle, request, operationId, answered.signal), late]);
-        if (outcome === 'done') return true;
-        if (outcome === 'late') break;
-        if ((await Promise.race([pause(ASK_AGAIN_MS), late])) === 'late') break;
+        if (await this.#hasSucceeded(handle, request, operationId, answered.signal)) return 'done';
+        await pause(ASK_AGAIN_MS, undefined, { signal: answered.signal });
       }
+    };
+    try {
+      if ((await within(deadline - performance.now(), outcome())) === 'done') return true;
     } finally {
-      clearTimeout(timer);
       // A poll that nobody waits for would outlive the call, and meet a closed connection when the API stops.
       answered.abort();
     }
     // Whoever is sent to an operation must find it, even if its claim has not run yet.
-    await this.#db
-      .insert(operation)
-      .values({ id: operationId, kind: request.kind, instanceId: request.instanceId, workflowId: request.workflowId })
-      .onConflictDoNothing();
+    await recordOperation(this.#db, {
+      id: operationId,
+      kind: request.kind,
+      instanceId: request.input.instanceId,
+      workflowId: workflowIdOf(request),
+    });
     return false;
   }
 
-  /** A run's outcome: `done`, {@link OperationFailed}, or `unknown` when Temporal could not be asked and no row says it. */
-  async #outcome(
+  /**
+   * Whether a run has succeeded; `false` when Temporal could not be asked and the operation's row has no outcome. Throws
+   * {@link OperationFailed} when it has failed.
+   */
+  async #hasSucceeded(
     handle: WorkflowHandle,
     request: OperationRequest,
     operationId: string,
     signal: AbortSignal,
-  ): Promise<'done' | 'unknown'> {
+  ): Promise<boolean> {
     try {
       await this.#client.withAbortSignal(signal, () => handle.result());
-      return 'done';
+      return true;
     } catch (error) {
-      if (error instanceof WorkflowFailedError) throw failureOf(error, request);
-      if (signal.aborted) return 'unknown';
-      const row = await this.#read(operationId).catch(() => null);
+      if (error instanceof WorkflowFailedError) throw failureOf(error, request.kind);
+      if (signal.aborted) return false;
+      const row = await readOperation(this.#db, operationId).catch(() => null);
       if (row?.error) throw new OperationFailed(row.error);
-      return row?.succeeded ? 'done' : 'unknown';
+      return row?.succeeded === true;
     }
   }
-
-  async #read(operationId: string) {
-    const [row] = await this.#db.select().from(operation).where(eq(operation.id, operationId));
-    return row ?? null;
-  }
-
-  /** The step that an open operation's saga is at, from Temporal; `null` between two steps, or when Temporal is away. */
-  async progress(row: typeof operation.$inferSelect): Promise<OperationProgress | null> {
-    const description = await this.#client.workflow
-      .getHandle(row.workflowId, row.id)
-      .describe()
-      .catch(() => null);
-    const [pending] = description?.raw.pendingActivities ?? [];
-    const step = pending?.activityType?.name;
-    if (pending == null || step == null) return null;
-    const { title, undoing } = declaredStep(row.kind, step);
-    return {
-      phase: undoing ? 'undoing' : 'doing',
-      step,
-      title,
-      attempt: pending.attempt ?? 1,
-      last_failure: pending.lastFailure?.message ?? null,
-    };
-  }
-
-  /** Reads an operation; one whose workflow was ended by hand has failed, whatever its row says. `null`: unknown. */
-  async read(operationId: string): Promise<typeof operation.$inferSelect | null> {
-    const row = await this.#read(operationId);
-    if (row === null || row.timeEnded !== null) return row;
-    const handle = this.#client.workflow.getHandle(row.workflowId, operationId);
-    const description = await this.#call(() => handle.describe()).catch(() => null);
-    if (description === null || description.status.name === 'RUNNING') return row;
-    const again = await this.#read(operationId);
-    if (again === null || again.timeEnded !== null) return again;
-    if (description.status.name === 'COMPLETED')
-      return { ...again, succeeded: true, timeEnded: description.closeTime ?? new Date() };
-    return again;
-  }
 }
 
-/** The declared step of an activity, and whether it undoes. */
-function declaredStep(kind: OperationKind, activity: string): { title: string; undoing: boolean } {
-  const { steps, compensations }: SagaSteps = SAGA_STEPS[kind === 'start' ? 'instanceStart' : 'instanceMigrate'];
-  const compensation = compensations.find((step) => step.activity === activity);
-  const title = (compensation ?? steps.find((step) => step.activity === activity))?.title ?? activity;
-  return { title, undoing: compensation !== undefined };
+function workflowIdOf({ kind, input }: Saga): string {
+  return workflowIds[kind](input.instanceId);
 }
 
-function failureOf(error: WorkflowFailedError, request: OperationRequest): Error {
+function failureOf(error: WorkflowFailedError, kind: OperationKind): OperationFailed {
   const { cause } = error;
   const body = cause instanceof ApplicationFailure ? (cause.details?.[0] as OperationError | undefined) : undefined;
   if (body !== undefined) return new OperationFailed(body);
-  return new OperationFailed({
-    status: 409,
-    error_code: 'Conflict',
-    message: `the ${request.kind} was ended by an operator (${error.message}); what it left is being undone: try again in a moment`,
-  });
+  const { status, code, message } = Refusal.conflict(
+    `the ${kind} was ended by an operator (${error.message}); what it left is being undone: try again in a moment`,
+  );
+  return new OperationFailed({ status, error_code: code, message });
 }

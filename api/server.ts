@@ -6,7 +6,7 @@ import { jsonSchemaTransform, type ZodTypeProvider } from 'fastify-type-provider
 import type { Logger } from 'pino';
 import { SledClient } from '../activities/sled-client.ts';
 import { SledDirectory, warnWithoutAuthority } from '../activities/sled-directory.ts';
-import { openDatabase } from '../db/connect.ts';
+import { type OpenDatabase, openDatabase } from '../db/connect.ts';
 import { readCapacity } from '../db/queries/read-capacity.ts';
 import { DEFAULT_BEAT_MS } from '../model/lease.ts';
 import { becomeControlPlane } from '../platform/identity/control-plane.ts';
@@ -14,12 +14,12 @@ import { startEndpoint } from '../platform/telemetry/endpoint.ts';
 import { Metrics } from '../platform/telemetry/metrics.ts';
 import { readinessProblems } from '../platform/telemetry/readiness.ts';
 import { installTracing } from '../platform/telemetry/tracing.ts';
-import { connectTemporalClient } from '../temporal/client.ts';
+import { connectTemporalClient, type TemporalClient } from '../temporal/client.ts';
 import type { TemporalSettings } from '../temporal/connection.ts';
 import { WorkflowStarter } from '../temporal/workflow-starter.ts';
 import { type AuthenticationMode, addAccessHooks } from './access.ts';
-import { closeApp, dressApp, urlOf } from './app.ts';
-import type { ApiApp, ApiContext } from './context.ts';
+import { closeApp, configureApp, urlOf } from './app.ts';
+import type { ApiApp, ApiContext, SledJoining } from './context.ts';
 import { addRateLimit, checkListening, DEFAULT_LIMITS, limitOptions, type RequestLimits } from './limits.ts';
 import { Operations } from './operations.ts';
 import { addAccessTokenRoutes } from './routes/access-tokens.ts';
@@ -27,7 +27,9 @@ import { addAffinityGroupRoutes } from './routes/affinity-groups.ts';
 import { addAuditLogRoutes } from './routes/audit-log.ts';
 import { addDrainRoutes } from './routes/drains.ts';
 import { addHistoryRoutes } from './routes/history.ts';
-import { addInstanceRoutes } from './routes/instances.ts';
+import { addInstanceOperationRoutes } from './routes/instance-operations.ts';
+import { addInstancePowerRoutes } from './routes/instance-power.ts';
+import { addInstanceRecordRoutes } from './routes/instance-records.ts';
 import { addLeaseRoutes, startBeating } from './routes/leases.ts';
 import { addMigrationRoutes } from './routes/migration.ts';
 import { addNetworkRoutes } from './routes/network.ts';
@@ -49,7 +51,7 @@ export interface ApiOptions {
   /** Where the Temporal Web UI is, for links. */
   readonly temporalUiUrl?: string | null;
   readonly log: Logger;
-  /** How long a call waits for its saga's word, in milliseconds; default 60000. A client may ask for less. */
+  /** How long a call waits for its saga's outcome, in milliseconds; default 60000. A client may ask for less. */
   readonly waitMs?: number;
   /** How long registering a VMM may take, in milliseconds; default 15000. */
   readonly registerTimeoutMs?: number;
@@ -62,14 +64,14 @@ export interface ApiOptions {
   readonly metricsListen?: string | undefined;
   /** How callers are known; default `tokens`. `open` is only for a loopback address. */
   readonly authentication?: AuthenticationMode;
-  /** The certificate and key, in PEM, by which it is known; without them it speaks plain HTTP. */
+  /** The certificate and key, in PEM, by which it is known; without them it serves plain HTTP. */
   readonly tls?: { readonly cert: string | Buffer; readonly key: string | Buffer } | undefined;
-  /** Listens elsewhere than on a loopback address without TLS, on the operator's word. */
+  /** Listens elsewhere than on a loopback address without TLS, which the operator must ask for. */
   readonly insecure?: boolean;
   readonly limits?: Partial<RequestLimits>;
-  /** Where sleds join and speak with identities of their own; without it they can't. */
+  /** Where sleds join and connect with identities of their own; without it they can't. */
   readonly sledListener?: SledListenerOptions | undefined;
-  /** Lets sleds be added that speak plain HTTP, without an identity; default false. */
+  /** Lets sleds be added whose agents use plain HTTP, without an identity; default false. */
   readonly plainSleds?: boolean;
 }
 
@@ -93,46 +95,89 @@ const UNPROVEN_SLED = { kind: 'sled', sledId: null } as const;
  */
 export async function startApi(options: ApiOptions): Promise<RunningApi> {
   checkListening(options);
-  const limits = { ...DEFAULT_LIMITS, ...options.limits };
+  const { log, sledListener, leaseBeatMs = DEFAULT_BEAT_MS } = options;
   const database = openDatabase(options.databaseUrl, { maxConnections: 20, applicationName: 'mooring-api' });
   const { db } = database;
-  const { namespace } = options.temporal;
   const tracing = await installTracing('mooring-api');
-  const connected = await connectTemporalClient(options.temporal, db, options.log, { tracing: tracing !== null });
-  const temporal = connected.client;
+  const temporal = await connectTemporalClient(options.temporal, db, log, { tracing: tracing !== null });
   const metrics = new Metrics();
   metrics.watchCapacity(() => readCapacity(db));
-  const { sledListener } = options;
   const identity = sledListener === undefined ? null : await becomeControlPlane(sledListener.authority);
   const directory = identity === null ? null : await SledDirectory.open(db, identity);
-  if (directory === null) await warnWithoutAuthority(db, options.log);
+  if (directory === null) await warnWithoutAuthority(db, log);
   const sleds = new SledClient(
     (sled, call, answer, seconds) => metrics.sledCallSeconds.observe({ sled: sled.name, call, answer }, seconds),
     directory,
   );
   let listening: RunningSledListener | null = null;
-  const context: ApiContext = {
+  const joining = (): SledJoining | null =>
+    sledListener === undefined || listening === null ? null : { authority: sledListener.authority, url: listening.url };
+  const context = createContext(options, { database, temporal, metrics, sleds, joining });
+  const problems = () => readinessProblems(db, temporal.connection);
+
+  const app = await createApp(options, context);
+  addRoutes(app, context, leaseBeatMs);
+  addPlainRoutes(app, problems);
+  const endpoint =
+    options.metricsListen === undefined
+      ? null
+      : await startEndpoint({ listen: options.metricsListen, metrics: () => metrics.registry.metrics(), problems });
+  if (sledListener !== undefined && identity !== null)
+    listening = await startSledListener(sledListener, identity, context, leaseBeatMs);
+  await app.listen({ host: options.host, port: options.port });
+  const stopBeating = startBeating(context, leaseBeatMs);
+  return {
+    url: urlOf(app, options.tls === undefined ? 'http' : 'https', options.host),
+    metricsUrl: endpoint?.url ?? null,
+    sledUrl: listening?.url ?? null,
+    async stop() {
+      await Promise.all([endpoint?.stop(), listening?.stop(), stopBeating()]);
+      await closeApp(app);
+      directory?.close();
+      await Promise.allSettled([temporal.close(), database.close(), sleds.close(), tracing?.flush()]);
+    },
+  };
+}
+
+/** What the endpoints work with; `joining` is asked each time, since the sled-facing listener starts after this. */
+function createContext(
+  options: ApiOptions,
+  parts: {
+    readonly database: OpenDatabase;
+    readonly temporal: TemporalClient;
+    readonly metrics: Metrics;
+    readonly sleds: SledClient;
+    readonly joining: () => SledJoining | null;
+  },
+): ApiContext {
+  const { db } = parts.database;
+  const temporal = parts.temporal.client;
+  const { temporalUiUrl } = options;
+  const { namespace } = options.temporal;
+  return {
     db,
     temporal,
     workflows: new WorkflowStarter(temporal),
     operations: new Operations(temporal, db),
-    sleds,
+    sleds: parts.sleds,
     log: options.log,
-    metrics,
+    metrics: parts.metrics,
     get sledJoining() {
-      return sledListener === undefined || listening === null
-        ? null
-        : { authority: sledListener.authority, url: listening.url };
+      return parts.joining();
     },
     plainSleds: options.plainSleds ?? false,
     waitLimitMs: options.waitMs ?? DEFAULT_WAIT_MS,
     registerTimeoutMs: options.registerTimeoutMs,
     webUiLink: (workflowId, runId) =>
-      options.temporalUiUrl
-        ? `${options.temporalUiUrl}/namespaces/${namespace}/workflows/${encodeURIComponent(workflowId)}/${runId}`
+      temporalUiUrl
+        ? `${temporalUiUrl}/namespaces/${namespace}/workflows/${encodeURIComponent(workflowId)}/${runId}`
         : null,
   };
+}
 
+/** The HTTP server with all that holds for every endpoint: who may call it, how often, and how it describes itself. */
+async function createApp(options: ApiOptions, { db, log, metrics }: ApiContext): Promise<ApiApp> {
+  const limits = { ...DEFAULT_LIMITS, ...options.limits };
   const app = fastify({
     genReqId: () => randomUUID(),
     forceCloseConnections: 'idle',
@@ -143,12 +188,12 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
     mode: options.authentication ?? 'tokens',
     sledOf: () => (options.plainSleds ? UNPROVEN_SLED : null),
     onRefused: (request, refusal) =>
-      options.log.warn(
+      log.warn(
         { request_id: request.id, source_ip: request.ip, route: request.routeOptions.url, why: refusal.message },
         'a credential was refused',
       ),
     onAuditLost: (request, error) =>
-      options.log.error({ err: error, request_id: request.id }, 'the audit record of a request could not be written'),
+      log.error({ err: error, request_id: request.id }, 'the audit record of a request could not be written'),
   });
   await addRateLimit(app, limits);
   await app.register(swagger, {
@@ -160,10 +205,15 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
     },
     transform: jsonSchemaTransform,
   });
+  configureApp(app, log, metrics);
+  return app;
+}
 
-  dressApp(app, options.log, metrics);
-
-  addInstanceRoutes(app, context);
+/** Every endpoint of the API document. `leaseBeatMs` is how often this API beats. */
+function addRoutes(app: ApiApp, context: ApiContext, leaseBeatMs: number): void {
+  addInstanceRecordRoutes(app, context);
+  addInstanceOperationRoutes(app, context);
+  addInstancePowerRoutes(app, context);
   addHistoryRoutes(app, context);
   addMigrationRoutes(app, context);
   addAffinityGroupRoutes(app, context);
@@ -178,35 +228,15 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
   addNetworkRoutes(app, context);
   addAccessTokenRoutes(app, context);
   addAuditLogRoutes(app, context);
-  const leaseBeatMs = options.leaseBeatMs ?? DEFAULT_BEAT_MS;
   addLeaseRoutes(app, context, leaseBeatMs);
+}
+
+/** The endpoints beside it: the document itself, and for those who watch over the process. */
+function addPlainRoutes(app: ApiApp, problemsOf: () => Promise<string[]>): void {
   app.get('/openapi.json', { schema: { hide: true } }, async () => app.swagger());
   app.get('/healthz', { schema: { hide: true } }, async () => 'ok\n');
   app.get('/readyz', { schema: { hide: true } }, async (_, reply) => {
-    const problems = await readinessProblems(db, connected.connection);
+    const problems = await problemsOf();
     return reply.status(problems.length === 0 ? 200 : 503).send(`${problems.join('\n') || 'ready'}\n`);
   });
-  const endpoint =
-    options.metricsListen === undefined
-      ? null
-      : await startEndpoint({
-          listen: options.metricsListen,
-          metrics: () => metrics.registry.metrics(),
-          problems: () => readinessProblems(db, connected.connection),
-        });
-  if (sledListener !== undefined && identity !== null)
-    listening = await startSledListener(sledListener, identity, context, leaseBeatMs);
-  await app.listen({ host: options.host, port: options.port });
-  const stopBeating = startBeating(context, leaseBeatMs);
-  return {
-    url: urlOf(app, options.tls === undefined ? 'http' : 'https', options.host),
-    metricsUrl: endpoint?.url ?? null,
-    sledUrl: listening?.url ?? null,
-    async stop() {
-      await Promise.all([endpoint?.stop(), listening?.stop(), stopBeating()]);
-      await closeApp(app);
-      directory?.close();
-      await Promise.allSettled([connected.close(), database.close(), sleds.close(), tracing?.flush()]);
-    },
-  };
 }

@@ -12,7 +12,7 @@ import type { IdentityRefusal } from '../model/identity.ts';
 import type { Authority } from '../platform/identity/authority.ts';
 import type { IdentityHolder } from '../platform/identity/holder.ts';
 import { identifyPeer } from '../platform/identity/peer.ts';
-import { closeApp, dressApp, urlOf } from './app.ts';
+import { closeApp, configureApp, urlOf } from './app.ts';
 import type { ApiApp, ApiContext } from './context.ts';
 import { IdentityRefused } from './errors.ts';
 import { addLeaseRoutes } from './routes/leases.ts';
@@ -55,7 +55,7 @@ export async function startSledListener(
     https: {
       ...identity.secureContext,
       requestCert: true,
-      // Who shows none, or a bad one, is refused by the hook below, in words; and may join.
+      // Who shows none, or a bad one, is refused by the hook below, with a reason; and may join.
       rejectUnauthorized: false,
       // A resumed session would bring back what was verified when it was new.
       secureOptions: constants.SSL_OP_NO_TICKET,
@@ -64,7 +64,7 @@ export async function startSledListener(
   // The routes don't see what they are served over.
   const app = secure as unknown as ApiApp;
   const server: Server = secure.server;
-  dressApp(app, context.log, context.metrics);
+  configureApp(app, context.log, context.metrics);
   const unlisten = identity.onRenewal(() => server.setSecureContext(identity.secureContext));
 
   const callers = new WeakMap<FastifyRequest, SledCaller>();

@@ -12,15 +12,16 @@ import {
   DEFAULT_TOKEN_SECONDS,
 } from '../../wire/operator-api/access-tokens.ts';
 import { isUuid, nameOrId } from '../../wire/operator-api/names.ts';
-import { DEFAULT_PAGE_LIMIT, pageParams, resultsPage } from '../../wire/operator-api/pages.ts';
+import { pageParams, resultsPage } from '../../wire/operator-api/pages.ts';
 import { tokenOf, visibleProject } from '../access.ts';
 import { changing } from '../audit.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
 import { errors } from '../errors.ts';
-import { readPage, writePage } from '../paging.ts';
-import { LOCAL_USER_ID, SILO_ID, viewToken } from '../views.ts';
+import { nextPage, readPageIn } from '../paging.ts';
+import { viewToken } from '../views/access-token.ts';
+import { LOCAL_USER_ID, SILO_ID } from '../views/oxide-ids.ts';
 
-/** Adds the endpoints of operators' tokens, and the one that tells a caller who it is. */
+/** Adds the endpoints of operators' tokens, and the one that answers who the caller is. */
 export function addAccessTokenRoutes(app: ApiApp, { db }: ApiContext): void {
   const path = '/v1/system/access-tokens';
   const tags = ['access'];
@@ -47,14 +48,9 @@ export function addAccessTokenRoutes(app: ApiApp, { db }: ApiContext): void {
     path,
     { schema: { tags, querystring: pageParams, response: { 200: resultsPage(accessTokenView), ...errors } } },
     async (request) => {
-      const limit = request.query.limit ?? DEFAULT_PAGE_LIMIT;
-      const { after } = readPage(request.query.page_token, 'name_ascending');
-      const rows = await listTokens(db, { projectId: visibleProject(request), after, limit });
-      const last = rows.at(-1);
-      return {
-        items: rows.map(viewToken),
-        next_page: rows.length < limit || last === undefined ? null : writePage('name_ascending', last.name),
-      };
+      const page = readPageIn('name_ascending', request.query);
+      const rows = await listTokens(db, { projectId: visibleProject(request), ...page });
+      return { items: rows.map(viewToken), next_page: nextPage(page, rows) };
     },
   );
   app.post(

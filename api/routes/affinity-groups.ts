@@ -1,10 +1,10 @@
 import { z } from 'zod';
+import type { Database } from '../../db/connect.ts';
 import { retryOnConflict } from '../../db/errors.ts';
 import {
   isAffinityMember,
   listAffinityGroups,
   listAffinityMembers,
-  type Page,
   requireAffinityGroup,
 } from '../../db/queries/affinity-groups.ts';
 import { readInstance } from '../../db/queries/read-instance.ts';
@@ -25,12 +25,13 @@ import {
   affinityGroupView,
 } from '../../wire/operator-api/affinity-groups.ts';
 import { isUuid, nameOrId } from '../../wire/operator-api/names.ts';
-import { DEFAULT_PAGE_LIMIT, pageParams, resultsPage } from '../../wire/operator-api/pages.ts';
+import { pageParams, resultsPage } from '../../wire/operator-api/pages.ts';
 import { changing } from '../audit.ts';
-import { type ApiApp, type ApiContext, findInstance, projectQuery } from '../context.ts';
+import type { ApiApp, ApiContext } from '../context.ts';
 import { errors } from '../errors.ts';
-import { readPage, writePage } from '../paging.ts';
-import { viewAffinityGroup, viewAffinityMember } from '../views.ts';
+import { findInstance, instanceRoute, projectQuery } from '../find-instance.ts';
+import { nextPage, readPage } from '../paging.ts';
+import { viewAffinityGroup, viewAffinityMember } from '../views/affinity-group.ts';
 
 const PATHS: Readonly<Record<AffinityKind, string>> = {
   affinity: 'affinity-groups',
@@ -39,26 +40,19 @@ const PATHS: Readonly<Record<AffinityKind, string>> = {
 
 /** Adds the endpoints of affinity and anti-affinity groups, in the shape that the Oxide API gives both. */
 export function addAffinityGroupRoutes(app: ApiApp, context: ApiContext): void {
-  for (const kind of AFFINITY_KINDS) addRoutesOf(kind, app, context);
+  for (const kind of AFFINITY_KINDS) {
+    addGroupRoutes(kind, app, context);
+    addMemberRoutes(kind, app, context);
+  }
 }
 
-function addRoutesOf(kind: AffinityKind, app: ApiApp, { db }: ApiContext): void {
+const groupParams = z.object({ group: nameOrId });
+
+/** Adds the endpoints of groups as records. */
+function addGroupRoutes(kind: AffinityKind, app: ApiApp, { db }: ApiContext): void {
   const path = `/v1/${PATHS[kind]}` as const;
   const tags = ['affinity'];
-  const groupParams = z.object({ group: nameOrId });
-  const memberParams = z.object({ group: nameOrId, instance: nameOrId });
   const groupRoute = { tags, params: groupParams, querystring: projectQuery };
-  const memberRoute = { tags, params: memberParams, querystring: projectQuery };
-
-  async function findGroup(named: string, projectNameOrId: string | undefined) {
-    if (isUuid(named)) return requireAffinityGroup(db, kind, { id: named });
-    if (projectNameOrId === undefined)
-      throw Refusal.invalid(
-        `project: needed to find an ${groupNoun(kind)} by name; give ?project=, or the id of the group`,
-      );
-    const { id } = await requireProject(db, projectNameOrId, isUuid(projectNameOrId));
-    return requireAffinityGroup(db, kind, { name: named, projectId: id });
-  }
 
   app.get(
     path,
@@ -72,7 +66,7 @@ function addRoutesOf(kind: AffinityKind, app: ApiApp, { db }: ApiContext): void 
     async (request) => {
       const { project: owner } = request.query;
       const { id: projectId } = await requireProject(db, owner, isUuid(owner));
-      const page = pageOf(request.query);
+      const page = readPage(request.query);
       const rows = await listAffinityGroups(db, kind, { projectId }, page);
       return { items: rows.map(viewAffinityGroup), next_page: nextPage(page, rows) };
     },
@@ -98,13 +92,13 @@ function addRoutesOf(kind: AffinityKind, app: ApiApp, { db }: ApiContext): void 
   app.get(
     `${path}/:group`,
     { schema: { ...groupRoute, response: { 200: affinityGroupView, ...errors } } },
-    async (request) => viewAffinityGroup(await findGroup(request.params.group, request.query.project)),
+    async (request) => viewAffinityGroup(await findGroup(db, kind, request.params.group, request.query.project)),
   );
   app.put(
     `${path}/:group`,
     { schema: { ...groupRoute, body: affinityGroupUpdate, response: { 200: affinityGroupView, ...errors } } },
     async (request) => {
-      const group = await findGroup(request.params.group, request.query.project);
+      const group = await findGroup(db, kind, request.params.group, request.query.project);
       request.audit?.about(group.id, group.projectId);
       const { name, description } = request.body;
       return viewAffinityGroup(
@@ -119,12 +113,21 @@ function addRoutesOf(kind: AffinityKind, app: ApiApp, { db }: ApiContext): void 
     `${path}/:group`,
     { schema: { ...groupRoute, response: { 204: z.null(), ...errors } } },
     async (request, reply) => {
-      const group = await findGroup(request.params.group, request.query.project);
+      const group = await findGroup(db, kind, request.params.group, request.query.project);
       request.audit?.about(group.id, group.projectId);
       await deleteAffinityGroup(changing(request, db), group);
       return reply.status(204).send(null);
     },
   );
+}
+
+/** Adds the endpoints of groups' members, and of the groups that an instance is in. */
+function addMemberRoutes(kind: AffinityKind, app: ApiApp, { db }: ApiContext): void {
+  const path = `/v1/${PATHS[kind]}` as const;
+  const tags = ['affinity'];
+  const memberParams = z.object({ group: nameOrId, instance: nameOrId });
+  const memberRoute = { tags, params: memberParams, querystring: projectQuery };
+
   app.get(
     `${path}/:group/members`,
     {
@@ -136,8 +139,8 @@ function addRoutesOf(kind: AffinityKind, app: ApiApp, { db }: ApiContext): void 
       },
     },
     async (request) => {
-      const group = await findGroup(request.params.group, request.query.project);
-      const page = pageOf(request.query);
+      const group = await findGroup(db, kind, request.params.group, request.query.project);
+      const page = readPage(request.query);
       const records = await listAffinityMembers(db, group.id, page);
       return {
         items: records.map(viewAffinityMember),
@@ -152,7 +155,7 @@ function addRoutesOf(kind: AffinityKind, app: ApiApp, { db }: ApiContext): void 
     `${path}/:group/members/instance/:instance`,
     { schema: { ...memberRoute, response: { 200: affinityGroupMember, ...errors } } },
     async (request) => {
-      const group = await findGroup(request.params.group, request.query.project);
+      const group = await findGroup(db, kind, request.params.group, request.query.project);
       const record = await findInstance(db, request.params.instance, request.query.project);
       if (!(await isAffinityMember(db, group.id, record.instance.id)))
         throw Refusal.notFound(`member of ${groupNoun(kind)} "${group.name}"`, request.params.instance);
@@ -163,7 +166,7 @@ function addRoutesOf(kind: AffinityKind, app: ApiApp, { db }: ApiContext): void 
     `${path}/:group/members/instance/:instance`,
     { schema: { ...memberRoute, response: { 201: affinityGroupMember, ...errors } } },
     async (request, reply) => {
-      const group = await findGroup(request.params.group, request.query.project);
+      const group = await findGroup(db, kind, request.params.group, request.query.project);
       const { instance } = await findInstance(db, request.params.instance, request.query.project);
       request.audit?.about(group.id, group.projectId);
       const target = changing(request, db);
@@ -177,7 +180,7 @@ function addRoutesOf(kind: AffinityKind, app: ApiApp, { db }: ApiContext): void 
     `${path}/:group/members/instance/:instance`,
     { schema: { ...memberRoute, response: { 204: z.null(), ...errors } } },
     async (request, reply) => {
-      const group = await findGroup(request.params.group, request.query.project);
+      const group = await findGroup(db, kind, request.params.group, request.query.project);
       const { instance } = await findInstance(db, request.params.instance, request.query.project);
       request.audit?.about(group.id, group.projectId);
       await changing(request, db).transaction((open) => removeAffinityMember(open, group, instance));
@@ -189,29 +192,27 @@ function addRoutesOf(kind: AffinityKind, app: ApiApp, { db }: ApiContext): void 
     {
       schema: {
         tags,
-        params: z.object({ instance: nameOrId }),
+        params: instanceRoute.params,
         querystring: pageParams.extend({ project: nameOrId.optional() }),
         response: { 200: resultsPage(affinityGroupView), ...errors },
       },
     },
     async (request) => {
       const { instance } = await findInstance(db, request.params.instance, request.query.project);
-      const page = pageOf(request.query);
+      const page = readPage(request.query);
       const rows = await listAffinityGroups(db, kind, { instanceId: instance.id }, page);
       return { items: rows.map(viewAffinityGroup), next_page: nextPage(page, rows) };
     },
   );
 }
 
-function pageOf(query: z.infer<typeof pageParams>): Page {
-  return {
-    ...readPage(query.page_token, query.sort_by ?? 'name_ascending'),
-    limit: query.limit ?? DEFAULT_PAGE_LIMIT,
-  };
-}
-
-function nextPage(page: Page, rows: readonly { readonly id: string; readonly name: string }[]): string | null {
-  const last = rows.at(-1);
-  if (rows.length < page.limit || last === undefined) return null;
-  return writePage(page.order, page.order === 'id_ascending' ? last.id : last.name);
+/** Finds a group by its id, or by its name within a project. Throws a {@link Refusal}. */
+async function findGroup(db: Database, kind: AffinityKind, named: string, projectNameOrId: string | undefined) {
+  if (isUuid(named)) return requireAffinityGroup(db, kind, { id: named });
+  if (projectNameOrId === undefined)
+    throw Refusal.invalid(
+      `project: needed to find an ${groupNoun(kind)} by name; give ?project=, or the id of the group`,
+    );
+  const { id } = await requireProject(db, projectNameOrId, isUuid(projectNameOrId));
+  return requireAffinityGroup(db, kind, { name: named, projectId: id });
 }

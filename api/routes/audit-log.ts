@@ -1,15 +1,18 @@
 import { z } from 'zod';
-import { type AuditPlace, listAuditLog } from '../../db/queries/list-audit-log.ts';
-import { Refusal } from '../../model/refusal.ts';
+import { listAuditLog } from '../../db/queries/list-audit-log.ts';
 import { auditLogEntry, auditLogParams } from '../../wire/operator-api/audit-log.ts';
 import { DEFAULT_PAGE_LIMIT, resultsPage } from '../../wire/operator-api/pages.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
 import { errors } from '../errors.ts';
-import { viewAuditEntry } from '../views.ts';
+import { lastOfFull, readToken, writeToken } from '../paging.ts';
+import { viewAuditEntry } from '../views/audit-entry.ts';
 
 const pageToken = z.object({
   newestFirst: z.boolean(),
-  time: z.string().regex(/^[\d :.+-]{10,40}$/),
+  time: z
+    .string()
+    .regex(/^[\d :.+-]{10,40}$/)
+    .refine((time) => !Number.isNaN(Date.parse(time.replace(/([+-]\d\d)$/, '$1:00')))),
   id: z.guid(),
 });
 
@@ -27,7 +30,7 @@ export function addAuditLogRoutes(app: ApiApp, { db }: ApiContext): void {
     async (request) => {
       const { start_time, end_time, page_token, sort_by } = request.query;
       const limit = request.query.limit ?? DEFAULT_PAGE_LIMIT;
-      const page = page_token === undefined ? null : readPlace(page_token);
+      const page = page_token === undefined ? null : readToken('page_token', pageToken, page_token);
       const newestFirst = page?.newestFirst ?? sort_by === 'time_and_id_descending';
       const rows = await listAuditLog(db, {
         from: start_time === undefined ? null : new Date(start_time),
@@ -36,24 +39,11 @@ export function addAuditLogRoutes(app: ApiApp, { db }: ApiContext): void {
         newestFirst,
         limit,
       });
-      const last = rows.at(-1);
+      const last = lastOfFull(rows, limit);
       return {
         items: rows.map(({ record }) => viewAuditEntry(record)),
-        next_page:
-          rows.length < limit || last === undefined
-            ? null
-            : Buffer.from(JSON.stringify({ newestFirst, ...last.place })).toString('base64url'),
+        next_page: last === null ? null : writeToken({ newestFirst, ...last.place }),
       };
     },
   );
-}
-
-function readPlace(token: string): AuditPlace & { newestFirst: boolean } {
-  try {
-    const place = pageToken.parse(JSON.parse(Buffer.from(token, 'base64url').toString('utf8')));
-    if (Number.isNaN(Date.parse(place.time.replace(/([+-]\d\d)$/, '$1:00')))) throw new Error('no time');
-    return place;
-  } catch {
-    throw Refusal.invalid('page_token: not one that this API gave; begin again without it');
-  }
 }

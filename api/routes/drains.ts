@@ -1,8 +1,7 @@
 import { type WorkflowExecutionDescription, WorkflowNotFoundError } from '@temporalio/client';
 import { WorkflowIdConflictPolicy } from '@temporalio/common';
-import { eq } from 'drizzle-orm';
 import { z } from 'zod';
-import { sled } from '../../db/schema.ts';
+import { readSled } from '../../db/queries/read-sled.ts';
 import { setSledPolicy } from '../../db/transactions/manage-inventory.ts';
 import type { DrainProgress } from '../../model/drain.ts';
 import { Refusal } from '../../model/refusal.ts';
@@ -12,11 +11,11 @@ import { type DrainView, drainBegin, drainView } from '../../wire/operator-api/d
 import { changing } from '../audit.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
 import { errors } from '../errors.ts';
-import { viewDrain } from '../views.ts';
+import { viewDrain } from '../views/drain.ts';
 
 const DEFAULT_PARALLEL = 4;
 /**
- * How long a worker may take to say how far a drain has come, in milliseconds: first the one that has the drain in its
+ * How long a worker may take to answer how far a drain has come, in milliseconds: first the one that has the drain in its
  * memory, then any.
  */
 const FIRST_QUERY_MS = 5_000;
@@ -33,8 +32,8 @@ export function addDrainRoutes(app: ApiApp, context: ApiContext): void {
     { schema: { ...route, body: drainBegin.nullish(), response: { 202: drainView, ...errors } } },
     async (request, reply) => {
       const { sled_id: sledId } = request.params;
-      const [found] = await db.select().from(sled).where(eq(sled.id, sledId));
-      if (found === undefined) throw Refusal.notFound('sled', sledId);
+      const found = await readSled(db, sledId);
+      if (found === null) throw Refusal.notFound('sled', sledId);
       if (found.policy === 'expunged')
         throw Refusal.conflict(`sled "${found.name}" was expunged: there is nothing on it to move`);
       // Before the answer, so that nothing is placed there from then on.
@@ -84,12 +83,10 @@ export function addDrainRoutes(app: ApiApp, context: ApiContext): void {
     } catch (error) {
       context.log.info({ err: error, workflow_id: workflowId }, 'a drain did not answer; any worker is asked');
       // The worker that had it last may be gone: the server goes on asking that one for as long as it doesn't know.
-      await temporal.withDeadline(Date.now() + FIRST_QUERY_MS, () =>
-        temporal.workflowService.resetStickyTaskQueue({
-          namespace: temporal.options.namespace,
-          execution: { workflowId, runId },
-        }),
-      );
+      await temporal.workflowService.resetStickyTaskQueue({
+        namespace: temporal.options.namespace,
+        execution: { workflowId, runId },
+      });
       return query(QUERY_MS);
     }
   }
@@ -105,7 +102,7 @@ export function addDrainRoutes(app: ApiApp, context: ApiContext): void {
       throw Refusal.unavailable('no worker says how far the drain has come: it goes on when one does; ask again');
     }
     const over = run.status.name !== 'RUNNING';
-    // Terminated by hand, it can't say so itself.
+    // Terminated by hand, it can't report that itself.
     const externalState: DrainProgress =
       over && progress.state === 'running' ? { ...progress, state: 'stopped', stopReason: 'by hand' } : progress;
     return viewDrain(externalState, {

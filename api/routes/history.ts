@@ -1,5 +1,4 @@
 import type { Client } from '@temporalio/client';
-import { z } from 'zod';
 import { readHistory } from '../../db/queries/read-history.ts';
 import { describeMigration } from '../../model/migration-progress.ts';
 import { Refusal } from '../../model/refusal.ts';
@@ -8,37 +7,33 @@ import { type TimelineFacts, timeline } from '../../model/timeline.ts';
 import type { WorkflowTypes } from '../../model/workflow-inputs.ts';
 import { workflowIds } from '../../model/workflow-names.ts';
 import { historyView } from '../../wire/operator-api/history.ts';
-import { isUuid, nameOrId } from '../../wire/operator-api/names.ts';
-import { type ApiApp, type ApiContext, findInstance, projectQuery } from '../context.ts';
+import { isUuid } from '../../wire/operator-api/names.ts';
+import type { ApiApp, ApiContext } from '../context.ts';
 import { errors } from '../errors.ts';
+import { findInstance, instanceRoute } from '../find-instance.ts';
 
 /** How many runs of workflows a history shows: the newest. */
 const MOST_RUNS = 200;
 /** Of how many VMMs, the newest, the workflows are looked up: Temporal's queries have a limit of length. */
 const MOST_VMMS = 20;
 
-/** Adds the endpoint that tells an instance's story. */
+/** Adds the endpoint of an instance's history. */
 export function addHistoryRoutes(app: ApiApp, context: ApiContext): void {
   app.get(
     '/v1/instances/:instance/history',
     {
-      schema: {
-        tags: ['instances'],
-        params: z.object({ instance: nameOrId }),
-        querystring: projectQuery,
-        response: { 200: historyView, ...errors },
-      },
+      schema: { ...instanceRoute, response: { 200: historyView, ...errors } },
     },
     async (request) => {
       const named = request.params.instance;
-      // By its id, a deleted instance's story can still be read.
+      // By its id, a deleted instance's history can still be read.
       const id = isUuid(named) ? named : (await findInstance(context.db, named, request.query.project)).instance.id;
       const stored = await readHistory(context.db, id);
       if (stored === null) throw Refusal.notFound('instance', named);
       const vmmIds = stored.vmms.slice(0, MOST_VMMS).map((vmm) => vmm.id);
       const migrationIds = stored.migrations.slice(0, MOST_VMMS).map((migration) => migration.id);
       const runs = await readRuns(context.temporal, id, vmmIds, migrationIds).catch((error: unknown) => {
-        context.log.warn({ err: error, instance_id: id }, 'a history is told without its workflows');
+        context.log.warn({ err: error, instance_id: id }, 'a history is answered without its workflows');
         return null;
       });
       const events = timeline({ ...stored, runs: runs ?? [] });

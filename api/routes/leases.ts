@@ -1,8 +1,7 @@
 import { setTimeout as pause } from 'node:timers/promises';
-import { and, eq, ne } from 'drizzle-orm';
 import type { FastifyRequest } from 'fastify';
 import { z } from 'zod';
-import { sled } from '../../db/schema.ts';
+import { findSledByName, readSled } from '../../db/queries/read-sled.ts';
 import { beatLeaseService } from '../../db/transactions/beat-lease-service.ts';
 import { renewLease } from '../../db/transactions/renew-lease.ts';
 import { marginMs, shortestGapMs, shortestLeaseMs } from '../../model/lease.ts';
@@ -23,7 +22,7 @@ import type { SledCaller } from './sled-identity.ts';
 
 /**
  * Adds the endpoints by which sled agents with fencing renew their leases. `beatMs` is how often this API beats. `callerOf`
- * says which sled has shown its certificate; where none can, only sleds without an identity renew.
+ * is the sled that has shown its certificate; where none can, only sleds without an identity renew.
  */
 export function addLeaseRoutes(
   app: ApiApp,
@@ -45,7 +44,7 @@ export function addLeaseRoutes(
       const { sled_id: sledId } = request.params;
       const { lease_ms: leaseMs, held, epoch, vmms } = request.body;
       if (callerOf !== null && callerOf(request).sledId !== sledId) throw new IdentityRefused('foreign_sled');
-      if (callerOf === null && (await hasIdentity(sledId))) throw new IdentityRefused('no_certificate');
+      if (callerOf === null && (await readSled(db, sledId))?.identified) throw new IdentityRefused('no_certificate');
       const shortest = shortestLeaseMs(beatMs);
       if (leaseMs < shortest)
         throw Refusal.invalid(`lease_ms: must be at least ${shortest} here; start the agent with a longer lease`);
@@ -74,11 +73,6 @@ export function addLeaseRoutes(
     },
   );
 
-  async function hasIdentity(sledId: string): Promise<boolean> {
-    const [row] = await db.select({ identified: sled.identified }).from(sled).where(eq(sled.id, sledId));
-    return row?.identified === true;
-  }
-
   app.get(
     '/sleds/by-name/:name',
     {
@@ -90,12 +84,9 @@ export function addLeaseRoutes(
     },
     async (request) => {
       const { name } = request.params;
-      const [row] = await db
-        .select({ id: sled.id })
-        .from(sled)
-        .where(and(eq(sled.name, name), ne(sled.policy, 'expunged')));
-      if (row === undefined) throw Refusal.notFound('sled', name);
-      return { sled_id: row.id };
+      const sled = await findSledByName(db, name);
+      if (sled === null) throw Refusal.notFound('sled', name);
+      return { sled_id: sled.id };
     },
   );
 }

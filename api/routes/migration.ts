@@ -1,24 +1,18 @@
-import { z } from 'zod';
 import { lookAtMigration } from '../../activities/migration-watch.ts';
 import { readLastMigration } from '../../db/queries/read-migration.ts';
 import { describeMigration } from '../../model/migration-progress.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { migrationView } from '../../wire/operator-api/migrations.ts';
-import { nameOrId } from '../../wire/operator-api/names.ts';
-import { type ApiApp, type ApiContext, findInstance, projectQuery } from '../context.ts';
+import type { ApiApp, ApiContext } from '../context.ts';
 import { errors } from '../errors.ts';
+import { findInstance, instanceRoute } from '../find-instance.ts';
 
-/** Adds the endpoint that tells how far an instance's newest migration is, or how it ended. */
+/** Adds the endpoint that answers how far an instance's newest migration is, or how it ended. */
 export function addMigrationRoutes(app: ApiApp, { db, sleds }: ApiContext): void {
   app.get(
     '/v1/instances/:instance/migration',
     {
-      schema: {
-        tags: ['instances'],
-        params: z.object({ instance: nameOrId }),
-        querystring: projectQuery,
-        response: { 200: migrationView, ...errors },
-      },
+      schema: { ...instanceRoute, response: { 200: migrationView, ...errors } },
     },
     async (request) => {
       const { instance } = await findInstance(db, request.params.instance, request.query.project);

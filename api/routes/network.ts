@@ -1,9 +1,9 @@
 import { z } from 'zod';
-import { type NetworkCursor, networkCursor, readNetworkChanges } from '../../db/queries/network.ts';
-import { Refusal } from '../../model/refusal.ts';
+import { networkCursor, readNetworkChanges } from '../../db/queries/network.ts';
 import { DEFAULT_NETWORK_PAGE, MAX_NETWORK_PAGE, networkPage } from '../../wire/network-protocol.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
 import { errors } from '../errors.ts';
+import { readToken, writeToken } from '../paging.ts';
 
 /** Adds the endpoint that sled agents poll for where instances live. */
 export function addNetworkRoutes(app: ApiApp, { db }: ApiContext): void {
@@ -21,7 +21,7 @@ export function addNetworkRoutes(app: ApiApp, { db }: ApiContext): void {
     },
     async (request) => {
       const { after, limit } = request.query;
-      const at = after === undefined ? null : readCursor(after);
+      const at = after === undefined ? null : readToken('after', networkCursor, after);
       const { entries, cursor, more, reset } = await readNetworkChanges(db, at, limit ?? DEFAULT_NETWORK_PAGE);
       return {
         items: entries.map(({ instance_id, sled_id, vmm_id, ip, port, generation }) => ({
@@ -31,18 +31,10 @@ export function addNetworkRoutes(app: ApiApp, { db }: ApiContext): void {
           address: ip === null ? null : `${ip}:${port}`,
           generation,
         })),
-        next: Buffer.from(JSON.stringify(cursor)).toString('base64url'),
+        next: writeToken(cursor),
         more,
         reset,
       };
     },
   );
-}
-
-function readCursor(after: string): NetworkCursor {
-  try {
-    return networkCursor.parse(JSON.parse(Buffer.from(after, 'base64url').toString('utf8')));
-  } catch {
-    throw Refusal.invalid('after: not one that this API gave; begin again without it');
-  }
 }

@@ -3,10 +3,11 @@ import { Refusal } from '../../model/refusal.ts';
 import { operationView } from '../../wire/operator-api/operations.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
 import { errors } from '../errors.ts';
-import { viewOperation } from '../views.ts';
+import { readCurrentOperation, readProgress } from '../read-progress.ts';
+import { viewOperation } from '../views/operation.ts';
 
 /** Adds the endpoint by which an operation is followed. */
-export function addOperationRoutes(app: ApiApp, context: ApiContext): void {
+export function addOperationRoutes(app: ApiApp, { db, temporal, webUiLink }: ApiContext): void {
   app.get(
     '/v1/operations/:operation_id',
     {
@@ -17,10 +18,10 @@ export function addOperationRoutes(app: ApiApp, context: ApiContext): void {
       },
     },
     async (request) => {
-      const row = await context.operations.read(request.params.operation_id);
+      const row = await readCurrentOperation(db, temporal, request.params.operation_id);
       if (row === null) throw Refusal.notFound('operation', request.params.operation_id);
-      const progress = row.timeEnded === null ? await context.operations.progress(row) : null;
-      return viewOperation(row, progress, context.webUiLink(row.workflowId, row.id));
+      const progress = row.timeEnded === null ? await readProgress(temporal, row) : null;
+      return viewOperation(row, progress, webUiLink(row.workflowId, row.id));
     },
   );
 }

@@ -1,6 +1,5 @@
-import { and, asc, eq, gt, isNull } from 'drizzle-orm';
 import { z } from 'zod';
-import { project } from '../../db/schema.ts';
+import { listProjects } from '../../db/queries/list-projects.ts';
 import {
   createProject,
   deleteProject,
@@ -9,14 +8,14 @@ import {
   updateProject,
 } from '../../db/transactions/manage-inventory.ts';
 import { isUuid, nameOrId } from '../../wire/operator-api/names.ts';
-import { DEFAULT_PAGE_LIMIT, pageParams, resultsPage } from '../../wire/operator-api/pages.ts';
+import { pageParams, resultsPage } from '../../wire/operator-api/pages.ts';
 import { projectCreate, projectUpdate, projectView, quotaUpdate, quotaView } from '../../wire/operator-api/projects.ts';
 import { visibleProject } from '../access.ts';
 import { changing } from '../audit.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
 import { errors } from '../errors.ts';
-import { readPage, writePage } from '../paging.ts';
-import { viewProject, viewQuota } from '../views.ts';
+import { nextPage, readPageIn } from '../paging.ts';
+import { viewProject, viewQuota } from '../views/project.ts';
 
 /** Adds the endpoints of projects and their quotas. */
 export function addProjectRoutes(app: ApiApp, context: ApiContext): void {
@@ -28,26 +27,9 @@ export function addProjectRoutes(app: ApiApp, context: ApiContext): void {
     '/v1/projects',
     { schema: { tags: ['projects'], querystring: pageParams, response: { 200: resultsPage(projectView), ...errors } } },
     async (request) => {
-      const limit = request.query.limit ?? DEFAULT_PAGE_LIMIT;
-      const page = readPage(request.query.page_token, 'name_ascending');
-      const visible = visibleProject(request);
-      const rows = await db
-        .select()
-        .from(project)
-        .where(
-          and(
-            isNull(project.timeDeleted),
-            visible === null ? undefined : eq(project.id, visible),
-            page.after === null ? undefined : gt(project.name, page.after),
-          ),
-        )
-        .orderBy(asc(project.name))
-        .limit(limit);
-      const last = rows.at(-1);
-      return {
-        items: rows.map(viewProject),
-        next_page: rows.length < limit || last === undefined ? null : writePage('name_ascending', last.name),
-      };
+      const page = readPageIn('name_ascending', request.query);
+      const rows = await listProjects(db, { projectId: visibleProject(request), ...page });
+      return { items: rows.map(viewProject), next_page: nextPage(page, rows) };
     },
   );
   app.post(

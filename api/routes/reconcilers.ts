@@ -16,9 +16,11 @@ import {
   reconcilerUpdate,
   reconcilerView,
 } from '../../wire/operator-api/reconcilers.ts';
-import { type ApiApp, type ApiContext, waitMs } from '../context.ts';
+import type { ApiApp, ApiContext } from '../context.ts';
 import { errors } from '../errors.ts';
-import { viewReconcilerPass } from '../views.ts';
+import { waitMs } from '../headers.ts';
+import { within } from '../time-limit.ts';
+import { viewReconcilerPass } from '../views/reconciler.ts';
 
 /** Adds the endpoints of the reconciling loops: looked at, switched off and on, and run once by hand. */
 export function addReconcilerRoutes(app: ApiApp, context: ApiContext): void {
@@ -64,19 +66,11 @@ export function addReconcilerRoutes(app: ApiApp, context: ApiContext): void {
   );
 
   async function resultOf(handle: WorkflowHandle, name: ReconcilerName, limitMs: number): Promise<ReconcilerPass> {
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<null>((resolve) => {
-      timer = setTimeout(() => resolve(null), limitMs);
-    });
-    try {
-      const pass = await Promise.race([handle.result() as Promise<ReconcilerPass>, late]);
-      if (pass !== null) return pass;
-    } catch (error) {
+    const pass = await within(limitMs, handle.result()).catch((error: unknown) => {
       if (!(error instanceof WorkflowFailedError)) throw error;
       throw Refusal.unavailable(`the pass of "${name}" failed: ${error.cause?.message ?? error.message}; run it again`);
-    } finally {
-      clearTimeout(timer);
-    }
+    });
+    if (pass !== 'late') return pass;
     throw Refusal.unavailable(
       `the pass of "${name}" is not over after ${Math.round(limitMs / 1000)} s: it goes on as soon as a worker has time for it; ask again to hear what it found`,
     );
@@ -112,7 +106,7 @@ export function addReconcilerRoutes(app: ApiApp, context: ApiContext): void {
     }
   }
 
-  /** What a pass said; `null` while it runs, and for one that failed or that Temporal has forgotten. */
+  /** What a pass found and did; `null` while it runs, and for one that failed or that Temporal has forgotten. */
   async function summaryOf(run: { workflowId: string; firstExecutionRunId: string }): Promise<string | null> {
     const handle = temporal.workflow.getHandle(run.workflowId, run.firstExecutionRunId);
     try {

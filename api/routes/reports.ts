@@ -7,11 +7,11 @@ import { sledVmmState } from '../../wire/sled-protocol.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
 import { errors, IdentityRefused } from '../errors.ts';
 
-/** Adds the endpoint that sled agents report to. `whose` says whose word a request is. */
+/** Adds the endpoint that sled agents report to. `sourceOf` is who sends a request. */
 export function addReportRoutes(
   app: ApiApp,
   context: ApiContext,
-  whose: (request: FastifyRequest) => ReportSource = () => ({ kind: 'anybody' }),
+  sourceOf: (request: FastifyRequest) => ReportSource = () => ({ kind: 'anybody' }),
 ): void {
   const { db } = context;
   app.put(
@@ -26,7 +26,7 @@ export function addReportRoutes(
     },
     async (request, reply) => {
       const { vmm_id: vmmId } = request.params;
-      const applied = await applyReport(db, vmmId, request.body, {}, whose(request));
+      const applied = await applyReport(db, vmmId, request.body, {}, sourceOf(request));
       if (applied !== null && applied.refusal !== null) {
         context.metrics.reportsRefused.inc({ reason: applied.refusal });
         throw new IdentityRefused(applied.refusal);

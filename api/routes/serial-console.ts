@@ -1,13 +1,13 @@
-import { eq } from 'drizzle-orm';
 import { z } from 'zod';
 import { SledError } from '../../activities/sled-client.ts';
-import { sled } from '../../db/schema.ts';
+import { readSled } from '../../db/queries/read-sled.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { serialConsoleParams } from '../../wire/operator-api/instances.ts';
 import { nameOrId } from '../../wire/operator-api/names.ts';
 import { serialConsoleData } from '../../wire/sled-protocol.ts';
-import { type ApiApp, type ApiContext, findInstance } from '../context.ts';
+import type { ApiApp, ApiContext } from '../context.ts';
 import { errors } from '../errors.ts';
+import { findInstance } from '../find-instance.ts';
 
 const CONSOLE_CALL_MS = 5_000;
 
@@ -26,8 +26,8 @@ export function addSerialConsoleRoutes(app: ApiApp, { db, sleds }: ApiContext): 
     async (request) => {
       const { project: owner, from_start, most_recent, max_bytes } = request.query;
       const { instance, active } = await findInstance(db, request.params.instance, owner);
-      const [host] = active?.sledId == null ? [] : await db.select().from(sled).where(eq(sled.id, active.sledId));
-      if (active === null || host === undefined)
+      const host = active?.sledId == null ? null : await readSled(db, active.sledId);
+      if (active === null || host === null)
         throw Refusal.conflict(`instance "${instance.name}" has no VM: start it, then look at its console`);
       const fromOffset = most_recent === undefined ? (from_start ?? 0) : -most_recent;
       try {

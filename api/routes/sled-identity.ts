@@ -1,10 +1,9 @@
 import { randomBytes } from 'node:crypto';
-import { desc, eq } from 'drizzle-orm';
 import type { FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import { hashTokenSecret } from '../../db/access-token-secret.ts';
+import { listCertificates } from '../../db/queries/list-certificates.ts';
 import { readMigrationDestination, readRevokedSerials, readSledAddress } from '../../db/queries/sled-identity.ts';
-import { sledCertificate } from '../../db/schema.ts';
 import { createInvite } from '../../db/transactions/create-invite.ts';
 import { joinSled } from '../../db/transactions/join-sled.ts';
 import { renewCertificate } from '../../db/transactions/renew-certificate.ts';
@@ -78,11 +77,7 @@ export function addInviteRoutes(app: ApiApp, context: ApiContext): void {
     '/v1/system/hardware/sleds/:sled_id/certificates',
     { schema: { ...sledRoute, response: { 200: sledCertificateList, ...errors } } },
     async (request) => {
-      const rows = await db
-        .select()
-        .from(sledCertificate)
-        .where(eq(sledCertificate.sledId, request.params.sled_id))
-        .orderBy(desc(sledCertificate.timeIssued));
+      const rows = await listCertificates(db, request.params.sled_id);
       return {
         items: rows.map((row) => ({
           serial: row.serial,
@@ -100,7 +95,7 @@ export function addInviteRoutes(app: ApiApp, context: ApiContext): void {
   );
 }
 
-/** Adds the endpoints by which a sled joins and keeps its identity. `caller` says which sled has shown its certificate. */
+/** Adds the endpoints by which a sled joins and keeps its identity. `caller` is the sled that has shown its certificate. */
 export function addSledIdentityRoutes(
   app: ApiApp,
   { db, log }: ApiContext,

@@ -1,10 +1,10 @@
-import { and, asc, eq, gt, ne, sql } from 'drizzle-orm';
 import { z } from 'zod';
-import { sled } from '../../db/schema.ts';
+import { listSleds } from '../../db/queries/list-sleds.ts';
+import { readCountedSled } from '../../db/queries/read-sled.ts';
 import { declareSledDead } from '../../db/transactions/declare-dead.ts';
 import { addSled, expungeSled, setSledPolicy } from '../../db/transactions/manage-inventory.ts';
 import { Refusal } from '../../model/refusal.ts';
-import { DEFAULT_PAGE_LIMIT, pageParams, resultsPage } from '../../wire/operator-api/pages.ts';
+import { pageParams, resultsPage } from '../../wire/operator-api/pages.ts';
 import {
   provisionPolicyParams,
   provisionPolicyResponse,
@@ -15,43 +15,40 @@ import {
 import { changing } from '../audit.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
 import { errors } from '../errors.ts';
-import { readPage, writePage } from '../paging.ts';
-import { viewSled } from '../views.ts';
-
-/** How long a sled that is said to be powered off is listened to, in milliseconds. */
-const PROBE_MS = 3_000;
+import { nextPage, readPageIn } from '../paging.ts';
+import { probeSled } from '../probe-sled.ts';
+import { viewSled } from '../views/sled.ts';
 
 /** Adds the endpoints of sleds. */
 export function addSledRoutes(app: ApiApp, context: ApiContext): void {
   const { db, workflows, sleds, log } = context;
   const sledParams = z.object({ sled_id: z.guid() });
   const sledRoute = { tags: ['system'], params: sledParams };
-  // Named in full: in a query of one table drizzle writes bare column names, which a subquery would take for its own.
-  const vmmCount = sql<number>`(SELECT count(*)::int FROM vmm placed WHERE placed.sled_id = sled.id AND placed.time_deleted IS NULL
-    AND placed.state NOT IN ('destroyed', 'failed', 'saga_unwound'))`;
-
   async function requireSled(sledId: string) {
-    const [row] = await db.select({ sled, vmmCount }).from(sled).where(eq(sled.id, sledId));
-    if (row === undefined) throw Refusal.notFound('sled', sledId);
-    return viewSled(row.sled, row.vmmCount);
+    const found = await readCountedSled(db, sledId);
+    if (found === null) throw Refusal.notFound('sled', sledId);
+    return viewSled(found);
+  }
+
+  /** The sled is dead already: should a signal be lost, the scan finds whom it was for. */
+  async function signalAll(instanceIds: readonly string[], whenLost: string): Promise<void> {
+    await Promise.all(instanceIds.map((instanceId) => workflows.signalUpdate(instanceId))).catch((error: unknown) =>
+      log.warn({ err: error }, whenLost),
+    );
   }
 
   app.get(
     '/v1/system/hardware/sleds',
     { schema: { tags: ['system'], querystring: pageParams, response: { 200: resultsPage(sledView), ...errors } } },
     async (request) => {
-      const limit = request.query.limit ?? DEFAULT_PAGE_LIMIT;
-      const page = readPage(request.query.page_token, 'id_ascending');
-      const rows = await db
-        .select({ sled, vmmCount })
-        .from(sled)
-        .where(and(ne(sled.policy, 'expunged'), page.after === null ? undefined : gt(sled.id, page.after)))
-        .orderBy(asc(sled.id))
-        .limit(limit);
-      const last = rows.at(-1);
+      const page = readPageIn('id_ascending', request.query);
+      const rows = await listSleds(db, page);
       return {
-        items: rows.map((row) => viewSled(row.sled, row.vmmCount)),
-        next_page: rows.length < limit || last === undefined ? null : writePage('id_ascending', last.sled.id),
+        items: rows.map(viewSled),
+        next_page: nextPage(
+          page,
+          rows.map((row) => row.sled),
+        ),
       };
     },
   );
@@ -65,9 +62,8 @@ export function addSledRoutes(app: ApiApp, context: ApiContext): void {
         );
       }
       const { memory, ...rest } = request.body;
-      return reply
-        .status(201)
-        .send(viewSled(await addSled(changing(request, db), { ...rest, memoryBytes: memory }), 0));
+      const sled = await addSled(changing(request, db), { ...rest, memoryBytes: memory });
+      return reply.status(201).send(viewSled({ sled, vmmCount: 0 }));
     },
   );
   app.get(
@@ -99,12 +95,10 @@ export function addSledRoutes(app: ApiApp, context: ApiContext): void {
         throw Refusal.conflict(
           `sled "${found.name}" can't be declared dead without your word for it: its guests are started elsewhere, and run twice if they still run there. Power it off and say so (sled_powered_off: true)`,
         );
-      if (found.policy.kind !== 'expunged' && (await sleds.answers(found, PROBE_MS)))
+      if (found.policy.kind !== 'expunged' && (await probeSled(sleds, found)))
         throw Refusal.conflict(`sled "${found.name}" answers, so it is powered on: power it off first, or drain it`);
       const { instanceIds } = await declareSledDead(changing(request, db), found.id);
-      await Promise.all(instanceIds.map((instanceId) => workflows.signalUpdate(instanceId))).catch((error: unknown) =>
-        log.warn({ err: error }, 'instances of a dead sled wait for the scan'),
-      );
+      await signalAll(instanceIds, 'instances of a dead sled wait for the scan');
       return requireSled(found.id);
     },
   );
@@ -112,11 +106,8 @@ export function addSledRoutes(app: ApiApp, context: ApiContext): void {
     '/v1/system/hardware/sleds/:sled_id/expunge',
     { schema: { ...sledRoute, response: { 200: sledView, ...errors } } },
     async (request) => {
-      // The sled is expunged: should a signal be lost, the scan finds whom it was for.
       const affected = await expungeSled(changing(request, db), request.params.sled_id);
-      await Promise.all(affected.map((instanceId) => workflows.signalUpdate(instanceId))).catch((error: unknown) =>
-        log.warn({ err: error }, 'instances of an expunged sled wait for the scan'),
-      );
+      await signalAll(affected, 'instances of an expunged sled wait for the scan');
       return requireSled(request.params.sled_id);
     },
   );

@@ -3,7 +3,7 @@
  * the saga, the same handling of sled agents' reports as Mooring's API. So what differs between contenders is the saga.
  */
 import { fastify } from 'fastify';
-import { viewInstance } from '../../api/views.ts';
+import { viewInstance } from '../../api/views/instance.ts';
 import type { Database } from '../../db/connect.ts';
 import { readInstance } from '../../db/queries/read-instance.ts';
 import { readSnapshot } from '../../db/queries/read-snapshot.ts';

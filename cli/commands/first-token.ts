@@ -1,4 +1,4 @@
-import { viewToken } from '../../api/views.ts';
+import { viewToken } from '../../api/views/access-token.ts';
 import { migrateDatabase, openDatabase } from '../../db/connect.ts';
 import { requireProject } from '../../db/transactions/manage-inventory.ts';
 import { createTokenInDatabase } from '../../db/transactions/manage-tokens.ts';

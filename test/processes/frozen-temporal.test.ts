@@ -54,17 +54,14 @@ test('a call gets 503 and does not wait for ever, whatever it asks of Temporal',
   const instanceId = randomUUID();
   const request: OperationRequest = {
     kind: 'start',
-    instanceId,
-    workflowId: `instance-start/${instanceId}`,
-    workflowType: 'instanceStart',
-    args: [{ instanceId, reason: 'user' }],
+    input: { instanceId, reason: 'user' },
     summary: '',
     waitMs: 0,
   };
   const calls = [
     () => workflows.signalUpdate(instanceId),
     () => workflows.carryStop(instanceId),
-    () => workflows.isOpen(request.workflowId, randomUUID()),
+    () => workflows.isOpen(`instance-start/${instanceId}`, randomUUID()),
     () => operations.run(request),
     () => operations.joinOpen(request),
   ];

@@ -1,0 +1,109 @@
+import type { FastifyRequest } from 'fastify';
+import { z } from 'zod';
+import type { InstanceRecord } from '../../db/queries/read-instance.ts';
+import { checkMigration } from '../../db/transactions/claim-migration.ts';
+import { recordRunningIntent } from '../../db/transactions/record-intent.ts';
+import { requireLegal } from '../../model/legality.ts';
+import type { KeyedCall } from '../../model/states.ts';
+import { instanceMigrate, instanceView } from '../../wire/operator-api/instances.ts';
+import type { ApiApp, ApiContext } from '../context.ts';
+import { errors } from '../errors.ts';
+import { instanceRoute, showInstance, subjectInstance } from '../find-instance.ts';
+import { idempotencyKey, linkOperation, waitMs } from '../headers.ts';
+import type { OperationAnswer, OperationRequest } from '../operations.ts';
+
+/** Adds the endpoints that run a saga on an instance: start and migrate. */
+export function addInstanceOperationRoutes(app: ApiApp, context: ApiContext): void {
+  const { db, operations } = context;
+  const accepted = { 202: instanceView, ...errors };
+
+  app.post(
+    '/v1/instances/:instance/start',
+    { schema: { ...instanceRoute, response: accepted } },
+    async (request, reply) => {
+      const record = await subjectInstance(db, request);
+      const start = startRequest(context, request, record.instance, 'start');
+      const answer = (await operations.repeated(start)) ?? (await beginStart(record, start));
+      if (answer !== null) linkOperation(reply, answer.operationId);
+      return reply.status(202).send(await showInstance(db, record.instance.id, request.audit));
+    },
+  );
+
+  /** Runs a start, or joins the one under way; `null` for an instance that is started. Throws where it may not be started. */
+  async function beginStart(read: InstanceRecord, start: OperationRequest): Promise<OperationAnswer | null> {
+    const { id, name } = read.instance;
+    const startedAlready = requireLegal('start', name, read.externalState) === 'no-op';
+    // Its intent is recorded under a lock, and it may show something else by then.
+    const { externalState } = startedAlready ? await recordRunningIntent(db, id) : read;
+    if (requireLegal('start', name, externalState) === 'act') return operations.run(start);
+    return externalState === 'starting' ? operations.joinOpen(start) : null;
+  }
+
+  app.post(
+    '/v1/instances/:instance/migrate',
+    { schema: { ...instanceRoute, body: instanceMigrate, response: accepted } },
+    async (request, reply) => {
+      const record = await subjectInstance(db, request);
+      const { id, name } = record.instance;
+      const destinationSledId = request.body.dst_sled_id.toLowerCase();
+      const migrate: OperationRequest = {
+        ...callOf(context, request, 'migrate'),
+        kind: 'migrate',
+        input: { instanceId: id, destinationSledId, ...registerTimeout(context) },
+        summary: `migrate instance "${name}" to sled ${destinationSledId}`,
+        joinable: {
+          input: z.object({ destinationSledId: z.literal(destinationSledId) }),
+          refusal: 'another migration of this instance is on its way: wait until it is over',
+        },
+        audit: request.audit,
+      };
+      const answer = (await operations.repeated(migrate)) ?? (await beginMigration(record, migrate, destinationSledId));
+      if (answer !== null) linkOperation(reply, answer.operationId);
+      return reply.status(202).send(await showInstance(db, id, request.audit));
+    },
+  );
+
+  /** Runs a migration, or joins the one under way to the same sled. Throws where it may not be migrated there. */
+  async function beginMigration(
+    record: InstanceRecord,
+    migrate: OperationRequest,
+    destinationSledId: string,
+  ): Promise<OperationAnswer | null> {
+    return (await checkMigration(db, record, destinationSledId)) === 'legal'
+      ? operations.run(migrate)
+      : operations.joinOpen(migrate);
+  }
+}
+
+/** The start that a request asks for, by itself or with the instance's creation, whose audit record is written by then. */
+export function startRequest(
+  context: ApiContext,
+  request: FastifyRequest,
+  { id, name }: { readonly id: string; readonly name: string },
+  call: 'start' | 'create',
+): OperationRequest {
+  return {
+    ...callOf(context, request, call),
+    kind: 'start',
+    input: { instanceId: id, reason: 'user', ...registerTimeout(context) },
+    summary: `start instance "${name}"`,
+    audit: call === 'create' ? null : request.audit,
+  };
+}
+
+/** How long a request waits for its operation, and the key that it has. */
+function callOf(
+  context: ApiContext,
+  request: FastifyRequest,
+  call: KeyedCall,
+): Pick<OperationRequest, 'key' | 'waitMs'> {
+  const value = idempotencyKey(request);
+  return {
+    key: value === undefined ? undefined : { value, call },
+    waitMs: waitMs(request, context.waitLimitMs),
+  };
+}
+
+function registerTimeout({ registerTimeoutMs }: ApiContext): { registerTimeoutMs?: number } {
+  return registerTimeoutMs === undefined ? {} : { registerTimeoutMs };
+}

@@ -1,0 +1,162 @@
+import { randomUUID } from 'node:crypto';
+import { z } from 'zod';
+import { listInstances } from '../../db/queries/read-instance.ts';
+import {
+  createInstance,
+  type InstanceChanges,
+  type NewInstance,
+  requireProject,
+  updateInstanceRecord,
+} from '../../db/transactions/manage-inventory.ts';
+import { deleteInstance } from '../../db/transactions/record-intent.ts';
+import { Refusal } from '../../model/refusal.ts';
+import { signalIfNeeded } from '../../temporal/signal-update.ts';
+import {
+  externalStateSchema,
+  instanceCreate,
+  instanceUpdate,
+  instanceView,
+} from '../../wire/operator-api/instances.ts';
+import { isUuid, nameOrId } from '../../wire/operator-api/names.ts';
+import { pageParams, resultsPage } from '../../wire/operator-api/pages.ts';
+import { changing } from '../audit.ts';
+import type { ApiApp, ApiContext } from '../context.ts';
+import { errors } from '../errors.ts';
+import { instanceRoute, showInstance, subjectInstance } from '../find-instance.ts';
+import { idempotencyKey, linkOperation } from '../headers.ts';
+import { OperationFailed } from '../operations.ts';
+import { nextPage, readPage } from '../paging.ts';
+import { viewInstance } from '../views/instance.ts';
+import { startRequest } from './instance-operations.ts';
+
+/** Adds the endpoints of instances as records: list, create, read, change, delete. */
+export function addInstanceRecordRoutes(app: ApiApp, context: ApiContext): void {
+  const { db, operations, log } = context;
+
+  app.get(
+    '/v1/instances',
+    {
+      schema: {
+        tags: ['instances'],
+        querystring: pageParams.extend({
+          project: nameOrId.optional(),
+          state: externalStateSchema.optional(),
+          sled: z.guid().optional(),
+        }),
+        response: { 200: resultsPage(instanceView), ...errors },
+      },
+    },
+    async (request) => {
+      const { project: owner, state, sled: sledId } = request.query;
+      const asked = readPage(request.query);
+      const projectId = owner === undefined ? undefined : (await requireProject(db, owner, isUuid(owner))).id;
+      // Names are unique only within a project.
+      const page = projectId === undefined ? { ...asked, order: 'id_ascending' as const } : asked;
+      const records = await listInstances(db, { projectId, sledId, externalState: state, ...page });
+      return {
+        items: records.map(viewInstance),
+        next_page: nextPage(
+          page,
+          records.map((record) => record.instance),
+        ),
+      };
+    },
+  );
+
+  app.post(
+    '/v1/instances',
+    {
+      schema: {
+        tags: ['instances'],
+        querystring: z.object({ project: nameOrId }),
+        body: instanceCreate,
+        response: { 201: instanceView, ...errors },
+      },
+    },
+    async (request, reply) => {
+      const { project: owner } = request.query;
+      const { body } = request;
+      const { id: projectId } = await requireProject(db, owner, isUuid(owner));
+      const key = idempotencyKey(request);
+      const newId: string = randomUUID();
+      request.audit?.about(newId, projectId);
+      const values = { ...readNewInstance(body), id: newId, idempotencyKey: key, projectId };
+      const instanceId = await createInstance(changing(request, db), values);
+      // Not the new id, where the same call had made it before.
+      request.audit?.about(instanceId);
+      if (body.start) {
+        try {
+          const start = startRequest(context, request, { id: instanceId, name: body.name }, 'create');
+          const { operationId } = (await operations.repeated(start)) ?? (await operations.run(start));
+          linkOperation(reply, operationId);
+        } catch (error) {
+          // The instance is there, stopped: its creation has succeeded, whatever became of its start.
+          if (!(error instanceof OperationFailed) && !(error instanceof Refusal))
+            log.warn({ err: error, instance_id: instanceId }, 'a new instance was not started');
+        }
+      }
+      return reply.status(201).send(await showInstance(db, instanceId));
+    },
+  );
+
+  app.get(
+    '/v1/instances/:instance',
+    { schema: { ...instanceRoute, response: { 200: instanceView, ...errors } } },
+    async (request) => viewInstance(await subjectInstance(db, request)),
+  );
+
+  app.put(
+    '/v1/instances/:instance',
+    { schema: { ...instanceRoute, body: instanceUpdate, response: { 200: instanceView, ...errors } } },
+    async (request) => {
+      const { instance } = await subjectInstance(db, request);
+      await updateInstanceRecord(changing(request, db), instance.id, readChanges(request.body));
+      return showInstance(db, instance.id);
+    },
+  );
+
+  app.delete(
+    '/v1/instances/:instance',
+    { schema: { ...instanceRoute, response: { 204: z.null(), ...errors } } },
+    async (request, reply) => {
+      const { instance } = await subjectInstance(db, request);
+      await deleteInstance(changing(request, db), instance.id);
+      // It is deleted: should the signal be lost, the scan finds what it left.
+      await signalIfNeeded(context, instance.id).catch((error: unknown) =>
+        log.warn({ err: error }, 'a deleted instance waits for the scan'),
+      );
+      return reply.status(204).send(null);
+    },
+  );
+}
+
+function readNewInstance(body: z.output<typeof instanceCreate>): Omit<NewInstance, 'id' | 'projectId'> {
+  return {
+    name: body.name,
+    description: body.description,
+    hostname: body.hostname,
+    ncpus: body.ncpus,
+    memoryBytes: body.memory,
+    autoRestartPolicy: body.auto_restart_policy ?? null,
+    restartPriority: body.restart_priority,
+    antiAffinityGroups: (body.anti_affinity_groups ?? []).map((named) =>
+      isUuid(named) ? { id: named } : { name: named },
+    ),
+  };
+}
+
+function readChanges(body: z.output<typeof instanceUpdate>): InstanceChanges {
+  const { name, description, ncpus, memory, auto_restart_policy, auto_restart_cooldown_seconds, restart_priority } =
+    body;
+  return {
+    ...(name === undefined ? {} : { name }),
+    ...(description === undefined ? {} : { description }),
+    ...(ncpus === undefined ? {} : { ncpus }),
+    ...(memory === undefined ? {} : { memoryBytes: memory }),
+    ...(auto_restart_policy === undefined ? {} : { autoRestartPolicy: auto_restart_policy }),
+    ...(auto_restart_cooldown_seconds === undefined
+      ? {}
+      : { autoRestartCooldownSeconds: auto_restart_cooldown_seconds }),
+    ...(restart_priority === undefined ? {} : { restartPriority: restart_priority }),
+  };
+}
