@@ -1,6 +1,6 @@
 import { isIP } from 'node:net';
 
-/** Whether a host (`localhost` or an IP address; IPv6 with or without its brackets) is reachable from its own machine alone. */
-export function isLoopback(host: string): boolean {
-  return host === 'localhost' || host === '::1' || host === '[::1]' || (isIP(host) === 4 && host.startsWith('127.'));
+/** Whether a host, as an address names it or as a URL does (IPv6 in brackets), is reachable from its own machine alone. */
+export function isLoopback(hostname: string): boolean {
+  return ['localhost', '::1', '[::1]'].includes(hostname) || (isIP(hostname) === 4 && hostname.startsWith('127.'));
 }
