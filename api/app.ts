@@ -5,7 +5,7 @@ import { Refusal } from '../model/refusal.ts';
 import type { Metrics } from '../platform/telemetry/metrics.ts';
 import { beginRequestSpan, endRequestSpan } from '../platform/telemetry/tracing.ts';
 import type { ApiApp } from './context.ts';
-import { describeError, errorBody, HttpError } from './errors.ts';
+import { describeError, errorAnswer, HttpError } from './errors.ts';
 import { refuseNul } from './limits.ts';
 
 /** Reports and renewals come by the thousand. */
@@ -41,14 +41,14 @@ export function configureApp(app: ApiApp, log: Logger, metrics: Metrics): void {
   });
   app.setNotFoundHandler((request, reply) => {
     const refusal = describeError(new Refusal('NotFound', `no such endpoint: ${request.method} ${request.url}`));
-    void reply.status(refusal.status).send(errorBody(refusal, request.id));
+    void reply.status(refusal.status).send(errorAnswer(refusal, request.id));
   });
   app.setErrorHandler((error, request, reply) => {
     const described = describeError(error);
     const { status } = described;
     if (status >= 500 && status !== 503 && status !== 507)
       log.error({ err: error, request_id: request.id }, 'a request failed');
-    void reply.status(status).send(errorBody(described, request.id));
+    void reply.status(status).send(errorAnswer(described, request.id));
   });
   // A client may send an empty body with a content type of JSON, as the Oxide clients do.
   app.addContentTypeParser('application/json', { parseAs: 'string' }, (_, body, done) => {

@@ -93,6 +93,6 @@ export function describeError(error: unknown): DescribedError {
 }
 
 /** The body of the answer to the request `requestId`. */
-export function errorBody({ code, message }: DescribedError, requestId: string) {
+export function errorAnswer({ code, message }: DescribedError, requestId: string) {
   return { error_code: code, message, request_id: requestId };
 }

@@ -5,7 +5,7 @@ import type { FastifyInstance, FastifyRequest, FastifyServerOptions } from 'fast
 import { Refusal } from '../model/refusal.ts';
 import { isLoopback } from '../platform/host/loopback.ts';
 import type { AuthenticationMode } from './access.ts';
-import { describeError, errorBody, HttpError } from './errors.ts';
+import { describeError, errorAnswer, HttpError } from './errors.ts';
 
 export interface RequestLimits {
   /** The largest body, in bytes. */
@@ -59,7 +59,7 @@ function answerBrokenRequest(error: Error & { code?: string }, socket: Socket): 
       : error.code === 'HPE_HEADER_OVERFLOW'
         ? [431, 'Request Header Fields Too Large', 'the headers are too large: send fewer, or shorter ones']
         : [400, 'Bad Request', 'this is not HTTP: send a request of HTTP/1.1'];
-  const body = JSON.stringify(errorBody(describeError(new HttpError(status, message)), crypto.randomUUID()));
+  const body = JSON.stringify(errorAnswer(describeError(new HttpError(status, message)), crypto.randomUUID()));
   if (socket.writable)
     socket.write(
       `HTTP/1.1 ${status} ${reason}\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,

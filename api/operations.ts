@@ -16,7 +16,7 @@ import type { Database } from '../db/connect.ts';
 import { readOperation } from '../db/queries/read-operation.ts';
 import { settleKey, takeKey } from '../db/transactions/idempotency-key.ts';
 import { recordOperation } from '../db/transactions/record-operation.ts';
-import type { OperationError } from '../model/failures.ts';
+import { errorBody, type OperationError } from '../model/failures.ts';
 import { Refusal } from '../model/refusal.ts';
 import type { KeyedCall, OperationKind } from '../model/states.ts';
 import type { InstanceMigrateInput, InstanceStartInput, WorkflowTypes } from '../model/workflow-inputs.ts';
@@ -277,8 +277,6 @@ function failureOf(error: WorkflowFailedError, kind: OperationKind): OperationFa
   const { cause } = error;
   const body = cause instanceof ApplicationFailure ? (cause.details?.[0] as OperationError | undefined) : undefined;
   if (body !== undefined) return new OperationFailed(body);
-  const { status, code, message } = Refusal.conflict(
-    `the ${kind} was ended by an operator (${error.message}); what it left is being undone: try again in a moment`,
-  );
-  return new OperationFailed({ status, error_code: code, message });
+  const message = `the ${kind} was ended by an operator (${error.message}); what it left is being undone: try again in a moment`;
+  return new OperationFailed(errorBody('Conflict', message));
 }
