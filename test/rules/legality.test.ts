@@ -1,5 +1,13 @@
 import { describe, expect, test } from 'vitest';
-import { migrateVerdict, OPERATIONS, refusalMessage, type Verdict, verdict } from '../../model/legality.ts';
+import {
+  migrateVerdict,
+  OPERATIONS,
+  refusalMessage,
+  requireLegal,
+  type Verdict,
+  verdict,
+} from '../../model/legality.ts';
+import { Refusal } from '../../model/refusal.ts';
 import { EXTERNAL_STATES, type ExternalState } from '../../model/states.ts';
 
 /** Section 5's table, as it is written there. */
@@ -15,6 +23,16 @@ const TABLE: readonly (readonly [ExternalState, ...string[]])[] = [
 ];
 const WRITTEN: Readonly<Record<Verdict, string>> = { act: 'does', 'no-op': 'no-op', invalid: '400', conflict: '409' };
 
+/** What {@link requireLegal} comes to, in the table's words: the status of its refusal, or its verdict. */
+function requiredVerdict(operation: Parameters<typeof requireLegal>[0], state: ExternalState): string {
+  try {
+    return WRITTEN[requireLegal(operation, 'web', state)];
+  } catch (error) {
+    expect(error).toBeInstanceOf(Refusal);
+    return String((error as Refusal).status);
+  }
+}
+
 describe('which operation is legal in which state', () => {
   test('the table has every state', () =>
     expect(TABLE.map(([state]) => state).sort()).toEqual([...EXTERNAL_STATES].sort()));
@@ -24,6 +42,7 @@ describe('which operation is legal in which state', () => {
         expect(WRITTEN[verdict(state, operation)]).toBe(cells[column]);
         if (cells[column]?.startsWith('4'))
           expect(refusalMessage(operation, 'web', state)).toMatch(/"web" while it is \w+: .+/);
+        if (operation !== 'migrate') expect(requiredVerdict(operation, state)).toBe(cells[column]);
       });
     });
   }
