@@ -83,11 +83,11 @@ export async function runSoak(run: SoakRun): Promise<SoakReport> {
   try {
     const soak = new Soak(system, run);
     const report = await soak.carryOut().finally(() => soak.close());
-    const stubborn = await system.stop();
+    const killed = await system.stop();
     stopped = true;
     const violations = [
       ...report.violations,
-      ...stubborn.map((name) => ({
+      ...killed.map((name) => ({
         rule: 'a process ends in order when it is told to',
         instanceId: null,
         detail: `${name} had to be killed`,

@@ -337,20 +337,20 @@ export class SoakSystem {
 
   /** A server burns down: its agent is dead for good before the operator says so; another sled takes its place. */
   async replaceSled(index: number): Promise<void> {
-    const burnt = this.sleds[index];
-    if (burnt === undefined) return;
-    await burnt.agent.kill();
+    const lost = this.sleds[index];
+    if (lost === undefined) return;
+    await lost.agent.kill();
     await this.persist(async (url) => {
-      const response = await fetch(`${url}/v1/system/hardware/sleds/${burnt.id}/expunge`, {
+      const response = await fetch(`${url}/v1/system/hardware/sleds/${lost.id}/expunge`, {
         method: 'POST',
         signal: AbortSignal.timeout(15_000),
       });
       await response.arrayBuffer();
-      if (!response.ok) throw new Error(`${burnt.name} could not be expunged: ${response.status}`);
+      if (!response.ok) throw new Error(`${lost.name} could not be expunged: ${response.status}`);
     });
-    this.#retired.push(burnt);
+    this.#retired.push(lost);
     this.sleds[index] = await this.#addSled();
-    await Promise.all([burnt.commands.close(), burnt.reports.close()]);
+    await Promise.all([lost.commands.close(), lost.reports.close()]);
   }
 
   /** Ends every fault: fair weather, no planted faults, everything up. */
@@ -391,9 +391,9 @@ export class SoakSystem {
 
   /** Stops everything in order. Returns the names of the processes that had to be killed. */
   async stop(): Promise<string[]> {
-    const stubborn: string[] = [];
+    const killed: string[] = [];
     const stop = async (one: Supervisor) => {
-      if (!(await one.stop(STOP_TIMEOUT_MS))) stubborn.push(one.name);
+      if (!(await one.stop(STOP_TIMEOUT_MS))) killed.push(one.name);
     };
     await Promise.all(this.apis.map((api) => stop(api.process)));
     await Promise.all(this.workers.map(stop));
@@ -401,7 +401,7 @@ export class SoakSystem {
     await Promise.all(this.sleds.flatMap((sled) => [sled.commands.close(), sled.reports.close()]));
     await this.#temporal?.stop();
     await this.#postgres?.stop();
-    return stubborn;
+    return killed;
   }
 }
 

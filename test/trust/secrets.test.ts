@@ -58,7 +58,7 @@ afterAll(async () => {
 });
 
 /** What is left of a secret when its recognisable beginning is taken away: a part would be as bad as the whole. */
-const hearts = () => planted.map((secret) => secret.replace('mooring-token-', '').slice(4, 24));
+const secretParts = () => planted.map((secret) => secret.replace('mooring-token-', '').slice(4, 24));
 
 test('a planted token is in no log, no history, no error, no row and no processâ€™s arguments', async () => {
   const admin = new MooringClient({ url: stack.api_url, token: planted[0] });
@@ -123,7 +123,7 @@ test('a planted token is in no log, no history, no error, no row and no processâ
   // It is a log that would have shown it: each request has its line.
   expect(up.output).toContain('a credential was refused');
   expect(up.output).toContain('/v1/system/access-tokens');
-  for (const heart of hearts())
+  for (const part of secretParts())
     for (const [where, text] of Object.entries({
       errors: errors.join(),
       'the output of the command': login.output,
@@ -132,7 +132,7 @@ test('a planted token is in no log, no history, no error, no row and no processâ
       database: rows.join(),
       'the log': up.output,
     }))
-      expect(text.includes(heart), `a token is in ${where}`).toBe(false);
+      expect(text.includes(part), `a token is in ${where}`).toBe(false);
 });
 
 test('a secret that a line is given by mistake is not written', async () => {
