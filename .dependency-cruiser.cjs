@@ -68,7 +68,7 @@ module.exports = {
     {
       name: 'what runs in production is no development dependency',
       severity: 'error',
-      from: { pathNot: '^(test|bench|deploy)/' },
+      from: { pathNot: '^(test|bench|deploy)/|^vitest.config.ts$' },
       to: { dependencyTypes: ['npm-dev', 'npm-no-pkg'] },
     },
   ],

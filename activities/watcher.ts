@@ -1,7 +1,6 @@
 /** The watcher: asks every sled what it has, and sets right what disagrees with the database. */
-import { ne } from 'drizzle-orm';
+import { readWatchedSleds } from '../db/queries/read-watched-sleds.ts';
 import { readSledVmms } from '../db/queries/reconcile.ts';
-import { sled } from '../db/schema.ts';
 import { applyReport } from '../db/transactions/apply-report.ts';
 import { failVmm } from '../db/transactions/fail-vmm.ts';
 import { releaseUnwound } from '../db/transactions/unwind-vmm.ts';
@@ -28,7 +27,7 @@ type Found = { -readonly [Key in keyof WatcherFindings]: WatcherFindings[Key] ex
  */
 export async function watchSleds({ db, sleds, workflows, metrics }: ActivityContext): Promise<WatcherFindings> {
   const found: Found = { sleds: 0, silent: [], slow: [], lost: [], unregistered: [], released: [] };
-  const watched = shuffled(await db.select().from(sled).where(ne(sled.policy, 'expunged')));
+  const watched = shuffled(await readWatchedSleds(db));
   found.sleds = watched.length;
   await forEach(watched, CONCURRENT_SLEDS, (one) => watchSled(one.id, one));
   return found;

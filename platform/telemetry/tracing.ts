@@ -3,10 +3,11 @@
  * when the environment names a collector (`OTEL_EXPORTER_OTLP_ENDPOINT`, as OpenTelemetry's specification has it);
  * otherwise the API of OpenTelemetry does nothing, at no cost.
  */
+
+import type { IncomingHttpHeaders } from 'node:http';
 import { context, propagation, type Span, SpanKind, SpanStatusCode, trace } from '@opentelemetry/api';
 import type { Resource } from '@opentelemetry/resources';
 import type { SpanProcessor } from '@opentelemetry/sdk-trace-node';
-import type { FastifyReply, FastifyRequest } from 'fastify';
 
 /** What the Temporal SDK's interceptors need to send the spans of workflows. */
 interface InstalledTracing {
@@ -48,10 +49,18 @@ async function install(service: string, env: NodeJS.ProcessEnv): Promise<Install
 }
 
 const tracer = () => trace.getTracer('mooring');
-const spans = new WeakMap<FastifyRequest, Span>();
+/** A request of an HTTP server, as its framework hands it to its hooks. */
+export interface TracedRequest {
+  readonly id: string;
+  readonly method: string;
+  readonly headers: IncomingHttpHeaders;
+  readonly params: unknown;
+  readonly routeOptions: { readonly url?: string | undefined };
+}
+const spans = new WeakMap<TracedRequest, Span>();
 
 /** A hook for an HTTP server's `onRequest`: opens a span for the request, below the caller's if it names one. */
-export function beginRequestSpan(request: FastifyRequest, _: FastifyReply, done: () => void): void {
+export function beginRequestSpan(request: TracedRequest, _: unknown, done: () => void): void {
   const route = request.routeOptions.url ?? 'unknown route';
   const caller = propagation.extract(context.active(), request.headers);
   const span = tracer().startSpan(
@@ -70,7 +79,7 @@ export function beginRequestSpan(request: FastifyRequest, _: FastifyReply, done:
 }
 
 /** A hook for `onResponse`: ends the request's span. */
-export async function endRequestSpan(request: FastifyRequest, reply: FastifyReply): Promise<void> {
+export async function endRequestSpan(request: TracedRequest, reply: { readonly statusCode: number }): Promise<void> {
   const span = spans.get(request);
   span?.setAttribute('http.response.status_code', reply.statusCode);
   if (reply.statusCode >= 500) span?.setStatus({ code: SpanStatusCode.ERROR });
