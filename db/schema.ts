@@ -357,7 +357,7 @@ export const affinityGroup = pgTable(
   (table) => [uniqueIndex('affinity_group_name').on(table.projectId, table.kind, table.name)],
 );
 
-/** Who belongs to a group. The triggers in `0002_placement.sql` say who may. */
+/** Who belongs to a group. The triggers in `migrations/` say who may. */
 export const affinityGroupMember = pgTable(
   'affinity_group_member',
   {

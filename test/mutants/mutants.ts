@@ -34,8 +34,7 @@ const COMMIT = 'db/transactions/commit-update.ts';
 const FAIL = 'db/transactions/fail-vmm.ts';
 const FAIL_SLED = 'db/transactions/fail-sled.ts';
 const INTENT = 'db/transactions/record-intent.ts';
-const RULES = 'db/migrations/0001_rules.sql';
-const PLACEMENT = 'db/migrations/0002_placement.sql';
+const SCHEMA = 'db/migrations/0000_schema.sql';
 const DECISION = 'model/update-decision.ts';
 const SHOWN = 'model/external-state.ts';
 const STATES = 'model/states.ts';
@@ -84,17 +83,17 @@ const AGENT_TEST = 'test/sled-agent/protocol.test.ts';
 
 /** A trigger's rule on its own: taken away where the sabotage is to get past it. */
 const NO_GENERATION_TRIGGER: Edit = {
-  file: RULES,
+  file: SCHEMA,
   find: 'CREATE TRIGGER instance_generation_rises BEFORE UPDATE ON instance\n  FOR EACH ROW EXECUTE FUNCTION guard_instance_generation();',
   replace: 'SELECT 1;',
 };
 const NO_VMM_TRIGGER: Edit = {
-  file: RULES,
+  file: SCHEMA,
   find: 'CREATE TRIGGER vmm_guard BEFORE UPDATE ON vmm FOR EACH ROW EXECUTE FUNCTION guard_vmm();',
   replace: 'SELECT 1;',
 };
 const NO_MIGRATION_TRIGGER: Edit = {
-  file: RULES,
+  file: SCHEMA,
   find: 'CREATE TRIGGER migration_guard BEFORE UPDATE ON migration FOR EACH ROW EXECUTE FUNCTION guard_migration();',
   replace: 'SELECT 1;',
 };
@@ -470,9 +469,9 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       UNGUARDED_CLAIM,
       {
-        file: 'db/migrations/0000_tables.sql',
-        find: 'CREATE UNIQUE INDEX "sled_reservation_one_active"',
-        replace: 'CREATE INDEX "sled_reservation_one_active"',
+        file: SCHEMA,
+        find: 'CREATE UNIQUE INDEX sled_reservation_one_active',
+        replace: 'CREATE INDEX sled_reservation_one_active',
       },
     ],
     caughtBy: [DATABASE_TEST],
@@ -494,7 +493,7 @@ export const MUTANTS: readonly Mutant[] = [
     why: 'the quota drifts with every stop',
     edits: [
       {
-        file: RULES,
+        file: SCHEMA,
         find: 'charged_cpus = charged_cpus - OLD.cpus,',
         replace: 'charged_cpus = charged_cpus - OLD.cpus + 1,',
       },
@@ -518,7 +517,7 @@ export const MUTANTS: readonly Mutant[] = [
     why: 'two starts at once put members that must be apart on one sled',
     edits: [
       {
-        file: PLACEMENT,
+        file: SCHEMA,
         find: 'CREATE TRIGGER sled_reservation_affinity BEFORE INSERT OR UPDATE OF sled_id ON sled_reservation\n  FOR EACH ROW EXECUTE FUNCTION guard_affinity();',
         replace: 'SELECT 1;',
       },
