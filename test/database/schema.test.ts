@@ -18,7 +18,7 @@ beforeAll(async () => {
 afterAll(() => database?.stop());
 
 const TABLES = Object.values(schema).filter((value) => is(value, PgTable));
-const ENUMS = Object.values(schema).filter(isPgEnum);
+const ENUMS = Object.values(schema).flatMap((value: unknown) => (isPgEnum(value) ? [value] : []));
 
 const id = (name: string) => sql.identifier(name);
 const names = (columns: readonly { readonly name: string }[]) =>
