@@ -5,6 +5,7 @@ import { sql } from 'drizzle-orm';
 import { drizzle, type NodePgDatabase } from 'drizzle-orm/node-postgres';
 import { migrate } from 'drizzle-orm/node-postgres/migrator';
 import pg from 'pg';
+import { ADVISORY_LOCKS } from './advisory-locks.ts';
 import * as schema from './schema.ts';
 
 export type Database = NodePgDatabase<typeof schema>;
@@ -19,8 +20,6 @@ export interface OpenDatabase {
 }
 
 const MIGRATIONS_FOLDER = join(dirname(fileURLToPath(import.meta.url)), 'migrations');
-/** Any constant: processes that start at once must agree on one. */
-const MIGRATION_LOCK = 7_301_855;
 /** How long one statement may take, in milliseconds: shorter than any activity's time-out, so that a lock can't outlive it. */
 const STATEMENT_TIMEOUT_MS = 8_000;
 
@@ -82,7 +81,7 @@ export async function migrateDatabase(url: string): Promise<void> {
   await client.connect();
   try {
     const db = drizzle(client);
-    await db.execute(sql`SELECT pg_advisory_lock(${MIGRATION_LOCK})`);
+    await db.execute(sql`SELECT pg_advisory_lock(${ADVISORY_LOCKS.migration})`);
     await migrate(db, { migrationsFolder: MIGRATIONS_FOLDER });
   } finally {
     await client.end();

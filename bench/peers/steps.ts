@@ -51,7 +51,7 @@ export function createSteps(databaseUrl: string): {
         vmm_addr: claim.vmmAddress,
       };
       const state = await sleds.register(sled, claim.vmmId, request, SLED_CALL_MS);
-      await applyReport(db, claim.vmmId, state, { tell: true });
+      await applyReport(db, claim.vmmId, state, { markCommanded: true });
     },
     async run(attempt, claim) {
       const sled = { name: claim.sledName, address: claim.sledAddress };

@@ -5,6 +5,7 @@ import { autoRestartVerdict } from '../../model/auto-restart.ts';
 import { refusalMessage, verdict } from '../../model/legality.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { isGoneVmmState, type StartReason } from '../../model/states.ts';
+import { ADVISORY_LOCKS } from '../advisory-locks.ts';
 import type { Database, Queryable } from '../connect.ts';
 import { violatedConstraint } from '../errors.ts';
 import { network } from '../network.ts';
@@ -20,8 +21,6 @@ export const VMM_PORTS = { first: 12_500, last: 32_500 } as const;
 const MAX_ATTEMPTS = 12;
 /** After so many lost races a claim queues up with the others that lost: one places at a time, so none loses for ever. */
 const FREE_ATTEMPTS = 3;
-/** Any constant: the claims that queue up must agree on one. */
-const PLACEMENT_LOCK = 7_301_856;
 
 export interface ClaimStartRequest {
   readonly instanceId: string;
@@ -99,7 +98,7 @@ export async function inPlacementQueue<T>(
 ): Promise<T> {
   if (!queue) return attempt(db);
   return db.transaction(async (transaction) => {
-    await transaction.execute(sql`/* claim-start */ SELECT pg_advisory_xact_lock(${PLACEMENT_LOCK})`);
+    await transaction.execute(sql`/* claim-start */ SELECT pg_advisory_xact_lock(${ADVISORY_LOCKS.placement})`);
     return attempt(transaction);
   });
 }

@@ -173,7 +173,7 @@ describe('a report', () => {
     const instanceId = await database.addInstance(projectId);
     const { vmmId } = await start(instanceId);
     await recordStop(database.db, instanceId);
-    expect(await applyReport(database.db, vmmId, vmmReport('starting', 2), { tell: true })).toMatchObject({
+    expect(await applyReport(database.db, vmmId, vmmReport('starting', 2), { markCommanded: true })).toMatchObject({
       intendedState: 'stopped',
     });
     expect((await record(instanceId)).active?.commandedAt).toBeNull();

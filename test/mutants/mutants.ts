@@ -100,21 +100,19 @@ const NO_MIGRATION_TRIGGER: Edit = {
 
 const NEWER_OR_SAME: Edit = {
   file: REPORT,
-  find: 'subject.state_generation < ${news.gen}::bigint',
-  replace: 'subject.state_generation <= ${news.gen}::bigint',
-  times: 5,
+  find: 'state_generation < ${reported.gen}::bigint AS newer',
+  replace: 'state_generation <= ${reported.gen}::bigint AS newer',
 };
-const ANY_GENERATION: Edit = { ...NEWER_OR_SAME, replace: '${news.gen}::bigint > 0' };
+const ANY_GENERATION: Edit = { ...NEWER_OR_SAME, replace: '${reported.gen}::bigint > 0 AS newer' };
 const REVIVED: Edit = {
   file: REPORT,
-  find: "::bigint AND subject.state NOT IN ('destroyed', 'failed')",
-  replace: '::bigint',
-  times: 3,
+  find: 'newer AND alive AS takes_state',
+  replace: 'newer AS takes_state',
 };
 const SIDE_NOT_FINAL: Edit = {
   file: REPORT,
-  find: "source_state NOT IN ('completed', 'failed') AND source_generation",
-  replace: "source_state NOT IN ('pending') AND source_generation",
+  find: "${state} NOT IN ('completed', 'failed') AND ${generation}",
+  replace: "${state} NOT IN ('pending') AND ${generation}",
 };
 const GENERATION_BUMPED: Edit = {
   file: UNWIND_VMM,
@@ -311,20 +309,24 @@ export const MUTANTS: readonly Mutant[] = [
     name: 'report: migration_out is written for whoever sends it',
     why: 'the target’s word about itself counts as the source’s',
     edits: [
-      { file: REPORT, find: 'AND source_vmm_id = open.id', replace: 'AND open.id IN (source_vmm_id, target_vmm_id)' },
+      {
+        file: REPORT,
+        find: 'AND ${sql.identifier(`${side}_vmm_id`)} = open.id',
+        replace: 'AND open.id IN (source_vmm_id, target_vmm_id)',
+      },
     ],
     caughtBy: [DATABASE_TEST],
   },
   {
     name: 'report: a side of a migration changes after its last word',
     why: 'a migration that failed would be promoted (here the trigger refuses it)',
-    edits: [{ ...SIDE_NOT_FINAL, replace: 'source_generation' }],
+    edits: [{ ...SIDE_NOT_FINAL, replace: '${generation}' }],
     caughtBy: [DATABASE_TEST],
   },
   {
     name: 'report: a side of a migration changes after its last word, and no trigger watches',
     why: 'a migration that failed would be promoted',
-    edits: [{ ...SIDE_NOT_FINAL, replace: 'source_generation' }, NO_MIGRATION_TRIGGER],
+    edits: [{ ...SIDE_NOT_FINAL, replace: '${generation}' }, NO_MIGRATION_TRIGGER],
     caughtBy: [DATABASE_TEST],
   },
   {
@@ -387,8 +389,16 @@ export const MUTANTS: readonly Mutant[] = [
     name: 'register: the VMM is marked as told although the user asked for stop',
     why: 'the unwind waits for a silent sled that was never told anything',
     edits: [
-      { file: REPORT, find: '${saga.tell ?? false} AND wanted.runs THEN', replace: '${saga.tell ?? false} THEN' },
-      { file: REPORT, find: '${saga.tell ?? false} AND wanted.runs AND', replace: '${saga.tell ?? false} AND' },
+      {
+        file: REPORT,
+        find: '${saga.markCommanded ?? false} AND wanted.runs THEN',
+        replace: '${saga.markCommanded ?? false} THEN',
+      },
+      {
+        file: REPORT,
+        find: '${saga.markCommanded ?? false} AND wanted.runs AND',
+        replace: '${saga.markCommanded ?? false} AND',
+      },
     ],
     caughtBy: [DATABASE_TEST],
   },

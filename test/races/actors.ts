@@ -131,7 +131,7 @@ export function start(name: string, fault: SagaFault = 'none'): Actor {
         const { vmmId } = attemptOf(world, name);
         const reply = sleds.register(world, vmmId, world.notes[`${name} sled`] ?? '');
         if (typeof reply === 'string' || fault.startsWith('register lost')) return 'begin';
-        const applied = await sleds.applyAnswer(db, vmmId, reply, { tell: true });
+        const applied = await sleds.applyAnswer(db, vmmId, reply, { markCommanded: true });
         return applied !== null && applied.intendedState !== 'running' ? 'begin' : 'run';
       },
       async run(db, world) {
@@ -187,7 +187,7 @@ export function lateAttemptsOf(name: string): Actor {
         if (!hasReached(world, 'register')) return WAIT;
         const { vmmId } = attemptOf(world, name);
         const reply = sleds.register(world, vmmId, world.notes[`${name} sled`] ?? '');
-        if (typeof reply !== 'string') await sleds.applyAnswer(db, vmmId, reply, { tell: true });
+        if (typeof reply !== 'string') await sleds.applyAnswer(db, vmmId, reply, { markCommanded: true });
         return 'run';
       },
       async run(db, world) {
@@ -224,7 +224,7 @@ export function migrate(name: string, fault: SagaFault = 'none'): Actor {
           sourceVmmId: record?.migration?.sourceVmmId ?? '',
         });
         if (typeof reply === 'string' || fault.startsWith('register lost')) return 'begin';
-        const applied = await sleds.applyAnswer(db, vmmId, reply, { tell: true });
+        const applied = await sleds.applyAnswer(db, vmmId, reply, { markCommanded: true });
         return applied !== null && applied.intendedState !== 'running' ? 'begin' : 'migrate in';
       },
       async 'migrate in'(db, world) {

@@ -12,7 +12,7 @@ import { SledClient } from '../../activities/sled-client.ts';
 import { type OpenDatabase, openDatabase } from '../../db/connect.ts';
 import { type ExamineOptions, examine } from '../../doctor/examine.ts';
 import type { Finding } from '../../doctor/finding.ts';
-import { installJournal } from '../../doctor/journal.ts';
+import { installJournal } from '../../db/journal.ts';
 import { errorResponse } from '../../wire/operator-api/error-response.ts';
 import { instanceView } from '../../wire/operator-api/instances.ts';
 import { operationView } from '../../wire/operator-api/operations.ts';

@@ -14,7 +14,7 @@ import { type InstanceRecord, readInstance } from '../../db/queries/read-instanc
 import { vmm } from '../../db/schema.ts';
 import { type Examination, examine } from '../../doctor/examine.ts';
 import { findingLines } from '../../doctor/finding.ts';
-import { installJournal } from '../../doctor/journal.ts';
+import { installJournal } from '../../db/journal.ts';
 import { findOverlaps, type GuestRun, readGuestRuns } from '../../doctor/witness.ts';
 import { freePort, waitUntil } from '../../platform/host/child-process.ts';
 import { createLog } from '../../platform/telemetry/log.ts';

@@ -5,18 +5,16 @@
  * The writer of a change is the tag at the head of its statement (`… commit-update …` in a comment), which every
  * transaction in `db/transactions` carries and `pg_stat_activity` shows as well; a statement without one is `untagged`.
  *
- * For tests and for the doctor on an installation that can spare the writes: it is no migration, and it grows until it is
- * cleared or removed. The triggers fire also while `session_replication_role` is `replica`.
+ * For tests and for the doctor on an installation that can spare the writes: it is no migration, and it only grows. The triggers fire also while `session_replication_role` is `replica`.
  */
 import { sql } from 'drizzle-orm';
-import type { Queryable } from '../db/connect.ts';
+import { ADVISORY_LOCKS } from './advisory-locks.ts';
+import type { Queryable } from './connect.ts';
 
 const TABLES = ['instance', 'vmm', 'migration', 'sled_reservation', 'provisioning_charge', 'operation'] as const;
-/** Processes that install or remove it at once must take turns. */
-const JOURNAL_LOCK = 7_301_856;
 
 const INSTALL = `
-SELECT pg_advisory_xact_lock(${JOURNAL_LOCK});
+SELECT pg_advisory_xact_lock(${ADVISORY_LOCKS.journal});
 CREATE SCHEMA IF NOT EXISTS doctor;
 CREATE TABLE IF NOT EXISTS doctor.journal (
   -- Given out under the changed row's lock: the entries of one row are in the order of their commits.
@@ -81,22 +79,7 @@ CREATE TRIGGER zz_doctor_journal AFTER INSERT OR UPDATE OR DELETE ON ${table} FO
 ALTER TABLE ${table} ENABLE ALWAYS TRIGGER zz_doctor_journal;`,
 ).join('')}`;
 
-const REMOVE = `
-SELECT pg_advisory_xact_lock(${JOURNAL_LOCK});
-${TABLES.map((table) => `DROP TRIGGER IF EXISTS zz_doctor_journal ON ${table};`).join('\n')}
-DROP SCHEMA IF EXISTS doctor CASCADE;`;
-
 /** Installs the journal; what an earlier one holds is kept. Throws what PostgreSQL says. */
 export async function installJournal(db: Queryable): Promise<void> {
   await db.execute(sql.raw(INSTALL));
-}
-
-/** Removes the journal and all that it holds. */
-export async function removeJournal(db: Queryable): Promise<void> {
-  await db.execute(sql.raw(REMOVE));
-}
-
-/** Forgets what the journal holds so far. */
-export async function clearJournal(db: Queryable): Promise<void> {
-  await db.execute(sql`TRUNCATE doctor.journal`);
 }
