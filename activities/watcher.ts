@@ -1,10 +1,10 @@
 /** The watcher: asks every sled what it has, and sets right what disagrees with the database. */
 import { ne } from 'drizzle-orm';
-import { readSledVmms } from '../db/queries/reconcile.ts';
+import { readSledVmms } from '../db/queries/read-sled-vmms.ts';
 import { sled } from '../db/schema.ts';
 import { applyReport } from '../db/transactions/apply-report.ts';
 import { failVmm } from '../db/transactions/fail-vmm.ts';
-import { releaseUnwound } from '../db/transactions/unwind-vmm.ts';
+import { releaseUnwound } from '../db/transactions/release-unwound.ts';
 import type { WatcherFindings } from '../model/reconcilers.ts';
 import { isGoneVmmState } from '../model/states.ts';
 import { signalIfNeeded } from '../temporal/signal-update.ts';

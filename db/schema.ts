@@ -357,6 +357,8 @@ export const affinityGroup = pgTable(
   (table) => [uniqueIndex('affinity_group_name').on(table.projectId, table.kind, table.name)],
 );
 
+export type AffinityGroupRow = typeof affinityGroup.$inferSelect;
+
 /** Who belongs to a group. The triggers in `migrations/` say who may. */
 export const affinityGroupMember = pgTable(
   'affinity_group_member',
@@ -487,6 +489,8 @@ export const accessToken = pgTable(
     check('access_token_hash', sql`octet_length(secret_hash) = 32`),
   ],
 );
+
+export type AccessTokenRow = typeof accessToken.$inferSelect;
 
 /**
  * Who did what. No foreign keys: a record outlives what it speaks of. One without `time_completed` was begun, and either

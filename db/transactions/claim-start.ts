@@ -6,14 +6,16 @@ import { refusalMessage, verdict } from '../../model/legality.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { isGoneVmmState, type StartReason } from '../../model/states.ts';
 import { ADVISORY_LOCKS } from '../advisory-locks.ts';
+import { auditStatement, automaticRecord } from '../audit-record.ts';
 import type { Database, Queryable } from '../connect.ts';
 import { violatedConstraint } from '../errors.ts';
 import { network } from '../network.ts';
-import { autoRestartFacts, readDatabaseTime } from '../queries/auto-restart.ts';
+import { autoRestartFacts } from '../queries/find-restart-candidates.ts';
 import { explainNoSled, type PlacementRequest, pickSled } from '../queries/pick-sled.ts';
+import { readDatabaseTime } from '../queries/read-database-time.ts';
 import { readInstance } from '../queries/read-instance.ts';
-import { auditStatement, automaticRecord } from './audit.ts';
-import { burnVmmId, recordRefusedOperation } from './unwind-vmm.ts';
+import { burnVmmId } from './burn-vmm-id.ts';
+import { recordRefusedOperation } from './refuse-operation.ts';
 
 /** The ports that a VMM may get: below every usual ephemeral range, so that no client socket sits on one. */
 export const VMM_PORTS = { first: 12_500, last: 32_500 } as const;

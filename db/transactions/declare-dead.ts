@@ -3,12 +3,13 @@ import { sql } from 'drizzle-orm';
 import { type LeaseStanding, leaseStanding } from '../../model/lease.ts';
 import { Refusal } from '../../model/refusal.ts';
 import type { DeathCause } from '../../model/states.ts';
+import { type AutomaticAction, automaticRecord } from '../audit-record.ts';
 import type { Database, Queryable } from '../connect.ts';
 import { retryOnConflict } from '../errors.ts';
-import { readLeaseFacts } from '../queries/leases.ts';
-import { type AutomaticAction, automaticRecord, writeAudit } from './audit.ts';
+import { readLeaseFacts } from '../queries/read-lease-facts.ts';
 import { failSledVmms } from './fail-sled.ts';
 import { lostAmong, returnSled } from './renew-lease.ts';
+import { writeAudit } from './write-audit.ts';
 
 /** What was written when a sled was declared dead. */
 export interface Declaration {

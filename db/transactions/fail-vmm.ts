@@ -1,6 +1,6 @@
 import { sql } from 'drizzle-orm';
+import { type AutomaticAction, auditStatement, automaticRecord } from '../audit-record.ts';
 import type { Queryable } from '../connect.ts';
-import { type AutomaticAction, auditStatement, automaticRecord } from './audit.ts';
 
 /**
  * The control plane's own verdict that a VMM is lost: its sled says that it does not know it, or an operator vouches for

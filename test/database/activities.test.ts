@@ -17,7 +17,7 @@ import { readInstance } from '../../db/queries/read-instance.ts';
 import { applyReport } from '../../db/transactions/apply-report.ts';
 import { claimMigration } from '../../db/transactions/claim-migration.ts';
 import { type ClaimedVmm, claimStart } from '../../db/transactions/claim-start.ts';
-import { recordStop } from '../../db/transactions/record-intent.ts';
+import { recordStop } from '../../db/transactions/record-stop.ts';
 import type { WireVmmState } from '../../model/states.ts';
 import { Metrics } from '../../platform/telemetry/metrics.ts';
 import type { WorkflowStarter } from '../../temporal/workflow-starter.ts';

@@ -28,12 +28,14 @@ const UPDATE = 'workflows/instance-update.ts';
 const UNWIND = 'workflows/unwind.ts';
 const SAGA = 'workflows/saga.ts';
 const REPORT = 'db/transactions/apply-report.ts';
-const UNWIND_VMM = 'db/transactions/unwind-vmm.ts';
+const BEGIN_UNWIND = 'db/transactions/begin-unwind.ts';
+const FINISH_UNWIND = 'db/transactions/finish-unwind.ts';
 const CLAIM = 'db/transactions/claim-start.ts';
 const COMMIT = 'db/transactions/commit-update.ts';
 const FAIL = 'db/transactions/fail-vmm.ts';
 const FAIL_SLED = 'db/transactions/fail-sled.ts';
-const INTENT = 'db/transactions/record-intent.ts';
+const RECORD_STOP = 'db/transactions/record-stop.ts';
+const DELETE_INSTANCE = 'db/transactions/delete-instance.ts';
 const SCHEMA = 'db/migrations/0000_schema.sql';
 const DECISION = 'model/update-decision.ts';
 const SHOWN = 'model/external-state.ts';
@@ -62,7 +64,7 @@ const LEASE_TEST = 'test/rules/lease.test.ts';
 const LEASES_TEST = 'test/trust/leases.test.ts';
 const ACCESS = 'api/access.ts';
 const ACCESS_RULES = 'model/access.ts';
-const AUDIT = 'db/transactions/audit.ts';
+const WRITE_AUDIT = 'db/transactions/write-audit.ts';
 
 const TOKENS_TEST = 'test/trust/tokens.test.ts';
 const ENDPOINTS_TEST = 'test/trust/every-endpoint.test.ts';
@@ -115,7 +117,7 @@ const SIDE_NOT_FINAL: Edit = {
   replace: "${state} NOT IN ('pending') AND ${generation}",
 };
 const GENERATION_BUMPED: Edit = {
-  file: UNWIND_VMM,
+  file: FINISH_UNWIND,
   find: 'SELECT id, active_vmm_id FROM instance WHERE id = ${instanceId} FOR UPDATE\n    )',
   replace:
     'SELECT id, active_vmm_id FROM instance WHERE id = ${instanceId} FOR UPDATE\n    ), bumped AS (\n      UPDATE instance SET state_generation = state_generation + 1 WHERE id = ${instanceId}\n    )',
@@ -424,7 +426,11 @@ export const MUTANTS: readonly Mutant[] = [
     name: 'stop: a Failed instance stays Failed',
     why: 'who asks for stop gets Stopped',
     edits: [
-      { file: INTENT, find: "if (instance.state === 'failed') {", replace: "if (instance.state === 'creating') {" },
+      {
+        file: RECORD_STOP,
+        find: "if (instance.state === 'failed') {",
+        replace: "if (instance.state === 'creating') {",
+      },
     ],
     caughtBy: [DATABASE_TEST],
   },
@@ -539,7 +545,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'unwind: the VMM id is not burnt',
     why: 'a claim that arrives after its saga has unwound makes a VMM that nobody ends',
-    edits: [{ file: UNWIND_VMM, find: '      await burnVmmId(transaction, request);\n', replace: '' }],
+    edits: [{ file: BEGIN_UNWIND, find: '      await burnVmmId(transaction, request);\n', replace: '' }],
     caughtBy: [DATABASE_TEST],
   },
   {
@@ -573,7 +579,7 @@ export const MUTANTS: readonly Mutant[] = [
     why: 'the quota leaks with every failed start',
     edits: [
       {
-        file: UNWIND_VMM,
+        file: FINISH_UNWIND,
         find: 'AND linked.active_vmm_id = ${vmmId}\n',
         replace: 'AND linked.active_vmm_id IS NULL\n',
       },
@@ -583,7 +589,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'unwind: releases the charge of whoever has it',
     why: 'an unwind that ends twice releases the charge of the next start',
-    edits: [{ file: UNWIND_VMM, find: ' AND linked.active_vmm_id = ${vmmId}\n', replace: '\n' }],
+    edits: [{ file: FINISH_UNWIND, find: ' AND linked.active_vmm_id = ${vmmId}\n', replace: '\n' }],
     caughtBy: [DATABASE_TEST],
   },
   {
@@ -591,7 +597,7 @@ export const MUTANTS: readonly Mutant[] = [
     why: 'the place is given away while the VMM may still be there',
     edits: [
       {
-        file: UNWIND_VMM,
+        file: FINISH_UNWIND,
         find: 'SELECT ${request.confirmed} OR coalesce((SELECT given_up FROM placed), false) AS definitely',
         replace: 'SELECT true AS definitely',
       },
@@ -603,7 +609,7 @@ export const MUTANTS: readonly Mutant[] = [
     why: 'a leaked reservation makes every later start fail',
     edits: [
       {
-        file: UNWIND_VMM,
+        file: FINISH_UNWIND,
         find: 'WHERE vmm_id = ${vmmId} AND definitely RETURNING',
         replace: 'WHERE vmm_id = ${vmmId} AND NOT definitely RETURNING',
       },
@@ -615,7 +621,7 @@ export const MUTANTS: readonly Mutant[] = [
     why: 'a 404 between the sled’s answer and ours turns an unwound start into Failed',
     edits: [
       {
-        file: UNWIND_VMM,
+        file: FINISH_UNWIND,
         find: "vmm.state <> 'saga_unwound' AND",
         replace: "vmm.state NOT IN ('failed', 'destroyed', 'saga_unwound') AND",
       },
@@ -627,7 +633,7 @@ export const MUTANTS: readonly Mutant[] = [
     why: 'a second word that was refused kills what the first one started',
     edits: [
       {
-        file: UNWIND_VMM,
+        file: BEGIN_UNWIND,
         find: 'AND NOT (${request.spareRunning} AND',
         replace: 'AND NOT (NOT ${request.spareRunning} AND',
       },
@@ -639,7 +645,7 @@ export const MUTANTS: readonly Mutant[] = [
     why: 'the source looks as if it were handing its guest over',
     edits: [
       {
-        file: UNWIND_VMM,
+        file: FINISH_UNWIND,
         find: 'CASE WHEN ${request.neverCommanded} AND source_state',
         replace: 'CASE WHEN NOT ${request.neverCommanded} AND source_state',
       },
@@ -943,9 +949,13 @@ export const MUTANTS: readonly Mutant[] = [
     name: 'delete: clears the ids itself',
     why: 'only the update saga clears ids',
     edits: [
-      { file: INTENT, find: "if (instance.state === 'vmm') {", replace: "if (instance.state === 'creating') {" },
       {
-        file: INTENT,
+        file: DELETE_INSTANCE,
+        find: "if (instance.state === 'vmm') {",
+        replace: "if (instance.state === 'creating') {",
+      },
+      {
+        file: DELETE_INSTANCE,
         find: "state = 'destroyed',\n",
         replace: "state = 'destroyed', active_vmm_id = NULL, target_vmm_id = NULL, migration_id = NULL,\n",
       },
@@ -1097,7 +1107,7 @@ export const MUTANTS: readonly Mutant[] = [
     why: 'a change that was rolled back is on record, or one that was not is missing',
     edits: [
       {
-        file: AUDIT,
+        file: WRITE_AUDIT,
         find: 'await writeAudit(inner, record(result));',
         replace: 'await writeAudit(db, record(result));',
       },

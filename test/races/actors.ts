@@ -5,14 +5,17 @@
  */
 import type { Database } from '../../db/connect.ts';
 import { readInstance } from '../../db/queries/read-instance.ts';
-import { readLinkedVmms, readVmmPlace } from '../../db/queries/saga-progress.ts';
+import { readLinkedVmms, readVmmPlace } from '../../db/queries/read-vmm-place.ts';
+import { beginUnwind } from '../../db/transactions/begin-unwind.ts';
 import { claimMigration } from '../../db/transactions/claim-migration.ts';
 import { claimStart } from '../../db/transactions/claim-start.ts';
 import { commitUpdate } from '../../db/transactions/commit-update.ts';
+import { deleteInstance } from '../../db/transactions/delete-instance.ts';
+import { expungeSled } from '../../db/transactions/expunge-sled.ts';
 import { failVmm } from '../../db/transactions/fail-vmm.ts';
-import { expungeSled } from '../../db/transactions/manage-inventory.ts';
-import { deleteInstance, recordStop } from '../../db/transactions/record-intent.ts';
-import { beginUnwind, finishUnwind, recordSucceededOperation } from '../../db/transactions/unwind-vmm.ts';
+import { finishUnwind } from '../../db/transactions/finish-unwind.ts';
+import { recordStop } from '../../db/transactions/record-stop.ts';
+import { recordSucceededOperation } from '../../db/transactions/succeed-operation.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { isGoneVmmState } from '../../model/states.ts';
 import { type SagaAttempt, unwindError } from '../support/saga-steps.ts';

@@ -5,9 +5,10 @@
 import { randomUUID } from 'node:crypto';
 import type { Database } from '../../db/connect.ts';
 import { applyReport } from '../../db/transactions/apply-report.ts';
+import { beginUnwind } from '../../db/transactions/begin-unwind.ts';
 import { type ClaimedMigration, claimMigration } from '../../db/transactions/claim-migration.ts';
 import { type ClaimedVmm, claimStart } from '../../db/transactions/claim-start.ts';
-import { beginUnwind, finishUnwind } from '../../db/transactions/unwind-vmm.ts';
+import { finishUnwind } from '../../db/transactions/finish-unwind.ts';
 import type { Attempt } from '../../model/attempt.ts';
 import type { OperationError } from '../../model/failures.ts';
 import type { MigrationState, OperationKind, WireVmmState } from '../../model/states.ts';

@@ -21,6 +21,7 @@ const placeRow = z.object({
   /** The migration whose target it is. */
   migrationId: z.string().nullable(),
 });
+
 export type VmmPlace = z.infer<typeof placeRow>;
 
 const columns = sql.raw(`

@@ -1,4 +1,3 @@
-/** What the network knows: for those who poll it, and for those who check it. */
 import { sql } from 'drizzle-orm';
 import { z } from 'zod';
 import type { Queryable } from '../connect.ts';
@@ -17,6 +16,7 @@ export const networkCursor = z.object({
   /** Within a pass of several pages: the last row read, and where the poller stands when the pass is through. */
   page: z.object({ changedIn: transactionNumber, instanceId: z.guid(), upTo: transactionNumber }).nullable(),
 });
+
 export type NetworkCursor = z.infer<typeof networkCursor>;
 
 const entry = z.object({
@@ -28,6 +28,7 @@ const entry = z.object({
   generation: z.number(),
   changed_in: transactionNumber,
 });
+
 export type NetworkEntry = z.infer<typeof entry>;
 
 const pageRow = z.object({ xmin: transactionNumber, xmax: transactionNumber, entries: z.array(entry) });
@@ -79,26 +80,4 @@ export async function readNetworkChanges(
     more,
     reset: at.initial && at.page === null,
   };
-}
-
-const disagreement = z.object({
-  instanceId: z.string(),
-  state: z.string(),
-  vmmId: z.string().nullable(),
-  knownVmmId: z.string().nullable(),
-});
-export type NetworkDisagreement = z.infer<typeof disagreement>;
-
-/**
- * Where the network is out of step, which it never is in a committed state: it must know an instance by its active VMM,
- * at that VMM's sled and address, as long as the instance names one that is not `saga_unwound`, and else not at all.
- */
-export async function findNetworkDisagreements(db: Queryable): Promise<NetworkDisagreement[]> {
-  const result = await db.execute(sql`
-    SELECT instance.id AS "instanceId", instance.state, active.id AS "vmmId", known.vmm_id AS "knownVmmId"
-    FROM instance
-    LEFT JOIN vmm active ON active.id = instance.active_vmm_id AND active.state <> 'saga_unwound'
-    LEFT JOIN instance_network known ON known.instance_id = instance.id
-    WHERE (active.id, active.sled_id, active.ip, active.port) IS DISTINCT FROM (known.vmm_id, known.sled_id, known.ip, known.port)`);
-  return result.rows.map((row) => disagreement.parse(row));
 }

@@ -1,12 +1,11 @@
 /**
- * The audit log's only writer. A record is one row, written by one statement that can stand alone, at the end of a
- * transaction, or inside another statement (`WITH recorded AS (…)`): so it commits with what it speaks of. Written a second
- * time it is completed.
+ * Records of the audit log, and the only statement that writes one. A record is one row, written by one statement that can stand alone, at the end of a
+ * transaction, or inside another statement (`WITH recorded AS (…)`): so it commits with what it is about. Written a
+ * second time it is completed.
  */
 import { randomUUID } from 'node:crypto';
 import { type SQL, sql } from 'drizzle-orm';
-import type { AuditActor } from '../../model/access.ts';
-import type { Database, Queryable } from '../connect.ts';
+import type { AuditActor } from '../model/access.ts';
 
 /** How an action ended. */
 export type AuditOutcome =
@@ -70,38 +69,6 @@ export function auditStatement(record: AuditRecord, within: { from?: SQL; projec
 /** PostgreSQL's text has no NUL, and no half of a surrogate pair. */
 function clean(text: string | null, max: number): string | null {
   return text === null ? null : Buffer.from(text.slice(0, max).replaceAll('\0', '\uFFFD')).toString();
-}
-
-/** Writes a record by itself. */
-export async function writeAudit(db: Queryable, record: AuditRecord): Promise<void> {
-  await db.execute(sql`/* audit */ ${auditStatement(record)}`);
-}
-
-/**
- * A database whose every transaction ends with a record, so that it is written if and only if the transaction commits.
- * `record` is asked at the end of each with what the transaction returned; `onCommit` is called when one has committed.
- */
-export function recordingDatabase(
-  db: Database,
-  record: (returned: unknown) => AuditRecord,
-  onCommit: () => void,
-): Database {
-  const transaction: Database['transaction'] = async (work, config) => {
-    const returned = await db.transaction(async (inner) => {
-      const result = await work(inner);
-      await writeAudit(inner, record(result));
-      return result;
-    }, config);
-    onCommit();
-    return returned;
-  };
-  return new Proxy(db, {
-    get(target, property) {
-      if (property === 'transaction') return transaction;
-      const value: unknown = Reflect.get(target, property, target);
-      return typeof value === 'function' ? value.bind(target) : value;
-    },
-  });
 }
 
 /**
@@ -169,22 +136,4 @@ export function automaticRecord(action: AutomaticAction, outcome: AuditOutcome |
     sagaOperationId: action.sagaOperationId ?? null,
     outcome,
   };
-}
-
-/** Completes, as `unknown`, one batch of records that began more than `ageMs` milliseconds ago and whose end nobody wrote. Returns how many. */
-export async function closeOpenRecords(db: Queryable, ageMs: number, limit: number): Promise<number> {
-  const closed = await db.execute(sql`/* audit */
-    UPDATE audit_log SET time_completed = clock_timestamp(), result = 'unknown' WHERE id IN (
-      SELECT id FROM audit_log WHERE time_completed IS NULL AND time_started < now() - ${ageMs} * interval '1 millisecond'
-      ORDER BY time_started LIMIT ${limit} FOR UPDATE SKIP LOCKED)`);
-  return closed.rowCount ?? 0;
-}
-
-/** Deletes one batch of records that were completed more than `ageMs` milliseconds ago. Returns how many. */
-export async function forgetOldRecords(db: Queryable, ageMs: number, limit: number): Promise<number> {
-  const deleted = await db.execute(sql`/* audit */
-    DELETE FROM audit_log WHERE id IN (
-      SELECT id FROM audit_log WHERE time_completed < now() - ${ageMs} * interval '1 millisecond'
-      ORDER BY time_completed LIMIT ${limit} FOR UPDATE SKIP LOCKED)`);
-  return deleted.rowCount ?? 0;
 }

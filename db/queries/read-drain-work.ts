@@ -4,7 +4,9 @@ import { SLED_POLICIES } from '../../model/states.ts';
 import type { Queryable } from '../connect.ts';
 
 const sledRow = z.object({ name: z.string(), policy: z.enum(SLED_POLICIES) });
+
 const instanceRow = z.object({ instanceId: z.string(), name: z.string() });
+
 /** More than a sled holds; a drain reads again after each round. */
 const MAX_INSTANCES = 5_000;
 

@@ -1,14 +1,13 @@
-/** Access tokens as records: made and revoked. */
 import { randomUUID } from 'node:crypto';
-import { and, eq, isNull, sql } from 'drizzle-orm';
+import { sql } from 'drizzle-orm';
 import type { AccessRole } from '../../model/access.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { hashTokenSecret, makeTokenSecret } from '../access-token-secret.ts';
+import { databaseRecord } from '../audit-record.ts';
 import type { Database } from '../connect.ts';
-import { violatedConstraint } from '../errors.ts';
-import type { AccessTokenRow } from '../queries/access-tokens.ts';
-import { accessToken } from '../schema.ts';
-import { databaseRecord, recordingDatabase } from './audit.ts';
+import { refuseTakenName } from '../errors.ts';
+import { type AccessTokenRow, accessToken } from '../schema.ts';
+import { recordingDatabase } from './write-audit.ts';
 
 /**
  * Makes a token and returns it with its secret, which can't be read again. `expiresInSeconds` is counted on the database's
@@ -19,8 +18,8 @@ export async function createToken(
   values: { name: string; role: AccessRole; projectId: string | null; expiresInSeconds: number | null },
 ): Promise<AccessTokenRow & { secret: string }> {
   const secret = makeTokenSecret();
-  try {
-    return await db.transaction(async (transaction) => {
+  return refuseTakenName('access_token_name', 'token', values.name, () =>
+    db.transaction(async (transaction) => {
       const [row] = await transaction
         .insert(accessToken)
         .values({
@@ -35,11 +34,8 @@ export async function createToken(
         .returning();
       if (row === undefined) throw new Error('the token was not returned');
       return { ...row, secret };
-    });
-  } catch (error) {
-    if (violatedConstraint(error) === 'access_token_name') throw Refusal.nameTaken('token', values.name);
-    throw error;
-  }
+    }),
+  );
 }
 
 /** Makes a token as {@link createToken} does, past the API; `how` says on the audit log in what way. */
@@ -61,16 +57,4 @@ export async function createTokenInDatabase(
     () => {},
   );
   return createToken(recording, values);
-}
-
-/** Revokes a token: the next request that carries it is refused. Throws a {@link Refusal} when it is revoked already. */
-export async function revokeToken(db: Database, token: Pick<AccessTokenRow, 'id' | 'name'>): Promise<void> {
-  await db.transaction(async (transaction) => {
-    const revoked = await transaction
-      .update(accessToken)
-      .set({ timeRevoked: sql`now()` })
-      .where(and(eq(accessToken.id, token.id), isNull(accessToken.timeRevoked)))
-      .returning({ id: accessToken.id });
-    if (revoked.length === 0) throw Refusal.notFound('token', token.name);
-  });
 }

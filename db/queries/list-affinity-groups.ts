@@ -1,9 +1,9 @@
-import { and, asc, desc, eq, gt, inArray, isNull, lt, type SQL } from 'drizzle-orm';
-import { Refusal } from '../../model/refusal.ts';
-import { type AffinityKind, groupNoun } from '../../model/states.ts';
+import { and, asc, desc, eq, gt, inArray, lt, type SQL } from 'drizzle-orm';
+import type { AffinityKind } from '../../model/states.ts';
 import type { Queryable } from '../connect.ts';
-import { affinityGroup, affinityGroupMember, instance, project } from '../schema.ts';
-import { type InstanceRecord, type ListOrder, readInstances } from './read-instance.ts';
+import { type AffinityGroupRow, affinityGroup, affinityGroupMember, instance } from '../schema.ts';
+import type { ListOrder } from './list-instances.ts';
+import { type InstanceRecord, readInstances } from './read-instance.ts';
 
 /** A page of a list: at most `limit` items after the one that `after` names (an id or a name, as the order says). */
 export interface Page {
@@ -11,8 +11,6 @@ export interface Page {
   readonly after: string | null;
   readonly limit: number;
 }
-
-export type AffinityGroupRow = typeof affinityGroup.$inferSelect;
 
 type Named = typeof affinityGroup | typeof instance;
 
@@ -25,28 +23,6 @@ function beyond(table: Named, page: Page): SQL | undefined {
 function ordered(table: Named, page: Page): SQL {
   if (page.order === 'id_ascending') return asc(table.id);
   return page.order === 'name_ascending' ? asc(table.name) : desc(table.name);
-}
-
-/** Finds a group by id, or by name within a project. Throws a {@link Refusal} when there is none. */
-export async function requireAffinityGroup(
-  db: Queryable,
-  kind: AffinityKind,
-  named: { readonly id: string } | { readonly name: string; readonly projectId: string },
-): Promise<AffinityGroupRow> {
-  const [row] = await db
-    .select({ group: affinityGroup })
-    .from(affinityGroup)
-    .innerJoin(project, and(eq(project.id, affinityGroup.projectId), isNull(project.timeDeleted)))
-    .where(
-      and(
-        eq(affinityGroup.kind, kind),
-        'id' in named
-          ? eq(affinityGroup.id, named.id)
-          : and(eq(affinityGroup.projectId, named.projectId), eq(affinityGroup.name, named.name)),
-      ),
-    );
-  if (row === undefined) throw Refusal.notFound(groupNoun(kind), 'id' in named ? named.id : named.name);
-  return row.group;
 }
 
 /** Lists the groups of a project, or those that an instance is in. */
@@ -89,13 +65,4 @@ export async function listAffinityMembers(db: Queryable, groupId: string, page: 
   );
   const byId = new Map(records.map((record) => [record.instance.id, record]));
   return rows.flatMap((row) => byId.get(row.id) ?? []);
-}
-
-/** Whether an instance is a member of a group. */
-export async function isAffinityMember(db: Queryable, groupId: string, instanceId: string): Promise<boolean> {
-  const rows = await db
-    .select({ id: affinityGroupMember.instanceId })
-    .from(affinityGroupMember)
-    .where(and(eq(affinityGroupMember.groupId, groupId), eq(affinityGroupMember.instanceId, instanceId)));
-  return rows.length > 0;
 }
