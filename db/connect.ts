@@ -73,6 +73,26 @@ function named(config: unknown, values: unknown): unknown {
   return { ...config, name: known };
 }
 
+/** Asks the database for nothing. Throws what keeps it from answering. */
+export async function pingDatabase(db: Queryable): Promise<void> {
+  await db.execute(sql`SELECT 1`);
+}
+
+/** Whether a PostgreSQL at `url` takes connections and answers; the connection is waited for two seconds. */
+export async function acceptsConnections(url: string): Promise<boolean> {
+  const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 2_000 });
+  client.on('error', () => {});
+  try {
+    await client.connect();
+    await client.query('SELECT 1');
+    return true;
+  } catch {
+    return false;
+  } finally {
+    await client.end().catch(() => {});
+  }
+}
+
 /** Brings the database at `url` to the newest schema; several processes may do so at once. Throws what PostgreSQL says. */
 export async function migrateDatabase(url: string): Promise<void> {
   const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 10_000 });

@@ -1,7 +1,6 @@
 import { sql } from 'drizzle-orm';
 import type { Queryable } from '../connect.ts';
-
-const GONE = sql.raw(`('destroyed', 'failed', 'saga_unwound')`);
+import { goneStates } from '../gone-states.ts';
 
 /**
  * The instances that may need an update, by what an index finds whatever the number of instances: a gone VMM that is not
@@ -10,7 +9,7 @@ const GONE = sql.raw(`('destroyed', 'failed', 'saga_unwound')`);
  */
 export async function findUpdateCandidates(db: Queryable): Promise<string[]> {
   const result = await db.execute(sql`
-    SELECT instance_id AS id FROM vmm WHERE time_deleted IS NULL AND state IN ${GONE}
+    SELECT instance_id AS id FROM vmm WHERE time_deleted IS NULL AND state IN ${goneStates}
     UNION SELECT id FROM instance WHERE migration_id IS NOT NULL
     UNION SELECT id FROM instance WHERE state = 'vmm' AND (intended_state <> 'running' OR time_deleted IS NOT NULL)
     UNION SELECT instance_id FROM sled_reservation WHERE kind = 'tombstoned'`);

@@ -2,6 +2,7 @@ import { sql } from 'drizzle-orm';
 import { z } from 'zod';
 import { SLED_POLICIES } from '../../model/states.ts';
 import type { Queryable } from '../connect.ts';
+import { goneStates } from '../gone-states.ts';
 
 const sledRow = z.object({ name: z.string(), policy: z.enum(SLED_POLICIES) });
 
@@ -25,7 +26,7 @@ export async function readDrainWork(db: Queryable, sledId: string): Promise<Drai
     WHERE id IN (SELECT vmm.instance_id FROM vmm JOIN instance named ON named.id = vmm.instance_id
       WHERE vmm.sled_id = ${sledId} AND vmm.time_deleted IS NULL
         AND (vmm.id = named.active_vmm_id AND vmm.state <> 'saga_unwound'
-          OR vmm.id = named.target_vmm_id AND vmm.state NOT IN ('destroyed', 'failed', 'saga_unwound')))
+          OR vmm.id = named.target_vmm_id AND vmm.state NOT IN ${goneStates}))
     ORDER BY instance.id LIMIT ${MAX_INSTANCES}`);
   return { sled: sledRow.parse(found.rows[0]), instances: result.rows.map((row) => instanceRow.parse(row)) };
 }

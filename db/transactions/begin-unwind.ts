@@ -5,7 +5,8 @@
  */
 import { sql } from 'drizzle-orm';
 import { z } from 'zod';
-import { type OperationKind, SLED_POLICIES } from '../../model/states.ts';
+import type { Attempt } from '../../model/attempt.ts';
+import { SLED_POLICIES } from '../../model/states.ts';
 import type { Database } from '../connect.ts';
 import { retryOnConflict } from '../errors.ts';
 import { burnVmmId } from './burn-vmm-id.ts';
@@ -24,19 +25,19 @@ export interface BegunUnwind {
   readonly spared: boolean;
   /** Where the VMM may be registered; `null` when its claim never arrived, or its sled was given up. */
   readonly sled: { readonly name: string; readonly address: string } | null;
-  /** The sled was told, or was about to be told, to run the guest or migrate it in. */
+  /** The sled was commanded, or was about to be, to run the guest or migrate it in. */
   readonly commanded: boolean;
 }
 
 /**
  * Begins an unwind: marks the VMM as unwinding. When its claim never arrived it writes the `saga_unwound` row itself, so
  * that the claim can't arrive later. With `spareRunning` a VMM is left alone whose sled has reported that its guest ran, or
- * that it was migrating in: whatever the saga was told, that guest is not its to end. A start's VMM whose guest has moved
+ * that it was migrating in: whatever answer the saga had, that guest is not its to end. A start's VMM whose guest has moved
  * on is left alone in any case: that its sled doesn't know it any more is how a migration ends, and the start had succeeded.
  */
 export async function beginUnwind(
   db: Database,
-  request: { kind: OperationKind; instanceId: string; vmmId: string; spareRunning: boolean },
+  request: Pick<Attempt, 'kind' | 'instanceId' | 'vmmId'> & { spareRunning: boolean },
 ): Promise<BegunUnwind> {
   const row = await retryOnConflict(() =>
     db.transaction(async (transaction) => {

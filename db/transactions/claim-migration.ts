@@ -1,5 +1,6 @@
 import { randomInt } from 'node:crypto';
 import { type SQL, sql } from 'drizzle-orm';
+import type { Attempt } from '../../model/attempt.ts';
 import { migrateVerdict, refusalMessage } from '../../model/legality.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { isGoneVmmState } from '../../model/states.ts';
@@ -14,13 +15,9 @@ import { recordRefusedOperation } from './refuse-operation.ts';
 
 const MAX_ATTEMPTS = 12;
 
-export interface ClaimMigrationRequest {
-  readonly instanceId: string;
+export interface ClaimMigrationRequest extends Omit<Attempt, 'kind'> {
   readonly destinationSledId: string;
-  readonly vmmId: string;
   readonly migrationId: string;
-  readonly operationId: string;
-  readonly workflowId: string;
   /** The sled that is being drained, where that is why: nobody asked for this very migration. */
   readonly drainedSledId?: string | undefined;
   readonly isRetry: boolean;

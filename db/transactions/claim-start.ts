@@ -1,6 +1,7 @@
 import { randomInt } from 'node:crypto';
 import { type SQL, sql } from 'drizzle-orm';
 import { z } from 'zod';
+import type { Attempt } from '../../model/attempt.ts';
 import { autoRestartVerdict } from '../../model/auto-restart.ts';
 import { refusalMessage, verdict } from '../../model/legality.ts';
 import { Refusal } from '../../model/refusal.ts';
@@ -24,11 +25,7 @@ const MAX_ATTEMPTS = 12;
 /** After so many lost races a claim queues up with the others that lost: one places at a time, so none loses for ever. */
 const FREE_ATTEMPTS = 3;
 
-export interface ClaimStartRequest {
-  readonly instanceId: string;
-  readonly vmmId: string;
-  readonly operationId: string;
-  readonly workflowId: string;
+export interface ClaimStartRequest extends Omit<Attempt, 'kind'> {
   readonly reason: StartReason;
   /** An earlier attempt of the same claim may still be on its way: a refusal must then close the door on it. */
   readonly isRetry: boolean;

@@ -87,7 +87,7 @@ async function declare(
   // Whoever waits for this sled's answer about a VMM waits no more, also after the sled has come back.
   await transaction.execute(sql`/* declare-dead */
     UPDATE vmm SET vouched_gone_at = coalesce(vouched_gone_at, now()) WHERE sled_id = ${sledId} AND time_deleted IS NULL`);
-  return failSledVmms(transaction, { tag: 'declare-dead', sledId, reason });
+  return failSledVmms(transaction, { by: 'declare-dead', sledId, reason });
 }
 
 /**

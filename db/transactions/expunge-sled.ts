@@ -19,7 +19,7 @@ export async function expungeSled(db: Database, sledId: string): Promise<string[
       const reason = `sled "${found.rows[0]?.name}" was expunged`;
       await transaction.execute(sql`/* expunge-sled */
         UPDATE sled SET policy = 'expunged', time_expunged = coalesce(time_expunged, now()), time_modified = now() WHERE id = ${sledId} AND policy <> 'expunged'`);
-      return (await failSledVmms(transaction, { tag: 'expunge-sled', sledId, reason })).instanceIds;
+      return (await failSledVmms(transaction, { by: 'expunge-sled', sledId, reason })).instanceIds;
     }),
   );
 }

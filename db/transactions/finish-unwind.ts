@@ -1,18 +1,13 @@
 import { sql } from 'drizzle-orm';
+import type { Attempt } from '../../model/attempt.ts';
 import type { OperationError } from '../../model/failures.ts';
-import type { OperationKind } from '../../model/states.ts';
 import type { Queryable } from '../connect.ts';
 import { network } from '../network.ts';
 
-export interface FinishUnwindRequest {
-  readonly kind: OperationKind;
-  readonly instanceId: string;
-  readonly vmmId: string;
-  readonly operationId: string;
-  readonly workflowId: string;
-  /** The sled has said for certain that the VMM isn't there (any more), or is expunged. Otherwise the claim on it is tombstoned. */
+export interface FinishUnwindRequest extends Attempt {
+  /** The sled has answered definitively that the VMM isn't there (any more), or is expunged. Otherwise its reservation is tombstoned. */
   readonly confirmed: boolean;
-  /** The destination was never told to migrate in: then the source has nothing to say either. */
+  /** The destination was never commanded to migrate in: then the source reports nothing either. */
   readonly neverCommanded: boolean;
   readonly error: OperationError;
 }

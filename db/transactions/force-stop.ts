@@ -5,13 +5,14 @@ import { isGoneVmmState } from '../../model/states.ts';
 import type { Database, Queryable } from '../connect.ts';
 import { retryOnConflict } from '../errors.ts';
 import { lockInstance } from '../queries/lock-instance.ts';
+import { failLivingVmms, failTheirSides } from './fail-living-vmms.ts';
 import { type RecordedIntent, writeStop } from './record-stop.ts';
 
 /**
- * Records a stop by force, on an operator's word that the sleds of the VMMs `vouched` are powered off: the intent is
+ * Records a stop by force, as an operator states that the sleds of the VMMs `vouched` are powered off: the intent is
  * `stopped`; those VMMs are failed at once and their sides of a migration with them, as when their sled is expunged; one
- * that its saga is unwinding is left to the saga, which waits for its sled no more. `seen` are all living VMMs that the
- * word was checked against: when the instance names another one by now, nothing is written and `null` is returned. Throws
+ * that its saga is unwinding is left to the saga, which waits for its sled no more. `seen` are all living VMMs that
+ * the statement was checked against: when the instance names another one by now, nothing is written and `null` is returned. Throws
  * a {@link Refusal}.
  */
 export async function recordForceStop(
@@ -39,17 +40,8 @@ export async function recordForceStop(
 async function vouchGone(transaction: Queryable, vmmId: string): Promise<void> {
   await transaction.execute(sql`/* force-stop */
     UPDATE vmm SET vouched_gone_at = coalesce(vouched_gone_at, now()) WHERE id = ${vmmId} AND time_deleted IS NULL`);
-  const failed = await transaction.execute(sql`/* force-stop */
-    UPDATE vmm SET state = 'failed', failure_reason = 'stopped by force: an operator stated that its sled is powered off',
-      state_generation = state_generation + 1, time_state_updated = now()
-    WHERE id = ${vmmId} AND time_deleted IS NULL AND unwinding_since IS NULL
-      AND state NOT IN ('destroyed', 'failed', 'saga_unwound')
-    RETURNING id`);
-  if (failed.rows.length === 0) return;
-  await transaction.execute(sql`/* force-stop */
-    UPDATE migration SET source_state = 'failed', source_generation = source_generation + 1, time_source_updated = now()
-    WHERE source_vmm_id = ${vmmId} AND source_state NOT IN ('completed', 'failed')`);
-  await transaction.execute(sql`/* force-stop */
-    UPDATE migration SET target_state = 'failed', target_generation = target_generation + 1, time_target_updated = now()
-    WHERE target_vmm_id = ${vmmId} AND target_state NOT IN ('completed', 'failed')`);
+  const thisOne = sql`vmm.id = ${vmmId}`;
+  const reason = 'stopped by force: an operator stated that its sled is powered off';
+  const failed = await failLivingVmms(transaction, 'force-stop', thisOne, reason);
+  if (failed.length > 0) await failTheirSides(transaction, 'force-stop', thisOne);
 }

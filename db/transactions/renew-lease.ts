@@ -2,6 +2,7 @@ import { sql } from 'drizzle-orm';
 import { z } from 'zod';
 import { SLED_POLICIES } from '../../model/states.ts';
 import type { Database, Queryable } from '../connect.ts';
+import { goneStates } from '../gone-states.ts';
 
 export interface RenewalRequest {
   readonly sledId: string;
@@ -77,7 +78,7 @@ export async function lostAmong(db: Queryable, sledId: string, livingVmmIds: rea
     SELECT reported.id FROM (SELECT value::uuid AS id FROM jsonb_array_elements_text(${JSON.stringify(livingVmmIds)}::jsonb)) reported
     LEFT JOIN vmm ON vmm.id = reported.id
     WHERE vmm.id IS NULL OR vmm.sled_id IS DISTINCT FROM ${sledId}::uuid OR vmm.time_deleted IS NOT NULL OR vmm.vouched_gone_at IS NOT NULL
-      OR vmm.state IN ('destroyed', 'failed', 'saga_unwound')`);
+      OR vmm.state IN ${goneStates}`);
   return result.rows.map((row) => String(row.id));
 }
 

@@ -1,5 +1,6 @@
 /** What must hold of the stored state: invariants 4, 6, 7, 8, 9 and 10, in every committed state or at rest. */
-import { type DatabaseRule, GONE } from '../finding.ts';
+import { GONE } from '../gone-states.ts';
+import type { DatabaseRule } from './rule.ts';
 
 /** The instance's name, or its id where there is no such instance. */
 const NAME = 'coalesce(instance.name, vmm.instance_id::text)';

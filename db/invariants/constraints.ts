@@ -1,5 +1,6 @@
 /** Invariant 1: the constraints of section 2, checked anew from the data, and that no instance names what is not its own. */
-import { type DatabaseRule, GONE } from '../finding.ts';
+import { GONE } from '../gone-states.ts';
+import type { DatabaseRule } from './rule.ts';
 
 export const CONSTRAINT_RULES: readonly DatabaseRule[] = [
   {

@@ -1,5 +1,5 @@
 /** What the journal shows: invariants 2, 3, 5, 6 and 7 checked against what happened, and by whom. */
-import type { DatabaseRule } from '../finding.ts';
+import type { DatabaseRule } from './rule.ts';
 
 /**
  * Who may do what to an instance's ids and state, by the tags of the statements in `db/transactions`. A new transaction
