@@ -55,7 +55,7 @@ export async function watchSleds({ db, sleds, workflows, metrics }: ActivityCont
           await unregister(address, vmm_id);
           found.unregistered.push(vmm_id);
           await settleUnwound(vmm_id, vmm?.instance_id);
-        } else if (vmm.news) {
+        } else if (vmm.newer) {
           const applied = await applyReport(db, vmm_id, state);
           if (!applied?.settled) await signalIfNeeded({ db, workflows }, vmm.instance_id);
         }

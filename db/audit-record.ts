@@ -72,8 +72,8 @@ function clean(text: string | null, max: number): string | null {
 }
 
 /**
- * The record of what was done past the API, by who holds the database; `how` says in what way. Whoever that is, needs nobody's
- * leave, and is on record all the same.
+ * The record of what was done past the API, by who holds the database; `how` is in what way. Whoever that is needs no
+ * permission, and is on record all the same.
  */
 export function databaseRecord(action: {
   readonly operation: string;

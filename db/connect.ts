@@ -73,7 +73,7 @@ function named(config: unknown, values: unknown): unknown {
   return { ...config, name: known };
 }
 
-/** Asks the database for nothing. Throws what keeps it from answering. */
+/** Waits for an answer of the database, to a query for nothing. Throws what keeps it from answering. */
 export async function pingDatabase(db: Queryable): Promise<void> {
   await db.execute(sql`SELECT 1`);
 }
@@ -93,7 +93,7 @@ export async function acceptsConnections(url: string): Promise<boolean> {
   }
 }
 
-/** Brings the database at `url` to the newest schema; several processes may do so at once. Throws what PostgreSQL says. */
+/** Brings the database at `url` to the newest schema; several processes may do so at once. Throws PostgreSQL's errors. */
 export async function migrateDatabase(url: string): Promise<void> {
   const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 10_000 });
   // The statement that meets it fails; without a listener the process would end.

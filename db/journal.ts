@@ -5,7 +5,8 @@
  * The writer of a change is the tag at the head of its statement (`… commit-update …` in a comment), which every
  * transaction in `db/transactions` carries and `pg_stat_activity` shows as well; a statement without one is `untagged`.
  *
- * For tests and for the doctor on an installation that can spare the writes: it is no migration, and it only grows. The triggers fire also while `session_replication_role` is `replica`.
+ * For tests and for the doctor on an installation that can spare the writes: it is no migration, and it only grows. The
+ * triggers fire also while `session_replication_role` is `replica`.
  */
 import { sql } from 'drizzle-orm';
 import { ADVISORY_LOCKS } from './advisory-locks.ts';
@@ -79,7 +80,7 @@ CREATE TRIGGER zz_doctor_journal AFTER INSERT OR UPDATE OR DELETE ON ${table} FO
 ALTER TABLE ${table} ENABLE ALWAYS TRIGGER zz_doctor_journal;`,
 ).join('')}`;
 
-/** Installs the journal; what an earlier one holds is kept. Throws what PostgreSQL says. */
+/** Installs the journal; what an earlier one holds is kept. Throws PostgreSQL's errors. */
 export async function installJournal(db: Queryable): Promise<void> {
   await db.execute(sql.raw(INSTALL));
 }

@@ -33,14 +33,14 @@ export async function surveySleds(db: Database, client: SledClient): Promise<Sle
   const queue = await readSledDirectory(db);
   const inventories: { sled: Sled; vmms: ReportedVmm[] }[] = [];
   const silent: Sled[] = [];
-  const ask = async () => {
+  const work = async () => {
     for (let sled = queue.shift(); sled !== undefined; sled = queue.shift()) {
       const vmms = await inventoryOf(client, sled);
       if (vmms === null) silent.push(sled);
       else inventories.push({ sled, vmms });
     }
   };
-  await Promise.all(Array.from({ length: CONCURRENT_SLEDS }, ask));
+  await Promise.all(Array.from({ length: CONCURRENT_SLEDS }, work));
   return { inventories, silent };
 }
 

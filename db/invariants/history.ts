@@ -15,7 +15,7 @@ export const WRITERS = {
   settles: ['record-stop', 'delete-instance'],
   /** The compensation of start and migrate, and nobody else. */
   unwinds: ['finish-unwind', 'burn-vmm-id'],
-  /** Who may call a VMM lost, so that its instance is started anew: its sled's word, an operator's, or its lapsed lease. */
+  /** Who may call a VMM lost, so that its instance is started anew: by its sled's answer, an operator's statement, or its lapsed lease. */
   fails: ['apply-report', 'fail-vmm', 'force-stop', 'expunge-sled', 'declare-dead'],
   reserves: ['claim-start', 'claim-migration'],
   charges: ['claim-start'],

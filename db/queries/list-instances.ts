@@ -23,7 +23,7 @@ export async function listInstances(
 ): Promise<InstanceRecord[]> {
   const base: (SQL | undefined)[] = [isNull(instance.timeDeleted)];
   if (query.projectId !== undefined) base.push(eq(instance.projectId, query.projectId));
-  // What always holds of a VMM that an instance names is said, so that the partial indexes find both.
+  // Conditions that hold for every VMM that an instance names stand here too, so that the partial indexes find both.
   if (query.sledId !== undefined)
     base.push(eq(active.sledId, query.sledId), isNull(active.timeDeleted), isNotNull(instance.activeVmmId));
   if (query.externalState !== undefined) base.push(inArray(instance.state, rowStatesThatShow(query.externalState)));

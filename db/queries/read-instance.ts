@@ -40,7 +40,7 @@ export function instanceFacts(record: Omit<InstanceRecord, 'externalState'>): In
   };
 }
 
-/** Selects instances with what they name; the caller says which. */
+/** Selects instances with what they name; the caller adds which. */
 export function selectInstances(db: Pick<Queryable, 'select'>) {
   return db
     .select({ instance, active, target, migration })

@@ -6,7 +6,7 @@ const directoryRow = z.object({ id: z.string(), name: z.string(), address: z.str
 
 export type DirectoryEntry = z.infer<typeof directoryRow>;
 
-/** Which sled is at which address, and whether its agent speaks by certificates. */
+/** Which sled is at which address, and whether its agent is known by certificates. */
 export async function readSledDirectory(db: Queryable): Promise<DirectoryEntry[]> {
   const result = await db.execute(
     sql`/* sled-identity */ SELECT id, name, address, identified FROM sled WHERE policy <> 'expunged' ORDER BY name`,

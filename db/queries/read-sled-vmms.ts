@@ -12,13 +12,14 @@ const sledVmm = z.object({
   deleted: z.boolean(),
   reserved: z.boolean(),
   foreign: z.boolean(),
-  news: z.boolean(),
+  newer: z.boolean(),
 });
 
 /**
  * What the database knows of a sled's VMMs: the undeleted ones, and those that the sled reports whatever has become of
- * them. `foreign`: the VMM is placed on another sled, one with an identity, so that this one may not speak of it. `news` says whether the report has anything that is not known yet, by the rules of a report's handling, so that a
- * round over thousands of VMMs to which nothing has happened is one statement a sled.
+ * them. `foreign`: the VMM is placed on another sled, one with an identity, so that this one may not report on it. `newer`:
+ * the report has something that is not known yet, by the rules of a report's handling, so that a round over thousands of
+ * VMMs to which nothing has happened is one statement a sled.
  */
 export async function readSledVmms(
   db: Queryable,
@@ -49,7 +50,7 @@ export async function readSledVmms(
         OR EXISTS (SELECT 1 FROM migration WHERE migration.id = report.in_id AND target_vmm_id = vmm.id
           AND target_state NOT IN ('completed', 'failed') AND target_generation < report.in_gen)
         OR EXISTS (SELECT 1 FROM migration WHERE migration.id = report.out_id AND source_vmm_id = vmm.id
-          AND source_state NOT IN ('completed', 'failed') AND source_generation < report.out_gen) AS news
+          AND source_state NOT IN ('completed', 'failed') AND source_generation < report.out_gen) AS newer
     FROM subject JOIN vmm USING (id) LEFT JOIN report USING (id) LEFT JOIN sled owner ON owner.id = vmm.sled_id`);
   return result.rows.map((row) => sledVmm.parse(row));
 }

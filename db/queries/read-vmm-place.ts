@@ -11,7 +11,7 @@ const placeRow = z.object({
   deleted: z.boolean(),
   linked: z.boolean(),
   commanded: z.boolean(),
-  /** Its sled is expunged, was declared dead, or is powered off by an operator's word: no answer is awaited from there. */
+  /** Its sled is expunged, was declared dead, or is powered off, as an operator stated: no answer is awaited from there. */
   givenUp: z.boolean(),
   intendedState: z.enum(INTENDED_STATES),
   sledName: z.string().nullable(),

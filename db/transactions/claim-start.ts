@@ -20,7 +20,7 @@ import { recordRefusedOperation } from './refuse-operation.ts';
 
 /** The ports that a VMM may get: below every usual ephemeral range, so that no client socket sits on one. */
 export const VMM_PORTS = { first: 12_500, last: 32_500 } as const;
-/** How often a claim that lost a race is tried again before it says that the sleds are busy. */
+/** How often a claim that lost a race is tried again before it is refused because the sleds are busy. */
 const MAX_ATTEMPTS = 12;
 /** After so many lost races a claim queues up with the others that lost: one places at a time, so none loses for ever. */
 const FREE_ATTEMPTS = 3;

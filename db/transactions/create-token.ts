@@ -38,7 +38,7 @@ export async function createToken(
   );
 }
 
-/** Makes a token as {@link createToken} does, past the API; `how` says on the audit log in what way. */
+/** Makes a token as {@link createToken} does, past the API; `how` is on the audit log: in what way. */
 export async function createTokenInDatabase(
   db: Database,
   values: Parameters<typeof createToken>[1],

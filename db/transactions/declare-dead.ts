@@ -46,7 +46,7 @@ export async function judgeLease(
 }
 
 /**
- * Declares a sled dead on an operator's word that nothing runs on it. A second time it does nothing more. Throws a
+ * Declares a sled dead, as an operator states that nothing runs on it. A second time it does nothing more. Throws a
  * {@link Refusal} for a sled that is not there or expunged.
  */
 export async function declareSledDead(db: Database, sledId: string): Promise<Declaration> {
@@ -91,7 +91,7 @@ async function declare(
 }
 
 /**
- * Takes a sled without fencing that was declared dead back into service, when none of the VMMs that it says live there is
+ * Takes a sled without fencing that was declared dead back into service, when none of the VMMs that it reports is
  * lost. Returns those that are; an empty list means that it is in service.
  */
 export async function returnDeadSled(

@@ -11,9 +11,9 @@ import { type RecordedIntent, writeStop } from './record-stop.ts';
 /**
  * Records a stop by force, as an operator states that the sleds of the VMMs `vouched` are powered off: the intent is
  * `stopped`; those VMMs are failed at once and their sides of a migration with them, as when their sled is expunged; one
- * that its saga is unwinding is left to the saga, which waits for its sled no more. `seen` are all living VMMs that
- * the statement was checked against: when the instance names another one by now, nothing is written and `null` is returned. Throws
- * a {@link Refusal}.
+ * that its saga is unwinding is left to the saga, which waits for its sled no more. `seen` are all living VMMs that the
+ * statement was checked against: when the instance names another one by now, nothing is written and `null` is returned.
+ * Throws a {@link Refusal}.
  */
 export async function recordForceStop(
   db: Database,

@@ -7,11 +7,11 @@ import { goneStates } from '../gone-states.ts';
 export interface RenewalRequest {
   readonly sledId: string;
   readonly leaseMs: number;
-  /** The agent holds a lease, by its own word. */
+  /** The agent reports that it holds a lease. */
   readonly held: boolean;
   /** The epoch that the agent named; `null` when it named none. */
   readonly epoch: number | null;
-  /** The VMMs that the agent says live on its sled. */
+  /** The VMMs that the agent reports as living on its sled. */
   readonly livingVmmIds: readonly string[];
 }
 
@@ -72,7 +72,7 @@ async function extend(db: Queryable, { sledId, leaseMs, held }: RenewalRequest):
 const laterEnd = (leaseMs: number) => sql`coalesce(lease_renewed_at + lease_ms * interval '1 millisecond'
   <= clock_timestamp() + ${leaseMs}::int * interval '1 millisecond', true)`;
 
-/** Those of the VMMs that a sled says live there which the database has as gone, or doesn't have there. */
+/** Those of the VMMs that a sled reports which the database has as gone, or doesn't have there. */
 export async function lostAmong(db: Queryable, sledId: string, livingVmmIds: readonly string[]): Promise<string[]> {
   const result = await db.execute(sql`/* renew-lease */
     SELECT reported.id FROM (SELECT value::uuid AS id FROM jsonb_array_elements_text(${JSON.stringify(livingVmmIds)}::jsonb)) reported

@@ -3,7 +3,7 @@ import type { Queryable } from '../connect.ts';
 
 /**
  * Records the operation that a call with a key began or joined. The first one counts. The call's audit record, by its id,
- * learns of it in the same statement: should nobody be left to complete it, the operation's end does.
+ * gets it in the same statement: should nobody be left to complete it, the operation's end does.
  */
 export async function settleKey(
   db: Queryable,
