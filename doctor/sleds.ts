@@ -57,7 +57,7 @@ async function inventoryOf(client: SledClient, sled: Sled): Promise<ReportedVmm[
  * Whether a VMM, as its sled reports it, executes guest code. A source whose guest has left does not; a destination does
  * from the moment when its side is completed; one that is starting may not yet.
  */
-export function runsGuest(vmm: ReportedVmm): boolean {
+function runsGuest(vmm: ReportedVmm): boolean {
   if (vmm.migration_out?.state === 'completed') return false;
   switch (vmm.vmm_state.state) {
     case 'running':

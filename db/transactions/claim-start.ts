@@ -90,7 +90,7 @@ export function isLostPlacement(constraint: string | null): boolean {
 }
 
 /** Runs one attempt of a claim; where it has to `queue`, when those that queued before it are through. */
-export async function inPlacementQueue<T>(
+async function inPlacementQueue<T>(
   db: Database,
   queue: boolean,
   attempt: (queryable: Queryable) => Promise<T>,
