@@ -1,16 +1,10 @@
 /** Auto-restart: begins the starts of instances that failed and are meant to run, as far as there is room for them. */
 import type { Database } from '../db/connect.ts';
-import {
-  autoRestartFacts,
-  countOpenRestarts,
-  findRestartCandidates,
-  type Room,
-  readDatabaseTime,
-  readQuotaRoom,
-  readSledRoom,
-} from '../db/queries/auto-restart.ts';
+import { autoRestartFacts, countOpenRestarts, findRestartCandidates } from '../db/queries/find-restart-candidates.ts';
 import { pickSled } from '../db/queries/pick-sled.ts';
+import { readDatabaseTime } from '../db/queries/read-database-time.ts';
 import type { InstanceRecord } from '../db/queries/read-instance.ts';
+import { type Room, readQuotaRoom, readSledRoom } from '../db/queries/read-room.ts';
 import { autoRestartVerdict } from '../model/auto-restart.ts';
 import type { AutoRestartFindings } from '../model/reconcilers.ts';
 import type { WorkflowStarter } from '../temporal/workflow-starter.ts';

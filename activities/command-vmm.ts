@@ -1,7 +1,7 @@
 /** Commanding a sled to run a VMM, or to migrate one in: the point of no return of a start and of a migration. */
 import { activityInfo } from '@temporalio/activity';
-import { readVmmPlace } from '../db/queries/saga-progress.ts';
-import { recordSucceededOperation } from '../db/transactions/unwind-vmm.ts';
+import { readVmmPlace } from '../db/queries/read-vmm-place.ts';
+import { recordSucceededOperation } from '../db/transactions/succeed-operation.ts';
 import type { Attempt } from '../model/attempt.ts';
 import { isGoneVmmState } from '../model/states.ts';
 import type { VmmCommand } from '../wire/sled-protocol.ts';

@@ -1,10 +1,10 @@
 /** The steps of a drain: what is on the sled, and what is to be done about one instance there. */
 import { setTimeout as pause } from 'node:timers/promises';
 import { cancellationSignal } from '@temporalio/activity';
-import { type DrainWork, readDrainWork } from '../db/queries/drain.ts';
 import { explainNoSled, type PlacementRequest, pickSled } from '../db/queries/pick-sled.ts';
+import { type DrainWork, readDrainWork } from '../db/queries/read-drain-work.ts';
 import { readInstance } from '../db/queries/read-instance.ts';
-import { setSledPolicy } from '../db/transactions/manage-inventory.ts';
+import { setSledPolicy } from '../db/transactions/set-sled-policy.ts';
 import { type DrainPlace, drainStep } from '../model/drain.ts';
 import { Refusal } from '../model/refusal.ts';
 import { isGoneVmmState } from '../model/states.ts';

@@ -3,7 +3,7 @@
  * takes back those without fencing that have come back and prove what they run. A sled with fencing proves it when it
  * renews its lease. Each verdict is one transaction (`db/transactions/declare-dead.ts`).
  */
-import { readDeadSledsWithoutFencing, readFencedSleds } from '../db/queries/leases.ts';
+import { readDeadSledsWithoutFencing, readFencedSleds } from '../db/queries/read-fenced-sleds.ts';
 import { forgetOldGaps } from '../db/transactions/beat-lease-service.ts';
 import { judgeLease, returnDeadSled } from '../db/transactions/declare-dead.ts';
 import { MAX_LEASE_MS } from '../model/lease.ts';

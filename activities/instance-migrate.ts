@@ -1,7 +1,7 @@
 import { activityInfo, log } from '@temporalio/activity';
-import { readVmmPlace } from '../db/queries/saga-progress.ts';
+import { readVmmPlace } from '../db/queries/read-vmm-place.ts';
 import { type ClaimMigrationRequest, claimMigration, type MigrationClaim } from '../db/transactions/claim-migration.ts';
-import { recordSucceededOperation } from '../db/transactions/unwind-vmm.ts';
+import { recordSucceededOperation } from '../db/transactions/succeed-operation.ts';
 import type { Attempt } from '../model/attempt.ts';
 import { commandVmm } from './command-vmm.ts';
 import type { ActivityContext } from './context.ts';

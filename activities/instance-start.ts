@@ -1,6 +1,6 @@
 import { activityInfo } from '@temporalio/activity';
 import { type ClaimedVmm, type ClaimStartRequest, claimStart } from '../db/transactions/claim-start.ts';
-import { recordSucceededOperation } from '../db/transactions/unwind-vmm.ts';
+import { recordSucceededOperation } from '../db/transactions/succeed-operation.ts';
 import type { Attempt } from '../model/attempt.ts';
 import { commandVmm } from './command-vmm.ts';
 import type { ActivityContext } from './context.ts';

@@ -1,4 +1,4 @@
-import { readVmmPlace } from '../db/queries/saga-progress.ts';
+import { readVmmPlace } from '../db/queries/read-vmm-place.ts';
 import { applyReport } from '../db/transactions/apply-report.ts';
 import { commitUpdate } from '../db/transactions/commit-update.ts';
 import { failVmm } from '../db/transactions/fail-vmm.ts';

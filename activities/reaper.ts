@@ -4,11 +4,11 @@
  */
 import type { Database } from '../db/connect.ts';
 import { retryOnConflict } from '../db/errors.ts';
+import { findStrays } from '../db/queries/find-update-candidates.ts';
 import { readSnapshot } from '../db/queries/read-snapshot.ts';
-import { findStrays } from '../db/queries/reconcile.ts';
-import { closeOpenRecords, forgetOldRecords } from '../db/transactions/audit.ts';
-import { forgetOldKeys } from '../db/transactions/idempotency-key.ts';
+import { forgetOldKeys } from '../db/transactions/forget-keys.ts';
 import { REAP_BATCH, reapCharges, reapReservations, reapVmms } from '../db/transactions/reap.ts';
+import { closeOpenRecords, forgetOldRecords } from '../db/transactions/reap-audit-log.ts';
 import type { ReaperFindings } from '../model/reconcilers.ts';
 import { needsAction } from '../model/update-decision.ts';
 import type { ActivityContext } from './context.ts';

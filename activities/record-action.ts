@@ -1,6 +1,7 @@
 import { activityInfo } from '@temporalio/activity';
+import { type AuditOutcome, type AutomaticAction, automaticRecord } from '../db/audit-record.ts';
 import type { Queryable } from '../db/connect.ts';
-import { type AuditOutcome, type AutomaticAction, automaticRecord, writeAudit } from '../db/transactions/audit.ts';
+import { writeAudit } from '../db/transactions/write-audit.ts';
 
 /** Who acts by itself, as the audit log has it: the run of the workflow that the activity is a part of. */
 export function automaticActor(actorName: string): Pick<AutomaticAction, 'actorName' | 'runId' | 'workflowId'> {

@@ -38,7 +38,7 @@ export function registerActivities(context: ActivityContext, breaker: SledCircui
           isLocal ? BRIEF_SLED_CALL_MS : SLED_CALL_MS,
         ),
       );
-      const applied = await applyAnswer(context, claim.vmmId, state, { tell: true });
+      const applied = await applyAnswer(context, claim.vmmId, state, { markCommanded: true });
       if (applied !== null && applied.intendedState !== 'running') throw stopRequested();
       // Unwound meanwhile, by another workflow or an operator's reset of this one: it was not marked, so it isn't commanded.
       if (!applied?.commanded) throw stepFailure('VmmLost', `the VMM on sled "${claim.sledName}" was ended meanwhile`);

@@ -1,6 +1,7 @@
 import type { Logger } from 'pino';
 import type { Database } from '../db/connect.ts';
-import { readRevokedSerials, readSledDirectory } from '../db/queries/sled-identity.ts';
+import { readRevokedSerials } from '../db/queries/read-revoked-serials.ts';
+import { readSledDirectory } from '../db/queries/read-sled-directory.ts';
 import type { IdentityHolder } from '../platform/identity/holder.ts';
 
 /** How old what a process knows of sleds' identities may be, in milliseconds. */

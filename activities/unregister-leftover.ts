@@ -1,4 +1,4 @@
-import { readVmmPlace } from '../db/queries/saga-progress.ts';
+import { readVmmPlace } from '../db/queries/read-vmm-place.ts';
 import { failVmm } from '../db/transactions/fail-vmm.ts';
 import { isGoneVmmState } from '../model/states.ts';
 import type { ActivityContext } from './context.ts';

@@ -1,12 +1,8 @@
 import { activityInfo } from '@temporalio/activity';
-import { readVmmPlace } from '../db/queries/saga-progress.ts';
-import {
-  type BegunUnwind,
-  beginUnwind,
-  type FinishUnwindRequest,
-  finishUnwind,
-  recordSucceededOperation,
-} from '../db/transactions/unwind-vmm.ts';
+import { readVmmPlace } from '../db/queries/read-vmm-place.ts';
+import { type BegunUnwind, beginUnwind } from '../db/transactions/begin-unwind.ts';
+import { type FinishUnwindRequest, finishUnwind } from '../db/transactions/finish-unwind.ts';
+import { recordSucceededOperation } from '../db/transactions/succeed-operation.ts';
 import type { Attempt } from '../model/attempt.ts';
 import { signalIfNeeded } from '../temporal/signal-update.ts';
 import type { ActivityContext } from './context.ts';

@@ -1,7 +1,9 @@
 /** The updater: signals what needs an update, and finds sagas that were cut off. */
+
+import { findOpenOperations } from '../db/queries/find-open-operations.ts';
+import { findUpdateCandidates } from '../db/queries/find-update-candidates.ts';
 import { readSnapshot } from '../db/queries/read-snapshot.ts';
-import { findOpenOperations, findUpdateCandidates } from '../db/queries/reconcile.ts';
-import { recordRefusedOperation } from '../db/transactions/unwind-vmm.ts';
+import { recordRefusedOperation } from '../db/transactions/refuse-operation.ts';
 import { refusalBody } from '../model/failures.ts';
 import type { UpdaterFindings } from '../model/reconcilers.ts';
 import { Refusal } from '../model/refusal.ts';

@@ -1,9 +1,10 @@
 /** The watcher: asks every sled what it has, and sets right what disagrees with the database. */
+
+import { readSledVmms } from '../db/queries/read-sled-vmms.ts';
 import { readWatchedSleds } from '../db/queries/read-watched-sleds.ts';
-import { readSledVmms } from '../db/queries/reconcile.ts';
 import { applyReport } from '../db/transactions/apply-report.ts';
 import { failVmm } from '../db/transactions/fail-vmm.ts';
-import { releaseUnwound } from '../db/transactions/unwind-vmm.ts';
+import { releaseUnwound } from '../db/transactions/release-unwound.ts';
 import type { WatcherFindings } from '../model/reconcilers.ts';
 import { isGoneVmmState } from '../model/states.ts';
 import { signalIfNeeded } from '../temporal/signal-update.ts';
@@ -54,7 +55,7 @@ export async function watchSleds({ db, sleds, workflows, metrics }: ActivityCont
           await unregister(address, vmm_id);
           found.unregistered.push(vmm_id);
           await settleUnwound(vmm_id, vmm?.instance_id);
-        } else if (vmm.news) {
+        } else if (vmm.newer) {
           const applied = await applyReport(db, vmm_id, state);
           if (!applied?.settled) await signalIfNeeded({ db, workflows }, vmm.instance_id);
         }

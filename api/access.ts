@@ -5,10 +5,10 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { hashTokenSecret } from '../db/access-token-secret.ts';
 import type { Database } from '../db/connect.ts';
-import { findToken, findTokenByHash } from '../db/queries/access-tokens.ts';
-import { requireAffinityGroup } from '../db/queries/affinity-groups.ts';
+import { findToken, findTokenByHash } from '../db/queries/find-token.ts';
 import { readProjectOf } from '../db/queries/read-project-of.ts';
-import { requireProject } from '../db/transactions/manage-inventory.ts';
+import { requireAffinityGroup } from '../db/queries/require-affinity-group.ts';
+import { requireProject } from '../db/queries/require-project.ts';
 import { type Caller, judgeAccess, type TokenIdentity } from '../model/access.ts';
 import { type Permission, permissionOf, type Subject } from '../model/permissions.ts';
 import { Refusal } from '../model/refusal.ts';

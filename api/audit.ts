@@ -1,8 +1,9 @@
 /** How a request gets onto the audit log: begun, carried in the transaction of its change, and completed with its answer. */
 import { randomUUID } from 'node:crypto';
 import type { FastifyReply, FastifyRequest } from 'fastify';
+import type { AuditOutcome, AuditRecord } from '../db/audit-record.ts';
 import type { Database } from '../db/connect.ts';
-import { type AuditOutcome, type AuditRecord, recordingDatabase, writeAudit } from '../db/transactions/audit.ts';
+import { recordingDatabase, writeAudit } from '../db/transactions/write-audit.ts';
 import type { Caller } from '../model/access.ts';
 import type { Permission } from '../model/permissions.ts';
 

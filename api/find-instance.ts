@@ -2,13 +2,9 @@
 import type { FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import type { Database } from '../db/connect.ts';
-import {
-  findInstanceByName,
-  type InstanceRecord,
-  readInstance,
-  readInstanceAndRecord,
-} from '../db/queries/read-instance.ts';
-import { requireProject } from '../db/transactions/manage-inventory.ts';
+import { findInstanceByName, type InstanceRecord, readInstance } from '../db/queries/read-instance.ts';
+import { requireProject } from '../db/queries/require-project.ts';
+import { readInstanceAndRecord } from '../db/transactions/read-instance-and-record.ts';
 import { Refusal } from '../model/refusal.ts';
 import type { InstanceView } from '../wire/operator-api/instances.ts';
 import { isUuid, nameOrId } from '../wire/operator-api/names.ts';

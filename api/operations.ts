@@ -14,8 +14,9 @@ import { ApplicationFailure, defaultPayloadConverter, WorkflowIdConflictPolicy }
 import type { z } from 'zod';
 import type { Database } from '../db/connect.ts';
 import { readOperation } from '../db/queries/read-operation.ts';
-import { settleKey, takeKey } from '../db/transactions/idempotency-key.ts';
 import { recordOperation } from '../db/transactions/record-operation.ts';
+import { settleKey } from '../db/transactions/settle-key.ts';
+import { takeKey } from '../db/transactions/take-key.ts';
 import { errorBody, type OperationError } from '../model/failures.ts';
 import { Refusal } from '../model/refusal.ts';
 import type { KeyedCall, OperationKind } from '../model/states.ts';

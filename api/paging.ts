@@ -1,7 +1,7 @@
 /** Lists in pages: where a page begins, and the token of the one after it. */
 import { z } from 'zod';
-import type { Page } from '../db/queries/affinity-groups.ts';
-import type { ListOrder } from '../db/queries/read-instance.ts';
+import type { Page } from '../db/queries/list-affinity-groups.ts';
+import type { ListOrder } from '../db/queries/list-instances.ts';
 import { Refusal } from '../model/refusal.ts';
 import { nameOrId } from '../wire/operator-api/names.ts';
 import { DEFAULT_PAGE_LIMIT, type pageParams } from '../wire/operator-api/pages.ts';

@@ -6,7 +6,7 @@ import { jsonSchemaTransform, type ZodTypeProvider } from 'fastify-type-provider
 import type { Logger } from 'pino';
 import { SledClient } from '../activities/sled-client.ts';
 import { SledDirectory, warnWithoutAuthority } from '../activities/sled-directory.ts';
-import { type OpenDatabase, openDatabase } from '../db/connect.ts';
+import { type OpenDatabase, openDatabase, pingDatabase } from '../db/connect.ts';
 import { readCapacity } from '../db/queries/read-capacity.ts';
 import { DEFAULT_BEAT_MS } from '../model/lease.ts';
 import { becomeControlPlane } from '../platform/identity/control-plane.ts';
@@ -113,7 +113,7 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
   const joining = (): SledJoining | null =>
     sledListener === undefined || listening === null ? null : { authority: sledListener.authority, url: listening.url };
   const context = createContext(options, { database, temporal, metrics, sleds, joining });
-  const problems = () => readinessProblems(db, temporal.connection);
+  const problems = () => readinessProblems(() => pingDatabase(db), temporal.connection);
 
   const app = await createApp(options, context);
   addRoutes(app, context, leaseBeatMs);

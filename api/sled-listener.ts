@@ -7,7 +7,7 @@ import type { Server } from 'node:https';
 import type { TLSSocket } from 'node:tls';
 import { type FastifyRequest, fastify } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
-import { readCertificateRefusal } from '../db/queries/sled-identity.ts';
+import { readCertificateRefusal } from '../db/queries/read-certificate-refusal.ts';
 import type { IdentityRefusal } from '../model/identity.ts';
 import type { Authority } from '../platform/identity/authority.ts';
 import type { IdentityHolder } from '../platform/identity/holder.ts';

@@ -5,6 +5,7 @@ import { sql } from 'drizzle-orm';
 import { drizzle, type NodePgDatabase } from 'drizzle-orm/node-postgres';
 import { migrate } from 'drizzle-orm/node-postgres/migrator';
 import pg from 'pg';
+import { ADVISORY_LOCKS } from './advisory-locks.ts';
 import * as schema from './schema.ts';
 
 export type Database = NodePgDatabase<typeof schema>;
@@ -19,8 +20,6 @@ export interface OpenDatabase {
 }
 
 const MIGRATIONS_FOLDER = join(dirname(fileURLToPath(import.meta.url)), 'migrations');
-/** Any constant: processes that start at once must agree on one. */
-const MIGRATION_LOCK = 7_301_855;
 /** How long one statement may take, in milliseconds: shorter than any activity's time-out, so that a lock can't outlive it. */
 const STATEMENT_TIMEOUT_MS = 8_000;
 
@@ -74,7 +73,27 @@ function named(config: unknown, values: unknown): unknown {
   return { ...config, name: known };
 }
 
-/** Brings the database at `url` to the newest schema; several processes may do so at once. Throws what PostgreSQL says. */
+/** Waits for an answer of the database, to a query for nothing. Throws what keeps it from answering. */
+export async function pingDatabase(db: Queryable): Promise<void> {
+  await db.execute(sql`SELECT 1`);
+}
+
+/** Whether a PostgreSQL at `url` takes connections and answers; the connection is waited for two seconds. */
+export async function acceptsConnections(url: string): Promise<boolean> {
+  const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 2_000 });
+  client.on('error', () => {});
+  try {
+    await client.connect();
+    await client.query('SELECT 1');
+    return true;
+  } catch {
+    return false;
+  } finally {
+    await client.end().catch(() => {});
+  }
+}
+
+/** Brings the database at `url` to the newest schema; several processes may do so at once. Throws PostgreSQL's errors. */
 export async function migrateDatabase(url: string): Promise<void> {
   const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 10_000 });
   // The statement that meets it fails; without a listener the process would end.
@@ -82,7 +101,7 @@ export async function migrateDatabase(url: string): Promise<void> {
   await client.connect();
   try {
     const db = drizzle(client);
-    await db.execute(sql`SELECT pg_advisory_lock(${MIGRATION_LOCK})`);
+    await db.execute(sql`SELECT pg_advisory_lock(${ADVISORY_LOCKS.migration})`);
     await migrate(db, { migrationsFolder: MIGRATIONS_FOLDER });
   } finally {
     await client.end();

@@ -1,4 +1,5 @@
 import pg from 'pg';
+import { Refusal } from '../model/refusal.ts';
 
 /** PostgreSQL's error behind whatever wrapped it (drizzle wraps), or `null`. */
 export function databaseError(error: unknown): pg.DatabaseError | null {
@@ -12,6 +13,24 @@ export function databaseError(error: unknown): pg.DatabaseError | null {
 export function violatedConstraint(error: unknown): string | null {
   const cause = databaseError(error);
   return cause?.code?.startsWith('23') ? (cause.constraint ?? null) : null;
+}
+
+/**
+ * Runs a write whose name the unique index `constraint` may find taken: throws a {@link Refusal} that says so, with what
+ * kind of thing (`noun`) has which name. Any other error is thrown as it is.
+ */
+export async function refuseTakenName<T>(
+  constraint: string,
+  noun: string,
+  name: string,
+  write: () => Promise<T>,
+): Promise<T> {
+  try {
+    return await write();
+  } catch (error) {
+    if (violatedConstraint(error) === constraint) throw Refusal.nameTaken(noun, name);
+    throw error;
+  }
 }
 
 const TRANSIENT_CODES = new Set(['40001', '40P01']);

@@ -3,7 +3,7 @@
  * statements, not calls, so that they ride in the transactions that move the instance: the network knows a place before
  * the guest may run there, follows a migration in the very transaction that moves it, and forgets it before Stopped or
  * Failed is shown. Nothing here speaks to a switch or a sled, so none of them can hold up a start or an update: sled
- * agents poll (`db/queries/network.ts`).
+ * agents poll (`queries/read-network-changes.ts`).
  */
 import { type SQL, sql } from 'drizzle-orm';
 

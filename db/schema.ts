@@ -101,7 +101,7 @@ export const sled = pgTable(
     threads: integer('threads').notNull(),
     memoryBytes: exact('memory_bytes').notNull(),
     policy: sledPolicy('policy').notNull().default('in_service'),
-    /** It has joined: its agent speaks by certificates alone. */
+    /** It has joined: its agent is known by certificates alone. */
     identified: boolean('identified').notNull().default(false),
     /** Kept by a trigger on `sled_reservation`. */
     reservedThreads: integer('reserved_threads').notNull().default(0),
@@ -110,7 +110,7 @@ export const sled = pgTable(
     leaseMs: integer('lease_ms'),
     /** When the control plane received the renewal whose lease ends last. */
     leaseRenewedAt: moment('lease_renewed_at'),
-    /** When a renewal was received last in which the agent said that it holds its lease: only then it may run guests. */
+    /** When a renewal was received last in which the agent reported that it holds its lease: only then it may run guests. */
     leaseConfirmedAt: moment('lease_confirmed_at'),
     /** When it renewed for the first time. */
     fencingSince: moment('fencing_since'),
@@ -240,9 +240,9 @@ export const vmm = pgTable(
     stateGeneration: exact('state_generation').notNull().default(1),
     unwindingSince: moment('unwinding_since'),
     failureReason: text('failure_reason'),
-    /** Set before the sled is told to run the guest or to migrate it in: from then on only its answer settles a doubt. */
+    /** Set before the sled is commanded to run the guest or to migrate it in: from then on only its answer settles a doubt. */
     commandedAt: moment('commanded_at'),
-    /** The VMM's sled is off by an operator's word or by its lease: its answer is awaited no more, as with an expunged sled. */
+    /** The VMM's sled is off, as an operator stated or by its lease: its answer is awaited no more, as with an expunged sled. */
     vouchedGoneAt: moment('vouched_gone_at'),
     timeStateUpdated: moment('time_state_updated').notNull().defaultNow(),
     timeCreated: moment('time_created').notNull().defaultNow(),
@@ -357,7 +357,9 @@ export const affinityGroup = pgTable(
   (table) => [uniqueIndex('affinity_group_name').on(table.projectId, table.kind, table.name)],
 );
 
-/** Who belongs to a group. The triggers in `0002_placement.sql` say who may. */
+export type AffinityGroupRow = typeof affinityGroup.$inferSelect;
+
+/** Who belongs to a group. The triggers in `migrations/` say who may. */
 export const affinityGroupMember = pgTable(
   'affinity_group_member',
   {
@@ -488,8 +490,10 @@ export const accessToken = pgTable(
   ],
 );
 
+export type AccessTokenRow = typeof accessToken.$inferSelect;
+
 /**
- * Who did what. No foreign keys: a record outlives what it speaks of. One without `time_completed` was begun, and either
+ * Who did what. No foreign keys: a record outlives its subject. One without `time_completed` was begun, and either
  * goes on or its end could not be written; the reaper completes it as `unknown`.
  */
 export const auditLog = pgTable(

@@ -39,7 +39,7 @@ export interface Examination {
     readonly instances: number;
     readonly vmms: number;
     readonly sleds: number;
-    /** The names of sleds that gave no answer: nothing is said of what runs there. */
+    /** The names of sleds that gave no answer: nothing is known of what runs there. */
     readonly silentSleds: readonly string[];
     readonly temporal: boolean;
   };

@@ -1,15 +1,15 @@
 /**
- * Asks the sleds: invariant 4 (one guest at a time) and the sleds' part of invariant 8 (rest).
+ * Checks what the sleds report: invariant 4 (one guest at a time) and the sleds' part of invariant 8 (rest).
  *
  * Inventories are read at different moments and a report may be on its way, so one look proves nothing. Of two VMMs that
  * seem to run one instance's guest, the first sled is asked again after the second: when its VMM has the same generations
  * before and after, it was in that state all the while, and both ran at the moment when the second sled was asked.
  */
-import { sql } from 'drizzle-orm';
-import { z } from 'zod';
 import { type SledClient, SledError } from '../activities/sled-client.ts';
 import type { Database } from '../db/connect.ts';
-import { isGoneVmmState, isTerminalVmmState, VMM_STATES } from '../model/states.ts';
+import { type PlacedVmm, readPlacedVmms } from '../db/queries/read-placed-vmms.ts';
+import { type DirectoryEntry, readSledDirectory } from '../db/queries/read-sled-directory.ts';
+import { isGoneVmmState, isTerminalVmmState } from '../model/states.ts';
 import type { SledInventory } from '../wire/sled-protocol.ts';
 import type { Finding } from './finding.ts';
 
@@ -19,35 +19,28 @@ const CONCURRENT_SLEDS = 16;
 
 type ReportedVmm = SledInventory['vmms'][number];
 
-interface Sled {
-  readonly id: string;
-  readonly name: string;
-  readonly address: string;
-}
+type Sled = Pick<DirectoryEntry, 'id' | 'name' | 'address'>;
 
-/** What every sled said of itself, at about one moment. */
+/** What every sled reported of itself, at about one moment. */
 export interface SledSurvey {
   readonly inventories: readonly { readonly sled: Sled; readonly vmms: readonly ReportedVmm[] }[];
   /** Sleds that gave no answer: what runs there is not known. */
   readonly silent: readonly Sled[];
 }
 
-const sledRow = z.object({ id: z.string(), name: z.string(), address: z.string() });
-
 /** Reads the inventory of every sled that isn't expunged. A sled without an answer is not an error. */
 export async function surveySleds(db: Database, client: SledClient): Promise<SledSurvey> {
-  const result = await db.execute(sql`SELECT id, name, address FROM sled WHERE policy <> 'expunged' ORDER BY name`);
-  const queue = result.rows.map((row) => sledRow.parse(row));
+  const queue = await readSledDirectory(db);
   const inventories: { sled: Sled; vmms: ReportedVmm[] }[] = [];
   const silent: Sled[] = [];
-  const ask = async () => {
+  const work = async () => {
     for (let sled = queue.shift(); sled !== undefined; sled = queue.shift()) {
       const vmms = await inventoryOf(client, sled);
       if (vmms === null) silent.push(sled);
       else inventories.push({ sled, vmms });
     }
   };
-  await Promise.all(Array.from({ length: CONCURRENT_SLEDS }, ask));
+  await Promise.all(Array.from({ length: CONCURRENT_SLEDS }, work));
   return { inventories, silent };
 }
 
@@ -61,10 +54,10 @@ async function inventoryOf(client: SledClient, sled: Sled): Promise<ReportedVmm[
 }
 
 /**
- * Whether a VMM, by its sled's word, executes guest code. A source whose guest has left does not; a destination does
+ * Whether a VMM, as its sled reports it, executes guest code. A source whose guest has left does not; a destination does
  * from the moment when its side is completed; one that is starting may not yet.
  */
-export function runsGuest(vmm: ReportedVmm): boolean {
+function runsGuest(vmm: ReportedVmm): boolean {
   if (vmm.migration_out?.state === 'completed') return false;
   switch (vmm.vmm_state.state) {
     case 'running':
@@ -86,7 +79,7 @@ interface Place {
   readonly vmm: ReportedVmm;
 }
 
-/** `source` is in the middle of handing its guest over to `target`: its agent may hear of the end a moment later. */
+/** `source` is in the middle of handing its guest over to `target`: its agent may learn of the end a moment later. */
 function handsOver(source: ReportedVmm, target: ReportedVmm): boolean {
   return (
     source.vmm_state.state === 'migrating' &&
@@ -148,24 +141,8 @@ function describe({ sled, vmm }: Place): string {
   return `VMM ${vmm.vmm_id} is ${vmm.vmm_state.state} on sled ${sled.name}`;
 }
 
-const knownVmm = z.object({
-  id: z.string(),
-  instance_id: z.string(),
-  sled_id: z.string().nullable(),
-  state: z.enum(VMM_STATES),
-  deleted: z.boolean(),
-});
-type KnownVmm = z.infer<typeof knownVmm>;
-
-async function readVmms(db: Database, ids: readonly string[]): Promise<Map<string, KnownVmm>> {
-  const result = await db.execute(sql`
-    SELECT id, instance_id, sled_id, state, time_deleted IS NOT NULL AS deleted FROM vmm
-    WHERE time_deleted IS NULL OR id IN (SELECT value::uuid FROM jsonb_array_elements_text(${JSON.stringify(ids)}::jsonb))`);
-  return new Map(result.rows.map((row) => knownVmm.parse(row)).map((vmm) => [vmm.id, vmm]));
-}
-
 /** Why a VMM that lives on a sled should not be there, by the database; `null` when it should. */
-function strangeness(known: KnownVmm | undefined, sled: Sled, vmm: ReportedVmm): string | null {
+function strangeness(known: PlacedVmm | undefined, sled: Sled, vmm: ReportedVmm): string | null {
   if (known === undefined) return 'the database does not know it';
   if (known.instance_id !== vmm.instance_id) return `the database has it for instance ${known.instance_id}`;
   if (known.sled_id !== sled.id) return 'the database has it on another sled';
@@ -184,8 +161,8 @@ export async function findStrangers(db: Database, survey: SledSurvey, client: Sl
 }
 
 async function compare(db: Database, survey: SledSurvey): Promise<(Finding & { key: string })[]> {
-  // The database is read after the sleds: what a sled had been told to register was in the database before.
-  const known = await readVmms(
+  // The database is read after the sleds: what a sled had been asked to register was in the database before.
+  const known = await readPlacedVmms(
     db,
     survey.inventories.flatMap(({ vmms }) => vmms.map((vmm) => vmm.vmm_id)),
   );

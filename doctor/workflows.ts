@@ -1,16 +1,13 @@
-/** Asks Temporal: invariant 8, at rest no workflow of an instance is open. */
+/** Checks in Temporal: invariant 8, at rest no workflow of an instance is open. */
 import type { Client } from '@temporalio/client';
-import { sql } from 'drizzle-orm';
-import { z } from 'zod';
 import type { Database } from '../db/connect.ts';
+import { findOwningInstances } from '../db/queries/find-owning-instances.ts';
 import { workflowIds } from '../model/workflow-names.ts';
 import type { Finding } from './finding.ts';
 
 /** The beginnings of the ids of an instance's, a VMM's and a migration's workflows: every kind there is. */
 const { drain: _drain, reconcileOnce: _reconcileOnce, ...OF_INSTANCES } = workflowIds;
 const PREFIXES = Object.values(OF_INSTANCES).map((idOf) => idOf(''));
-
-const owner = z.object({ subject: z.string(), instance_id: z.string() });
 
 /** Finds open workflows of this database's instances and VMMs. */
 export async function findOpenWorkflows(db: Database, client: Client): Promise<Finding[]> {
@@ -21,18 +18,14 @@ export async function findOpenWorkflows(db: Database, client: Client): Promise<F
     suspects.push({ ...run, subject: run.workflowId.slice(prefix.length) });
   }
   if (suspects.length === 0) return [];
-  const ids = JSON.stringify(suspects.map(({ subject }) => subject));
-  const result = await db.execute(sql`
-    WITH subject AS (SELECT value AS id FROM jsonb_array_elements_text(${ids}::jsonb))
-    SELECT instance.id AS subject, instance.id AS instance_id FROM instance WHERE id::text IN (SELECT id FROM subject)
-    UNION ALL SELECT vmm.id, vmm.instance_id FROM vmm WHERE id::text IN (SELECT id FROM subject)
-    UNION ALL SELECT migration.id, migration.instance_id FROM migration WHERE id::text IN (SELECT id FROM subject)`);
-  const owners = new Map(result.rows.map((row) => owner.parse(row)).map((each) => [each.subject, each.instance_id]));
-
+  const owners = await findOwningInstances(
+    db,
+    suspects.map(({ subject }) => subject),
+  );
   const findings: Finding[] = [];
   for (const { workflowId, runId, type, subject } of suspects) {
     const instanceId = owners.get(subject);
-    // The list lags behind by a moment: the run itself is asked before it is accused.
+    // Temporal's list is a moment behind: the run itself is looked up before it is reported.
     if (instanceId === undefined || !(await isOpen(client, workflowId, runId))) continue;
     findings.push({
       invariant: 8,

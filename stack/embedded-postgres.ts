@@ -10,8 +10,8 @@ import { createRequire } from 'node:module';
 import { arch, platform, userInfo } from 'node:os';
 import { dirname, join, parse, resolve } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
-import pg from 'pg';
 import { z } from 'zod';
+import { acceptsConnections } from '../db/connect.ts';
 import { freePort, guardChild, processExists, waitUntil } from '../platform/host/child-process.ts';
 
 interface EmbeddedPostgresOptions {
@@ -168,17 +168,8 @@ function handle(child: ChildProcess, pid: number, url: string, port: number): Em
 async function becomesReady(url: string, failed: () => boolean): Promise<boolean> {
   const end = performance.now() + START_TIMEOUT_MS;
   while (!failed() && performance.now() < end) {
-    const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 2_000 });
-    client.on('error', () => {});
-    try {
-      await client.connect();
-      await client.query('SELECT 1');
-      return true;
-    } catch {
-      await new Promise((resolve) => setTimeout(resolve, 20));
-    } finally {
-      await client.end().catch(() => {});
-    }
+    if (await acceptsConnections(url)) return true;
+    await pause(20);
   }
   return false;
 }

@@ -4,8 +4,8 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { hashTokenSecret } from '../db/access-token-secret.ts';
 import { openDatabase } from '../db/connect.ts';
-import { findTokenByHash } from '../db/queries/access-tokens.ts';
-import { createTokenInDatabase } from '../db/transactions/manage-tokens.ts';
+import { findTokenByHash } from '../db/queries/find-token.ts';
+import { createTokenInDatabase } from '../db/transactions/create-token.ts';
 import { writePrivateFile } from '../platform/host/private-file.ts';
 
 /** The admin token of a stack. */

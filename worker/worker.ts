@@ -20,7 +20,7 @@ import { createReconcilerActivities } from '../activities/reconcilers.ts';
 import { createSagaActivities } from '../activities/sagas.ts';
 import { SledClient } from '../activities/sled-client.ts';
 import { SledDirectory, warnWithoutAuthority } from '../activities/sled-directory.ts';
-import { openDatabase } from '../db/connect.ts';
+import { openDatabase, pingDatabase } from '../db/connect.ts';
 import type { ReconcilerName } from '../model/reconcilers.ts';
 import { TASK_QUEUE, UPDATE_TASK_QUEUE } from '../model/workflow-names.ts';
 import { freePort } from '../platform/host/child-process.ts';
@@ -220,7 +220,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
           },
           problems: async () => [
             ...(main.getState() === 'RUNNING' ? [] : [`the worker is ${main.getState().toLowerCase()}`]),
-            ...(await readinessProblems(database.db, connected.connection)),
+            ...(await readinessProblems(() => pingDatabase(database.db), connected.connection)),
           ],
         });
 

@@ -19,7 +19,7 @@
  *
  * # Who writes what
  *
- * By the tags of the transactions in db/transactions/; doctor/rules/history.ts checks it against what was really
+ * By the tags of the transactions in db/transactions/; db/invariants/history.ts checks it against what was really
  * written.
  *
  *   instance.active_vmm_id      claim-start sets it, over NULL or a `saga_unwound` VMM; commit-update moves, clears it

@@ -1,7 +1,9 @@
 import { z } from 'zod';
-import { findToken, listTokens } from '../../db/queries/access-tokens.ts';
-import { requireProject } from '../../db/transactions/manage-inventory.ts';
-import { createToken, revokeToken } from '../../db/transactions/manage-tokens.ts';
+import { findToken } from '../../db/queries/find-token.ts';
+import { listTokens } from '../../db/queries/list-tokens.ts';
+import { requireProject } from '../../db/queries/require-project.ts';
+import { createToken } from '../../db/transactions/create-token.ts';
+import { revokeToken } from '../../db/transactions/revoke-token.ts';
 import { includesRole } from '../../model/access.ts';
 import { Refusal } from '../../model/refusal.ts';
 import {

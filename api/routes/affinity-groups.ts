@@ -1,21 +1,16 @@
 import { z } from 'zod';
 import type { Database } from '../../db/connect.ts';
 import { retryOnConflict } from '../../db/errors.ts';
-import {
-  isAffinityMember,
-  listAffinityGroups,
-  listAffinityMembers,
-  requireAffinityGroup,
-} from '../../db/queries/affinity-groups.ts';
+import { isAffinityMember } from '../../db/queries/is-affinity-member.ts';
+import { listAffinityGroups, listAffinityMembers } from '../../db/queries/list-affinity-groups.ts';
 import { readInstance } from '../../db/queries/read-instance.ts';
-import {
-  addAffinityMember,
-  createAffinityGroup,
-  deleteAffinityGroup,
-  removeAffinityMember,
-  updateAffinityGroup,
-} from '../../db/transactions/manage-affinity.ts';
-import { requireProject } from '../../db/transactions/manage-inventory.ts';
+import { requireAffinityGroup } from '../../db/queries/require-affinity-group.ts';
+import { requireProject } from '../../db/queries/require-project.ts';
+import { addAffinityMember } from '../../db/transactions/add-affinity-member.ts';
+import { createAffinityGroup } from '../../db/transactions/create-affinity-group.ts';
+import { deleteAffinityGroup } from '../../db/transactions/delete-affinity-group.ts';
+import { removeAffinityMember } from '../../db/transactions/remove-affinity-member.ts';
+import { updateAffinityGroup } from '../../db/transactions/update-affinity-group.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { AFFINITY_KINDS, type AffinityKind, groupNoun } from '../../model/states.ts';
 import {

@@ -2,7 +2,7 @@ import { type WorkflowExecutionDescription, WorkflowNotFoundError } from '@tempo
 import { WorkflowIdConflictPolicy } from '@temporalio/common';
 import { z } from 'zod';
 import { readSled } from '../../db/queries/read-sled.ts';
-import { setSledPolicy } from '../../db/transactions/manage-inventory.ts';
+import { setSledPolicy } from '../../db/transactions/set-sled-policy.ts';
 import type { DrainProgress } from '../../model/drain.ts';
 import { Refusal } from '../../model/refusal.ts';
 import type { WorkflowTypes } from '../../model/workflow-inputs.ts';

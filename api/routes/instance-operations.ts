@@ -2,7 +2,7 @@ import type { FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import type { InstanceRecord } from '../../db/queries/read-instance.ts';
 import { checkMigration } from '../../db/transactions/claim-migration.ts';
-import { recordRunningIntent } from '../../db/transactions/record-intent.ts';
+import { recordRunningIntent } from '../../db/transactions/record-running-intent.ts';
 import { requireLegal } from '../../model/legality.ts';
 import type { KeyedCall } from '../../model/states.ts';
 import { instanceMigrate, instanceView } from '../../wire/operator-api/instances.ts';

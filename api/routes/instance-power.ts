@@ -1,9 +1,10 @@
 import { SledError } from '../../activities/sled-client.ts';
 import { readSled } from '../../db/queries/read-sled.ts';
-import { readLinkedVmms, type VmmPlace } from '../../db/queries/saga-progress.ts';
+import { readLinkedVmms, type VmmPlace } from '../../db/queries/read-vmm-place.ts';
 import { applyReport } from '../../db/transactions/apply-report.ts';
 import { failVmm } from '../../db/transactions/fail-vmm.ts';
-import { recordForceStop, recordStop } from '../../db/transactions/record-intent.ts';
+import { recordForceStop } from '../../db/transactions/force-stop.ts';
+import { recordStop } from '../../db/transactions/record-stop.ts';
 import { type ForceStopSide, judgeForceStop } from '../../model/force-stop.ts';
 import { requireLegal } from '../../model/legality.ts';
 import { Refusal } from '../../model/refusal.ts';

@@ -1,14 +1,10 @@
 import { randomUUID } from 'node:crypto';
 import { z } from 'zod';
-import { listInstances } from '../../db/queries/read-instance.ts';
-import {
-  createInstance,
-  type InstanceChanges,
-  type NewInstance,
-  requireProject,
-  updateInstanceRecord,
-} from '../../db/transactions/manage-inventory.ts';
-import { deleteInstance } from '../../db/transactions/record-intent.ts';
+import { listInstances } from '../../db/queries/list-instances.ts';
+import { requireProject } from '../../db/queries/require-project.ts';
+import { createInstance, type NewInstance } from '../../db/transactions/create-instance.ts';
+import { deleteInstance } from '../../db/transactions/delete-instance.ts';
+import { type InstanceChanges, updateInstanceRecord } from '../../db/transactions/update-instance.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { signalIfNeeded } from '../../temporal/signal-update.ts';
 import {

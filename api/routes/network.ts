@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { networkCursor, readNetworkChanges } from '../../db/queries/network.ts';
+import { networkCursor, readNetworkChanges } from '../../db/queries/read-network-changes.ts';
 import { DEFAULT_NETWORK_PAGE, MAX_NETWORK_PAGE, networkPage } from '../../wire/network-protocol.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
 import { errors } from '../errors.ts';

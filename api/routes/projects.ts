@@ -1,12 +1,10 @@
 import { z } from 'zod';
 import { listProjects } from '../../db/queries/list-projects.ts';
-import {
-  createProject,
-  deleteProject,
-  requireProject,
-  setQuota,
-  updateProject,
-} from '../../db/transactions/manage-inventory.ts';
+import { requireProject } from '../../db/queries/require-project.ts';
+import { createProject } from '../../db/transactions/create-project.ts';
+import { deleteProject } from '../../db/transactions/delete-project.ts';
+import { setQuota } from '../../db/transactions/set-quota.ts';
+import { updateProject } from '../../db/transactions/update-project.ts';
 import { isUuid, nameOrId } from '../../wire/operator-api/names.ts';
 import { pageParams, resultsPage } from '../../wire/operator-api/pages.ts';
 import { projectCreate, projectUpdate, projectView, quotaUpdate, quotaView } from '../../wire/operator-api/projects.ts';

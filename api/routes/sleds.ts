@@ -1,8 +1,10 @@
 import { z } from 'zod';
 import { listSleds } from '../../db/queries/list-sleds.ts';
 import { readCountedSled } from '../../db/queries/read-sled.ts';
+import { addSled } from '../../db/transactions/add-sled.ts';
 import { declareSledDead } from '../../db/transactions/declare-dead.ts';
-import { addSled, expungeSled, setSledPolicy } from '../../db/transactions/manage-inventory.ts';
+import { expungeSled } from '../../db/transactions/expunge-sled.ts';
+import { setSledPolicy } from '../../db/transactions/set-sled-policy.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { pageParams, resultsPage } from '../../wire/operator-api/pages.ts';
 import {

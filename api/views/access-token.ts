@@ -1,4 +1,4 @@
-import type { AccessTokenRow } from '../../db/queries/access-tokens.ts';
+import type { AccessTokenRow } from '../../db/schema.ts';
 import type { AccessTokenView } from '../../wire/operator-api/access-tokens.ts';
 
 /** A token as its administrators see it: never its secret. */

@@ -1,5 +1,5 @@
-import type { AffinityGroupRow } from '../../db/queries/affinity-groups.ts';
 import type { InstanceRecord } from '../../db/queries/read-instance.ts';
+import type { AffinityGroupRow } from '../../db/schema.ts';
 import type { AffinityGroupMember, AffinityGroupView } from '../../wire/operator-api/affinity-groups.ts';
 
 /** A group as the API answers it. */

@@ -5,8 +5,9 @@
 import { SledClient, SledError } from '../../activities/sled-client.ts';
 import { type OpenDatabase, openDatabase } from '../../db/connect.ts';
 import { applyReport } from '../../db/transactions/apply-report.ts';
+import { beginUnwind } from '../../db/transactions/begin-unwind.ts';
 import { type ClaimedVmm, claimStart } from '../../db/transactions/claim-start.ts';
-import { beginUnwind, finishUnwind } from '../../db/transactions/unwind-vmm.ts';
+import { finishUnwind } from '../../db/transactions/finish-unwind.ts';
 
 /** One start and the VMM that it makes. */
 export interface StartAttempt {
@@ -51,7 +52,7 @@ export function createSteps(databaseUrl: string): {
         vmm_addr: claim.vmmAddress,
       };
       const state = await sleds.register(sled, claim.vmmId, request, SLED_CALL_MS);
-      await applyReport(db, claim.vmmId, state, { tell: true });
+      await applyReport(db, claim.vmmId, state, { markCommanded: true });
     },
     async run(attempt, claim) {
       const sled = { name: claim.sledName, address: claim.sledAddress };

@@ -99,7 +99,8 @@ function asJson({ findings, checked }: Examination) {
 }
 
 async function asText({ findings, checked }: Examination): Promise<string> {
-  const { findingLines, INVARIANTS } = await import('../../doctor/finding.ts');
+  const { findingLines } = await import('../../doctor/finding.ts');
+  const { INVARIANTS } = await import('../../model/invariants.ts');
   const notes = [
     ...(checked.silentSleds.length === 0
       ? []

@@ -1,7 +1,7 @@
 import { viewToken } from '../../api/views/access-token.ts';
 import { migrateDatabase, openDatabase } from '../../db/connect.ts';
-import { requireProject } from '../../db/transactions/manage-inventory.ts';
-import { createTokenInDatabase } from '../../db/transactions/manage-tokens.ts';
+import { requireProject } from '../../db/queries/require-project.ts';
+import { createTokenInDatabase } from '../../db/transactions/create-token.ts';
 import type { AccessRole } from '../../model/access.ts';
 import type { AccessTokenCreated } from '../../wire/operator-api/access-tokens.ts';
 import { isUuid, resourceName } from '../../wire/operator-api/names.ts';

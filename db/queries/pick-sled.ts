@@ -4,9 +4,13 @@
  */
 import { sql } from 'drizzle-orm';
 import { z } from 'zod';
+import { LATE_AFTER_LEASES } from '../../model/lease.ts';
 import { AFFINITY_KINDS, groupNoun, SLED_POLICIES } from '../../model/states.ts';
 import type { Queryable } from '../connect.ts';
-import { takesVmms } from './leases.ts';
+
+/** A sled that takes new VMMs: in service, not declared dead, and, with fencing, lately sure of its lease. */
+export const takesVmms = sql.raw(`(sled.policy = 'in_service' AND sled.time_declared_dead IS NULL
+  AND (sled.lease_ms IS NULL OR sled.lease_confirmed_at + sled.lease_ms * ${LATE_AFTER_LEASES} * interval '1 millisecond' > now()))`);
 
 export interface PlacementRequest {
   /** Its groups are honoured; where it is itself doesn't count. */

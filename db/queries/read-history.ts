@@ -47,7 +47,7 @@ export type StoredHistory = z.infer<typeof history>;
 /** How many rows of each kind a history shows: the newest. */
 const MOST = 200;
 
-/** All that the database tells of an instance's life, a deleted one's too; `null` when there is no such instance. */
+/** All that the database has of an instance's life, a deleted one's too; `null` when there is no such instance. */
 export async function readHistory(db: Queryable, instanceId: string): Promise<StoredHistory | null> {
   const result = await db.execute(sql`
     SELECT i.name, to_json(i.time_created) AS "timeCreated", to_json(i.time_deleted) AS "timeDeleted",

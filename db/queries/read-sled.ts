@@ -1,5 +1,6 @@
 import { and, eq, ne, sql } from 'drizzle-orm';
 import type { Queryable } from '../connect.ts';
+import { goneStates } from '../gone-states.ts';
 import { sled } from '../schema.ts';
 
 export type SledRow = typeof sled.$inferSelect;
@@ -15,7 +16,7 @@ export interface CountedSled {
  * would take for its own.
  */
 export const vmmCount = sql<number>`(SELECT count(*)::int FROM vmm placed WHERE placed.sled_id = sled.id AND placed.time_deleted IS NULL
-    AND placed.state NOT IN ('destroyed', 'failed', 'saga_unwound'))`;
+    AND placed.state NOT IN ${goneStates})`;
 
 /** Reads a sled by its id, an expunged one included; `null` when there is none. */
 export async function readSled(db: Queryable, sledId: string): Promise<SledRow | null> {

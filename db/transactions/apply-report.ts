@@ -1,4 +1,4 @@
-import { sql } from 'drizzle-orm';
+import { type SQL, sql } from 'drizzle-orm';
 import { z } from 'zod';
 import { IDENTITY_REFUSALS, type IdentityRefusal } from '../../model/identity.ts';
 import { INTENDED_STATES, type IntendedState, isGoneVmmState, VMM_STATES, type VmmState } from '../../model/states.ts';
@@ -18,9 +18,9 @@ const subjectRow = z.object({
 });
 
 /**
- * Whose word a report is. `control_plane`: the answer to a call of ours, from the sled that was called. `sled`: one that
- * showed its certificate; what it may not speak of is refused. `anybody`: no certificate was shown, which will do only for
- * a sled without an identity.
+ * Who reports. `control_plane`: the answer to a call of ours, from the sled that was called. `sled`: one that showed its
+ * certificate; a report on another sled's VMM is refused. `anybody`: no certificate was shown, which will do only for a
+ * sled without an identity.
  */
 export type ReportSource =
   | { readonly kind: 'control_plane' | 'anybody' }
@@ -28,14 +28,14 @@ export type ReportSource =
 
 export interface AppliedReport {
   readonly instanceId: string;
-  /** `unknown`: no such VMM, or a deleted one. `unwound`: its saga unwinds or has unwound it; nothing was written. */
+  /** `unwound`: its saga unwinds or has unwound the VMM, so nothing was written. */
   readonly verdict: 'applied' | 'unwound';
-  /** Whether the report was news. */
+  /** Whether the report said anything that was not known yet. */
   readonly wrote: boolean;
   /** The VMM's state after it. */
   readonly state: VmmState;
   readonly intendedState: IntendedState;
-  /** Its sled may have been told to run the guest or migrate it in: `tell` has marked it, now or before. */
+  /** Its sled may have been commanded to run the guest or migrate it in: `markCommanded` has marked it, now or before. */
   readonly commanded: boolean;
   /**
    * The instance is alone with this VMM, which is its active one and not gone: no migration, no other VMM. Then nothing
@@ -53,71 +53,54 @@ const NO_MIGRATION = { migration_id: null, state: 'pending', gen: 0 } as const;
  * neither gone nor unwinding; each migration side only if this VMM is that side, the generation is newer and the side is
  * not over. Returns `null` for a VMM that is unknown or deleted. Source: section 7 of docs/design.md.
  *
- * `source` says whose word it is: the check that it may speak of this VMM is part of the statement.
- * `saga` is for the sagas' own steps: `tell` marks, in the same statement, that the sled is about to be told to run the
- * guest or migrate it in (only while the user wants it to run, and the VMM is not gone); `succeed` records the operation's success.
+ * `source` says who reports: the check that it may report on this VMM is part of the statement.
+ * `saga` is for the sagas' own steps: `markCommanded` marks, in the same statement, that the sled is about to be commanded
+ * to run the guest or migrate it in (only while the user wants it to run, and the VMM is not gone); `succeed` records the
+ * operation's success.
  */
 export async function applyReport(
   db: Queryable,
   vmmId: string,
   report: SledVmmState,
-  saga: { tell?: boolean; succeed?: { operationId: string } } = {},
+  saga: { markCommanded?: boolean; succeed?: { operationId: string } } = {},
   source: ReportSource = { kind: 'control_plane' },
 ): Promise<AppliedReport | null> {
-  const { vmm_state: news } = report;
-  const migrationIn: MigrationRuntime | typeof NO_MIGRATION = report.migration_in ?? NO_MIGRATION;
-  const migrationOut: MigrationRuntime | typeof NO_MIGRATION = report.migration_out ?? NO_MIGRATION;
+  const { vmm_state: reported } = report;
   const { sledId, serial } = source.kind === 'sled' ? source : { sledId: null, serial: null };
   const result = await db.execute(sql`/* apply-report */
     WITH subject AS (
-      SELECT vmm.id, instance_id, state, state_generation, commanded_at, unwinding_since IS NOT NULL AS unwinding, time_deleted IS NOT NULL AS deleted,
+      SELECT vmm.id, instance_id, state, commanded_at, unwinding_since IS NOT NULL AS unwinding, time_deleted IS NOT NULL AS deleted,
+        state NOT IN ('destroyed', 'failed') AS alive, state_generation < ${reported.gen}::bigint AS newer,
         CASE
           WHEN ${source.kind} = 'control_plane' THEN NULL
           WHEN ${source.kind} = 'anybody' THEN CASE WHEN sled.identified THEN 'no_certificate' END
-          WHEN (SELECT policy FROM sled teller WHERE teller.id = ${sledId}::uuid) = 'expunged' THEN 'expunged'
+          WHEN (SELECT policy FROM sled reporter WHERE reporter.id = ${sledId}::uuid) = 'expunged' THEN 'expunged'
           WHEN NOT EXISTS (SELECT 1 FROM sled_certificate WHERE serial = ${serial} AND sled_id = ${sledId}::uuid AND time_revoked IS NULL)
             THEN 'revoked'
           WHEN vmm.sled_id IS DISTINCT FROM ${sledId}::uuid THEN 'foreign_vmm'
         END AS refusal
       FROM vmm LEFT JOIN sled ON sled.id = vmm.sled_id WHERE vmm.id = ${vmmId} FOR UPDATE OF vmm
     ), open AS (
-      SELECT id FROM subject WHERE NOT unwinding AND NOT deleted AND state <> 'saga_unwound' AND refusal IS NULL
+      SELECT id, newer AND alive AS takes_state FROM subject
+      WHERE NOT unwinding AND NOT deleted AND state <> 'saga_unwound' AND refusal IS NULL
     ), wanted AS (
-      SELECT instance.id, instance.intended_state,
-        instance.intended_state = 'running' AND subject.state NOT IN ('destroyed', 'failed') AS runs,
+      SELECT instance.id, instance.intended_state, instance.intended_state = 'running' AND subject.alive AS runs,
         instance.state = 'vmm' AND instance.active_vmm_id = subject.id AND instance.migration_id IS NULL
           AND NOT EXISTS (SELECT 1 FROM vmm other WHERE other.instance_id = instance.id AND other.time_deleted IS NULL
             AND other.id <> subject.id) AS alone
       FROM instance JOIN subject ON subject.instance_id = instance.id
     ), wrote AS (
       UPDATE vmm SET
-        state = CASE WHEN subject.state_generation < ${news.gen}::bigint AND subject.state NOT IN ('destroyed', 'failed')
-          THEN ${news.state}::vmm_state ELSE vmm.state END,
-        state_generation = CASE WHEN subject.state_generation < ${news.gen}::bigint AND subject.state NOT IN ('destroyed', 'failed')
-          THEN ${news.gen}::bigint ELSE vmm.state_generation END,
-        failure_reason = CASE WHEN subject.state NOT IN ('destroyed', 'failed') AND ${news.state} = 'failed'
-            AND subject.state_generation < ${news.gen}::bigint
-          THEN 'its sled agent reported it failed' ELSE vmm.failure_reason END,
-        time_state_updated = CASE WHEN subject.state_generation < ${news.gen}::bigint THEN now() ELSE vmm.time_state_updated END,
-        commanded_at = CASE WHEN ${saga.tell ?? false} AND wanted.runs THEN coalesce(vmm.commanded_at, now()) ELSE vmm.commanded_at END
-      FROM subject JOIN open USING (id), wanted
-      WHERE vmm.id = subject.id AND ((subject.state_generation < ${news.gen}::bigint AND subject.state NOT IN ('destroyed', 'failed'))
-        OR (${saga.tell ?? false} AND wanted.runs AND vmm.commanded_at IS NULL))
+        state = CASE WHEN takes_state THEN ${reported.state}::vmm_state ELSE vmm.state END,
+        state_generation = CASE WHEN takes_state THEN ${reported.gen}::bigint ELSE vmm.state_generation END,
+        failure_reason = CASE WHEN takes_state AND ${reported.state} = 'failed' THEN 'its sled agent reported it failed' ELSE vmm.failure_reason END,
+        time_state_updated = CASE WHEN takes_state THEN now() ELSE vmm.time_state_updated END,
+        commanded_at = CASE WHEN ${saga.markCommanded ?? false} AND wanted.runs THEN coalesce(vmm.commanded_at, now()) ELSE vmm.commanded_at END
+      FROM open, wanted
+      WHERE vmm.id = open.id AND (takes_state OR (${saga.markCommanded ?? false} AND wanted.runs AND vmm.commanded_at IS NULL))
       RETURNING vmm.id, vmm.state, vmm.commanded_at
-    ), side_out AS (
-      UPDATE migration SET source_state = ${migrationOut.state}::migration_state, source_generation = ${migrationOut.gen}::bigint,
-        time_source_updated = now()
-      FROM open
-      WHERE migration.id = ${migrationOut.migration_id}::uuid AND source_vmm_id = open.id
-        AND source_state NOT IN ('completed', 'failed') AND source_generation < ${migrationOut.gen}::bigint
-      RETURNING migration.id
-    ), side_in AS (
-      UPDATE migration SET target_state = ${migrationIn.state}::migration_state, target_generation = ${migrationIn.gen}::bigint,
-        time_target_updated = now()
-      FROM open
-      WHERE migration.id = ${migrationIn.migration_id}::uuid AND target_vmm_id = open.id
-        AND target_state NOT IN ('completed', 'failed') AND target_generation < ${migrationIn.gen}::bigint
-      RETURNING migration.id
+    ), side_out AS (${writeSide('source', report.migration_out ?? NO_MIGRATION)}
+    ), side_in AS (${writeSide('target', report.migration_in ?? NO_MIGRATION)}
     ), succeeded AS (
       UPDATE operation SET succeeded = true, time_ended = now()
       WHERE id = ${saga.succeed?.operationId ?? null}::uuid AND time_ended IS NULL
@@ -141,4 +124,16 @@ export async function applyReport(
     settled: row.alone && !isGoneVmmState(row.state),
     refusal: row.refusal,
   };
+}
+
+/** The part that writes one side of a migration, where the VMM that reports is that side. */
+function writeSide(side: 'source' | 'target', runtime: MigrationRuntime | typeof NO_MIGRATION): SQL {
+  const [state, generation] = [sql.identifier(`${side}_state`), sql.identifier(`${side}_generation`)];
+  return sql`
+      UPDATE migration SET ${state} = ${runtime.state}::migration_state, ${generation} = ${runtime.gen}::bigint,
+        ${sql.identifier(`time_${side}_updated`)} = now()
+      FROM open
+      WHERE migration.id = ${runtime.migration_id}::uuid AND ${sql.identifier(`${side}_vmm_id`)} = open.id
+        AND ${state} NOT IN ('completed', 'failed') AND ${generation} < ${runtime.gen}::bigint
+      RETURNING migration.id`;
 }

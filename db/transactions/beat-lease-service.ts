@@ -3,7 +3,7 @@ import type { Queryable } from '../connect.ts';
 
 /**
  * Writes down that the control plane can take renewals of leases now, by the database's clock; and, where it could not for
- * longer than `shortestGapMs` milliseconds, the gap. Where the clock went backward, what it said of renewals is brought
+ * longer than `shortestGapMs` milliseconds, the gap. Where the clock went backward, the times of renewals are set
  * back with it, so that every lease begins anew. APIs do so beside each other: one that is away among several is no gap.
  */
 export async function beatLeaseService(db: Queryable, shortestGapMs: number): Promise<void> {

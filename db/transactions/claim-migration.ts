@@ -1,25 +1,23 @@
 import { randomInt } from 'node:crypto';
 import { type SQL, sql } from 'drizzle-orm';
+import type { Attempt } from '../../model/attempt.ts';
 import { migrateVerdict, refusalMessage } from '../../model/legality.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { isGoneVmmState } from '../../model/states.ts';
+import { auditStatement, automaticRecord } from '../audit-record.ts';
 import type { Database, Queryable } from '../connect.ts';
 import { violatedConstraint } from '../errors.ts';
 import { type Destination, readDestination } from '../queries/pick-sled.ts';
 import { type InstanceRecord, readInstance } from '../queries/read-instance.ts';
-import { auditStatement, automaticRecord } from './audit.ts';
+import { burnVmmId } from './burn-vmm-id.ts';
 import { type ClaimedVmm, isLostPlacement, readClaim, VMM_PORTS } from './claim-start.ts';
-import { burnVmmId, recordRefusedOperation } from './unwind-vmm.ts';
+import { recordRefusedOperation } from './refuse-operation.ts';
 
 const MAX_ATTEMPTS = 12;
 
-export interface ClaimMigrationRequest {
-  readonly instanceId: string;
+export interface ClaimMigrationRequest extends Omit<Attempt, 'kind'> {
   readonly destinationSledId: string;
-  readonly vmmId: string;
   readonly migrationId: string;
-  readonly operationId: string;
-  readonly workflowId: string;
   /** The sled that is being drained, where that is why: nobody asked for this very migration. */
   readonly drainedSledId?: string | undefined;
   readonly isRetry: boolean;

@@ -1,33 +1,31 @@
 import { randomInt } from 'node:crypto';
 import { type SQL, sql } from 'drizzle-orm';
 import { z } from 'zod';
+import type { Attempt } from '../../model/attempt.ts';
 import { autoRestartVerdict } from '../../model/auto-restart.ts';
 import { refusalMessage, verdict } from '../../model/legality.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { isGoneVmmState, type StartReason } from '../../model/states.ts';
+import { ADVISORY_LOCKS } from '../advisory-locks.ts';
+import { auditStatement, automaticRecord } from '../audit-record.ts';
 import type { Database, Queryable } from '../connect.ts';
 import { violatedConstraint } from '../errors.ts';
 import { network } from '../network.ts';
-import { autoRestartFacts, readDatabaseTime } from '../queries/auto-restart.ts';
+import { autoRestartFacts } from '../queries/find-restart-candidates.ts';
 import { explainNoSled, type PlacementRequest, pickSled } from '../queries/pick-sled.ts';
+import { readDatabaseTime } from '../queries/read-database-time.ts';
 import { readInstance } from '../queries/read-instance.ts';
-import { auditStatement, automaticRecord } from './audit.ts';
-import { burnVmmId, recordRefusedOperation } from './unwind-vmm.ts';
+import { burnVmmId } from './burn-vmm-id.ts';
+import { recordRefusedOperation } from './refuse-operation.ts';
 
 /** The ports that a VMM may get: below every usual ephemeral range, so that no client socket sits on one. */
 export const VMM_PORTS = { first: 12_500, last: 32_500 } as const;
-/** How often a claim that lost a race is tried again before it says that the sleds are busy. */
+/** How often a claim that lost a race is tried again before it is refused because the sleds are busy. */
 const MAX_ATTEMPTS = 12;
 /** After so many lost races a claim queues up with the others that lost: one places at a time, so none loses for ever. */
 const FREE_ATTEMPTS = 3;
-/** Any constant: the claims that queue up must agree on one. */
-const PLACEMENT_LOCK = 7_301_856;
 
-export interface ClaimStartRequest {
-  readonly instanceId: string;
-  readonly vmmId: string;
-  readonly operationId: string;
-  readonly workflowId: string;
+export interface ClaimStartRequest extends Omit<Attempt, 'kind'> {
   readonly reason: StartReason;
   /** An earlier attempt of the same claim may still be on its way: a refusal must then close the door on it. */
   readonly isRetry: boolean;
@@ -92,14 +90,14 @@ export function isLostPlacement(constraint: string | null): boolean {
 }
 
 /** Runs one attempt of a claim; where it has to `queue`, when those that queued before it are through. */
-export async function inPlacementQueue<T>(
+async function inPlacementQueue<T>(
   db: Database,
   queue: boolean,
   attempt: (queryable: Queryable) => Promise<T>,
 ): Promise<T> {
   if (!queue) return attempt(db);
   return db.transaction(async (transaction) => {
-    await transaction.execute(sql`/* claim-start */ SELECT pg_advisory_xact_lock(${PLACEMENT_LOCK})`);
+    await transaction.execute(sql`/* claim-start */ SELECT pg_advisory_xact_lock(${ADVISORY_LOCKS.placement})`);
     return attempt(transaction);
   });
 }

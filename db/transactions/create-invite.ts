@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { sql } from 'drizzle-orm';
 import type { Database } from '../connect.ts';
 
-/** How long an invitation that has expired is still known, so that whoever uses it is told why it fails. */
+/** How long an invitation that has expired is kept, so that whoever uses it gets the reason for the refusal. */
 const KEPT = '30 days';
 
 /**

@@ -3,12 +3,13 @@ import { sql } from 'drizzle-orm';
 import { type LeaseStanding, leaseStanding } from '../../model/lease.ts';
 import { Refusal } from '../../model/refusal.ts';
 import type { DeathCause } from '../../model/states.ts';
+import { type AutomaticAction, automaticRecord } from '../audit-record.ts';
 import type { Database, Queryable } from '../connect.ts';
 import { retryOnConflict } from '../errors.ts';
-import { readLeaseFacts } from '../queries/leases.ts';
-import { type AutomaticAction, automaticRecord, writeAudit } from './audit.ts';
+import { readLeaseFacts } from '../queries/read-lease-facts.ts';
 import { failSledVmms } from './fail-sled.ts';
 import { lostAmong, returnSled } from './renew-lease.ts';
+import { writeAudit } from './write-audit.ts';
 
 /** What was written when a sled was declared dead. */
 export interface Declaration {
@@ -45,7 +46,7 @@ export async function judgeLease(
 }
 
 /**
- * Declares a sled dead on an operator's word that nothing runs on it. A second time it does nothing more. Throws a
+ * Declares a sled dead, as an operator states that nothing runs on it. A second time it does nothing more. Throws a
  * {@link Refusal} for a sled that is not there or expunged.
  */
 export async function declareSledDead(db: Database, sledId: string): Promise<Declaration> {
@@ -86,11 +87,11 @@ async function declare(
   // Whoever waits for this sled's answer about a VMM waits no more, also after the sled has come back.
   await transaction.execute(sql`/* declare-dead */
     UPDATE vmm SET vouched_gone_at = coalesce(vouched_gone_at, now()) WHERE sled_id = ${sledId} AND time_deleted IS NULL`);
-  return failSledVmms(transaction, { tag: 'declare-dead', sledId, reason });
+  return failSledVmms(transaction, { by: 'declare-dead', sledId, reason });
 }
 
 /**
- * Takes a sled without fencing that was declared dead back into service, when none of the VMMs that it says live there is
+ * Takes a sled without fencing that was declared dead back into service, when none of the VMMs that it reports is
  * lost. Returns those that are; an empty list means that it is in service.
  */
 export async function returnDeadSled(

@@ -1,11 +1,11 @@
 import { sql } from 'drizzle-orm';
+import { type AutomaticAction, auditStatement, automaticRecord } from '../audit-record.ts';
 import type { Queryable } from '../connect.ts';
-import { type AutomaticAction, auditStatement, automaticRecord } from './audit.ts';
 
 /**
- * The control plane's own verdict that a VMM is lost: its sled says that it does not know it, or an operator vouches for
- * it. Nothing is written to a VMM that is gone, unwinding, or still `creating` (its sled may not know it yet). It says
- * nothing about the VMM's side of a migration (case 4 of section 6). Returns the instance's id when it wrote, else `null`.
+ * The control plane's own verdict that a VMM is lost: its sled answers that it does not know it, or an operator vouches for
+ * it. Nothing is written to a VMM that is gone, unwinding, or still `creating` (its sled may not know it yet). It
+ * leaves open the VMM's side of a migration (case 4 of section 6). Returns the instance's id when it wrote, else `null`.
  * `by` is who came to the verdict where nobody asked for it: the verdict is on the audit log then, in the same statement.
  */
 export async function failVmm(

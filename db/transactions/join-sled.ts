@@ -33,7 +33,7 @@ export async function joinSled<Certificate extends { readonly serial: string; re
         .from(sledInvite)
         .where(eq(sledInvite.secretHash, secretHash))
         .for('update');
-      // None of these says more of the invitation than whoever has the token knows.
+      // None of these discloses more of the invitation than whoever has the token knows.
       if (found === undefined) throw refuseToken('is not one of this installation');
       const { invite, expired } = found;
       if (expired) throw refuseToken('has expired');

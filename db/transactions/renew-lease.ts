@@ -2,15 +2,16 @@ import { sql } from 'drizzle-orm';
 import { z } from 'zod';
 import { SLED_POLICIES } from '../../model/states.ts';
 import type { Database, Queryable } from '../connect.ts';
+import { goneStates } from '../gone-states.ts';
 
 export interface RenewalRequest {
   readonly sledId: string;
   readonly leaseMs: number;
-  /** The agent holds a lease, by its own word. */
+  /** The agent reports that it holds a lease. */
   readonly held: boolean;
   /** The epoch that the agent named; `null` when it named none. */
   readonly epoch: number | null;
-  /** The VMMs that the agent says live on its sled. */
+  /** The VMMs that the agent reports as living on its sled. */
   readonly livingVmmIds: readonly string[];
 }
 
@@ -71,13 +72,13 @@ async function extend(db: Queryable, { sledId, leaseMs, held }: RenewalRequest):
 const laterEnd = (leaseMs: number) => sql`coalesce(lease_renewed_at + lease_ms * interval '1 millisecond'
   <= clock_timestamp() + ${leaseMs}::int * interval '1 millisecond', true)`;
 
-/** Those of the VMMs that a sled says live there which the database has as gone, or doesn't have there. */
+/** Those of the VMMs that a sled reports which the database has as gone, or doesn't have there. */
 export async function lostAmong(db: Queryable, sledId: string, livingVmmIds: readonly string[]): Promise<string[]> {
   const result = await db.execute(sql`/* renew-lease */
     SELECT reported.id FROM (SELECT value::uuid AS id FROM jsonb_array_elements_text(${JSON.stringify(livingVmmIds)}::jsonb)) reported
     LEFT JOIN vmm ON vmm.id = reported.id
     WHERE vmm.id IS NULL OR vmm.sled_id IS DISTINCT FROM ${sledId}::uuid OR vmm.time_deleted IS NOT NULL OR vmm.vouched_gone_at IS NOT NULL
-      OR vmm.state IN ('destroyed', 'failed', 'saga_unwound')`);
+      OR vmm.state IN ${goneStates}`);
   return result.rows.map((row) => String(row.id));
 }
 

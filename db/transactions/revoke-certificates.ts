@@ -3,7 +3,7 @@ import { Refusal } from '../../model/refusal.ts';
 import type { Database } from '../connect.ts';
 
 /**
- * Revokes every certificate of a sled: its word counts no more, and it is told nothing more, until it joins again. Returns
+ * Revokes every certificate of a sled: its reports are refused, and it gets no more commands, until it joins again. Returns
  * how many were good until now. Throws a {@link Refusal} when there is no such sled, or it has no identity.
  */
 export async function revokeCertificates(db: Database, sledId: string): Promise<number> {

@@ -1,12 +1,29 @@
 /** What a process counts and measures, for Prometheus. Names follow its conventions: base units, `_total` for counters. */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
-import type { Capacity } from '../../db/queries/read-capacity.ts';
 
 /** Seconds; from a transaction's few milliseconds to a silent sled's time-out. */
 const BUCKETS_SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
 
 /** How old what a scrape shows of the database may be, in milliseconds. */
 const CAPACITY_AGE_MS = 1_000;
+
+/** What the database holds at a moment: what the gauges show. */
+export interface Capacity {
+  readonly sleds: readonly {
+    readonly name: string;
+    readonly policy: string;
+    readonly threads: number;
+    readonly threadsReserved: number;
+    readonly memoryBytes: number;
+    readonly memoryReservedBytes: number;
+  }[];
+  /** Instances by the state of their row. */
+  readonly instances: readonly { readonly state: string; readonly count: number }[];
+  /** Migrations that instances name. */
+  readonly migrations: number;
+  /** Starts and migrations without an outcome. */
+  readonly openOperations: number;
+}
 
 /** How a step of a saga ended: `retry` will be tried again, `final` will not. */
 export type StepOutcome = 'done' | 'retry' | 'final';

@@ -1,14 +1,15 @@
 import type { Connection } from '@temporalio/client';
-import { sql } from 'drizzle-orm';
-import type { Queryable } from '../../db/connect.ts';
 
 /** How long PostgreSQL and Temporal may take to answer, in milliseconds. */
 const ANSWER_MS = 2_000;
 
-/** What keeps a process from doing its work: PostgreSQL or Temporal that does not answer. Empty when it is ready. */
-export async function readinessProblems(db: Queryable, connection: Connection): Promise<string[]> {
+/**
+ * What keeps a process from doing its work: PostgreSQL (as `pingDatabase` finds it) or Temporal that does not answer. Empty
+ * when it is ready.
+ */
+export async function readinessProblems(pingDatabase: () => Promise<void>, connection: Connection): Promise<string[]> {
   const checks: [string, () => Promise<unknown>][] = [
-    ['PostgreSQL', () => db.execute(sql`SELECT 1`)],
+    ['PostgreSQL', pingDatabase],
     ['Temporal', () => connection.withDeadline(Date.now() + ANSWER_MS, () => connection.healthService.check({}))],
   ];
   const found = await Promise.all(

@@ -17,7 +17,7 @@ import { readInstance } from '../../db/queries/read-instance.ts';
 import { applyReport } from '../../db/transactions/apply-report.ts';
 import { claimMigration } from '../../db/transactions/claim-migration.ts';
 import { type ClaimedVmm, claimStart } from '../../db/transactions/claim-start.ts';
-import { recordStop } from '../../db/transactions/record-intent.ts';
+import { recordStop } from '../../db/transactions/record-stop.ts';
 import type { WireVmmState } from '../../model/states.ts';
 import { Metrics } from '../../platform/telemetry/metrics.ts';
 import type { WorkflowStarter } from '../../temporal/workflow-starter.ts';
@@ -119,7 +119,7 @@ test('a stop that came while the VMM was registered ends the start before its sl
 
 test('each further command to run reads the intent first', async () => {
   const claim = await claimed();
-  await applyReport(database.db, claim.vmmId, vmmReport('starting', 2), { tell: true });
+  await applyReport(database.db, claim.vmmId, vmmReport('starting', 2), { markCommanded: true });
   await recordStop(database.db, claim.instanceId);
   const setState = async () => {
     calls.push('run');
@@ -199,7 +199,7 @@ test('a stop is sent to both sides of a migration', async () => {
 
 test('the state that a command is answered with is written, and signals the update when one is needed', async () => {
   const claim = await claimed();
-  await applyReport(database.db, claim.vmmId, vmmReport('starting', 2), { tell: true });
+  await applyReport(database.db, claim.vmmId, vmmReport('starting', 2), { markCommanded: true });
   const setState = async () => ({ updated_runtime: vmmReport('failed', 3) });
   const { runVmm } = createSagaActivities(context({ setState }));
   await inActivity(1, () => runVmm(attemptOf(claim)));

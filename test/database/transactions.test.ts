@@ -3,12 +3,14 @@ import { sql } from 'drizzle-orm';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { type InstanceRecord, readInstance } from '../../db/queries/read-instance.ts';
 import { applyReport } from '../../db/transactions/apply-report.ts';
+import { beginUnwind } from '../../db/transactions/begin-unwind.ts';
 import { claimStart } from '../../db/transactions/claim-start.ts';
 import { commitUpdate } from '../../db/transactions/commit-update.ts';
+import { deleteInstance } from '../../db/transactions/delete-instance.ts';
+import { expungeSled } from '../../db/transactions/expunge-sled.ts';
 import { failVmm } from '../../db/transactions/fail-vmm.ts';
-import { expungeSled } from '../../db/transactions/manage-inventory.ts';
-import { deleteInstance, recordStop } from '../../db/transactions/record-intent.ts';
-import { beginUnwind, finishUnwind } from '../../db/transactions/unwind-vmm.ts';
+import { finishUnwind } from '../../db/transactions/finish-unwind.ts';
+import { recordStop } from '../../db/transactions/record-stop.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import { startTestDatabase, type TestDatabase } from '../support/database.ts';
@@ -173,7 +175,7 @@ describe('a report', () => {
     const instanceId = await database.addInstance(projectId);
     const { vmmId } = await start(instanceId);
     await recordStop(database.db, instanceId);
-    expect(await applyReport(database.db, vmmId, vmmReport('starting', 2), { tell: true })).toMatchObject({
+    expect(await applyReport(database.db, vmmId, vmmReport('starting', 2), { markCommanded: true })).toMatchObject({
       intendedState: 'stopped',
     });
     expect((await record(instanceId)).active?.commandedAt).toBeNull();

@@ -2,11 +2,11 @@
 import { randomUUID } from 'node:crypto';
 import { sql } from 'drizzle-orm';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { DATABASE_RULES } from '../../db/invariants/check-invariants.ts';
+import { HISTORY_RULES } from '../../db/invariants/history.ts';
 import { applyReport } from '../../db/transactions/apply-report.ts';
 import { commitUpdate } from '../../db/transactions/commit-update.ts';
-import { DATABASE_RULES } from '../../doctor/database.ts';
 import { examine } from '../../doctor/examine.ts';
-import { HISTORY_RULES } from '../../doctor/rules/history.ts';
 import { findDoubleRuns, findOverlaps, readGuestRuns } from '../../doctor/witness.ts';
 import { startTestDatabase, type TestDatabase } from '../support/database.ts';
 import {

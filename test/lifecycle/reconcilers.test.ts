@@ -7,7 +7,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { restartInstances } from '../../activities/auto-restart.ts';
 import { applyReport } from '../../db/transactions/apply-report.ts';
 import { failVmm } from '../../db/transactions/fail-vmm.ts';
-import { recordStop } from '../../db/transactions/record-intent.ts';
+import { recordStop } from '../../db/transactions/record-stop.ts';
 import { RECONCILER_PURPOSE, RECONCILERS } from '../../model/reconcilers.ts';
 import { OUTCOME_RUNNING, SEARCH_ATTRIBUTES } from '../../model/search-attributes.ts';
 import { TASK_QUEUE, workflowIds } from '../../model/workflow-names.ts';

@@ -28,14 +28,15 @@ const UPDATE = 'workflows/instance-update.ts';
 const UNWIND = 'workflows/unwind.ts';
 const SAGA = 'workflows/saga.ts';
 const REPORT = 'db/transactions/apply-report.ts';
-const UNWIND_VMM = 'db/transactions/unwind-vmm.ts';
+const BEGIN_UNWIND = 'db/transactions/begin-unwind.ts';
+const FINISH_UNWIND = 'db/transactions/finish-unwind.ts';
 const CLAIM = 'db/transactions/claim-start.ts';
 const COMMIT = 'db/transactions/commit-update.ts';
 const FAIL = 'db/transactions/fail-vmm.ts';
 const FAIL_SLED = 'db/transactions/fail-sled.ts';
-const INTENT = 'db/transactions/record-intent.ts';
-const RULES = 'db/migrations/0001_rules.sql';
-const PLACEMENT = 'db/migrations/0002_placement.sql';
+const RECORD_STOP = 'db/transactions/record-stop.ts';
+const DELETE_INSTANCE = 'db/transactions/delete-instance.ts';
+const SCHEMA = 'db/migrations/0000_schema.sql';
 const DECISION = 'model/update-decision.ts';
 const SHOWN = 'model/external-state.ts';
 const STATES = 'model/states.ts';
@@ -63,7 +64,7 @@ const LEASE_TEST = 'test/rules/lease.test.ts';
 const LEASES_TEST = 'test/trust/leases.test.ts';
 const ACCESS = 'api/access.ts';
 const ACCESS_RULES = 'model/access.ts';
-const AUDIT = 'db/transactions/audit.ts';
+const WRITE_AUDIT = 'db/transactions/write-audit.ts';
 
 const TOKENS_TEST = 'test/trust/tokens.test.ts';
 const ENDPOINTS_TEST = 'test/trust/every-endpoint.test.ts';
@@ -84,41 +85,39 @@ const AGENT_TEST = 'test/sled-agent/protocol.test.ts';
 
 /** A trigger's rule on its own: taken away where the sabotage is to get past it. */
 const NO_GENERATION_TRIGGER: Edit = {
-  file: RULES,
+  file: SCHEMA,
   find: 'CREATE TRIGGER instance_generation_rises BEFORE UPDATE ON instance\n  FOR EACH ROW EXECUTE FUNCTION guard_instance_generation();',
   replace: 'SELECT 1;',
 };
 const NO_VMM_TRIGGER: Edit = {
-  file: RULES,
+  file: SCHEMA,
   find: 'CREATE TRIGGER vmm_guard BEFORE UPDATE ON vmm FOR EACH ROW EXECUTE FUNCTION guard_vmm();',
   replace: 'SELECT 1;',
 };
 const NO_MIGRATION_TRIGGER: Edit = {
-  file: RULES,
+  file: SCHEMA,
   find: 'CREATE TRIGGER migration_guard BEFORE UPDATE ON migration FOR EACH ROW EXECUTE FUNCTION guard_migration();',
   replace: 'SELECT 1;',
 };
 
 const NEWER_OR_SAME: Edit = {
   file: REPORT,
-  find: 'subject.state_generation < ${news.gen}::bigint',
-  replace: 'subject.state_generation <= ${news.gen}::bigint',
-  times: 5,
+  find: 'state_generation < ${reported.gen}::bigint AS newer',
+  replace: 'state_generation <= ${reported.gen}::bigint AS newer',
 };
-const ANY_GENERATION: Edit = { ...NEWER_OR_SAME, replace: '${news.gen}::bigint > 0' };
+const ANY_GENERATION: Edit = { ...NEWER_OR_SAME, replace: '${reported.gen}::bigint > 0 AS newer' };
 const REVIVED: Edit = {
   file: REPORT,
-  find: "::bigint AND subject.state NOT IN ('destroyed', 'failed')",
-  replace: '::bigint',
-  times: 3,
+  find: 'newer AND alive AS takes_state',
+  replace: 'newer AS takes_state',
 };
 const SIDE_NOT_FINAL: Edit = {
   file: REPORT,
-  find: "source_state NOT IN ('completed', 'failed') AND source_generation",
-  replace: "source_state NOT IN ('pending') AND source_generation",
+  find: "${state} NOT IN ('completed', 'failed') AND ${generation}",
+  replace: "${state} NOT IN ('pending') AND ${generation}",
 };
 const GENERATION_BUMPED: Edit = {
-  file: UNWIND_VMM,
+  file: FINISH_UNWIND,
   find: 'SELECT id, active_vmm_id FROM instance WHERE id = ${instanceId} FOR UPDATE\n    )',
   replace:
     'SELECT id, active_vmm_id FROM instance WHERE id = ${instanceId} FOR UPDATE\n    ), bumped AS (\n      UPDATE instance SET state_generation = state_generation + 1 WHERE id = ${instanceId}\n    )',
@@ -312,20 +311,24 @@ export const MUTANTS: readonly Mutant[] = [
     name: 'report: migration_out is written for whoever sends it',
     why: 'the target’s word about itself counts as the source’s',
     edits: [
-      { file: REPORT, find: 'AND source_vmm_id = open.id', replace: 'AND open.id IN (source_vmm_id, target_vmm_id)' },
+      {
+        file: REPORT,
+        find: 'AND ${sql.identifier(`${side}_vmm_id`)} = open.id',
+        replace: 'AND open.id IN (source_vmm_id, target_vmm_id)',
+      },
     ],
     caughtBy: [DATABASE_TEST],
   },
   {
     name: 'report: a side of a migration changes after its last word',
     why: 'a migration that failed would be promoted (here the trigger refuses it)',
-    edits: [{ ...SIDE_NOT_FINAL, replace: 'source_generation' }],
+    edits: [{ ...SIDE_NOT_FINAL, replace: '${generation}' }],
     caughtBy: [DATABASE_TEST],
   },
   {
     name: 'report: a side of a migration changes after its last word, and no trigger watches',
     why: 'a migration that failed would be promoted',
-    edits: [{ ...SIDE_NOT_FINAL, replace: 'source_generation' }, NO_MIGRATION_TRIGGER],
+    edits: [{ ...SIDE_NOT_FINAL, replace: '${generation}' }, NO_MIGRATION_TRIGGER],
     caughtBy: [DATABASE_TEST],
   },
   {
@@ -388,8 +391,16 @@ export const MUTANTS: readonly Mutant[] = [
     name: 'register: the VMM is marked as told although the user asked for stop',
     why: 'the unwind waits for a silent sled that was never told anything',
     edits: [
-      { file: REPORT, find: '${saga.tell ?? false} AND wanted.runs THEN', replace: '${saga.tell ?? false} THEN' },
-      { file: REPORT, find: '${saga.tell ?? false} AND wanted.runs AND', replace: '${saga.tell ?? false} AND' },
+      {
+        file: REPORT,
+        find: '${saga.markCommanded ?? false} AND wanted.runs THEN',
+        replace: '${saga.markCommanded ?? false} THEN',
+      },
+      {
+        file: REPORT,
+        find: '${saga.markCommanded ?? false} AND wanted.runs AND',
+        replace: '${saga.markCommanded ?? false} AND',
+      },
     ],
     caughtBy: [DATABASE_TEST],
   },
@@ -415,7 +426,11 @@ export const MUTANTS: readonly Mutant[] = [
     name: 'stop: a Failed instance stays Failed',
     why: 'who asks for stop gets Stopped',
     edits: [
-      { file: INTENT, find: "if (instance.state === 'failed') {", replace: "if (instance.state === 'creating') {" },
+      {
+        file: RECORD_STOP,
+        find: "if (instance.state === 'failed') {",
+        replace: "if (instance.state === 'creating') {",
+      },
     ],
     caughtBy: [DATABASE_TEST],
   },
@@ -470,9 +485,9 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       UNGUARDED_CLAIM,
       {
-        file: 'db/migrations/0000_tables.sql',
-        find: 'CREATE UNIQUE INDEX "sled_reservation_one_active"',
-        replace: 'CREATE INDEX "sled_reservation_one_active"',
+        file: SCHEMA,
+        find: 'CREATE UNIQUE INDEX sled_reservation_one_active',
+        replace: 'CREATE INDEX sled_reservation_one_active',
       },
     ],
     caughtBy: [DATABASE_TEST],
@@ -494,7 +509,7 @@ export const MUTANTS: readonly Mutant[] = [
     why: 'the quota drifts with every stop',
     edits: [
       {
-        file: RULES,
+        file: SCHEMA,
         find: 'charged_cpus = charged_cpus - OLD.cpus,',
         replace: 'charged_cpus = charged_cpus - OLD.cpus + 1,',
       },
@@ -518,7 +533,7 @@ export const MUTANTS: readonly Mutant[] = [
     why: 'two starts at once put members that must be apart on one sled',
     edits: [
       {
-        file: PLACEMENT,
+        file: SCHEMA,
         find: 'CREATE TRIGGER sled_reservation_affinity BEFORE INSERT OR UPDATE OF sled_id ON sled_reservation\n  FOR EACH ROW EXECUTE FUNCTION guard_affinity();',
         replace: 'SELECT 1;',
       },
@@ -530,7 +545,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'unwind: the VMM id is not burnt',
     why: 'a claim that arrives after its saga has unwound makes a VMM that nobody ends',
-    edits: [{ file: UNWIND_VMM, find: '      await burnVmmId(transaction, request);\n', replace: '' }],
+    edits: [{ file: BEGIN_UNWIND, find: '      await burnVmmId(transaction, request);\n', replace: '' }],
     caughtBy: [DATABASE_TEST],
   },
   {
@@ -564,7 +579,7 @@ export const MUTANTS: readonly Mutant[] = [
     why: 'the quota leaks with every failed start',
     edits: [
       {
-        file: UNWIND_VMM,
+        file: FINISH_UNWIND,
         find: 'AND linked.active_vmm_id = ${vmmId}\n',
         replace: 'AND linked.active_vmm_id IS NULL\n',
       },
@@ -574,7 +589,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'unwind: releases the charge of whoever has it',
     why: 'an unwind that ends twice releases the charge of the next start',
-    edits: [{ file: UNWIND_VMM, find: ' AND linked.active_vmm_id = ${vmmId}\n', replace: '\n' }],
+    edits: [{ file: FINISH_UNWIND, find: ' AND linked.active_vmm_id = ${vmmId}\n', replace: '\n' }],
     caughtBy: [DATABASE_TEST],
   },
   {
@@ -582,7 +597,7 @@ export const MUTANTS: readonly Mutant[] = [
     why: 'the place is given away while the VMM may still be there',
     edits: [
       {
-        file: UNWIND_VMM,
+        file: FINISH_UNWIND,
         find: 'SELECT ${request.confirmed} OR coalesce((SELECT given_up FROM placed), false) AS definitely',
         replace: 'SELECT true AS definitely',
       },
@@ -594,7 +609,7 @@ export const MUTANTS: readonly Mutant[] = [
     why: 'a leaked reservation makes every later start fail',
     edits: [
       {
-        file: UNWIND_VMM,
+        file: FINISH_UNWIND,
         find: 'WHERE vmm_id = ${vmmId} AND definitely RETURNING',
         replace: 'WHERE vmm_id = ${vmmId} AND NOT definitely RETURNING',
       },
@@ -606,7 +621,7 @@ export const MUTANTS: readonly Mutant[] = [
     why: 'a 404 between the sled’s answer and ours turns an unwound start into Failed',
     edits: [
       {
-        file: UNWIND_VMM,
+        file: FINISH_UNWIND,
         find: "vmm.state <> 'saga_unwound' AND",
         replace: "vmm.state NOT IN ('failed', 'destroyed', 'saga_unwound') AND",
       },
@@ -618,7 +633,7 @@ export const MUTANTS: readonly Mutant[] = [
     why: 'a second word that was refused kills what the first one started',
     edits: [
       {
-        file: UNWIND_VMM,
+        file: BEGIN_UNWIND,
         find: 'AND NOT (${request.spareRunning} AND',
         replace: 'AND NOT (NOT ${request.spareRunning} AND',
       },
@@ -630,7 +645,7 @@ export const MUTANTS: readonly Mutant[] = [
     why: 'the source looks as if it were handing its guest over',
     edits: [
       {
-        file: UNWIND_VMM,
+        file: FINISH_UNWIND,
         find: 'CASE WHEN ${request.neverCommanded} AND source_state',
         replace: 'CASE WHEN NOT ${request.neverCommanded} AND source_state',
       },
@@ -934,9 +949,13 @@ export const MUTANTS: readonly Mutant[] = [
     name: 'delete: clears the ids itself',
     why: 'only the update saga clears ids',
     edits: [
-      { file: INTENT, find: "if (instance.state === 'vmm') {", replace: "if (instance.state === 'creating') {" },
       {
-        file: INTENT,
+        file: DELETE_INSTANCE,
+        find: "if (instance.state === 'vmm') {",
+        replace: "if (instance.state === 'creating') {",
+      },
+      {
+        file: DELETE_INSTANCE,
         find: "state = 'destroyed',\n",
         replace: "state = 'destroyed', active_vmm_id = NULL, target_vmm_id = NULL, migration_id = NULL,\n",
       },
@@ -1088,7 +1107,7 @@ export const MUTANTS: readonly Mutant[] = [
     why: 'a change that was rolled back is on record, or one that was not is missing',
     edits: [
       {
-        file: AUDIT,
+        file: WRITE_AUDIT,
         find: 'await writeAudit(inner, record(result));',
         replace: 'await writeAudit(db, record(result));',
       },

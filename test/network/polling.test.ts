@@ -3,7 +3,7 @@ import pg from 'pg';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import type { Queryable } from '../../db/connect.ts';
 import { network } from '../../db/network.ts';
-import { type NetworkCursor, type NetworkEntry, readNetworkChanges } from '../../db/queries/network.ts';
+import { type NetworkCursor, type NetworkEntry, readNetworkChanges } from '../../db/queries/read-network-changes.ts';
 import { startTestDatabase, type TestDatabase } from '../support/placement-database.ts';
 
 let database: TestDatabase;

@@ -1,6 +1,6 @@
 import { connect, createServer } from 'node:net';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { findNetworkDisagreements } from '../../db/queries/network.ts';
+import { findNetworkDisagreements } from '../../db/queries/find-network-disagreements.ts';
 import { freePort, waitUntil } from '../../platform/host/child-process.ts';
 import { startSledAgent } from '../../sled-agent/server.ts';
 import type { StackSled } from '../../stack/stack-sleds.ts';

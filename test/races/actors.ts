@@ -5,14 +5,17 @@
  */
 import type { Database } from '../../db/connect.ts';
 import { readInstance } from '../../db/queries/read-instance.ts';
-import { readLinkedVmms, readVmmPlace } from '../../db/queries/saga-progress.ts';
+import { readLinkedVmms, readVmmPlace } from '../../db/queries/read-vmm-place.ts';
+import { beginUnwind } from '../../db/transactions/begin-unwind.ts';
 import { claimMigration } from '../../db/transactions/claim-migration.ts';
 import { claimStart } from '../../db/transactions/claim-start.ts';
 import { commitUpdate } from '../../db/transactions/commit-update.ts';
+import { deleteInstance } from '../../db/transactions/delete-instance.ts';
+import { expungeSled } from '../../db/transactions/expunge-sled.ts';
 import { failVmm } from '../../db/transactions/fail-vmm.ts';
-import { expungeSled } from '../../db/transactions/manage-inventory.ts';
-import { deleteInstance, recordStop } from '../../db/transactions/record-intent.ts';
-import { beginUnwind, finishUnwind, recordSucceededOperation } from '../../db/transactions/unwind-vmm.ts';
+import { finishUnwind } from '../../db/transactions/finish-unwind.ts';
+import { recordStop } from '../../db/transactions/record-stop.ts';
+import { recordSucceededOperation } from '../../db/transactions/succeed-operation.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { isGoneVmmState } from '../../model/states.ts';
 import { type SagaAttempt, unwindError } from '../support/saga-steps.ts';
@@ -131,7 +134,7 @@ export function start(name: string, fault: SagaFault = 'none'): Actor {
         const { vmmId } = attemptOf(world, name);
         const reply = sleds.register(world, vmmId, world.notes[`${name} sled`] ?? '');
         if (typeof reply === 'string' || fault.startsWith('register lost')) return 'begin';
-        const applied = await sleds.applyAnswer(db, vmmId, reply, { tell: true });
+        const applied = await sleds.applyAnswer(db, vmmId, reply, { markCommanded: true });
         return applied !== null && applied.intendedState !== 'running' ? 'begin' : 'run';
       },
       async run(db, world) {
@@ -187,7 +190,7 @@ export function lateAttemptsOf(name: string): Actor {
         if (!hasReached(world, 'register')) return WAIT;
         const { vmmId } = attemptOf(world, name);
         const reply = sleds.register(world, vmmId, world.notes[`${name} sled`] ?? '');
-        if (typeof reply !== 'string') await sleds.applyAnswer(db, vmmId, reply, { tell: true });
+        if (typeof reply !== 'string') await sleds.applyAnswer(db, vmmId, reply, { markCommanded: true });
         return 'run';
       },
       async run(db, world) {
@@ -224,7 +227,7 @@ export function migrate(name: string, fault: SagaFault = 'none'): Actor {
           sourceVmmId: record?.migration?.sourceVmmId ?? '',
         });
         if (typeof reply === 'string' || fault.startsWith('register lost')) return 'begin';
-        const applied = await sleds.applyAnswer(db, vmmId, reply, { tell: true });
+        const applied = await sleds.applyAnswer(db, vmmId, reply, { markCommanded: true });
         return applied !== null && applied.intendedState !== 'running' ? 'begin' : 'migrate in';
       },
       async 'migrate in'(db, world) {

@@ -3,8 +3,9 @@ import { randomUUID } from 'node:crypto';
 import { sql } from 'drizzle-orm';
 import type { Database } from '../../db/connect.ts';
 import { sled } from '../../db/schema.ts';
-import { createInstance, createProject } from '../../db/transactions/manage-inventory.ts';
-import { recordStop } from '../../db/transactions/record-intent.ts';
+import { createInstance } from '../../db/transactions/create-instance.ts';
+import { createProject } from '../../db/transactions/create-project.ts';
+import { recordStop } from '../../db/transactions/record-stop.ts';
 import { newAttempt } from '../support/saga-steps.ts';
 import {
   type Actor,

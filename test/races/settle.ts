@@ -2,14 +2,14 @@
 import { sql } from 'drizzle-orm';
 import type { Database } from '../../db/connect.ts';
 import { readInstance } from '../../db/queries/read-instance.ts';
-import { readSledVmms } from '../../db/queries/reconcile.ts';
-import { readVmmPlace } from '../../db/queries/saga-progress.ts';
+import { readSledVmms } from '../../db/queries/read-sled-vmms.ts';
+import { readVmmPlace } from '../../db/queries/read-vmm-place.ts';
 import { applyReport } from '../../db/transactions/apply-report.ts';
 import { claimMigration } from '../../db/transactions/claim-migration.ts';
 import { claimStart } from '../../db/transactions/claim-start.ts';
 import { commitUpdate } from '../../db/transactions/commit-update.ts';
 import { failVmm } from '../../db/transactions/fail-vmm.ts';
-import { releaseUnwound } from '../../db/transactions/unwind-vmm.ts';
+import { releaseUnwound } from '../../db/transactions/release-unwound.ts';
 import { isGoneVmmState } from '../../model/states.ts';
 import { newAttempt } from '../support/saga-steps.ts';
 import { deliverStop } from './actors.ts';

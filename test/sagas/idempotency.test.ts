@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { connect, createServer, type Socket } from 'node:net';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { MooringClient } from '../../client/mooring-client.ts';
-import { forgetOldKeys } from '../../db/transactions/idempotency-key.ts';
+import { forgetOldKeys } from '../../db/transactions/forget-keys.ts';
 import { workflowIds } from '../../model/workflow-names.ts';
 import { type Harness, refused, startHarness } from '../support/harness.ts';
 

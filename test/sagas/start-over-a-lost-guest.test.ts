@@ -3,8 +3,9 @@ import { sql } from 'drizzle-orm';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { readInstance } from '../../db/queries/read-instance.ts';
 import { applyReport } from '../../db/transactions/apply-report.ts';
+import { beginUnwind } from '../../db/transactions/begin-unwind.ts';
 import { commitUpdate } from '../../db/transactions/commit-update.ts';
-import { beginUnwind, finishUnwind } from '../../db/transactions/unwind-vmm.ts';
+import { finishUnwind } from '../../db/transactions/finish-unwind.ts';
 import { startTestDatabase, type TestDatabase } from '../support/placement-database.ts';
 import { unwindError } from '../support/saga-steps.ts';
 

@@ -3,9 +3,10 @@ import { randomUUID } from 'node:crypto';
 import { rm } from 'node:fs/promises';
 import { sql } from 'drizzle-orm';
 import { type OpenDatabase, openDatabase } from '../../db/connect.ts';
+import { installJournal } from '../../db/journal.ts';
 import { sled } from '../../db/schema.ts';
-import { createInstance, createProject } from '../../db/transactions/manage-inventory.ts';
-import { installJournal } from '../../doctor/journal.ts';
+import { createInstance } from '../../db/transactions/create-instance.ts';
+import { createProject } from '../../db/transactions/create-project.ts';
 import { startTestPostgres } from './postgres-template.ts';
 
 export interface TestDatabase extends OpenDatabase {

@@ -4,12 +4,15 @@ import { rm } from 'node:fs/promises';
 import { sql } from 'drizzle-orm';
 import { drizzle } from 'drizzle-orm/node-postgres';
 import { type Database, type OpenDatabase, openDatabase } from '../../db/connect.ts';
-import { findNetworkDisagreements } from '../../db/queries/network.ts';
+import { findNetworkDisagreements } from '../../db/queries/find-network-disagreements.ts';
 import * as schema from '../../db/schema.ts';
+import { addAffinityMember } from '../../db/transactions/add-affinity-member.ts';
+import { addSled } from '../../db/transactions/add-sled.ts';
 import { claimMigration, type MigrationClaim } from '../../db/transactions/claim-migration.ts';
 import { type ClaimedVmm, claimStart } from '../../db/transactions/claim-start.ts';
-import { addAffinityMember, createAffinityGroup } from '../../db/transactions/manage-affinity.ts';
-import { addSled, createInstance, createProject } from '../../db/transactions/manage-inventory.ts';
+import { createAffinityGroup } from '../../db/transactions/create-affinity-group.ts';
+import { createInstance } from '../../db/transactions/create-instance.ts';
+import { createProject } from '../../db/transactions/create-project.ts';
 import type { AffinityKind, AffinityPolicy } from '../../model/states.ts';
 import { startTestPostgres } from './postgres-template.ts';
 

@@ -5,9 +5,10 @@
 import { randomUUID } from 'node:crypto';
 import type { Database } from '../../db/connect.ts';
 import { applyReport } from '../../db/transactions/apply-report.ts';
+import { beginUnwind } from '../../db/transactions/begin-unwind.ts';
 import { type ClaimedMigration, claimMigration } from '../../db/transactions/claim-migration.ts';
 import { type ClaimedVmm, claimStart } from '../../db/transactions/claim-start.ts';
-import { beginUnwind, finishUnwind } from '../../db/transactions/unwind-vmm.ts';
+import { finishUnwind } from '../../db/transactions/finish-unwind.ts';
 import type { Attempt } from '../../model/attempt.ts';
 import type { OperationError } from '../../model/failures.ts';
 import type { MigrationState, OperationKind, WireVmmState } from '../../model/states.ts';
@@ -64,7 +65,7 @@ export async function claimedMigration(
 export async function startedInstance(db: Database, instanceId: string): Promise<SagaAttempt & { sledId: string }> {
   const attempt = newAttempt('start', instanceId);
   const { sledId } = await claimedStart(db, attempt);
-  await applyReport(db, attempt.vmmId, vmmReport('starting', 2), { tell: true });
+  await applyReport(db, attempt.vmmId, vmmReport('starting', 2), { markCommanded: true });
   await applyReport(db, attempt.vmmId, vmmReport('starting', 2), { succeed: attempt });
   await applyReport(db, attempt.vmmId, vmmReport('running', 3));
   return { ...attempt, sledId };
@@ -79,7 +80,7 @@ export async function migratingInstance(
   const attempt = newAttempt('migrate', source.instanceId);
   const id = attempt.migrationId;
   await claimedMigration(db, attempt, destinationSledId);
-  await applyReport(db, attempt.vmmId, vmmReport('migrating', 2), { tell: true });
+  await applyReport(db, attempt.vmmId, vmmReport('migrating', 2), { markCommanded: true });
   await applyReport(db, attempt.vmmId, vmmReport('migrating', 2), { succeed: attempt });
   await applyReport(db, source.vmmId, vmmReport('migrating', 4, { out: { id, state: 'in_progress', gen: 2 } }));
   await applyReport(db, attempt.vmmId, vmmReport('migrating', 2, { in: { id, state: 'in_progress', gen: 2 } }));

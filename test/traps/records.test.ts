@@ -6,10 +6,12 @@ import { sql } from 'drizzle-orm';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { readInstance } from '../../db/queries/read-instance.ts';
 import { applyReport } from '../../db/transactions/apply-report.ts';
+import { beginUnwind } from '../../db/transactions/begin-unwind.ts';
 import { commitUpdate } from '../../db/transactions/commit-update.ts';
+import { deleteInstance } from '../../db/transactions/delete-instance.ts';
 import { failVmm } from '../../db/transactions/fail-vmm.ts';
-import { deleteInstance, recordStop } from '../../db/transactions/record-intent.ts';
-import { beginUnwind, finishUnwind } from '../../db/transactions/unwind-vmm.ts';
+import { finishUnwind } from '../../db/transactions/finish-unwind.ts';
+import { recordStop } from '../../db/transactions/record-stop.ts';
 import { examine } from '../../doctor/examine.ts';
 import { startTestDatabase, type TestDatabase } from '../support/database.ts';
 import {

@@ -5,7 +5,7 @@ import Api from '@oxide/api';
 import { sql } from 'drizzle-orm';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { MooringClient } from '../../client/mooring-client.ts';
-import { writeAudit } from '../../db/transactions/audit.ts';
+import { writeAudit } from '../../db/transactions/write-audit.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import type { AuditLogEntry } from '../../wire/operator-api/audit-log.ts';
 import { runCommand } from '../support/command.ts';

@@ -4,7 +4,7 @@ import { sql } from 'drizzle-orm';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { z } from 'zod';
 import { MooringClient } from '../../client/mooring-client.ts';
-import { createToken } from '../../db/transactions/manage-tokens.ts';
+import { createToken } from '../../db/transactions/create-token.ts';
 import { ACCESS_ROLES, type AccessRole } from '../../model/access.ts';
 import { PERMISSIONS, type Permission } from '../../model/permissions.ts';
 import { type Harness, startHarness } from '../support/harness.ts';

@@ -3,9 +3,11 @@ import { randomUUID } from 'node:crypto';
 import { sql } from 'drizzle-orm';
 import type { Database } from '../../db/connect.ts';
 import { sled, sledCertificate } from '../../db/schema.ts';
-import { addAffinityMember, createAffinityGroup } from '../../db/transactions/manage-affinity.ts';
-import { createInstance, createProject } from '../../db/transactions/manage-inventory.ts';
-import { createToken } from '../../db/transactions/manage-tokens.ts';
+import { addAffinityMember } from '../../db/transactions/add-affinity-member.ts';
+import { createAffinityGroup } from '../../db/transactions/create-affinity-group.ts';
+import { createInstance } from '../../db/transactions/create-instance.ts';
+import { createProject } from '../../db/transactions/create-project.ts';
+import { createToken } from '../../db/transactions/create-token.ts';
 import { PERMISSIONS, type Permission } from '../../model/permissions.ts';
 
 /** A project with one of everything. */

@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { sql } from 'drizzle-orm';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { createToken } from '../../db/transactions/manage-tokens.ts';
+import { createToken } from '../../db/transactions/create-token.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
 import { findSchemathesis } from '../support/schemathesis.ts';
 import { type Belongings, dump, makeBelongings } from './every-request.ts';

@@ -1,2 +1,0 @@
-ALTER TABLE "vmm" ADD COLUMN "vouched_gone_at" timestamp with time zone;--> statement-breakpoint
-CREATE INDEX "instance_auto_restart" ON "instance" USING btree ("id") WHERE intended_state = 'running' AND last_start_reason = 'auto_restart' AND time_deleted IS NULL;
