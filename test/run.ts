@@ -1,4 +1,4 @@
-/** `npm test`: types, lint and format, then every test; ends with a line that counts. */
+/** `npm test`: types, lint and format, the arrows between the rooms, then every test; ends with a line that counts. */
 import { spawn } from 'node:child_process';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -27,7 +27,7 @@ const report = z.object({
 
 const folder = await mkdtemp(join(tmpdir(), 'mooring-test-'));
 try {
-  const checks = [await run('tsc', []), await run('biome', ['check', '.'])];
+  const checks = [await run('tsc', []), await run('biome', ['check', '.']), await run('depcruise', ['.'])];
   const outputFile = join(folder, 'report.json');
   const tested = await run('vitest', [
     'run',

@@ -1,7 +1,6 @@
 /** Each reconciling loop against planted faults, and beside healthy things that it must leave alone. */
 import { randomUUID } from 'node:crypto';
 import { connect, createServer, type Socket } from 'node:net';
-import { ScheduleNotFoundError } from '@temporalio/client';
 import { sql } from 'drizzle-orm';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { restartInstances } from '../../activities/auto-restart.ts';
@@ -10,7 +9,7 @@ import { failVmm } from '../../db/transactions/fail-vmm.ts';
 import { recordStop } from '../../db/transactions/record-stop.ts';
 import { RECONCILER_PURPOSE, RECONCILERS } from '../../model/reconcilers.ts';
 import { OUTCOME_RUNNING, SEARCH_ATTRIBUTES } from '../../model/search-attributes.ts';
-import { TASK_QUEUE, workflowIds } from '../../model/workflow-names.ts';
+import { workflowIds } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import { ensureSchedules } from '../../temporal/schedules.ts';
 import { type RunningCommand, runCommand, startCommand } from '../support/command.ts';
@@ -96,17 +95,6 @@ describe('switched off and on', () => {
     expect(await harness.client.setReconciler('reaper', false)).toMatchObject({ enabled: false });
     await ensureSchedules(harness.temporal);
     expect((await schedule.describe()).state.paused).toBe(true);
-  });
-
-  test('the schedule of an earlier name is deleted', async () => {
-    await harness.temporal.schedule.create({
-      scheduleId: 'updater-scan',
-      spec: { intervals: [{ every: '1h' }] },
-      action: { type: 'startWorkflow', workflowType: 'updaterScan', taskQueue: TASK_QUEUE },
-    });
-    await ensureSchedules(harness.temporal);
-    const former = harness.temporal.schedule.getHandle('updater-scan').describe();
-    await expect(former).rejects.toBeInstanceOf(ScheduleNotFoundError);
   });
 
   test('one that does not exist is 400 by name', async () => {
