@@ -56,7 +56,7 @@ export type SledCallObserver = (
 const CONNECTIONS = { connections: 16, keepAliveTimeoutMs: 10_000, connectTimeoutMs: 2_000 };
 
 /** How a call reaches a sled. */
-interface Way {
+interface Route {
   readonly origin: string;
   readonly dispatcher: Dispatcher;
 }
@@ -132,7 +132,7 @@ export class SledClient {
    */
   async answers(sled: SledAddress, timeoutMs: number): Promise<boolean> {
     try {
-      const { origin, dispatcher } = await this.#wayTo(sled);
+      const { origin, dispatcher } = await this.#routeTo(sled);
       const { body } = await request(`${origin}/vmms`, {
         dispatcher,
         signal: AbortSignal.timeout(timeoutMs),
@@ -150,7 +150,7 @@ export class SledClient {
     this.#identified.clear();
   }
 
-  async #wayTo(sled: SledAddress): Promise<Way> {
+  async #routeTo(sled: SledAddress): Promise<Route> {
     const sledId = (await this.#directory?.identityAt(sled.address)) ?? null;
     if (this.#directory === null || sledId === null)
       return { origin: `http://${sled.address}`, dispatcher: this.#plain };
@@ -218,7 +218,7 @@ export class SledClient {
     let status: number;
     let text: string;
     try {
-      const { origin, dispatcher } = await this.#wayTo(sled);
+      const { origin, dispatcher } = await this.#routeTo(sled);
       const response = await request(`${origin}${path}`, {
         method,
         dispatcher,

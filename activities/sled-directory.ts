@@ -85,11 +85,11 @@ export class SledDirectory {
       const known = before.get(sled.address);
       return known !== undefined && known !== (sled.identified ? sled.id : null);
     });
-    const news = moved || revoked.some((serial) => !this.#revoked.has(serial));
+    const changed = moved || revoked.some((serial) => !this.#revoked.has(serial));
     this.#identities = new Map(sleds.map((sled) => [sled.address, sled.identified ? sled.id : null]));
     this.#revoked = new Set(revoked);
     this.#readAt = performance.now();
-    if (news) for (const listener of this.#listeners) listener();
+    if (changed) for (const listener of this.#listeners) listener();
   }
 }
 

@@ -32,7 +32,6 @@ export type AuditActor = (typeof AUDIT_ACTORS)[number];
 
 /** How an action that is on record ended; `unknown` when nobody could write it down. Source: Oxide `AuditLogEntryResult`. */
 export const AUDIT_RESULTS = ['success', 'error', 'unknown'] as const;
-export type AuditResult = (typeof AUDIT_RESULTS)[number];
 
 /** What must be held: a role, on the fleet, or on the project that the request is about (which one on the fleet includes). */
 export interface NeededRole {

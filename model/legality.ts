@@ -1,5 +1,5 @@
 import { Refusal } from './refusal.ts';
-import { EXTERNAL_STATES, type ExternalState } from './states.ts';
+import type { ExternalState } from './states.ts';
 
 /** The operations that a user can ask of an instance. */
 export const OPERATIONS = ['start', 'stop', 'reboot', 'migrate', 'delete'] as const;
@@ -43,11 +43,6 @@ export function migrateVerdict(
 ): Verdict {
   if (externalState === 'migrating' && targetSledId === destinationSledId) return 'no-op';
   return verdict(externalState, 'migrate');
-}
-
-/** The states in which an operation does or changes nothing harmful: what a client may offer. */
-export function statesThatAllow(operation: Operation): readonly ExternalState[] {
-  return EXTERNAL_STATES.filter((externalState) => ['act', 'no-op'].includes(LEGALITY[externalState][operation]));
 }
 
 const HINTS: Readonly<Record<Operation, Partial<Record<ExternalState, string>>>> = {

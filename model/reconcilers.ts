@@ -144,8 +144,8 @@ const SUMMARIES: { readonly [Name in ReconcilerName]: (found: ReconcilerFindings
 };
 
 function sentence(first: string, rest: readonly (string | false)[]): string {
-  const said = rest.filter((part): part is string => part !== false);
-  return `${first}: ${said.length === 0 ? 'nothing to do' : said.join(', ')}`;
+  const parts = rest.filter((part): part is string => part !== false);
+  return `${first}: ${parts.length === 0 ? 'nothing to do' : parts.join(', ')}`;
 }
 
 function count(n: number, noun: string): string {

@@ -52,13 +52,13 @@ function findStep(workflowType: string, activity: string): SagaStep | undefined 
 export function describeStep(workflowType: string, activity: string, facts: SagaFacts): string {
   const step = findStep(workflowType, activity);
   if (step?.summary !== undefined) return fill(step.summary, facts);
-  const words = step?.title ?? activity.replace(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`);
+  const title = step?.title ?? activity.replace(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`);
   const subject = [
     facts.instanceName,
     facts.vmmId === undefined ? undefined : `VMM ${shortId(facts.vmmId)}`,
     facts.sledName,
   ].filter((part) => part !== undefined);
-  return subject.length === 0 ? words : `${words} (${subject.join(', ')})`;
+  return subject.length === 0 ? title : `${title} (${subject.join(', ')})`;
 }
 
 function fill(template: string, facts: SagaFacts): string {
@@ -99,7 +99,7 @@ export class SagaStory {
     this.facts = facts;
   }
 
-  /** A step begins. Returns what to call when it ends, with a few words on it: what it came to, or why it failed. */
+  /** A step begins. Returns what to call when it ends, with a note on it: what it came to, or why it failed. */
   begin(activity: string, summary: string): (state: 'done' | 'failed', note: string) => void {
     const run: StepRun = { activity, summary, state: 'doing', note: '' };
     this.#runs.push(run);
@@ -159,8 +159,8 @@ export class SagaStory {
   #standing(undoing: boolean): string {
     if (this.#ending !== null) {
       const { outcome, message } = this.#ending;
-      const words = message ?? OUTCOMES[outcome];
-      return words === undefined ? `Ended: **${outcome}**.` : `Ended: **${outcome}**: ${inline(words)}.`;
+      const meaning = message ?? OUTCOMES[outcome];
+      return meaning === undefined ? `Ended: **${outcome}**.` : `Ended: **${outcome}**: ${inline(meaning)}.`;
     }
     const failed = this.#runs.find((run) => run.state === 'failed');
     if (undoing && failed !== undefined)
@@ -175,14 +175,15 @@ export class SagaStory {
     const text = latest.state === 'doing' ? `**${latest.summary}**` : latest.summary;
     const count = runs.length > 1 ? ` (${runs.length} times)` : '';
     // The line on how it stands has the reason.
-    const commanded = latest.state === 'failed' && (this.#ending?.message !== undefined || this.#undoing().length > 0);
-    const said = commanded
+    const explainedBelow =
+      latest.state === 'failed' && (this.#ending?.message !== undefined || this.#undoing().length > 0);
+    const notes = explainedBelow
       ? ''
       : runs
           .map((run) => run.note)
           .filter((note) => note !== '')
           .join('; ');
-    return `- ${MARKS[latest.state]} ${text}${count}${said === '' ? '' : `: ${inline(said)}`}`;
+    return `- ${MARKS[latest.state]} ${text}${count}${notes === '' ? '' : `: ${inline(notes)}`}`;
   }
 
   #list(steps: readonly SagaStep[], more: boolean): string[] {

@@ -34,10 +34,8 @@ export type MigrationState = (typeof MIGRATION_STATES)[number];
 
 /** The kinds of claim on a sled: `tombstoned` is a VMM that moved away or whose sled has not confirmed that it is gone. */
 export const RESERVATION_KINDS = ['active', 'target', 'tombstoned'] as const;
-export type ReservationKind = (typeof RESERVATION_KINDS)[number];
 
 export const SLED_POLICIES = ['in_service', 'no_provision', 'expunged'] as const;
-export type SledPolicy = (typeof SLED_POLICIES)[number];
 
 /** What a group asks of its members' places: together on one failure domain, or apart. */
 export const AFFINITY_KINDS = ['affinity', 'anti_affinity'] as const;

@@ -67,11 +67,16 @@ export function timeline(facts: TimelineFacts): TimelineEvent[] {
     events.push({ time: operation.timeEnded, kind: 'operation', text: `${operation.kind} ${outcome}`, workflow });
   }
   for (const migration of facts.migrations) {
-    const way = `${migration.source ?? '?'} → ${migration.target ?? '?'}`;
-    events.push({ time: migration.timeCreated, kind: 'migration', text: `migration ${way} claimed`, workflow: null });
+    const route = `${migration.source ?? '?'} → ${migration.target ?? '?'}`;
+    events.push({ time: migration.timeCreated, kind: 'migration', text: `migration ${route} claimed`, workflow: null });
     if (migration.timeUpdated === null) continue;
     const sides = `source ${migration.sourceState}, target ${migration.targetState}`;
-    events.push({ time: migration.timeUpdated, kind: 'migration', text: `migration ${way}: ${sides}`, workflow: null });
+    events.push({
+      time: migration.timeUpdated,
+      kind: 'migration',
+      text: `migration ${route}: ${sides}`,
+      workflow: null,
+    });
   }
   for (const vmm of facts.vmms) {
     const where = `VMM ${vmm.id.slice(0, 8)} on ${vmm.sled ?? 'no sled'}`;

@@ -102,4 +102,3 @@ export interface WorkflowTypes extends Reconcilers {
   migrationWatch(input: MigrationWatchInput): Promise<MigrationObservation | { outcome: 'unwatched' }>;
   sledDrain(input: SledDrainInput): Promise<DrainProgress>;
 }
-export type WorkflowType = keyof WorkflowTypes;
