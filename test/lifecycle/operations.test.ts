@@ -5,7 +5,7 @@ import { type Harness, refused, silence, startHarness, wake } from '../support/h
 
 let harness: Harness;
 beforeAll(async () => {
-  harness = await startHarness({ sleds: 4, transitionMs: 100 });
+  harness = await startHarness({ sleds: 4, transitionMs: 100, reconcileEveryMs: 3_000 });
 });
 afterEach(() => harness.everywhere(wake));
 afterAll(() => harness?.close());

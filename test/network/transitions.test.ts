@@ -12,7 +12,7 @@ let watching = true;
 let watcher: Promise<void>;
 const disagreements: unknown[] = [];
 beforeAll(async () => {
-  harness = await startHarness({ sleds: 4, networkPollMs: 100 });
+  harness = await startHarness({ sleds: 4, networkPollMs: 100, reconcileEveryMs: 3_000 });
   // Every committed state that a look catches, whatever the test does meanwhile.
   watcher = (async () => {
     while (watching) {

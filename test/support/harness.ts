@@ -75,8 +75,9 @@ export async function startHarness(
   const stack = await startStack({
     sleds: 3,
     transitionMs: 10,
-    // Five loops: every second they would keep a third of a core busy, beside each file that runs.
-    reconcileEveryMs: 3_000,
+    // Five loops: every three seconds they would keep a seventh of a core busy, beside each file that runs. Files that wait
+    // for a pass ask for more.
+    reconcileEveryMs: 10_000,
     ...(await sharedBundle(options)),
     preparePostgres: copyPostgresTemplate,
     ...options,

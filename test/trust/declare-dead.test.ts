@@ -9,7 +9,7 @@ let harness: Harness;
 let instanceId: string;
 let here: StackSled;
 beforeAll(async () => {
-  harness = await startHarness({ sleds: 2, registerTimeoutMs: 2_000 });
+  harness = await startHarness({ sleds: 2, registerTimeoutMs: 2_000, reconcileEveryMs: 3_000 });
 });
 afterAll(() => harness?.close());
 beforeEach(async () => {
