@@ -121,7 +121,7 @@ export interface DrainedInstance {
   readonly name: string;
 }
 
-/** The books of a drain: what has left the sled, what is on its way, and what was tried in vain. */
+/** The record of a drain: what has left the sled, what is on its way, and what was tried in vain. */
 export class DrainLedger {
   readonly #maxRounds: number;
   #moved: number;

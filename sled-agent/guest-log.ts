@@ -16,7 +16,7 @@ export function appendGuestLog(file: string, entry: GuestLogEntry): void {
   appendFileSync(file, `${JSON.stringify(entry)}\n`);
 }
 
-/** The entries of a journal's text, and the lines that are none: their writer was killed in the middle of them. */
+/** The entries of a guest log's text, and the lines that are none: their writer was killed in the middle of them. */
 export function parseGuestLog(text: string): { entries: GuestLogEntry[]; tornLines: string[] } {
   const entries: GuestLogEntry[] = [];
   const tornLines: string[] = [];
@@ -31,7 +31,7 @@ export function parseGuestLog(text: string): { entries: GuestLogEntry[]; tornLin
   return { entries, tornLines };
 }
 
-/** Reads a journal; a torn line is no entry, and a missing file is an empty one. */
+/** Reads a guest log; a torn line is no entry, and a missing file is an empty one. */
 export function readGuestLogFile(file: string): GuestLogEntry[] {
   let text: string;
   try {

@@ -86,7 +86,7 @@ export function addSledAgentCommand(program: Command): void {
       .option('--control-plane <url>', 'where the API is', `http://127.0.0.1:${DEFAULT_API_PORT}`)
       .option(
         '--data <dir>',
-        'keep the book here between runs, beside the identity of a sled that has joined; real VMs then live on when the agent ends, and are found again',
+        'keep the records of VMs here between runs, beside the identity of a sled that has joined; real VMs then live on when the agent ends, and are found again',
       ),
   )
     .addHelpText(
@@ -122,7 +122,7 @@ Examples:
         '--token-file <file>',
         'read the token from this file; "-" is standard input, where it is also looked for by default',
       )
-      .requiredOption('--data <dir>', 'keep the identity and the book here')
+      .requiredOption('--data <dir>', 'keep the identity and the records of VMs here')
       .requiredOption(
         '--address <ip:port>',
         'the address to listen on, at which the control plane and other sleds reach it; port 0 chooses one',

@@ -14,7 +14,7 @@ interface SledSide {
   gen: number;
 }
 
-/** A VMM in a sled's book. */
+/** A VMM in a sled agent's records. */
 export interface SledVmm {
   readonly id: string;
   readonly sledId: string;

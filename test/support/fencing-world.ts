@@ -52,7 +52,7 @@ export interface FencingWorldOptions {
   /** More arguments of every agent. */
   readonly agentArguments?: readonly string[];
   readonly agentEnv?: Readonly<Record<string, string>>;
-  /** Whether the agents keep their book; default true. */
+  /** Whether the agents keep their records on disk; default true. */
   readonly keepBook?: boolean;
 }
 

@@ -165,8 +165,8 @@ export async function startHarness(
       if (here === undefined || there === undefined) throw new Error(`instance ${id} is on no sled of this stack`);
       return { here, there };
     },
-    async examined(atRest) {
-      const look = () =>
+    examined: (atRest) =>
+      examineUntilQuiet(atRest, () =>
         examine({
           db: database.db,
           temporal,
@@ -174,21 +174,8 @@ export async function startHarness(
           atRest,
           journal: 'required',
           guestLog: stack.sleds.flatMap(({ agent }) => agent.faults.guestLog()),
-        });
-      let last = await look();
-      const mayPass = () => last.findings.length > 0 && last.findings.every((finding) => finding.holds === 'at rest');
-      if (mayPass())
-        await eventually(async () => {
-          last = await look();
-          return !mayPass();
-        }, 'it never came to rest').catch(() => {});
-      if (last.findings.length > 0) {
-        throw new Error(
-          `the doctor, ${atRest ? 'at rest' : 'at any moment'}, has ${last.findings.length} finding(s):\n${findingLines(last.findings).join('\n')}`,
-        );
-      }
-      return last;
-    },
+        }),
+      ),
     async reconcile() {
       for (const type of ['watcher', 'updaterScan']) {
         await temporal.workflow.execute(type, {
@@ -212,6 +199,22 @@ export async function startHarness(
     },
   };
   return harness;
+}
+
+/** Looks until nothing is found that rest may still mend, or it never comes; throws what is found then. */
+async function examineUntilQuiet(atRest: boolean, look: () => Promise<Examination>): Promise<Examination> {
+  let last = await look();
+  const mayPass = () => last.findings.length > 0 && last.findings.every((finding) => finding.holds === 'at rest');
+  if (mayPass())
+    await eventually(async () => {
+      last = await look();
+      return !mayPass();
+    }, 'it never came to rest').catch(() => {});
+  if (last.findings.length > 0)
+    throw new Error(
+      `the doctor, ${atRest ? 'at rest' : 'at any moment'}, has ${last.findings.length} finding(s):\n${findingLines(last.findings).join('\n')}`,
+    );
+  return last;
 }
 
 /** Makes a sled silent, as one without power is: it answers no call and reports nothing. Its guests go on. */

@@ -20,7 +20,7 @@ beforeEach(async () => {
 
 const mooring = (...args: string[]) => runCommand([...args, '--api-url', harness.stack.apiUrl]);
 
-/** Its guests are off and it is silent, without a report to anybody: its book takes them for alive. */
+/** Its guests are off and it is silent, without a report to anybody: its records take them for alive. */
 async function powerOff(sled: StackSled): Promise<void> {
   silence(sled);
   await sled.agent.hypervisor.close();
