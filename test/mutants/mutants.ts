@@ -1121,7 +1121,7 @@ export const MUTANTS: readonly Mutant[] = [
       {
         file: CLAIM,
         find: "const recorded = request.reason === 'auto_restart' ?",
-        replace: "const recorded = request.reason === 'auto_restart' && request.isRetry ?",
+        replace: "const recorded = request.reason === 'auto_restart' && request.vmmId === '' ?",
       },
     ],
     caughtBy: [AUDIT_TEST],
