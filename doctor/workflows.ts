@@ -3,6 +3,7 @@ import type { Client } from '@temporalio/client';
 import type { Database } from '../db/connect.ts';
 import { findOwningInstances } from '../db/queries/find-owning-instances.ts';
 import { workflowIds } from '../model/workflow-names.ts';
+import { WorkflowStarter } from '../temporal/workflow-starter.ts';
 import type { Finding } from './finding.ts';
 
 /** The beginnings of the ids of an instance's, a VMM's and a migration's workflows: every kind there is. */
@@ -22,11 +23,12 @@ export async function findOpenWorkflows(db: Database, client: Client): Promise<F
     db,
     suspects.map(({ subject }) => subject),
   );
+  const workflows = new WorkflowStarter(client);
   const findings: Finding[] = [];
   for (const { workflowId, runId, type, subject } of suspects) {
     const instanceId = owners.get(subject);
     // Temporal's list is a moment behind: the run itself is looked up before it is reported.
-    if (instanceId === undefined || !(await isOpen(client, workflowId, runId))) continue;
+    if (instanceId === undefined || !(await workflows.isOpen(workflowId, runId))) continue;
     findings.push({
       invariant: 8,
       rule: 'no workflow open',
@@ -37,14 +39,4 @@ export async function findOpenWorkflows(db: Database, client: Client): Promise<F
     });
   }
   return findings;
-}
-
-async function isOpen(client: Client, workflowId: string, runId: string): Promise<boolean> {
-  try {
-    const { status } = await client.workflow.getHandle(workflowId, runId).describe();
-    return status.name === 'RUNNING' || status.name === 'PAUSED';
-  } catch (error) {
-    if (error instanceof Error && error.name === 'WorkflowNotFoundError') return false;
-    throw error;
-  }
 }

@@ -1,5 +1,5 @@
 /** How far a live migration is, and what is said of it. Without I/O. */
-import type { MigrationState } from './states.ts';
+import { isTerminalMigrationState, type MigrationState } from './states.ts';
 
 /** What a sled agent says of the guest's way. Sizes in bytes. */
 export interface MigrationFigures {
@@ -39,10 +39,9 @@ export interface MigrationObservation {
   readonly figures: MigrationFigures | null;
 }
 
-/** What the database's word on a migration comes to: it is over when nothing more can change. */
+/** What the stored states of a migration's sides come to: it is over when nothing more can change. */
 export function migrationOutcome({ sourceState, targetState, linked }: MigrationSides): MigrationOutcome {
-  const terminal = (state: MigrationState) => state === 'completed' || state === 'failed';
-  if (linked && !(terminal(sourceState) && terminal(targetState))) return 'under way';
+  if (linked && !(isTerminalMigrationState(sourceState) && isTerminalMigrationState(targetState))) return 'under way';
   return targetState === 'completed' ? 'completed' : 'failed';
 }
 

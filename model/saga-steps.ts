@@ -2,6 +2,7 @@
  * The steps of every workflow, in order, each named for its activity: one declaration that the Web UI's progress, the
  * fault matrix and the tests all read. A test holds it against recorded histories, so that a step can't be missing here.
  */
+import { RECONCILER_PURPOSE } from './reconcilers.ts';
 
 export interface SagaStep {
   /** The activity that does it. */
@@ -138,7 +139,7 @@ export const SAGA_STEPS = {
     compensations: [],
   },
   watcher: {
-    steps: [{ activity: 'watchSleds', title: 'poll every sled and compare its inventory with the database' }],
+    steps: [{ activity: 'watchSleds', title: RECONCILER_PURPOSE.watcher }],
     compensations: [],
   },
   updaterScan: {
@@ -146,7 +147,7 @@ export const SAGA_STEPS = {
     compensations: [],
   },
   reaper: {
-    steps: [{ activity: 'reap', title: 'delete abandoned VMM rows and orphan reservations and charges' }],
+    steps: [{ activity: 'reap', title: RECONCILER_PURPOSE.reaper }],
     compensations: [],
   },
   fencing: {
@@ -154,7 +155,7 @@ export const SAGA_STEPS = {
     compensations: [],
   },
   autoRestart: {
-    steps: [{ activity: 'restartInstances', title: 'start instances again that failed and are meant to run' }],
+    steps: [{ activity: 'restartInstances', title: RECONCILER_PURPOSE['auto-restart'] }],
     compensations: [],
   },
 } as const satisfies Record<string, SagaSteps>;
