@@ -1,4 +1,7 @@
-/** Invariant 1: the constraints of section 2, checked anew from the data, and that no instance names what is not its own. */
+/**
+ * Invariant 1: the constraints of section 2 of docs/design.md, checked anew from the data, and that no instance names what
+ * is not its own.
+ */
 import { GONE } from '../gone-states.ts';
 import type { DatabaseRule } from './rule.ts';
 

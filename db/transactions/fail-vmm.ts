@@ -5,7 +5,8 @@ import type { Queryable } from '../connect.ts';
 /**
  * The control plane's own verdict that a VMM is lost: its sled answers that it does not know it, or an operator vouches for
  * it. Nothing is written to a VMM that is gone, unwinding, or still `creating` (its sled may not know it yet). It
- * leaves open the VMM's side of a migration (case 4 of section 6). Returns the instance's id when it wrote, else `null`.
+ * leaves open the VMM's side of a migration (case 4 of section 6 of docs/design.md). Returns the instance's id when it
+ * wrote, else `null`.
  * `by` is who came to the verdict where nobody asked for it: the verdict is on the audit log then, in the same statement.
  */
 export async function failVmm(

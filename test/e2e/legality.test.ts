@@ -1,6 +1,6 @@
 /**
- * Section 5's table, cell by cell, through the real API: an instance is brought into each state by real means, each
- * operation is asked of it, and the answer, the whole record and what comes of it are held against the table.
+ * The table of section 5 of docs/design.md, cell by cell, through the real API: an instance is brought into each state by
+ * real means, each operation is asked of it, and the answer, the whole record and what comes of it are held against it.
  */
 import { sql } from 'drizzle-orm';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -19,7 +19,7 @@ beforeAll(async () => {
 afterAll(() => harness?.close());
 
 type Cell = 'does' | 'no-op' | 400 | 409;
-/** The table as section 5 has it; migrate is to a sled that is free. */
+/** The table as section 5 of docs/design.md has it; migrate is to a sled that is free. */
 const TABLE: Readonly<Record<ExternalState, Readonly<Record<Operation, Cell>>>> = {
   creating: { start: 409, stop: 409, reboot: 409, migrate: 409, delete: 409 },
   stopped: { start: 'does', stop: 'no-op', reboot: 400, migrate: 400, delete: 'does' },

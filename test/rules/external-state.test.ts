@@ -23,7 +23,7 @@ const migration = (
   targetState,
 });
 
-/** Section 4's table, without a live migration. */
+/** The table of section 4 of docs/design.md, without a live migration. */
 const EXTERNAL_STATES: Readonly<Record<VmmState, ExternalState>> = {
   creating: 'starting',
   starting: 'starting',

@@ -10,7 +10,7 @@ import {
 import { Refusal } from '../../model/refusal.ts';
 import { EXTERNAL_STATES, type ExternalState } from '../../model/states.ts';
 
-/** Section 5's table, as it is written there. */
+/** The table of section 5 of docs/design.md, as it is written there. */
 const TABLE: readonly (readonly [ExternalState, ...string[]])[] = [
   ['creating', '409', '409', '409', '409', '409'],
   ['stopped', 'does', 'no-op', '400', '400', 'does'],
