@@ -13,6 +13,12 @@ import { failedWith, operationError, operationFailure } from './failures.ts';
 import { database } from './proxies.ts';
 import { unwindVmm } from './unwind.ts';
 
+/** What undoes a saga, as its log line has it. */
+const COMPENSATION = { start: 'unwind the VMM', migrate: 'unwind the target VMM' } as const satisfies Record<
+  OperationKind,
+  string
+>;
+
 export interface VmmSaga<Result> {
   readonly kind: OperationKind;
   readonly instanceId: string;
@@ -39,7 +45,7 @@ export async function runSaga<Result>(saga: VmmSaga<Result>): Promise<Result> {
     const error = operationError(kind, failure);
     if (failedWith(failure, 'Refusal')) throw operationFailure(kind, 'refused', error, failure);
     return CancellationScope.nonCancellable(async () => {
-      log.info('compensating', { vmm_id: attempt.vmmId });
+      log.info('compensating', { vmm_id: attempt.vmmId, compensation: COMPENSATION[kind] });
       const outcome = await unwindVmm({ ...attempt, spareRunning: saga.sparesRunning(failure), error });
       if (outcome === 'unwound') throw operationFailure(kind, 'unwound', error, failure);
       await database.succeedOperation(attempt);
