@@ -50,8 +50,8 @@ export async function watchSleds({ db, sleds, workflows, metrics }: ActivityCont
           continue;
         }
         if (vmm === undefined || vmm.deleted || isGoneVmmState(vmm.state)) {
-          // Its saga is about to ask the sled itself.
-          if (vmm?.unwinding && vmm.state !== 'saga_unwound') continue;
+          // Its saga is about to ask the sled itself; not of a row that is deleted, as when its sled was given up meanwhile.
+          if (vmm?.unwinding && !vmm.deleted && vmm.state !== 'saga_unwound') continue;
           await unregister(address, vmm_id);
           found.unregistered.push(vmm_id);
           await settleUnwound(vmm_id, vmm?.instance_id);
