@@ -1115,6 +1115,12 @@ export const MUTANTS: readonly Mutant[] = [
     caughtBy: [ENDPOINTS_TEST],
   },
   {
+    name: 'watcher: passes over a deleted VMM that an unwind was once begun on',
+    why: 'a sled that was declared dead and still has it never comes back into service',
+    edits: [{ file: WATCHER, find: 'vmm?.unwinding && !vmm.deleted && vmm', replace: 'vmm?.unwinding && vmm' }],
+    caughtBy: ['test/trust/declare-dead.test.ts'],
+  },
+  {
     name: 'audit: a restart by itself leaves no record',
     why: 'nobody can tell who started the guest',
     edits: [
