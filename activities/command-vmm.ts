@@ -1,18 +1,18 @@
 /** Commanding a sled to run a VMM, or to migrate one in: the point of no return of a start and of a migration. */
-import { activityInfo } from '@temporalio/activity';
 import { readVmmPlace } from '../db/queries/read-vmm-place.ts';
 import { recordSucceededOperation } from '../db/transactions/succeed-operation.ts';
 import type { Attempt } from '../model/attempt.ts';
 import { isGoneVmmState } from '../model/states.ts';
 import type { VmmCommand } from '../wire/sled-protocol.ts';
-import type { ActivityContext } from './context.ts';
+import { isTriedAgain } from './attempts.ts';
+import type { SagaContext } from './context.ts';
 import { stepFailure } from './failures.ts';
 import { applyAnswer, SLED_CALL_MS } from './sled-calls.ts';
 import type { SledAddress } from './sled-client.ts';
 
 /** Throws, as final, what makes it pointless to go on registering or commanding a VMM. */
 export async function checkStillWanted(
-  { db }: Pick<ActivityContext, 'db'>,
+  { db }: Pick<SagaContext, 'db'>,
   vmmId: string,
   { readIntent }: { readIntent: boolean },
 ): Promise<void> {
@@ -27,6 +27,11 @@ export async function checkStillWanted(
     throw stepFailure('VmmLost', `the VMM on sled "${place.sledName}" is ${place.state}`);
 }
 
+/** The failure of an operation whose VMM was ended by another workflow, or by another run of this one. */
+export function vmmEnded(sledName: string) {
+  return stepFailure('VmmLost', `the VMM on sled "${sledName}" was ended meanwhile`);
+}
+
 /** The failure of a start whose user asked for stop meanwhile. */
 export function stopRequested() {
   return stepFailure('StopRequested', 'the user asked for stop meanwhile');
@@ -37,17 +42,18 @@ export function stopRequested() {
  * `readIntent`: a stop meanwhile ends it before it is tried again.
  */
 export async function commandVmm(
-  context: Pick<ActivityContext, 'db' | 'sleds' | 'workflows'>,
+  context: Pick<SagaContext, 'db' | 'sleds' | 'workflows'>,
   attempt: Attempt & { sled: SledAddress },
   command: VmmCommand,
   { readIntent, whenAccepted }: { readIntent: boolean; whenAccepted?: () => Promise<void> },
 ): Promise<void> {
-  // The first attempt comes right after the step that read the intent and marked the VMM as commanded.
-  if (activityInfo().attempt > 1) await checkStillWanted(context, attempt.vmmId, { readIntent });
+  if (isTriedAgain()) await checkStillWanted(context, attempt.vmmId, { readIntent });
   const { updated_runtime } = await context.sleds.setState(attempt.sled, attempt.vmmId, command, SLED_CALL_MS);
   const [applied] = await Promise.all([
     applyAnswer(context, attempt.vmmId, updated_runtime, { succeed: attempt }),
     whenAccepted?.(),
   ]);
+  // An unwind of it is under way, in a workflow task that was done again or by an operator's doing: it is not a success.
+  if (applied?.verdict === 'unwound') throw vmmEnded(attempt.sled.name);
   if (applied === null) await recordSucceededOperation(context.db, attempt);
 }

@@ -2,6 +2,7 @@ import type { Database } from '../db/connect.ts';
 import type { Metrics } from '../platform/telemetry/metrics.ts';
 import type { WorkflowStarter } from '../temporal/workflow-starter.ts';
 import type { SledClient } from './sled-client.ts';
+import type { StepSledCalls } from './step-sleds.ts';
 
 /** What the activities work with. */
 export interface ActivityContext {
@@ -11,4 +12,9 @@ export interface ActivityContext {
   readonly metrics?: Metrics;
   /** How long audit records are kept, in days; default 90. */
   readonly auditDays?: number | undefined;
+}
+
+/** What the steps of sagas work with. */
+export interface SagaContext extends Omit<ActivityContext, 'sleds'> {
+  readonly sleds: StepSledCalls;
 }

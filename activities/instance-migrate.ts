@@ -1,10 +1,10 @@
-import { activityInfo, log } from '@temporalio/activity';
+import { log } from '@temporalio/activity';
 import { readVmmPlace } from '../db/queries/read-vmm-place.ts';
 import { type ClaimMigrationRequest, claimMigration, type MigrationClaim } from '../db/transactions/claim-migration.ts';
 import { recordSucceededOperation } from '../db/transactions/succeed-operation.ts';
 import type { Attempt } from '../model/attempt.ts';
 import { commandVmm } from './command-vmm.ts';
-import type { ActivityContext } from './context.ts';
+import type { SagaContext } from './context.ts';
 import type { SledAddress } from './sled-client.ts';
 
 /** What a migration's destination is commanded with. */
@@ -15,12 +15,12 @@ export interface MigrateInCommand {
 }
 
 /** The steps of a migration. */
-export function migrateActivities(context: ActivityContext) {
+export function migrateActivities(context: SagaContext) {
   const { db, workflows } = context;
   return {
     /** Claims the migration and its target VMM. */
     async claimMigration(request: Omit<ClaimMigrationRequest, 'isRetry'>): Promise<MigrationClaim> {
-      const result = await claimMigration(db, { ...request, isRetry: activityInfo().attempt > 1 });
+      const result = await claimMigration(db, { ...request, isRetry: true });
       if (result.outcome === 'already') await recordSucceededOperation(db, { ...request, kind: 'migrate' });
       return result;
     },

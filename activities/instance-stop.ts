@@ -1,13 +1,13 @@
 import { readLinkedVmms, type VmmPlace } from '../db/queries/read-vmm-place.ts';
 import { failVmm } from '../db/transactions/fail-vmm.ts';
 import { isGoneVmmState } from '../model/states.ts';
-import type { ActivityContext } from './context.ts';
+import type { SagaContext } from './context.ts';
 import { automaticActor } from './record-action.ts';
 import { applyAnswer, SLED_CALL_MS } from './sled-calls.ts';
 import { SledError } from './sled-client.ts';
 
 /** The step of a stop. */
-export function stopActivities(context: ActivityContext) {
+export function stopActivities(context: SagaContext) {
   const { db, sleds, workflows } = context;
   return {
     /** Delivers a recorded stop. Fails, to be tried again, until nobody is left who has to be commanded. */

@@ -2,13 +2,14 @@ import { readVmmPlace } from '../db/queries/read-vmm-place.ts';
 import { applyReport } from '../db/transactions/apply-report.ts';
 import { commitUpdate } from '../db/transactions/commit-update.ts';
 import { failVmm } from '../db/transactions/fail-vmm.ts';
-import type { ActivityContext } from './context.ts';
+import type { SagaContext } from './context.ts';
 import { automaticActor } from './record-action.ts';
 import { BRIEF_SLED_CALL_MS } from './sled-calls.ts';
 import { SledError } from './sled-client.ts';
+import { SledNotAsked } from './step-sleds.ts';
 
 /** The step of an update. */
-export function updateActivities({ db, sleds, workflows, metrics }: ActivityContext) {
+export function updateActivities({ db, sleds, workflows, metrics }: SagaContext) {
   return {
     /**
      * Brings the records in line, again until a fresh snapshot needs nothing; then starts what must happen on sleds.
@@ -42,7 +43,7 @@ export function updateActivities({ db, sleds, workflows, metrics }: ActivityCont
       const state = await sleds.readState(sled, vmmId, BRIEF_SLED_CALL_MS);
       return (await applyReport(db, vmmId, state))?.wrote ?? false;
     } catch (error) {
-      if (!(error instanceof SledError)) throw error;
+      if (!(error instanceof SledError) || error instanceof SledNotAsked) throw error;
       if (error.kind !== 'gone') return false;
       return (await failVmm(db, vmmId, error.message, automaticActor('update'))) !== null;
     }

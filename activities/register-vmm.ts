@@ -1,13 +1,11 @@
-import { activityInfo } from '@temporalio/activity';
 import type { ClaimedVmm } from '../db/transactions/claim-start.ts';
-import type { SledCircuitBreaker } from './circuit-breaker.ts';
-import { checkStillWanted, stopRequested } from './command-vmm.ts';
-import type { ActivityContext } from './context.ts';
-import { stepFailure } from './failures.ts';
-import { applyAnswer, BRIEF_SLED_CALL_MS, SLED_CALL_MS } from './sled-calls.ts';
+import { isTriedAgain } from './attempts.ts';
+import { checkStillWanted, stopRequested, vmmEnded } from './command-vmm.ts';
+import type { SagaContext } from './context.ts';
+import { applyAnswer, SLED_CALL_MS } from './sled-calls.ts';
 
 /** The step that a start and a migration share. */
-export function registerActivities(context: ActivityContext, breaker: SledCircuitBreaker) {
+export function registerActivities(context: SagaContext) {
   const { sleds } = context;
   return {
     /**
@@ -15,33 +13,29 @@ export function registerActivities(context: ActivityContext, breaker: SledCircui
      * the VMM as about to be commanded. Final when the user asked for stop meanwhile, or when the VMM was ended: without the
      * mark nothing may command the sled to run it.
      */
-    async registerVmm(claim: ClaimedVmm & { instanceId: string; migrationId?: string; isRetry?: true }): Promise<void> {
-      const { attempt, isLocal } = activityInfo();
+    async registerVmm(claim: ClaimedVmm & { instanceId: string; migrationId?: string }): Promise<void> {
       const sled = { name: claim.sledName, address: claim.sledAddress };
-      if (isLocal) breaker.check(sled);
-      if (claim.isRetry === true || attempt > 1) await checkStillWanted(context, claim.vmmId, { readIntent: true });
-      const state = await breaker.run(sled, () =>
-        sleds.register(
-          sled,
-          claim.vmmId,
-          {
-            instance_id: claim.instanceId,
-            ...(claim.migrationId === undefined ? {} : { migration_id: claim.migrationId }),
-            vmm_runtime: {
-              state: claim.migrationId === undefined ? 'starting' : 'migrating',
-              gen: claim.registerGeneration,
-              time_updated: new Date().toISOString(),
-            },
-            vmm_spec: { name: claim.instanceName, ncpus: claim.ncpus, memory_bytes: claim.memoryBytes },
-            vmm_addr: claim.vmmAddress,
+      if (isTriedAgain()) await checkStillWanted(context, claim.vmmId, { readIntent: true });
+      const state = await sleds.register(
+        sled,
+        claim.vmmId,
+        {
+          instance_id: claim.instanceId,
+          ...(claim.migrationId === undefined ? {} : { migration_id: claim.migrationId }),
+          vmm_runtime: {
+            state: claim.migrationId === undefined ? 'starting' : 'migrating',
+            gen: claim.registerGeneration,
+            time_updated: new Date().toISOString(),
           },
-          isLocal ? BRIEF_SLED_CALL_MS : SLED_CALL_MS,
-        ),
+          vmm_spec: { name: claim.instanceName, ncpus: claim.ncpus, memory_bytes: claim.memoryBytes },
+          vmm_addr: claim.vmmAddress,
+        },
+        SLED_CALL_MS,
       );
       const applied = await applyAnswer(context, claim.vmmId, state, { markCommanded: true });
       if (applied !== null && applied.intendedState !== 'running') throw stopRequested();
       // Unwound meanwhile, by another workflow or an operator's reset of this one: it was not marked, so it isn't commanded.
-      if (!applied?.commanded) throw stepFailure('VmmLost', `the VMM on sled "${claim.sledName}" was ended meanwhile`);
+      if (!applied?.commanded) throw vmmEnded(claim.sledName);
     },
   };
 }

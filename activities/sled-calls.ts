@@ -3,11 +3,12 @@ import { applyReport } from '../db/transactions/apply-report.ts';
 import { signalIfNeeded } from '../temporal/signal-update.ts';
 import type { SledVmmState } from '../wire/sled-protocol.ts';
 import type { ActivityContext } from './context.ts';
-import { type SledAddress, type SledClient, SledError } from './sled-client.ts';
+import { type SledAddress, SledError } from './sled-client.ts';
+import type { StepSledCalls } from './step-sleds.ts';
 
 /** How long one call to a sled agent may take, in milliseconds. */
 export const SLED_CALL_MS = 4_000;
-/** The same for a call that is made again soon, or that a workflow task waits for. */
+/** The same for a call that is made again soon. */
 export const BRIEF_SLED_CALL_MS = 1_500;
 
 /**
@@ -28,7 +29,7 @@ export async function applyAnswer(
 
 /** Unregisters a VMM; the state in which it ended, where the sled knew it. Throws unless the sled's answer is definitive. */
 export async function unregisterFromSled(
-  sleds: SledClient,
+  sleds: Pick<StepSledCalls, 'unregister'>,
   sled: SledAddress,
   vmmId: string,
 ): Promise<SledVmmState | null> {

@@ -1,12 +1,12 @@
 import { readVmmPlace } from '../db/queries/read-vmm-place.ts';
 import { failVmm } from '../db/transactions/fail-vmm.ts';
 import { isGoneVmmState } from '../model/states.ts';
-import type { ActivityContext } from './context.ts';
+import type { SagaContext } from './context.ts';
 import { automaticActor } from './record-action.ts';
 import { applyAnswer, unregisterFromSled } from './sled-calls.ts';
 
 /** The step that ends a leftover VMM. */
-export function unregisterActivities(context: ActivityContext) {
+export function unregisterActivities(context: SagaContext) {
   const { db, sleds, workflows } = context;
   return {
     /** Ends a living VMM that its instance does not name any more. Returns what was found or done. */

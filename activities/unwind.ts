@@ -1,16 +1,16 @@
-import { activityInfo } from '@temporalio/activity';
 import { readVmmPlace } from '../db/queries/read-vmm-place.ts';
 import { type BegunUnwind, beginUnwind } from '../db/transactions/begin-unwind.ts';
 import { type FinishUnwindRequest, finishUnwind } from '../db/transactions/finish-unwind.ts';
 import { recordSucceededOperation } from '../db/transactions/succeed-operation.ts';
 import type { Attempt } from '../model/attempt.ts';
 import { signalIfNeeded } from '../temporal/signal-update.ts';
-import type { ActivityContext } from './context.ts';
+import { isTriedAgain } from './attempts.ts';
+import type { SagaContext } from './context.ts';
 import { unregisterFromSled } from './sled-calls.ts';
 import type { SledAddress } from './sled-client.ts';
 
 /** What undoes a start or a migration, in this order. */
-export function unwindActivities({ db, sleds, workflows }: ActivityContext) {
+export function unwindActivities({ db, sleds, workflows }: SagaContext) {
   return {
     /** First transaction: from here on no report and no verdict is written to the VMM's row. */
     async beginUnwind(
@@ -21,7 +21,7 @@ export function unwindActivities({ db, sleds, workflows }: ActivityContext) {
 
     /** Makes sure that the sled does not have the VMM. Returns only at a definitive answer. */
     async unregisterVmm(request: { vmmId: string; sled: SledAddress }): Promise<void> {
-      if (activityInfo().attempt > 1) {
+      if (isTriedAgain()) {
         const place = await readVmmPlace(db, request.vmmId);
         if (place?.givenUp) return;
       }

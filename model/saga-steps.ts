@@ -42,6 +42,13 @@ const UNWIND_VMM: readonly SagaStep[] = [
   { activity: 'succeedOperation', title: 'record that the guest runs after all', sometimes: true },
 ];
 
+/** How an attempt begins to end that was cut off: whether the point of no return was passed decides in which direction. */
+const READ_COMMAND: SagaStep = {
+  activity: 'readMigrateInCommand',
+  title: 'see whether the destination was commanded to migrate in',
+  sometimes: true,
+};
+
 /** By workflow type. */
 export const SAGA_STEPS = {
   instanceStart: {
@@ -82,7 +89,7 @@ export const SAGA_STEPS = {
         summary: 'tell {sled} to migrate {vmm} in',
       },
     ],
-    compensations: UNWIND_VMM,
+    compensations: [READ_COMMAND, ...UNWIND_VMM],
   },
   instanceUpdate: {
     steps: [
@@ -116,11 +123,7 @@ export const SAGA_STEPS = {
   },
   vmmUnwind: {
     steps: [
-      {
-        activity: 'readMigrateInCommand',
-        title: 'see whether the destination was commanded to migrate in',
-        sometimes: true,
-      },
+      READ_COMMAND,
       {
         activity: 'migrateIn',
         title: 'carry the migration forward',

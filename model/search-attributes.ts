@@ -1,7 +1,7 @@
 /**
  * The search attributes of the workflows: what an operator may look for in the Temporal Web UI and by `temporal workflow
  * list`. All are keywords. The client sets what it knows at the start (no event in the history); a workflow upserts what
- * it learns, once when it has its VMM and once at its end.
+ * it learns once, at its end, and before that when a step of it takes longer than its workflow task.
  *
  * A server on PostgreSQL or SQLite has ten custom keywords in all (Temporal's SQL visibility schema): these leave one.
  */

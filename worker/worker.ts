@@ -196,8 +196,6 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
       ...createWatchActivities(context),
     },
     maxConcurrentActivityTaskExecutions: 200,
-    // A start waits within its workflow task for PostgreSQL and its sled: what waits must not keep others from beginning.
-    maxConcurrentWorkflowTaskExecutions: 100,
   });
   const mainRun = main.run();
   const updates = new UpdateWorker(() => Worker.create({ ...common, taskQueue: UPDATE_TASK_QUEUE, activities: sagas }));
@@ -262,6 +260,8 @@ async function commonOptions(
     plugins: tracing === null ? [] : [new OpenTelemetryPlugin(tracing)],
     interceptors: { activity: testInterceptors?.activity ?? [] },
     sinks: testInterceptors?.sinks ?? {},
+    // A saga waits within its workflow task for PostgreSQL and its sleds: what waits must not keep others from beginning.
+    maxConcurrentWorkflowTaskExecutions: 100,
     shutdownGraceTime: '10s',
     // What ignores its cancellation is given up: another worker tries the step again.
     shutdownForceTime: '20s',

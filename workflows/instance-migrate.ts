@@ -10,8 +10,8 @@
 import { CancellationScope, sleep, uuid4 } from '@temporalio/workflow';
 import type { InstanceMigrateInput, InstanceMigrateResult } from '../model/workflow-inputs.ts';
 import { stepFailure } from './failures.ts';
-import { database, migrateSteps, untilDefinitive } from './proxies.ts';
 import { runSaga } from './saga.ts';
+import { claimMigration, migrateIn, registerVmm, signalUpdate } from './steps.ts';
 
 /** How long the saga waits for the update to clear a leftover, and how often it looks. */
 const UPDATE_WAIT_ROUNDS = 50;
@@ -19,7 +19,7 @@ const UPDATE_WAIT_MS = 200;
 
 export async function instanceMigrate(input: InstanceMigrateInput): Promise<InstanceMigrateResult> {
   const { instanceId, destinationSledId, drainedSledId } = input;
-  const { registerVmm } = migrateSteps(input.registerTimeoutMs);
+  const register = registerVmm(input.registerTimeoutMs);
   const migrationId = uuid4();
   return runSaga<InstanceMigrateResult>({
     kind: 'migrate',
@@ -29,10 +29,10 @@ export async function instanceMigrate(input: InstanceMigrateInput): Promise<Inst
       if (claimed.outcome === 'already') return { outcome: 'already migrating' };
       const { claim } = claimed;
       const sled = { name: claim.sledName, address: claim.sledAddress };
-      await registerVmm({ ...claim, instanceId });
+      await register({ ...claim, instanceId });
       // The point of no return: a cancellation must not turn a migration that may be under way into an unwind.
       await CancellationScope.nonCancellable(() =>
-        untilDefinitive.migrateIn({ ...attempt, migrationId, sled, sourceAddress: claim.sourceAddress }),
+        migrateIn({ ...attempt, migrationId, sled, sourceAddress: claim.sourceAddress }),
       );
       return { outcome: 'migrating', vmmId: attempt.vmmId, migrationId, sled: claim.sledName };
     },
@@ -43,16 +43,16 @@ export async function instanceMigrate(input: InstanceMigrateInput): Promise<Inst
 }
 
 /** Claims, and waits for the update to clear what an earlier migration left, where that stands in the way. */
-async function claimOnceCleared(request: Parameters<typeof database.claimMigration>[0]) {
+async function claimOnceCleared(request: Parameters<typeof claimMigration>[0]) {
   for (let round = 0; ; round++) {
-    const claimed = await database.claimMigration(request);
+    const claimed = await claimMigration(request);
     if (claimed.outcome !== 'awaits-update') return claimed;
     if (round === UPDATE_WAIT_ROUNDS)
       throw stepFailure(
         'UpdatePending',
         'what an earlier migration left has not been cleared yet: wait a moment and migrate again',
       );
-    await database.signalUpdate({ instanceId: request.instanceId });
+    await signalUpdate({ instanceId: request.instanceId });
     await sleep(UPDATE_WAIT_MS, { summary: 'until the update has cleared what an earlier migration left' });
   }
 }

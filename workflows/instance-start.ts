@@ -9,20 +9,20 @@
  */
 import type { InstanceStartInput, InstanceStartResult } from '../model/workflow-inputs.ts';
 import { failedWith } from './failures.ts';
-import { startSteps, untilDefinitive } from './proxies.ts';
 import { runSaga } from './saga.ts';
+import { claimStart, registerVmm, runVmm } from './steps.ts';
 
 export async function instanceStart(input: InstanceStartInput): Promise<InstanceStartResult> {
   const { instanceId, reason } = input;
-  const { claimStart, registerVmm } = startSteps(input.registerTimeoutMs);
+  const register = registerVmm(input.registerTimeoutMs);
   return runSaga<InstanceStartResult>({
     kind: 'start',
     instanceId,
     async steps(attempt) {
       const claim = await claimStart({ ...attempt, reason });
       if (claim === null) return { outcome: 'already started' };
-      await registerVmm({ ...claim, instanceId });
-      await untilDefinitive.runVmm({ ...attempt, sled: { name: claim.sledName, address: claim.sledAddress } });
+      await register({ ...claim, instanceId });
+      await runVmm({ ...attempt, sled: { name: claim.sledName, address: claim.sledAddress } });
       return { outcome: 'started', vmmId: attempt.vmmId, sled: claim.sledName };
     },
     // Its sled refused a second command to a guest that it has reported as running, or that has moved on. But a sled that

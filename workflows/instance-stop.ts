@@ -4,8 +4,8 @@
  * the updater scan if someone terminates it.
  */
 import type { InstanceStopInput } from '../model/workflow-inputs.ts';
-import { untilDefinitive } from './proxies.ts';
+import { deliverStop } from './steps.ts';
 
 export async function instanceStop(input: InstanceStopInput): Promise<{ outcome: string }> {
-  return { outcome: await untilDefinitive.deliverStop(input) };
+  return { outcome: await deliverStop(input) };
 }

@@ -86,7 +86,7 @@
  */
 import { continueAsNew, defineSignal, setHandler, workflowInfo } from '@temporalio/workflow';
 import type { InstanceUpdateInput } from '../model/workflow-inputs.ts';
-import { database } from './proxies.ts';
+import { updateInstance } from './steps.ts';
 
 /** The instance's stored state may need an update. */
 export const updateNeeded = defineSignal('updateNeeded');
@@ -101,7 +101,7 @@ export async function instanceUpdate(input: InstanceUpdateInput): Promise<{ roun
   while (needed) {
     needed = false;
     rounds += 1;
-    const result = await database.updateInstance(input);
+    const result = await updateInstance(input);
     if (result !== null) last = result;
     if (needed && workflowInfo().continueAsNewSuggested) return continueAsNew<typeof instanceUpdate>(input);
   }

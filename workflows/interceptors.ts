@@ -2,15 +2,14 @@
  * What every workflow shows in the Web UI, without a line of its own: a summary on each activity and timer, its progress
  * as current details, and its search attributes. Bundled with the workflows (`workflowInterceptorModules`).
  *
- * Summaries and details are metadata: they add no event, and no history depends on them. An upsert is a command. It is
- * made only in a run whose first event carries the attributes: one that began before they were there, or on a server that
- * doesn't know them, replays and runs without.
+ * Summaries and details are metadata: they add no event, and no history depends on them. An upsert is a command, and made
+ * once, at the end; also when a step goes on as an activity, since it may then be looked for. It is made only in a run whose
+ * first event carries the attributes: one on a server that doesn't know them runs without.
  */
 import { defineSearchAttributeKey, SearchAttributeType, type SearchAttributeUpdatePair } from '@temporalio/common';
 import {
   type ActivityInput,
   ContinueAsNew,
-  getCurrentDetails,
   isCancellation,
   type LocalActivityInput,
   metricMeter,
@@ -40,8 +39,11 @@ class ProgressInterceptor implements WorkflowInboundCallsInterceptor, WorkflowOu
   /** What is sure of the subject: an argument may speak of a VMM that is never made. */
   #sure: SagaFacts = {};
   #upsertedOnce = false;
-  /** The details as they were last set here. */
-  #shownDetails = '';
+  /**
+   * The story as it is when somebody asks: making Markdown of it at each step would be work that nobody looks at. The SDK keeps
+   * the details as they are, and makes JSON of them to answer a query.
+   */
+  readonly #details: unknown = { toJSON: () => this.#story.toMarkdown() };
 
   async execute(input: WorkflowExecuteInput, next: Next<WorkflowInboundCallsInterceptor, 'execute'>): Promise<unknown> {
     // Not in the constructor: the first event has not been read by then.
@@ -50,6 +52,7 @@ class ProgressInterceptor implements WorkflowInboundCallsInterceptor, WorkflowOu
     this.#sure = factsOf(known);
     this.#story = new SagaStory(this.#workflowType, this.#sure);
     this.#collect(input.args[0]);
+    // What the workflow sets as its details by itself counts for more than its steps.
     this.#show();
     try {
       const result = await next(input);
@@ -66,6 +69,7 @@ class ProgressInterceptor implements WorkflowInboundCallsInterceptor, WorkflowOu
     input: ActivityInput,
     next: Next<WorkflowOutboundCallsInterceptor, 'scheduleActivity'>,
   ): Promise<unknown> {
+    if (!this.#upsertedOnce) this.#upsert(attributesOf(this.#sure));
     return this.#step(input, (summary) => next({ ...input, options: { summary, ...input.options } }));
   }
 
@@ -79,12 +83,10 @@ class ProgressInterceptor implements WorkflowInboundCallsInterceptor, WorkflowOu
   async startTimer(input: TimerInput, next: Next<WorkflowOutboundCallsInterceptor, 'startTimer'>): Promise<void> {
     const summary = input.options?.summary ?? `wait ${input.durationMs} ms`;
     const goOn = this.#story.wait(summary);
-    this.#show();
     try {
       await next({ ...input, options: { ...input.options, summary } });
     } finally {
       goOn();
-      this.#show();
     }
   }
 
@@ -96,18 +98,14 @@ class ProgressInterceptor implements WorkflowInboundCallsInterceptor, WorkflowOu
     this.#story.facts = collectFacts(this.#story.facts, args[0]);
     const summary = describeStep(this.#workflowType, activityType, this.#story.facts);
     const end = this.#story.begin(activityType, summary);
-    this.#show();
     return run(summary).then(
       (result) => {
         this.#collect(result);
         end('done', typeof result === 'string' ? result : '');
-        if (!this.#upsertedOnce) this.#upsert(attributesOf(this.#sure));
-        this.#show();
         return result;
       },
       (error: unknown) => {
         end('failed', messageOf(error));
-        this.#show();
         throw error;
       },
     );
@@ -127,7 +125,7 @@ class ProgressInterceptor implements WorkflowInboundCallsInterceptor, WorkflowOu
     more: Partial<Record<SearchAttribute, string | undefined>> = {},
   ): void {
     this.#story.end(ending);
-    this.#show(ending.message !== undefined);
+    if (ending.message !== undefined) this.#show();
     // Counted once a run: the SDK leaves out what a replay counts again.
     metricMeter.createCounter('mooring_sagas', 'runs', 'Runs of workflows, by how they ended.').add(1, {
       saga: this.#workflowType,
@@ -143,11 +141,8 @@ class ProgressInterceptor implements WorkflowInboundCallsInterceptor, WorkflowOu
     this.#story.facts = collectFacts(this.#story.facts, value);
   }
 
-  /** What the workflow itself has set as its details counts for more than its steps; not why it failed. */
-  #show(failed = false): void {
-    if (!failed && getCurrentDetails() !== this.#shownDetails) return;
-    this.#shownDetails = this.#story.toMarkdown();
-    setCurrentDetails(this.#shownDetails);
+  #show(): void {
+    setCurrentDetails(this.#details as string);
   }
 
   /** Writes what the server does not have yet: one event, in the workflow task that is under way. */

@@ -5,13 +5,15 @@
  * The compensation stands before the first step, since a step that failed may have taken effect, and a claim that never
  * arrived must not arrive later. It runs out of reach of a cancellation, and each of its steps goes on until it has a
  * definitive answer. A step that was refused for a reason in the request has written nothing, and nothing is undone.
+ *
+ * A cancellation says nothing about how far the attempt has come: where its steps were done in a workflow task that is done
+ * again because of it, they may all have taken effect.
  */
-import { CancellationScope, log, uuid4, workflowInfo } from '@temporalio/workflow';
+import { CancellationScope, isCancellation, log, uuid4, workflowInfo } from '@temporalio/workflow';
 import type { Attempt } from '../model/attempt.ts';
 import type { OperationKind } from '../model/states.ts';
 import { failedWith, operationError, operationFailure } from './failures.ts';
-import { database } from './proxies.ts';
-import { unwindVmm } from './unwind.ts';
+import { endCutOff, unwindVmm } from './unwind.ts';
 
 /** What undoes a saga, as its log line has it. */
 const COMPENSATION = { start: 'unwind the VMM', migrate: 'unwind the target VMM' } as const satisfies Record<
@@ -46,9 +48,9 @@ export async function runSaga<Result>(saga: VmmSaga<Result>): Promise<Result> {
     if (failedWith(failure, 'Refusal')) throw operationFailure(kind, 'refused', error, failure);
     return CancellationScope.nonCancellable(async () => {
       log.info('compensating', { vmm_id: attempt.vmmId, compensation: COMPENSATION[kind] });
-      const outcome = await unwindVmm({ ...attempt, spareRunning: saga.sparesRunning(failure), error });
+      const end = isCancellation(failure) ? endCutOff : unwindVmm;
+      const outcome = await end({ ...attempt, spareRunning: saga.sparesRunning(failure), error });
       if (outcome === 'unwound') throw operationFailure(kind, 'unwound', error, failure);
-      await database.succeedOperation(attempt);
       return saga.spared(attempt);
     });
   }

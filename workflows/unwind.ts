@@ -10,26 +10,55 @@
  * The instance's ids and generation are not touched: only the update saga clears them.
  */
 import type { UnwindInput } from '../model/workflow-inputs.ts';
-import { briefly, database, untilDefinitive } from './proxies.ts';
+import { operationError } from './failures.ts';
+import {
+  beginUnwind,
+  finishUnwind,
+  migrateIn,
+  readMigrateInCommand,
+  succeedOperation,
+  unregisterVmm,
+  unregisterVmmBriefly,
+} from './steps.ts';
 
-/** Unwinds a VMM. Returns `spared` when it was left alone because its guest runs, and nothing was undone. */
+/**
+ * Unwinds a VMM. Returns `spared` when it was left alone, because its operation had succeeded or its guest runs: then nothing
+ * was undone, and the operation's success is on record.
+ */
 export async function unwindVmm(input: UnwindInput): Promise<'unwound' | 'spared'> {
-  const begun = await database.beginUnwind(input);
-  if (begun.spared) return 'spared';
-
+  const begun = await beginUnwind(input);
+  if (begun.spared) {
+    await succeedOperation(input);
+    return 'spared';
+  }
   let confirmed = begun.sled === null;
   if (begun.sled !== null) {
     const request = { vmmId: input.vmmId, sled: begun.sled };
     if (begun.commanded) {
-      await untilDefinitive.unregisterVmm(request);
+      await unregisterVmm(request);
       confirmed = true;
     } else {
-      confirmed = await briefly.unregisterVmm(request).then(
+      confirmed = await unregisterVmmBriefly(request).then(
         () => true,
         () => false,
       );
     }
   }
-  await database.finishUnwind({ ...input, confirmed, neverCommanded: !begun.commanded });
+  await finishUnwind({ ...input, confirmed, neverCommanded: !begun.commanded });
   return 'unwound';
+}
+
+/**
+ * Ends an attempt that was cut off, so that nobody knows how far it came. A migration whose destination was commanded to
+ * migrate in is past the point of no return: it is carried forward, and unwound only when the destination refuses for good.
+ */
+export async function endCutOff(input: UnwindInput): Promise<'carried forward' | 'unwound' | 'spared'> {
+  const command = input.kind === 'migrate' ? await readMigrateInCommand(input) : null;
+  if (command === null) return unwindVmm(input);
+  try {
+    await migrateIn({ ...input, ...command });
+    return 'carried forward';
+  } catch (error) {
+    return unwindVmm({ ...input, error: operationError('migrate', error) });
+  }
 }

@@ -71,6 +71,8 @@ function context(sleds: Partial<SledClient>): ActivityContext {
 const SILENT = new DefaultLogger('ERROR', () => {});
 const inActivity = <Result>(attempt: number, run: () => Promise<Result>): Promise<Result> =>
   new MockActivityEnvironment({ attempt }, { logger: SILENT }).run(run) as Promise<Result>;
+const atOnce = <Result>(run: () => Promise<Result>): Promise<Result> =>
+  new MockActivityEnvironment({ isLocal: true }, { logger: SILENT }).run(run) as Promise<Result>;
 const failureType = async (call: Promise<unknown>) => {
   const error = await call.then(
     () => null,
@@ -113,7 +115,7 @@ test('a stop that came while the VMM was registered ends the start before its sl
     return vmmReport('starting', 2);
   };
   const { registerVmm } = createSagaActivities(context({ register }));
-  expect(await failureType(inActivity(1, () => registerVmm(claim)))).toBe('StopRequested');
+  expect(await failureType(atOnce(() => registerVmm(claim)))).toBe('StopRequested');
   expect((await readInstance(database.db, claim.instanceId))?.active?.commandedAt).toBeNull();
 });
 
@@ -138,19 +140,18 @@ test('a sled that gave no answer is not waited for again within a workflow task,
     return answers ? vmmReport('starting', 2) : silence();
   };
   const { registerVmm } = createSagaActivities(context({ register }));
-  const atOnce = () =>
-    new MockActivityEnvironment({ isLocal: true }, { logger: SILENT }).run(() => registerVmm(claim)) as Promise<void>;
-  const asStep = () => inActivity(1, () => registerVmm({ ...claim, isRetry: true }));
+  const now = () => atOnce(() => registerVmm(claim));
+  const asStep = () => inActivity(1, () => registerVmm(claim));
 
-  expect(await failureType(atOnce())).toBe('SledUnavailable');
+  expect(await failureType(now())).toBe('SledUnavailable');
   expect(calls).toHaveLength(1);
-  expect(await failureType(atOnce())).toBe('SledUnavailable');
+  expect(await failureType(now())).toBe('SledUnavailable');
   expect(calls).toHaveLength(1);
   expect(await failureType(asStep())).toBe('SledUnavailable');
   expect(calls).toHaveLength(2);
   answers = true;
   await asStep();
-  await atOnce();
+  await now();
   expect(calls).toHaveLength(4);
 });
 
@@ -162,7 +163,7 @@ test('registering as a step of its own, after the attempt at once, reads the int
     return vmmReport('starting', 2);
   };
   const { registerVmm } = createSagaActivities(context({ register }));
-  expect(await failureType(inActivity(1, () => registerVmm({ ...claim, isRetry: true })))).toBe('StopRequested');
+  expect(await failureType(inActivity(1, () => registerVmm(claim)))).toBe('StopRequested');
   expect(calls).toEqual([]);
 });
 

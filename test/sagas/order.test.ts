@@ -31,6 +31,7 @@ const USUAL: Record<string, unknown> = {
   claimStart: CLAIM,
   claimMigration: { outcome: 'claimed', claim: CLAIM },
   beginUnwind: COMMANDED,
+  readMigrateInCommand: { sled: COMMANDED.sled, sourceAddress: CLAIM.sourceAddress, migrationId: 'm' },
   updateInstance: null,
 };
 
@@ -41,7 +42,7 @@ beforeAll(async () => {
   native = await NativeConnection.connect({ address: server.address });
   client = new Client({ connection });
   const names = ['claimStart', 'claimMigration', 'registerVmm', 'runVmm', 'migrateIn', 'beginUnwind', 'unregisterVmm'];
-  names.push('finishUnwind', 'succeedOperation', 'signalUpdate', 'updateInstance', 'reap');
+  names.push('finishUnwind', 'succeedOperation', 'signalUpdate', 'updateInstance', 'reap', 'readMigrateInCommand');
   const activities = Object.fromEntries(
     names.map((name) => [
       name,
@@ -195,6 +196,19 @@ test('a cancellation past the point of no return does not tear a migration down'
   held.open();
   expect(await outcome(handle)).toBe('succeeded');
   expect(names()).not.toContain('beginUnwind');
+  // The workflow task was done again from its beginning, cancelled, and found that the destination had been commanded.
+  expect(names().slice(-2)).toEqual(['readMigrateInCommand', 'migrateIn']);
+  expect(new Set(calls.filter(({ name }) => name === 'migrateIn').map(({ request }) => request.vmmId)).size).toBe(1);
+});
+
+test('a cancelled migration whose destination was never commanded unwinds', async () => {
+  const held = gate();
+  fakes = { registerVmm: held.pass, readMigrateInCommand: async () => null };
+  const handle = await begin('instanceMigrate');
+  await waitUntil(() => names().filter((name) => name === 'registerVmm').length === 2, 'it never registered');
+  await handle.cancel();
+  expect(await outcome(handle)).toBe('failed');
+  expect(names().slice(3)).toEqual(['readMigrateInCommand', ...UNWIND]);
 });
 
 test('an update does not complete over a signal that came while it looked', async () => {

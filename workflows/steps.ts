@@ -1,0 +1,113 @@
+/**
+ * The steps of the sagas, each declared once: how long it may take within the workflow task, how it goes on as an activity,
+ * and when it is given up. What each one is, in words, is in model/saga-steps.ts.
+ *
+ * One rule for all of them. A step is tried once within the workflow task (a local activity): what is settled there costs no
+ * task of its own, neither in a queue nor in the history. What is not settled there goes on as an ordinary activity, which the
+ * Web UI shows with its attempts and its error for as long as PostgreSQL or the sled is away.
+ *
+ * A worker that dies within the task takes its results along: the task is done again from its beginning, with the same ids, and
+ * perhaps beside a late step of the first one. So each step can run twice, and beside every later step of its saga; what may not
+ * both happen is decided by the database (`begin-unwind`, `apply-report`).
+ */
+import {
+  type ActivityOptions,
+  isCancellation,
+  proxyActivities,
+  proxyLocalActivities,
+  type RetryPolicy,
+} from '@temporalio/workflow';
+import type { SagaActivities } from '../activities/sagas.ts';
+import { isFinalFailure, isTimeout, stepFailure } from './failures.ts';
+
+/** How long the sagas go on trying to register a VMM before they unwind, in milliseconds (section 5 of docs/design.md). */
+const DEFAULT_REGISTER_TIMEOUT_MS = 15_000;
+
+/** How a step is run. */
+interface StepRule {
+  /** How long it may take within the workflow task, which waits for it and shows nothing meanwhile. */
+  readonly atOnce: '2s';
+  /** How it goes on as an activity. */
+  readonly activity: ActivityOptions;
+}
+
+const pauses = (maximumInterval: '1s' | '2s' | '5s'): RetryPolicy => ({
+  initialInterval: '100ms',
+  backoffCoefficient: 2,
+  maximumInterval,
+});
+
+/** One transaction: retried until PostgreSQL is back, since nothing else can decide for it. */
+const TRANSACTION: StepRule = { atOnce: '2s', activity: { startToCloseTimeout: '10s', retry: pauses('5s') } };
+
+/** A command whose outcome must be known: retried until the sled's answer is definitive, however long it is silent. */
+const UNTIL_DEFINITIVE: StepRule = { atOnce: '2s', activity: { startToCloseTimeout: '10s', retry: pauses('2s') } };
+
+/** A command that may be given up: what it leaves is mended later. */
+const BRIEFLY: StepRule = {
+  atOnce: '2s',
+  activity: { startToCloseTimeout: '2s', scheduleToCloseTimeout: '3s', retry: pauses('1s') },
+};
+
+/** A command that is retried within a bound: nothing runs yet, and another attempt of the user's may do better. */
+function within(timeoutMs: number): StepRule {
+  return {
+    atOnce: '2s',
+    activity: {
+      startToCloseTimeout: Math.min(5_000, timeoutMs),
+      scheduleToCloseTimeout: timeoutMs,
+      retry: pauses('2s'),
+    },
+  };
+}
+
+export const claimStart = step('claimStart', TRANSACTION);
+export const claimMigration = step('claimMigration', TRANSACTION);
+export const signalUpdate = step('signalUpdate', TRANSACTION);
+export const registerVmm = (timeoutMs = DEFAULT_REGISTER_TIMEOUT_MS) =>
+  step('registerVmm', within(timeoutMs), ({ sledName }) => `sled "${sledName}"`);
+export const runVmm = step('runVmm', UNTIL_DEFINITIVE);
+export const migrateIn = step('migrateIn', UNTIL_DEFINITIVE);
+
+export const readMigrateInCommand = step('readMigrateInCommand', TRANSACTION);
+export const beginUnwind = step('beginUnwind', TRANSACTION);
+export const unregisterVmm = step('unregisterVmm', UNTIL_DEFINITIVE);
+export const unregisterVmmBriefly = step('unregisterVmm', BRIEFLY, ({ sled }) => `sled "${sled.name}"`);
+export const finishUnwind = step('finishUnwind', TRANSACTION);
+export const succeedOperation = step('succeedOperation', TRANSACTION);
+
+export const updateInstance = step('updateInstance', TRANSACTION);
+export const deliverStop = step('deliverStop', UNTIL_DEFINITIVE);
+export const unregisterLeftover = step('unregisterLeftover', UNTIL_DEFINITIVE);
+
+/**
+ * Declares a step. A failure that trying again can't mend ends it at once, as does a cancellation; `silent` names, for a step
+ * with a bound, who gave no answer within it.
+ */
+function step<Name extends keyof SagaActivities>(
+  name: Name,
+  { atOnce, activity }: StepRule,
+  silent?: (request: Parameters<SagaActivities[Name]>[0]) => string,
+): SagaActivities[Name] {
+  const now = proxyLocalActivities<Steps>({ startToCloseTimeout: atOnce, retry: { maximumAttempts: 1 } })[
+    name as string
+  ] as Step;
+  const retried = proxyActivities<Steps>(activity)[name as string] as Step;
+  const run = async (request: Parameters<SagaActivities[Name]>[0]): Promise<unknown> => {
+    try {
+      return await now(request);
+    } catch (error) {
+      if (isCancellation(error) || isFinalFailure(error)) throw error;
+    }
+    try {
+      return await retried(request);
+    } catch (error) {
+      if (silent === undefined || !isTimeout(error)) throw error;
+      // Temporal's own time-out does not say whose it was.
+      throw stepFailure('Timeout', `${silent(request)} gave no answer in time`, error);
+    }
+  };
+  return run as SagaActivities[Name];
+}
+type Step = (request: unknown) => Promise<unknown>;
+type Steps = Record<string, Step>;
