@@ -921,8 +921,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: COMMIT,
-        find: 'for (const vmmId of decision.retire) {\n',
-        replace: 'for (const vmmId of decision.retire.slice(1)) {\n',
+        find: 'USING guarded WHERE vmm_id = ANY(${sql.param(retire)}::uuid[])',
+        replace: 'USING guarded WHERE vmm_id = ANY(${sql.param(retire.slice(1))}::uuid[])',
       },
     ],
     caughtBy: [DATABASE_TEST],
@@ -930,7 +930,9 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'update: the charge is never released',
     why: 'the quota leaks with every stop',
-    edits: [{ file: COMMIT, find: 'if (decision.releaseCharge) {', replace: 'if (decision.releaseCharge === null) {' }],
+    edits: [
+      { file: COMMIT, find: 'AND ${decision.releaseCharge} AND', replace: 'AND NOT ${decision.releaseCharge} AND' },
+    ],
     caughtBy: [DATABASE_TEST],
   },
   {
@@ -939,8 +941,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: COMMIT,
-        find: 'if (decision.activateReservation !== null) {',
-        replace: "if (decision.activateReservation === '') {",
+        find: 'WHERE vmm_id = ${activateReservation} AND',
+        replace: 'WHERE vmm_id IS NULL AND ${activateReservation}::uuid IS NOT NULL AND',
       },
     ],
     caughtBy: [DATABASE_TEST],
