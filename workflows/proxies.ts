@@ -32,7 +32,7 @@ export function startSteps(registerTimeoutMs = DEFAULT_REGISTER_TIMEOUT_MS) {
     claimStart: (request: ClaimStart) =>
       atOnceOrAsStep(
         () => atOnce('3s').claimStart(request),
-        () => database.claimStart({ ...request, isRetry: true }),
+        () => database.claimStart(request),
       ),
     registerVmm: (claim: RegisterVmm) =>
       atOnceOrAsStep(

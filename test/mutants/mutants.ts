@@ -118,9 +118,9 @@ const SIDE_NOT_FINAL: Edit = {
 };
 const GENERATION_BUMPED: Edit = {
   file: FINISH_UNWIND,
-  find: 'SELECT id, active_vmm_id FROM instance WHERE id = ${instanceId} FOR UPDATE\n    )',
+  find: 'SELECT id, active_vmm_id, target_vmm_id FROM instance WHERE id = ${instanceId} FOR UPDATE\n    )',
   replace:
-    'SELECT id, active_vmm_id FROM instance WHERE id = ${instanceId} FOR UPDATE\n    ), bumped AS (\n      UPDATE instance SET state_generation = state_generation + 1 WHERE id = ${instanceId}\n    )',
+    'SELECT id, active_vmm_id, target_vmm_id FROM instance WHERE id = ${instanceId} FOR UPDATE\n    ), bumped AS (\n      UPDATE instance SET state_generation = state_generation + 1 WHERE id = ${instanceId}\n    )',
 };
 const UNGUARDED_CLAIM: Edit = {
   file: CLAIM,
@@ -545,7 +545,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'unwind: the VMM id is not burnt',
     why: 'a claim that arrives after its saga has unwound makes a VMM that nobody ends',
-    edits: [{ file: BEGIN_UNWIND, find: '      await burnVmmId(transaction, request);\n', replace: '' }],
+    edits: [{ file: BEGIN_UNWIND, find: '    await burnVmmId(db, request);\n', replace: '' }],
     caughtBy: [DATABASE_TEST],
   },
   {
@@ -634,8 +634,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: BEGIN_UNWIND,
-        find: 'AND NOT (${request.spareRunning} AND',
-        replace: 'AND NOT (NOT ${request.spareRunning} AND',
+        find: 'OR ${spareRunning} AND CASE',
+        replace: 'OR NOT ${spareRunning} AND CASE',
       },
     ],
     caughtBy: [DATABASE_TEST],

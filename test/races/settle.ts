@@ -148,11 +148,10 @@ export async function checkRest(db: Database, world: World): Promise<string[]> {
       const claimed = await claimMigration(db, {
         ...attempt,
         destinationSledId: active?.sledId === world.spare ? world.there : world.spare,
-        isRetry: false,
       });
       if (claimed.outcome !== 'claimed') wrongs.push(`the next migration: ${claimed.outcome}`);
     } else {
-      const claim = await claimStart(db, { ...newAttempt('start', instance.id), reason: 'user', isRetry: false });
+      const claim = await claimStart(db, { ...newAttempt('start', instance.id), reason: 'user' });
       if (claim === null) wrongs.push('the next start: started already');
     }
   } catch (error) {

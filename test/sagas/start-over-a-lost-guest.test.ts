@@ -1,4 +1,3 @@
-import { randomUUID } from 'node:crypto';
 import { sql } from 'drizzle-orm';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { readInstance } from '../../db/queries/read-instance.ts';
@@ -34,12 +33,18 @@ test('a guest left its source, and its migration was then unwound: the instance 
   });
   expect((await commitUpdate(database.db, id))?.rounds[0]?.case).toBe('left');
   // The destination says that it knows no such VMM.
-  const attempt = { kind: 'migrate' as const, instanceId: id, vmmId: target };
+  const attempt = {
+    kind: 'migrate' as const,
+    instanceId: id,
+    vmmId: target,
+    operationId: String(
+      (await database.db.execute(sql`SELECT id FROM operation WHERE vmm_id = ${target}`)).rows[0]?.id,
+    ),
+    workflowId: `instance-migrate/${id}`,
+  };
   await beginUnwind(database.db, { ...attempt, spareRunning: true });
   await finishUnwind(database.db, {
     ...attempt,
-    operationId: randomUUID(),
-    workflowId: `instance-migrate/${id}`,
     confirmed: true,
     neverCommanded: false,
     error: unwindError('the destination lost it'),

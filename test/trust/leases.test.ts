@@ -311,7 +311,7 @@ describe('placement', () => {
     await renew(here);
     await silentFor(here, LEASE_MS);
     const attempt = newAttempt('start', await database.addInstance(project));
-    await expect(claimStart(database.db, { ...attempt, reason: 'user', isRetry: false })).rejects.toThrow(
+    await expect(claimStart(database.db, { ...attempt, reason: 'user' })).rejects.toThrow(
       /no sled takes instances \(1 of them dead, or late/,
     );
   });
