@@ -190,12 +190,8 @@ function shutItselfDown(snapshot: UpdateSnapshot, placement: Placement): boolean
   return placement.active?.state === 'destroyed' && snapshot.intendedState === 'running' && !snapshot.deleted;
 }
 
-/**
- * Whether an update would write anything. The API and the sagas ask this, of stored state, before they signal; the
- * scan also looks for what must only be done on a sled (see {@link needsAction}).
- */
-export function needsUpdate(snapshot: UpdateSnapshot): boolean {
-  const decision = decideUpdate(snapshot);
+/** Whether a decision changes anything in the database. */
+export function writesAnything(decision: UpdateDecision): boolean {
   return (
     decision.instance !== null ||
     decision.intendedState !== null ||
@@ -206,8 +202,16 @@ export function needsUpdate(snapshot: UpdateSnapshot): boolean {
   );
 }
 
+/**
+ * Whether an update would write anything. The API and the sagas ask this, of stored state, before they signal; the
+ * scan also looks for what must only be done on a sled (see {@link needsAction}).
+ */
+export function needsUpdate(snapshot: UpdateSnapshot): boolean {
+  return writesAnything(decideUpdate(snapshot));
+}
+
 /** Whether there is anything for an update to do, in the database or by way of a sled. */
 export function needsAction(snapshot: UpdateSnapshot): boolean {
   const decision = decideUpdate(snapshot);
-  return needsUpdate(snapshot) || decision.unregister.length > 0 || decision.ask !== null || decision.carryStop;
+  return writesAnything(decision) || decision.unregister.length > 0 || decision.ask !== null || decision.carryStop;
 }

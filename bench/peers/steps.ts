@@ -35,7 +35,7 @@ export function createSteps(databaseUrl: string): {
   const { db } = database;
   const steps: StartSteps = {
     async claim(attempt) {
-      const claim = await claimStart(db, { ...attempt, reason: 'user', isRetry: false });
+      const claim = await claimStart(db, { ...attempt, reason: 'user' });
       if (claim === null) throw new Error(`${attempt.instanceId} is started already`);
       return claim;
     },

@@ -446,6 +446,17 @@ BEGIN
 END $$;
 CREATE TRIGGER migration_guard BEFORE UPDATE ON migration FOR EACH ROW EXECUTE FUNCTION guard_migration();
 
+-- The outcome of an operation is written once, and what has ended makes no VMM any more: a claim of an attempt that was
+-- given up is refused here, however late it comes.
+CREATE FUNCTION guard_operation() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF (NEW.vmm_id, NEW.succeeded, NEW.error) IS DISTINCT FROM (OLD.vmm_id, OLD.succeeded, OLD.error) THEN
+    RAISE EXCEPTION 'operation % is over', OLD.id USING ERRCODE = '23514', CONSTRAINT = 'operation_is_over';
+  END IF;
+  RETURN NEW;
+END $$;
+CREATE TRIGGER operation_guard BEFORE UPDATE ON operation FOR EACH ROW WHEN (OLD.time_ended IS NOT NULL) EXECUTE FUNCTION guard_operation();
+
 -- === Placement ===
 
 -- The last line of defence of the groups that must not be broken: whatever a placement had read, the group's row is locked

@@ -28,7 +28,7 @@ export type ReportSource =
 
 export interface AppliedReport {
   readonly instanceId: string;
-  /** `unwound`: its saga unwinds or has unwound the VMM, so nothing was written. */
+  /** `unwound`: its saga unwinds or has unwound the VMM, so nothing was written, not even the operation's success. */
   readonly verdict: 'applied' | 'unwound';
   /** Whether the report said anything that was not known yet. */
   readonly wrote: boolean;
@@ -56,7 +56,8 @@ const NO_MIGRATION = { migration_id: null, state: 'pending', gen: 0 } as const;
  * `source` says who reports: the check that it may report on this VMM is part of the statement.
  * `saga` is for the sagas' own steps: `markCommanded` marks, in the same statement, that the sled is about to be commanded
  * to run the guest or migrate it in (only while the user wants it to run, and the VMM is not gone); `succeed` records the
- * operation's success.
+ * operation's success. Neither is written of a VMM that is being unwound, or was: of an operation's success and the unwind
+ * of its VMM, whichever takes the lock of the VMM's row first is the only one.
  */
 export async function applyReport(
   db: Queryable,
@@ -102,8 +103,8 @@ export async function applyReport(
     ), side_out AS (${writeSide('source', report.migration_out ?? NO_MIGRATION)}
     ), side_in AS (${writeSide('target', report.migration_in ?? NO_MIGRATION)}
     ), succeeded AS (
-      UPDATE operation SET succeeded = true, time_ended = now()
-      WHERE id = ${saga.succeed?.operationId ?? null}::uuid AND time_ended IS NULL
+      UPDATE operation SET succeeded = true, time_ended = now() FROM open
+      WHERE operation.id = ${saga.succeed?.operationId ?? null}::uuid AND time_ended IS NULL
     )
     SELECT subject.instance_id, coalesce((SELECT wrote.state FROM wrote), subject.state) AS state, subject.unwinding, subject.deleted,
       wanted.intended_state, coalesce((SELECT wrote.commanded_at FROM wrote), subject.commanded_at) IS NOT NULL AS commanded,

@@ -41,7 +41,7 @@ async function start(
   reason: 'user' | 'auto_restart' = 'user',
   attempt = newAttempt('start', instanceId),
 ) {
-  const claim = await claimStart(database.db, { ...attempt, reason, isRetry: false });
+  const claim = await claimStart(database.db, { ...attempt, reason });
   return { ...attempt, claim };
 }
 const report = (...[vmmId, ...states]: [vmmId: string, ...Parameters<typeof vmmReport>]) =>

@@ -118,9 +118,9 @@ const SIDE_NOT_FINAL: Edit = {
 };
 const GENERATION_BUMPED: Edit = {
   file: FINISH_UNWIND,
-  find: 'SELECT id, active_vmm_id FROM instance WHERE id = ${instanceId} FOR UPDATE\n    )',
+  find: 'SELECT id, active_vmm_id, target_vmm_id FROM instance WHERE id = ${instanceId} FOR UPDATE\n    )',
   replace:
-    'SELECT id, active_vmm_id FROM instance WHERE id = ${instanceId} FOR UPDATE\n    ), bumped AS (\n      UPDATE instance SET state_generation = state_generation + 1 WHERE id = ${instanceId}\n    )',
+    'SELECT id, active_vmm_id, target_vmm_id FROM instance WHERE id = ${instanceId} FOR UPDATE\n    ), bumped AS (\n      UPDATE instance SET state_generation = state_generation + 1 WHERE id = ${instanceId}\n    )',
 };
 const UNGUARDED_CLAIM: Edit = {
   file: CLAIM,
@@ -545,7 +545,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'unwind: the VMM id is not burnt',
     why: 'a claim that arrives after its saga has unwound makes a VMM that nobody ends',
-    edits: [{ file: BEGIN_UNWIND, find: '      await burnVmmId(transaction, request);\n', replace: '' }],
+    edits: [{ file: BEGIN_UNWIND, find: '    await burnVmmId(db, request);\n', replace: '' }],
     caughtBy: [DATABASE_TEST],
   },
   {
@@ -634,8 +634,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: BEGIN_UNWIND,
-        find: 'AND NOT (${request.spareRunning} AND',
-        replace: 'AND NOT (NOT ${request.spareRunning} AND',
+        find: 'OR ${spareRunning} AND CASE',
+        replace: 'OR NOT ${spareRunning} AND CASE',
       },
     ],
     caughtBy: [DATABASE_TEST],
@@ -921,8 +921,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: COMMIT,
-        find: 'for (const vmmId of decision.retire) {\n',
-        replace: 'for (const vmmId of decision.retire.slice(1)) {\n',
+        find: 'USING guarded WHERE vmm_id = ANY(${sql.param(retire)}::uuid[])',
+        replace: 'USING guarded WHERE vmm_id = ANY(${sql.param(retire.slice(1))}::uuid[])',
       },
     ],
     caughtBy: [DATABASE_TEST],
@@ -930,7 +930,9 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'update: the charge is never released',
     why: 'the quota leaks with every stop',
-    edits: [{ file: COMMIT, find: 'if (decision.releaseCharge) {', replace: 'if (decision.releaseCharge === null) {' }],
+    edits: [
+      { file: COMMIT, find: 'AND ${decision.releaseCharge} AND', replace: 'AND NOT ${decision.releaseCharge} AND' },
+    ],
     caughtBy: [DATABASE_TEST],
   },
   {
@@ -939,8 +941,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: COMMIT,
-        find: 'if (decision.activateReservation !== null) {',
-        replace: "if (decision.activateReservation === '') {",
+        find: 'WHERE vmm_id = ${activateReservation} AND',
+        replace: 'WHERE vmm_id IS NULL AND ${activateReservation}::uuid IS NOT NULL AND',
       },
     ],
     caughtBy: [DATABASE_TEST],

@@ -122,7 +122,6 @@ test(`a claim takes at most ${CLAIM_ROUND_TRIPS} round trips`, async () => {
         operationId: randomUUID(),
         workflowId: workflowIds.start(instanceId),
         reason: 'user',
-        isRetry: false,
       }),
     );
     expect(claimed).toBeGreaterThan(0);

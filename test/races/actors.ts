@@ -122,9 +122,7 @@ export function start(name: string, fault: SagaFault = 'none'): Actor {
       async claim(db, world) {
         reached(world, 'claim');
         if (fault === 'cancelled before its claim') return 'begin';
-        const claim = await unlessRefused(() =>
-          claimStart(db, { ...attemptOf(world, name), reason: 'user', isRetry: false }),
-        );
+        const claim = await unlessRefused(() => claimStart(db, { ...attemptOf(world, name), reason: 'user' }));
         if (claim === null || claim instanceof Refusal) return null;
         world.notes[`${name} sled`] = claim.sledId;
         return 'register';
@@ -180,9 +178,7 @@ export function lateAttemptsOf(name: string): Actor {
     steps: {
       async claim(db, world) {
         if (!hasReached(world, 'claim')) return WAIT;
-        const claim = await unlessRefused(() =>
-          claimStart(db, { ...attemptOf(world, name), reason: 'user', isRetry: true }),
-        );
+        const claim = await unlessRefused(() => claimStart(db, { ...attemptOf(world, name), reason: 'user' }));
         if (claim !== null && !(claim instanceof Refusal)) world.notes[`${name} sled`] ??= claim.sledId;
         return 'register';
       },
@@ -213,7 +209,7 @@ export function migrate(name: string, fault: SagaFault = 'none'): Actor {
       async claim(db, world) {
         if (fault === 'cancelled before its claim') return 'begin';
         const claimed = await unlessRefused(() =>
-          claimMigration(db, { ...attemptOf(world, name), destinationSledId: world.there, isRetry: false }),
+          claimMigration(db, { ...attemptOf(world, name), destinationSledId: world.there }),
         );
         if (claimed instanceof Refusal || claimed.outcome !== 'claimed') return null;
         world.notes[`${name} sled`] = world.there;
