@@ -2,7 +2,7 @@
  * What a saga costs whatever the machine: round trips, transactions, WAL, history. Sagas are asked for one at a time, each on
  * a system where nothing else is under way, so that the counts are exact: every saga of a kind has the same.
  */
-import { Client, Connection } from '@temporalio/client';
+import { Client, Connection, WorkflowFailedError } from '@temporalio/client';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import { median } from '../report/statistics.ts';
 import type { Running } from '../system/arena.ts';
@@ -81,9 +81,12 @@ export interface HistoryCounts {
   readonly lostTasks: number;
 }
 
-/** Reads what a workflow's latest run has left. Throws when there is none. */
+/** Waits until a workflow is over, however it ends, and reads what its latest run has left. Throws when there is none. */
 export async function readHistory(client: Client, workflowId: string): Promise<HistoryCounts> {
   const handle = client.workflow.getHandle(workflowId);
+  await handle.result().catch((error: unknown) => {
+    if (!(error instanceof WorkflowFailedError)) throw error;
+  });
   const { historySize } = await handle.describe();
   const { events } = await handle.fetchHistory();
   const all = events ?? [];
