@@ -37,18 +37,10 @@ export type MigrationClaim =
   | { readonly outcome: 'awaits-update' };
 
 /**
- * Checks a migration without writing: first the shown state, then the destination. Throws a {@link Refusal}; returns
- * `already` where the instance is on its way to this sled.
+ * Checks a migration without writing: first the shown state, then the destination, which it returns. Throws a
+ * {@link Refusal}; returns `already` where the instance is on its way to this sled.
  */
 export async function checkMigration(
-  db: Queryable,
-  record: InstanceRecord,
-  destinationSledId: string,
-): Promise<'already' | 'legal'> {
-  return (await findDestination(db, record, destinationSledId)) === 'already' ? 'already' : 'legal';
-}
-
-async function findDestination(
   db: Queryable,
   record: InstanceRecord,
   destinationSledId: string,
@@ -140,7 +132,7 @@ async function claimOnce(db: Queryable, request: ClaimMigrationRequest): Promise
       claim: { ...claim, migrationId: request.migrationId, sourceAddress: `${active.ip}:${active.port}` },
     };
   }
-  const destination = await findDestination(db, record, request.destinationSledId);
+  const destination = await checkMigration(db, record, request.destinationSledId);
   if (destination === 'already') return { outcome: 'already' };
   if (target !== null && target.state !== 'saga_unwound') {
     if (target.unwindingSince !== null && !isGoneVmmState(target.state)) {
