@@ -53,6 +53,9 @@ const MEANINGS = 'model/failures.ts';
 const WATCHER = 'activities/watcher.ts';
 const UPDATER = 'activities/updater.ts';
 const REPORTS = 'api/routes/reports.ts';
+const OPERATIONS = 'api/operations.ts';
+const OUTCOMES = 'db/operation-outcomes.ts';
+const STARTER = 'temporal/workflow-starter.ts';
 const PROTOCOL = 'wire/sled-protocol.ts';
 const AGENT = 'sled-agent/agent.ts';
 const LEASE = 'model/lease.ts';
@@ -80,6 +83,8 @@ const LEGALITY_TEST = 'test/rules/legality.test.ts';
 const ANSWERS_TEST = 'test/rules/sled-answers.test.ts';
 const FORCE_STOP_TEST = 'test/rules/force-stop.test.ts';
 const AUTO_RESTART_TEST = 'test/rules/auto-restart.test.ts';
+const OPERATIONS_TEST = 'test/lifecycle/operations.test.ts';
+const OUTCOMES_TEST = 'test/database/operation-outcomes.test.ts';
 const PLACEMENT_TEST = 'test/placement/groups.test.ts';
 const AGENT_TEST = 'test/sled-agent/protocol.test.ts';
 
@@ -1121,6 +1126,60 @@ export const MUTANTS: readonly Mutant[] = [
     why: 'a sled that was declared dead and still has it never comes back into service',
     edits: [{ file: WATCHER, find: 'vmm?.unwinding && !vmm.deleted && vmm', replace: 'vmm?.unwinding && vmm' }],
     caughtBy: ['test/trust/declare-dead.test.ts'],
+  },
+  {
+    name: 'operations: joins a run that is over',
+    why: 'a start after a failed one is answered with the failure of the one before',
+    edits: [
+      {
+        file: OPERATIONS,
+        find: 'if ((await readOperation(this.#db, runId))?.timeEnded != null) {',
+        replace: "if ((await readOperation(this.#db, runId))?.kind === 'migrate') {",
+      },
+    ],
+    caughtBy: [OPERATIONS_TEST],
+  },
+  {
+    name: 'operations: hears no outcome',
+    why: 'a caller waits until the workflow has closed, for ten seconds where its worker has died',
+    edits: [{ file: OPERATIONS, find: 'this.#heard(operationId, signal), this', replace: 'this' }],
+    caughtBy: [OPERATIONS_TEST],
+  },
+  {
+    name: 'operations: relies on what it hears',
+    why: 'a caller waits in vain where the word was lost',
+    edits: [
+      {
+        file: OPERATIONS,
+        find: 'if (this.#outcomes.hears) await pause(LISTEN_FIRST_MS',
+        replace: 'if (this.#outcomes.hears) await pause(request.waitMs',
+      },
+    ],
+    caughtBy: [OPERATIONS_TEST],
+  },
+  {
+    name: 'outcomes: nobody announces them',
+    why: 'a caller waits until the workflow has closed, for ten seconds where its worker has died',
+    edits: [{ file: SCHEMA, find: "IF TG_OP = 'INSERT' OR OLD.time_ended IS NULL THEN", replace: 'IF false THEN' }],
+    caughtBy: [OUTCOMES_TEST],
+  },
+  {
+    name: 'outcomes: a listener trusts a connection over which nothing comes',
+    why: 'behind a pooler that does not deliver, each call is answered a second late',
+    edits: [{ file: OUTCOMES, find: "return wasSaid ? 'deaf' : 'unsaid';", replace: "return 'heard';" }],
+    caughtBy: [OUTCOMES_TEST],
+  },
+  {
+    name: 'update: one that runs is not signalled',
+    why: 'what came while it looked is seen by nobody until the scan',
+    edits: [
+      {
+        file: STARTER,
+        find: '      await workflow.signalWithStart<',
+        replace: "      if (instanceId === '') await workflow.signalWithStart<",
+      },
+    ],
+    caughtBy: ['test/sagas/four-rules.test.ts'],
   },
   {
     name: 'audit: a restart by itself leaves no record',
