@@ -658,6 +658,88 @@ export const MUTANTS: readonly Mutant[] = [
     caughtBy: [DATABASE_TEST],
   },
 
+  // --- A step beside another run of the same saga ---
+  {
+    name: 'again: an unwind is begun although the operation has succeeded',
+    why: 'the caller was told that the guest runs, and a run that was late ends it',
+    edits: [{ file: BEGIN_UNWIND, find: 'EXISTS (SELECT 1 FROM own WHERE succeeded)\n', replace: 'false\n' }],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'again: the unwind reads the outcome as it was when it began to wait',
+    why: 'the success that was written meanwhile is overlooked',
+    edits: [{ file: BEGIN_UNWIND, find: ' FOR UPDATE OF operation\n', replace: '\n' }],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'again: the unwind reads the migration as it was when it began to wait',
+    why: 'a migration whose guest is on its way is torn down',
+    edits: [{ file: BEGIN_UNWIND, find: ' FOR UPDATE OF migration\n', replace: '\n' }],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'again: what spares a guest leaves the outcome open',
+    why: 'another run may unwind it before the success is written',
+    edits: [
+      {
+        file: BEGIN_UNWIND,
+        find: 'WHERE operation.id = own.id AND spared',
+        replace: 'WHERE operation.id = own.id AND NOT spared',
+      },
+    ],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'again: an answer records success over an unwind that has begun',
+    why: 'the caller is told that it runs, and it is unwound',
+    edits: [
+      {
+        file: REPORT,
+        find: 'UPDATE operation SET succeeded = true, time_ended = now() FROM open\n',
+        replace: 'UPDATE operation SET succeeded = true, time_ended = now() FROM subject\n',
+      },
+    ],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'again: a success without an answer is recorded over an unwind that has begun',
+    why: 'the caller is told that it runs, and it is unwound',
+    edits: [
+      {
+        file: 'db/transactions/succeed-operation.ts',
+        find: 'true, now() FROM own WHERE stands',
+        replace: 'true, now() FROM own',
+      },
+    ],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'again: a claim that was made is refused',
+    why: 'the operation has failed, and its VMM lives on',
+    edits: [
+      { file: 'db/transactions/refuse-operation.ts', find: 'AND (operation.vmm_id IS NULL\n', replace: 'AND (true\n' },
+    ],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'again: a claim passes whose operation is over',
+    why: 'a late run starts an instance that nobody asked for any more',
+    edits: [
+      {
+        file: SCHEMA,
+        find: 'CREATE TRIGGER operation_guard BEFORE UPDATE ON operation FOR EACH ROW WHEN (OLD.time_ended IS NOT NULL) EXECUTE FUNCTION guard_operation();',
+        replace: 'SELECT 1;',
+      },
+    ],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'again: an id is burnt whose operation has succeeded',
+    why: 'an operation that succeeded has a VMM that was unwound',
+    edits: [{ file: 'db/transactions/burn-vmm-id.ts', find: ' WHERE operation.time_ended IS NULL\n', replace: '\n' }],
+    caughtBy: [DATABASE_TEST],
+  },
+
   // --- Verdicts ---
   {
     name: 'verdict: fails a VMM that is still being created',
