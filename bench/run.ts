@@ -130,6 +130,8 @@ function chosen(): Contender[] {
 
 /** Starts before anything is counted. */
 const WARM_UP_COUNTS = 6;
+/** How long a peer is watched for what it asks by itself, in milliseconds. */
+const IDLE_WATCH_MS = 6_000;
 
 const isMooring = (contender: Contender) => contender.front === 'processes/mooring-api.ts';
 
@@ -157,6 +159,12 @@ async function measureCounts(arena: Arena, contender: Contender): Promise<Record
   try {
     await inParallel(running.take(WARM_UP_COUNTS), 2, start);
     await settle(running);
+    // Mooring's own loops are off; a peer's library may poll.
+    if (!isMooring(contender)) {
+      const learn = running.proxy?.learnIdleTraffic();
+      await new Promise((resolve) => setTimeout(resolve, IDLE_WATCH_MS));
+      learn?.();
+    }
     const workflowId = contender.workflowId ?? (() => null);
     await count('start', (id) => ({ act: () => run(id), workflowId: workflowId(id) }));
     if (contender.hasDatabase)

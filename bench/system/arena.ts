@@ -42,7 +42,7 @@ export interface Running {
   readonly pids: Readonly<Record<Role, readonly number[]>>;
   readonly sledUrls: readonly string[];
   /** Counts what its processes ask PostgreSQL; `null` unless it was started for counting. */
-  readonly proxy: Pick<PostgresProxy, 'counts' | 'record'> | null;
+  readonly proxy: Pick<PostgresProxy, 'counts' | 'record' | 'learnIdleTraffic'> | null;
   /** Has every sled hold its reports back, or lets them go. */
   holdReports(on: boolean): Promise<void>;
   readonly pool: pg.Pool;

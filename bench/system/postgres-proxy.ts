@@ -17,6 +17,11 @@ export interface PostgresProxy {
   counts(): PostgresCounts;
   /** Remembers from now on what each round trip that is counted asked; what is returned ends that and has the texts, oldest first. */
   record(): () => readonly string[];
+  /**
+   * Watches what is asked, while nothing is under way; what is returned ends that, and has the proxy leave such statements out
+   * from then on: a library's polls. Of a transaction that begins like one of those nothing is counted.
+   */
+  learnIdleTraffic(): () => void;
   close(): Promise<void>;
 }
 
@@ -25,6 +30,8 @@ export interface PostgresProxyOptions {
   readonly leaveOut?: (statement: string) => boolean;
 }
 
+/** What ends a transaction says nothing of whose it was. */
+const TRANSACTION_END = /^\s*(COMMIT|ROLLBACK|END)\b/i;
 const READY_FOR_QUERY = 0x5a;
 const IDLE = 0x49;
 
@@ -52,6 +59,15 @@ export async function startPostgresProxy(
   let roundTrips = 0;
   let transactions = 0;
   const recordings = new Set<string[]>();
+  const learnt = new Set<string>();
+  const record = () => {
+    const recording: string[] = [];
+    recordings.add(recording);
+    return () => {
+      recordings.delete(recording);
+      return recording;
+    };
+  };
   const sockets = new Set<Socket>();
   const server = createServer((client) => {
     const upstream = connect(Number(serverPort), hostname);
@@ -67,6 +83,7 @@ export async function startPostgresProxy(
     }
     const asked = new AskedStatements();
     let authenticated = false;
+    let inTransactionLeftOut = false;
     const fromClient = new Messages(true, (type, body) => asked.read(type, body));
     const fromServer = new Messages(false, (type, body) => {
       if (type !== READY_FOR_QUERY) return;
@@ -76,7 +93,9 @@ export async function startPostgresProxy(
         return;
       }
       const statement = asked.answered();
-      if (leaveOut(statement)) return;
+      const leftOut = inTransactionLeftOut || leaveOut(statement) || learnt.has(statement);
+      inTransactionLeftOut = leftOut && body[0] !== IDLE;
+      if (leftOut) return;
       roundTrips += 1;
       if (body[0] === IDLE) transactions += 1;
       for (const recording of recordings) recording.push(statement);
@@ -97,12 +116,11 @@ export async function startPostgresProxy(
   return {
     url: through.toString(),
     counts: () => ({ roundTrips, transactions }),
-    record() {
-      const recording: string[] = [];
-      recordings.add(recording);
+    record,
+    learnIdleTraffic() {
+      const end = record();
       return () => {
-        recordings.delete(recording);
-        return recording;
+        for (const statement of end()) if (!TRANSACTION_END.test(statement)) learnt.add(statement);
       };
     },
     async close() {

@@ -307,3 +307,24 @@ test('what a process asks by itself is not counted, and what else goes over the 
     await through.close();
   }
 });
+
+test('what a library polls is learnt by watching it, with all of its transaction', async () => {
+  const separate = await startPostgresProxy(postgres.url);
+  const through = openDatabase(separate.url, { maxConnections: 1 });
+  const poll = async () => {
+    for (const text of ['BEGIN READ ONLY', 'SELECT 1', 'COMMIT']) await through.pool.query(text);
+  };
+  try {
+    await through.pool.query('SELECT 0');
+    const learn = separate.learnIdleTraffic();
+    await poll();
+    learn();
+    const asked = await roundTripsOf(separate, async () => {
+      await poll();
+      for (const text of ['BEGIN', 'SELECT 2', 'COMMIT']) await through.pool.query(text);
+    });
+    expect(asked).toEqual(['BEGIN', 'SELECT 2', 'COMMIT']);
+  } finally {
+    await Promise.all([through.close(), separate.close()]);
+  }
+});
