@@ -65,6 +65,7 @@ test('a worker shows its steps, its calls to sleds and the SDK’s own metrics i
   await harness.shows(id, 'stopped');
   harness.everywhere(({ agent }) => agent.faults.clear());
   expect(await scrape(worker.metricsUrl)).toMatch(/temporal_activity_execution_latency/);
+  await harness.client.startInstance(id);
 });
 
 test('an API shows its requests, reports and the capacity', async () => {
