@@ -46,6 +46,9 @@ const AUTO_RESTART = 'model/auto-restart.ts';
 const ANSWER = 'model/sled-answer.ts';
 const CLIENT = 'activities/sled-client.ts';
 const SLED_CALLS = 'activities/sled-calls.ts';
+const STEPS = 'workflows/steps.ts';
+const ATTEMPTS = 'activities/attempts.ts';
+const STEP_SLEDS = 'activities/step-sleds.ts';
 const REGISTER = 'activities/register-vmm.ts';
 const COMMAND = 'activities/command-vmm.ts';
 const STOP = 'activities/instance-stop.ts';
@@ -141,9 +144,9 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: SAGA,
-        find: 'const outcome = await unwindVmm({ ...attempt, spareRunning: saga.sparesRunning(failure), error });',
+        find: 'const outcome = await end({ ...attempt, spareRunning: saga.sparesRunning(failure), error });',
         replace:
-          "const outcome = kind === 'start' ? 'unwound' : await unwindVmm({ ...attempt, spareRunning: saga.sparesRunning(failure), error });",
+          "const outcome = kind === 'start' ? 'unwound' : await end({ ...attempt, spareRunning: saga.sparesRunning(failure), error });",
       },
     ],
     caughtBy: [ORDER_TEST],
@@ -154,9 +157,9 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: SAGA,
-        find: 'const outcome = await unwindVmm({ ...attempt, spareRunning: saga.sparesRunning(failure), error });',
+        find: 'const outcome = await end({ ...attempt, spareRunning: saga.sparesRunning(failure), error });',
         replace:
-          "const outcome = kind === 'migrate' ? 'unwound' : await unwindVmm({ ...attempt, spareRunning: saga.sparesRunning(failure), error });",
+          "const outcome = kind === 'migrate' ? 'unwound' : await end({ ...attempt, spareRunning: saga.sparesRunning(failure), error });",
       },
     ],
     caughtBy: [ORDER_TEST],
@@ -182,7 +185,7 @@ export const MUTANTS: readonly Mutant[] = [
         replace: 'steps(attempt: Attempt, claimed: () => void): Promise<Result>;',
       },
       { file: START, find: 'async steps(attempt) {', replace: 'async steps(attempt, claimed) {' },
-      { file: START, find: '      await registerVmm', replace: '      claimed();\n      await registerVmm' },
+      { file: START, find: '      await register(', replace: '      claimed();\n      await register(' },
     ],
     caughtBy: [ORDER_TEST],
   },
@@ -196,7 +199,7 @@ export const MUTANTS: readonly Mutant[] = [
         find: '      return saga.spared(attempt);\n    });',
         replace: '      return saga.spared(attempt);\n    })();',
       },
-      { file: SAGA, find: 'import { CancellationScope, log,', replace: 'import { log,' },
+      { file: SAGA, find: 'import { CancellationScope, isCancellation,', replace: 'import { isCancellation,' },
     ],
     caughtBy: [ORDER_TEST],
   },
@@ -206,8 +209,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: MIGRATE,
-        find: 'await CancellationScope.nonCancellable(() =>\n        untilDefinitive',
-        replace: 'await (() =>\n        untilDefinitive',
+        find: 'await CancellationScope.nonCancellable(() =>\n        migrateIn',
+        replace: 'await (() =>\n        migrateIn',
       },
       {
         file: MIGRATE,
@@ -240,7 +243,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'unwind: the sled is not asked to unregister',
     why: 'a guest runs on although its start was undone',
-    edits: [{ file: UNWIND, find: 'await untilDefinitive.unregisterVmm(request);', replace: '' }],
+    edits: [{ file: UNWIND, find: 'await unregisterVmm(request);', replace: '' }],
     caughtBy: [ORDER_TEST],
   },
   {
@@ -249,11 +252,64 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: UNWIND,
-        find: 'await untilDefinitive.unregisterVmm(request);',
-        replace: 'await briefly.unregisterVmm(request).catch(() => {});',
+        find: 'await unregisterVmm(request);',
+        replace: 'await unregisterVmmBriefly(request).catch(() => {});',
       },
     ],
     caughtBy: [ORDER_TEST],
+  },
+  {
+    name: 'unwind: a guest that was spared leaves its operation open',
+    why: 'its caller waits until the scan finds it, and is told that it was undone',
+    edits: [{ file: UNWIND, find: '    await succeedOperation(input);\n', replace: '' }],
+    caughtBy: [ORDER_TEST],
+  },
+  {
+    name: 'cancelled: nobody looks whether the destination was commanded',
+    why: 'a task that is done again because of a cancellation ends the guest that arrives',
+    edits: [
+      { file: SAGA, find: 'isCancellation(failure) ? endCutOff : unwindVmm;', replace: 'unwindVmm;' },
+      { file: SAGA, find: 'import { endCutOff, unwindVmm }', replace: 'import { unwindVmm }' },
+    ],
+    caughtBy: [ORDER_TEST],
+  },
+  {
+    name: 'step: what is settled within the task is not known to be',
+    why: 'a sled that refused is asked again, as an activity',
+    edits: [
+      {
+        file: STEPS,
+        find: 'if (isCancellation(error) || isFinalFailure(error)) throw error;',
+        replace: 'if (isCancellation(error) && !isFinalFailure(error)) throw error;',
+      },
+    ],
+    caughtBy: [ORDER_TEST],
+  },
+  {
+    name: 'step: what is not settled within the task is given up',
+    why: 'a sled that is busy for a moment undoes the start',
+    edits: [
+      {
+        file: STEPS,
+        find: 'if (isCancellation(error) || isFinalFailure(error)) throw error;',
+        replace: 'throw isCancellation(error) || isFinalFailure(error) ? error : error;',
+      },
+    ],
+    caughtBy: [ORDER_TEST],
+  },
+  {
+    name: 'step: the first execution as an activity counts as the first try',
+    why: 'a stop that came during the try within the task is overrun',
+    edits: [{ file: ATTEMPTS, find: 'return !isLocal || attempt > 1;', replace: 'return !isLocal && attempt > 1;' }],
+    caughtBy: [ACTIVITIES_TEST],
+  },
+  {
+    name: 'step: a silent sled is asked again within the task',
+    why: 'a few silent sleds hold all the places for workflow tasks',
+    edits: [
+      { file: STEP_SLEDS, find: 'if (isLocal && this.isSilent(address))', replace: 'if (isLocal && address === "")' },
+    ],
+    caughtBy: [ACTIVITIES_TEST],
   },
   {
     name: 'unwind: silence counts as the sled’s answer',
@@ -268,8 +324,8 @@ export const MUTANTS: readonly Mutant[] = [
       { file: UPDATE, find: '    needed = false;\n    rounds += 1;', replace: '    rounds += 1;' },
       {
         file: UPDATE,
-        find: '    const result = await database.updateInstance(input);',
-        replace: '    const result = await database.updateInstance(input);\n    needed = false;',
+        find: '    const result = await updateInstance(input);',
+        replace: '    const result = await updateInstance(input);\n    needed = false;',
       },
     ],
     caughtBy: [ORDER_TEST],
@@ -415,8 +471,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: COMMAND,
-        find: 'if (activityInfo().attempt > 1) await checkStillWanted(context',
-        replace: 'if (activityInfo().attempt < 0) await checkStillWanted(context',
+        find: 'if (isTriedAgain()) await checkStillWanted(context',
+        replace: 'if (!isTriedAgain) await checkStillWanted(context',
       },
     ],
     caughtBy: [ACTIVITIES_TEST],
