@@ -50,7 +50,7 @@ export class StepSleds implements StepSledCalls {
     call: (timeoutMs: number) => Promise<Answer>,
   ): Promise<Answer> {
     const { isLocal } = activityInfo();
-    if (isLocal && this.#isSilent(address))
+    if (isLocal && this.isSilent(address))
       throw new SledNotAsked('unavailable', `sled "${name}" (${address}): gave no answer a moment ago`);
     try {
       const answer = await call(isLocal ? Math.min(timeoutMs, AT_ONCE_CALL_MS) : timeoutMs);
@@ -64,7 +64,8 @@ export class StepSleds implements StepSledCalls {
     }
   }
 
-  #isSilent(address: string): boolean {
+  /** Whether a sled gave no answer a moment ago. */
+  isSilent(address: string): boolean {
     const sinceMs = this.#silentSinceMs.get(address);
     return sinceMs !== undefined && performance.now() - sinceMs <= OPEN_MS;
   }

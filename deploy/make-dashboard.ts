@@ -149,10 +149,14 @@ export const PANELS: readonly (readonly [row: string, panels: readonly Panel[]])
         queries: { '{{route}}': p99('mooring_http_request_seconds', 'route') },
       },
       {
-        title: 'Activity queue time, 99th percentile',
-        description: 'How long steps wait for a worker. When it rises, add workers.',
+        title: 'Queue time of tasks, 99th percentile',
+        description:
+          'How long sagas, and steps that were not settled at once, wait for a worker. When it rises, add workers.',
         unit: 's',
-        queries: { '{{task_queue}}': p99('temporal_activity_schedule_to_start_latency_seconds', 'task_queue') },
+        queries: {
+          'sagas of {{task_queue}}': p99('temporal_workflow_task_schedule_to_start_latency_seconds', 'task_queue'),
+          'activities of {{task_queue}}': p99('temporal_activity_schedule_to_start_latency_seconds', 'task_queue'),
+        },
       },
       {
         title: 'Free slots of the workers',

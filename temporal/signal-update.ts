@@ -12,5 +12,5 @@ export async function signalIfNeeded(
   instanceId: string,
 ): Promise<void> {
   const snapshot = await readSnapshot(db, instanceId);
-  if (snapshot !== null && needsUpdate(snapshot)) await workflows.signalUpdate(instanceId);
+  if (snapshot !== null && needsUpdate(snapshot)) await workflows.signalUpdate(instanceId, snapshot.names);
 }

@@ -99,6 +99,8 @@ export interface PartInput {
   readonly temporalAddress: string;
   /** A directory of its own. */
   readonly dataDir: string;
+  /** Nothing is to be asked of the database but for the sagas: they are being counted. */
+  readonly loopsOff: boolean;
 }
 
 /** What a part says of itself when it is ready. */

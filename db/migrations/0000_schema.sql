@@ -540,6 +540,20 @@ BEGIN
 END $$;
 CREATE TRIGGER instance_network_guard BEFORE UPDATE ON instance_network FOR EACH ROW EXECUTE FUNCTION guard_instance_network();
 
+-- === Operations ===
+
+-- Whoever waits for an operation hears of its outcome when the transaction that writes it has committed. It is a hint: a
+-- connection that is not listening misses it, and nothing may depend on it.
+CREATE FUNCTION announce_operation_outcome() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF TG_OP = 'INSERT' OR OLD.time_ended IS NULL THEN
+    PERFORM pg_notify('mooring_operation_ended', NEW.id || ' ' || NEW.succeeded);
+  END IF;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER operation_ended AFTER INSERT OR UPDATE OF time_ended ON operation FOR EACH ROW
+  WHEN (NEW.time_ended IS NOT NULL) EXECUTE FUNCTION announce_operation_outcome();
+
 -- === Audit log ===
 
 -- A record that waits for its operation is completed in the transaction that writes the operation's outcome, whoever is

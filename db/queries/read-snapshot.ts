@@ -6,6 +6,8 @@ import type { Queryable } from '../connect.ts';
 
 const vmmFacts = z.object({ id: z.string(), state: z.enum(VMM_STATES), unwinding: z.boolean() });
 const snapshotRow = z.object({
+  instance_name: z.string(),
+  project_name: z.string(),
   state: z.enum(INSTANCE_STATES),
   generation: z.coerce.number(),
   intended_state: z.enum(INTENDED_STATES),
@@ -36,12 +38,14 @@ export interface GenerationSnapshot extends UpdateSnapshot {
   readonly generation: number;
   /** How long ago the newest fact about its linked VMMs and its migration was written; `null` when it names none. */
   readonly factAgeSeconds: number | null;
+  /** What people know it by. */
+  readonly names: { readonly instance: string; readonly project: string };
 }
 
 /** Reads, in one statement, all that the update decision needs; `null` when there is no such instance. */
 export async function readSnapshot(db: Queryable, instanceId: string): Promise<GenerationSnapshot | null> {
   const result = await db.execute(sql`
-    SELECT i.state, i.state_generation AS generation, i.intended_state, i.time_deleted IS NOT NULL AS deleted,
+    SELECT i.name AS instance_name, p.name AS project_name, i.state, i.state_generation AS generation, i.intended_state, i.time_deleted IS NOT NULL AS deleted,
       ${vmmJson('a')} AS active, ${vmmJson('t')} AS target,
       CASE WHEN m.id IS NOT NULL THEN jsonb_build_object('id', m.id, 'sourceVmmId', m.source_vmm_id,
         'targetVmmId', m.target_vmm_id, 'sourceState', m.source_state, 'targetState', m.target_state) END AS migration,
@@ -58,6 +62,7 @@ export async function readSnapshot(db: Queryable, instanceId: string): Promise<G
       extract(epoch FROM clock_timestamp() - greatest(a.time_state_updated, t.time_state_updated, m.time_source_updated,
         m.time_target_updated)) AS fact_age_seconds
     FROM instance i
+    JOIN project p ON p.id = i.project_id
     LEFT JOIN vmm a ON a.id = i.active_vmm_id
     LEFT JOIN vmm t ON t.id = i.target_vmm_id
     LEFT JOIN migration m ON m.id = i.migration_id
@@ -77,5 +82,6 @@ export async function readSnapshot(db: Queryable, instanceId: string): Promise<G
     unlinked: row.unlinked,
     hasCharge: row.has_charge,
     factAgeSeconds: row.fact_age_seconds,
+    names: { instance: row.instance_name, project: row.project_name },
   };
 }

@@ -43,18 +43,10 @@ export type MigrationClaim =
   | { readonly outcome: 'awaits-update' };
 
 /**
- * Checks a migration without writing: first the shown state, then the destination. Throws a {@link Refusal}; returns
- * `already` where the instance is on its way to this sled.
+ * Checks a migration without writing: first the shown state, then the destination, which it returns. Throws a
+ * {@link Refusal}; returns `already` where the instance is on its way to this sled.
  */
 export async function checkMigration(
-  db: Queryable,
-  record: InstanceRecord,
-  destinationSledId: string,
-): Promise<'already' | 'legal'> {
-  return (await findDestination(db, record, destinationSledId)) === 'already' ? 'already' : 'legal';
-}
-
-async function findDestination(
   db: Queryable,
   record: InstanceRecord,
   destinationSledId: string,
@@ -155,7 +147,7 @@ async function claimOnce(db: Queryable, request: ClaimMigrationRequest): Promise
     // It was unwound since it was read: the next round says so.
     return claim === null ? 'lost' : claimedMigration(db, claim, request);
   }
-  const destination = await findDestination(db, record, request.destinationSledId);
+  const destination = await checkMigration(db, record, request.destinationSledId);
   if (destination === 'already') return { outcome: 'already' };
   if (target !== null && target.state !== 'saga_unwound') {
     if (target.unwindingSince !== null && !isGoneVmmState(target.state)) {

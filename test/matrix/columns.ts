@@ -5,7 +5,7 @@
 import type { FaultCall } from '../../sled-agent/faults.ts';
 import { NotReached } from './fault-injector.ts';
 import type { Scenario } from './scenarios.ts';
-import type { Planned, Subject } from './subject.ts';
+import { ATTEMPTS, type Planned, type Subject } from './subject.ts';
 
 /** A step of a workflow, and the scenario that reaches it. */
 export interface Row {
@@ -15,6 +15,8 @@ export interface Row {
   readonly isCompensation: boolean;
   /** Its workflow undoes what it did when a step fails for good. */
   readonly isSaga: boolean;
+  /** It is tried within the workflow task, before it is an activity. */
+  readonly atOnce: boolean;
   /** The calls to sleds that it was seen to make. */
   readonly calls: ReadonlySet<FaultCall>;
 }
@@ -87,7 +89,7 @@ function planFinal(subject: Subject, row: Row, plan: { holdBefore?: boolean; hol
     : subject.plan({ ...step(row), ...plan, run: 'never', fail: 'final' });
 }
 
-/** A late attempt: the first one waits, is given up by time-out, and goes on when it is let go. */
+/** A late attempt: the first one, within the workflow task, waits, is given up by time-out, and goes on when it is let go. */
 function lateColumn(
   head: string,
   title: string,
@@ -113,7 +115,18 @@ function lateColumn(
   };
 }
 
-/** Ends or cancels the step's workflow while it stands before or after its effect. */
+/** What comes of it when a step's workflow is ended or cancelled. */
+function interruption(how: 'cancel' | 'terminate', row: Row): Expectation {
+  if (row.scenario.operation === null || !['instanceStart', 'instanceMigrate'].includes(row.scenario.workflow))
+    return row.scenario.workflow === 'vmmUnwind' ? 'either' : 'same';
+  if (how === 'terminate') return 'cut off';
+  return row.isCompensation ? 'same' : 'either';
+}
+
+/**
+ * Ends or cancels the step's workflow while it stands before or after its effect. The try within the workflow task is given up
+ * meanwhile, and the step goes on as an activity: that one is held too, and there the cancellation arrives.
+ */
 function interrupted(
   head: string,
   title: string,
@@ -124,16 +137,12 @@ function interrupted(
     head,
     title,
     notApplicable: ALWAYS,
-    expects(row) {
-      if (row.scenario.operation === null || !['instanceStart', 'instanceMigrate'].includes(row.scenario.workflow))
-        return row.scenario.workflow === 'vmmUnwind' ? 'either' : 'same';
-      if (how === 'terminate') return 'cut off';
-      return row.isCompensation ? 'same' : 'either';
-    },
+    expects: (row) => interruption(how, row),
     arrange(subject, row) {
       const point = effect === 'done' ? ('after' as const) : ('before' as const);
       const held = subject.plan({
         ...step(row),
+        times: ATTEMPTS,
         ...(point === 'after' ? { holdAfter: true } : { holdBefore: true }),
         ...(effect === 'lost' ? { run: 'never' as const, fail: 'retryable' as const } : {}),
       });
@@ -141,8 +150,12 @@ function interrupted(
         async during() {
           await held.waitFor(point === 'after' ? 'ran' : 'arrived');
           await subject[how](held.execution());
-          held.release(point);
-          await held.waitFor('ended');
+          held.drop();
+          if (how === 'cancel') await held.end(point);
+        },
+        // A worker hears nothing of a termination within a task: what it still does there comes when the caller has been answered.
+        async answered() {
+          await held.end(point);
         },
       };
     },
@@ -172,7 +185,11 @@ function disaster(head: string, title: string, which: Disaster, point: 'before' 
     notApplicable: ALWAYS,
     expects: () => 'same',
     arrange(subject, row, happens) {
-      const held = subject.plan({ ...step(row), ...(point === 'after' ? { holdAfter: true } : { holdBefore: true }) });
+      const held = subject.plan({
+        ...step(row),
+        times: ATTEMPTS,
+        ...(point === 'after' ? { holdAfter: true } : { holdBefore: true }),
+      });
       return {
         async during() {
           await held.waitFor(point === 'after' ? 'ran' : 'arrived');
@@ -262,6 +279,7 @@ export const COLUMNS: readonly Column[] = [
       const next = subject.plan({
         ...(saga ? { workflowType: row.scenario.workflow, activity: 'beginUnwind' } : step(row)),
         holdAfter: true,
+        times: ATTEMPTS,
       });
       return {
         async during() {
@@ -283,6 +301,7 @@ export const COLUMNS: readonly Column[] = [
         workflowType: row.scenario.workflow,
         activity: 'finishUnwind',
         holdBefore: true,
+        times: ATTEMPTS,
       });
       return {
         async during() {
@@ -332,6 +351,23 @@ export const COLUMNS: readonly Column[] = [
   },
   interrupted('cancelled before', 'the workflow is cancelled before the step takes effect', 'cancel', 'late'),
   interrupted('cancelled after', 'the workflow is cancelled when the step has taken effect', 'cancel', 'done'),
+  {
+    head: 'cancelled within',
+    title:
+      'the workflow is cancelled while the step is done within its task, which may be done again from its beginning',
+    notApplicable: (row) => (row.atOnce ? null : 'it is not tried within the workflow task'),
+    expects: (row) => interruption('cancel', row),
+    arrange(subject, row) {
+      const held = subject.plan({ ...step(row), holdAfter: true });
+      return {
+        async during() {
+          await held.waitFor('ran');
+          await subject.askToCancel(held.execution());
+          await held.end('after');
+        },
+      };
+    },
+  },
   interrupted('terminated before', 'the workflow is terminated, and the step never takes effect', 'terminate', 'lost'),
   interrupted(
     'terminated, late',
@@ -403,13 +439,14 @@ export const COLUMNS: readonly Column[] = [
         : (onlySledSteps(row) ?? 'there is no VMM of its own on the sled yet'),
     expects: (row) => (onlySagaSteps(row) === null ? undoneBySaga(row) : 'same'),
     arrange(subject, row) {
-      const held = subject.plan({ ...step(row), holdBefore: true });
+      const held = subject.plan({ ...step(row), holdBefore: true, times: ATTEMPTS });
       return {
         async during() {
           await held.waitFor('arrived');
           const { active, target } = await subject.record();
           const { vmmId } = held.execution();
           for (const { agent } of subject.stack.sleds) agent.faults.lose(vmmId ?? (target ?? active)?.id ?? '');
+          held.drop();
           held.release('before');
         },
       };

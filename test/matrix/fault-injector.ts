@@ -13,6 +13,7 @@ import {
   Runtime,
 } from '@temporalio/worker';
 import { SledClient } from '../../activities/sled-client.ts';
+import { StepSleds } from '../../activities/step-sleds.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import type { FaultCall } from '../../sled-agent/faults.ts';
 import { unwindError } from '../support/saga-steps.ts';
@@ -46,6 +47,8 @@ export type Moment = 'arrived' | 'ran' | 'ended';
 export interface SeenStep {
   readonly workflowType: string;
   readonly activity: string;
+  /** It ran within its workflow task. */
+  readonly isLocal: boolean;
   readonly calls: Set<FaultCall>;
 }
 
@@ -141,7 +144,7 @@ export class FaultInjector {
           const workflowType = info.workflowType ?? '';
           const workflowId = info.workflowExecution?.workflowId ?? '';
           const instanceId = this.#instanceOf(input.args[0], workflowId);
-          const step: SeenStep = { workflowType, activity: info.activityType, calls: new Set() };
+          const step: SeenStep = { workflowType, activity: info.activityType, isLocal: info.isLocal, calls: new Set() };
           const steps = this.#seen.get(instanceId) ?? [];
           this.#seen.set(instanceId, steps);
           steps.push(step);
@@ -234,6 +237,14 @@ export function silenceLateAttempts(): void {
 }
 
 const currentStep = new AsyncLocalStorage<SeenStep>();
+
+/**
+ * Has the steps of this process ask every sled, also one that was silent a moment ago: else a fault of one instance would keep
+ * the steps of others from taking effect. Once a process.
+ */
+export function askSilentSleds(): void {
+  StepSleds.prototype.isSilent = () => false;
+}
 
 /** Has every call of this process to a sled noted with the step that makes it. Once a process. */
 export function noteSledCalls(): void {

@@ -15,7 +15,7 @@ import type { StackSled } from '../../stack/stack-sleds.ts';
 import { type RunningWorker, startWorker } from '../../worker/worker.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
 import { Supervisor } from '../support/supervisor.ts';
-import { FaultInjector, type FaultPlan, noteSledCalls, silenceLateAttempts } from './fault-injector.ts';
+import { askSilentSleds, FaultInjector, type FaultPlan, noteSledCalls, silenceLateAttempts } from './fault-injector.ts';
 import type { ToParent, ToVictim, VictimOptions } from './victim-worker.ts';
 
 /** The workflow interceptors of the matrix. */
@@ -71,6 +71,7 @@ async function quietPort(): Promise<number> {
 /** Brings it up. */
 export async function startMatrixStack(): Promise<MatrixStack> {
   noteSledCalls();
+  askSilentSleds();
   silenceLateAttempts();
   const injector = new FaultInjector();
   // Below a folder that PostgreSQL's own user may enter, also where the tests run as root.

@@ -136,7 +136,15 @@ class MatrixRun {
   async #findRows(): Promise<Row[]> {
     const reached = new Map<Scenario, readonly SeenStep[]>();
     const play = async (scenario: Scenario) => {
-      const row: Row = { scenario, activity: '', title: '', isCompensation: false, isSaga: false, calls: new Set() };
+      const row: Row = {
+        scenario,
+        activity: '',
+        title: '',
+        isCompensation: false,
+        isSaga: false,
+        atOnce: false,
+        calls: new Set(),
+      };
       let verdict: Verdict = { kind: 'broken', reason: '', missed: true };
       for (let misses = 0; verdict.kind === 'broken' && verdict.missed && misses < MAX_MISSES; misses++) {
         const begun = await this.#begin(row, null);
@@ -188,6 +196,7 @@ class MatrixRun {
           title: step.title,
           isCompensation: declared.compensations.some(({ activity }) => activity === step.activity),
           isSaga: declared.compensations.length > 0,
+          atOnce: (seenBy[index] ?? []).some(({ isLocal }) => isLocal),
           calls: new Set((seenBy[index] ?? []).flatMap((seen): FaultCall[] => [...seen.calls])),
         });
       }

@@ -10,7 +10,7 @@ import { workflowIds } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import { sledVmmState } from '../../wire/sled-protocol.ts';
 import { silence } from '../support/harness.ts';
-import type { CallOutcome, OperationName, Subject } from './subject.ts';
+import { ATTEMPTS, type CallOutcome, type OperationName, type Subject } from './subject.ts';
 
 export interface Scenario {
   readonly name: string;
@@ -33,8 +33,6 @@ export interface Scenario {
 }
 
 const TICK_MS = 30;
-/** A step that is held is given up by time-out and tried again: every attempt is meant. */
-const ATTEMPTS = 1_000;
 const MAX_PASSES = 3;
 const WAIT_MS = 60_000;
 
@@ -226,6 +224,29 @@ export const SCENARIOS: readonly Scenario[] = [
     },
   },
   {
+    name: 'a migration that is cancelled when its target is registered',
+    workflow: 'instanceMigrate',
+    operation: 'migrate',
+    before: 'running',
+    success: 'running',
+    plain: 'succeeded',
+    prepare: running,
+    async act(subject, options) {
+      const registering = subject.plan({
+        workflowType: 'instanceMigrate',
+        activity: 'registerVmm',
+        holdAfter: true,
+        times: ATTEMPTS,
+      });
+      const call = subject.call('migrate', options);
+      await registering.waitFor('ran');
+      await subject.cancel(registering.execution());
+      registering.drop();
+      registering.release('after');
+      return call;
+    },
+  },
+  {
     name: 'the update after a migration',
     workflow: 'instanceUpdate',
     operation: 'migrate',
@@ -255,11 +276,17 @@ export const SCENARIOS: readonly Scenario[] = [
     prepare: running,
     async act(subject, options) {
       subject.onSleds({ migration: { side: 'source', point: 'middle' } });
-      const command = subject.plan({ workflowType: 'instanceMigrate', activity: 'migrateIn', holdBefore: true });
+      const command = subject.plan({
+        workflowType: 'instanceMigrate',
+        activity: 'migrateIn',
+        holdBefore: true,
+        times: ATTEMPTS,
+      });
       const call = subject.call('migrate', options);
       await command.waitFor('arrived');
       const { target } = await subject.record();
       subject.silence(target?.id ?? '', subject.sled(target?.sledId));
+      command.drop();
       command.release('before');
       return call;
     },
@@ -277,10 +304,12 @@ export const SCENARIOS: readonly Scenario[] = [
         activity: 'runVmm',
         holdBefore: true,
         run: 'never',
+        times: ATTEMPTS,
       });
       const call = subject.call('start');
       await command.waitFor('arrived');
       await terminated(subject, call, workflowIds.start(subject.id));
+      command.drop();
       command.release('before');
     },
     act: found,
@@ -299,10 +328,12 @@ export const SCENARIOS: readonly Scenario[] = [
         activity: 'migrateIn',
         holdBefore: true,
         run: 'never',
+        times: ATTEMPTS,
       });
       const call = subject.call('migrate');
       await command.waitFor('arrived');
       await terminated(subject, call, workflowIds.migrate(subject.id));
+      command.drop();
       command.release('before');
     },
     act: found,

@@ -1,6 +1,7 @@
 /**
  * Bundled with the workflows in the fault matrix alone: no step may take long, so that hundreds of time-outs take
- * seconds. Nothing else is changed: what a history records of a step is its name.
+ * seconds. Nothing else is changed: what a history records of a step is its name. What a step may take within its workflow
+ * task is short as it is.
  */
 import type { WorkflowInterceptors } from '@temporalio/workflow';
 

@@ -30,7 +30,12 @@ export interface Planned {
   waitFor(moment: Moment, times?: number): Promise<void>;
   count(moment: Moment): number;
   execution(): Execution;
+  /** Lets all go that wait, takes the plan away, and waits until they have ended. */
+  end(point: 'before' | 'after'): Promise<void>;
 }
+
+/** For a step that is held: it is given up by time-out and tried again, and every attempt is meant. */
+export const ATTEMPTS = 1_000;
 
 const SETTLE_MS = 120_000;
 const SETTLE_EVERY_MS = 200;
@@ -92,6 +97,11 @@ export class Subject {
       waitFor: (moment, times) => stack.injector.waitFor(id, moment, times),
       count: (moment) => stack.injector.count(id, moment),
       execution: () => stack.injector.execution(id),
+      async end(point) {
+        stack.drop(id);
+        stack.release(id, point);
+        await stack.injector.waitFor(id, 'ended', stack.injector.count(id, 'arrived'));
+      },
     };
   }
 
@@ -270,10 +280,16 @@ export class Subject {
     await this.stack.temporal.workflow.getHandle(workflowId, runId).terminate('the fault matrix');
   }
 
+  /** Asks a workflow to cancel. It learns of that when its task is over. */
+  async askToCancel({ workflowId, runId }: Execution): Promise<void> {
+    await this.stack.temporal.workflow.getHandle(workflowId, runId).cancel();
+  }
+
   /** Asks a workflow to cancel, and waits until it has received it. */
-  async cancel({ workflowId, runId }: Execution): Promise<void> {
+  async cancel(execution: Execution): Promise<void> {
+    const { workflowId, runId } = execution;
+    await this.askToCancel(execution);
     const handle = this.stack.temporal.workflow.getHandle(workflowId, runId);
-    await handle.cancel();
     await waitUntil(
       async () => {
         const { events } = await handle.fetchHistory();

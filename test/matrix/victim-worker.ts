@@ -2,7 +2,14 @@
 import { createLog } from '../../platform/telemetry/log.ts';
 import type { TemporalSettings } from '../../temporal/connection.ts';
 import { startWorker } from '../../worker/worker.ts';
-import { type Execution, FaultInjector, type FaultPlan, type Moment, silenceLateAttempts } from './fault-injector.ts';
+import {
+  askSilentSleds,
+  type Execution,
+  FaultInjector,
+  type FaultPlan,
+  type Moment,
+  silenceLateAttempts,
+} from './fault-injector.ts';
 
 export interface VictimOptions {
   readonly databaseUrl: string;
@@ -17,6 +24,7 @@ export type ToParent =
   | { readonly planId: string; readonly moment: Moment; readonly execution: Execution };
 
 const { databaseUrl, temporal } = JSON.parse(process.argv[2] ?? '{}') as VictimOptions;
+askSilentSleds();
 silenceLateAttempts();
 const injector = new FaultInjector();
 const send = (message: ToParent) => void process.send?.(message);

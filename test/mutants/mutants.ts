@@ -46,6 +46,9 @@ const AUTO_RESTART = 'model/auto-restart.ts';
 const ANSWER = 'model/sled-answer.ts';
 const CLIENT = 'activities/sled-client.ts';
 const SLED_CALLS = 'activities/sled-calls.ts';
+const STEPS = 'workflows/steps.ts';
+const ATTEMPTS = 'activities/attempts.ts';
+const STEP_SLEDS = 'activities/step-sleds.ts';
 const REGISTER = 'activities/register-vmm.ts';
 const COMMAND = 'activities/command-vmm.ts';
 const STOP = 'activities/instance-stop.ts';
@@ -53,6 +56,9 @@ const MEANINGS = 'model/failures.ts';
 const WATCHER = 'activities/watcher.ts';
 const UPDATER = 'activities/updater.ts';
 const REPORTS = 'api/routes/reports.ts';
+const OPERATIONS = 'api/operations.ts';
+const OUTCOMES = 'db/operation-outcomes.ts';
+const STARTER = 'temporal/workflow-starter.ts';
 const PROTOCOL = 'wire/sled-protocol.ts';
 const AGENT = 'sled-agent/agent.ts';
 const LEASE = 'model/lease.ts';
@@ -80,6 +86,8 @@ const LEGALITY_TEST = 'test/rules/legality.test.ts';
 const ANSWERS_TEST = 'test/rules/sled-answers.test.ts';
 const FORCE_STOP_TEST = 'test/rules/force-stop.test.ts';
 const AUTO_RESTART_TEST = 'test/rules/auto-restart.test.ts';
+const OPERATIONS_TEST = 'test/lifecycle/operations.test.ts';
+const OUTCOMES_TEST = 'test/database/operation-outcomes.test.ts';
 const PLACEMENT_TEST = 'test/placement/groups.test.ts';
 const AGENT_TEST = 'test/sled-agent/protocol.test.ts';
 
@@ -136,9 +144,9 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: SAGA,
-        find: 'const outcome = await unwindVmm({ ...attempt, spareRunning: saga.sparesRunning(failure), error });',
+        find: 'const outcome = await end({ ...attempt, spareRunning: saga.sparesRunning(failure), error });',
         replace:
-          "const outcome = kind === 'start' ? 'unwound' : await unwindVmm({ ...attempt, spareRunning: saga.sparesRunning(failure), error });",
+          "const outcome = kind === 'start' ? 'unwound' : await end({ ...attempt, spareRunning: saga.sparesRunning(failure), error });",
       },
     ],
     caughtBy: [ORDER_TEST],
@@ -149,9 +157,9 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: SAGA,
-        find: 'const outcome = await unwindVmm({ ...attempt, spareRunning: saga.sparesRunning(failure), error });',
+        find: 'const outcome = await end({ ...attempt, spareRunning: saga.sparesRunning(failure), error });',
         replace:
-          "const outcome = kind === 'migrate' ? 'unwound' : await unwindVmm({ ...attempt, spareRunning: saga.sparesRunning(failure), error });",
+          "const outcome = kind === 'migrate' ? 'unwound' : await end({ ...attempt, spareRunning: saga.sparesRunning(failure), error });",
       },
     ],
     caughtBy: [ORDER_TEST],
@@ -177,7 +185,7 @@ export const MUTANTS: readonly Mutant[] = [
         replace: 'steps(attempt: Attempt, claimed: () => void): Promise<Result>;',
       },
       { file: START, find: 'async steps(attempt) {', replace: 'async steps(attempt, claimed) {' },
-      { file: START, find: '      await registerVmm', replace: '      claimed();\n      await registerVmm' },
+      { file: START, find: '      await register(', replace: '      claimed();\n      await register(' },
     ],
     caughtBy: [ORDER_TEST],
   },
@@ -191,7 +199,7 @@ export const MUTANTS: readonly Mutant[] = [
         find: '      return saga.spared(attempt);\n    });',
         replace: '      return saga.spared(attempt);\n    })();',
       },
-      { file: SAGA, find: 'import { CancellationScope, log,', replace: 'import { log,' },
+      { file: SAGA, find: 'import { CancellationScope, isCancellation,', replace: 'import { isCancellation,' },
     ],
     caughtBy: [ORDER_TEST],
   },
@@ -201,8 +209,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: MIGRATE,
-        find: 'await CancellationScope.nonCancellable(() =>\n        untilDefinitive',
-        replace: 'await (() =>\n        untilDefinitive',
+        find: 'await CancellationScope.nonCancellable(() =>\n        migrateIn',
+        replace: 'await (() =>\n        migrateIn',
       },
       {
         file: MIGRATE,
@@ -235,7 +243,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'unwind: the sled is not asked to unregister',
     why: 'a guest runs on although its start was undone',
-    edits: [{ file: UNWIND, find: 'await untilDefinitive.unregisterVmm(request);', replace: '' }],
+    edits: [{ file: UNWIND, find: 'await unregisterVmm(request);', replace: '' }],
     caughtBy: [ORDER_TEST],
   },
   {
@@ -244,11 +252,64 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: UNWIND,
-        find: 'await untilDefinitive.unregisterVmm(request);',
-        replace: 'await briefly.unregisterVmm(request).catch(() => {});',
+        find: 'await unregisterVmm(request);',
+        replace: 'await unregisterVmmBriefly(request).catch(() => {});',
       },
     ],
     caughtBy: [ORDER_TEST],
+  },
+  {
+    name: 'unwind: a guest that was spared leaves its operation open',
+    why: 'its caller waits until the scan finds it, and is told that it was undone',
+    edits: [{ file: UNWIND, find: '    await succeedOperation(input);\n', replace: '' }],
+    caughtBy: [ORDER_TEST],
+  },
+  {
+    name: 'cancelled: nobody looks whether the destination was commanded',
+    why: 'a task that is done again because of a cancellation ends the guest that arrives',
+    edits: [
+      { file: SAGA, find: 'isCancellation(failure) ? endCutOff : unwindVmm;', replace: 'unwindVmm;' },
+      { file: SAGA, find: 'import { endCutOff, unwindVmm }', replace: 'import { unwindVmm }' },
+    ],
+    caughtBy: [ORDER_TEST],
+  },
+  {
+    name: 'step: what is settled within the task is not known to be',
+    why: 'a sled that refused is asked again, as an activity',
+    edits: [
+      {
+        file: STEPS,
+        find: 'if (isCancellation(error) || isFinalFailure(error)) throw error;',
+        replace: 'if (isCancellation(error) && !isFinalFailure(error)) throw error;',
+      },
+    ],
+    caughtBy: [ORDER_TEST],
+  },
+  {
+    name: 'step: what is not settled within the task is given up',
+    why: 'a sled that is busy for a moment undoes the start',
+    edits: [
+      {
+        file: STEPS,
+        find: 'if (isCancellation(error) || isFinalFailure(error)) throw error;',
+        replace: 'throw isCancellation(error) || isFinalFailure(error) ? error : error;',
+      },
+    ],
+    caughtBy: [ORDER_TEST],
+  },
+  {
+    name: 'step: the first execution as an activity counts as the first try',
+    why: 'a stop that came during the try within the task is overrun',
+    edits: [{ file: ATTEMPTS, find: 'return !isLocal || attempt > 1;', replace: 'return !isLocal && attempt > 1;' }],
+    caughtBy: [ACTIVITIES_TEST],
+  },
+  {
+    name: 'step: a silent sled is asked again within the task',
+    why: 'a few silent sleds hold all the places for workflow tasks',
+    edits: [
+      { file: STEP_SLEDS, find: 'if (isLocal && this.isSilent(address))', replace: 'if (isLocal && address === "")' },
+    ],
+    caughtBy: [ACTIVITIES_TEST],
   },
   {
     name: 'unwind: silence counts as the sled’s answer',
@@ -263,8 +324,8 @@ export const MUTANTS: readonly Mutant[] = [
       { file: UPDATE, find: '    needed = false;\n    rounds += 1;', replace: '    rounds += 1;' },
       {
         file: UPDATE,
-        find: '    const result = await database.updateInstance(input);',
-        replace: '    const result = await database.updateInstance(input);\n    needed = false;',
+        find: '    const result = await updateInstance(input);',
+        replace: '    const result = await updateInstance(input);\n    needed = false;',
       },
     ],
     caughtBy: [ORDER_TEST],
@@ -410,8 +471,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: COMMAND,
-        find: 'if (activityInfo().attempt > 1) await checkStillWanted(context',
-        replace: 'if (activityInfo().attempt < 0) await checkStillWanted(context',
+        find: 'if (isTriedAgain()) await checkStillWanted(context',
+        replace: 'if (!isTriedAgain) await checkStillWanted(context',
       },
     ],
     caughtBy: [ACTIVITIES_TEST],
@@ -1203,6 +1264,60 @@ export const MUTANTS: readonly Mutant[] = [
     why: 'a sled that was declared dead and still has it never comes back into service',
     edits: [{ file: WATCHER, find: 'vmm?.unwinding && !vmm.deleted && vmm', replace: 'vmm?.unwinding && vmm' }],
     caughtBy: ['test/trust/declare-dead.test.ts'],
+  },
+  {
+    name: 'operations: joins a run that is over',
+    why: 'a start after a failed one is answered with the failure of the one before',
+    edits: [
+      {
+        file: OPERATIONS,
+        find: 'if ((await readOperation(this.#db, runId))?.timeEnded != null) {',
+        replace: "if ((await readOperation(this.#db, runId))?.kind === 'migrate') {",
+      },
+    ],
+    caughtBy: [OPERATIONS_TEST],
+  },
+  {
+    name: 'operations: hears no outcome',
+    why: 'a caller waits until the workflow has closed, for ten seconds where its worker has died',
+    edits: [{ file: OPERATIONS, find: 'this.#heard(operationId, signal), this', replace: 'this' }],
+    caughtBy: [OPERATIONS_TEST],
+  },
+  {
+    name: 'operations: relies on what it hears',
+    why: 'a caller waits in vain where the word was lost',
+    edits: [
+      {
+        file: OPERATIONS,
+        find: 'if (this.#outcomes.hears) await pause(LISTEN_FIRST_MS',
+        replace: 'if (this.#outcomes.hears) await pause(request.waitMs',
+      },
+    ],
+    caughtBy: [OPERATIONS_TEST],
+  },
+  {
+    name: 'outcomes: nobody announces them',
+    why: 'a caller waits until the workflow has closed, for ten seconds where its worker has died',
+    edits: [{ file: SCHEMA, find: "IF TG_OP = 'INSERT' OR OLD.time_ended IS NULL THEN", replace: 'IF false THEN' }],
+    caughtBy: [OUTCOMES_TEST],
+  },
+  {
+    name: 'outcomes: a listener trusts a connection over which nothing comes',
+    why: 'behind a pooler that does not deliver, each call is answered a second late',
+    edits: [{ file: OUTCOMES, find: "return wasSaid ? 'deaf' : 'unsaid';", replace: "return 'heard';" }],
+    caughtBy: [OUTCOMES_TEST],
+  },
+  {
+    name: 'update: one that runs is not signalled',
+    why: 'what came while it looked is seen by nobody until the scan',
+    edits: [
+      {
+        file: STARTER,
+        find: '      await workflow.signalWithStart<',
+        replace: "      if (instanceId === '') await workflow.signalWithStart<",
+      },
+    ],
+    caughtBy: ['test/sagas/four-rules.test.ts'],
   },
   {
     name: 'audit: a restart by itself leaves no record',

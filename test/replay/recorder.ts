@@ -5,7 +5,7 @@
 import { randomUUID } from 'node:crypto';
 import { fileURLToPath } from 'node:url';
 import type { InjectedSinks } from '@temporalio/worker';
-import { FaultInjector } from '../matrix/fault-injector.ts';
+import { askSilentSleds, FaultInjector } from '../matrix/fault-injector.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
 import type { RecorderSinks } from './completion-sink.ts';
 
@@ -16,8 +16,10 @@ const REGISTER_TIMEOUT_MS = 6_000;
 
 /** A step that waits. */
 export interface HeldStep {
-  /** Resolves when it has come to where it waits. */
+  /** Resolves when it has come to where it waits: within its workflow task, where it was not an activity before. */
   readonly reached: Promise<void>;
+  /** Resolves when it was given up there, and waits as an activity. */
+  readonly asActivity: Promise<void>;
   /** Lets it go on. */
   release(): void;
 }
@@ -26,9 +28,9 @@ export interface Recorder {
   readonly harness: Harness;
   /**
    * Holds a step of an instance (or of a workflow whose id contains `subject`) before it runs, and every further attempt,
-   * since one that waits for long times out; `skip` attempts before it pass.
+   * since one that waits for long times out; `skip` attempts before it pass. `workflowType`: only there.
    */
-  hold(step: string, subject: string, skip?: number): HeldStep;
+  hold(step: string, subject: string, options?: { readonly skip?: number; readonly workflowType?: string }): HeldStep;
   /** Does something when a workflow has decided to complete and before the server gets it, once. */
   atCompletion(workflowId: string, act: () => Promise<void>): void;
   /** Lets everything go on, and takes every fault away. */
@@ -38,6 +40,7 @@ export interface Recorder {
 /** Brings the stack up. */
 export async function startRecorder(): Promise<Recorder> {
   const injector = new FaultInjector();
+  askSilentSleds();
   const completions = new Map<string, () => Promise<void>>();
   const sinks: InjectedSinks<RecorderSinks> = {
     recorder: {
@@ -63,15 +66,17 @@ export async function startRecorder(): Promise<Recorder> {
   });
   return {
     harness,
-    hold(step, subject, skip = 0) {
-      const plan = { activity: step, subject, workflowType: null };
+    hold(step, subject, { skip = 0, workflowType } = {}) {
+      const plan = { activity: step, subject, workflowType: workflowType ?? null };
       if (skip > 0) injector.plan({ ...plan, id: randomUUID(), times: skip });
       const id = randomUUID();
       injector.plan({ ...plan, id, holdBefore: true, times: Number.POSITIVE_INFINITY });
       const reached = injector.waitFor(id, 'arrived');
-      reached.catch(() => {});
+      const asActivity = injector.waitFor(id, 'arrived', 2);
+      for (const moment of [reached, asActivity]) moment.catch(() => {});
       return {
         reached,
+        asActivity,
         release: () => {
           injector.drop(id);
           injector.release(id, 'before');

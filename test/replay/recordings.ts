@@ -1,4 +1,5 @@
 /** What is recorded: each saga's success, each step that fails, each stage of an unwind, the races, by the name of its file. */
+import type { WorkflowHandle } from '@temporalio/client';
 import type { ReconcilerName } from '../../model/reconcilers.ts';
 import { TASK_QUEUE, workflowIds } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
@@ -31,25 +32,158 @@ function plant(harness: Harness, ...faults: Fault[]): void {
 }
 
 /** A start that fails, or that succeeds after trouble, with these faults on every sled. */
-function startWith(...faults: Fault[]): Recording {
-  return async ({ harness }) => {
-    const id = await harness.create();
-    plant(harness, ...faults);
-    await harness.client.startInstance(id).catch(() => {});
-    return { workflowId: workflowIds.start(id) };
+const startWith = (...faults: Fault[]) => plainly(comingStart(...faults));
+
+/** A migration with these faults on its destination. */
+const migrateWith = (...faults: Fault[]) => plainly(comingMigration(...faults));
+
+/** What a recording does, with a step of its workflow that is not settled within its task and goes on as an activity. */
+function asActivity(workflowType: string, step: string, record: Recording): Recording {
+  return async (recorder) => {
+    const held = recorder.hold(step, '', { workflowType });
+    const recorded = record(recorder);
+    await Promise.race([held.asActivity, recorded.then(() => Promise.reject(new Error(`${step} was never held`)))]);
+    held.release();
+    const { workflowId, runId } = await recorded;
+    const handle = recorder.harness.temporal.workflow.getHandle(workflowId, runId);
+    await handle.result().catch(() => {});
+    const { events } = await handle.fetchHistory();
+    if (!events?.some((event) => event.activityTaskScheduledEventAttributes?.activityType?.name === step))
+      throw new Error(`${step} never was an activity`);
+    return { workflowId, ...(runId === undefined ? {} : { runId }) };
   };
 }
 
-/** A migration with these faults on its destination. */
-function migrateWith(...faults: Fault[]): Recording {
-  return async ({ harness }) => {
+/** A workflow, by its id, that is about to be begun, and what begins it and sees it to its end. */
+interface Coming {
+  readonly workflowId: string;
+  begin(): Promise<unknown>;
+}
+
+/** The worker is lost with what it did: the server gives its task up, and it is done again from its beginning. */
+function lost(prepare: (recorder: Recorder) => Promise<Coming>): Recording {
+  return async (recorder) => {
+    const { workflowId, begin } = await prepare(recorder);
+    const handle = recorder.harness.temporal.workflow.getHandle(workflowId);
+    const lostTasks = async () =>
+      (await handle.fetchHistory()).events?.filter((event) => event.workflowTaskTimedOutEventAttributes) ?? [];
+    recorder.atCompletion(workflowId, () =>
+      waitUntil(async () => (await lostTasks()).length > 0, `${workflowId} never lost its task`, 60_000, 100),
+    );
+    await begin();
+    await handle.result().catch(() => {});
+    if ((await lostTasks()).length === 0) throw new Error('no task was lost');
+    return { workflowId };
+  };
+}
+
+/** A cancellation meets the completion: the server refuses that, and the task is done again from its beginning, cancelled. */
+function cancelledWhileCompleting(prepare: (recorder: Recorder) => Promise<Coming>): Recording {
+  return async (recorder) => {
+    const { workflowId, begin } = await prepare(recorder);
+    const handle = recorder.harness.temporal.workflow.getHandle(workflowId);
+    recorder.atCompletion(workflowId, async () => void (await handle.cancel()));
+    await begin();
+    await handle.result().catch(() => {});
+    expectUnhandled(await handle.fetchHistory(), 'the cancellation');
+    return { workflowId };
+  };
+}
+
+/** Throws unless the server refused a completion because something had come meanwhile. */
+function expectUnhandled({ events }: Awaited<ReturnType<WorkflowHandle['fetchHistory']>>, what: string): void {
+  // WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND
+  if (!(events ?? []).some((event) => event.workflowTaskFailedEventAttributes?.cause === 1))
+    throw new Error(`${what} did not meet the completion`);
+}
+
+/** A start, on sleds with these faults. */
+const comingStart =
+  (...faults: Fault[]) =>
+  async ({ harness }: Recorder): Promise<Coming> => {
+    const id = await harness.create();
+    plant(harness, ...faults);
+    return { workflowId: workflowIds.start(id), begin: () => harness.client.startInstance(id).catch(() => {}) };
+  };
+
+/** A migration, to a sled with these faults. */
+const comingMigration =
+  (...faults: Fault[]) =>
+  async ({ harness }: Recorder): Promise<Coming> => {
     const id = await harness.running();
     const { there } = await harness.placed(id);
     for (const fault of faults) there.agent.faults.plant(fault);
-    await harness.client.migrateInstance(id, there.id).catch(() => {});
-    return { workflowId: workflowIds.migrate(id) };
+    const begin = () => harness.client.migrateInstance(id, there.id).catch(() => {});
+    return { workflowId: workflowIds.migrate(id), begin };
+  };
+
+/** An update that finds that a start was unwound. */
+async function comingUpdate({ harness }: Recorder): Promise<Coming> {
+  const id = await harness.create();
+  plant(harness, refuse('state:running'));
+  await harness.stack.worker.setUpdates(false);
+  await refused(harness.client.startInstance(id));
+  const begin = async () => {
+    await harness.stack.worker.setUpdates(true);
+    await waitUntil(async () => (await harness.record(id)).instance.activeVmmId === null, 'it was never cleared');
+  };
+  return { workflowId: workflowIds.update(id), begin };
+}
+
+async function comingStop({ harness }: Recorder): Promise<Coming> {
+  const id = await harness.running();
+  const begin = async () => {
+    await harness.client.stopInstance(id);
+    await harness.shows(id, 'stopped');
+  };
+  return { workflowId: workflowIds.stop(id), begin };
+}
+
+/** The clean-up of a migration's target that nobody names any more. */
+async function comingUnregister({ harness }: Recorder): Promise<Coming> {
+  const id = await harness.running();
+  const { there } = await harness.placed(id);
+  await harness.stack.worker.setUpdates(false);
+  // The source reports that it kept the guest; the destination has not reported.
+  there.agent.faults.holdReports(true);
+  const { target } = await migrationFailedBy(harness, id, there);
+  const workflowId = workflowIds.unregister(target);
+  const begin = async () => {
+    await harness.stack.worker.setUpdates(true);
+    await waitUntil(async () => (await harness.record(id)).instance.targetVmmId === null, 'it was never cleared');
+    await waitUntil(() => exists(harness, workflowId), 'nobody unregistered the leftover');
+  };
+  return { workflowId, begin };
+}
+
+/** The unwind of a start that was terminated before its sled was told. */
+async function comingUnwind({ harness, hold }: Recorder): Promise<Coming> {
+  const id = await harness.create();
+  const step = hold('runVmm', id);
+  harness.client.startInstance(id).catch(() => {});
+  await step.reached;
+  const vmmId = (await harness.record(id)).active?.id ?? '';
+  const begin = () => unwoundAfter(harness, workflowIds.start(id), id, step);
+  return { workflowId: workflowIds.unwind(vmmId), begin };
+}
+
+/** Begins what is coming, and nothing more. */
+function plainly(prepare: (recorder: Recorder) => Promise<Coming>): Recording {
+  return async (recorder) => {
+    const { workflowId, begin } = await prepare(recorder);
+    await begin();
+    return { workflowId };
   };
 }
+
+const exists = (harness: Harness, workflowId: string) =>
+  harness.temporal.workflow
+    .getHandle(workflowId)
+    .describe()
+    .then(
+      () => true,
+      () => false,
+    );
 
 /** Begins a call and waits until its workflow has a pending activity of the given type. */
 async function untilDoing(harness: Harness, workflowId: string, activity: string): Promise<void> {
@@ -69,8 +203,12 @@ async function untilDoing(harness: Harness, workflowId: string, activity: string
   );
 }
 
-/** Starts a workflow past the API, which would not have begun it. */
+/** Starts a workflow past the API, which would not have begun it. An earlier run may be answered and not closed yet. */
 async function directly(harness: Harness, type: string, workflowId: string, input: unknown) {
+  await harness.temporal.workflow
+    .getHandle(workflowId)
+    .result()
+    .catch(() => {});
   const handle = await harness.temporal.workflow.start(type, { workflowId, taskQueue: TASK_QUEUE, args: [input] });
   await handle.result().catch(() => {});
   return { workflowId, runId: handle.firstExecutionRunId };
@@ -131,10 +269,7 @@ const signalledWhileCompleting: Recording = async ({ harness, atCompletion }) =>
   const { runId } = await harness.temporal.workflow.getHandle(workflowId).describe();
   const handle = harness.temporal.workflow.getHandle(workflowId, runId);
   await handle.result();
-  const { events } = await handle.fetchHistory();
-  // WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND
-  if (!(events ?? []).some((event) => event.workflowTaskFailedEventAttributes?.cause === 1))
-    throw new Error('the signal did not meet the completion');
+  expectUnhandled(await handle.fetchHistory(), 'the signal');
   return { workflowId, runId };
 };
 
@@ -165,6 +300,75 @@ async function unwoundAfter(harness: Harness, workflowId: string, instanceId: st
   return untilBegun(harness, `WorkflowType = "vmmUnwind" AND MooringInstanceId = "${instanceId}"`);
 }
 
+/** A start whose sled refuses the second command, when it has reported that the guest runs. */
+async function sparedStart({ harness, hold }: Recorder): ReturnType<Recording> {
+  const id = await harness.create();
+  plant(harness, cut('state:running', 'drop_after', 1), refuse('state:running'));
+  const second = hold('runVmm', id, { skip: 1 });
+  const started = harness.client.startInstance(id).catch(() => {});
+  await second.reached;
+  await harness.shows(id, 'running');
+  second.release();
+  await started;
+  return { workflowId: workflowIds.start(id) };
+}
+
+/** A migration whose destination refuses the second command, when the guest is on its way or has arrived. */
+async function sparedMigration({ harness, hold }: Recorder): ReturnType<Recording> {
+  const id = await harness.running();
+  const { there } = await harness.placed(id);
+  there.agent.faults.plant(cut('state:migration_target', 'drop_after', 1));
+  there.agent.faults.plant(refuse('state:migration_target'));
+  const second = hold('migrateIn', id, { skip: 1 });
+  const migrated = harness.client.migrateInstance(id, there.id).catch(() => {});
+  await second.reached;
+  await waitUntil(async () => {
+    const { active, migration } = await harness.record(id);
+    return active?.sledId === there.id || ['in_progress', 'completed'].includes(migration?.targetState ?? '');
+  }, 'it was never under way');
+  second.release();
+  await migrated;
+  return { workflowId: workflowIds.migrate(id) };
+}
+
+/** A migration over what an earlier one left, which the update clears when it has been asked for. */
+async function awaitsUpdate({ harness, hold }: Recorder): ReturnType<Recording> {
+  const id = await harness.running();
+  const { there } = await harness.placed(id);
+  await harness.stack.worker.setUpdates(false);
+  there.agent.faults.plant({ migration: { side: 'target', point: 'middle' } });
+  await harness.client.migrateInstance(id, there.id);
+  await harness.shows(id, 'running');
+  const second = hold('claimMigration', id, { skip: 1 });
+  const again = harness.client.migrateInstance(id, there.id);
+  await second.asActivity;
+  await harness.stack.worker.setUpdates(true);
+  await waitUntil(async () => (await harness.record(id)).instance.migrationId === null, 'it was never cleared');
+  second.release();
+  await again;
+  return { workflowId: workflowIds.migrate(id) };
+}
+
+/** The unwind of a start that was terminated when its guest ran. */
+async function sparedUnwind({ harness, hold }: Recorder): ReturnType<Recording> {
+  const id = await harness.create();
+  plant(harness, cut('state:running', 'drop_after', 1));
+  const second = hold('runVmm', id, { skip: 1 });
+  harness.client.startInstance(id).catch(() => {});
+  await harness.shows(id, 'running');
+  return unwoundAfter(harness, workflowIds.start(id), id, second);
+}
+
+/** What carries a migration forward that was terminated before its destination was told. */
+async function carriedForward({ harness, hold }: Recorder): ReturnType<Recording> {
+  const id = await harness.running();
+  // The step of the migration, not the one of what carries it forward.
+  const step = hold('migrateIn', workflowIds.migrate(id));
+  const { there } = await harness.placed(id);
+  harness.client.migrateInstance(id, there.id).catch(() => {});
+  return unwoundAfter(harness, workflowIds.migrate(id), id, step);
+}
+
 export const RECORDINGS: Readonly<Record<string, Recording>> = {
   'instance-start.success': startWith(),
   'instance-start.joined': async ({ harness }) => {
@@ -188,24 +392,32 @@ export const RECORDINGS: Readonly<Record<string, Recording>> = {
   'instance-start.unwound': startWith(refuse('state:running')),
   'instance-start.running-gone': startWith(gone('state:running')),
   'instance-start.running-retried': startWith(busy('state:running', 2)),
-  'instance-start.spared': startWith(cut('state:running', 'drop_after', 1), refuse('state:running')),
+  'instance-start.spared': sparedStart,
   'instance-start.unregister-silent': startWith(cut('register', 'drop_after'), cut('unregister', 'drop_before')),
   'instance-start.unregister-retried': startWith(refuse('state:running'), busy('unregister', 2)),
   'instance-start.stop-requested': async ({ harness, hold }) => {
     const id = await harness.create();
     const registering = hold('registerVmm', id);
     const started = harness.client.startInstance(id).catch(() => {});
-    await registering.reached;
+    await registering.asActivity;
     await harness.client.stopInstance(id);
     registering.release();
     await started;
     return { workflowId: workflowIds.start(id) };
   },
+  'instance-start.claim-as-activity': asActivity('instanceStart', 'claimStart', startWith()),
+  'instance-start.begin-as-activity': asActivity('instanceStart', 'beginUnwind', startWith(refuse('state:running'))),
+  'instance-start.finish-as-activity': asActivity('instanceStart', 'finishUnwind', startWith(refuse('state:running'))),
+  'instance-start.succeed-as-activity': asActivity('instanceStart', 'succeedOperation', sparedStart),
+  'instance-start.task-lost': lost(comingStart()),
+  'instance-start.unwound-task-lost': lost(comingStart(refuse('state:running'))),
+  'instance-start.cancelled-while-completing': cancelledWhileCompleting(comingStart()),
+  'instance-start.cancelled-while-unwound': cancelledWhileCompleting(comingStart(refuse('state:running'))),
   'instance-start.cancelled': async ({ harness, hold }) => {
     const id = await harness.create();
     const registering = hold('registerVmm', id);
     const started = harness.client.startInstance(id).catch(() => {});
-    await registering.reached;
+    await registering.asActivity;
     await harness.temporal.workflow.getHandle(workflowIds.start(id)).cancel();
     await started;
     return { workflowId: workflowIds.start(id) };
@@ -228,22 +440,7 @@ export const RECORDINGS: Readonly<Record<string, Recording>> = {
     await harness.stack.worker.setUpdates(true);
     return recorded;
   },
-  'instance-migrate.awaits-update': async ({ harness, hold }) => {
-    const id = await harness.running();
-    const { there } = await harness.placed(id);
-    await harness.stack.worker.setUpdates(false);
-    there.agent.faults.plant({ migration: { side: 'target', point: 'middle' } });
-    await harness.client.migrateInstance(id, there.id);
-    await harness.shows(id, 'running');
-    const second = hold('claimMigration', id, 1);
-    const again = harness.client.migrateInstance(id, there.id);
-    await second.reached;
-    await harness.stack.worker.setUpdates(true);
-    await waitUntil(async () => (await harness.record(id)).instance.migrationId === null, 'it was never cleared');
-    second.release();
-    await again;
-    return { workflowId: workflowIds.migrate(id) };
-  },
+  'instance-migrate.awaits-update': awaitsUpdate,
   'instance-migrate.update-never-came': async ({ harness }) => {
     const id = await harness.running();
     const { there } = await harness.placed(id);
@@ -262,13 +459,22 @@ export const RECORDINGS: Readonly<Record<string, Recording>> = {
   'instance-migrate.unwound': migrateWith(refuse('state:migration_target')),
   'instance-migrate.target-gone': migrateWith(gone('state:migration_target')),
   'instance-migrate.target-retried': migrateWith(busy('state:migration_target', 2)),
-  'instance-migrate.spared': migrateWith(
-    cut('state:migration_target', 'drop_after', 1),
-    refuse('state:migration_target'),
-  ),
+  'instance-migrate.spared': sparedMigration,
   'instance-migrate.unregister-retried': migrateWith(refuse('state:migration_target'), busy('unregister', 2)),
   'instance-migrate.cancelled': (recorder) => cancelledMigration(recorder, 'registerVmm'),
   'instance-migrate.cancelled-too-late': (recorder) => cancelledMigration(recorder, 'migrateIn'),
+  'instance-migrate.claim-as-activity': asActivity('instanceMigrate', 'claimMigration', migrateWith()),
+  'instance-migrate.signal-as-activity': asActivity('instanceMigrate', 'signalUpdate', awaitsUpdate),
+  'instance-migrate.register-retried': migrateWith(cut('register', 'drop_after', 1), busy('register', 1)),
+  'instance-migrate.read-as-activity': asActivity('instanceMigrate', 'readMigrateInCommand', (recorder) =>
+    cancelledMigration(recorder, 'registerVmm'),
+  ),
+  'instance-migrate.begin-as-activity': asActivity('instanceMigrate', 'beginUnwind', migrateWith(refuse('register'))),
+  'instance-migrate.finish-as-activity': asActivity('instanceMigrate', 'finishUnwind', migrateWith(refuse('register'))),
+  'instance-migrate.succeed-as-activity': asActivity('instanceMigrate', 'succeedOperation', sparedMigration),
+  'instance-migrate.task-lost': lost(comingMigration()),
+  'instance-migrate.unwound-task-lost': lost(comingMigration(refuse('state:migration_target'))),
+  'instance-migrate.cancelled-while-completing': cancelledWhileCompleting(comingMigration()),
 
   'instance-update.moved': async ({ harness }) => {
     const id = await harness.running();
@@ -284,26 +490,18 @@ export const RECORDINGS: Readonly<Record<string, Recording>> = {
     await waitUntil(async () => (await harness.record(id)).active?.sledId === there.id, 'it never moved');
     return { workflowId: workflowIds.update(id) };
   },
-  'instance-update.unwound': async ({ harness }) => {
-    const id = await harness.create();
-    plant(harness, refuse('state:running'));
-    await harness.stack.worker.setUpdates(false);
-    await refused(harness.client.startInstance(id));
-    await harness.stack.worker.setUpdates(true);
-    await waitUntil(async () => (await harness.record(id)).instance.activeVmmId === null, 'it was never cleared');
-    return { workflowId: workflowIds.update(id) };
-  },
+  'instance-update.unwound': plainly(comingUpdate),
+  'instance-update.as-activity': asActivity('instanceUpdate', 'updateInstance', plainly(comingUpdate)),
+  'instance-update.task-lost': lost(comingUpdate),
+  'instance-update.cancelled-while-completing': cancelledWhileCompleting(comingUpdate),
   'instance-update.signalled-while-working': (recorder) => chain(recorder, 2),
   'instance-update.signalled-while-completing': signalledWhileCompleting,
   'instance-update.long-chain': (recorder) => chain(recorder, 12),
   'instance-update.continued-as-new': (recorder) => chain(recorder, 40),
 
-  'instance-stop.success': async ({ harness }) => {
-    const id = await harness.running();
-    await harness.client.stopInstance(id);
-    await harness.shows(id, 'stopped');
-    return { workflowId: workflowIds.stop(id) };
-  },
+  'instance-stop.success': plainly(comingStop),
+  'instance-stop.task-lost': lost(comingStop),
+  'instance-stop.cancelled-while-completing': cancelledWhileCompleting(comingStop),
   'instance-stop.retried': async ({ harness }) => {
     const id = await harness.running();
     plant(harness, busy('state:stopped', 2));
@@ -320,35 +518,11 @@ export const RECORDINGS: Readonly<Record<string, Recording>> = {
     const vmmId = '00000000-0000-4000-8000-000000000001';
     return directly(harness, 'vmmUnregister', workflowIds.unregister(vmmId), { vmmId });
   },
-  'vmm-unregister.success': async ({ harness }) => {
-    const id = await harness.running();
-    const { there } = await harness.placed(id);
-    // The source reports that it kept the guest; the destination has not reported.
-    there.agent.faults.holdReports(true);
-    const { target } = await migrationFailedBy(harness, id, there);
-    await waitUntil(async () => (await harness.record(id)).instance.targetVmmId === null, 'it was never cleared');
-    const workflowId = workflowIds.unregister(target);
-    await waitUntil(
-      () =>
-        harness.temporal.workflow
-          .getHandle(workflowId)
-          .describe()
-          .then(
-            () => true,
-            () => false,
-          ),
-      'nobody unregistered the leftover',
-    );
-    return { workflowId };
-  },
-  'vmm-unwind.spared': async ({ harness, hold }) => {
-    const id = await harness.create();
-    plant(harness, cut('state:running', 'drop_after', 1));
-    const second = hold('runVmm', id, 1);
-    harness.client.startInstance(id).catch(() => {});
-    await harness.shows(id, 'running');
-    return unwoundAfter(harness, workflowIds.start(id), id, second);
-  },
+  'vmm-unregister.success': plainly(comingUnregister),
+  'vmm-unregister.as-activity': asActivity('vmmUnregister', 'unregisterLeftover', plainly(comingUnregister)),
+  'vmm-unregister.task-lost': lost(comingUnregister),
+  'vmm-unregister.cancelled-while-completing': cancelledWhileCompleting(comingUnregister),
+  'vmm-unwind.spared': sparedUnwind,
   'migration-watch.success': async ({ harness, hold }) => {
     const id = await harness.running();
     const { there } = await harness.placed(id);
@@ -359,20 +533,16 @@ export const RECORDINGS: Readonly<Record<string, Recording>> = {
     look.release();
     return { workflowId: workflowIds.watchMigration(migrationId) };
   },
-  'vmm-unwind.success': async ({ harness, hold }) => {
-    const id = await harness.create();
-    const step = hold('runVmm', id);
-    harness.client.startInstance(id).catch(() => {});
-    return unwoundAfter(harness, workflowIds.start(id), id, step);
-  },
-  'vmm-unwind.carried-forward': async ({ harness, hold }) => {
-    const id = await harness.running();
-    // The step of the migration, not the one of what carries it forward.
-    const step = hold('migrateIn', workflowIds.migrate(id));
-    const { there } = await harness.placed(id);
-    harness.client.migrateInstance(id, there.id).catch(() => {});
-    return unwoundAfter(harness, workflowIds.migrate(id), id, step);
-  },
+  'vmm-unwind.success': plainly(comingUnwind),
+  'vmm-unwind.begin-as-activity': asActivity('vmmUnwind', 'beginUnwind', plainly(comingUnwind)),
+  'vmm-unwind.unregister-as-activity': asActivity('vmmUnwind', 'unregisterVmm', plainly(comingUnwind)),
+  'vmm-unwind.finish-as-activity': asActivity('vmmUnwind', 'finishUnwind', plainly(comingUnwind)),
+  'vmm-unwind.succeed-as-activity': asActivity('vmmUnwind', 'succeedOperation', sparedUnwind),
+  'vmm-unwind.carried-forward': carriedForward,
+  'vmm-unwind.read-as-activity': asActivity('vmmUnwind', 'readMigrateInCommand', carriedForward),
+  'vmm-unwind.migrate-in-as-activity': asActivity('vmmUnwind', 'migrateIn', carriedForward),
+  'vmm-unwind.task-lost': lost(comingUnwind),
+  'vmm-unwind.cancelled-while-completing': cancelledWhileCompleting(comingUnwind),
 
   'watcher.success': ({ harness }) => byHand(harness, 'watcher'),
   'updater-scan.success': ({ harness }) => byHand(harness, 'updater'),
@@ -416,16 +586,19 @@ export const RECORDINGS: Readonly<Record<string, Recording>> = {
   },
 };
 
-/** Of what each side reports, that which finds an update needed. */
-const MOVED_SIGNALS = 6;
+/** Of what each side reports, that which finds an update needed, but for the first, which begins the workflow. */
+const MOVED_SIGNALS = 5;
 
-/** Waits until a workflow that nobody works on has been signalled so often. */
+/** Waits until a workflow that nobody works on has been begun and signalled so often in all. */
 async function untilSignals(harness: Harness, workflowId: string, signals: number): Promise<void> {
   let received = 0;
   await waitUntil(
     async () => {
       const { events } = await harness.temporal.workflow.getHandle(workflowId).fetchHistory();
-      received = (events ?? []).filter((event) => event.workflowExecutionSignaledEventAttributes).length;
+      const isSignal = (event: NonNullable<typeof events>[number] | undefined) =>
+        event?.workflowExecutionSignaledEventAttributes != null;
+      // One that was begun by a signal was not begun beside it.
+      received = (events ?? []).filter(isSignal).length + (isSignal(events?.[1]) ? 0 : 1);
       return received >= signals;
     },
     '',
@@ -476,7 +649,7 @@ async function cancelledMigration(
   const workflowId = workflowIds.migrate(id);
   const held = hold(step, id);
   const migrated = harness.client.migrateInstance(id, there.id).catch(() => {});
-  await held.reached;
+  await held.asActivity;
   await harness.temporal.workflow.getHandle(workflowId).cancel();
   await untilDecided(harness, workflowId);
   if (step === 'migrateIn') held.release();

@@ -201,6 +201,22 @@ test('a cancellation past the point of no return does not tear a migration down'
   expect(new Set(calls.filter(({ name }) => name === 'migrateIn').map(({ request }) => request.vmmId)).size).toBe(1);
 });
 
+test('a cancellation that arrives while the destination is being commanded waits for its answer', async () => {
+  const held = gate();
+  fakes = { migrateIn: held.pass };
+  const handle = await begin('instanceMigrate');
+  await waitUntil(() => names().filter((name) => name === 'migrateIn').length === 2, 'it was never an activity');
+  await handle.cancel();
+  await waitUntil(async () => {
+    const { events = [] } = await handle.fetchHistory();
+    const asked = events?.findIndex((event) => event.workflowExecutionCancelRequestedEventAttributes != null) ?? -1;
+    return asked >= 0 && (events?.slice(asked).some((event) => event.workflowTaskCompletedEventAttributes) ?? false);
+  }, 'the cancellation never arrived');
+  held.open();
+  expect(await outcome(handle)).toBe('succeeded');
+  expect(names()).toEqual(['claimMigration', 'registerVmm', 'migrateIn', 'migrateIn']);
+});
+
 test('a cancelled migration whose destination was never commanded unwinds', async () => {
   const held = gate();
   fakes = { registerVmm: held.pass, readMigrateInCommand: async () => null };

@@ -55,7 +55,17 @@ test('a worker shows its steps, its calls to sleds and the SDK’s own metrics i
   expect(scraped).toMatch(/mooring_sled_call_seconds_count\{sled="sled-\d",call="register",answer="refused"\} 1/);
   expect(scraped).toMatch(/mooring_update_lag_seconds_count\{case="unlinked"\} 1/);
   expect(scraped).toMatch(/mooring_sagas_total\{[^}]*outcome="unwound"[^}]*\} 1/);
-  expect(scraped).toMatch(/temporal_activity_execution_latency/);
+  expect(scraped).toMatch(/temporal_local_activity_execution_latency/);
+
+  // What is not settled within its workflow task goes on as an activity.
+  harness.everywhere(({ agent }) =>
+    agent.faults.plant({ call: 'state:stopped', act: { type: 'refuse', status: 503 }, times: 1 }),
+  );
+  await harness.client.stopInstance(id);
+  await harness.shows(id, 'stopped');
+  harness.everywhere(({ agent }) => agent.faults.clear());
+  expect(await scrape(worker.metricsUrl)).toMatch(/temporal_activity_execution_latency/);
+  await harness.client.startInstance(id);
 });
 
 test('an API shows its requests, reports and the capacity', async () => {
