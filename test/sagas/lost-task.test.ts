@@ -413,6 +413,7 @@ async function loseTasks(taskTimeoutMs: number, losses: readonly Loss[]): Promis
     );
     await rest();
     here.releaseAll();
+    for (const { trials } of groups) await trials.each(({ scenario, subject }) => scenario.settle?.(subject));
     for (const { way, victim, trials } of groups) await lose(way, victim, trials);
     await work();
     for (const { way, trials } of groups) if (way === 'cut off') await trials.each(giveUp);
