@@ -15,7 +15,7 @@ test.each(VMM_STATES.filter((state) => !isGoneVmmState(state)))(
             const snapshot = {
               state: 'vmm' as const,
               intendedState,
-              active: { id: 'a', state, unwinding },
+              active: { id: 'a', state, unwinding, hasReservation: true },
               target: null,
               migration: null,
               deleted,
@@ -33,7 +33,7 @@ test.each(VMM_STATES.filter(isGoneVmmState))('with a VMM that is %s it does', (s
     needsUpdate({
       state: 'vmm',
       intendedState: 'running',
-      active: { id: 'a', state, unwinding: state === 'saga_unwound' },
+      active: { id: 'a', state, unwinding: state === 'saga_unwound', hasReservation: true },
       target: null,
       migration: null,
       deleted: false,

@@ -1,6 +1,5 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import type { VmmFacts } from '../../model/snapshot.ts';
 import {
   INTENDED_STATES,
   isGoneVmmState,
@@ -11,13 +10,19 @@ import {
 } from '../../model/states.ts';
 import {
   decideUpdate,
+  type HoldingVmm,
   needsUpdate,
   type UpdateDecision,
   type UpdateSnapshot,
   updateCase,
 } from '../../model/update-decision.ts';
 
-const vmm = (id: string, state: VmmState): VmmFacts => ({ id, state, unwinding: state === 'saga_unwound' });
+const vmm = (id: string, state: VmmState): HoldingVmm => ({
+  id,
+  state,
+  unwinding: state === 'saga_unwound',
+  hasReservation: state !== 'saga_unwound',
+});
 function snapshot(
   active: VmmState | null,
   target?: VmmState,
@@ -81,7 +86,7 @@ function apply(before: UpdateSnapshot, decision: UpdateDecision): UpdateSnapshot
       before.migration.sourceState === 'completed',
     unlinked: unique
       .filter((one) => one.id !== next.activeVmmId && one.id !== next.targetVmmId)
-      .map((one) => ({ ...one, hasReservation: !isGoneVmmState(one.state), guestLeft: left(one.id) })),
+      .map((one) => ({ ...one, guestLeft: left(one.id) })),
     hasCharge: before.hasCharge && !decision.releaseCharge,
   };
 }
@@ -204,6 +209,14 @@ describe('the update decision', () => {
     expect(decideUpdate({ ...snapshot('running'), unlinked: [{ ...held, hasReservation: false }] }).retire).toEqual([
       'u',
     ]);
+  });
+  test('6: an unwound VMM is unlinked and retired at once, unless its sled has not answered', () => {
+    expect(decideUpdate(snapshot('saga_unwound')).retire).toEqual(['a']);
+    expect(decideUpdate(snapshot('running', 'saga_unwound', 'failed', 'failed')).retire).toEqual(['t']);
+    const held = { ...vmm('a', 'saga_unwound'), hasReservation: true };
+    const decision = decideUpdate({ ...snapshot('saga_unwound'), active: held });
+    expect(decision.instance?.activeVmmId).toBeNull();
+    expect(decision.retire).toEqual([]);
   });
   test('7: a guest that shut itself down changes the intent, but never a newer one', () => {
     expect(decideUpdate(snapshot('destroyed')).intendedState).toBe('guest_shutdown');
