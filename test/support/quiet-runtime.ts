@@ -5,7 +5,7 @@ import { DefaultLogger, Runtime } from '@temporalio/worker';
 export function silenceLostTasks(): void {
   Runtime.install({
     logger: new DefaultLogger('ERROR'),
-    telemetryOptions: { logging: { filter: 'off' } },
+    telemetryOptions: { logging: { forward: {}, filter: 'ERROR' } },
     shutdownSignals: [],
   });
 }
