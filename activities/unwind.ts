@@ -28,8 +28,8 @@ export function unwindActivities({ db, sleds, workflows }: SagaContext) {
 
     /** Last transaction; then the update saga is signalled. */
     async finishUnwind(request: FinishUnwindRequest): Promise<void> {
-      const { linked } = await finishUnwind(db, request);
-      if (linked) await workflows.signalUpdate(request.instanceId);
+      const names = await finishUnwind(db, request);
+      if (names !== null) await workflows.signalUpdate(request.instanceId, names);
       else await signalIfNeeded({ db, workflows }, request.instanceId);
     },
 

@@ -9,14 +9,20 @@
 import type { InstanceFacts, VmmFacts } from './snapshot.ts';
 import { type InstanceState, type IntendedState, isGoneVmmState } from './states.ts';
 
-/** A VMM of the instance that the instance does not name, with what it still holds. */
-export interface UnlinkedVmm extends VmmFacts {
+/** A VMM of the instance, with what it still holds. */
+export interface HoldingVmm extends VmmFacts {
   readonly hasReservation: boolean;
+}
+
+/** A VMM of the instance that the instance does not name. */
+export interface UnlinkedVmm extends HoldingVmm {
   /** It is the source of a migration that its guest completed: it ends by itself. */
   readonly guestLeft: boolean;
 }
 
 export interface UpdateSnapshot extends InstanceFacts {
+  readonly active: HoldingVmm | null;
+  readonly target: HoldingVmm | null;
   readonly deleted: boolean;
   /**
    * The source side of some migration out of the active VMM is `completed`: its guest left it, even if that migration
@@ -120,11 +126,10 @@ export function decideUpdate(snapshot: UpdateSnapshot): UpdateDecision {
   );
 
   const named: UnlinkedVmm[] = [snapshot.active, snapshot.target]
-    .filter((vmm): vmm is VmmFacts => vmm !== null)
+    .filter((vmm): vmm is HoldingVmm => vmm !== null)
     .filter((vmm, index, all) => all.findIndex((other) => other.id === vmm.id) === index)
     .map((vmm) => ({
       ...vmm,
-      hasReservation: true,
       guestLeft:
         (vmm.id === snapshot.active?.id && snapshot.activeGuestLeft) ||
         (vmm.id === snapshot.migration?.sourceVmmId &&

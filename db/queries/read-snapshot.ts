@@ -4,7 +4,12 @@ import { INSTANCE_STATES, INTENDED_STATES, MIGRATION_STATES, VMM_STATES } from '
 import type { UpdateSnapshot } from '../../model/update-decision.ts';
 import type { Queryable } from '../connect.ts';
 
-const vmmFacts = z.object({ id: z.string(), state: z.enum(VMM_STATES), unwinding: z.boolean() });
+const vmmFacts = z.object({
+  id: z.string(),
+  state: z.enum(VMM_STATES),
+  unwinding: z.boolean(),
+  hasReservation: z.boolean(),
+});
 const snapshotRow = z.object({
   instance_name: z.string(),
   project_name: z.string(),
@@ -24,14 +29,15 @@ const snapshotRow = z.object({
     })
     .nullable(),
   active_guest_left: z.boolean(),
-  unlinked: z.array(vmmFacts.extend({ hasReservation: z.boolean(), guestLeft: z.boolean() })),
+  unlinked: z.array(vmmFacts.extend({ guestLeft: z.boolean() })),
   has_charge: z.boolean(),
   fact_age_seconds: z.coerce.number().nullable(),
 });
 
 const vmmJson = (alias: string) =>
   sql.raw(`CASE WHEN ${alias}.id IS NOT NULL THEN
-    jsonb_build_object('id', ${alias}.id, 'state', ${alias}.state, 'unwinding', ${alias}.unwinding_since IS NOT NULL) END`);
+    jsonb_build_object('id', ${alias}.id, 'state', ${alias}.state, 'unwinding', ${alias}.unwinding_since IS NOT NULL,
+      'hasReservation', EXISTS (SELECT 1 FROM sled_reservation r WHERE r.vmm_id = ${alias}.id)) END`);
 
 /** An instance's snapshot and the generation that it was read at. */
 export interface GenerationSnapshot extends UpdateSnapshot {

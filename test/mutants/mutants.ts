@@ -398,8 +398,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: REPORTS,
-        find: "if (applied.verdict === 'applied' && !applied.settled) await signalIfNeeded",
-        replace: "if (applied.verdict !== 'applied' && !applied.settled) await signalIfNeeded",
+        find: "if (applied.verdict === 'applied') await signalAfterReport",
+        replace: "if (applied.verdict !== 'applied') await signalAfterReport",
       },
     ],
     caughtBy: [ACTIVITIES_TEST],
@@ -428,7 +428,7 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: SLED_CALLS,
-        find: 'if (applied?.wrote && !applied.settled) await signalIfNeeded',
+        find: 'if (applied?.wrote) await signalAfterReport',
         replace: 'if (applied?.wrote === null) await signalIfNeeded',
       },
     ],
