@@ -55,5 +55,5 @@ export async function commandVmm(
   ]);
   // An unwind of it is under way, in a workflow task that was done again or by an operator's doing: it is not a success.
   if (applied?.verdict === 'unwound') throw vmmEnded(attempt.sled.name);
-  if (applied === null) await recordSucceededOperation(context.db, attempt);
+  if (applied === null && !(await recordSucceededOperation(context.db, attempt))) throw vmmEnded(attempt.sled.name);
 }

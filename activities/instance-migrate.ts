@@ -1,7 +1,6 @@
 import { log } from '@temporalio/activity';
 import { readVmmPlace } from '../db/queries/read-vmm-place.ts';
 import { type ClaimMigrationRequest, claimMigration, type MigrationClaim } from '../db/transactions/claim-migration.ts';
-import { recordSucceededOperation } from '../db/transactions/succeed-operation.ts';
 import type { Attempt } from '../model/attempt.ts';
 import { commandVmm } from './command-vmm.ts';
 import type { SagaContext } from './context.ts';
@@ -19,10 +18,8 @@ export function migrateActivities(context: SagaContext) {
   const { db, workflows } = context;
   return {
     /** Claims the migration and its target VMM. */
-    async claimMigration(request: Omit<ClaimMigrationRequest, 'isRetry'>): Promise<MigrationClaim> {
-      const result = await claimMigration(db, { ...request, isRetry: true });
-      if (result.outcome === 'already') await recordSucceededOperation(db, { ...request, kind: 'migrate' });
-      return result;
+    async claimMigration(request: ClaimMigrationRequest): Promise<MigrationClaim> {
+      return claimMigration(db, request);
     },
 
     /**

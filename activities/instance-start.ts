@@ -1,5 +1,4 @@
 import { type ClaimedVmm, type ClaimStartRequest, claimStart } from '../db/transactions/claim-start.ts';
-import { recordSucceededOperation } from '../db/transactions/succeed-operation.ts';
 import type { Attempt } from '../model/attempt.ts';
 import { commandVmm } from './command-vmm.ts';
 import type { SagaContext } from './context.ts';
@@ -10,10 +9,8 @@ export function startActivities(context: SagaContext) {
   const { db } = context;
   return {
     /** Claims the VMM. `null` when the instance is started already. */
-    async claimStart(request: Omit<ClaimStartRequest, 'isRetry'>): Promise<ClaimedVmm | null> {
-      const claim = await claimStart(db, { ...request, isRetry: true });
-      if (claim === null) await recordSucceededOperation(db, { ...request, kind: 'start' });
-      return claim;
+    async claimStart(request: ClaimStartRequest): Promise<ClaimedVmm | null> {
+      return claimStart(db, request);
     },
 
     /** Commands the sled to run the guest, and records the start's success with the sled's answer. */

@@ -12,23 +12,23 @@ import { SledNotAsked } from './step-sleds.ts';
 export function updateActivities({ db, sleds, workflows, metrics }: SagaContext) {
   return {
     /**
-     * Brings the records in line, again until a fresh snapshot needs nothing; then starts what must happen on sleds.
-     * Returns what it did, or `null` for nothing.
+     * Brings the records in line, then starts what must happen on sleds. Where it has to ask a sled, and hears something
+     * new, it does so again. Returns what it did, or `null` for nothing.
      */
     async updateInstance(request: { instanceId: string }): Promise<string | null> {
       const done: string[] = [];
       for (;;) {
         const update = await commitUpdate(db, request.instanceId);
         if (update === null) return null;
-        if (update.changed) {
-          done.push(update.case);
-          const { factAgeSeconds } = update.snapshot;
-          if (factAgeSeconds !== null) metrics?.updateLagSeconds.observe({ case: update.case }, factAgeSeconds);
-          continue;
+        for (const round of update.rounds) {
+          done.push(round.case);
+          if (round.factAgeSeconds !== null)
+            metrics?.updateLagSeconds.observe({ case: round.case }, round.factAgeSeconds);
         }
-        for (const vmmId of update.decision.unregister) await workflows.unregisterVmm(vmmId);
-        if (update.decision.carryStop) await workflows.carryStop(request.instanceId);
-        if (update.decision.ask === null || !(await askSled(update.decision.ask))) break;
+        const { unregister, carryStop, ask } = update.left;
+        for (const vmmId of unregister) await workflows.unregisterVmm(vmmId);
+        if (carryStop) await workflows.carryStop(request.instanceId);
+        if (ask === null || !(await askSled(ask))) break;
       }
       return done.length === 0 ? null : done.join(', then ');
     },

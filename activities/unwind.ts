@@ -1,5 +1,5 @@
 import { readVmmPlace } from '../db/queries/read-vmm-place.ts';
-import { type BegunUnwind, beginUnwind } from '../db/transactions/begin-unwind.ts';
+import { type BeginUnwindRequest, type BegunUnwind, beginUnwind } from '../db/transactions/begin-unwind.ts';
 import { type FinishUnwindRequest, finishUnwind } from '../db/transactions/finish-unwind.ts';
 import { recordSucceededOperation } from '../db/transactions/succeed-operation.ts';
 import type { Attempt } from '../model/attempt.ts';
@@ -13,9 +13,7 @@ import type { SledAddress } from './sled-client.ts';
 export function unwindActivities({ db, sleds, workflows }: SagaContext) {
   return {
     /** First transaction: from here on no report and no verdict is written to the VMM's row. */
-    async beginUnwind(
-      request: Pick<Attempt, 'kind' | 'instanceId' | 'vmmId'> & { spareRunning: boolean },
-    ): Promise<BegunUnwind> {
+    async beginUnwind(request: BeginUnwindRequest): Promise<BegunUnwind> {
       return beginUnwind(db, request);
     },
 
@@ -30,8 +28,9 @@ export function unwindActivities({ db, sleds, workflows }: SagaContext) {
 
     /** Last transaction; then the update saga is signalled. */
     async finishUnwind(request: FinishUnwindRequest): Promise<void> {
-      await finishUnwind(db, request);
-      await signalIfNeeded({ db, workflows }, request.instanceId);
+      const names = await finishUnwind(db, request);
+      if (names !== null) await workflows.signalUpdate(request.instanceId, names);
+      else await signalIfNeeded({ db, workflows }, request.instanceId);
     },
 
     /** Records a success that no sled's answer came with. */

@@ -2,13 +2,22 @@
 import type { FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import type { Database } from '../db/connect.ts';
-import { findInstanceByName, type InstanceRecord, readInstance } from '../db/queries/read-instance.ts';
+import {
+  findInstance as findNamed,
+  type InstanceRecord,
+  type NamedInstance,
+  readInstance,
+} from '../db/queries/read-instance.ts';
 import { requireProject } from '../db/queries/require-project.ts';
+import { type CalledInstance, findForCall } from '../db/transactions/find-for-call.ts';
 import { readInstanceAndRecord } from '../db/transactions/read-instance-and-record.ts';
+import { requireSameCall } from '../db/transactions/take-key.ts';
 import { Refusal } from '../model/refusal.ts';
+import type { KeyedCall } from '../model/states.ts';
 import type { InstanceView } from '../wire/operator-api/instances.ts';
 import { isUuid, nameOrId } from '../wire/operator-api/names.ts';
 import type { RequestAudit } from './audit.ts';
+import { idempotencyKey } from './headers.ts';
 import { viewInstance } from './views/instance.ts';
 
 /** An instance by name needs its project. */
@@ -27,27 +36,56 @@ export async function findInstance(
   instance: string,
   projectNameOrId: string | undefined,
 ): Promise<InstanceRecord> {
-  if (isUuid(instance)) {
-    const record = await readInstance(db, instance);
-    if (record === null || record.instance.timeDeleted !== null) throw Refusal.notFound('instance', instance);
-    return record;
-  }
-  if (projectNameOrId === undefined)
-    throw Refusal.invalid('project: needed to find an instance by name; give ?project=, or the id of the instance');
-  const owner = await requireProject(db, projectNameOrId, isUuid(projectNameOrId));
-  const record = await findInstanceByName(db, owner.id, instance);
+  const record = await findNamed(db, await nameInstance(db, instance, projectNameOrId));
   if (record === null) throw Refusal.notFound('instance', instance);
   return record;
 }
 
+/** What a path and a query name. Throws a {@link Refusal} where the project is missing. */
+async function nameInstance(db: Database, named: string, projectNameOrId: string | undefined): Promise<NamedInstance> {
+  if (isUuid(named)) return { id: named };
+  if (projectNameOrId === undefined)
+    throw Refusal.invalid('project: needed to find an instance by name; give ?project=, or the id of the instance');
+  const { id: projectId } = await requireProject(db, projectNameOrId, isUuid(projectNameOrId));
+  return { projectId, name: named };
+}
+
+type InstanceRequest = FastifyRequest<{ Params: { instance: string }; Querystring: { project?: string | undefined } }>;
+
 /** The instance that a request is about, noted for its audit record. Throws as {@link findInstance}. */
-export async function subjectInstance(
-  db: Database,
-  request: FastifyRequest<{ Params: { instance: string }; Querystring: { project?: string | undefined } }>,
-): Promise<InstanceRecord> {
+export async function subjectInstance(db: Database, request: InstanceRequest): Promise<InstanceRecord> {
   const record = await findInstance(db, request.params.instance, request.query.project);
   request.audit?.about(record.instance.id, record.instance.projectId);
   return record;
+}
+
+/**
+ * The instance that a request may begin a saga on, as {@link subjectInstance}; with the same statement its audit record is
+ * begun and its key taken. Throws as that one, and a {@link Refusal} for a key that is none or another call's.
+ */
+export async function calledInstance(db: Database, request: InstanceRequest, call: KeyedCall): Promise<CalledInstance> {
+  const { audit } = request;
+  const { instance, project } = { ...request.params, ...request.query };
+  const value = await keyOf(db, request);
+  const key = value === undefined ? undefined : { value, call };
+  const begun = audit?.begun() ?? null;
+  const found = await findForCall(db, await nameInstance(db, instance, project), { key, audit: begun });
+  if (found === null) throw Refusal.notFound('instance', instance);
+  const { id: instanceId, projectId } = found.record.instance;
+  audit?.about(instanceId, projectId);
+  if (found.taken !== null && key !== undefined) requireSameCall(found.taken, { key: key.value, call, instanceId });
+  if (begun !== null) audit?.noted(begun);
+  return found;
+}
+
+/** The key of a request. Throws for one that is none; its audit record says what the request was about all the same. */
+async function keyOf(db: Database, request: InstanceRequest): Promise<string | undefined> {
+  try {
+    return idempotencyKey(request);
+  } catch (error) {
+    await subjectInstance(db, request);
+    throw error;
+  }
 }
 
 /**

@@ -13,15 +13,17 @@ import {
 import { ApplicationFailure, defaultPayloadConverter, WorkflowIdConflictPolicy } from '@temporalio/common';
 import type { z } from 'zod';
 import type { Database } from '../db/connect.ts';
+import type { OutcomeListener } from '../db/operation-outcomes.ts';
 import { readOperation } from '../db/queries/read-operation.ts';
 import { recordOperation } from '../db/transactions/record-operation.ts';
 import { settleKey } from '../db/transactions/settle-key.ts';
-import { takeKey } from '../db/transactions/take-key.ts';
+import type { TakenKey } from '../db/transactions/take-key.ts';
 import { errorBody, type OperationError } from '../model/failures.ts';
 import { Refusal } from '../model/refusal.ts';
-import type { KeyedCall, OperationKind } from '../model/states.ts';
+import type { OperationKind } from '../model/states.ts';
 import type { InstanceMigrateInput, InstanceStartInput, WorkflowTypes } from '../model/workflow-inputs.ts';
 import { TASK_QUEUE, workflowIds } from '../model/workflow-names.ts';
+import { namedSubject, type SubjectNames } from '../temporal/subject-names.ts';
 import type { RequestAudit } from './audit.ts';
 import { within } from './time-limit.ts';
 
@@ -40,13 +42,15 @@ export class OperationFailed extends Error {
 export type OperationRequest = Saga & {
   /** What the Temporal Web UI shows of the run, in one line. */
   readonly summary: string;
+  /** The names that the caller has read; those that it needs and are not here are read once more. */
+  readonly names?: SubjectNames | undefined;
   /** How long the call waits for the outcome, in milliseconds. */
   readonly waitMs: number;
-  /** The client's key for this call: see {@link Operations.repeated}. */
-  readonly key?: { readonly value: string; readonly call: KeyedCall } | undefined;
+  /** The client's key for this call, which it has taken: see {@link Operations.repeated}. */
+  readonly key?: string | undefined;
   /** Which open run may be joined by this call: one with such an input. The call is refused beside any other. Default: any. */
   readonly joinable?: { readonly input: z.ZodType; readonly refusal: string };
-  /** The audit record of the call: it is written before anything is begun. */
+  /** The audit record of the call, which is written already: it gets the operation. */
   readonly audit?: RequestAudit | null | undefined;
 };
 
@@ -64,43 +68,47 @@ export interface OperationAnswer {
 interface OpenRun {
   readonly handle: WorkflowHandle;
   readonly runId: string;
-  /** Whether it was begun by an earlier call. */
-  readonly joined: boolean;
 }
 
 /** How long until a Temporal server that did not answer is asked again, in milliseconds. */
 const ASK_AGAIN_MS = 250;
-/** How often a run that was over already is waited out before a new one begins. */
-const MAX_STALE_RUNS = 5;
+/**
+ * How long an outcome is only listened for before Temporal is asked too, in milliseconds: most are there by then, and a call
+ * less is held open.
+ */
+const LISTEN_FIRST_MS = 1_000;
+/**
+ * How long an earlier run whose outcome is known may take to close, in milliseconds, even where the call would wait for less:
+ * longer than the server takes to notice that a worker has died with the run's last task (10 s).
+ */
+const CLOSING_MS = 12_000;
+
+/** For where nobody listens: every outcome comes from Temporal. */
+const NOBODY_LISTENS: OutcomeListener = { hears: false, heard: () => new Promise(() => {}) };
 
 /** Begins or joins operations. */
 export class Operations {
   readonly #client: Client;
   readonly #db: Database;
+  readonly #outcomes: OutcomeListener;
 
-  constructor(client: Client, db: Database) {
+  constructor(client: Client, db: Database, outcomes: OutcomeListener = NOBODY_LISTENS) {
     this.#client = client;
     this.#db = db;
+    this.#outcomes = outcomes;
   }
 
   /**
-   * Takes the key of a call; where an earlier call took it, waits for that one's outcome: the same call again, after its
-   * answer was lost, is the same operation. `null` when nothing was begun under it yet. Throws {@link OperationFailed} with
-   * the operation's error, and a {@link Refusal} for a key of another call.
+   * Waits for the outcome of the operation that an earlier call began under the same key: the same call again, after its
+   * answer was lost, is the same operation. `null` when nothing was begun under it yet, or there is no key. Throws
+   * {@link OperationFailed} with the operation's error.
    */
-  async repeated(request: OperationRequest): Promise<OperationAnswer | null> {
-    const { key, audit, input } = request;
-    if (key === undefined) {
-      await audit?.begin();
-      return null;
-    }
-    const begun = audit?.begun() ?? null;
-    const taken = await takeKey(this.#db, { key: key.value, call: key.call, instanceId: input.instanceId }, begun);
-    if (begun !== null) audit?.noted(begun);
-    if (taken.fresh) return null;
-    const operationId = taken.operationId ?? (await this.#findByKey(workflowIdOf(request), key.value));
+  async repeated(request: OperationRequest, taken: TakenKey | null): Promise<OperationAnswer | null> {
+    const { key } = request;
+    if (key === undefined || taken === null || taken.fresh) return null;
+    const operationId = taken.operationId ?? (await this.#findByKey(workflowIdOf(request), key));
     if (operationId === null) return null;
-    if (taken.operationId === null) await settleKey(this.#db, key.value, operationId);
+    if (taken.operationId === null) await settleKey(this.#db, key, operationId);
     const row = await readOperation(this.#db, operationId);
     if (row?.error) throw new OperationFailed(row.error);
     if (row?.succeeded) return { operationId, done: true };
@@ -122,35 +130,30 @@ export class Operations {
 
   /**
    * Begins an operation, or joins the one that is open, and waits for its outcome. Throws {@link OperationFailed} with the
-   * saga's error, and a {@link Refusal} beside an open run that it may not join.
+   * saga's error, and a {@link Refusal} beside an open run that it may not join, or that is over and does not close.
    */
   async run(request: OperationRequest): Promise<OperationAnswer> {
     const deadline = performance.now() + request.waitMs;
-    for (let stale = 0; ; stale++) {
-      const { handle, runId, joined } = await this.#startOrJoin(request, deadline);
-      if (request.key !== undefined) await settleKey(this.#db, request.key.value, runId, request.audit?.id);
-      const before = joined ? await readOperation(this.#db, runId) : null;
-      // A run whose outcome was known before this call asked is not this call's: it was only closing.
-      const isStale = before?.timeEnded != null && stale < MAX_STALE_RUNS;
-      try {
-        const done = await this.#wait(handle, request, runId, deadline);
-        if (!(done && isStale)) return { operationId: runId, done };
-      } catch (error) {
-        if (!(error instanceof OperationFailed && isStale)) throw error;
-      }
-    }
+    const { handle, runId } = await this.#startOrJoin(request, deadline);
+    if (request.key !== undefined) await settleKey(this.#db, request.key, runId, request.audit?.id);
+    return { operationId: runId, done: await this.#wait(handle, request, runId, deadline) };
   }
 
   /** Joins the open run of a workflow, if there is one. Returns `null` when there is none. */
   async joinOpen(request: OperationRequest): Promise<OperationAnswer | null> {
+    const deadline = performance.now() + request.waitMs;
     const workflowId = workflowIdOf(request);
     const operationId = await this.#openRunId(workflowId).catch((error: unknown) => {
       if (error instanceof WorkflowNotFoundError) return null;
       throw error;
     });
     if (operationId === null) return null;
+    // It may be over already, and only closing.
+    const row = await readOperation(this.#db, operationId);
+    if (row?.error) throw new OperationFailed(row.error);
+    if (row?.succeeded) return { operationId, done: true };
     const handle = this.#client.workflow.getHandle(workflowId, operationId);
-    return { operationId, done: await this.#wait(handle, request, operationId, performance.now() + request.waitMs) };
+    return { operationId, done: await this.#wait(handle, request, operationId, deadline) };
   }
 
   /** The run of a workflow that is open; `null` when its last one has closed. Throws when there never was one. */
@@ -161,24 +164,28 @@ export class Operations {
 
   async #startOrJoin(request: OperationRequest, deadline: number): Promise<OpenRun> {
     const workflowId = workflowIdOf(request);
+    const closingDeadline = Math.max(deadline, performance.now() + CLOSING_MS);
     for (;;) {
       try {
         const handle = await this.#start(request);
-        return { handle, runId: handle.firstExecutionRunId, joined: false };
+        return { handle, runId: handle.firstExecutionRunId };
       } catch (error) {
         if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
       }
       const runId = await this.#openRunId(workflowId);
       // It closed between the two calls: begin anew.
       if (runId === null) continue;
-      const { joinable } = request;
-      if (joinable !== undefined && !joinable.input.safeParse(await this.#inputOf(workflowId, runId)).success) {
-        // Its outcome is known: it is only closing, and stands in nobody's way.
-        const { timeEnded } = (await readOperation(this.#db, runId)) ?? {};
-        if (timeEnded && (await this.#closes(workflowId, runId, deadline))) continue;
-        throw Refusal.conflict(joinable.refusal);
+      // One whose outcome is known is an earlier call's: it is only closing, and stands in nobody's way.
+      if ((await readOperation(this.#db, runId))?.timeEnded != null) {
+        if (await this.#closes(workflowId, runId, closingDeadline)) continue;
+        throw Refusal.unavailable(
+          `the last ${request.kind} of this instance is over, but its workflow has not closed yet: try again in a moment`,
+        );
       }
-      return { handle: this.#client.workflow.getHandle(workflowId, runId), runId, joined: true };
+      const { joinable } = request;
+      if (joinable !== undefined && !joinable.input.safeParse(await this.#inputOf(workflowId, runId)).success)
+        throw Refusal.conflict(joinable.refusal);
+      return { handle: this.#client.workflow.getHandle(workflowId, runId), runId };
     }
   }
 
@@ -188,7 +195,8 @@ export class Operations {
       taskQueue: TASK_QUEUE,
       workflowIdConflictPolicy: WorkflowIdConflictPolicy.FAIL,
       staticSummary: request.summary,
-      ...(request.key === undefined ? {} : { memo: { idempotencyKey: request.key.value } }),
+      typedSearchAttributes: namedSubject(request.input.instanceId, request.names),
+      ...(request.key === undefined ? {} : { memo: { idempotencyKey: request.key } }),
     };
     const { workflow } = this.#client;
     return request.kind === 'start'
@@ -205,18 +213,23 @@ export class Operations {
 
   /** Waits until a run has closed; `false` when the deadline came first. */
   async #closes(workflowId: string, runId: string, deadline: number): Promise<boolean> {
-    const closed = this.#client.workflow
-      .getHandle(workflowId, runId, { followRuns: false })
-      .result()
+    const answered = new AbortController();
+    const { workflow } = this.#client;
+    const closed = this.#client
+      .withAbortSignal(answered.signal, () => workflow.getHandle(workflowId, runId, { followRuns: false }).result())
       .catch((error: unknown) => {
         if (!(error instanceof WorkflowFailedError)) throw error;
       });
-    return (await within(deadline - performance.now(), closed)) !== 'late';
+    try {
+      return (await within(deadline - performance.now(), closed)) !== 'late';
+    } finally {
+      answered.abort();
+    }
   }
 
   /**
-   * Waits for a run's outcome until the deadline; `false` when it is still open then. A Temporal server that is away leaves
-   * the outcome open: it is asked again, and the operation's own row is looked at meanwhile.
+   * Waits for a run's outcome until the deadline; `false` when it is still open then. It is listened for, and Temporal is
+   * asked for the run's own result: whichever is first. Throws {@link OperationFailed} when it has failed.
    */
   async #wait(
     handle: WorkflowHandle,
@@ -225,14 +238,15 @@ export class Operations {
     deadline: number,
   ): Promise<boolean> {
     const answered = new AbortController();
-    const outcome = async () => {
-      for (;;) {
-        if (await this.#hasSucceeded(handle, request, operationId, answered.signal)) return 'done';
-        await pause(ASK_AGAIN_MS, undefined, { signal: answered.signal });
-      }
-    };
+    const { signal } = answered;
     try {
-      if ((await within(deadline - performance.now(), outcome())) === 'done') return true;
+      const outcome = await within(
+        deadline - performance.now(),
+        // What is heard and can't be read is left to Temporal.
+        Promise.any([this.#heard(operationId, signal), this.#asked(handle, request, operationId, signal)]),
+      );
+      if (outcome instanceof OperationFailed) throw outcome;
+      if (outcome === 'succeeded') return true;
     } finally {
       // A poll that nobody waits for would outlive the call, and meet a closed connection when the API stops.
       answered.abort();
@@ -247,28 +261,42 @@ export class Operations {
     return false;
   }
 
+  /** The outcome of an operation, as soon as it is committed and heard. Rejects where its row can't be read. */
+  async #heard(operationId: string, signal: AbortSignal): Promise<Outcome> {
+    if (await this.#outcomes.heard(operationId, signal)) return 'succeeded';
+    const row = await readOperation(this.#db, operationId);
+    if (row?.error) return new OperationFailed(row.error);
+    throw new Error(`operation ${operationId} has failed, and no error is on record`);
+  }
+
   /**
-   * Whether a run has succeeded; `false` when Temporal could not be asked and the operation's row has no outcome. Throws
-   * {@link OperationFailed} when it has failed.
+   * The outcome of a run, as Temporal has it; where someone listens, it is asked only after a while. A Temporal server that is
+   * away leaves the outcome open: it is asked again, and the operation's own row is looked at meanwhile.
    */
-  async #hasSucceeded(
+  async #asked(
     handle: WorkflowHandle,
     request: OperationRequest,
     operationId: string,
     signal: AbortSignal,
-  ): Promise<boolean> {
-    try {
-      await this.#client.withAbortSignal(signal, () => handle.result());
-      return true;
-    } catch (error) {
-      if (error instanceof WorkflowFailedError) throw failureOf(error, request.kind);
-      if (signal.aborted) return false;
+  ): Promise<Outcome> {
+    if (this.#outcomes.hears) await pause(LISTEN_FIRST_MS, undefined, { signal });
+    for (;;) {
+      try {
+        await this.#client.withAbortSignal(signal, () => handle.result());
+        return 'succeeded';
+      } catch (error) {
+        if (error instanceof WorkflowFailedError) return failureOf(error, request.kind);
+        signal.throwIfAborted();
+      }
       const row = await readOperation(this.#db, operationId).catch(() => null);
-      if (row?.error) throw new OperationFailed(row.error);
-      return row?.succeeded === true;
+      if (row?.error) return new OperationFailed(row.error);
+      if (row?.succeeded) return 'succeeded';
+      await pause(ASK_AGAIN_MS, undefined, { signal });
     }
   }
 }
+
+type Outcome = 'succeeded' | OperationFailed;
 
 function workflowIdOf({ kind, input }: Saga): string {
   return workflowIds[kind](input.instanceId);

@@ -7,6 +7,7 @@ import type { Logger } from 'pino';
 import { SledClient } from '../activities/sled-client.ts';
 import { SledDirectory, warnWithoutAuthority } from '../activities/sled-directory.ts';
 import { type OpenDatabase, openDatabase, pingDatabase } from '../db/connect.ts';
+import { OperationOutcomes } from '../db/operation-outcomes.ts';
 import { readCapacity } from '../db/queries/read-capacity.ts';
 import { DEFAULT_BEAT_MS } from '../model/lease.ts';
 import { becomeControlPlane } from '../platform/identity/control-plane.ts';
@@ -60,6 +61,8 @@ export interface ApiOptions {
    * fifteen times that. 0 never does.
    */
   readonly leaseBeatMs?: number;
+  /** How often it proves that it hears of the outcomes of operations, in milliseconds; default 5000. */
+  readonly outcomeProofMs?: number;
   /** `ip:port` where metrics are shown; nowhere when absent. */
   readonly metricsListen?: string | undefined;
   /** How callers are known; default `tokens`. `open` is only for a loopback address. */
@@ -96,8 +99,13 @@ const UNPROVEN_SLED = { kind: 'sled', sledId: null } as const;
 export async function startApi(options: ApiOptions): Promise<RunningApi> {
   checkListening(options);
   const { log, sledListener, leaseBeatMs = DEFAULT_BEAT_MS } = options;
-  const database = openDatabase(options.databaseUrl, { maxConnections: 20, applicationName: 'mooring-api' });
+  const applicationName = 'mooring-api';
+  const database = openDatabase(options.databaseUrl, { maxConnections: 20, applicationName });
   const { db } = database;
+  const outcomes = new OperationOutcomes(
+    { url: options.databaseUrl, db, log, applicationName: `${applicationName}-listener` },
+    { proveEveryMs: options.outcomeProofMs },
+  );
   const tracing = await installTracing('mooring-api');
   const temporal = await connectTemporalClient(options.temporal, db, log, { tracing: tracing !== null });
   const metrics = new Metrics();
@@ -112,7 +120,7 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
   let listening: RunningSledListener | null = null;
   const joining = (): SledJoining | null =>
     sledListener === undefined || listening === null ? null : { authority: sledListener.authority, url: listening.url };
-  const context = createContext(options, { database, temporal, metrics, sleds, joining });
+  const context = createContext(options, { database, outcomes, temporal, metrics, sleds, joining });
   const problems = () => readinessProblems(() => pingDatabase(db), temporal.connection);
 
   const app = await createApp(options, context);
@@ -126,6 +134,7 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
     listening = await startSledListener(sledListener, identity, context, leaseBeatMs);
   await app.listen({ host: options.host, port: options.port });
   const stopBeating = startBeating(context, leaseBeatMs);
+  outcomes.start();
   return {
     url: urlOf(app, options.tls === undefined ? 'http' : 'https', options.host),
     metricsUrl: endpoint?.url ?? null,
@@ -134,6 +143,7 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
       await Promise.all([endpoint?.stop(), listening?.stop(), stopBeating()]);
       await closeApp(app);
       directory?.close();
+      await outcomes.close();
       await Promise.allSettled([temporal.close(), database.close(), sleds.close(), tracing?.flush()]);
     },
   };
@@ -144,6 +154,7 @@ function createContext(
   options: ApiOptions,
   parts: {
     readonly database: OpenDatabase;
+    readonly outcomes: OperationOutcomes;
     readonly temporal: TemporalClient;
     readonly metrics: Metrics;
     readonly sleds: SledClient;
@@ -158,7 +169,7 @@ function createContext(
     db,
     temporal,
     workflows: new WorkflowStarter(temporal),
-    operations: new Operations(temporal, db),
+    operations: new Operations(temporal, db, parts.outcomes),
     sleds: parts.sleds,
     log: options.log,
     metrics: parts.metrics,

@@ -12,15 +12,23 @@ import { fileURLToPath } from 'node:url';
 import { Command } from 'commander';
 import { workflowIds } from '../model/workflow-names.ts';
 import { CONTENDERS } from './contenders.ts';
-import { countPerSaga, type SagaCounts } from './measure/counts.ts';
-import { makeRunning, migrations, restAll, unwoundStarts, updates } from './measure/other-sagas.ts';
+import { type CountedSaga, countSagas, type SagaCounts } from './measure/counts.ts';
+import {
+  acceptedMigration,
+  makeRunning,
+  migrations,
+  reportEnded,
+  restAll,
+  unwoundStarts,
+  updates,
+} from './measure/other-sagas.ts';
 import { inParallel, type LoadResult, load, ROLES, readMemory, starter } from './measure/start.ts';
 import { measureMemory } from './memory.ts';
 import { checkTargets } from './report/checks.ts';
 import { plots } from './report/plots.ts';
 import { type ContenderResult, holds, type LevelResult, type Results } from './report/results.ts';
 import { median, quantile, type Spread, spread } from './report/statistics.ts';
-import { asMarkdown, asText, tables } from './report/tables.ts';
+import { asCount, asMarkdown, asText, tables } from './report/tables.ts';
 import { measureScale, SCALE_SIZES } from './scale.ts';
 import { Arena, type Contender, settle } from './system/arena.ts';
 
@@ -35,6 +43,7 @@ interface Plan {
   readonly levelMs: number;
   /** Of each other saga, in every round. */
   readonly others: number;
+  /** Sagas of each kind that are counted, one at a time. */
   readonly counted: number;
   /** The contenders whose counts are read; every one when absent. */
   readonly countsOf?: readonly string[];
@@ -119,45 +128,85 @@ function chosen(): Contender[] {
   );
 }
 
+/** Starts before anything is counted. */
+const WARM_UP_COUNTS = 6;
+/** How long a peer is watched for what it asks by itself, in milliseconds. */
+const IDLE_WATCH_MS = 6_000;
+
 const isMooring = (contender: Contender) => contender.front === 'processes/mooring-api.ts';
 
-/** Counts what each kind of saga costs a contender. */
+/** Counts what each kind of saga costs a contender, with one saga at a time. */
 async function measureCounts(arena: Arena, contender: Contender): Promise<Record<string, SagaCounts>> {
   const { counted } = plan;
-  const running = await arena.start(contender, { instances: 8 * counted, counting: true });
-  try {
-    const histories = (instances: readonly string[], id = contender.workflowId) =>
-      id === null ? [] : instances.map(id);
-    // The first sagas open connections and fill caches.
-    await inParallel(running.take(counted), 2, starter(running));
+  const running = await arena.start(contender, { instances: WARM_UP_COUNTS + 5 * (counted + 1), counting: true });
+  const found: Record<string, SagaCounts> = {};
+  const count = async (kind: string, sagaOf: (instanceId: string) => CountedSaga) => {
+    const instances = running.take(counted + 1).map(sagaOf);
+    // The first of a kind opens connections and fills caches.
+    await countSagas(running, instances.slice(0, 1));
+    const counts = await countSagas(running, instances.slice(1));
+    found[kind] = counts;
+    const { roundTrips, historyEvents, workflowTasks } = counts;
+    print(
+      `  ${kind}: ${asCount(roundTrips)} round trips, ${asCount(historyEvents)} events, ${asCount(workflowTasks)} workflow tasks`,
+    );
+  };
+  const start = starter(running);
+  const run = async (instanceId: string) => {
+    await start(instanceId);
     await settle(running);
-    const found: Record<string, SagaCounts> = {};
-    found.start = await countPerSaga(running, counted, async () => {
-      const instances = running.take(counted);
-      await inParallel(instances, 1, starter(running));
-      await settle(running);
-      return histories(instances);
-    });
-    if (contender.hasDatabase) {
-      found['unwound start'] = await countPerSaga(running, counted, async () => {
-        const instances = running.take(counted);
-        await unwoundStarts(running, instances);
-        if (isMooring(contender)) await restAll(running);
-        return histories(instances);
-      });
+  };
+  try {
+    await inParallel(running.take(WARM_UP_COUNTS), 2, start);
+    await settle(running);
+    // Mooring's own loops are off; a peer's library may poll.
+    if (!isMooring(contender)) {
+      const learn = running.proxy?.learnIdleTraffic();
+      await new Promise((resolve) => setTimeout(resolve, IDLE_WATCH_MS));
+      learn?.();
     }
+    const workflowId = contender.workflowId ?? (() => null);
+    await count('start', (id) => ({ act: () => run(id), workflowId: workflowId(id) }));
+    if (contender.hasDatabase)
+      await count('unwound start', (id) => ({
+        async act() {
+          await unwoundStarts(running, [id]);
+          if (isMooring(contender)) await restAll(running);
+        },
+        workflowId: workflowId(id),
+      }));
     if (isMooring(contender)) {
-      const moving = await makeRunning(running, counted);
-      found.migration = await countPerSaga(running, counted, async () => {
-        await migrations(running, moving);
-        await restAll(running);
-        return histories(moving, workflowIds.migrate);
+      await count('migration, until accepted', (id) => {
+        const { prepare, act, after } = acceptedMigration(running, id);
+        return {
+          async prepare() {
+            await run(id);
+            await prepare();
+          },
+          act,
+          after,
+          workflowId: workflowIds.migrate(id),
+        };
       });
-      const ending = await makeRunning(running, counted);
-      found.update = await countPerSaga(running, counted, async () => {
-        await updates(running, ending);
-        await restAll(running);
-        return histories(ending, workflowIds.update);
+      await count('migration, until moved', (id) => ({
+        prepare: () => run(id),
+        async act() {
+          await migrations(running, [id]);
+          await restAll(running);
+        },
+        workflowId: workflowIds.migrate(id),
+      }));
+      await count('update', (id) => {
+        let forget = async () => {};
+        return {
+          prepare: () => run(id),
+          async act() {
+            forget = await reportEnded(running, id);
+            await restAll(running);
+          },
+          after: () => forget(),
+          workflowId: workflowIds.update(id),
+        };
       });
     }
     return found;
@@ -382,7 +431,12 @@ try {
     console.log(`written: ${folder}/performance-figures.md, ${folder}/plots/`);
   }
   const missed = results.checks.filter((check) => check.kind === 'count' && !holds(check));
-  for (const check of missed) console.error(`${check.name}: ${check.value}, must be ${check.must} ${check.limit}`);
+  for (const check of missed) {
+    console.error(`${check.name}: ${check.value}, must be ${check.must} ${check.limit}`);
+    const saga = /^round trips: (.*)/.exec(check.name)?.[1];
+    const { counts } = results.contenders.find(({ id }) => id === 'mooring') ?? {};
+    for (const statement of counts?.[saga ?? '']?.statements ?? []) console.error(`  ${statement}`);
+  }
   process.exitCode = missed.length > 0 ? 1 : 0;
 } finally {
   await end();

@@ -108,7 +108,6 @@ async function measureSize(arena: Arena, instances: number, sleds: number, every
           operationId: randomUUID(),
           workflowId: 'bench',
           reason: 'user',
-          isRetry: false,
         }),
       ...(everything
         ? {
@@ -262,7 +261,6 @@ async function explainAll(
         operationId: randomUUID(),
         workflowId: 'bench',
         reason: 'user',
-        isRetry: false,
       }),
     'list, page in the middle': () => listInstances(db, { ...page, after: middle }),
     'list of the failed': () => listInstances(db, { ...page, externalState: 'failed', after: null }),

@@ -45,9 +45,9 @@ const MAX_SUBJECT = 256;
 
 /**
  * The statement that writes a record, or completes the one that was written with this id. Inside another statement `from`
- * names what must have a row for the record to be written, and `projectId` may be an expression of its columns.
+ * names what must have a row for the record to be written, and `subject` and `projectId` may be expressions of its columns.
  */
-export function auditStatement(record: AuditRecord, within: { from?: SQL; projectId?: SQL } = {}): SQL {
+export function auditStatement(record: AuditRecord, within: { from?: SQL; subject?: SQL; projectId?: SQL } = {}): SQL {
   const { outcome } = record;
   const failed = outcome?.result === 'error' ? outcome : null;
   return sql`INSERT INTO audit_log AS entry (id, time_started, time_completed, actor, actor_name, actor_id, source_ip, user_agent,
@@ -56,7 +56,7 @@ export function auditStatement(record: AuditRecord, within: { from?: SQL; projec
     SELECT ${record.id}, clock_timestamp() - ${Math.round(record.elapsedMs)}::int * interval '1 millisecond',
       ${outcome === null ? sql`NULL` : sql`clock_timestamp()`}, ${record.actor}, ${record.actorName}, ${record.actorId},
       ${record.sourceIp}, ${clean(record.userAgent, MAX_USER_AGENT)}, ${record.requestId}, ${clean(record.requestUri, MAX_URI)},
-      ${record.operation}, ${record.subjectKind}, ${clean(record.subject, MAX_SUBJECT)}, ${within.projectId ?? sql`${record.projectId}`},
+      ${record.operation}, ${record.subjectKind}, ${within.subject ?? sql`${clean(record.subject, MAX_SUBJECT)}`}, ${within.projectId ?? sql`${record.projectId}`},
       ${record.sagaOperationId}, ${outcome?.result ?? null}, ${outcome?.httpStatus ?? null}, ${failed?.errorCode ?? null},
       ${clean(failed?.errorMessage ?? null, MAX_MESSAGE)}
     ${within.from === undefined ? sql`` : sql`FROM ${within.from}`}

@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import type { Socket } from 'node:net';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { sql } from 'drizzle-orm';
@@ -32,13 +33,9 @@ export function openDatabase(
   options: { maxConnections?: number; applicationName?: string } = {},
 ): OpenDatabase {
   const pool = new pg.Pool({
-    connectionString: url,
+    ...connectionOptions(url, options.applicationName ?? 'mooring'),
     max: options.maxConnections ?? 10,
-    application_name: options.applicationName ?? 'mooring',
-    connectionTimeoutMillis: 5_000,
-    statement_timeout: STATEMENT_TIMEOUT_MS,
     idle_in_transaction_session_timeout: 15_000,
-    keepAlive: true,
   });
   if (process.env.MOORING_PREPARED_STATEMENTS !== 'off') pool.on('connect', prepareStatements);
   // An idle connection that breaks (a restart of PostgreSQL) is replaced by the pool; without a listener it would end the process.
@@ -46,6 +43,26 @@ export function openDatabase(
   // The same for one in use between two statements of a transaction: its next statement fails.
   pool.on('connect', (client) => client.on('error', () => {}));
   return { db: drizzle(pool, { schema }), pool, close: () => pool.end() };
+}
+
+/**
+ * One connection over a socket of the caller's, not connected yet: the caller connects it, ends it, and destroys the socket
+ * where the other side may be gone. A connection that breaks ends (`end`), and is no error of the process.
+ */
+export function singleConnection(url: string, applicationName: string, socket: Socket): pg.Client {
+  const client = new pg.Client({ ...connectionOptions(url, applicationName), stream: () => socket });
+  client.on('error', () => {});
+  return client;
+}
+
+function connectionOptions(url: string, applicationName: string) {
+  return {
+    connectionString: url,
+    application_name: applicationName,
+    connectionTimeoutMillis: 5_000,
+    statement_timeout: STATEMENT_TIMEOUT_MS,
+    keepAlive: true,
+  } satisfies pg.ClientConfig;
 }
 
 /**

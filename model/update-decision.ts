@@ -9,14 +9,20 @@
 import type { InstanceFacts, VmmFacts } from './snapshot.ts';
 import { type InstanceState, type IntendedState, isGoneVmmState } from './states.ts';
 
-/** A VMM of the instance that the instance does not name, with what it still holds. */
-export interface UnlinkedVmm extends VmmFacts {
+/** A VMM of the instance, with what it still holds. */
+export interface HoldingVmm extends VmmFacts {
   readonly hasReservation: boolean;
+}
+
+/** A VMM of the instance that the instance does not name. */
+export interface UnlinkedVmm extends HoldingVmm {
   /** It is the source of a migration that its guest completed: it ends by itself. */
   readonly guestLeft: boolean;
 }
 
 export interface UpdateSnapshot extends InstanceFacts {
+  readonly active: HoldingVmm | null;
+  readonly target: HoldingVmm | null;
   readonly deleted: boolean;
   /**
    * The source side of some migration out of the active VMM is `completed`: its guest left it, even if that migration
@@ -120,11 +126,10 @@ export function decideUpdate(snapshot: UpdateSnapshot): UpdateDecision {
   );
 
   const named: UnlinkedVmm[] = [snapshot.active, snapshot.target]
-    .filter((vmm): vmm is VmmFacts => vmm !== null)
+    .filter((vmm): vmm is HoldingVmm => vmm !== null)
     .filter((vmm, index, all) => all.findIndex((other) => other.id === vmm.id) === index)
     .map((vmm) => ({
       ...vmm,
-      hasReservation: true,
       guestLeft:
         (vmm.id === snapshot.active?.id && snapshot.activeGuestLeft) ||
         (vmm.id === snapshot.migration?.sourceVmmId &&
@@ -190,12 +195,8 @@ function shutItselfDown(snapshot: UpdateSnapshot, placement: Placement): boolean
   return placement.active?.state === 'destroyed' && snapshot.intendedState === 'running' && !snapshot.deleted;
 }
 
-/**
- * Whether an update would write anything. The API and the sagas ask this, of stored state, before they signal; the
- * scan also looks for what must only be done on a sled (see {@link needsAction}).
- */
-export function needsUpdate(snapshot: UpdateSnapshot): boolean {
-  const decision = decideUpdate(snapshot);
+/** Whether a decision changes anything in the database. */
+export function writesAnything(decision: UpdateDecision): boolean {
   return (
     decision.instance !== null ||
     decision.intendedState !== null ||
@@ -206,8 +207,16 @@ export function needsUpdate(snapshot: UpdateSnapshot): boolean {
   );
 }
 
+/**
+ * Whether an update would write anything. The API and the sagas ask this, of stored state, before they signal; the
+ * scan also looks for what must only be done on a sled (see {@link needsAction}).
+ */
+export function needsUpdate(snapshot: UpdateSnapshot): boolean {
+  return writesAnything(decideUpdate(snapshot));
+}
+
 /** Whether there is anything for an update to do, in the database or by way of a sled. */
 export function needsAction(snapshot: UpdateSnapshot): boolean {
   const decision = decideUpdate(snapshot);
-  return needsUpdate(snapshot) || decision.unregister.length > 0 || decision.ask !== null || decision.carryStop;
+  return writesAnything(decision) || decision.unregister.length > 0 || decision.ask !== null || decision.carryStop;
 }

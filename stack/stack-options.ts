@@ -13,7 +13,7 @@ export const WORKER_OPTIONS = [
   'bundle',
 ] as const;
 /** The options that are handed on to the API. */
-export const API_OPTIONS = ['waitMs', 'registerTimeoutMs', 'leaseBeatMs', 'limits'] as const;
+export const API_OPTIONS = ['waitMs', 'registerTimeoutMs', 'leaseBeatMs', 'outcomeProofMs', 'limits'] as const;
 /** The options that are handed on to each sled agent. */
 export const SLED_AGENT_OPTIONS = ['transitionMs', 'networkPollMs', 'testEndpoints'] as const;
 

@@ -1,23 +1,22 @@
 /** The Temporal client of every process that starts workflows: it gives each the search attributes that are known. */
 import { Client, type Connection, type WorkflowClientInterceptor } from '@temporalio/client';
-import {
-  defineSearchAttributeKey,
-  type SearchAttributePair,
-  SearchAttributeType,
-  TypedSearchAttributes,
-} from '@temporalio/common';
+import { type SearchAttributePair, TypedSearchAttributes } from '@temporalio/common';
 import { OpenTelemetryWorkflowClientInterceptor } from '@temporalio/interceptors-opentelemetry';
 import type { Logger } from 'pino';
 import { z } from 'zod';
 import type { Database } from '../db/connect.ts';
 import { readNames } from '../db/queries/read-names.ts';
 import { OUTCOME_RUNNING, SEARCH_ATTRIBUTES, type SearchAttribute } from '../model/search-attributes.ts';
+import type { WorkflowTypes } from '../model/workflow-inputs.ts';
 import { CALL_TIMEOUT_MS, connectClient, type TemporalSettings } from './connection.ts';
 import { ensureSearchAttributes } from './search-attributes.ts';
+import { searchAttributePairs } from './subject-names.ts';
 
 /** How long a name may be out of date in the search attributes of a signalled update, in milliseconds. */
 const NAMES_KEPT_MS = 30_000;
 const NAMES_KEPT = 10_000;
+/** The type of workflow that is started and signalled time and again. */
+const OFTEN = 'instanceUpdate' satisfies keyof WorkflowTypes;
 
 /** The ids that a workflow's input may carry; more may be there. */
 const subjectOf = z.looseObject({
@@ -62,7 +61,7 @@ export async function connectTemporalClient(
       interceptors: {
         workflow: [
           ...(tracing ? [new OpenTelemetryWorkflowClientInterceptor()] : []),
-          ...(usable ? [new SearchAttributeSetter(db, log)] : []),
+          usable ? new SearchAttributeSetter(db, log) : new SearchAttributeRemover(),
         ],
       },
     }),
@@ -72,7 +71,30 @@ export async function connectTemporalClient(
   };
 }
 
-/** Adds what the input's ids and the database say of a workflow's subject. A workflow starts without it when that fails. */
+/** What of a start's options is about search attributes. */
+interface NamedOptions {
+  args: unknown[];
+  typedSearchAttributes?: SearchAttributePair[] | TypedSearchAttributes;
+  staticSummary?: string;
+}
+
+/** For a namespace that does not have the search attributes: there no workflow can be started with them. */
+class SearchAttributeRemover implements WorkflowClientInterceptor {
+  startWithDetails: NonNullable<WorkflowClientInterceptor['startWithDetails']> = async (input, next) =>
+    next({ ...input, options: withoutAttributes(input.options) });
+
+  signalWithStart: NonNullable<WorkflowClientInterceptor['signalWithStart']> = async (input, next) =>
+    next({ ...input, options: withoutAttributes(input.options) });
+}
+
+function withoutAttributes<Options extends NamedOptions>(options: Options): Options {
+  return { ...options, typedSearchAttributes: [] };
+}
+
+/**
+ * Adds what the input's ids and the database say of a workflow's subject; what its starter says of it is not read again. A
+ * workflow starts without it when that fails.
+ */
 class SearchAttributeSetter implements WorkflowClientInterceptor {
   readonly #db: Database;
   readonly #log: Logger;
@@ -84,36 +106,26 @@ class SearchAttributeSetter implements WorkflowClientInterceptor {
   }
 
   startWithDetails: NonNullable<WorkflowClientInterceptor['startWithDetails']> = async (input, next) =>
-    next({ ...input, options: await this.#enrich(input.options) });
+    next({ ...input, options: await this.#enrich(input.options, input.workflowType === OFTEN) });
 
   signalWithStart: NonNullable<WorkflowClientInterceptor['signalWithStart']> = async (input, next) =>
-    next({ ...input, options: await this.#enrich(input.options, true) });
+    next({ ...input, options: await this.#enrich(input.options, input.workflowType === OFTEN) });
 
-  async #enrich<
-    Options extends {
-      args: unknown[];
-      typedSearchAttributes?: SearchAttributePair[] | TypedSearchAttributes;
-      staticSummary?: string;
-    },
-  >(options: Options, often = false): Promise<Options> {
+  async #enrich<Options extends NamedOptions>(options: Options, often: boolean): Promise<Options> {
     const subject = subjectOf.safeParse(options.args[0]).data ?? {};
-    const found = await this.#lookUp(subject, often).catch((error: unknown) => {
-      this.#log.warn({ err: error }, 'a workflow starts without the names of its subject');
-      return {};
-    });
-    const given = options.typedSearchAttributes;
-    const pairs = given instanceof TypedSearchAttributes ? given.getAll() : [...(given ?? [])];
-    const named = new Set(pairs.map((pair) => pair.key.name));
-    for (const [attribute, value] of Object.entries({ ...found, outcome: OUTCOME_RUNNING })) {
-      const name = SEARCH_ATTRIBUTES[attribute as SearchAttribute];
-      if (value !== undefined && !named.has(name))
-        pairs.push({ key: defineSearchAttributeKey(name, SearchAttributeType.KEYWORD), value });
-    }
+    const given = givenNames(options.typedSearchAttributes);
+    const found = isNamed(subject, given)
+      ? {}
+      : await this.#lookUp(subject, often).catch((error: unknown) => {
+          this.#log.warn({ err: error }, 'a workflow starts without the names of its subject');
+          return {};
+        });
+    const names: Names = { ...found, ...given };
     const { staticSummary } = options;
     return {
       ...options,
-      typedSearchAttributes: pairs,
-      ...(staticSummary === undefined ? {} : { staticSummary: withNames(staticSummary, subject, found) }),
+      typedSearchAttributes: searchAttributePairs({ outcome: OUTCOME_RUNNING, ...names }),
+      ...(staticSummary === undefined ? {} : { staticSummary: withNames(staticSummary, subject, names) }),
     };
   }
 
@@ -145,6 +157,24 @@ class SearchAttributeSetter implements WorkflowClientInterceptor {
     }
     return attributes;
   }
+}
+
+/** The names that are among a start's search attributes. */
+function givenNames(given: NamedOptions['typedSearchAttributes']): Names {
+  const pairs = given instanceof TypedSearchAttributes ? given.getAll() : (given ?? []);
+  const values = new Map(pairs.map(({ key, value }) => [key.name, String(value)]));
+  return Object.fromEntries(
+    Object.entries(SEARCH_ATTRIBUTES).flatMap(([attribute, name]) =>
+      values.has(name) ? [[attribute, values.get(name)]] : [],
+    ),
+  );
+}
+
+/** Whether all that a subject is known by is there: of a workflow that is about an instance, and no VMM or single sled. */
+function isNamed({ instanceId, vmmId, sledId, destinationSledId }: Subject, names: Names): boolean {
+  if (instanceId === undefined || vmmId !== undefined || sledId !== undefined) return false;
+  const isBound = destinationSledId === undefined || (names.sled !== undefined && names.sourceSled !== undefined);
+  return isBound && names.instance !== undefined && names.project !== undefined;
 }
 
 /** A summary in which people read names where its writer knew only ids. */

@@ -1,7 +1,8 @@
 import { type Client, WorkflowExecutionAlreadyStartedError } from '@temporalio/client';
 import { WorkflowIdConflictPolicy, WorkflowIdReusePolicy, WorkflowNotFoundError } from '@temporalio/common';
-import type { MigrationWatchInput, UnwindInput, WorkflowTypes } from '../model/workflow-inputs.ts';
+import type { InstanceUpdateInput, MigrationWatchInput, UnwindInput, WorkflowTypes } from '../model/workflow-inputs.ts';
 import { TASK_QUEUE, UPDATE_TASK_QUEUE, workflowIds } from '../model/workflow-names.ts';
+import { namedSubject, type SubjectNames } from './subject-names.ts';
 
 /** How long a call that nobody waits for may take, in milliseconds. */
 const WATCH_CALL_MS = 2_000;
@@ -17,15 +18,33 @@ export class WorkflowStarter {
     this.#client = client;
   }
 
-  /** Has an instance's stored state looked at by its update workflow: signals its update workflow, and starts it if it isn't running. */
-  async signalUpdate(instanceId: string): Promise<void> {
-    await this.#client.workflow.signalWithStart<WorkflowTypes['instanceUpdate']>('instanceUpdate', {
+  /**
+   * Has an instance's stored state looked at by its update workflow: begins that workflow, or signals it where it runs. A
+   * caller that knows the instance's `names` saves them being read.
+   */
+  async signalUpdate(instanceId: string, names?: SubjectNames): Promise<void> {
+    const options = {
       workflowId: workflowIds.update(instanceId),
       taskQueue: UPDATE_TASK_QUEUE,
-      args: [{ instanceId }],
-      signal: 'updateNeeded',
+      args: [{ instanceId }] as [InstanceUpdateInput],
       staticSummary: `bring the records of instance ${instanceId} in line`,
-    });
+      typedSearchAttributes: namedSubject(instanceId, names),
+    };
+    const { workflow } = this.#client;
+    try {
+      // A run begins with a look: that of a signal would be one event more. It is seldom open already.
+      await workflow.start<WorkflowTypes['instanceUpdate']>('instanceUpdate', {
+        ...options,
+        workflowIdConflictPolicy: WorkflowIdConflictPolicy.FAIL,
+      });
+    } catch (error) {
+      if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
+      // With a start, since the run may close between the two calls.
+      await workflow.signalWithStart<WorkflowTypes['instanceUpdate']>('instanceUpdate', {
+        ...options,
+        signal: 'updateNeeded',
+      });
+    }
   }
 
   /** Shows how far a migration is to who looks at Temporal's Web UI. One that was begun once is not begun again. */

@@ -12,10 +12,12 @@
  * migration may be claimed over what a failed one left. So no update has to be quick, and none is waited for, except by
  * a migrate that finds a target that failed on its sled.
  *
- * Its one step runs one transaction, `commit-update`, again and again until a fresh snapshot needs nothing. Such a
- * round locks the instance, all its undeleted VMMs and its migration, in this order, reads a snapshot, decides, and
- * writes. What must happen on sleds comes after it: a VMM that nobody names is ended and a stop is carried, each by a
- * workflow of its own; the one sled that can settle what became of a guest is asked.
+ * Its one step is one transaction, `commit-update`. It locks the instance, all its undeleted VMMs and its migration, in
+ * this order. Under these locks nobody else changes what it reads: it takes a snapshot, decides and writes, in rounds,
+ * until a fresh snapshot needs nothing, and one commit brings the record in line with all that was known when the locks
+ * were taken. What must happen on sleds comes after it: a VMM that nobody names is ended and a stop is carried, each by
+ * a workflow of its own; the one sled that can settle what became of a guest is asked, and if it has news, the
+ * transaction is run once more.
  *
  * # Who writes what
  *
@@ -44,22 +46,23 @@
  *
  * # Why each race is harmless
  *
- * Report and update. Both lock the VMM, then the migration: the report commits before the snapshot and is in it, or it
- *   comes after and finds what was decided. Then its handler judges by what is stored *now* and signals; only then the
+ * Report and update. Both lock the VMM, then the migration: the report commits before the snapshots and is in them, or
+ *   it comes after and finds what was decided. Then its handler judges by what is stored *now* and signals; only then the
  *   agent hears 204, so a handler that dies in between has the report sent again. One that can't need an update says so
  *   in its own statement (`settled` in apply-report) and saves the snapshot.
  * Unwind and update. An unwind touches neither ids nor generation, so it can't disturb this guard; finish-unwind begins
- *   by locking the instance, so it runs before the round or after it. A VMM that is being unwound is nobody else's: no
+ *   by locking the instance, so it runs before the update or after it. A VMM that is being unwound is nobody else's: no
  *   report or verdict is written to it, an update neither unregisters it nor makes it active. When it is `saga_unwound`
  *   it is as good as destroyed; its row stays until its reservation is gone.
  * Claim and update. A claim is one statement guarded by the generation at which it read. If the update clears ids
- *   first, the guard is lost and the claim reads again; if the claim is first, the round's snapshot has the new VMM.
+ *   first, the guard is lost and the claim reads again; if the claim is first, the update waited for the
+ *   instance, and its next statement locks the new VMM too.
  *   Both may retire the leftover's row: it is retired once. A start may replace the VMM of a migration whose target is
  *   still linked: that migration is then about nobody ("not moved"), and the new VMM stays.
  * A claim that arrives after its unwind. begin-unwind has burnt the id: the insert fails, and with it the whole
  *   statement.
- * Stop and update. The stop locks the instance and writes the intent. A round before it may have ended the instance by
- *   the old intent: then record-stop finds Failed and makes it Stopped, raising the generation. A round after it reads
+ * Stop and update. The stop locks the instance and writes the intent. An update before it may have ended the instance by
+ *   the old intent: then record-stop finds Failed and makes it Stopped, raising the generation. An update after it reads
  *   the intent: what ends, ends Stopped; what may still run has the stop carried to it, wherever it has moved.
  * Delete and update. Over a leftover, delete changes neither ids nor state: this saga works on deleted instances too,
  *   clears the ids and writes `destroyed`. Without one there is nothing for it to clear.
@@ -67,12 +70,12 @@
  *   asked for that VMM by name. It is not written to a VMM that is gone, unwinding, or still `creating`; and after it
  *   no report brings the VMM back, whatever its generation. It says nothing of the migration's side: if the guest may
  *   have left, only the target's word settles it (case 4).
- * Giving up a sled (expunge-sled, declare-dead) and update. These lock the sled first, a round locks it last, through
+ * Giving up a sled (expunge-sled, declare-dead) and update. These lock the sled first, an update locks it last, through
  *   the sums of its reservations: PostgreSQL breaks one of the two off, and `retryOnConflict` in db/errors.ts runs it
  *   again. A claim on that sled waits for its row too, and is refused by it. A finish-unwind has seen the decision, or
  *   comes before it and has its tombstone released by it.
  * Force-stop and update. It locks the instance, and looks again which VMMs it names: where a migration was claimed
- *   since the sleds were asked, it writes nothing and they are asked again. What it fails, a round then finds failed.
+ *   since the sleds were asked, it writes nothing and they are asked again. What it fails, an update then finds failed.
  * Two updates. One workflow id is one run at a time, but an attempt that timed out may still be at work: the second
  *   waits for the instance's row, then finds nothing to do. What they begin on sleds are singletons by id.
  * Signals. `needed` is set back before the step that answers it, so a signal during the step means one more, and a

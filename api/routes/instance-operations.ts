@@ -4,11 +4,11 @@ import type { InstanceRecord } from '../../db/queries/read-instance.ts';
 import { checkMigration } from '../../db/transactions/claim-migration.ts';
 import { recordRunningIntent } from '../../db/transactions/record-running-intent.ts';
 import { requireLegal } from '../../model/legality.ts';
-import type { KeyedCall } from '../../model/states.ts';
+import type { SubjectNames } from '../../temporal/subject-names.ts';
 import { instanceMigrate, instanceView } from '../../wire/operator-api/instances.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
 import { errors } from '../errors.ts';
-import { instanceRoute, showInstance, subjectInstance } from '../find-instance.ts';
+import { calledInstance, instanceRoute, showInstance } from '../find-instance.ts';
 import { idempotencyKey, linkOperation, waitMs } from '../headers.ts';
 import type { OperationAnswer, OperationRequest } from '../operations.ts';
 
@@ -21,9 +21,9 @@ export function addInstanceOperationRoutes(app: ApiApp, context: ApiContext): vo
     '/v1/instances/:instance/start',
     { schema: { ...instanceRoute, response: accepted } },
     async (request, reply) => {
-      const record = await subjectInstance(db, request);
-      const start = startRequest(context, request, record.instance, 'start');
-      const answer = (await operations.repeated(start)) ?? (await beginStart(record, start));
+      const { record, taken } = await calledInstance(db, request, 'start');
+      const start = startRequest(context, request, { id: record.instance.id, names: namesOf(record) }, 'start');
+      const answer = (await operations.repeated(start, taken)) ?? (await beginStart(record, start));
       if (answer !== null) linkOperation(reply, answer.operationId);
       return reply.status(202).send(await showInstance(db, record.instance.id, request.audit));
     },
@@ -43,11 +43,11 @@ export function addInstanceOperationRoutes(app: ApiApp, context: ApiContext): vo
     '/v1/instances/:instance/migrate',
     { schema: { ...instanceRoute, body: instanceMigrate, response: accepted } },
     async (request, reply) => {
-      const record = await subjectInstance(db, request);
+      const { record, taken } = await calledInstance(db, request, 'migrate');
       const { id, name } = record.instance;
       const destinationSledId = request.body.dst_sled_id.toLowerCase();
       const migrate: OperationRequest = {
-        ...callOf(context, request, 'migrate'),
+        ...callOf(context, request),
         kind: 'migrate',
         input: { instanceId: id, destinationSledId, ...registerTimeout(context) },
         summary: `migrate instance "${name}" to sled ${destinationSledId}`,
@@ -57,7 +57,8 @@ export function addInstanceOperationRoutes(app: ApiApp, context: ApiContext): vo
         },
         audit: request.audit,
       };
-      const answer = (await operations.repeated(migrate)) ?? (await beginMigration(record, migrate, destinationSledId));
+      const answer =
+        (await operations.repeated(migrate, taken)) ?? (await beginMigration(record, migrate, destinationSledId));
       if (answer !== null) linkOperation(reply, answer.operationId);
       return reply.status(202).send(await showInstance(db, id, request.audit));
     },
@@ -69,9 +70,11 @@ export function addInstanceOperationRoutes(app: ApiApp, context: ApiContext): vo
     migrate: OperationRequest,
     destinationSledId: string,
   ): Promise<OperationAnswer | null> {
-    return (await checkMigration(db, record, destinationSledId)) === 'legal'
-      ? operations.run(migrate)
-      : operations.joinOpen(migrate);
+    const destination = await checkMigration(db, record, destinationSledId);
+    if (destination === 'already') return operations.joinOpen(migrate);
+    const { name: sled, sourceName } = destination;
+    const names = { ...namesOf(record), sled, sourceSled: sourceName ?? undefined };
+    return operations.run({ ...migrate, names });
   }
 }
 
@@ -79,29 +82,26 @@ export function addInstanceOperationRoutes(app: ApiApp, context: ApiContext): vo
 export function startRequest(
   context: ApiContext,
   request: FastifyRequest,
-  { id, name }: { readonly id: string; readonly name: string },
+  { id, names }: { readonly id: string; readonly names: SubjectNames },
   call: 'start' | 'create',
 ): OperationRequest {
   return {
-    ...callOf(context, request, call),
+    ...callOf(context, request),
     kind: 'start',
     input: { instanceId: id, reason: 'user', ...registerTimeout(context) },
-    summary: `start instance "${name}"`,
+    summary: `start instance "${names.instance}"`,
+    names,
     audit: call === 'create' ? null : request.audit,
   };
 }
 
+function namesOf({ instance, projectName }: InstanceRecord): SubjectNames {
+  return { instance: instance.name, project: projectName };
+}
+
 /** How long a request waits for its operation, and the key that it has. */
-function callOf(
-  context: ApiContext,
-  request: FastifyRequest,
-  call: KeyedCall,
-): Pick<OperationRequest, 'key' | 'waitMs'> {
-  const value = idempotencyKey(request);
-  return {
-    key: value === undefined ? undefined : { value, call },
-    waitMs: waitMs(request, context.waitLimitMs),
-  };
+function callOf(context: ApiContext, request: FastifyRequest): Pick<OperationRequest, 'key' | 'waitMs'> {
+  return { key: idempotencyKey(request), waitMs: waitMs(request, context.waitLimitMs) };
 }
 
 function registerTimeout({ registerTimeoutMs }: ApiContext): { registerTimeoutMs?: number } {

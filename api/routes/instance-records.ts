@@ -4,6 +4,7 @@ import { listInstances } from '../../db/queries/list-instances.ts';
 import { requireProject } from '../../db/queries/require-project.ts';
 import { createInstance, type NewInstance } from '../../db/transactions/create-instance.ts';
 import { deleteInstance } from '../../db/transactions/delete-instance.ts';
+import { takeKey } from '../../db/transactions/take-key.ts';
 import { type InstanceChanges, updateInstanceRecord } from '../../db/transactions/update-instance.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { signalIfNeeded } from '../../temporal/signal-update.ts';
@@ -72,7 +73,7 @@ export function addInstanceRecordRoutes(app: ApiApp, context: ApiContext): void 
     async (request, reply) => {
       const { project: owner } = request.query;
       const { body } = request;
-      const { id: projectId } = await requireProject(db, owner, isUuid(owner));
+      const { id: projectId, name: projectName } = await requireProject(db, owner, isUuid(owner));
       const key = idempotencyKey(request);
       const newId: string = randomUUID();
       request.audit?.about(newId, projectId);
@@ -82,8 +83,10 @@ export function addInstanceRecordRoutes(app: ApiApp, context: ApiContext): void 
       request.audit?.about(instanceId);
       if (body.start) {
         try {
-          const start = startRequest(context, request, { id: instanceId, name: body.name }, 'create');
-          const { operationId } = (await operations.repeated(start)) ?? (await operations.run(start));
+          const names = { instance: body.name, project: projectName };
+          const start = startRequest(context, request, { id: instanceId, names }, 'create');
+          const taken = key === undefined ? null : await takeKey(db, { key, call: 'create', instanceId });
+          const { operationId } = (await operations.repeated(start, taken)) ?? (await operations.run(start));
           linkOperation(reply, operationId);
         } catch (error) {
           // The instance is there, stopped: its creation has succeeded, whatever became of its start.

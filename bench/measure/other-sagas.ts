@@ -64,62 +64,106 @@ export interface MigrationTimes {
   readonly movedMs: number[];
 }
 
+/** A sled that a running instance is not on, by its id. */
+async function anotherSled(running: Running, instanceId: string): Promise<string> {
+  const { rows } = await running.pool.query<{ id: string }>(
+    `SELECT id FROM sled WHERE id <> (SELECT sled_id FROM vmm JOIN instance ON active_vmm_id = vmm.id WHERE instance.id = $1) ORDER BY id LIMIT 1`,
+    [instanceId],
+  );
+  return rows[0]?.id ?? '';
+}
+
+async function hasMoved(running: Running, instanceId: string, destination: string): Promise<void> {
+  await waitUntil(
+    async () => {
+      const moved = await running.pool.query(
+        `SELECT 1 FROM instance JOIN vmm ON active_vmm_id = vmm.id WHERE instance.id = $1 AND target_vmm_id IS NULL AND vmm.sled_id = $2`,
+        [instanceId, destination],
+      );
+      return moved.rows.length > 0;
+    },
+    `instance ${instanceId} was never moved`,
+    60_000,
+    LOOK_EVERY_MS,
+  );
+}
+
 /** Migrates running instances to another sled each. */
 export async function migrations(running: Running, instances: readonly string[]): Promise<MigrationTimes> {
   const client = new MooringClient({ url: running.url });
   const acceptedMs: number[] = [];
   const movedMs = await inParallel(instances, 1, async (instanceId) => {
-    const { rows } = await running.pool.query<{ id: string }>(
-      `SELECT id FROM sled WHERE id <> (SELECT sled_id FROM vmm JOIN instance ON active_vmm_id = vmm.id WHERE instance.id = $1) ORDER BY id LIMIT 1`,
-      [instanceId],
-    );
+    const destination = await anotherSled(running, instanceId);
     const began = performance.now();
-    const destination = rows[0]?.id ?? '';
     await client.migrateInstance(instanceId, destination);
     acceptedMs.push(performance.now() - began);
-    await waitUntil(
-      async () => {
-        const moved = await running.pool.query(
-          `SELECT 1 FROM instance JOIN vmm ON active_vmm_id = vmm.id WHERE instance.id = $1 AND target_vmm_id IS NULL AND vmm.sled_id = $2`,
-          [instanceId, destination],
-        );
-        return moved.rows.length > 0;
-      },
-      `instance ${instanceId} was never moved`,
-      60_000,
-      LOOK_EVERY_MS,
-    );
+    await hasMoved(running, instanceId, destination);
   });
   return { acceptedMs, movedMs };
 }
 
+/**
+ * A migration that is counted until its caller is answered. The sleds hold their reports until then: how many of them come
+ * before the answer would be luck.
+ */
+export function acceptedMigration(
+  running: Running,
+  instanceId: string,
+): Record<'prepare' | 'act' | 'after', () => Promise<void>> {
+  const client = new MooringClient({ url: running.url });
+  let destination = '';
+  return {
+    async prepare() {
+      destination = await anotherSled(running, instanceId);
+      await running.holdReports(true);
+    },
+    async act() {
+      await client.migrateInstance(instanceId, destination);
+    },
+    async after() {
+      await running.holdReports(false);
+      await hasMoved(running, instanceId, destination);
+      await restAll(running);
+    },
+  };
+}
+
+/**
+ * Reports a running instance's VMM as ended, in its sled's place, and waits until its id is cleared. Returns what has the sled
+ * forget the VMM, of whose end it knows nothing: what is left there would hold the port that a later VMM gets.
+ */
+export async function reportEnded(running: Running, instanceId: string): Promise<() => Promise<void>> {
+  const { rows } = await running.pool.query<{ id: string; gen: string; sled: string }>(
+    `SELECT vmm.id, vmm.state_generation AS gen, sled.address AS sled FROM vmm JOIN instance ON active_vmm_id = vmm.id
+     JOIN sled ON sled.id = vmm.sled_id WHERE instance.id = $1`,
+    [instanceId],
+  );
+  const state = { state: 'destroyed', gen: Number(rows[0]?.gen) + 1, time_updated: new Date().toISOString() };
+  const answer = await fetch(`${running.url}/vmms/${rows[0]?.id}`, {
+    method: 'PUT',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ vmm_state: state }),
+  });
+  if (answer.status !== 204) throw new Error(`a report was answered with ${answer.status}: ${await answer.text()}`);
+  await waitUntil(
+    async () =>
+      (await running.pool.query('SELECT 1 FROM instance WHERE id = $1 AND active_vmm_id IS NULL', [instanceId])).rows
+        .length > 0,
+    `the id of instance ${instanceId} was never cleared`,
+    60_000,
+    LOOK_EVERY_MS,
+  );
+  return async () => {
+    await fetch(`http://${rows[0]?.sled}/vmms/${rows[0]?.id}`, { method: 'DELETE' });
+  };
+}
+
 /** Reports running instances' VMMs as ended: milliseconds from the report's arrival to the cleared id. */
 export async function updates(running: Running, instances: readonly string[]): Promise<number[]> {
-  const ended: string[] = [];
+  const forget: (() => Promise<void>)[] = [];
   const times = await inParallel(instances, 1, async (instanceId) => {
-    const { rows } = await running.pool.query<{ id: string; gen: string; sled: string }>(
-      `SELECT vmm.id, vmm.state_generation AS gen, sled.address AS sled FROM vmm JOIN instance ON active_vmm_id = vmm.id
-       JOIN sled ON sled.id = vmm.sled_id WHERE instance.id = $1`,
-      [instanceId],
-    );
-    ended.push(`http://${rows[0]?.sled}/vmms/${rows[0]?.id}`);
-    const state = { state: 'destroyed', gen: Number(rows[0]?.gen) + 1, time_updated: new Date().toISOString() };
-    const answer = await fetch(`${running.url}/vmms/${rows[0]?.id}`, {
-      method: 'PUT',
-      headers: { 'content-type': 'application/json' },
-      body: JSON.stringify({ vmm_state: state }),
-    });
-    if (answer.status !== 204) throw new Error(`a report was answered with ${answer.status}: ${await answer.text()}`);
-    await waitUntil(
-      async () =>
-        (await running.pool.query('SELECT 1 FROM instance WHERE id = $1 AND active_vmm_id IS NULL', [instanceId])).rows
-          .length > 0,
-      `the id of instance ${instanceId} was never cleared`,
-      60_000,
-      LOOK_EVERY_MS,
-    );
+    forget.push(await reportEnded(running, instanceId));
   });
-  // Their sleds know nothing of it: what is left there would hold the port that a later VMM gets.
-  for (const url of ended) await fetch(url, { method: 'DELETE' });
+  for (const one of forget) await one();
   return times;
 }

@@ -35,7 +35,7 @@ export function createSteps(databaseUrl: string): {
   const { db } = database;
   const steps: StartSteps = {
     async claim(attempt) {
-      const claim = await claimStart(db, { ...attempt, reason: 'user', isRetry: false });
+      const claim = await claimStart(db, { ...attempt, reason: 'user' });
       if (claim === null) throw new Error(`${attempt.instanceId} is started already`);
       return claim;
     },
@@ -99,6 +99,8 @@ export interface PartInput {
   readonly temporalAddress: string;
   /** A directory of its own. */
   readonly dataDir: string;
+  /** Nothing is to be asked of the database but for the sagas: they are being counted. */
+  readonly loopsOff: boolean;
 }
 
 /** What a part says of itself when it is ready. */

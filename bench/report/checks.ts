@@ -2,6 +2,17 @@ import type { MemoryResult } from '../memory.ts';
 import type { Check, ContenderResult } from './results.ts';
 import { median } from './statistics.ts';
 
+/**
+ * What each saga of Mooring's may cost, whatever the machine; test/performance/counts.test.ts holds it. Round trips are those
+ * of the whole: the API's reads, the idempotency key and the sleds' reports included.
+ */
+export const COUNT_LIMITS = {
+  start: { roundTrips: 10, events: 9, workflowTasks: 1 },
+  'unwound start': { roundTrips: 20, events: 14, workflowTasks: 1 },
+  'migration, until accepted': { roundTrips: 16, events: 11, workflowTasks: 1 },
+  update: { roundTrips: 8, events: 7, workflowTasks: 1 },
+} as const;
+
 /** CPU that an engine and the processes around it use; PostgreSQL's and the sleds' is the same work for everyone. */
 function engineCpu(result: ContenderResult | undefined): number {
   const saturated = mostThrough(result);
@@ -47,18 +58,21 @@ export function checkTargets(contenders: readonly ContenderResult[], memory: Mem
     a === undefined || b === undefined ? undefined : a / b;
   const through = (one: ContenderResult | undefined) => mostThrough(one)?.perSecond.median;
 
-  add('round trips of a start', mooring?.counts.start?.roundTrips, 'at most', 12, 'count');
-  add('history events of a start', mooring?.counts.start?.historyEvents, 'at most', 25, 'count');
-  add('history events of an update', mooring?.counts.update?.historyEvents, 'at most', 15, 'count');
-  add('latency, of the engine’s minimum', ratio(latency(mooring), latency(minimum)), 'at most', 2.5, 'ratio');
-  add('throughput, of the engine’s minimum', ratio(through(mooring), through(minimum)), 'at least', 0.5, 'ratio');
-  add('CPU per saga, of the engine’s minimum', engineCpu(mooring) / engineCpu(minimum), 'at most', 2, 'ratio');
+  for (const [saga, limits] of Object.entries(COUNT_LIMITS)) {
+    const counts = mooring?.counts[saga];
+    add(`round trips: ${saga}`, counts?.roundTrips.median, 'at most', limits.roundTrips, 'count');
+    add(`history events: ${saga}`, counts?.historyEvents?.median, 'at most', limits.events, 'count');
+    add(`workflow tasks: ${saga}`, counts?.workflowTasks?.median, 'at most', limits.workflowTasks, 'count');
+  }
+  add('latency, of the engine’s minimum', ratio(latency(mooring), latency(minimum)), 'at most', 1.3, 'ratio');
+  add('throughput, of the engine’s minimum', ratio(through(mooring), through(minimum)), 'at least', 0.9, 'ratio');
+  add('CPU per saga, of the engine’s minimum', engineCpu(mooring) / engineCpu(minimum), 'at most', 1.3, 'ratio');
   add('latency, of plain Temporal', ratio(latency(mooring), latency(plain)), 'at most', 0.6, 'ratio');
   add('throughput, of plain Temporal', ratio(through(mooring), through(plain)), 'at least', 1.5, 'ratio');
   add('memory of a worker, last quarter of the second', memoryGrowth(memory), 'at most', 1.1, 'ratio');
   for (const peer of ['dbos', 'restate']) {
-    add(`latency, of ${peer}`, ratio(latency(mooring), latency(by(peer))), 'at most', 1, 'ratio');
-    add(`throughput, of ${peer}`, ratio(through(mooring), through(by(peer))), 'at least', 1, 'ratio');
+    add(`latency, of ${peer}`, ratio(latency(mooring), latency(by(peer))), 'at most', 2, 'ratio');
+    add(`throughput, of ${peer}`, ratio(through(mooring), through(by(peer))), 'at least', 0.5, 'ratio');
   }
   return checks;
 }

@@ -1,4 +1,5 @@
 /** Results as tables: for a terminal and, the same, as Markdown. */
+import type { Count } from '../measure/counts.ts';
 import type { ScaleRow } from '../scale.ts';
 import { holds, type Results } from './results.ts';
 import type { Spread } from './statistics.ts';
@@ -21,6 +22,13 @@ function withSpread(one: Spread | undefined): string {
   return one.least === one.greatest
     ? figure(one.median)
     : `${figure(one.median)} (${figure(one.least)}–${figure(one.greatest)})`;
+}
+
+/** A count as one number; with the greatest where not every saga had the same. */
+export function asCount(count: Count | null | undefined): string {
+  if (count == null) return '–';
+  const { median, greatest } = count;
+  return median === greatest ? String(median) : `${median} (up to ${greatest})`;
 }
 
 /** Every table of a run. */
@@ -74,14 +82,23 @@ export function tables(results: Results): Table[] {
   );
   if (counted.length > 0) {
     made.push({
-      title: 'What one saga costs, reports of its sleds and reads of the API included',
-      columns: ['', 'saga', 'round trips', 'transactions', 'WAL bytes', 'history events', 'history bytes'],
+      title:
+        'What one saga costs, reports of its sleds and reads of the API included: medians of single sagas; means of transactions and bytes',
+      columns: [
+        '',
+        'saga',
+        'round trips',
+        'history events',
+        'workflow tasks',
+        'transactions',
+        'WAL bytes',
+        'history bytes',
+      ],
       rows: counted.map(({ one, kind, counts }) => [
         one.title,
         kind,
-        ...[counts.roundTrips, counts.transactions, counts.walBytes, counts.historyEvents, counts.historyBytes].map(
-          figure,
-        ),
+        ...[counts.roundTrips, counts.historyEvents, counts.workflowTasks].map(asCount),
+        ...[counts.transactions, counts.walBytes, counts.historyBytes].map(figure),
       ]),
     });
   }
@@ -129,7 +146,7 @@ export function tables(results: Results): Table[] {
       columns: ['', 'found', 'must be', '', 'kind'],
       rows: results.checks.map((check) => [
         check.name,
-        figure(check.value),
+        check.kind === 'count' ? String(check.value) : figure(check.value),
         `${check.must} ${check.limit}`,
         holds(check) ? 'holds' : 'MISSED',
         check.kind,

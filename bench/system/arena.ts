@@ -8,9 +8,9 @@ import { freePort, waitUntil } from '../../platform/host/child-process.ts';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../stack/embedded-postgres.ts';
 import { findTemporalBinary, startTemporalServer } from '../../stack/temporal-server.ts';
 import type { PartInput, PartReady } from '../peers/steps.ts';
-import type { SledAgentsInput } from '../processes/sled-agents.ts';
+import type { SledAgentsInput, SledAgentsReady } from '../processes/sled-agents.ts';
 import { type BenchProcess, startProcess } from './child.ts';
-import { startPostgresProxy } from './postgres-proxy.ts';
+import { type PostgresProxy, startPostgresProxy } from './postgres-proxy.ts';
 
 /** Which Temporal server a contender runs on. */
 export type TemporalKind = 'none' | 'embedded' | 'as shipped' | 'external';
@@ -41,8 +41,10 @@ export interface Running {
   readonly temporalAddress: string;
   readonly pids: Readonly<Record<Role, readonly number[]>>;
   readonly sledUrls: readonly string[];
-  /** Round trips and transactions of its processes so far; `null` without the counting proxy. */
-  counts: (() => { roundTrips: number; transactions: number }) | null;
+  /** Counts what its processes ask PostgreSQL; `null` unless it was started for counting. */
+  readonly proxy: Pick<PostgresProxy, 'counts' | 'record' | 'learnIdleTraffic'> | null;
+  /** Has every sled hold its reports back, or lets them go. */
+  holdReports(on: boolean): Promise<void>;
   readonly pool: pg.Pool;
   /** Instances that are stopped and not yet used. */
   take(count: number): string[];
@@ -52,7 +54,10 @@ export interface Running {
 export interface RunOptions {
   /** How many stopped instances its database has. */
   readonly instances: number;
-  /** Counts what crosses the wire to PostgreSQL; costs time, so not while time is measured. */
+  /**
+   * Counts what crosses the wire to PostgreSQL, with Mooring's own loops off. It costs time, so not while time is measured;
+   * and then the loops are on, as shipped.
+   */
   readonly counting?: boolean;
   readonly dynamicConfig?: Readonly<Record<string, number | boolean>>;
 }
@@ -164,16 +169,21 @@ export class Arena {
       }
 
       let seenUrl = databaseUrl;
-      let counts: Running['counts'] = null;
+      let proxy: PostgresProxy | null = null;
       if (options.counting) {
-        const proxy = await startPostgresProxy(databaseUrl);
+        proxy = await startPostgresProxy(databaseUrl);
         stops.push(proxy.close);
         seenUrl = proxy.url;
-        counts = proxy.counts;
       }
       const port = await freePort();
-      const input: PartInput = { databaseUrl: seenUrl, port, temporalAddress, dataDir };
-      const sleds = await startProcess<{ urls: string[] }>('sled agents', 'processes/sled-agents.ts', {
+      const input: PartInput = {
+        databaseUrl: seenUrl,
+        port,
+        temporalAddress,
+        dataDir,
+        loopsOff: options.counting ?? false,
+      };
+      const sleds = await startProcess<SledAgentsReady>('sled agents', 'processes/sled-agents.ts', {
         controlPlaneUrl: `http://127.0.0.1:${port}`,
         addresses,
         threads: SLED_THREADS,
@@ -203,7 +213,11 @@ export class Arena {
           sleds: [sleds.pid],
         },
         sledUrls: sleds.ready.urls,
-        counts,
+        proxy,
+        async holdReports(on) {
+          const answer = await fetch(`${sleds.ready.controlUrl}/${on ? 'hold' : 'release'}`, { method: 'POST' });
+          if (!answer.ok) throw new Error(`the sleds' reports could not be held: ${await answer.text()}`);
+        },
         pool,
         take(count) {
           const taken = unused.splice(0, count);

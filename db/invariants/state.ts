@@ -94,6 +94,16 @@ export const STATE_RULES: readonly DatabaseRule[] = [
       WHERE operation.succeeded = false AND vmm.time_deleted IS NULL AND vmm.state <> 'saga_unwound'`,
   },
   {
+    name: 'succeeded call not unwound',
+    invariant: 5,
+    holds: 'always',
+    query: `
+      SELECT operation.instance_id, vmm.sled_id, format('the caller of %s %s was told that it succeeded, but its VMM %s is %s', operation.kind, operation.id, vmm.id,
+        CASE WHEN vmm.state = 'saga_unwound' THEN 'unwound' ELSE 'being unwound since ' || vmm.unwinding_since END)
+      FROM operation JOIN vmm ON vmm.id = operation.vmm_id
+      WHERE operation.succeeded AND vmm.unwinding_since IS NOT NULL`,
+  },
+  {
     name: 'reservation iff linked or living',
     invariant: 8,
     holds: 'at rest',

@@ -446,6 +446,17 @@ BEGIN
 END $$;
 CREATE TRIGGER migration_guard BEFORE UPDATE ON migration FOR EACH ROW EXECUTE FUNCTION guard_migration();
 
+-- The outcome of an operation is written once, and what has ended makes no VMM any more: a claim of an attempt that was
+-- given up is refused here, however late it comes.
+CREATE FUNCTION guard_operation() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF (NEW.vmm_id, NEW.succeeded, NEW.error) IS DISTINCT FROM (OLD.vmm_id, OLD.succeeded, OLD.error) THEN
+    RAISE EXCEPTION 'operation % is over', OLD.id USING ERRCODE = '23514', CONSTRAINT = 'operation_is_over';
+  END IF;
+  RETURN NEW;
+END $$;
+CREATE TRIGGER operation_guard BEFORE UPDATE ON operation FOR EACH ROW WHEN (OLD.time_ended IS NOT NULL) EXECUTE FUNCTION guard_operation();
+
 -- === Placement ===
 
 -- The last line of defence of the groups that must not be broken: whatever a placement had read, the group's row is locked
@@ -528,6 +539,20 @@ BEGIN
   RETURN NEW;
 END $$;
 CREATE TRIGGER instance_network_guard BEFORE UPDATE ON instance_network FOR EACH ROW EXECUTE FUNCTION guard_instance_network();
+
+-- === Operations ===
+
+-- Whoever waits for an operation hears of its outcome when the transaction that writes it has committed. It is a hint: a
+-- connection that is not listening misses it, and nothing may depend on it.
+CREATE FUNCTION announce_operation_outcome() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF TG_OP = 'INSERT' OR OLD.time_ended IS NULL THEN
+    PERFORM pg_notify('mooring_operation_ended', NEW.id || ' ' || NEW.succeeded);
+  END IF;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER operation_ended AFTER INSERT OR UPDATE OF time_ended ON operation FOR EACH ROW
+  WHEN (NEW.time_ended IS NOT NULL) EXECUTE FUNCTION announce_operation_outcome();
 
 -- === Audit log ===
 

@@ -117,6 +117,7 @@ const destinationRow = z.object({
   policy: z.enum(SLED_POLICIES),
   takes_vmms: z.boolean(),
   room: z.boolean(),
+  source_name: z.string().nullable(),
   forbidden_by: z.array(forbiddingGroup),
 });
 
@@ -126,6 +127,8 @@ export interface Destination extends PickedSled {
   readonly takesVmms: boolean;
   /** It fits there. */
   readonly room: boolean;
+  /** The name of the sled that the instance is on; `null` when it is on none. */
+  readonly sourceName: string | null;
   /** Which groups forbid it, in words; `null` when none does. */
   readonly forbiddenBy: string | null;
 }
@@ -139,15 +142,18 @@ export async function readDestination(
   const result = await db.execute(sql`
     WITH peer AS (${peers(request.instanceId)})
     SELECT id, name, address, policy, ${takesVmms} AS takes_vmms, ${fits(request)} AS room,
+      (SELECT source.name FROM instance JOIN vmm ON vmm.id = instance.active_vmm_id JOIN sled source ON source.id = vmm.sled_id
+        WHERE instance.id = ${request.instanceId}) AS source_name,
       coalesce((SELECT jsonb_agg(DISTINCT jsonb_build_object('name', peer.name, 'kind', peer.kind))
         FROM peer WHERE ${forbids}), '[]'::jsonb) AS forbidden_by
     FROM sled WHERE id = ${sledId}`);
   const found = result.rows[0];
   if (found === undefined) return null;
-  const { forbidden_by, takes_vmms, ...row } = destinationRow.parse(found);
+  const { forbidden_by, takes_vmms, source_name, ...row } = destinationRow.parse(found);
   return {
     ...row,
     takesVmms: takes_vmms,
+    sourceName: source_name,
     forbiddenBy: forbidden_by.length === 0 ? null : describeGroups(forbidden_by),
   };
 }

@@ -1,10 +1,10 @@
-import { and, eq, inArray, isNull } from 'drizzle-orm';
+import { and, eq, inArray, isNull, type SQL } from 'drizzle-orm';
 import { alias } from 'drizzle-orm/pg-core';
 import { deriveExternalState } from '../../model/external-state.ts';
 import type { InstanceFacts, VmmFacts } from '../../model/snapshot.ts';
 import type { ExternalState } from '../../model/states.ts';
 import type { Queryable } from '../connect.ts';
-import { instance, migration, vmm } from '../schema.ts';
+import { instance, migration, project, vmm } from '../schema.ts';
 
 export const active = alias(vmm, 'active');
 
@@ -19,6 +19,7 @@ type MigrationRow = typeof migration.$inferSelect;
 /** An instance with what it names, read in one statement, and the state that it shows. */
 export interface InstanceRecord {
   readonly instance: InstanceRow;
+  readonly projectName: string;
   readonly active: VmmRow | null;
   readonly target: VmmRow | null;
   readonly migration: MigrationRow | null;
@@ -30,7 +31,7 @@ function vmmFacts(row: VmmRow | null): VmmFacts | null {
 }
 
 /** The facts of a record, as the pure functions of the model take them. */
-export function instanceFacts(record: Omit<InstanceRecord, 'externalState'>): InstanceFacts {
+export function instanceFacts(record: Omit<InstanceRecord, 'externalState' | 'projectName'>): InstanceFacts {
   return {
     state: record.instance.state,
     intendedState: record.instance.intendedState,
@@ -40,11 +41,15 @@ export function instanceFacts(record: Omit<InstanceRecord, 'externalState'>): In
   };
 }
 
-/** Selects instances with what they name; the caller adds which. */
-export function selectInstances(db: Pick<Queryable, 'select'>) {
+/** Selects instances with what they name, and `more` of them; the caller adds which. */
+export function selectInstances<More extends Record<string, SQL> = Record<never, SQL>>(
+  db: Pick<Queryable, 'select'>,
+  more: More = {} as More,
+) {
   return db
-    .select({ instance, active, target, migration })
+    .select({ instance, projectName: project.name, active, target, migration, ...more })
     .from(instance)
+    .innerJoin(project, eq(project.id, instance.projectId))
     .leftJoin(active, eq(active.id, instance.activeVmmId))
     .leftJoin(target, eq(target.id, instance.targetVmmId))
     .leftJoin(migration, eq(migration.id, instance.migrationId));
@@ -68,14 +73,20 @@ export async function readInstances(db: Queryable, instanceIds: readonly string[
   return rows.map(withExternalState);
 }
 
-/** Finds an instance that isn't deleted, by its name within a project; `null` when there is none. */
-export async function findInstanceByName(
-  db: Queryable,
-  projectId: string,
-  name: string,
-): Promise<InstanceRecord | null> {
-  const [row] = await selectInstances(db).where(
-    and(eq(instance.projectId, projectId), eq(instance.name, name), isNull(instance.timeDeleted)),
+/** How a caller names an instance that isn't deleted: by its id, or by its name within a project. */
+export type NamedInstance = { readonly id: string } | { readonly projectId: string; readonly name: string };
+
+/** The condition on `instance` that finds it. */
+export function isNamed(named: NamedInstance): SQL | undefined {
+  return and(
+    'id' in named ? eq(instance.id, named.id) : eq(instance.projectId, named.projectId),
+    'id' in named ? undefined : eq(instance.name, named.name),
+    isNull(instance.timeDeleted),
   );
+}
+
+/** Finds an instance that isn't deleted; `null` when there is none. */
+export async function findInstance(db: Queryable, named: NamedInstance): Promise<InstanceRecord | null> {
+  const [row] = await selectInstances(db).where(isNamed(named));
   return row === undefined ? null : withExternalState(row);
 }

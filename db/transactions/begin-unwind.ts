@@ -2,12 +2,15 @@
  * The first of the two transactions of an unwind; `finish-unwind.ts` is the last. Between them the sled is asked to
  * unregister the VMM; from the first one on no report and no verdict is written to its row, and the last one writes
  * `saga_unwound` over whatever state is there. Neither touches the instance's ids or generation: those are the update saga's.
+ *
+ * Exactly one of success and unwind: an operation's success is written only under the lock of its VMM's row while that is
+ * not marked, and the mark is set under the same lock only while no success is written.
  */
 import { sql } from 'drizzle-orm';
 import { z } from 'zod';
 import type { Attempt } from '../../model/attempt.ts';
 import { SLED_POLICIES } from '../../model/states.ts';
-import type { Database } from '../connect.ts';
+import type { Database, Queryable } from '../connect.ts';
 import { retryOnConflict } from '../errors.ts';
 import { burnVmmId } from './burn-vmm-id.ts';
 
@@ -20,8 +23,13 @@ const begunRow = z.object({
   spared: z.boolean(),
 });
 
+export interface BeginUnwindRequest extends Attempt {
+  /** Whether a guest that its sled has reported as running, or as migrating in, is left alone. */
+  readonly spareRunning: boolean;
+}
+
 export interface BegunUnwind {
-  /** The guest runs after all, here (asked for by `spareRunning`) or where it moved, so nothing was marked. */
+  /** The operation has succeeded, before or by this: the guest runs after all, here or where it moved. Nothing was marked. */
   readonly spared: boolean;
   /** Where the VMM may be registered; `null` when its claim never arrived, or its sled was given up. */
   readonly sled: { readonly name: string; readonly address: string } | null;
@@ -31,42 +39,71 @@ export interface BegunUnwind {
 
 /**
  * Begins an unwind: marks the VMM as unwinding. When its claim never arrived it writes the `saga_unwound` row itself, so
- * that the claim can't arrive later. With `spareRunning` a VMM is left alone whose sled has reported that its guest ran, or
- * that it was migrating in: whatever answer the saga had, that guest is not its to end. A start's VMM whose guest has moved
- * on is left alone in any case: that its sled doesn't know it any more is how a migration ends, and the start had succeeded.
+ * that the claim can't arrive later.
+ *
+ * A VMM is left alone, and its operation's success recorded in the same statement, when that success is on record; with
+ * `spareRunning`, when its sled has reported that its guest ran, or that it was migrating in: whatever answer the saga had,
+ * that guest is not its to end; and a start's VMM in any case when its guest has moved on: that its sled doesn't know it
+ * any more is how a migration ends, and the start had succeeded.
  */
-export async function beginUnwind(
-  db: Database,
-  request: Pick<Attempt, 'kind' | 'instanceId' | 'vmmId'> & { spareRunning: boolean },
-): Promise<BegunUnwind> {
-  const row = await retryOnConflict(() =>
-    db.transaction(async (transaction) => {
-      await burnVmmId(transaction, request);
-      // Locked by a statement of its own: a report that holds the VMM may be writing its side of the migration, and only a
-      // statement that begins after the report has committed sees it.
-      await transaction.execute(sql`/* begin-unwind */ SELECT 1 FROM vmm WHERE id = ${request.vmmId} FOR UPDATE`);
-      const result = await transaction.execute(sql`/* begin-unwind */
-        WITH marked AS (
-          UPDATE vmm SET unwinding_since = coalesce(unwinding_since, now())
-          WHERE id = ${request.vmmId}
-            AND NOT (${request.spareRunning} AND unwinding_since IS NULL AND CASE WHEN ${request.kind} = 'start'
-              THEN state IN ('running', 'rebooting', 'migrating')
-              ELSE EXISTS (SELECT 1 FROM migration WHERE target_vmm_id = vmm.id AND target_state IN ('in_progress', 'completed')) END)
-            AND NOT (${request.kind} = 'start' AND unwinding_since IS NULL AND EXISTS (
-              SELECT 1 FROM migration WHERE source_vmm_id = vmm.id AND 'completed' IN (source_state, target_state)))
-          RETURNING id
-        )
-        SELECT sled.name AS "sledName", sled.address AS "sledAddress",
-          sled.policy AS "sledPolicy", vmm.commanded_at IS NOT NULL AS commanded,
-           vmm.vouched_gone_at IS NOT NULL AS vouched, NOT EXISTS (SELECT 1 FROM marked) AS spared
-        FROM vmm LEFT JOIN sled ON sled.id = vmm.sled_id WHERE vmm.id = ${request.vmmId}`);
-      return begunRow.parse(result.rows[0]);
-    }),
-  );
+export async function beginUnwind(db: Database, request: BeginUnwindRequest): Promise<BegunUnwind> {
+  const row = await retryOnConflict(async () => {
+    const begun = await mark(db, request);
+    if (begun !== null) return begun;
+    // By a statement of its own: a claim that is on its way commits before it, and only a later statement sees its row.
+    await burnVmmId(db, request);
+    return mark(db, request);
+  });
+  // Neither claimed nor burnt: the operation had ended before anything was claimed for it.
+  if (row === null) return { spared: await hasSucceeded(db, request), sled: null, commanded: false };
   const reachable = row.sledAddress !== null && row.sledName !== null && row.sledPolicy !== 'expunged' && !row.vouched;
   return {
     spared: row.spared,
     sled: reachable ? { name: row.sledName ?? '', address: row.sledAddress ?? '' } : null,
     commanded: row.commanded,
   };
+}
+
+/**
+ * Marks the VMM, or spares it; `null` when there is none. A report that holds the VMM may be writing its side of the
+ * migration, or the operation's success: these rows are locked too, after the VMM's, and a row that is locked is read as it
+ * was committed last, not as it was when the statement began.
+ */
+async function mark(db: Queryable, { kind, vmmId, operationId, spareRunning }: BeginUnwindRequest) {
+  const result = await db.execute(sql`/* begin-unwind */
+    WITH subject AS MATERIALIZED (
+      SELECT id, sled_id, state, unwinding_since, commanded_at, vouched_gone_at FROM vmm WHERE id = ${vmmId} FOR UPDATE
+    ), side AS MATERIALIZED (
+      SELECT source_vmm_id, target_vmm_id, source_state, target_state
+      FROM migration JOIN subject ON subject.id IN (source_vmm_id, target_vmm_id) FOR UPDATE OF migration
+    ), own AS MATERIALIZED (
+      SELECT operation.id, succeeded FROM operation JOIN subject ON operation.id = ${operationId}
+      WHERE (SELECT count(*) FROM side) >= 0 FOR UPDATE OF operation
+    ), judged AS (
+      SELECT id, unwinding_since IS NULL AND (
+        EXISTS (SELECT 1 FROM own WHERE succeeded)
+        OR ${spareRunning} AND CASE WHEN ${kind} = 'start' THEN state IN ('running', 'rebooting', 'migrating')
+          ELSE EXISTS (SELECT 1 FROM side WHERE target_vmm_id = subject.id AND target_state IN ('in_progress', 'completed')) END
+        OR ${kind} = 'start' AND EXISTS (
+          SELECT 1 FROM side WHERE source_vmm_id = subject.id AND 'completed' IN (source_state, target_state))
+      ) AS spared
+      FROM subject
+    ), marked AS (
+      UPDATE vmm SET unwinding_since = now() FROM judged WHERE vmm.id = judged.id AND NOT spared AND vmm.unwinding_since IS NULL
+    ), succeeded AS (
+      UPDATE operation SET succeeded = true, time_ended = now() FROM judged, own
+      WHERE operation.id = own.id AND spared AND operation.time_ended IS NULL
+    )
+    SELECT sled.name AS "sledName", sled.address AS "sledAddress", sled.policy AS "sledPolicy", commanded_at IS NOT NULL AS commanded,
+      vouched_gone_at IS NOT NULL AS vouched, spared
+    FROM subject JOIN judged USING (id) LEFT JOIN sled ON sled.id = sled_id`);
+  const found = result.rows[0];
+  return found === undefined ? null : begunRow.parse(found);
+}
+
+async function hasSucceeded(db: Queryable, { operationId }: Pick<Attempt, 'operationId'>): Promise<boolean> {
+  const result = await db.execute(
+    sql`/* begin-unwind */ SELECT succeeded IS TRUE AS succeeded FROM operation WHERE id = ${operationId}`,
+  );
+  return result.rows[0]?.succeeded === true;
 }

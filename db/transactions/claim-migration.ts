@@ -9,9 +9,16 @@ import type { Database, Queryable } from '../connect.ts';
 import { violatedConstraint } from '../errors.ts';
 import { type Destination, readDestination } from '../queries/pick-sled.ts';
 import { type InstanceRecord, readInstance } from '../queries/read-instance.ts';
-import { burnVmmId } from './burn-vmm-id.ts';
-import { type ClaimedVmm, isLostPlacement, readClaim, VMM_PORTS } from './claim-start.ts';
-import { recordRefusedOperation } from './refuse-operation.ts';
+import {
+  alreadyUnwound,
+  type ClaimedVmm,
+  isEndedAttempt,
+  isLostPlacement,
+  readClaim,
+  refuseClaim,
+  VMM_PORTS,
+} from './claim-start.ts';
+import { recordNothingToDo } from './succeed-operation.ts';
 
 const MAX_ATTEMPTS = 12;
 
@@ -20,7 +27,6 @@ export interface ClaimMigrationRequest extends Omit<Attempt, 'kind'> {
   readonly migrationId: string;
   /** The sled that is being drained, where that is why: nobody asked for this very migration. */
   readonly drainedSledId?: string | undefined;
-  readonly isRetry: boolean;
 }
 
 export interface ClaimedMigration extends ClaimedVmm {
@@ -37,18 +43,10 @@ export type MigrationClaim =
   | { readonly outcome: 'awaits-update' };
 
 /**
- * Checks a migration without writing: first the shown state, then the destination. Throws a {@link Refusal}; returns
- * `already` where the instance is on its way to this sled.
+ * Checks a migration without writing: first the shown state, then the destination, which it returns. Throws a
+ * {@link Refusal}; returns `already` where the instance is on its way to this sled.
  */
 export async function checkMigration(
-  db: Queryable,
-  record: InstanceRecord,
-  destinationSledId: string,
-): Promise<'already' | 'legal'> {
-  return (await findDestination(db, record, destinationSledId)) === 'already' ? 'already' : 'legal';
-}
-
-async function findDestination(
   db: Queryable,
   record: InstanceRecord,
   destinationSledId: string,
@@ -94,18 +92,31 @@ async function findDestination(
 /**
  * Claims all that a migration needs in one statement: the migration's row, the target VMM with its reservation, and both
  * ids, over NULL or a `saga_unwound` target (rule 1). Guarded by the instance's generation. Throws a {@link Refusal}
- * having written nothing.
+ * having recorded nothing but that. What it comes to where the same claim was made before is that of `claimStart`.
  */
 export async function claimMigration(db: Database, request: ClaimMigrationRequest): Promise<MigrationClaim> {
+  const attempt: Attempt = { ...request, kind: 'migrate' };
   try {
-    return await tryClaim(db, request);
+    const made = await tryClaim(db, request);
+    if (made.outcome !== 'already' || (await recordNothingToDo(db, attempt))) return made;
+    throw alreadyUnwound('migrate');
   } catch (error) {
-    if (error instanceof Refusal) {
-      if (request.isRetry) await burnVmmId(db, request);
-      await recordRefusedOperation(db, { ...request, kind: 'migrate', error });
-    }
-    throw error;
+    if (!(error instanceof Refusal)) throw error;
+    const claim = await refuseClaim(db, attempt, error);
+    return claim === null ? { outcome: 'already' } : claimedMigration(db, claim, request);
   }
+}
+
+/** An earlier attempt's claim, with what it was to migrate from. */
+async function claimedMigration(
+  db: Queryable,
+  claim: ClaimedVmm,
+  { migrationId }: Pick<ClaimMigrationRequest, 'migrationId'>,
+): Promise<MigrationClaim> {
+  const result = await db.execute(sql`/* claim-migration */
+    SELECT source.ip || ':' || source.port AS address FROM migration JOIN vmm source ON source.id = source_vmm_id
+    WHERE migration.id = ${migrationId}`);
+  return { outcome: 'claimed', claim: { ...claim, migrationId, sourceAddress: String(result.rows[0]?.address) } };
 }
 
 async function tryClaim(db: Database, request: ClaimMigrationRequest): Promise<MigrationClaim> {
@@ -115,7 +126,7 @@ async function tryClaim(db: Database, request: ClaimMigrationRequest): Promise<M
       if (claim !== 'lost') return claim;
     } catch (error) {
       const constraint = violatedConstraint(error);
-      if (constraint === 'vmm_pkey') throw Refusal.conflict('this migration was already unwound; migrate again');
+      if (isEndedAttempt(constraint)) throw alreadyUnwound('migrate');
       // The destination was taken or left service since it was read: the next round says which.
       if (!isLostPlacement(constraint)) throw error;
     }
@@ -130,17 +141,13 @@ async function claimOnce(db: Queryable, request: ClaimMigrationRequest): Promise
   const record = await readInstance(db, request.instanceId);
   if (record === null || record.instance.timeDeleted !== null) throw Refusal.notFound('instance', request.instanceId);
   const { instance, active, target } = record;
-  if (instance.targetVmmId === request.vmmId && target !== null && active !== null) {
-    if (target.state === 'saga_unwound') throw Refusal.conflict('this migration was already unwound; migrate again');
+  if (instance.targetVmmId === request.vmmId && target !== null) {
+    if (target.state === 'saga_unwound') throw alreadyUnwound('migrate');
     const claim = await readClaim(db, request.vmmId);
     // It was unwound since it was read: the next round says so.
-    if (claim === null) return 'lost';
-    return {
-      outcome: 'claimed',
-      claim: { ...claim, migrationId: request.migrationId, sourceAddress: `${active.ip}:${active.port}` },
-    };
+    return claim === null ? 'lost' : claimedMigration(db, claim, request);
   }
-  const destination = await findDestination(db, record, request.destinationSledId);
+  const destination = await checkMigration(db, record, request.destinationSledId);
   if (destination === 'already') return { outcome: 'already' };
   if (target !== null && target.state !== 'saga_unwound') {
     if (target.unwindingSince !== null && !isGoneVmmState(target.state)) {
@@ -162,9 +169,14 @@ async function claimOnce(db: Queryable, request: ClaimMigrationRequest): Promise
       WHERE id = ${instance.id} AND state_generation = ${instance.stateGeneration} AND time_deleted IS NULL
         AND EXISTS (SELECT 1 FROM vmm source WHERE source.id = ${active.id} AND source.state = 'running')
       RETURNING id, ncpus, memory_bytes
+    ), begun AS (
+      INSERT INTO operation (id, kind, instance_id, vmm_id, workflow_id)
+      SELECT ${request.operationId}, 'migrate', id, ${request.vmmId}, ${request.workflowId} FROM claimed
+      ON CONFLICT (id) DO UPDATE SET vmm_id = excluded.vmm_id
+      RETURNING id
     ), made AS (
       INSERT INTO vmm (id, instance_id, sled_id, ip, port, state)
-      SELECT ${request.vmmId}, id, ${destination.id}, ${ip}, ${port}, 'creating' FROM claimed
+      SELECT ${request.vmmId}, id, ${destination.id}, ${ip}, ${port}, 'creating' FROM claimed WHERE EXISTS (SELECT 1 FROM begun)
     ), migrating AS (
       INSERT INTO migration (id, instance_id, source_vmm_id, target_vmm_id)
       SELECT ${request.migrationId}, id, ${active.id}, ${request.vmmId} FROM claimed
@@ -175,11 +187,7 @@ async function claimOnce(db: Queryable, request: ClaimMigrationRequest): Promise
     ), reserved AS (
       INSERT INTO sled_reservation (vmm_id, instance_id, sled_id, threads, memory_bytes, kind)
       SELECT ${request.vmmId}, id, ${destination.id}, ncpus, memory_bytes, 'target' FROM claimed
-    ), ${recorded}begun AS (
-      INSERT INTO operation (id, kind, instance_id, vmm_id, workflow_id)
-      SELECT ${request.operationId}, 'migrate', id, ${request.vmmId}, ${request.workflowId} FROM claimed
-      ON CONFLICT (id) DO UPDATE SET vmm_id = excluded.vmm_id
-    )
+    )${recorded}
     SELECT id FROM claimed`);
   if (result.rows.length === 0) return 'lost';
   return {
@@ -215,5 +223,5 @@ function drainsMigration(request: ClaimMigrationRequest, sledId: string, project
     },
     null,
   );
-  return sql`recorded AS (${auditStatement(record, { from: sql`claimed` })}), `;
+  return sql`, recorded AS (${auditStatement(record, { from: sql`claimed` })})`;
 }

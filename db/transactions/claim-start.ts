@@ -5,7 +5,7 @@ import type { Attempt } from '../../model/attempt.ts';
 import { autoRestartVerdict } from '../../model/auto-restart.ts';
 import { refusalMessage, verdict } from '../../model/legality.ts';
 import { Refusal } from '../../model/refusal.ts';
-import { isGoneVmmState, type StartReason } from '../../model/states.ts';
+import { isGoneVmmState, type OperationKind, type StartReason } from '../../model/states.ts';
 import { ADVISORY_LOCKS } from '../advisory-locks.ts';
 import { auditStatement, automaticRecord } from '../audit-record.ts';
 import type { Database, Queryable } from '../connect.ts';
@@ -15,8 +15,8 @@ import { autoRestartFacts } from '../queries/find-restart-candidates.ts';
 import { explainNoSled, type PlacementRequest, pickSled } from '../queries/pick-sled.ts';
 import { readDatabaseTime } from '../queries/read-database-time.ts';
 import { readInstance } from '../queries/read-instance.ts';
-import { burnVmmId } from './burn-vmm-id.ts';
 import { recordRefusedOperation } from './refuse-operation.ts';
+import { recordNothingToDo } from './succeed-operation.ts';
 
 /** The ports that a VMM may get: below every usual ephemeral range, so that no client socket sits on one. */
 export const VMM_PORTS = { first: 12_500, last: 32_500 } as const;
@@ -27,8 +27,6 @@ const FREE_ATTEMPTS = 3;
 
 export interface ClaimStartRequest extends Omit<Attempt, 'kind'> {
   readonly reason: StartReason;
-  /** An earlier attempt of the same claim may still be on its way: a refusal must then close the door on it. */
-  readonly isRetry: boolean;
 }
 
 /** A VMM that was claimed, as the saga's next steps need it. */
@@ -48,19 +46,49 @@ export interface ClaimedVmm {
 /**
  * Claims all that a start needs in one statement: places the VMM, reserves, charges, makes its row and links it, over
  * NULL or a `saga_unwound` leftover (rule 1). It is guarded by the instance's generation; a lost guard reads again.
- * Returns `null` when the instance is already started. Throws a {@link Refusal}, having written nothing, when it may not
- * start, does not fit or has no quota left.
+ * Returns `null` when the instance is already started. Throws a {@link Refusal}, having recorded nothing but that, when it
+ * may not start, does not fit or has no quota left.
+ *
+ * The same claim may have been made before, or be on its way: one that was made is returned again, and of a claim and an
+ * end of its operation (refused, or nothing to do) the row of the operation lets only one pass. Where the operation has
+ * succeeded meanwhile it returns `null`.
  */
 export async function claimStart(db: Database, request: ClaimStartRequest): Promise<ClaimedVmm | null> {
+  const attempt: Attempt = { ...request, kind: 'start' };
   try {
-    return await tryClaim(db, request);
+    const claim = await tryClaim(db, request);
+    if (claim !== null || (await recordNothingToDo(db, attempt))) return claim;
+    throw alreadyUnwound('start');
   } catch (error) {
-    if (error instanceof Refusal) {
-      if (request.isRetry) await burnVmmId(db, request);
-      await recordRefusedOperation(db, { ...request, kind: 'start', error });
-    }
-    throw error;
+    if (!(error instanceof Refusal)) throw error;
+    return refuseClaim(db, attempt, error);
   }
+}
+
+/**
+ * What a claim comes to that can't be made: throws the refusal, which is on record then, unless another attempt of it has
+ * made the claim, which is returned, or the operation has succeeded (`null`).
+ */
+export async function refuseClaim(db: Database, attempt: Attempt, error: Refusal): Promise<ClaimedVmm | null> {
+  const outcome = await recordRefusedOperation(db, { ...attempt, error });
+  if (outcome === 'succeeded') return null;
+  const claim = outcome === 'claimed' ? await readClaim(db, attempt.vmmId) : null;
+  if (claim === null) throw error;
+  return claim;
+}
+
+/** The refusal of a claim whose attempt was ended before it arrived. */
+export function alreadyUnwound(kind: OperationKind): Refusal {
+  return Refusal.conflict(
+    kind === 'start'
+      ? 'this start was already unwound; start it again'
+      : 'this migration was already unwound; migrate again',
+  );
+}
+
+/** Constraints that let no claim of an attempt pass that was ended before it. */
+export function isEndedAttempt(constraint: string | null): boolean {
+  return constraint === 'vmm_pkey' || constraint === 'operation_is_over';
 }
 
 async function tryClaim(db: Database, request: ClaimStartRequest): Promise<ClaimedVmm | null> {
@@ -70,8 +98,7 @@ async function tryClaim(db: Database, request: ClaimStartRequest): Promise<Claim
       if (claim !== 'lost') return claim;
     } catch (error) {
       const constraint = violatedConstraint(error);
-      // The id was burnt: this attempt comes after its saga has unwound.
-      if (constraint === 'vmm_pkey') throw Refusal.conflict('this start was already unwound; start it again');
+      if (isEndedAttempt(constraint)) throw alreadyUnwound('start');
       if (constraint === 'project_quota') throw await quotaRefusal(db, request.instanceId);
       if (!isLostPlacement(constraint)) throw error;
     }
@@ -103,8 +130,9 @@ async function inPlacementQueue<T>(
 }
 
 /**
- * One attempt: read, pick, claim. `lost` when the instance changed meanwhile. The charge waits for the reservation, so that
- * the row of the sled is locked before the project's, here as in an unwind and in an update.
+ * One attempt: read, pick, claim. `lost` when the instance changed meanwhile. The VMM waits for the operation's row, as in
+ * the burning of an id; the charge waits for the reservation, so that the row of the sled is locked before the project's,
+ * here as in an unwind and in an update.
  */
 async function claimOnce(db: Queryable, request: ClaimStartRequest): Promise<ClaimedVmm | null | 'lost'> {
   const record = await readInstance(db, request.instanceId);
@@ -112,7 +140,7 @@ async function claimOnce(db: Queryable, request: ClaimStartRequest): Promise<Cla
   const { instance, active, externalState } = record;
 
   if (instance.activeVmmId === request.vmmId && active !== null) {
-    if (active.state === 'saga_unwound') throw Refusal.conflict('this start was already unwound; start it again');
+    if (active.state === 'saga_unwound') throw alreadyUnwound('start');
     // It was unwound since it was read: the next round says so.
     return (await readClaim(db, request.vmmId)) ?? 'lost';
   }
@@ -150,9 +178,14 @@ async function claimOnce(db: Queryable, request: ClaimStartRequest): Promise<Cla
         AND intended_state = ${instance.intendedState}
         AND ncpus = ${instance.ncpus} AND memory_bytes = ${instance.memoryBytes}
       RETURNING id, project_id, ncpus, memory_bytes
+    ), begun AS (
+      INSERT INTO operation (id, kind, instance_id, vmm_id, workflow_id)
+      SELECT ${request.operationId}, 'start', id, ${request.vmmId}, ${request.workflowId} FROM claimed
+      ON CONFLICT (id) DO UPDATE SET vmm_id = excluded.vmm_id
+      RETURNING id
     ), made AS (
       INSERT INTO vmm (id, instance_id, sled_id, ip, port, state)
-      SELECT ${request.vmmId}, id, ${sled.id}, ${ip}, ${port}, 'creating' FROM claimed
+      SELECT ${request.vmmId}, id, ${sled.id}, ${ip}, ${port}, 'creating' FROM claimed WHERE EXISTS (SELECT 1 FROM begun)
     ), reserved AS (
       INSERT INTO sled_reservation (vmm_id, instance_id, sled_id, threads, memory_bytes, kind)
       SELECT ${request.vmmId}, id, ${sled.id}, ncpus, memory_bytes, 'active' FROM claimed
@@ -164,10 +197,6 @@ async function claimOnce(db: Queryable, request: ClaimStartRequest): Promise<Cla
       ${network.ensure(sql`
         SELECT id AS instance_id, ${sled.id}::uuid AS sled_id, ${request.vmmId}::uuid AS vmm_id, ${ip} AS ip, ${port}::int AS port
         FROM claimed`)}
-    ), begun AS (
-      INSERT INTO operation (id, kind, instance_id, vmm_id, workflow_id)
-      SELECT ${request.operationId}, 'start', id, ${request.vmmId}, ${request.workflowId} FROM claimed
-      ON CONFLICT (id) DO UPDATE SET vmm_id = excluded.vmm_id
     ), ${recorded}replaced AS (
       UPDATE vmm SET time_deleted = now()
       WHERE id = ${instance.activeVmmId} AND id IS DISTINCT FROM ${instance.targetVmmId}::uuid AND EXISTS (SELECT 1 FROM claimed)
@@ -225,14 +254,14 @@ const claimRow = z.object({
   memoryBytes: z.coerce.number(),
 });
 
-/** What an earlier attempt of a claim made; `null` when it holds nothing (any more). */
+/** What an earlier attempt of a claim made, whatever has become of it since; `null` when it was unwound, or never made. */
 export async function readClaim(db: Queryable, vmmId: string): Promise<ClaimedVmm | null> {
   const result = await db.execute(sql`/* claim-start */
     SELECT vmm.id AS "vmmId", sled.id AS "sledId", sled.name AS "sledName", sled.address AS "sledAddress",
       vmm.ip || ':' || vmm.port AS "vmmAddress", instance.name AS "instanceName",
-      reservation.threads AS ncpus, reservation.memory_bytes AS "memoryBytes"
+      coalesce(held.threads, instance.ncpus) AS ncpus, coalesce(held.memory_bytes, instance.memory_bytes) AS "memoryBytes"
     FROM vmm JOIN sled ON sled.id = vmm.sled_id JOIN instance ON instance.id = vmm.instance_id
-    JOIN sled_reservation reservation ON reservation.vmm_id = vmm.id WHERE vmm.id = ${vmmId}`);
+    LEFT JOIN sled_reservation held ON held.vmm_id = vmm.id WHERE vmm.id = ${vmmId} AND vmm.state <> 'saga_unwound'`);
   const row = result.rows[0];
   return row === undefined ? null : { ...claimRow.parse(row), registerGeneration: 2 };
 }

@@ -1,8 +1,11 @@
 import { sql } from 'drizzle-orm';
+import { z } from 'zod';
 import type { Attempt } from '../../model/attempt.ts';
 import type { OperationError } from '../../model/failures.ts';
 import type { Queryable } from '../connect.ts';
 import { network } from '../network.ts';
+
+const namesRow = z.object({ instance: z.string(), project: z.string() });
 
 export interface FinishUnwindRequest extends Attempt {
   /** The sled has answered definitively that the VMM isn't there (any more), or is expunged. Otherwise its reservation is tombstoned. */
@@ -20,12 +23,18 @@ export interface FinishUnwindRequest extends Attempt {
  * The sled's row is locked: who gives the sled up (an expunge, a declaration that it is dead) either has ended the wait for
  * its answer already, which is read here, or comes after this and releases what is tombstoned. Else the claim on a sled
  * that was given up would be nobody's to release.
+ *
+ * Returns the names of an instance that names the VMM: then an update is due, and no snapshot need be read to find that out.
+ * `null` where it doesn't; the row may still be waiting for one.
  */
-export async function finishUnwind(db: Queryable, request: FinishUnwindRequest): Promise<void> {
+export async function finishUnwind(
+  db: Queryable,
+  request: FinishUnwindRequest,
+): Promise<z.infer<typeof namesRow> | null> {
   const { vmmId, instanceId } = request;
-  await db.execute(sql`/* finish-unwind */
+  const result = await db.execute(sql`/* finish-unwind */
     WITH linked AS (
-      SELECT id, active_vmm_id FROM instance WHERE id = ${instanceId} FOR UPDATE
+      SELECT id, name, project_id, active_vmm_id, target_vmm_id FROM instance WHERE id = ${instanceId} FOR UPDATE
     ), placed AS (
       SELECT sled.policy = 'expunged' OR sled.time_declared_dead IS NOT NULL AS given_up FROM linked, vmm JOIN sled ON sled.id = vmm.sled_id
       WHERE vmm.id = ${vmmId} FOR NO KEY UPDATE OF sled
@@ -50,11 +59,16 @@ export async function finishUnwind(db: Queryable, request: FinishUnwindRequest):
         target_generation = target_generation + 1, time_target_updated = now(),
         source_state = CASE WHEN ${request.neverCommanded} AND source_state NOT IN ('completed', 'failed') THEN 'failed'::migration_state ELSE source_state END,
         source_generation = source_generation + CASE WHEN ${request.neverCommanded} THEN 1 ELSE 0 END
-      FROM linked WHERE target_vmm_id = ${vmmId} AND target_state NOT IN ('completed', 'failed')
+      FROM linked WHERE migration.target_vmm_id = ${vmmId} AND target_state NOT IN ('completed', 'failed')
+    ), ended AS (
+      INSERT INTO operation (id, kind, instance_id, vmm_id, workflow_id, succeeded, error, time_ended)
+      SELECT ${request.operationId}, ${request.kind}, id, ${vmmId}, ${request.workflowId}, false, ${JSON.stringify(request.error)}::jsonb, now()
+      FROM linked
+      ON CONFLICT (id) DO UPDATE SET succeeded = false, error = excluded.error, time_ended = now()
+      WHERE operation.time_ended IS NULL
     )
-    INSERT INTO operation (id, kind, instance_id, vmm_id, workflow_id, succeeded, error, time_ended)
-    SELECT ${request.operationId}, ${request.kind}, id, ${vmmId}, ${request.workflowId}, false, ${JSON.stringify(request.error)}::jsonb, now()
-    FROM linked
-    ON CONFLICT (id) DO UPDATE SET succeeded = false, error = excluded.error, time_ended = now()
-    WHERE operation.time_ended IS NULL`);
+    SELECT linked.name AS instance, project.name AS project FROM linked JOIN project ON project.id = linked.project_id
+    WHERE ${vmmId} IN (active_vmm_id, target_vmm_id)`);
+  const row = result.rows[0];
+  return row === undefined ? null : namesRow.parse(row);
 }

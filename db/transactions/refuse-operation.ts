@@ -1,23 +1,47 @@
 import { sql } from 'drizzle-orm';
+import { z } from 'zod';
 import type { Attempt } from '../../model/attempt.ts';
 import type { OperationError } from '../../model/failures.ts';
 import type { Refusal } from '../../model/refusal.ts';
 import type { Queryable } from '../connect.ts';
 
-/** Records that an operation was refused before anything was written. */
+const outcomeRow = z.object({ succeeded: z.boolean().nullable() });
+
+/**
+ * What an operation that was to be refused came to. `refused`: it has failed, now or before. `succeeded`: it had. `claimed`:
+ * an attempt of it beside this one has claimed its VMM, so that it is not over.
+ */
+export type RefusedOperation = 'refused' | 'succeeded' | 'claimed';
+
+/**
+ * Records that an operation was refused before anything was written, which closes the door on every claim of it that is
+ * still on its way: an operation that is over takes no VMM. One whose VMM was claimed is not refused any more, unless
+ * that VMM was unwound.
+ */
 export async function recordRefusedOperation(
   db: Queryable,
   attempt: Omit<Attempt, 'vmmId'> & { error: Refusal },
-): Promise<void> {
+): Promise<RefusedOperation> {
   const error: OperationError = {
     status: attempt.error.status,
     error_code: attempt.error.code,
     message: attempt.error.message,
   };
-  await db.execute(sql`/* refuse-operation */
+  const refused = await db.execute(sql`/* refuse-operation */
     INSERT INTO operation (id, kind, instance_id, workflow_id, succeeded, error, time_ended)
     SELECT ${attempt.operationId}, ${attempt.kind}, id, ${attempt.workflowId}, false, ${JSON.stringify(error)}::jsonb, now()
     FROM instance WHERE id = ${attempt.instanceId}
     ON CONFLICT (id) DO UPDATE SET succeeded = false, error = excluded.error, time_ended = now()
-    WHERE operation.time_ended IS NULL`);
+    WHERE operation.time_ended IS NULL AND (operation.vmm_id IS NULL
+      OR EXISTS (SELECT 1 FROM vmm WHERE vmm.id = operation.vmm_id AND vmm.state = 'saga_unwound'))
+    RETURNING id`);
+  if (refused.rows.length > 0) return 'refused';
+  const result = await db.execute(
+    sql`/* refuse-operation */ SELECT succeeded FROM operation WHERE id = ${attempt.operationId}`,
+  );
+  const found = result.rows[0];
+  // Without an instance there is no operation.
+  if (found === undefined) return 'refused';
+  const { succeeded } = outcomeRow.parse(found);
+  return succeeded === null ? 'claimed' : succeeded ? 'succeeded' : 'refused';
 }

@@ -1,13 +1,13 @@
-import { sql } from 'drizzle-orm';
+import { type SQL, sql } from 'drizzle-orm';
 import { z } from 'zod';
 import { Refusal } from '../../model/refusal.ts';
 import { KEYED_CALLS, type KeyedCall } from '../../model/states.ts';
-import { type AuditRecord, auditStatement } from '../audit-record.ts';
 import type { Queryable } from '../connect.ts';
 
 /** A key that this call has taken, or that an earlier one of the same took. */
 export interface TakenKey {
   readonly fresh: boolean;
+  readonly call: KeyedCall;
   readonly instanceId: string;
   /** The operation that an earlier call began; `null` when none is on record. */
   readonly operationId: string | null;
@@ -22,24 +22,40 @@ const keyRow = z.object({
 
 /**
  * Takes a client's key for a call on an instance, or finds who took it. Throws a {@link Refusal} when it was taken for
- * another call or another instance; for a `create` the instance is what it made, whichever that is. `record` is written in the same statement.
+ * another call or another instance; for a `create` the instance is what it made, whichever that is.
  */
 export async function takeKey(
   db: Queryable,
   wanted: { key: string; call: KeyedCall; instanceId: string },
-  record: AuditRecord | null = null,
 ): Promise<TakenKey> {
-  // The update that changes nothing locks the row and returns it; xmax tells an insert from it.
   const result = await db.execute(sql`/* take-key */
-    ${record === null ? sql`` : sql`WITH recorded AS (${auditStatement(record)})`}
-    INSERT INTO idempotency_key AS known (key, call, instance_id) VALUES (${wanted.key}, ${wanted.call}, ${wanted.instanceId})
+    ${takeKeyStatement(sql`VALUES (${wanted.key}, ${wanted.call}, ${wanted.instanceId})`)}`);
+  return requireSameCall(readTakenKey(result.rows[0]), wanted);
+}
+
+/** The statement that takes the keys in `rows` (key, call, instance); inside another one its rows are for {@link readTakenKey}. */
+export function takeKeyStatement(rows: SQL): SQL {
+  // The update that changes nothing locks the row and returns it; xmax tells an insert from it.
+  return sql`INSERT INTO idempotency_key AS known (key, call, instance_id) ${rows}
     ON CONFLICT (key) DO UPDATE SET key = known.key
-    RETURNING (xmax = 0) AS fresh, call, instance_id, operation_id`);
-  const row = keyRow.parse(result.rows[0]);
-  if (row.call !== wanted.call || (wanted.call !== 'create' && row.instance_id !== wanted.instanceId)) {
+    RETURNING (xmax = 0) AS fresh, call, instance_id, operation_id`;
+}
+
+/** A row of {@link takeKeyStatement}. Throws when it is none. */
+export function readTakenKey(found: unknown): TakenKey {
+  const { instance_id: instanceId, operation_id: operationId, ...row } = keyRow.parse(found);
+  return { ...row, instanceId, operationId };
+}
+
+/** The key again; throws a {@link Refusal} when it was taken for another call or another instance, as {@link takeKey}. */
+export function requireSameCall(
+  taken: TakenKey,
+  wanted: { readonly key: string; readonly call: KeyedCall; readonly instanceId: string },
+): TakenKey {
+  if (taken.call !== wanted.call || (wanted.call !== 'create' && taken.instanceId !== wanted.instanceId)) {
     throw Refusal.invalid(
-      `Idempotency-Key: ${wanted.key} was given to another call (${row.call}); a new call needs a new key`,
+      `Idempotency-Key: ${wanted.key} was given to another call (${taken.call}); a new call needs a new key`,
     );
   }
-  return { fresh: row.fresh, instanceId: row.instance_id, operationId: row.operation_id };
+  return taken;
 }

@@ -273,6 +273,8 @@ export class QemuVm {
           this.#state.enter('migrating_out');
           await this.#sender.keepGuest(outgoing.migrationId);
         } else if (step === 'resume') await this.#process.executeUntilAnswered('cont');
+        // The process may have ended meanwhile, and that has been reported.
+        if (this.#state.over) return;
         this.#state.enter('running');
         if (step === 'powered_off') this.#power.onPoweredOff('it powered off while the agent was away');
         else if (this.#journal.entries.stopAskedAt !== null) this.#power.continueShutDown();

@@ -91,7 +91,6 @@ async function claimed(): Promise<ClaimedVmm & { instanceId: string }> {
     operationId: randomUUID(),
     workflowId: 'w',
     reason: 'user',
-    isRetry: false,
   });
   if (claim === null) throw new Error('nothing was claimed');
   return { ...claim, instanceId };
@@ -185,7 +184,6 @@ test('a stop is sent to both sides of a migration', async () => {
     destinationSledId,
     operationId: randomUUID(),
     workflowId: 'w',
-    isRetry: false,
   });
   await applyReport(database.db, target.vmmId, vmmReport('migrating', 2));
   await recordStop(database.db, claim.instanceId);

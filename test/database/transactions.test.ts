@@ -1,9 +1,11 @@
 /** Each transaction of the sagas alone, on a real PostgreSQL: what it writes, what it must leave, and what it gives way to. */
 import { sql } from 'drizzle-orm';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import type { Database, Queryable } from '../../db/connect.ts';
 import { type InstanceRecord, readInstance } from '../../db/queries/read-instance.ts';
 import { applyReport } from '../../db/transactions/apply-report.ts';
 import { beginUnwind } from '../../db/transactions/begin-unwind.ts';
+import { claimMigration } from '../../db/transactions/claim-migration.ts';
 import { claimStart } from '../../db/transactions/claim-start.ts';
 import { commitUpdate } from '../../db/transactions/commit-update.ts';
 import { deleteInstance } from '../../db/transactions/delete-instance.ts';
@@ -11,6 +13,7 @@ import { expungeSled } from '../../db/transactions/expunge-sled.ts';
 import { failVmm } from '../../db/transactions/fail-vmm.ts';
 import { finishUnwind } from '../../db/transactions/finish-unwind.ts';
 import { recordStop } from '../../db/transactions/record-stop.ts';
+import { recordSucceededOperation } from '../../db/transactions/succeed-operation.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import { startTestDatabase, type TestDatabase } from '../support/database.ts';
@@ -41,7 +44,7 @@ async function start(
   reason: 'user' | 'auto_restart' = 'user',
   attempt = newAttempt('start', instanceId),
 ) {
-  const claim = await claimStart(database.db, { ...attempt, reason, isRetry: false });
+  const claim = await claimStart(database.db, { ...attempt, reason });
   return { ...attempt, claim };
 }
 const report = (...[vmmId, ...states]: [vmmId: string, ...Parameters<typeof vmmReport>]) =>
@@ -258,6 +261,125 @@ describe('an unwind', () => {
     expect((await unwind(begun)).spared).toBe(true);
     expect(await record(begun.instanceId)).toMatchObject({ externalState: 'running', active: { id: migration.vmmId } });
     expect(await charges()).toHaveLength(1);
+  });
+});
+
+describe('a step that runs beside another run of the same saga', () => {
+  /** Runs a statement that has to wait for what `first` wrote, until `first` commits. */
+  async function behind<T>(first: (transaction: Queryable) => Promise<unknown>, second: () => Promise<T>): Promise<T> {
+    const waiting = await database.db.transaction(async (holder) => {
+      await first(holder);
+      const result = second();
+      await waitUntil(async () => {
+        const blocked = await rows(sql`SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'`);
+        return blocked.length > 0;
+      }, 'nothing waits for the row');
+      return { result };
+    });
+    return waiting.result;
+  }
+  const operationOf = async ({ operationId }: SagaAttempt) =>
+    (await rows(sql`SELECT succeeded FROM operation WHERE id = ${operationId}`))[0]?.succeeded;
+  const unwinding = async (vmmId: string) =>
+    (await rows(sql`SELECT unwinding_since IS NOT NULL AS unwinding FROM vmm WHERE id = ${vmmId}`))[0]?.unwinding;
+
+  test('an unwind is not begun once the operation has succeeded', async () => {
+    const begun = await start(await database.addInstance(projectId));
+    await applyReport(database.db, begun.vmmId, vmmReport('starting', 2), { succeed: begun });
+    expect((await unwind(begun)).spared).toBe(true);
+    expect(await unwinding(begun.vmmId)).toBe(false);
+    expect(await operationOf(begun)).toBe(true);
+  });
+  test('no success is recorded once the unwind has begun', async () => {
+    const begun = await start(await database.addInstance(projectId));
+    await beginUnwind(database.db, { ...begun, spareRunning: false });
+    const answered = await applyReport(database.db, begun.vmmId, vmmReport('starting', 2), { succeed: begun });
+    expect(answered?.verdict).toBe('unwound');
+    expect(await recordSucceededOperation(database.db, begun)).toBe(false);
+    expect(await operationOf(begun)).toBeNull();
+    await unwind(begun);
+    expect(await recordSucceededOperation(database.db, begun)).toBe(false);
+    expect(await operationOf(begun)).toBe(false);
+  });
+  test('an unwind that waits for the answer to a command finds the success that this wrote', async () => {
+    const begun = await start(await database.addInstance(projectId));
+    const answer = vmmReport('starting', 2);
+    const unwound = await behind(
+      (holder) => applyReport(holder, begun.vmmId, answer, { succeed: begun }),
+      () => unwind(begun),
+    );
+    expect(unwound.spared).toBe(true);
+    expect(await unwinding(begun.vmmId)).toBe(false);
+  });
+  test('an unwind that waits for a report finds the side of the migration that this wrote', async () => {
+    const migration = await migrating();
+    const report = vmmReport('migrating', 2, { in: { id: migration.migrationId, state: 'in_progress', gen: 2 } });
+    const unwound = await behind(
+      (holder) => applyReport(holder, migration.vmmId, report),
+      () => unwind(migration, { spareRunning: true }),
+    );
+    expect(unwound.spared).toBe(true);
+    expect(await operationOf(migration)).toBe(true);
+  });
+  test('the answer to a command that waits for the unwind records no success', async () => {
+    const begun = await start(await database.addInstance(projectId));
+    const answered = await behind(
+      (holder) => beginUnwind(holder as Database, { ...begun, spareRunning: false }),
+      () => applyReport(database.db, begun.vmmId, vmmReport('starting', 2), { succeed: begun }),
+    );
+    expect(answered?.verdict).toBe('unwound');
+    expect(await operationOf(begun)).toBeNull();
+  });
+  test('an unwind that waits for the claim finds its VMM', async () => {
+    const attempt = newAttempt('start', await database.addInstance(projectId));
+    const unwound = await behind(
+      (holder) => claimStart(holder as Database, { ...attempt, reason: 'user' }),
+      () => unwind(attempt),
+    );
+    expect(unwound).toMatchObject({ spared: false, sled: { name: expect.any(String) } });
+    expect(await reservations()).toEqual([]);
+    expect(await operationOf(attempt)).toBe(false);
+  });
+  test('a claim is made once, and returned each time', async () => {
+    const attempt = newAttempt('start', await database.addInstance(projectId));
+    const { claim } = await start(attempt.instanceId, 'user', attempt);
+    expect((await start(attempt.instanceId, 'user', attempt)).claim).toEqual(claim);
+  });
+  test('a claim that would be refused, since it was made and has moved on, is returned; after the success it is done', async () => {
+    const migration = await migrating();
+    const { sourceVmmId, instanceId, vmmId, migrationId: id } = migration;
+    const { target } = await record(instanceId);
+    const request = { ...migration, destinationSledId: target?.sledId ?? '' };
+    await report(sourceVmmId, 'migrating', 4, { out: { id, state: 'completed', gen: 3 } });
+    await report(vmmId, 'running', 3, { in: { id, state: 'completed', gen: 3 } });
+    await commitUpdate(database.db, instanceId);
+    expect(await claimMigration(database.db, request)).toMatchObject({ outcome: 'claimed', claim: { vmmId } });
+    expect(await operationOf(migration)).toBeNull();
+    await recordSucceededOperation(database.db, migration);
+    expect(await claimMigration(database.db, request)).toEqual({ outcome: 'already' });
+    expect(await operationOf(migration)).toBe(true);
+  });
+  test('a claim that was refused makes nothing when it comes once more, although it would fit now', async () => {
+    const instanceId = await database.addInstance(projectId);
+    for (const id of sleds) await rows(sql`UPDATE sled SET policy = 'no_provision' WHERE id = ${id}`);
+    const attempt = newAttempt('start', instanceId);
+    await expect(start(instanceId, 'user', attempt)).rejects.toBeInstanceOf(Refusal);
+    for (const id of sleds) await rows(sql`UPDATE sled SET policy = 'in_service' WHERE id = ${id}`);
+    await expect(start(instanceId, 'user', attempt)).rejects.toBeInstanceOf(Refusal);
+    expect((await record(instanceId)).instance).toMatchObject({ state: 'no_vmm', stateGeneration: 1 });
+    expect(await operationOf(attempt)).toBe(false);
+  });
+  test('a claim that had nothing to do has nothing to do when it comes once more, although the guest ended meanwhile', async () => {
+    const { instanceId, vmmId } = await running();
+    const attempt = newAttempt('start', instanceId);
+    expect((await start(instanceId, 'user', attempt)).claim).toBeNull();
+    await report(vmmId, 'destroyed', 4);
+    await commitUpdate(database.db, instanceId);
+    expect((await start(instanceId, 'user', attempt)).claim).toBeNull();
+    expect((await record(instanceId)).externalState).toBe('stopped');
+    // Nor is it unwound, whatever a run of it thinks.
+    expect((await unwind(attempt)).spared).toBe(true);
+    expect(await rows(sql`SELECT 1 FROM vmm WHERE id = ${attempt.vmmId}`)).toEqual([]);
   });
 });
 

@@ -268,6 +268,9 @@ const CASES: Readonly<Record<string, Case>> = {
       plant(`/* apply-report */ UPDATE vmm SET state = 'saga_unwound', state_generation = 9 WHERE ${runningVmm()}`),
   },
   // Invariant 5
+  'succeeded call not unwound': {
+    plant: () => plant(`UPDATE vmm SET unwinding_since = now() WHERE ${runningVmm()}`),
+  },
   'outcome written once': {
     plant: () => plant(`UPDATE operation SET succeeded = false WHERE id = '${world.running.operationId}'`),
   },
@@ -324,6 +327,7 @@ const CASES: Readonly<Record<string, Case>> = {
       await plant(`UPDATE vmm SET state = 'saga_unwound', unwinding_since = now() WHERE id = '${vmmId}'; UPDATE migration SET target_state = 'completed';
         UPDATE sled_reservation SET kind = 'tombstoned' WHERE vmm_id = '${vmmId}'`);
     },
+    also: ['succeeded call not unwound'],
   },
   'no unwind past the point of no return': {
     plant: async () => {
@@ -404,6 +408,7 @@ const CASES: Readonly<Record<string, Case>> = {
         `UPDATE vmm SET state = 'saga_unwound', unwinding_since = now() WHERE id = '${vmmId}'; UPDATE sled_reservation SET kind = 'tombstoned' WHERE vmm_id = '${vmmId}'`,
       );
     },
+    also: ['succeeded call not unwound'],
   },
   'failed call unwound': {
     plant: () =>

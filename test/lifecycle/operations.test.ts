@@ -1,5 +1,8 @@
 /** The corners of the operations: what a user may ask for at an awkward moment, and what must come of it. */
+import { sql } from 'drizzle-orm';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { type OperationRequest, Operations } from '../../api/operations.ts';
+import { workflowIds } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import { type Harness, refused, silence, startHarness, wake } from '../support/harness.ts';
 
@@ -238,4 +241,126 @@ test('a list by state goes on over pages that have none of it', async () => {
     expect(await list('stopped', limit)).toEqual(names.filter((name) => name !== 'one-2' && name !== 'one-7'));
     expect(await list('failed', limit)).toEqual([]);
   }
+});
+
+describe('the answer', () => {
+  const request = (instanceId: string): OperationRequest => ({
+    kind: 'start',
+    input: { instanceId, reason: 'user' },
+    summary: 'a test',
+    waitMs: 60_000,
+  });
+  const operations = () => new Operations(harness.temporal, harness.database.db);
+  const isOpen = async (id: string) =>
+    (await harness.temporal.workflow.getHandle(workflowIds.start(id)).describe()).status.name === 'RUNNING';
+  /** No sled takes the command to run: a start goes on asking until it is woken. */
+  const hold = () =>
+    harness.everywhere(({ agent }) => agent.faults.plant({ call: 'state:running', act: { type: 'drop_before' } }));
+
+  /** Starts an instance through the API; the answer's status, operation and error. */
+  async function start(id: string): Promise<{ status: number; operationId: string | undefined; message: string }> {
+    const response = await fetch(`${harness.stack.apiUrl}/v1/instances/${id}/start`, { method: 'POST' });
+    const { message = '' } = (await response.json()) as { message?: string };
+    return { status: response.status, operationId: response.headers.get('location')?.split('/').at(-1), message };
+  }
+
+  /** Ends the open operation of an instance, past its workflow, once it has claimed. */
+  async function endPast(id: string, error: object | null): Promise<void> {
+    await waitUntil(async () => {
+      const ended = await harness.database.db.execute(sql`
+        UPDATE operation SET succeeded = ${error === null}, time_ended = now(), error = ${error === null ? null : JSON.stringify(error)}::jsonb
+        WHERE instance_id = ${id} AND vmm_id IS NOT NULL AND time_ended IS NULL`);
+      return ended.rowCount === 1;
+    }, 'nothing was claimed');
+  }
+
+  test('comes with the outcome, although the workflow does not close', async () => {
+    hold();
+    const [lucky, other] = [await harness.create(), await harness.create()];
+    const [succeeds, fails] = [start(lucky), start(other)];
+    await endPast(lucky, null);
+    expect((await succeeds).status).toBe(202);
+    await endPast(other, { status: 409, error_code: 'Conflict', message: 'as it is on record' });
+    expect(await fails).toMatchObject({ status: 409, message: 'as it is on record' });
+    expect([await isOpen(lucky), await isOpen(other)]).toEqual([true, true]);
+    // Whoever asks now is not held up either.
+    expect(await start(lucky)).toMatchObject({ status: 202, operationId: (await succeeds).operationId });
+  });
+
+  test('is never that of an earlier run: what is over is waited for to close, within a limit', async () => {
+    hold();
+    const id = await harness.create();
+    const first = operations().run(request(id));
+    await endPast(id, null);
+    const refusal = await operations()
+      .run({ ...request(id), waitMs: 0 })
+      .catch((error: unknown) => error);
+    expect(refusal).toMatchObject({ code: 'ServiceUnavailable' });
+    const second = operations().run(request(id));
+    harness.everywhere(wake);
+    expect((await first).done).toBe(true);
+    expect((await second).done).toBe(true);
+    expect((await second).operationId).not.toBe((await first).operationId);
+  });
+
+  test('comes also where nothing is heard, although it seems to be', async () => {
+    const deaf = { hears: true, heard: () => new Promise<never>(() => {}) };
+    const id = await harness.create();
+    const answer = await new Operations(harness.temporal, harness.database.db, deaf).run(request(id));
+    expect(answer.done).toBe(true);
+    await harness.shows(id, 'running');
+  });
+
+  test('comes also while the listening connection is ended time and again', async () => {
+    let ended = 0;
+    let goesOn = true;
+    const ending = (async () => {
+      while (goesOn) {
+        const { rows } = await harness.database.db.execute(sql`
+          SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'mooring-api-listener'`);
+        ended += rows.length;
+        await new Promise((resolve) => setTimeout(resolve, 20));
+      }
+    })();
+    for (let round = 0; round < 5; round++) {
+      const id = await harness.create();
+      expect((await start(id)).status).toBe(202);
+      await harness.shows(id, 'running');
+    }
+    goesOn = false;
+    await ending;
+    expect(ended).toBeGreaterThan(0);
+  });
+
+  test('lets the next call follow at once: after a failure, and after a stop', async () => {
+    const id = await harness.create();
+    const seen = new Set<string | undefined>();
+    for (let round = 0; round < 3; round++) {
+      harness.everywhere(({ agent }) => agent.faults.plant({ call: 'register', act: { type: 'refuse', status: 409 } }));
+      expect((await start(id)).status).toBeGreaterThanOrEqual(400);
+      harness.everywhere(wake);
+      const started = await start(id);
+      expect(started.status).toBe(202);
+      seen.add(started.operationId);
+      await harness.client.stopInstance(id);
+      await harness.shows(id, 'stopped');
+    }
+    expect(seen.size).toBe(3);
+  });
+
+  test('lets the next migration follow at once', async () => {
+    const id = await harness.running();
+    const { rows } = await harness.database.db.execute<{ id: string }>(
+      sql`SELECT id FROM sled WHERE policy = 'in_service'`,
+    );
+    for (let round = 0; round < 3; round++) {
+      const here = (await harness.record(id)).active?.sledId;
+      const there = rows.find((sled) => sled.id !== here)?.id ?? '';
+      await harness.client.migrateInstance(id, there);
+      await waitUntil(async () => {
+        const { active, externalState } = await harness.record(id);
+        return externalState === 'running' && active?.sledId === there;
+      }, 'it never arrived');
+    }
+  });
 });

@@ -56,6 +56,9 @@ const MEANINGS = 'model/failures.ts';
 const WATCHER = 'activities/watcher.ts';
 const UPDATER = 'activities/updater.ts';
 const REPORTS = 'api/routes/reports.ts';
+const OPERATIONS = 'api/operations.ts';
+const OUTCOMES = 'db/operation-outcomes.ts';
+const STARTER = 'temporal/workflow-starter.ts';
 const PROTOCOL = 'wire/sled-protocol.ts';
 const AGENT = 'sled-agent/agent.ts';
 const LEASE = 'model/lease.ts';
@@ -83,6 +86,8 @@ const LEGALITY_TEST = 'test/rules/legality.test.ts';
 const ANSWERS_TEST = 'test/rules/sled-answers.test.ts';
 const FORCE_STOP_TEST = 'test/rules/force-stop.test.ts';
 const AUTO_RESTART_TEST = 'test/rules/auto-restart.test.ts';
+const OPERATIONS_TEST = 'test/lifecycle/operations.test.ts';
+const OUTCOMES_TEST = 'test/database/operation-outcomes.test.ts';
 const PLACEMENT_TEST = 'test/placement/groups.test.ts';
 const AGENT_TEST = 'test/sled-agent/protocol.test.ts';
 
@@ -121,9 +126,9 @@ const SIDE_NOT_FINAL: Edit = {
 };
 const GENERATION_BUMPED: Edit = {
   file: FINISH_UNWIND,
-  find: 'SELECT id, active_vmm_id FROM instance WHERE id = ${instanceId} FOR UPDATE\n    )',
+  find: 'SELECT id, active_vmm_id, target_vmm_id FROM instance WHERE id = ${instanceId} FOR UPDATE\n    )',
   replace:
-    'SELECT id, active_vmm_id FROM instance WHERE id = ${instanceId} FOR UPDATE\n    ), bumped AS (\n      UPDATE instance SET state_generation = state_generation + 1 WHERE id = ${instanceId}\n    )',
+    'SELECT id, active_vmm_id, target_vmm_id FROM instance WHERE id = ${instanceId} FOR UPDATE\n    ), bumped AS (\n      UPDATE instance SET state_generation = state_generation + 1 WHERE id = ${instanceId}\n    )',
 };
 const UNGUARDED_CLAIM: Edit = {
   file: CLAIM,
@@ -393,8 +398,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: REPORTS,
-        find: "if (applied.verdict === 'applied' && !applied.settled) await signalIfNeeded",
-        replace: "if (applied.verdict !== 'applied' && !applied.settled) await signalIfNeeded",
+        find: "if (applied.verdict === 'applied') await signalAfterReport",
+        replace: "if (applied.verdict !== 'applied') await signalAfterReport",
       },
     ],
     caughtBy: [ACTIVITIES_TEST],
@@ -423,7 +428,7 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: SLED_CALLS,
-        find: 'if (applied?.wrote && !applied.settled) await signalIfNeeded',
+        find: 'if (applied?.wrote) await signalAfterReport',
         replace: 'if (applied?.wrote === null) await signalIfNeeded',
       },
     ],
@@ -601,7 +606,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'unwind: the VMM id is not burnt',
     why: 'a claim that arrives after its saga has unwound makes a VMM that nobody ends',
-    edits: [{ file: BEGIN_UNWIND, find: '      await burnVmmId(transaction, request);\n', replace: '' }],
+    edits: [{ file: BEGIN_UNWIND, find: '    await burnVmmId(db, request);\n', replace: '' }],
     caughtBy: [DATABASE_TEST],
   },
   {
@@ -690,8 +695,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: BEGIN_UNWIND,
-        find: 'AND NOT (${request.spareRunning} AND',
-        replace: 'AND NOT (NOT ${request.spareRunning} AND',
+        find: 'OR ${spareRunning} AND CASE',
+        replace: 'OR NOT ${spareRunning} AND CASE',
       },
     ],
     caughtBy: [DATABASE_TEST],
@@ -706,6 +711,88 @@ export const MUTANTS: readonly Mutant[] = [
         replace: 'CASE WHEN NOT ${request.neverCommanded} AND source_state',
       },
     ],
+    caughtBy: [DATABASE_TEST],
+  },
+
+  // --- A step beside another run of the same saga ---
+  {
+    name: 'again: an unwind is begun although the operation has succeeded',
+    why: 'the caller was told that the guest runs, and a run that was late ends it',
+    edits: [{ file: BEGIN_UNWIND, find: 'EXISTS (SELECT 1 FROM own WHERE succeeded)\n', replace: 'false\n' }],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'again: the unwind reads the outcome as it was when it began to wait',
+    why: 'the success that was written meanwhile is overlooked',
+    edits: [{ file: BEGIN_UNWIND, find: ' FOR UPDATE OF operation\n', replace: '\n' }],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'again: the unwind reads the migration as it was when it began to wait',
+    why: 'a migration whose guest is on its way is torn down',
+    edits: [{ file: BEGIN_UNWIND, find: ' FOR UPDATE OF migration\n', replace: '\n' }],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'again: what spares a guest leaves the outcome open',
+    why: 'another run may unwind it before the success is written',
+    edits: [
+      {
+        file: BEGIN_UNWIND,
+        find: 'WHERE operation.id = own.id AND spared',
+        replace: 'WHERE operation.id = own.id AND NOT spared',
+      },
+    ],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'again: an answer records success over an unwind that has begun',
+    why: 'the caller is told that it runs, and it is unwound',
+    edits: [
+      {
+        file: REPORT,
+        find: 'UPDATE operation SET succeeded = true, time_ended = now() FROM open\n',
+        replace: 'UPDATE operation SET succeeded = true, time_ended = now() FROM subject\n',
+      },
+    ],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'again: a success without an answer is recorded over an unwind that has begun',
+    why: 'the caller is told that it runs, and it is unwound',
+    edits: [
+      {
+        file: 'db/transactions/succeed-operation.ts',
+        find: 'true, now() FROM own WHERE stands',
+        replace: 'true, now() FROM own',
+      },
+    ],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'again: a claim that was made is refused',
+    why: 'the operation has failed, and its VMM lives on',
+    edits: [
+      { file: 'db/transactions/refuse-operation.ts', find: 'AND (operation.vmm_id IS NULL\n', replace: 'AND (true\n' },
+    ],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'again: a claim passes whose operation is over',
+    why: 'a late run starts an instance that nobody asked for any more',
+    edits: [
+      {
+        file: SCHEMA,
+        find: 'CREATE TRIGGER operation_guard BEFORE UPDATE ON operation FOR EACH ROW WHEN (OLD.time_ended IS NOT NULL) EXECUTE FUNCTION guard_operation();',
+        replace: 'SELECT 1;',
+      },
+    ],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'again: an id is burnt whose operation has succeeded',
+    why: 'an operation that succeeded has a VMM that was unwound',
+    edits: [{ file: 'db/transactions/burn-vmm-id.ts', find: ' WHERE operation.time_ended IS NULL\n', replace: '\n' }],
     caughtBy: [DATABASE_TEST],
   },
 
@@ -977,8 +1064,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: COMMIT,
-        find: 'for (const vmmId of decision.retire) {\n',
-        replace: 'for (const vmmId of decision.retire.slice(1)) {\n',
+        find: 'USING guarded WHERE vmm_id = ANY(${sql.param(retire)}::uuid[])',
+        replace: 'USING guarded WHERE vmm_id = ANY(${sql.param(retire.slice(1))}::uuid[])',
       },
     ],
     caughtBy: [DATABASE_TEST],
@@ -986,7 +1073,9 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'update: the charge is never released',
     why: 'the quota leaks with every stop',
-    edits: [{ file: COMMIT, find: 'if (decision.releaseCharge) {', replace: 'if (decision.releaseCharge === null) {' }],
+    edits: [
+      { file: COMMIT, find: 'AND ${decision.releaseCharge} AND', replace: 'AND NOT ${decision.releaseCharge} AND' },
+    ],
     caughtBy: [DATABASE_TEST],
   },
   {
@@ -995,8 +1084,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: COMMIT,
-        find: 'if (decision.activateReservation !== null) {',
-        replace: "if (decision.activateReservation === '') {",
+        find: 'WHERE vmm_id = ${activateReservation} AND',
+        replace: 'WHERE vmm_id IS NULL AND ${activateReservation}::uuid IS NOT NULL AND',
       },
     ],
     caughtBy: [DATABASE_TEST],
@@ -1175,6 +1264,60 @@ export const MUTANTS: readonly Mutant[] = [
     why: 'a sled that was declared dead and still has it never comes back into service',
     edits: [{ file: WATCHER, find: 'vmm?.unwinding && !vmm.deleted && vmm', replace: 'vmm?.unwinding && vmm' }],
     caughtBy: ['test/trust/declare-dead.test.ts'],
+  },
+  {
+    name: 'operations: joins a run that is over',
+    why: 'a start after a failed one is answered with the failure of the one before',
+    edits: [
+      {
+        file: OPERATIONS,
+        find: 'if ((await readOperation(this.#db, runId))?.timeEnded != null) {',
+        replace: "if ((await readOperation(this.#db, runId))?.kind === 'migrate') {",
+      },
+    ],
+    caughtBy: [OPERATIONS_TEST],
+  },
+  {
+    name: 'operations: hears no outcome',
+    why: 'a caller waits until the workflow has closed, for ten seconds where its worker has died',
+    edits: [{ file: OPERATIONS, find: 'this.#heard(operationId, signal), this', replace: 'this' }],
+    caughtBy: [OPERATIONS_TEST],
+  },
+  {
+    name: 'operations: relies on what it hears',
+    why: 'a caller waits in vain where the word was lost',
+    edits: [
+      {
+        file: OPERATIONS,
+        find: 'if (this.#outcomes.hears) await pause(LISTEN_FIRST_MS',
+        replace: 'if (this.#outcomes.hears) await pause(request.waitMs',
+      },
+    ],
+    caughtBy: [OPERATIONS_TEST],
+  },
+  {
+    name: 'outcomes: nobody announces them',
+    why: 'a caller waits until the workflow has closed, for ten seconds where its worker has died',
+    edits: [{ file: SCHEMA, find: "IF TG_OP = 'INSERT' OR OLD.time_ended IS NULL THEN", replace: 'IF false THEN' }],
+    caughtBy: [OUTCOMES_TEST],
+  },
+  {
+    name: 'outcomes: a listener trusts a connection over which nothing comes',
+    why: 'behind a pooler that does not deliver, each call is answered a second late',
+    edits: [{ file: OUTCOMES, find: "return wasSaid ? 'deaf' : 'unsaid';", replace: "return 'heard';" }],
+    caughtBy: [OUTCOMES_TEST],
+  },
+  {
+    name: 'update: one that runs is not signalled',
+    why: 'what came while it looked is seen by nobody until the scan',
+    edits: [
+      {
+        file: STARTER,
+        find: '      await workflow.signalWithStart<',
+        replace: "      if (instanceId === '') await workflow.signalWithStart<",
+      },
+    ],
+    caughtBy: ['test/sagas/four-rules.test.ts'],
   },
   {
     name: 'audit: a restart by itself leaves no record',

@@ -1,7 +1,7 @@
-import { randomUUID } from 'node:crypto';
-import { sql } from 'drizzle-orm';
+import { eq, sql } from 'drizzle-orm';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { readInstance } from '../../db/queries/read-instance.ts';
+import { operation } from '../../db/schema.ts';
 import { applyReport } from '../../db/transactions/apply-report.ts';
 import { beginUnwind } from '../../db/transactions/begin-unwind.ts';
 import { commitUpdate } from '../../db/transactions/commit-update.ts';
@@ -70,18 +70,21 @@ test('starts, migrations, reports, unwinds, stops and updates at once: in every 
     });
   };
   const unwind = async (kind: OperationKind, instanceId: string, vmmId: string) => {
-    const { spared } = await beginUnwind(database.db, { kind, instanceId, vmmId, spareRunning: true });
+    const [claimed] = await database.db.select().from(operation).where(eq(operation.vmmId, vmmId));
+    const attempt = { kind, instanceId, vmmId, operationId: claimed?.id ?? '', workflowId: 'unwind' };
+    const { spared } = await beginUnwind(database.db, { ...attempt, spareRunning: true });
     if (spared) return;
     await finishUnwind(database.db, {
-      kind,
-      instanceId,
-      vmmId,
-      operationId: randomUUID(),
-      workflowId: 'unwind',
+      ...attempt,
       confirmed: draw() < 0.7,
       neverCommanded: true,
       error: unwindError(),
     });
+  };
+
+  const update = async (id: string) => {
+    const committed = await commitUpdate(database.db, id);
+    return committed?.rounds[0]?.case ?? committed?.case ?? 'none';
   };
 
   const act = async (): Promise<string> => {
@@ -89,10 +92,10 @@ test('starts, migrations, reports, unwinds, stops and updates at once: in every 
     const record = await readInstance(database.db, id);
     const { active, target, migration } = record ?? {};
     const choice = draw();
-    if (choice < 0.2) return (await commitUpdate(database.db, id))?.case ?? 'none';
+    if (choice < 0.2) return update(id);
     if (choice < 0.23) return recordStop(database.db, id).then(() => 'stop');
     if (!active || active.state === 'saga_unwound') return database.start(id).then(() => 'started');
-    if (isGoneVmmState(active.state)) return (await commitUpdate(database.db, id))?.case ?? 'none';
+    if (isGoneVmmState(active.state)) return update(id);
     if (active.state === 'creating') {
       if (choice < 0.4) return unwind('start', id, active.id).then(() => 'unwound');
       return report(active.id, choice < 0.9 ? 'running' : 'failed').then(() => 'reported');

@@ -113,7 +113,7 @@ test('what PostgreSQL has taken is answered as a success: a delete over a leftov
     operationId: randomUUID(),
     workflowId: 'w',
   };
-  await claimStart(db, { ...attempt, reason: 'user', isRetry: false });
+  await claimStart(db, { ...attempt, reason: 'user' });
   await beginUnwind(db, { ...attempt, spareRunning: false });
   await finishUnwind(db, { ...attempt, confirmed: true, neverCommanded: true, error: unwindError() });
   const send = async (method: string, path: string, body?: unknown) =>
@@ -133,6 +133,6 @@ test('what PostgreSQL has taken is answered as a success: a delete over a leftov
 
   const other = await database.addInstance(await database.addProject());
   const running = { instanceId: other, vmmId: randomUUID(), operationId: randomUUID(), workflowId: 'w' };
-  await claimStart(db, { ...running, reason: 'user', isRetry: false });
+  await claimStart(db, { ...running, reason: 'user' });
   expect(await send('POST', `/v1/system/hardware/sleds/${sledId}/expunge`)).toBe(200);
 });

@@ -5,6 +5,7 @@
  */
 import type { Database } from '../../db/connect.ts';
 import { readInstance } from '../../db/queries/read-instance.ts';
+import { readOperation } from '../../db/queries/read-operation.ts';
 import { readLinkedVmms, readVmmPlace } from '../../db/queries/read-vmm-place.ts';
 import { beginUnwind } from '../../db/transactions/begin-unwind.ts';
 import { claimMigration } from '../../db/transactions/claim-migration.ts';
@@ -18,6 +19,7 @@ import { recordStop } from '../../db/transactions/record-stop.ts';
 import { recordSucceededOperation } from '../../db/transactions/succeed-operation.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { isGoneVmmState } from '../../model/states.ts';
+import type { SledVmmState } from '../../wire/sled-protocol.ts';
 import { type SagaAttempt, unwindError } from '../support/saga-steps.ts';
 import type { SledReply, World } from './world.ts';
 import * as sleds from './world.ts';
@@ -33,10 +35,14 @@ export interface Actor {
 
 /**
  * What goes wrong in a saga: `register lost` and `told, no answer` take effect without an answer (the latter is sent again,
- * if it is still wanted), `told refused` is the sled's final no.
+ * if it is still wanted), `told refused` is the sled's final no. `lost after` a step: its workflow task is lost there, and
+ * another run of the saga goes on with the same ids.
  */
 export type SagaFault =
   | 'none'
+  | 'lost after claim'
+  | 'lost after register'
+  | 'lost after begin'
   | 'cancelled before its claim'
   | 'register lost'
   | 'register lost, sled silent'
@@ -61,21 +67,38 @@ async function unlessRefused<T>(run: () => Promise<T>): Promise<T | Refusal> {
   }
 }
 
+/** A run of a saga whose workflow task was lost in the middle of it: the same attempt once more, beside the first run. */
+export interface Redone {
+  readonly redone: true;
+}
+
+/** A run's own name: what it remembers is not what another run of the same attempt does. */
+const runOf = (name: string, again: Redone | undefined) => (again === undefined ? name : `redone ${name}`);
+
+/** The steps up to the one after which the run is lost. */
+function until(fault: SagaFault, steps: Record<string, Step>): Record<string, Step> {
+  const last = /^lost after (.*)/.exec(fault)?.[1];
+  const step = last === undefined ? undefined : steps[last];
+  if (last === undefined || step === undefined) return steps;
+  const ending: Step = async (db, world) => ((await step(db, world)) === WAIT ? WAIT : null);
+  return { ...steps, [last]: ending };
+}
+
 /** The steps that undo an attempt: those of `workflows/unwind.ts`. */
-function unwindSteps(name: string, fault: SagaFault): Record<string, Step> {
+function unwindSteps(name: string, run: string, fault: SagaFault): Record<string, Step> {
   return {
     async begin(db, world) {
       const attempt = attemptOf(world, name);
-      const begun = await beginUnwind(db, { ...attempt, spareRunning: world.notes[`${name} gone`] === undefined });
+      const begun = await beginUnwind(db, { ...attempt, spareRunning: world.notes[`${run} gone`] === undefined });
       if (begun.spared) return 'succeed';
-      world.notes[`${name} commanded`] = String(begun.commanded);
-      world.notes[`${name} placed`] = String(begun.sled !== null);
+      world.notes[`${run} commanded`] = String(begun.commanded);
+      world.notes[`${run} placed`] = String(begun.sled !== null);
       return 'finish';
     },
     async finish(db, world) {
       const attempt = attemptOf(world, name);
-      const commanded = world.notes[`${name} commanded`] === 'true';
-      const placed = world.notes[`${name} placed`] === 'true';
+      const commanded = world.notes[`${run} commanded`] === 'true';
+      const placed = world.notes[`${run} placed`] === 'true';
       const sledId = world.notes[`${name} sled`] ?? '';
       // Where nothing was commanded, a silent sled is not waited for.
       const silent = fault === 'register lost, sled silent' && !commanded;
@@ -94,13 +117,26 @@ function unwindSteps(name: string, fault: SagaFault): Record<string, Step> {
       ) {
         world.wrongs.push(`the start failed, but the instance shows ${record.externalState}`);
       }
+      await expectOutcome(db, world, name, false);
       return null;
     },
     async succeed(db, world) {
-      await recordSucceededOperation(db, attemptOf(world, name));
+      const attempt = attemptOf(world, name);
+      // What spared it has written that already.
+      if ((await readOperation(db, attempt.operationId))?.succeeded !== true)
+        world.wrongs.push(`${run}: its VMM was spared, but the operation has not succeeded`);
       return null;
     },
   };
+}
+
+/** Takes the answer to a command; returns whether the operation has succeeded: `commandVmm` of the activities. */
+async function succeeds(db: Database, world: World, name: string, reply: SledVmmState): Promise<boolean> {
+  const attempt = attemptOf(world, name);
+  const applied = await sleds.applyAnswer(db, attempt.vmmId, reply, { succeed: attempt });
+  const succeeded = applied === null ? await recordSucceededOperation(db, attempt) : applied.verdict === 'applied';
+  if (succeeded) await expectOutcome(db, world, name, true);
+  return succeeded;
 }
 
 /** `checkStillWanted` of the activities: whether a VMM is to be commanded once more. */
@@ -110,22 +146,33 @@ async function stillWanted(db: Database, vmmId: string): Promise<boolean> {
   return place.sledPolicy !== 'expunged' && !isGoneVmmState(place.state) && place.intendedState === 'running';
 }
 
+/** What a run that was told that its operation succeeded, or failed, has to find on record. */
+async function expectOutcome(db: Database, world: World, name: string, succeeded: boolean): Promise<void> {
+  const found = await readOperation(db, attemptOf(world, name).operationId);
+  if (found?.succeeded !== succeeded)
+    world.wrongs.push(
+      `${name}: a run of it ${succeeded ? 'succeeded' : 'failed'}, but on record is ${found?.succeeded}`,
+    );
+}
+
 /** A start, by the attempt of that name. */
-export function start(name: string, fault: SagaFault = 'none'): Actor {
+export function start(name: string, fault: SagaFault = 'none', again?: Redone): Actor {
+  const run = runOf(name, again);
   const reached = (world: World, step: string) => {
     world.notes[`${name} reached`] = `${world.notes[`${name} reached`] ?? ''} ${step}`;
   };
   return {
-    name: fault === 'none' ? name : `${name} (${fault})`,
+    name: fault === 'none' ? run : `${run} (${fault})`,
     first: 'claim',
-    steps: {
+    steps: until(fault, {
       async claim(db, world) {
         reached(world, 'claim');
         if (fault === 'cancelled before its claim') return 'begin';
-        const claim = await unlessRefused(() =>
-          claimStart(db, { ...attemptOf(world, name), reason: 'user', isRetry: false }),
-        );
-        if (claim === null || claim instanceof Refusal) return null;
+        const claim = await unlessRefused(() => claimStart(db, { ...attemptOf(world, name), reason: 'user' }));
+        if (claim === null || claim instanceof Refusal) {
+          await expectOutcome(db, world, name, claim === null);
+          return null;
+        }
         world.notes[`${name} sled`] = claim.sledId;
         return 'register';
       },
@@ -135,30 +182,28 @@ export function start(name: string, fault: SagaFault = 'none'): Actor {
         const reply = sleds.register(world, vmmId, world.notes[`${name} sled`] ?? '');
         if (typeof reply === 'string' || fault.startsWith('register lost')) return 'begin';
         const applied = await sleds.applyAnswer(db, vmmId, reply, { markCommanded: true });
-        return applied !== null && applied.intendedState !== 'running' ? 'begin' : 'run';
+        return applied?.intendedState === 'running' && applied.commanded ? 'run' : 'begin';
       },
       async run(db, world) {
         reached(world, 'run');
         const attempt = attemptOf(world, name);
-        if (fault === 'told refused') return 'begin';
+        if (fault === 'told refused' || fault === 'lost after begin') return 'begin';
         const sledId = world.notes[`${name} sled`] ?? '';
         if (fault === 'told, no answer') {
-          if (world.notes[`${name} commanded once`] !== undefined && !(await stillWanted(db, attempt.vmmId)))
+          if (world.notes[`${run} commanded once`] !== undefined && !(await stillWanted(db, attempt.vmmId)))
             return 'begin';
-          if (world.notes[`${name} commanded once`] === undefined) {
-            world.notes[`${name} commanded once`] = 'yes';
+          if (world.notes[`${run} commanded once`] === undefined) {
+            world.notes[`${run} commanded once`] = 'yes';
             sleds.command(world, attempt.vmmId, sledId);
             return 'run';
           }
         }
         const reply = sleds.command(world, attempt.vmmId, sledId);
         if (typeof reply === 'string') {
-          if (reply === 'gone') world.notes[`${name} gone`] = 'yes';
+          if (reply === 'gone') world.notes[`${run} gone`] = 'yes';
           return 'begin';
         }
-        if ((await sleds.applyAnswer(db, attempt.vmmId, reply, { succeed: attempt })) === null)
-          await recordSucceededOperation(db, attempt);
-        return 'boot';
+        return (await succeeds(db, world, name, reply)) ? 'boot' : 'begin';
       },
       async boot(db, world) {
         const { vmmId } = attemptOf(world, name);
@@ -166,8 +211,8 @@ export function start(name: string, fault: SagaFault = 'none'): Actor {
         await sleds.deliver(db, world, vmmId);
         return null;
       },
-      ...unwindSteps(name, fault),
-    },
+      ...unwindSteps(name, run, fault),
+    }),
   };
 }
 
@@ -180,9 +225,7 @@ export function lateAttemptsOf(name: string): Actor {
     steps: {
       async claim(db, world) {
         if (!hasReached(world, 'claim')) return WAIT;
-        const claim = await unlessRefused(() =>
-          claimStart(db, { ...attemptOf(world, name), reason: 'user', isRetry: true }),
-        );
+        const claim = await unlessRefused(() => claimStart(db, { ...attemptOf(world, name), reason: 'user' }));
         if (claim !== null && !(claim instanceof Refusal)) world.notes[`${name} sled`] ??= claim.sledId;
         return 'register';
       },
@@ -205,51 +248,55 @@ export function lateAttemptsOf(name: string): Actor {
 }
 
 /** A migration to `there`, by the attempt of that name. */
-export function migrate(name: string, fault: SagaFault = 'none'): Actor {
+export function migrate(name: string, fault: SagaFault = 'none', again?: Redone): Actor {
+  const run = runOf(name, again);
   return {
-    name: fault === 'none' ? name : `${name} (${fault})`,
+    name: fault === 'none' ? run : `${run} (${fault})`,
     first: 'claim',
-    steps: {
+    steps: until(fault, {
       async claim(db, world) {
         if (fault === 'cancelled before its claim') return 'begin';
         const claimed = await unlessRefused(() =>
-          claimMigration(db, { ...attemptOf(world, name), destinationSledId: world.there, isRetry: false }),
+          claimMigration(db, { ...attemptOf(world, name), destinationSledId: world.there }),
         );
-        if (claimed instanceof Refusal || claimed.outcome !== 'claimed') return null;
+        if (claimed instanceof Refusal || claimed.outcome !== 'claimed') {
+          if (claimed instanceof Refusal) await expectOutcome(db, world, name, false);
+          else if (claimed.outcome === 'already') await expectOutcome(db, world, name, true);
+          return null;
+        }
         world.notes[`${name} sled`] = world.there;
+        const record = await readInstance(db, world.instanceId);
+        world.notes[`${name} source`] ??= record?.migration?.sourceVmmId ?? '';
         return 'register';
       },
       async register(db, world) {
         const { vmmId, migrationId } = attemptOf(world, name);
-        const record = await readInstance(db, world.instanceId);
         const reply = sleds.register(world, vmmId, world.there, {
           id: migrationId,
-          sourceVmmId: record?.migration?.sourceVmmId ?? '',
+          sourceVmmId: world.notes[`${name} source`] ?? '',
         });
         if (typeof reply === 'string' || fault.startsWith('register lost')) return 'begin';
         const applied = await sleds.applyAnswer(db, vmmId, reply, { markCommanded: true });
-        return applied !== null && applied.intendedState !== 'running' ? 'begin' : 'migrate in';
+        return applied?.intendedState === 'running' && applied.commanded ? 'migrate in' : 'begin';
       },
       async 'migrate in'(db, world) {
         const attempt = attemptOf(world, name);
-        if (fault === 'told refused') return 'begin';
+        if (fault === 'told refused' || fault === 'lost after begin') return 'begin';
         if (fault === 'told, no answer') {
-          if (world.notes[`${name} commanded once`] !== undefined && !(await stillWanted(db, attempt.vmmId)))
+          if (world.notes[`${run} commanded once`] !== undefined && !(await stillWanted(db, attempt.vmmId)))
             return 'begin';
-          if (world.notes[`${name} commanded once`] === undefined) {
-            world.notes[`${name} commanded once`] = 'yes';
+          if (world.notes[`${run} commanded once`] === undefined) {
+            world.notes[`${run} commanded once`] = 'yes';
             sleds.command(world, attempt.vmmId, world.there);
             return 'migrate in';
           }
         }
         const reply = sleds.command(world, attempt.vmmId, world.there);
         if (typeof reply === 'string') return 'begin';
-        if ((await sleds.applyAnswer(db, attempt.vmmId, reply, { succeed: attempt })) === null)
-          await recordSucceededOperation(db, attempt);
-        return null;
+        return (await succeeds(db, world, name, reply)) ? null : 'begin';
       },
-      ...unwindSteps(name, fault),
-    },
+      ...unwindSteps(name, run, fault),
+    }),
   };
 }
 

@@ -48,7 +48,14 @@ async function pairsOf(scenario: Scenario): Promise<[Duellist, Duellist][]> {
   return pairs.filter((_, index) => index % oneIn === 0);
 }
 
-const FOUGHT = ['stopped', 'running', 'migrating', 'a migration that was told, about to unwind'];
+const FOUGHT = [
+  'stopped',
+  'running',
+  'migrating',
+  'a migration that was told, about to unwind',
+  'a start whose task is done again',
+  'a migration whose task is done again',
+];
 
 test.each(SCENARIOS.filter(({ name }) => FOUGHT.includes(name)).map((scenario) => [scenario.name, scenario] as const))(
   '%s: no two transactions that overlap break an invariant',

@@ -31,6 +31,8 @@ export interface Scenario {
   readonly actors: readonly Actor[];
   /** Actors that have begun when the race begins: they take part in every one. */
   readonly inProgress?: readonly string[];
+  /** A run of a saga is in progress whose ids an earlier run of it has as well: each other actor alone is enough beside it. */
+  readonly doneAgain?: true;
 }
 
 const GIB = 1024 ** 3;
@@ -108,6 +110,10 @@ const FAULTS: SagaFault[] = [
   'told, no answer',
   'told refused',
 ];
+
+/** A run that ends in the middle, since its workflow task was lost. */
+const LOST: SagaFault[] = ['lost after claim', 'lost after register', 'lost after begin'];
+const REDONE = { redone: true } as const;
 
 export const SCENARIOS: readonly Scenario[] = [
   {
@@ -242,6 +248,54 @@ export const SCENARIOS: readonly Scenario[] = [
       guestEnds('halts'),
       expunge('here'),
       expunge('there'),
+    ],
+  },
+  {
+    name: 'a start whose task is done again',
+    prepare: async () => {},
+    inProgress: ['redone start'],
+    doneAgain: true,
+    actors: [
+      start('start', 'none', REDONE),
+      ...startsWith('none', ...FAULTS, ...LOST),
+      STOP,
+      UPDATE,
+      watcher('active'),
+    ],
+  },
+  {
+    name: 'a start whose task is done again, and fails',
+    prepare: async () => {},
+    inProgress: ['redone start (told refused)'],
+    doneAgain: true,
+    actors: [start('start', 'told refused', REDONE), ...startsWith('none', ...FAULTS, ...LOST), STOP, UPDATE],
+  },
+  {
+    name: 'a migration whose task is done again, and fails',
+    prepare: running,
+    inProgress: ['redone migrate (told refused)'],
+    doneAgain: true,
+    actors: [
+      migrate('migrate', 'told refused', REDONE),
+      ...migrationsWith('none', ...FAULTS, ...LOST),
+      handOver('completes'),
+      STOP,
+      UPDATE,
+    ],
+  },
+  {
+    name: 'a migration whose task is done again',
+    prepare: running,
+    inProgress: ['redone migrate'],
+    doneAgain: true,
+    actors: [
+      migrate('migrate', 'none', REDONE),
+      ...migrationsWith('none', ...FAULTS, ...LOST),
+      handOver('completes'),
+      handOver('fails'),
+      STOP,
+      UPDATE,
+      watcher('target'),
     ],
   },
 ];

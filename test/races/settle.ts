@@ -97,21 +97,16 @@ async function watch(db: Database, world: World): Promise<void> {
 
 /** The update saga, and what it starts: `updateInstance`, `unregisterLeftover` and `deliverStop` of the activities. */
 async function update(db: Database, world: World): Promise<void> {
-  for (let update = await commitUpdate(db, world.instanceId); update !== null; ) {
-    if (update.changed) {
-      update = await commitUpdate(db, world.instanceId);
-      continue;
-    }
-    for (const vmmId of update.decision.unregister) await unregisterLeftover(db, world, vmmId);
-    if (update.decision.carryStop) await deliverStop(db, world);
-    if (update.decision.ask !== null) {
-      const vmm = world.vmms[update.decision.ask];
-      if (vmm !== undefined) await sleds.deliver(db, world, vmm.id);
-      else if ((await readVmmPlace(db, update.decision.ask))?.sledPolicy !== 'expunged')
-        await failVmm(db, update.decision.ask, 'its sled does not know it');
-    }
-    return;
-  }
+  const update = await commitUpdate(db, world.instanceId);
+  if (update === null) return;
+  const { unregister, carryStop, ask } = update.left;
+  for (const vmmId of unregister) await unregisterLeftover(db, world, vmmId);
+  if (carryStop) await deliverStop(db, world);
+  if (ask === null) return;
+  const vmm = world.vmms[ask];
+  if (vmm !== undefined) await sleds.deliver(db, world, vmm.id);
+  else if ((await readVmmPlace(db, ask))?.sledPolicy !== 'expunged')
+    await failVmm(db, ask, 'its sled does not know it');
 }
 
 async function unregisterLeftover(db: Database, world: World, vmmId: string): Promise<void> {
@@ -153,11 +148,10 @@ export async function checkRest(db: Database, world: World): Promise<string[]> {
       const claimed = await claimMigration(db, {
         ...attempt,
         destinationSledId: active?.sledId === world.spare ? world.there : world.spare,
-        isRetry: false,
       });
       if (claimed.outcome !== 'claimed') wrongs.push(`the next migration: ${claimed.outcome}`);
     } else {
-      const claim = await claimStart(db, { ...newAttempt('start', instance.id), reason: 'user', isRetry: false });
+      const claim = await claimStart(db, { ...newAttempt('start', instance.id), reason: 'user' });
       if (claim === null) wrongs.push('the next start: started already');
     }
   } catch (error) {

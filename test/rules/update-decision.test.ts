@@ -1,6 +1,5 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import type { VmmFacts } from '../../model/snapshot.ts';
 import {
   INTENDED_STATES,
   isGoneVmmState,
@@ -11,13 +10,19 @@ import {
 } from '../../model/states.ts';
 import {
   decideUpdate,
+  type HoldingVmm,
   needsUpdate,
   type UpdateDecision,
   type UpdateSnapshot,
   updateCase,
 } from '../../model/update-decision.ts';
 
-const vmm = (id: string, state: VmmState): VmmFacts => ({ id, state, unwinding: state === 'saga_unwound' });
+const vmm = (id: string, state: VmmState): HoldingVmm => ({
+  id,
+  state,
+  unwinding: state === 'saga_unwound',
+  hasReservation: true,
+});
 function snapshot(
   active: VmmState | null,
   target?: VmmState,
@@ -81,7 +86,7 @@ function apply(before: UpdateSnapshot, decision: UpdateDecision): UpdateSnapshot
       before.migration.sourceState === 'completed',
     unlinked: unique
       .filter((one) => one.id !== next.activeVmmId && one.id !== next.targetVmmId)
-      .map((one) => ({ ...one, hasReservation: !isGoneVmmState(one.state), guestLeft: left(one.id) })),
+      .map((one) => ({ ...one, guestLeft: left(one.id) })),
     hasCharge: before.hasCharge && !decision.releaseCharge,
   };
 }
@@ -94,12 +99,20 @@ const anySnapshot = fc
     fc.constantFrom(...MIGRATION_STATES),
     fc.constantFrom(...INTENDED_STATES),
     fc.boolean(),
+    fc.boolean(),
   )
-  .map(([active, target, source, side, intendedState, deleted]) => ({
-    ...snapshot(active, active === null ? undefined : (target ?? undefined), source, side),
+  .map(([active, target, source, side, intendedState, deleted, held]) => ({
+    ...holding(snapshot(active, active === null ? undefined : (target ?? undefined), source, side), held),
     intendedState,
     deleted,
   }));
+
+/** The same, where what was unwound still waits for its sled's answer, or does not. */
+function holding(given: UpdateSnapshot, held: boolean): UpdateSnapshot {
+  const hold = (one: HoldingVmm | null) =>
+    one === null || one.state !== 'saga_unwound' ? one : { ...one, hasReservation: held };
+  return { ...given, active: hold(given.active), target: hold(given.target) };
+}
 
 /** Every combination of active VMM, target VMM, both sides, intent and deletion. */
 function everySnapshot(): UpdateSnapshot[] {
@@ -108,7 +121,13 @@ function everySnapshot(): UpdateSnapshot[] {
       MIGRATION_STATES.flatMap((source) =>
         MIGRATION_STATES.flatMap((side) =>
           INTENDED_STATES.flatMap((intendedState) =>
-            [false, true].map((deleted) => ({ ...snapshot(active, target, source, side), intendedState, deleted })),
+            [false, true].flatMap((deleted) =>
+              [false, true].map((held) => ({
+                ...holding(snapshot(active, target, source, side), held),
+                intendedState,
+                deleted,
+              })),
+            ),
           ),
         ),
       ),
@@ -216,7 +235,7 @@ describe('the update decision', () => {
 
   test('in every combination no decision breaks a constraint, and the records come to rest', () => {
     const all = everySnapshot();
-    expect(all).toHaveLength(10 * 11 * 4 * 4 * 4 * 2);
+    expect(all).toHaveLength(10 * 11 * 4 * 4 * 4 * 2 * 2);
     for (const given of all) comesToRest(given);
   });
   test('a decision that was applied is not made again', () => {

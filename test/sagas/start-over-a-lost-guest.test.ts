@@ -1,4 +1,3 @@
-import { randomUUID } from 'node:crypto';
 import { sql } from 'drizzle-orm';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { readInstance } from '../../db/queries/read-instance.ts';
@@ -32,14 +31,20 @@ test('a guest left its source, and its migration was then unwound: the instance 
     vmm_state: { state: 'stopping', gen: 10, time_updated },
     migration_out: { migration_id: migrationId, state: 'completed', gen: 10, time_updated },
   });
-  expect((await commitUpdate(database.db, id))?.case).toBe('left');
+  expect((await commitUpdate(database.db, id))?.rounds[0]?.case).toBe('left');
   // The destination says that it knows no such VMM.
-  const attempt = { kind: 'migrate' as const, instanceId: id, vmmId: target };
+  const attempt = {
+    kind: 'migrate' as const,
+    instanceId: id,
+    vmmId: target,
+    operationId: String(
+      (await database.db.execute(sql`SELECT id FROM operation WHERE vmm_id = ${target}`)).rows[0]?.id,
+    ),
+    workflowId: `instance-migrate/${id}`,
+  };
   await beginUnwind(database.db, { ...attempt, spareRunning: true });
   await finishUnwind(database.db, {
     ...attempt,
-    operationId: randomUUID(),
-    workflowId: `instance-migrate/${id}`,
     confirmed: true,
     neverCommanded: false,
     error: unwindError('the destination lost it'),
@@ -51,8 +56,7 @@ test('a guest left its source, and its migration was then unwound: the instance 
 
   const { vmmId } = await database.start(id);
   expect((await readInstance(database.db, id))?.externalState).toBe('starting');
-  for (let update = await commitUpdate(database.db, id); update?.changed; )
-    update = await commitUpdate(database.db, id);
+  await commitUpdate(database.db, id);
   const after = await readInstance(database.db, id);
   expect(after?.instance).toMatchObject({ state: 'vmm', activeVmmId: vmmId, targetVmmId: null, migrationId: null });
   expect(after?.externalState).toBe('starting');

@@ -115,7 +115,6 @@ export async function startTestDatabase(): Promise<TestDatabase> {
         operationId: randomUUID(),
         workflowId: `instance-start/${instanceId}`,
         reason: 'user',
-        isRetry: false,
       });
       if (claim === null) throw new Error(`instance ${instanceId} is started already`);
       return claim;
@@ -133,7 +132,6 @@ export async function startTestDatabase(): Promise<TestDatabase> {
         migrationId: randomUUID(),
         operationId: randomUUID(),
         workflowId: `instance-migrate/${instanceId}`,
-        isRetry: false,
       }),
     async sledsOf(instanceId) {
       const result = await db.execute(sql`

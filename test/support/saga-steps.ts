@@ -45,7 +45,7 @@ export function vmmReport(state: WireVmmState, gen: number, sides: { in?: Side; 
 
 /** Claims a start. Throws where it isn't claimed. */
 export async function claimedStart(db: Database, attempt: Attempt): Promise<ClaimedVmm> {
-  const claim = await claimStart(db, { ...attempt, reason: 'user', isRetry: false });
+  const claim = await claimStart(db, { ...attempt, reason: 'user' });
   if (claim === null) throw new Error('the instance is started already');
   return claim;
 }
@@ -56,7 +56,7 @@ export async function claimedMigration(
   attempt: SagaAttempt,
   destinationSledId: string,
 ): Promise<ClaimedMigration> {
-  const claimed = await claimMigration(db, { ...attempt, destinationSledId, isRetry: false });
+  const claimed = await claimMigration(db, { ...attempt, destinationSledId });
   if (claimed.outcome !== 'claimed') throw new Error(`the migration's claim: ${claimed.outcome}`);
   return claimed.claim;
 }

@@ -146,7 +146,10 @@ describe('a stuck lock: whoever held the instance is gone (Omicron issues 10166 
     await harness.stack.worker.setUpdates(false);
     harness.everywhere(({ agent }) => agent.faults.plant({ call: 'state:running', act: refuse(409), times: 1 }));
     await refused(harness.client.startInstance(id));
-    await harness.temporal.workflow.getHandle(workflowIds.update(id)).terminate('the test');
+    // The caller is answered when the unwind is committed; the update is begun after that.
+    const update = harness.temporal.workflow.getHandle(workflowIds.update(id));
+    await waitUntil(async () => (await update.describe().catch(() => null)) !== null, 'the update was never begun');
+    await update.terminate('the test');
     await harness.stack.worker.setUpdates(true);
     harness.everywhere(({ agent }) => agent.faults.clear());
     await harness.reconcile();

@@ -50,7 +50,7 @@ async function migrating(): Promise<{ source: SagaAttempt; target: SagaAttempt; 
 }
 
 async function updated(instanceId: string) {
-  while ((await commitUpdate(database.db, instanceId))?.changed);
+  await commitUpdate(database.db, instanceId);
   const record = await readInstance(database.db, instanceId);
   if (record === null) throw new Error('the instance is gone');
   return record;
@@ -146,7 +146,7 @@ describe('a source that dies after it handed over, while the target lives (KubeV
     const waiting = await updated(instanceId);
     expect(waiting.externalState).toBe('migrating');
     expect(waiting.instance).toMatchObject({ activeVmmId: source.vmmId, targetVmmId: target.vmmId });
-    expect((await commitUpdate(database.db, instanceId))?.decision.ask).toBe(target.vmmId);
+    expect((await commitUpdate(database.db, instanceId))?.left.ask).toBe(target.vmmId);
 
     await applyReport(database.db, target.vmmId, vmmReport('running', 3, { in: { id, state: 'completed', gen: 3 } }));
     const moved = await updated(instanceId);

@@ -142,8 +142,7 @@ describe('the verdict', () => {
     expect((await sides(out.migrationId))[1]).not.toBe('failed');
     expect((await sides(into.migrationId))[1]).toBe('failed');
     expect(await judgeLease(database.db, here), 'a second time').toBeNull();
-    for (const { instanceId } of [lost, leaving, coming])
-      while ((await commitUpdate(database.db, instanceId))?.changed);
+    for (const { instanceId } of [lost, leaving, coming]) await commitUpdate(database.db, instanceId);
     expect((await readInstance(database.db, lost.instanceId))?.externalState).toBe('failed');
     expect((await readInstance(database.db, coming.instanceId))?.instance).toMatchObject({
       state: 'vmm',
@@ -265,7 +264,7 @@ describe('a sled that was declared dead', () => {
     await database.db.update(sled).set({ policy: 'no_provision' }).where(eq(sled.id, there));
     expect(await pickSled(database.db, placed)).toBeNull();
     expect(await explainNoSled(database.db, placed)).toMatch(/dead, or late/);
-    while ((await commitUpdate(database.db, lost.instanceId))?.changed);
+    await commitUpdate(database.db, lost.instanceId);
     const refusal =
       database.db.execute(sql`INSERT INTO sled_reservation (vmm_id, instance_id, sled_id, threads, memory_bytes, kind)
       VALUES (${lost.vmmId}, ${await database.addInstance(project)}, ${here}, 1, 1, 'target')`);
@@ -312,7 +311,7 @@ describe('placement', () => {
     await renew(here);
     await silentFor(here, LEASE_MS);
     const attempt = newAttempt('start', await database.addInstance(project));
-    await expect(claimStart(database.db, { ...attempt, reason: 'user', isRetry: false })).rejects.toThrow(
+    await expect(claimStart(database.db, { ...attempt, reason: 'user' })).rejects.toThrow(
       /no sled takes instances \(1 of them dead, or late/,
     );
   });

@@ -1,0 +1,224 @@
+/**
+ * Hears of the outcomes of operations as they are committed, over one connection of its own that listens
+ * (`announce_operation_outcome` in db/migrations/ speaks). What it hears is true; that it hears is never certain: PgBouncer in
+ * transaction mode takes the LISTEN and delivers nothing, and no more comes over a connection whose other side is gone. So it
+ * proves it time and again, by a word of its own that goes to PostgreSQL the ordinary way.
+ */
+import { randomUUID } from 'node:crypto';
+import { Socket } from 'node:net';
+import { setTimeout as pause } from 'node:timers/promises';
+import { sql } from 'drizzle-orm';
+import type pg from 'pg';
+import type { Logger } from 'pino';
+import { type Database, singleConnection } from './connect.ts';
+
+/** Where the outcomes of operations can be heard. */
+export interface OutcomeListener {
+  /** Whether it heard its last proof: then an outcome will be heard, unless the connection breaks in this moment. */
+  readonly hears: boolean;
+  /**
+   * Whether an operation succeeded, once that is heard or if it was heard lately; it may never be. Rejects with the signal's
+   * reason.
+   */
+  heard(operationId: string, signal: AbortSignal): Promise<boolean>;
+}
+
+export interface OperationOutcomesOptions {
+  /** How often it proves that it hears, in milliseconds; default 5000. */
+  readonly proveEveryMs?: number | undefined;
+}
+
+/** The channel of the trigger on `operation`. */
+const CHANNEL = 'mooring_operation_ended';
+const DEFAULT_PROVE_EVERY_MS = 5_000;
+/** How long a proof, or the first words on a connection, may take, in milliseconds. */
+const PROOF_MS = 2_000;
+/** How long until a proof is tried again that could not be given, in milliseconds. */
+const PROVE_AGAIN_MS = 1_000;
+/** How long until it connects again, in milliseconds: twice as long each time, up to the second. */
+const FIRST_PAUSE_MS = 200;
+const MAX_PAUSE_MS = 5_000;
+/** How many outcomes it keeps in mind: a saga may be over before its caller knows the id of its run. */
+const KEPT = 10_000;
+
+/** Listens for one process. Deaf until {@link start}. */
+export class OperationOutcomes implements OutcomeListener {
+  readonly #url: string;
+  readonly #db: Database;
+  readonly #log: Logger;
+  readonly #applicationName: string;
+  readonly #proveEveryMs: number;
+  /** Nobody else speaks here. */
+  readonly #proofChannel = `mooring_proof_${randomUUID().replaceAll('-', '')}`;
+  readonly #known = new Map<string, boolean>();
+  readonly #waiting = new Map<string, Set<(succeeded: boolean) => void>>();
+  readonly #closing = new AbortController();
+  #provenBy: ((word: string) => void) | null = null;
+  #hears = false;
+  /** Whether the log's last word was that it is deaf. */
+  #saidDeaf = false;
+  #running: Promise<void> = Promise.resolve();
+
+  /** `db` reaches the same database as `url`, over other connections. */
+  constructor(
+    parts: { readonly url: string; readonly db: Database; readonly log: Logger; readonly applicationName: string },
+    { proveEveryMs = DEFAULT_PROVE_EVERY_MS }: OperationOutcomesOptions = {},
+  ) {
+    this.#url = parts.url;
+    this.#db = parts.db;
+    this.#log = parts.log;
+    this.#applicationName = parts.applicationName;
+    this.#proveEveryMs = proveEveryMs;
+  }
+
+  get hears(): boolean {
+    return this.#hears;
+  }
+
+  /** Begins to listen, and goes on whatever becomes of the connection. */
+  start(): void {
+    this.#running = this.#run();
+  }
+
+  /** Ends the connection; what is waited for is heard no more. */
+  async close(): Promise<void> {
+    this.#closing.abort();
+    await this.#running;
+  }
+
+  heard(operationId: string, signal: AbortSignal): Promise<boolean> {
+    const known = this.#known.get(operationId);
+    if (known !== undefined) return Promise.resolve(known);
+    return new Promise((resolve, reject) => {
+      const waiting = this.#waiting.get(operationId) ?? new Set();
+      this.#waiting.set(operationId, waiting.add(resolve));
+      const leave = () => {
+        waiting.delete(resolve);
+        if (waiting.size === 0) this.#waiting.delete(operationId);
+        reject(signal.reason);
+      };
+      if (signal.aborted) leave();
+      else signal.addEventListener('abort', leave, { once: true });
+    });
+  }
+
+  async #run(): Promise<void> {
+    const { signal } = this.#closing;
+    for (let pauseMs = FIRST_PAUSE_MS; !signal.aborted; pauseMs = Math.min(pauseMs * 2, MAX_PAUSE_MS)) {
+      try {
+        await this.#listen(() => {
+          pauseMs = FIRST_PAUSE_MS;
+        });
+      } catch (error) {
+        if (!signal.aborted) this.#sayDeaf(error);
+      }
+      await pause(pauseMs, undefined, { signal }).catch(() => {});
+    }
+  }
+
+  /** Listens over one connection until it can't be relied on any more; throws why. `onProof` is called with each proof. */
+  async #listen(onProof: () => void): Promise<never> {
+    const socket = new Socket();
+    const client = singleConnection(this.#url, this.#applicationName, socket);
+    const broken = new AbortController();
+    const over = AbortSignal.any([broken.signal, this.#closing.signal]);
+    client.once('end', () => broken.abort(new Error('the connection has ended')));
+    client.on('notification', (message) => this.#hear(message));
+    try {
+      await unless(over, client.connect());
+      await unless(
+        AbortSignal.any([over, AbortSignal.timeout(PROOF_MS)]),
+        client.query(`LISTEN ${CHANNEL}; LISTEN ${this.#proofChannel}`),
+      );
+      for (;;) {
+        const proof = await this.#prove(over);
+        if (proof === 'deaf') throw new Error('it hears nothing: is there a pooler in transaction mode?');
+        this.#become(proof === 'heard');
+        if (proof === 'heard') onProof();
+        await pause(proof === 'heard' ? this.#proveEveryMs : PROVE_AGAIN_MS, undefined, { signal: over });
+      }
+    } finally {
+      this.#become(false);
+      await endConnection(client, socket);
+    }
+  }
+
+  /** Says a word the ordinary way, and waits until it is heard. `unsaid`: it could not be said, so nothing is known. */
+  async #prove(over: AbortSignal): Promise<'heard' | 'deaf' | 'unsaid'> {
+    const word = randomUUID();
+    const limit = AbortSignal.any([over, AbortSignal.timeout(PROOF_MS)]);
+    const heard = new Promise<'heard'>((resolve) => {
+      this.#provenBy = (said) => {
+        if (said === word) resolve('heard');
+      };
+    });
+    let wasSaid = false;
+    const said = this.#db.execute(sql`SELECT pg_notify(${this.#proofChannel}, ${word})`).then(() => {
+      wasSaid = true;
+      return heard;
+    });
+    try {
+      return await unless(limit, said);
+    } catch {
+      over.throwIfAborted();
+      return wasSaid ? 'deaf' : 'unsaid';
+    } finally {
+      this.#provenBy = null;
+    }
+  }
+
+  #hear({ channel, payload = '' }: pg.Notification): void {
+    if (channel === this.#proofChannel) {
+      this.#provenBy?.(payload);
+      return;
+    }
+    const [operationId, succeeded] = payload.split(' ');
+    if (operationId === undefined || (succeeded !== 'true' && succeeded !== 'false')) return;
+    this.#known.set(operationId, succeeded === 'true');
+    for (const oldest of this.#known.keys()) {
+      if (this.#known.size <= KEPT) break;
+      this.#known.delete(oldest);
+    }
+    const waiting = this.#waiting.get(operationId);
+    this.#waiting.delete(operationId);
+    for (const resolve of waiting ?? []) resolve(succeeded === 'true');
+  }
+
+  #become(hears: boolean): void {
+    if (hears && this.#saidDeaf) this.#log.info('outcomes of operations are heard from PostgreSQL again');
+    if (hears) this.#saidDeaf = false;
+    this.#hears = hears;
+  }
+
+  #sayDeaf(error: unknown): void {
+    if (!this.#saidDeaf)
+      this.#log.warn(
+        { err: error },
+        'outcomes of operations are not heard from PostgreSQL: Temporal is asked for them',
+      );
+    this.#saidDeaf = true;
+  }
+}
+
+/** What `work` comes to; throws the signal's reason as soon as it is aborted. The work goes on. */
+async function unless<Result>(signal: AbortSignal, work: Promise<Result>): Promise<Result> {
+  let stop = () => {};
+  const aborted = new Promise<never>((_, reject) => {
+    stop = () => reject(signal.reason);
+    if (signal.aborted) stop();
+    signal.addEventListener('abort', stop, { once: true });
+  });
+  try {
+    return await Promise.race([work, aborted]);
+  } finally {
+    signal.removeEventListener('abort', stop);
+  }
+}
+
+/** How long a connection's end may take, in milliseconds: where the other side is gone, nobody confirms it. */
+const END_MS = 1_000;
+
+async function endConnection(client: pg.Client, socket: Socket): Promise<void> {
+  await unless(AbortSignal.timeout(END_MS), client.end()).catch(() => {});
+  socket.destroy();
+}
