@@ -126,9 +126,9 @@ const SIDE_NOT_FINAL: Edit = {
 };
 const GENERATION_BUMPED: Edit = {
   file: FINISH_UNWIND,
-  find: 'SELECT id, active_vmm_id, target_vmm_id FROM instance WHERE id = ${instanceId} FOR UPDATE\n    )',
+  find: 'SELECT id, name, project_id, active_vmm_id, target_vmm_id FROM instance WHERE id = ${instanceId} FOR UPDATE\n    )',
   replace:
-    'SELECT id, active_vmm_id, target_vmm_id FROM instance WHERE id = ${instanceId} FOR UPDATE\n    ), bumped AS (\n      UPDATE instance SET state_generation = state_generation + 1 WHERE id = ${instanceId}\n    )',
+    'SELECT id, name, project_id, active_vmm_id, target_vmm_id FROM instance WHERE id = ${instanceId} FOR UPDATE\n    ), bumped AS (\n      UPDATE instance SET state_generation = state_generation + 1 WHERE id = ${instanceId}\n    )',
 };
 const UNGUARDED_CLAIM: Edit = {
   file: CLAIM,
@@ -407,7 +407,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'report: the signal depends on what this report changed',
     why: 'a report that is sent again because its signal failed finds nothing new, and never signals',
-    edits: [{ file: REPORTS, find: "if (applied.verdict === 'applied' &&", replace: 'if (applied.wrote &&' }],
+    edits: [{ file: REPORTS, find: "if (applied.verdict === 'applied') await", replace: 'if (applied.wrote) await' }],
     caughtBy: [ACTIVITIES_TEST],
   },
   {
@@ -848,7 +848,7 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: UPDATER,
-        find: '      await workflows.signalUpdate(instanceId);\n      signalled',
+        find: '      await workflows.signalUpdate(instanceId, snapshot.names);\n      signalled',
         replace: '      signalled',
       },
     ],
