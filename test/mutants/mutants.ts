@@ -261,8 +261,14 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'unwind: a guest that was spared leaves its operation open',
     why: 'its caller waits until the scan finds it, and is told that it was undone',
-    edits: [{ file: UNWIND, find: '    await succeedOperation(input);\n', replace: '' }],
-    caughtBy: [ORDER_TEST],
+    edits: [
+      {
+        file: 'db/transactions/begin-unwind.ts',
+        find: 'operation.id = own.id AND spared AND',
+        replace: 'operation.id = own.id AND false AND',
+      },
+    ],
+    caughtBy: [DATABASE_TEST],
   },
   {
     name: 'cancelled: nobody looks whether the destination was commanded',
