@@ -40,6 +40,8 @@
  *   sled_reservation            claims make it; commit-update changes its kind or releases it; finish-unwind releases
  *                               it, or leaves it tombstoned for release-unwound and for who gives the sled up
  *   provisioning_charge         claim-start takes it; commit-update and finish-unwind give it back
+ *   operation                   claims give it its VMM; its outcome is written once: apply-report or succeed-operation,
+ *                               begin-unwind where it spares the guest, finish-unwind, refuse-operation
  *   instance_network            claim-start, commit-update, finish-unwind, within the statement that makes it true
  *
  * The reaper (`reap`) deletes what should not exist; it passes over rows that somebody else has locked.
@@ -55,12 +57,15 @@
  *   report or verdict is written to it, an update neither unregisters it nor makes it active. When it is `saga_unwound`
  *   it is as good as destroyed; its row stays until its reservation is gone.
  * Claim and update. A claim is one statement guarded by the generation at which it read. If the update clears ids
- *   first, the guard is lost and the claim reads again; if the claim is first, the update waited for the
- *   instance, and its next statement locks the new VMM too.
- *   Both may retire the leftover's row: it is retired once. A start may replace the VMM of a migration whose target is
+ *   first, the guard is lost and the claim reads again; if the claim is first, the update has waited for
+ *   the instance, and its next statement locks the new VMM too. Both may retire the leftover's row: it is retired once. A start may replace the VMM of a migration whose target is
  *   still linked: that migration is then about nobody ("not moved"), and the new VMM stays.
  * A claim that arrives after its unwind. begin-unwind has burnt the id: the insert fails, and with it the whole
- *   statement.
+ *   statement. So it does where the operation was refused, or had nothing to do: one that is over takes no VMM.
+ * A step and another run of its own saga, which a lost workflow task leaves behind. All speak of the same ids. A claim
+ *   that was made is returned; of a claim and an end without one the operation's row lets one pass. From then on the
+ *   VMM's row decides: success is written only under its lock while it is not marked as unwinding, and it is marked
+ *   only while no success is written.
  * Stop and update. The stop locks the instance and writes the intent. An update before it may have ended the instance by
  *   the old intent: then record-stop finds Failed and makes it Stopped, raising the generation. An update after it reads
  *   the intent: what ends, ends Stopped; what may still run has the stop carried to it, wherever it has moved.

@@ -74,7 +74,6 @@ export const beginUnwind = step('beginUnwind', TRANSACTION);
 export const unregisterVmm = step('unregisterVmm', UNTIL_DEFINITIVE);
 export const unregisterVmmBriefly = step('unregisterVmm', BRIEFLY, ({ sled }) => `sled "${sled.name}"`);
 export const finishUnwind = step('finishUnwind', TRANSACTION);
-export const succeedOperation = step('succeedOperation', TRANSACTION);
 
 export const updateInstance = step('updateInstance', TRANSACTION);
 export const deliverStop = step('deliverStop', UNTIL_DEFINITIVE);

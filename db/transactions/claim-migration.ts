@@ -136,7 +136,7 @@ async function tryClaim(db: Database, request: ClaimMigrationRequest): Promise<M
   );
 }
 
-/** One attempt: read, check, claim. `lost` when the instance changed meanwhile. */
+/** One attempt: read, check, claim, in the order of a start's. `lost` when the instance changed meanwhile. */
 async function claimOnce(db: Queryable, request: ClaimMigrationRequest): Promise<MigrationClaim | 'lost'> {
   const record = await readInstance(db, request.instanceId);
   if (record === null || record.instance.timeDeleted !== null) throw Refusal.notFound('instance', request.instanceId);
@@ -177,16 +177,17 @@ async function claimOnce(db: Queryable, request: ClaimMigrationRequest): Promise
     ), made AS (
       INSERT INTO vmm (id, instance_id, sled_id, ip, port, state)
       SELECT ${request.vmmId}, id, ${destination.id}, ${ip}, ${port}, 'creating' FROM claimed WHERE EXISTS (SELECT 1 FROM begun)
+      RETURNING id
     ), migrating AS (
       INSERT INTO migration (id, instance_id, source_vmm_id, target_vmm_id)
-      SELECT ${request.migrationId}, id, ${active.id}, ${request.vmmId} FROM claimed
+      SELECT ${request.migrationId}, id, ${active.id}, ${request.vmmId} FROM claimed WHERE EXISTS (SELECT 1 FROM made)
     ), replaced AS (
       UPDATE vmm SET time_deleted = now()
       WHERE id = ${target?.id ?? null} AND EXISTS (SELECT 1 FROM claimed)
         AND NOT EXISTS (SELECT 1 FROM sled_reservation held WHERE held.vmm_id = vmm.id)
     ), reserved AS (
       INSERT INTO sled_reservation (vmm_id, instance_id, sled_id, threads, memory_bytes, kind)
-      SELECT ${request.vmmId}, id, ${destination.id}, ncpus, memory_bytes, 'target' FROM claimed
+      SELECT ${request.vmmId}, id, ${destination.id}, ncpus, memory_bytes, 'target' FROM claimed WHERE EXISTS (SELECT 1 FROM made)
     )${recorded}
     SELECT id FROM claimed`);
   if (result.rows.length === 0) return 'lost';

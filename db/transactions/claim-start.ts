@@ -131,8 +131,8 @@ async function inPlacementQueue<T>(
 
 /**
  * One attempt: read, pick, claim. `lost` when the instance changed meanwhile. The VMM waits for the operation's row, as in
- * the burning of an id; the charge waits for the reservation, so that the row of the sled is locked before the project's,
- * here as in an unwind and in an update.
+ * the burning of an id, and the rest for the VMM, so that it is the one that a claim of an ended attempt fails by; the charge
+ * waits for the reservation, so that the row of the sled is locked before the project's, as in an unwind and in an update.
  */
 async function claimOnce(db: Queryable, request: ClaimStartRequest): Promise<ClaimedVmm | null | 'lost'> {
   const record = await readInstance(db, request.instanceId);
@@ -186,9 +186,10 @@ async function claimOnce(db: Queryable, request: ClaimStartRequest): Promise<Cla
     ), made AS (
       INSERT INTO vmm (id, instance_id, sled_id, ip, port, state)
       SELECT ${request.vmmId}, id, ${sled.id}, ${ip}, ${port}, 'creating' FROM claimed WHERE EXISTS (SELECT 1 FROM begun)
+      RETURNING id
     ), reserved AS (
       INSERT INTO sled_reservation (vmm_id, instance_id, sled_id, threads, memory_bytes, kind)
-      SELECT ${request.vmmId}, id, ${sled.id}, ncpus, memory_bytes, 'active' FROM claimed
+      SELECT ${request.vmmId}, id, ${sled.id}, ncpus, memory_bytes, 'active' FROM claimed WHERE EXISTS (SELECT 1 FROM made)
       RETURNING vmm_id
     ), charged AS (
       INSERT INTO provisioning_charge (instance_id, project_id, cpus, memory_bytes)

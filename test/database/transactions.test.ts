@@ -125,6 +125,19 @@ describe('a claim', () => {
     expect((await record(instanceId)).instance).toMatchObject({ state: 'no_vmm', activeVmmId: null });
     expect((await start(instanceId)).claim).not.toBeNull();
   });
+  test('that comes after its saga has unwound and an update has cleared that is refused, whatever its sled still holds', async () => {
+    const late = await start(await database.addInstance(projectId));
+    await unwind(late, { confirmed: false });
+    await commitUpdate(database.db, late.instanceId);
+    await expect(start(late.instanceId, 'user', late)).rejects.toBeInstanceOf(Refusal);
+    const source = await running();
+    const migration = await migrating(source);
+    const destinationSledId = (await record(source.instanceId)).target?.sledId ?? '';
+    await unwind(migration, { confirmed: false });
+    await commitUpdate(database.db, source.instanceId);
+    await expect(claimMigration(database.db, { ...migration, destinationSledId })).rejects.toBeInstanceOf(Refusal);
+    expect((await reservations()).map(([, kind]) => kind)).toEqual(['active', 'tombstoned', 'tombstoned']);
+  });
 });
 
 test('an instance is created while a start in its project is being charged, without waiting for it', async () => {

@@ -21,7 +21,7 @@ const vmm = (id: string, state: VmmState): HoldingVmm => ({
   id,
   state,
   unwinding: state === 'saga_unwound',
-  hasReservation: true,
+  hasReservation: state !== 'saga_unwound',
 });
 function snapshot(
   active: VmmState | null,
@@ -223,6 +223,14 @@ describe('the update decision', () => {
     expect(decideUpdate({ ...snapshot('running'), unlinked: [{ ...held, hasReservation: false }] }).retire).toEqual([
       'u',
     ]);
+  });
+  test('6: an unwound VMM is unlinked and retired at once, unless its sled has not answered', () => {
+    expect(decideUpdate(snapshot('saga_unwound')).retire).toEqual(['a']);
+    expect(decideUpdate(snapshot('running', 'saga_unwound', 'failed', 'failed')).retire).toEqual(['t']);
+    const held = { ...vmm('a', 'saga_unwound'), hasReservation: true };
+    const decision = decideUpdate({ ...snapshot('saga_unwound'), active: held });
+    expect(decision.instance?.activeVmmId).toBeNull();
+    expect(decision.retire).toEqual([]);
   });
   test('7: a guest that shut itself down changes the intent, but never a newer one', () => {
     expect(decideUpdate(snapshot('destroyed')).intendedState).toBe('guest_shutdown');
