@@ -1,6 +1,6 @@
 /** What the steps of several sagas do with a sled: take its answer into the database, and make sure that a VMM is gone. */
 import { applyReport } from '../db/transactions/apply-report.ts';
-import { signalIfNeeded } from '../temporal/signal-update.ts';
+import { signalAfterReport } from '../temporal/signal-update.ts';
 import type { SledVmmState } from '../wire/sled-protocol.ts';
 import type { ActivityContext } from './context.ts';
 import { type SledAddress, SledError } from './sled-client.ts';
@@ -23,7 +23,7 @@ export async function applyAnswer(
 ) {
   if (state === null) return null;
   const applied = await applyReport(db, vmmId, state, saga);
-  if (applied?.wrote && !applied.settled) await signalIfNeeded({ db, workflows }, applied.instanceId);
+  if (applied?.wrote) await signalAfterReport({ db, workflows }, applied);
   return applied;
 }
 

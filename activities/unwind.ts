@@ -1,8 +1,6 @@
 import { readVmmPlace } from '../db/queries/read-vmm-place.ts';
 import { type BeginUnwindRequest, type BegunUnwind, beginUnwind } from '../db/transactions/begin-unwind.ts';
 import { type FinishUnwindRequest, finishUnwind } from '../db/transactions/finish-unwind.ts';
-import { recordSucceededOperation } from '../db/transactions/succeed-operation.ts';
-import type { Attempt } from '../model/attempt.ts';
 import { signalIfNeeded } from '../temporal/signal-update.ts';
 import { isTriedAgain } from './attempts.ts';
 import type { SagaContext } from './context.ts';
@@ -28,14 +26,9 @@ export function unwindActivities({ db, sleds, workflows }: SagaContext) {
 
     /** Last transaction; then the update saga is signalled. */
     async finishUnwind(request: FinishUnwindRequest): Promise<void> {
-      const { linked } = await finishUnwind(db, request);
-      if (linked) await workflows.signalUpdate(request.instanceId);
+      const names = await finishUnwind(db, request);
+      if (names !== null) await workflows.signalUpdate(request.instanceId, names);
       else await signalIfNeeded({ db, workflows }, request.instanceId);
-    },
-
-    /** Records a success that no sled's answer came with. */
-    async succeedOperation(attempt: Attempt): Promise<void> {
-      await recordSucceededOperation(db, attempt);
     },
   };
 }

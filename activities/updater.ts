@@ -34,7 +34,7 @@ export async function scanForUpdates({
     await each(async () => {
       const snapshot = await readSnapshot(db, instanceId);
       if (snapshot === null || !needsAction(snapshot)) return;
-      await workflows.signalUpdate(instanceId);
+      await workflows.signalUpdate(instanceId, snapshot.names);
       signalled.push(instanceId);
     });
   }

@@ -7,7 +7,7 @@ import { failVmm } from '../db/transactions/fail-vmm.ts';
 import { releaseUnwound } from '../db/transactions/release-unwound.ts';
 import type { WatcherFindings } from '../model/reconcilers.ts';
 import { isGoneVmmState } from '../model/states.ts';
-import { signalIfNeeded } from '../temporal/signal-update.ts';
+import { signalAfterReport, signalIfNeeded } from '../temporal/signal-update.ts';
 import type { ActivityContext } from './context.ts';
 import { forEach } from './for-each.ts';
 import { automaticActor, recordAction } from './record-action.ts';
@@ -57,7 +57,8 @@ export async function watchSleds({ db, sleds, workflows, metrics }: ActivityCont
           await settleUnwound(vmm_id, vmm?.instance_id);
         } else if (vmm.newer) {
           const applied = await applyReport(db, vmm_id, state);
-          if (!applied?.settled) await signalIfNeeded({ db, workflows }, vmm.instance_id);
+          if (applied === null) await signalIfNeeded({ db, workflows }, vmm.instance_id);
+          else await signalAfterReport({ db, workflows }, applied);
         }
       }
       for (const vmm of shuffled(known)) {

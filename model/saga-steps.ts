@@ -39,7 +39,6 @@ const UNWIND_VMM: readonly SagaStep[] = [
     title: 'write saga_unwound and release what was held',
     summary: 'write saga_unwound on {vmm} and release what it held',
   },
-  { activity: 'succeedOperation', title: 'record that the guest runs after all', sometimes: true },
 ];
 
 /** How an attempt begins to end that was cut off: whether the point of no return was passed decides in which direction. */

@@ -14,7 +14,7 @@ export interface HoldingVmm extends VmmFacts {
   readonly hasReservation: boolean;
 }
 
-/** One that the instance does not name. */
+/** A VMM of the instance that the instance does not name. */
 export interface UnlinkedVmm extends HoldingVmm {
   /** It is the source of a migration that its guest completed: it ends by itself. */
   readonly guestLeft: boolean;

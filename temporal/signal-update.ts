@@ -1,5 +1,6 @@
 import type { Database } from '../db/connect.ts';
 import { readSnapshot } from '../db/queries/read-snapshot.ts';
+import type { AppliedReport } from '../db/transactions/apply-report.ts';
 import { needsUpdate } from '../model/update-decision.ts';
 import type { WorkflowStarter } from './workflow-starter.ts';
 
@@ -13,4 +14,13 @@ export async function signalIfNeeded(
 ): Promise<void> {
   const snapshot = await readSnapshot(db, instanceId);
   if (snapshot !== null && needsUpdate(snapshot)) await workflows.signalUpdate(instanceId, snapshot.names);
+}
+
+/** The same after a report was applied: without another look where the report's own statement has said whether it is needed. */
+export async function signalAfterReport(
+  { db, workflows }: { readonly db: Database; readonly workflows: WorkflowStarter },
+  { instanceId, needsUpdate: needed, names }: AppliedReport,
+): Promise<void> {
+  if (needed === null) await signalIfNeeded({ db, workflows }, instanceId);
+  else if (needed) await workflows.signalUpdate(instanceId, names);
 }

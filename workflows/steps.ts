@@ -74,7 +74,6 @@ export const beginUnwind = step('beginUnwind', TRANSACTION);
 export const unregisterVmm = step('unregisterVmm', UNTIL_DEFINITIVE);
 export const unregisterVmmBriefly = step('unregisterVmm', BRIEFLY, ({ sled }) => `sled "${sled.name}"`);
 export const finishUnwind = step('finishUnwind', TRANSACTION);
-export const succeedOperation = step('succeedOperation', TRANSACTION);
 
 export const updateInstance = step('updateInstance', TRANSACTION);
 export const deliverStop = step('deliverStop', UNTIL_DEFINITIVE);
@@ -93,20 +92,16 @@ function step<Name extends keyof SagaActivities>(
     name as string
   ] as Step;
   const retried = proxyActivities<Steps>(activity)[name as string] as Step;
-  const run = async (request: Parameters<SagaActivities[Name]>[0]): Promise<unknown> => {
-    try {
-      return await now(request);
-    } catch (error) {
+  // No `async`: the SDK takes a stack trace of each promise that a workflow makes.
+  const run = (request: Parameters<SagaActivities[Name]>[0]): Promise<unknown> =>
+    now(request).catch((error: unknown) => {
       if (isCancellation(error) || isFinalFailure(error)) throw error;
-    }
-    try {
-      return await retried(request);
-    } catch (error) {
-      if (silent === undefined || !isTimeout(error)) throw error;
-      // Temporal's own time-out does not say whose it was.
-      throw stepFailure('Timeout', `${silent(request)} gave no answer in time`, error);
-    }
-  };
+      return retried(request).catch((last: unknown) => {
+        // Temporal's own time-out does not say whose it was.
+        if (silent === undefined || !isTimeout(last)) throw last;
+        throw stepFailure('Timeout', `${silent(request)} gave no answer in time`, last);
+      });
+    });
   return run as SagaActivities[Name];
 }
 type Step = (request: unknown) => Promise<unknown>;

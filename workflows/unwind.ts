@@ -3,6 +3,7 @@
  * when nothing happened:
  *
  * 1. begin: from here on no report and no verdict is written to the VMM's row; a claim that never arrived can't any more.
+ *    A VMM whose guest runs is spared instead, and the operation's success recorded by the same statement.
  * 2. unregister: the sled's word that the VMM isn't there. A guest that was told to run, or to migrate in, is waited for
  *    as long as it takes; one that was never told is not worth a wait: its id stays dead on the sled.
  * 3. finish: `saga_unwound`, and everything that the attempt held is released; then the update saga is signalled.
@@ -16,7 +17,6 @@ import {
   finishUnwind,
   migrateIn,
   readMigrateInCommand,
-  succeedOperation,
   unregisterVmm,
   unregisterVmmBriefly,
 } from './steps.ts';
@@ -27,10 +27,7 @@ import {
  */
 export async function unwindVmm(input: UnwindInput): Promise<'unwound' | 'spared'> {
   const begun = await beginUnwind(input);
-  if (begun.spared) {
-    await succeedOperation(input);
-    return 'spared';
-  }
+  if (begun.spared) return 'spared';
   let confirmed = begun.sled === null;
   if (begun.sled !== null) {
     const request = { vmmId: input.vmmId, sled: begun.sled };

@@ -9,7 +9,7 @@ import { type ForceStopSide, judgeForceStop } from '../../model/force-stop.ts';
 import { requireLegal } from '../../model/legality.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { isGoneVmmState } from '../../model/states.ts';
-import { signalIfNeeded } from '../../temporal/signal-update.ts';
+import { signalAfterReport, signalIfNeeded } from '../../temporal/signal-update.ts';
 import { instanceForceStop, instanceView } from '../../wire/operator-api/instances.ts';
 import { changing } from '../audit.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
@@ -104,7 +104,7 @@ async function rebootVmm(
     const { updated_runtime } = await sleds.setState(host, vmmId, { type: 'reboot' }, REBOOT_CALL_MS);
     if (updated_runtime === null) return;
     const applied = await applyReport(db, vmmId, updated_runtime);
-    if (applied !== null) await signalIfNeeded({ db, workflows }, applied.instanceId);
+    if (applied !== null) await signalAfterReport({ db, workflows }, applied);
   } catch (error) {
     if (!(error instanceof SledError)) throw error;
     if (error.kind === 'gone') {

@@ -2,7 +2,7 @@ import type { FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import { applyReport, type ReportSource } from '../../db/transactions/apply-report.ts';
 import { Refusal } from '../../model/refusal.ts';
-import { signalIfNeeded } from '../../temporal/signal-update.ts';
+import { signalAfterReport } from '../../temporal/signal-update.ts';
 import { sledVmmState } from '../../wire/sled-protocol.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
 import { errors, IdentityRefused } from '../errors.ts';
@@ -37,7 +37,7 @@ export function addReportRoutes(
       });
       if (applied === null) throw Refusal.notFound('VMM', vmmId);
       // Judged by what is stored, not by what this report changed; only a signal that was taken may be answered with 204.
-      if (applied.verdict === 'applied' && !applied.settled) await signalIfNeeded(context, applied.instanceId);
+      if (applied.verdict === 'applied') await signalAfterReport(context, applied);
       return reply.status(204).send(null);
     },
   );

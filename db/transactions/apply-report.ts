@@ -14,6 +14,8 @@ const subjectRow = z.object({
   wrote: z.boolean(),
   commanded: z.boolean(),
   alone: z.boolean(),
+  instance_name: z.string(),
+  project_name: z.string(),
   refusal: z.enum(IDENTITY_REFUSALS).nullable(),
 });
 
@@ -38,10 +40,12 @@ export interface AppliedReport {
   /** Its sled may have been commanded to run the guest or migrate it in: `markCommanded` has marked it, now or before. */
   readonly commanded: boolean;
   /**
-   * The instance is alone with this VMM, which is its active one and not gone: no migration, no other VMM. Then nothing
-   * can need an update (`needsUpdate` of any such snapshot is false), and no snapshot need be read to find that out.
+   * Whether the stored state needs an update: `null` when only a snapshot can say. An instance that is alone with its active
+   * VMM (no migration, no other VMM) needs one if that is gone, and none otherwise, whatever else holds.
    */
-  readonly settled: boolean;
+  readonly needsUpdate: boolean | null;
+  /** What people know the instance by. */
+  readonly names: { readonly instance: string; readonly project: string };
   /** Why the report is refused for the sake of who made it; then nothing was written. `null`: it is not. */
   readonly refusal: IdentityRefusal | null;
 }
@@ -85,7 +89,7 @@ export async function applyReport(
       SELECT id, newer AND alive AS takes_state FROM subject
       WHERE NOT unwinding AND NOT deleted AND state <> 'saga_unwound' AND refusal IS NULL
     ), wanted AS (
-      SELECT instance.id, instance.intended_state, instance.intended_state = 'running' AND subject.alive AS runs,
+      SELECT instance.id, instance.name, instance.project_id, instance.intended_state, instance.intended_state = 'running' AND subject.alive AS runs,
         instance.state = 'vmm' AND instance.active_vmm_id = subject.id AND instance.migration_id IS NULL
           AND NOT EXISTS (SELECT 1 FROM vmm other WHERE other.instance_id = instance.id AND other.time_deleted IS NULL
             AND other.id <> subject.id) AS alone
@@ -108,7 +112,8 @@ export async function applyReport(
     )
     SELECT subject.instance_id, coalesce((SELECT wrote.state FROM wrote), subject.state) AS state, subject.unwinding, subject.deleted,
       wanted.intended_state, coalesce((SELECT wrote.commanded_at FROM wrote), subject.commanded_at) IS NOT NULL AS commanded,
-      coalesce(wanted.alone, false) AS alone, subject.refusal,
+      coalesce(wanted.alone, false) AS alone, subject.refusal, wanted.name AS instance_name,
+      (SELECT name FROM project WHERE id = wanted.project_id) AS project_name,
       EXISTS (SELECT 1 FROM wrote) OR EXISTS (SELECT 1 FROM side_out) OR EXISTS (SELECT 1 FROM side_in) AS wrote
     FROM subject, wanted`);
   const found = result.rows[0];
@@ -122,7 +127,8 @@ export async function applyReport(
     state: row.state,
     intendedState: row.intended_state,
     commanded: row.commanded,
-    settled: row.alone && !isGoneVmmState(row.state),
+    needsUpdate: row.alone ? isGoneVmmState(row.state) : null,
+    names: { instance: row.instance_name, project: row.project_name },
     refusal: row.refusal,
   };
 }

@@ -143,9 +143,10 @@ async function claimOnce(db: Queryable, request: ClaimMigrationRequest): Promise
   const { instance, active, target } = record;
   if (instance.targetVmmId === request.vmmId && target !== null) {
     if (target.state === 'saga_unwound') throw alreadyUnwound('migrate');
-    const claim = await readClaim(db, request.vmmId);
+    const claim = await readClaim(db, request);
     // It was unwound since it was read: the next round says so.
-    return claim === null ? 'lost' : claimedMigration(db, claim, request);
+    if (claim === null) return 'lost';
+    return claim === 'succeeded' ? { outcome: 'already' } : claimedMigration(db, claim, request);
   }
   const destination = await checkMigration(db, record, request.destinationSledId);
   if (destination === 'already') return { outcome: 'already' };

@@ -72,9 +72,9 @@ export async function claimStart(db: Database, request: ClaimStartRequest): Prom
 export async function refuseClaim(db: Database, attempt: Attempt, error: Refusal): Promise<ClaimedVmm | null> {
   const outcome = await recordRefusedOperation(db, { ...attempt, error });
   if (outcome === 'succeeded') return null;
-  const claim = outcome === 'claimed' ? await readClaim(db, attempt.vmmId) : null;
+  const claim = outcome === 'claimed' ? await readClaim(db, attempt) : null;
   if (claim === null) throw error;
-  return claim;
+  return claim === 'succeeded' ? null : claim;
 }
 
 /** The refusal of a claim whose attempt was ended before it arrived. */
@@ -141,8 +141,10 @@ async function claimOnce(db: Queryable, request: ClaimStartRequest): Promise<Cla
 
   if (instance.activeVmmId === request.vmmId && active !== null) {
     if (active.state === 'saga_unwound') throw alreadyUnwound('start');
+    const claim = await readClaim(db, request);
     // It was unwound since it was read: the next round says so.
-    return (await readClaim(db, request.vmmId)) ?? 'lost';
+    if (claim === null) return 'lost';
+    return claim === 'succeeded' ? null : claim;
   }
   const legal = verdict(externalState, 'start');
   if (legal === 'no-op') return null;
@@ -253,16 +255,26 @@ const claimRow = z.object({
   instanceName: z.string(),
   ncpus: z.number(),
   memoryBytes: z.coerce.number(),
+  succeeded: z.boolean(),
 });
 
-/** What an earlier attempt of a claim made, whatever has become of it since; `null` when it was unwound, or never made. */
-export async function readClaim(db: Queryable, vmmId: string): Promise<ClaimedVmm | null> {
+/**
+ * What an earlier attempt of a claim made, whatever has become of it since; `null` when it was unwound, or never made.
+ * `succeeded`: its operation has, and there is nothing left to do: its sled is not asked again for a VMM that it may have ended.
+ */
+export async function readClaim(
+  db: Queryable,
+  { vmmId, operationId }: Pick<Attempt, 'vmmId' | 'operationId'>,
+): Promise<ClaimedVmm | 'succeeded' | null> {
   const result = await db.execute(sql`/* claim-start */
     SELECT vmm.id AS "vmmId", sled.id AS "sledId", sled.name AS "sledName", sled.address AS "sledAddress",
       vmm.ip || ':' || vmm.port AS "vmmAddress", instance.name AS "instanceName",
-      coalesce(held.threads, instance.ncpus) AS ncpus, coalesce(held.memory_bytes, instance.memory_bytes) AS "memoryBytes"
+      coalesce(held.threads, instance.ncpus) AS ncpus, coalesce(held.memory_bytes, instance.memory_bytes) AS "memoryBytes",
+      EXISTS (SELECT 1 FROM operation WHERE operation.id = ${operationId} AND succeeded) AS succeeded
     FROM vmm JOIN sled ON sled.id = vmm.sled_id JOIN instance ON instance.id = vmm.instance_id
     LEFT JOIN sled_reservation held ON held.vmm_id = vmm.id WHERE vmm.id = ${vmmId} AND vmm.state <> 'saga_unwound'`);
   const row = result.rows[0];
-  return row === undefined ? null : { ...claimRow.parse(row), registerGeneration: 2 };
+  if (row === undefined) return null;
+  const { succeeded, ...claim } = claimRow.parse(row);
+  return succeeded ? 'succeeded' : { ...claim, registerGeneration: 2 };
 }

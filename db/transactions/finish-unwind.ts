@@ -1,8 +1,11 @@
 import { sql } from 'drizzle-orm';
+import { z } from 'zod';
 import type { Attempt } from '../../model/attempt.ts';
 import type { OperationError } from '../../model/failures.ts';
 import type { Queryable } from '../connect.ts';
 import { network } from '../network.ts';
+
+const namesRow = z.object({ instance: z.string(), project: z.string() });
 
 export interface FinishUnwindRequest extends Attempt {
   /** The sled has answered definitively that the VMM isn't there (any more), or is expunged. Otherwise its reservation is tombstoned. */
@@ -21,14 +24,17 @@ export interface FinishUnwindRequest extends Attempt {
  * its answer already, which is read here, or comes after this and releases what is tombstoned. Else the claim on a sled
  * that was given up would be nobody's to release.
  *
- * Returns whether the instance names the VMM: then an update is due, and no snapshot need be read to find that out. Where it
- * doesn't, the row may still be waiting for one.
+ * Returns the names of an instance that names the VMM: then an update is due, and no snapshot need be read to find that out.
+ * `null` where it doesn't; the row may still be waiting for one.
  */
-export async function finishUnwind(db: Queryable, request: FinishUnwindRequest): Promise<{ linked: boolean }> {
+export async function finishUnwind(
+  db: Queryable,
+  request: FinishUnwindRequest,
+): Promise<z.infer<typeof namesRow> | null> {
   const { vmmId, instanceId } = request;
   const result = await db.execute(sql`/* finish-unwind */
     WITH linked AS (
-      SELECT id, active_vmm_id, target_vmm_id FROM instance WHERE id = ${instanceId} FOR UPDATE
+      SELECT id, name, project_id, active_vmm_id, target_vmm_id FROM instance WHERE id = ${instanceId} FOR UPDATE
     ), placed AS (
       SELECT sled.policy = 'expunged' OR sled.time_declared_dead IS NOT NULL AS given_up FROM linked, vmm JOIN sled ON sled.id = vmm.sled_id
       WHERE vmm.id = ${vmmId} FOR NO KEY UPDATE OF sled
@@ -61,6 +67,8 @@ export async function finishUnwind(db: Queryable, request: FinishUnwindRequest):
       ON CONFLICT (id) DO UPDATE SET succeeded = false, error = excluded.error, time_ended = now()
       WHERE operation.time_ended IS NULL
     )
-    SELECT 1 FROM linked WHERE ${vmmId} IN (active_vmm_id, target_vmm_id)`);
-  return { linked: result.rows.length > 0 };
+    SELECT linked.name AS instance, project.name AS project FROM linked JOIN project ON project.id = linked.project_id
+    WHERE ${vmmId} IN (active_vmm_id, target_vmm_id)`);
+  const row = result.rows[0];
+  return row === undefined ? null : namesRow.parse(row);
 }

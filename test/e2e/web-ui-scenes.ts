@@ -16,9 +16,19 @@ export interface Scene {
 
 const outOfOrder = { type: 'refuse', status: 409, message: 'the hypervisor is out of order' } as const;
 
-/** The Web UI's address of a workflow's run. */
-async function pathOf(harness: Harness, workflowId: string): Promise<string> {
-  const { runId } = await harness.temporal.workflow.getHandle(workflowId).describe();
+/** The Web UI's address of a workflow's run: the latest one, or the latest with an outcome. */
+async function pathOf(harness: Harness, workflowId: string, outcome?: string): Promise<string> {
+  let { runId } = await harness.temporal.workflow.getHandle(workflowId).describe();
+  if (outcome !== undefined) {
+    const query = `WorkflowId = "${workflowId}" AND ${SEARCH_ATTRIBUTES.outcome} = "${outcome}"`;
+    await waitUntil(async () => {
+      for await (const run of harness.temporal.workflow.list({ query })) {
+        runId = run.runId;
+        return true;
+      }
+      return false;
+    }, `no run of ${workflowId} was to be found as ${outcome}`);
+  }
   return `/namespaces/default/workflows/${encodeURIComponent(workflowId)}/${runId}/timeline`;
 }
 
@@ -67,6 +77,21 @@ async function playDrain(harness: Harness): Promise<Scene> {
   };
 }
 
+/** Waits until a step of a workflow is stuck: it is an activity, and was tried again. */
+async function untilPending(harness: Harness, workflowId: string, activity: string): Promise<void> {
+  await waitUntil(
+    async () => {
+      const handle = harness.temporal.workflow.getHandle(workflowId);
+      const description = await handle.describe().catch(() => null);
+      return (description?.raw.pendingActivities ?? []).some(
+        ({ activityType, attempt }) => activityType?.name === activity && (attempt ?? 0) > 1,
+      );
+    },
+    `${workflowId} was never stuck at ${activity}`,
+    60_000,
+  );
+}
+
 /** Plays every scene; the last one is a saga that is compensating, and stays so until `release` is called. */
 export async function playScenes(harness: Harness): Promise<{ scenes: Scene[]; release: () => Promise<void> }> {
   const short = async (id: string, which: 'active' | 'target' = 'active') =>
@@ -85,29 +110,44 @@ export async function playScenes(harness: Harness): Promise<{ scenes: Scene[]; r
         /start instance .web./,
         `default/web · ${here.name} · VMM ${await short(web)}`,
         `register VMM ${await short(web)} on ${here.name}`,
+        `tell ${here.name} to run VMM ${await short(web)}`,
         'Ended: started',
       ],
     },
-    // Its first two steps are markers: by name on the timeline, in full in the current details.
-    finds: [`tell ${here.name} to run VMM ${await short(web)}`],
+    // Steps that are done at once are markers: by name on the timeline, in full in the current details.
+    finds: ['claimStart', 'registerVmm', 'runVmm'],
   });
 
+  // Both sides have reported before the update looks: else the guest may have left in one run, and arrived in the next.
+  await harness.stack.worker.setUpdates(false);
   await harness.client.migrateInstance(web, there.id);
+  await waitUntil(async () => (await harness.record(web)).migration?.targetState === 'completed', 'it never arrived');
+  await harness.stack.worker.setUpdates(true);
   await waitUntil(async () => (await harness.record(web)).active?.sledId === there.id, 'it never moved');
   scenes.push({
     name: 'migration',
     path: await pathOf(harness, workflowIds.migrate(web)),
-    finds: [`tell ${there.name} to migrate VMM ${await short(web)} in`],
+    finds: ['claimMigration', 'registerVmm', 'migrateIn'],
     tabs: {
-      'User Metadata': [new RegExp(`migrate instance .web. to sled .${there.name}.`), `${here.name} → ${there.name}`],
+      'User Metadata': [
+        new RegExp(`migrate instance .web. to sled .${there.name}.`),
+        `${here.name} → ${there.name}`,
+        `tell ${there.name} to migrate VMM ${await short(web)} in`,
+      ],
     },
   });
   await harness.rests(web);
   scenes.push({
     name: 'update',
-    path: await pathOf(harness, workflowIds.update(web)),
-    finds: ['bring the records of web in line with what happened', 'moved'],
-    tabs: { 'User Metadata': [/bring the records of instance .web. in line/, 'Ended: moved'] },
+    path: await pathOf(harness, workflowIds.update(web), 'moved'),
+    finds: ['updateInstance', 'moved'],
+    tabs: {
+      'User Metadata': [
+        /bring the records of instance .web. in line/,
+        'bring the records of web in line with what happened',
+        'Ended: moved',
+      ],
+    },
   });
 
   const shop = await harness.create('shop');
@@ -117,10 +157,19 @@ export async function playScenes(harness: Harness): Promise<{ scenes: Scene[]; r
   scenes.push({
     name: 'unwound-start',
     path: await pathOf(harness, workflowIds.start(shop)),
-    tabs: { 'User Metadata': [/start instance .shop./, 'Ended: unwound', 'Undoing, newest first'] },
+    tabs: {
+      'User Metadata': [
+        /start instance .shop./,
+        'Ended: unwound',
+        'Undoing, newest first',
+        /write saga_unwound on VMM/,
+      ],
+    },
     finds: [
       new RegExp(`the start failed and was undone: sled .{1,2}(${broken}).*the hypervisor is out of order`),
-      /write saga_unwound on VMM/,
+      'beginUnwind',
+      'unregisterVmm',
+      'finishUnwind',
     ],
   });
 
@@ -139,23 +188,33 @@ export async function playScenes(harness: Harness): Promise<{ scenes: Scene[]; r
 
   scenes.push(await playDrain(harness));
 
+  const quiet = await harness.create('quiet');
+  for (const { agent } of harness.stack.sleds)
+    agent.faults.plant({ call: 'state:running', instance_name: 'quiet', act: { type: 'drop_before' } });
+  const stuck = harness.client.startInstance(quiet).catch(() => {});
+  await untilPending(harness, workflowIds.start(quiet), 'runVmm');
+  scenes.push({
+    name: 'stuck-start',
+    path: await pathOf(harness, workflowIds.start(quiet)),
+    // Its steps before are markers; the one that is stuck is an activity, in words, with its attempts and its error.
+    finds: ['claimStart', 'registerVmm', new RegExp(`tell sled-\\d to run VMM ${await short(quiet)}`)],
+    tabs: {
+      'User Metadata': [
+        /start instance .quiet./,
+        new RegExp(`tell sled-\\d to run VMM ${await short(quiet)}`),
+        'Running.',
+      ],
+      'Pending Activities': ['runVmm', /Attempt/, /sled-\d.*PUT \/vmms/],
+    },
+  });
+
   const queue = await harness.create('queue');
   harness.everywhere(({ agent }) => {
     agent.faults.plant({ call: 'state:running', act: outOfOrder });
     agent.faults.plant({ call: 'unregister', act: { type: 'refuse', status: 503, message: 'busy' } });
   });
   const failing = harness.client.startInstance(queue).catch(() => {});
-  await waitUntil(
-    async () => {
-      const handle = harness.temporal.workflow.getHandle(workflowIds.start(queue));
-      const description = await handle.describe().catch(() => null);
-      return (description?.raw.pendingActivities ?? []).some(
-        ({ activityType }) => activityType?.name === 'unregisterVmm',
-      );
-    },
-    'the start never came to compensate',
-    60_000,
-  );
+  await untilPending(harness, workflowIds.start(queue), 'unregisterVmm');
   scenes.push({
     name: 'compensating',
     path: await pathOf(harness, workflowIds.start(queue)),
@@ -166,7 +225,7 @@ export async function playScenes(harness: Harness): Promise<{ scenes: Scene[]; r
     scenes,
     release: async () => {
       harness.everywhere(({ agent }) => agent.faults.clear());
-      await failing;
+      await Promise.all([failing, stuck]);
     },
   };
 }

@@ -31,6 +31,7 @@ describe.skipIf(chromium === null)('in the Web UI', { timeout: 400_000 }, () => 
     ['an update', 'update'],
     ['a start that was unwound, with the reason and what was undone', 'unwound-start'],
     ['a drain: what moved, and what could not, and why', 'drain'],
+    ['a start that is stuck, with the attempts and the error of its step', 'stuck-start'],
     ['a start that is compensating', 'compensating'],
     ['all unwound starts, by a query', 'unwound-starts'],
     ['the story of an instance, by a query', 'story-of-an-instance'],

@@ -1,4 +1,5 @@
 /** One instance under test in a cell of the matrix: what is done to it, and what is seen of it. */
+import { randomUUID } from 'node:crypto';
 import { sql } from 'drizzle-orm';
 import { MooringApiError } from '../../client/mooring-client.ts';
 import type { InstanceRecord } from '../../db/queries/read-instance.ts';
@@ -173,7 +174,9 @@ export class Subject {
   /** Asks for an operation as a client does: what the API can't answer at the moment is asked for again. */
   async call(operation: OperationName, options: { to?: StackSled; waitSeconds?: number } = {}): Promise<CallOutcome> {
     const { client } = this.stack;
-    const { to, ...call } = options;
+    const { to, ...rest } = options;
+    // What is asked for again is the same call, whatever came of the first one.
+    const call = { ...rest, idempotencyKey: randomUUID() };
     const destination = operation === 'migrate' ? (to ?? (await this.elsewhere())).id : '';
     for (;;) {
       try {
@@ -187,7 +190,7 @@ export class Subject {
             : await client.migrateInstance(this.id, destination, call);
         if (operationId === null) return { kind: 'succeeded' };
         const { state } = await patiently(() => client.getOperation(operationId));
-        return state === 'running' ? { kind: 'open', operationId } : { kind: 'succeeded' };
+        return state === 'running' ? { kind: 'open', operationId } : this.follow(operationId);
       } catch (error) {
         if (!(error instanceof MooringApiError)) throw error;
         if (!AWAY.test(error.message)) return { kind: 'undone', status: error.status, message: error.message };
@@ -294,9 +297,10 @@ export class Subject {
       async () => {
         const { events } = await handle.fetchHistory();
         const requestedAt = events?.findIndex((event) => event.workflowExecutionCancelRequestedEventAttributes) ?? -1;
-        return (
-          requestedAt >= 0 &&
-          (events?.slice(requestedAt).some((event) => event.workflowTaskCompletedEventAttributes) ?? false)
+        const since = requestedAt < 0 ? [] : (events?.slice(requestedAt) ?? []);
+        // One that a fault of the matrix has ended meanwhile receives nothing more.
+        return since.some(
+          (event) => event.workflowTaskCompletedEventAttributes || event.workflowExecutionTerminatedEventAttributes,
         );
       },
       `${workflowId} never received its cancellation`,

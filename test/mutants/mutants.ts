@@ -126,9 +126,9 @@ const SIDE_NOT_FINAL: Edit = {
 };
 const GENERATION_BUMPED: Edit = {
   file: FINISH_UNWIND,
-  find: 'SELECT id, active_vmm_id, target_vmm_id FROM instance WHERE id = ${instanceId} FOR UPDATE\n    )',
+  find: 'SELECT id, name, project_id, active_vmm_id, target_vmm_id FROM instance WHERE id = ${instanceId} FOR UPDATE\n    )',
   replace:
-    'SELECT id, active_vmm_id, target_vmm_id FROM instance WHERE id = ${instanceId} FOR UPDATE\n    ), bumped AS (\n      UPDATE instance SET state_generation = state_generation + 1 WHERE id = ${instanceId}\n    )',
+    'SELECT id, name, project_id, active_vmm_id, target_vmm_id FROM instance WHERE id = ${instanceId} FOR UPDATE\n    ), bumped AS (\n      UPDATE instance SET state_generation = state_generation + 1 WHERE id = ${instanceId}\n    )',
 };
 const UNGUARDED_CLAIM: Edit = {
   file: CLAIM,
@@ -261,8 +261,14 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'unwind: a guest that was spared leaves its operation open',
     why: 'its caller waits until the scan finds it, and is told that it was undone',
-    edits: [{ file: UNWIND, find: '    await succeedOperation(input);\n', replace: '' }],
-    caughtBy: [ORDER_TEST],
+    edits: [
+      {
+        file: 'db/transactions/begin-unwind.ts',
+        find: 'operation.id = own.id AND spared AND',
+        replace: 'operation.id = own.id AND false AND',
+      },
+    ],
+    caughtBy: [DATABASE_TEST],
   },
   {
     name: 'cancelled: nobody looks whether the destination was commanded',
@@ -398,8 +404,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: REPORTS,
-        find: "if (applied.verdict === 'applied' && !applied.settled) await signalIfNeeded",
-        replace: "if (applied.verdict !== 'applied' && !applied.settled) await signalIfNeeded",
+        find: "if (applied.verdict === 'applied') await signalAfterReport",
+        replace: "if (applied.verdict !== 'applied') await signalAfterReport",
       },
     ],
     caughtBy: [ACTIVITIES_TEST],
@@ -407,7 +413,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'report: the signal depends on what this report changed',
     why: 'a report that is sent again because its signal failed finds nothing new, and never signals',
-    edits: [{ file: REPORTS, find: "if (applied.verdict === 'applied' &&", replace: 'if (applied.wrote &&' }],
+    edits: [{ file: REPORTS, find: "if (applied.verdict === 'applied') await", replace: 'if (applied.wrote) await' }],
     caughtBy: [ACTIVITIES_TEST],
   },
   {
@@ -428,7 +434,7 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: SLED_CALLS,
-        find: 'if (applied?.wrote && !applied.settled) await signalIfNeeded',
+        find: 'if (applied?.wrote) await signalAfterReport',
         replace: 'if (applied?.wrote === null) await signalIfNeeded',
       },
     ],
@@ -848,7 +854,7 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: UPDATER,
-        find: '      await workflows.signalUpdate(instanceId);\n      signalled',
+        find: '      await workflows.signalUpdate(instanceId, snapshot.names);\n      signalled',
         replace: '      signalled',
       },
     ],

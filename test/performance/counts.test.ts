@@ -128,6 +128,9 @@ interface Cost {
 async function costOfOne(saga: Saga): Promise<Cost & { disturbed: boolean }> {
   const instanceId = await saga.prepare();
   await nothingOpen();
+  // A workflow that is only about to be begun is neither open nor asking.
+  await roundTripsOf(proxy, async () => {});
+  await nothingOpen();
   const statements = await roundTripsOf(proxy, () => saga.act(instanceId)).finally(() => holdReports(false));
   await saga.after?.(instanceId);
   await nothingOpen();

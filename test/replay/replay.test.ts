@@ -36,7 +36,6 @@ describe('recorded histories replay', () => {
     expect(outcomes.get(file)).toMatchObject({ problem: null });
   });
   test('a history whose steps differ does not replay', async () => {
-    // A start registers within its workflow task: only where that failed is it a step that the history names.
     const text = await readFile(
       folder + files.find((file) => file.startsWith('instance-start.register-retried')),
       'utf8',

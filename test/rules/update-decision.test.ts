@@ -99,12 +99,20 @@ const anySnapshot = fc
     fc.constantFrom(...MIGRATION_STATES),
     fc.constantFrom(...INTENDED_STATES),
     fc.boolean(),
+    fc.boolean(),
   )
-  .map(([active, target, source, side, intendedState, deleted]) => ({
-    ...snapshot(active, active === null ? undefined : (target ?? undefined), source, side),
+  .map(([active, target, source, side, intendedState, deleted, held]) => ({
+    ...holding(snapshot(active, active === null ? undefined : (target ?? undefined), source, side), held),
     intendedState,
     deleted,
   }));
+
+/** The same, where what was unwound still waits for its sled's answer, or does not. */
+function holding(given: UpdateSnapshot, held: boolean): UpdateSnapshot {
+  const hold = (one: HoldingVmm | null) =>
+    one === null || one.state !== 'saga_unwound' ? one : { ...one, hasReservation: held };
+  return { ...given, active: hold(given.active), target: hold(given.target) };
+}
 
 /** Every combination of active VMM, target VMM, both sides, intent and deletion. */
 function everySnapshot(): UpdateSnapshot[] {
@@ -113,7 +121,13 @@ function everySnapshot(): UpdateSnapshot[] {
       MIGRATION_STATES.flatMap((source) =>
         MIGRATION_STATES.flatMap((side) =>
           INTENDED_STATES.flatMap((intendedState) =>
-            [false, true].map((deleted) => ({ ...snapshot(active, target, source, side), intendedState, deleted })),
+            [false, true].flatMap((deleted) =>
+              [false, true].map((held) => ({
+                ...holding(snapshot(active, target, source, side), held),
+                intendedState,
+                deleted,
+              })),
+            ),
           ),
         ),
       ),
@@ -229,7 +243,7 @@ describe('the update decision', () => {
 
   test('in every combination no decision breaks a constraint, and the records come to rest', () => {
     const all = everySnapshot();
-    expect(all).toHaveLength(10 * 11 * 4 * 4 * 4 * 2);
+    expect(all).toHaveLength(10 * 11 * 4 * 4 * 4 * 2 * 2);
     for (const given of all) comesToRest(given);
   });
   test('a decision that was applied is not made again', () => {
