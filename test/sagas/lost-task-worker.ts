@@ -7,8 +7,13 @@ import { z } from 'zod';
 import { createLog } from '../../platform/telemetry/log.ts';
 import type { TemporalSettings } from '../../temporal/connection.ts';
 import { startWorker } from '../../worker/worker.ts';
-import { type Execution, FaultInjector, type FaultPlan, type Moment } from '../matrix/fault-injector.ts';
-import { silenceLostTasks } from '../support/quiet-runtime.ts';
+import {
+  type Execution,
+  FaultInjector,
+  type FaultPlan,
+  type Moment,
+  silenceLateAttempts,
+} from '../matrix/fault-injector.ts';
 
 export interface VictimOptions {
   readonly databaseUrl: string;
@@ -28,7 +33,7 @@ export type ToParent =
   | { readonly planId: string; readonly moment: Moment; readonly execution: Execution };
 
 const { databaseUrl, temporal, bundleFile } = JSON.parse(process.argv[2] ?? '{}') as VictimOptions;
-silenceLostTasks();
+silenceLateAttempts();
 const injector = new FaultInjector();
 const send = (message: ToParent) => void process.send?.(message);
 injector.onMoment((planId, moment) => send({ planId, moment, execution: injector.execution(planId) }));

@@ -17,10 +17,9 @@ import { workflowIds } from '../../model/workflow-names.ts';
 import { createLog } from '../../platform/telemetry/log.ts';
 import { plainTemporal } from '../../temporal/connection.ts';
 import { type RunningWorker, startWorker, workflowBundle } from '../../worker/worker.ts';
-import { type Execution, FaultInjector, type FaultPlan } from '../matrix/fault-injector.ts';
+import { type Execution, FaultInjector, type FaultPlan, silenceLateAttempts } from '../matrix/fault-injector.ts';
 import { CuttableProxy } from '../support/cuttable-proxy.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
-import { silenceLostTasks } from '../support/quiet-runtime.ts';
 import { Supervisor } from '../support/supervisor.ts';
 import { eventually } from '../support/wait.ts';
 import {
@@ -44,6 +43,8 @@ const TASK_TIMEOUT_MS = 20_000;
 const LONG_TASK_TIMEOUT_MS = 60_000;
 /** So many signals that come while a task is under way have the server give it up at once. */
 const SIGNALS_AT_ONCE = 5;
+/** How much of what the worker that loses its tasks complains of is kept, in characters. */
+const KEPT_COMPLAINTS = 4_000;
 
 let harness: Harness;
 let folder: string;
@@ -52,7 +53,7 @@ let worker: RunningWorker | null;
 const here = new FaultInjector();
 
 beforeAll(async () => {
-  silenceLostTasks();
+  silenceLateAttempts();
   folder = await mkdtemp(join(tmpdir(), 'mooring-lost-'));
   bundleFile = join(folder, 'workflows.json');
   const bundle = await workflowBundle([LONG_STEPS]);
@@ -123,6 +124,7 @@ class Victim {
   #process: { readonly proxy: CuttableProxy; readonly supervisor: Supervisor } | null = null;
   #connected = true;
   #state = '';
+  #complaints = '';
   #send: (message: ToVictim) => void = () => {};
 
   /** Starts it; it takes no work yet. */
@@ -137,7 +139,12 @@ class Victim {
       name: 'the worker that loses its tasks',
       restartAfterMs: null,
       spawn: () => {
-        const child = fork(VICTIM, [JSON.stringify(options)], { execArgv: ['--import', 'tsx'] });
+        // The SDK complains there of every task that is lost: it is shown where the process ends too early.
+        const stdio = ['ignore', 'inherit', 'pipe', 'ipc'] as const;
+        const child = fork(VICTIM, [JSON.stringify(options)], { execArgv: ['--import', 'tsx'], stdio: [...stdio] });
+        child.stderr?.on('data', (text: Buffer) => {
+          this.#complaints = `${this.#complaints}${text}`.slice(-KEPT_COMPLAINTS);
+        });
         this.#send = (message) => void (child.connected && child.send(message));
         child.on('message', (message: ToParent) => {
           if ('state' in message) this.#state = message.state;
@@ -192,7 +199,7 @@ class Victim {
   async #reaches(state: string): Promise<void> {
     const runs = () => this.#process?.supervisor.runs === true;
     await eventually(() => this.#state === state || !runs(), `the worker that loses its tasks never ${state}`);
-    if (!runs()) throw new Error('the worker that loses its tasks ended too early');
+    if (!runs()) throw new Error(`the worker that loses its tasks ended too early: ${this.#complaints}`);
   }
 }
 
