@@ -115,11 +115,14 @@ function lateColumn(
   };
 }
 
-/** What comes of it when a step's workflow is ended or cancelled. */
-function interruption(how: 'cancel' | 'terminate', row: Row): Expectation {
+/** The steps that record an operation's outcome: its caller hears it, whatever becomes of the workflow. */
+const RECORDS_OUTCOME: ReadonlySet<string> = new Set(['runVmm', 'migrateIn', 'finishUnwind']);
+
+/** What comes of it when a step's workflow is ended or cancelled; `effect`: what comes of the step. */
+function interruption(how: 'cancel' | 'terminate', row: Row, effect: 'done' | 'late' | 'lost'): Expectation {
   if (row.scenario.operation === null || !['instanceStart', 'instanceMigrate'].includes(row.scenario.workflow))
     return row.scenario.workflow === 'vmmUnwind' ? 'either' : 'same';
-  if (how === 'terminate') return 'cut off';
+  if (how === 'terminate') return effect === 'done' && RECORDS_OUTCOME.has(row.activity) ? 'same' : 'cut off';
   return row.isCompensation ? 'same' : 'either';
 }
 
@@ -137,7 +140,7 @@ function interrupted(
     head,
     title,
     notApplicable: ALWAYS,
-    expects: (row) => interruption(how, row),
+    expects: (row) => interruption(how, row, effect),
     arrange(subject, row) {
       const point = effect === 'done' ? ('after' as const) : ('before' as const);
       const held = subject.plan({
@@ -356,7 +359,7 @@ export const COLUMNS: readonly Column[] = [
     title:
       'the workflow is cancelled while the step is done within its task, which may be done again from its beginning',
     notApplicable: (row) => (row.atOnce ? null : 'it is not tried within the workflow task'),
-    expects: (row) => interruption('cancel', row),
+    expects: (row) => interruption('cancel', row, 'done'),
     arrange(subject, row) {
       const held = subject.plan({ ...step(row), holdAfter: true });
       return {

@@ -99,11 +99,11 @@ export const SCENARIOS: readonly Scenario[] = [
     plain: 'undone',
     prepare: stopped,
     async act(subject, options) {
-      const lift = subject.onSleds({ call: 'state:running', act: { type: 'refuse', status: 409 } });
+      // What a sled refused it refuses again: the task may be done again from its beginning.
+      subject.onSleds({ call: 'state:running', act: { type: 'refuse', status: 409 } });
       const unwinds = subject.plan({ workflowType: 'instanceStart', activity: 'beginUnwind', observe: true });
       const call = subject.call('start', options);
       await unwinds.waitFor('arrived');
-      lift();
       return call;
     },
   },
@@ -151,11 +151,10 @@ export const SCENARIOS: readonly Scenario[] = [
     plain: 'undone',
     prepare: running,
     async act(subject, options) {
-      const lift = subject.onSleds({ call: 'state:migration_target', act: { type: 'refuse', status: 409 } });
+      subject.onSleds({ call: 'state:migration_target', act: { type: 'refuse', status: 409 } });
       const unwinds = subject.plan({ workflowType: 'instanceMigrate', activity: 'beginUnwind', observe: true });
       const call = subject.call('migrate', options);
       await unwinds.waitFor('arrived');
-      lift();
       return call;
     },
   },
