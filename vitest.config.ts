@@ -13,6 +13,7 @@ const LONGEST = [
   'test/soak/soak.test.ts',
   'test/sled-agent/qemu-protocol.test.ts',
   'test/lifecycle/drain.test.ts',
+  'test/sagas/lost-task.test.ts',
   'test/trust/outages.test.ts',
   'test/trust/random-fencing.test.ts',
   'test/e2e/web-ui.test.ts',
