@@ -1,8 +1,7 @@
 /** A real guest's migration, slow enough to be watched: what an operator sees of it while it is under way, and afterwards. */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { workflowIds } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
-import { currentDetails } from '../support/details.ts';
+import { currentDetails, migrationWatchOf } from '../support/details.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
 import { GUEST_MEMORY_BYTES, qemuForTests } from '../support/qemu.ts';
 
@@ -28,7 +27,7 @@ describe.skipIf(qemu === null)('on real VMs', () => {
     );
     const { there } = await harness.placed(id);
     await client.migrateInstance(id, there.id);
-    const watch = temporal.workflow.getHandle(workflowIds.watchMigration((await client.getMigration(id)).id));
+    const watch = await migrationWatchOf(temporal, (await client.getMigration(id)).id);
     await waitUntil(
       async () => /under way[\s\S]*bytes left: [1-9]\d*[\s\S]*throughput: /.test(await currentDetails(watch)),
       'its details never showed how much is left',

@@ -1,9 +1,9 @@
 /** The workflow that shows how far a migration is: it ends with it, and nothing depends on it. Simulated sleds give no figures. */
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { TASK_QUEUE, workflowIds } from '../../model/workflow-names.ts';
+import { TASK_QUEUE } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
-import { currentDetails } from '../support/details.ts';
+import { currentDetails, migrationWatchOf } from '../support/details.ts';
 import { type Harness, silence, startHarness, wake } from '../support/harness.ts';
 
 let harness: Harness;
@@ -20,7 +20,7 @@ async function held() {
   there.agent.faults.holdReports(true);
   await harness.client.migrateInstance(id, there.id);
   const { migration, target } = await harness.record(id);
-  const watch = harness.temporal.workflow.getHandle(workflowIds.watchMigration(migration?.id ?? ''));
+  const watch = await migrationWatchOf(harness.temporal, migration?.id ?? '');
   const input = { instanceId: id, migrationId: migration?.id ?? '', vmmId: target?.id ?? '' };
   return { id, there, watch, input, release: () => there.agent.faults.holdReports(false) };
 }
@@ -57,7 +57,7 @@ test('it shows the sides of the migration, ends with it, and costs few events', 
   await harness.client.migrateInstance(quick, (await harness.placed(quick)).there.id);
   const { migration } = await harness.record(quick);
   const ids = migration?.id ?? (await harness.client.getMigration(quick)).id;
-  const quickWatch = harness.temporal.workflow.getHandle(workflowIds.watchMigration(ids));
+  const quickWatch = await migrationWatchOf(harness.temporal, ids);
   await quickWatch.result();
   // Two looks at the most, a second apart.
   expect(Number((await quickWatch.describe()).historyLength)).toBeLessThanOrEqual(20);
