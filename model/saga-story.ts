@@ -121,9 +121,14 @@ export class SagaStory {
     this.#ending = ending;
   }
 
-  /** The step that failed first; `null` when none has. */
+  /** The first step that failed for good; `null` when none has. */
   get failedStep(): string | null {
-    return this.#runs.find((run) => run.state === 'failed')?.activity ?? null;
+    return this.#failed()?.activity ?? null;
+  }
+
+  /** By each step's last run: what failed within the workflow task and was then done as an activity has not failed. */
+  #failed(): StepRun | undefined {
+    return [...new Map(this.#runs.map((run) => [run.activity, run])).values()].find((run) => run.state === 'failed');
   }
 
   /** The progress in Markdown: who it is about, how it stands, then what is done, being done and to do. */
@@ -162,7 +167,7 @@ export class SagaStory {
       const meaning = message ?? OUTCOMES[outcome];
       return meaning === undefined ? `Ended: **${outcome}**.` : `Ended: **${outcome}**: ${inline(meaning)}.`;
     }
-    const failed = this.#runs.find((run) => run.state === 'failed');
+    const failed = this.#failed();
     if (undoing && failed !== undefined)
       return `**Compensating**, because this failed: ${failed.summary}. ${inline(failed.note)}`;
     if (undoing) return '**Compensating.**';

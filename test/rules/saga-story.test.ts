@@ -39,6 +39,19 @@ const MOST_EVENTS: Readonly<Record<string, number>> = {
   'instance-update.unwound': 7,
 };
 
+test('what failed within the task and was then done as an activity is not why a saga compensates', () => {
+  const story = new SagaStory('instanceStart', {});
+  story.begin('registerVmm', 'register it')('failed', 'no answer');
+  story.begin('registerVmm', 'register it')('done', '');
+  story.begin('runVmm', 'tell sled-2 to run it')('failed', 'busy');
+  expect(story.failedStep).toBe('runVmm');
+  story.begin('runVmm', 'tell sled-2 to run it')('failed', 'refused');
+  story.begin('beginUnwind', 'mark it')('done', '');
+  expect(story.failedStep).toBe('runVmm');
+  expect(story.toMarkdown()).toMatch(/because this failed: tell sled-2 to run it\. refused/);
+  expect(story.toMarkdown()).toMatch(/✓ register it \(2 times\): no answer/);
+});
+
 test('every recording has its history, a saga in one workflow task has few events, and all that is kept is under 2 MB', async () => {
   const files = (await readdir(folder)).sort();
   for (const name of Object.keys(RECORDINGS))
