@@ -1,6 +1,7 @@
 /** What the errors that activities meet are, as failures of `model/failures.ts`. */
 import { ApplicationFailure } from '@temporalio/common';
 import { databaseError } from '../db/errors.ts';
+import { AlreadyUnwound } from '../db/transactions/refuse-operation.ts';
 import { errorBody, FAILURES, type FailureType, refusalBody } from '../model/failures.ts';
 import { Refusal } from '../model/refusal.ts';
 import { SledError } from './sled-client.ts';
@@ -29,6 +30,15 @@ export function classifyFailure(error: unknown): unknown {
         message: error.message,
         nonRetryable: FAILURES.Refusal.final,
         details: [refusalBody(error)],
+      }),
+    );
+  if (error instanceof AlreadyUnwound)
+    return withoutStack(
+      ApplicationFailure.create({
+        type: 'AlreadyUnwound' satisfies FailureType,
+        message: error.message,
+        nonRetryable: FAILURES.AlreadyUnwound.final,
+        details: [error.body],
       }),
     );
   if (error instanceof SledError) return stepFailure(SLED_FAILURES[error.kind], error.message);

@@ -47,6 +47,8 @@ export const FAILURES = {
   StopRequested: { final: true, code: 'Conflict' },
   /** The VMM ended before its sled was commanded to run it. */
   VmmLost: { final: true, code: 'ServiceUnavailable' },
+  /** An earlier run of the same attempt, whose workflow task was lost, has unwound it: its error is the operation's. */
+  AlreadyUnwound: { final: true, code: 'ServiceUnavailable' },
   /** An earlier migration left something that the update has not cleared within the saga's own time. */
   UpdatePending: { final: true, code: 'Conflict' },
   /** The sled gave no answer within the step's whole time. */
@@ -94,6 +96,7 @@ const NEXT = {
 export function describeOperationFailure(kind: OperationKind, failure: StepFailure): OperationError {
   const what = NOUN[kind];
   if (failure.cancelled) return errorBody('Conflict', `${what} was cancelled by an operator; ask for it again`);
+  if (failure.type === 'AlreadyUnwound' && failure.body !== null) return failure.body;
   const body = failure.body ?? errorBody('ServiceUnavailable', failure.message);
   return {
     ...body,

@@ -46,6 +46,8 @@ export async function runSaga<Result>(saga: VmmSaga<Result>): Promise<Result> {
   } catch (failure) {
     const error = operationError(kind, failure);
     if (failedWith(failure, 'Refusal')) throw operationFailure(kind, 'refused', error, failure);
+    // The workflow task in which that was done was lost as it ended.
+    if (failedWith(failure, 'AlreadyUnwound')) throw operationFailure(kind, 'unwound', error, failure);
     return CancellationScope.nonCancellable(async () => {
       log.info('compensating', { vmm_id: attempt.vmmId, compensation: COMPENSATION[kind] });
       const end = isCancellation(failure) ? endCutOff : unwindVmm;

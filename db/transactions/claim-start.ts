@@ -15,7 +15,7 @@ import { autoRestartFacts } from '../queries/find-restart-candidates.ts';
 import { explainNoSled, type PlacementRequest, pickSled } from '../queries/pick-sled.ts';
 import { readDatabaseTime } from '../queries/read-database-time.ts';
 import { readInstance } from '../queries/read-instance.ts';
-import { recordRefusedOperation } from './refuse-operation.ts';
+import { AlreadyUnwound, recordRefusedOperation } from './refuse-operation.ts';
 import { recordNothingToDo } from './succeed-operation.ts';
 
 /** The ports that a VMM may get: below every usual ephemeral range, so that no client socket sits on one. */
@@ -67,12 +67,14 @@ export async function claimStart(db: Database, request: ClaimStartRequest): Prom
 
 /**
  * What a claim comes to that can't be made: throws the refusal, which is on record then, unless another attempt of it has
- * made the claim, which is returned, or the operation has succeeded (`null`).
+ * made the claim, which is returned, or the operation has succeeded (`null`). Throws {@link AlreadyUnwound} where it was claimed
+ * and unwound.
  */
 export async function refuseClaim(db: Database, attempt: Attempt, error: Refusal): Promise<ClaimedVmm | null> {
-  const outcome = await recordRefusedOperation(db, { ...attempt, error });
-  if (outcome === 'succeeded') return null;
-  const claim = outcome === 'claimed' ? await readClaim(db, attempt) : null;
+  const refused = await recordRefusedOperation(db, { ...attempt, error });
+  if (refused.outcome === 'unwound') throw new AlreadyUnwound(refused.error);
+  if (refused.outcome === 'succeeded') return null;
+  const claim = refused.outcome === 'claimed' ? await readClaim(db, attempt) : null;
   if (claim === null) throw error;
   return claim === 'succeeded' ? null : claim;
 }

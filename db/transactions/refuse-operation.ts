@@ -5,13 +5,31 @@ import type { OperationError } from '../../model/failures.ts';
 import type { Refusal } from '../../model/refusal.ts';
 import type { Queryable } from '../connect.ts';
 
-const outcomeRow = z.object({ succeeded: z.boolean().nullable() });
+const outcomeRow = z.object({
+  succeeded: z.boolean().nullable(),
+  claimed: z.boolean(),
+  error: z.object({ status: z.number(), error_code: z.string(), message: z.string() }).nullable(),
+});
+
+/** A claim was made and unwound before: by an earlier run of the same attempt, or by whoever ended it. */
+export class AlreadyUnwound extends Error {
+  override readonly name = 'AlreadyUnwound';
+  /** What its caller was answered. */
+  readonly body: OperationError;
+
+  constructor(body: OperationError) {
+    super(body.message);
+    this.body = body;
+  }
+}
 
 /**
- * What an operation that was to be refused came to. `refused`: it has failed, now or before. `succeeded`: it had. `claimed`:
- * an attempt of it beside this one has claimed its VMM, so that it is not over.
+ * What an operation that was to be refused came to. `refused`: it has been, now or before. `succeeded`: it had. `claimed`:
+ * an attempt of it beside this one has claimed its VMM, so that it is not over. `unwound`: it had claimed its VMM and failed.
  */
-export type RefusedOperation = 'refused' | 'succeeded' | 'claimed';
+export type RefusedOperation =
+  | { readonly outcome: 'refused' | 'succeeded' | 'claimed' }
+  | { readonly outcome: 'unwound'; readonly error: OperationError };
 
 /**
  * Records that an operation was refused before anything was written, which closes the door on every claim of it that is
@@ -35,13 +53,14 @@ export async function recordRefusedOperation(
     WHERE operation.time_ended IS NULL AND (operation.vmm_id IS NULL
       OR EXISTS (SELECT 1 FROM vmm WHERE vmm.id = operation.vmm_id AND vmm.state = 'saga_unwound'))
     RETURNING id`);
-  if (refused.rows.length > 0) return 'refused';
+  if (refused.rows.length > 0) return { outcome: 'refused' };
   const result = await db.execute(
-    sql`/* refuse-operation */ SELECT succeeded FROM operation WHERE id = ${attempt.operationId}`,
+    sql`/* refuse-operation */ SELECT succeeded, vmm_id IS NOT NULL AS claimed, error FROM operation WHERE id = ${attempt.operationId}`,
   );
   const found = result.rows[0];
   // Without an instance there is no operation.
-  if (found === undefined) return 'refused';
-  const { succeeded } = outcomeRow.parse(found);
-  return succeeded === null ? 'claimed' : succeeded ? 'succeeded' : 'refused';
+  if (found === undefined) return { outcome: 'refused' };
+  const { succeeded, claimed, error: written } = outcomeRow.parse(found);
+  if (succeeded === false && claimed && written !== null) return { outcome: 'unwound', error: written };
+  return { outcome: succeeded === null ? 'claimed' : succeeded ? 'succeeded' : 'refused' };
 }

@@ -13,6 +13,7 @@ import { expungeSled } from '../../db/transactions/expunge-sled.ts';
 import { failVmm } from '../../db/transactions/fail-vmm.ts';
 import { finishUnwind } from '../../db/transactions/finish-unwind.ts';
 import { recordStop } from '../../db/transactions/record-stop.ts';
+import { AlreadyUnwound } from '../../db/transactions/refuse-operation.ts';
 import { recordSucceededOperation } from '../../db/transactions/succeed-operation.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
@@ -120,7 +121,7 @@ describe('a claim', () => {
     const instanceId = await database.addInstance(projectId);
     const late = newAttempt('start', instanceId);
     await unwind(late);
-    await expect(start(instanceId, 'user', late)).rejects.toBeInstanceOf(Refusal);
+    await expect(start(instanceId, 'user', late)).rejects.toBeInstanceOf(AlreadyUnwound);
     expect(await reservations()).toEqual([]);
     expect((await record(instanceId)).instance).toMatchObject({ state: 'no_vmm', activeVmmId: null });
     expect((await start(instanceId)).claim).not.toBeNull();
@@ -129,13 +130,15 @@ describe('a claim', () => {
     const late = await start(await database.addInstance(projectId));
     await unwind(late, { confirmed: false });
     await commitUpdate(database.db, late.instanceId);
-    await expect(start(late.instanceId, 'user', late)).rejects.toBeInstanceOf(Refusal);
+    await expect(start(late.instanceId, 'user', late)).rejects.toBeInstanceOf(AlreadyUnwound);
     const source = await running();
     const migration = await migrating(source);
     const destinationSledId = (await record(source.instanceId)).target?.sledId ?? '';
     await unwind(migration, { confirmed: false });
     await commitUpdate(database.db, source.instanceId);
-    await expect(claimMigration(database.db, { ...migration, destinationSledId })).rejects.toBeInstanceOf(Refusal);
+    await expect(claimMigration(database.db, { ...migration, destinationSledId })).rejects.toBeInstanceOf(
+      AlreadyUnwound,
+    );
     expect((await reservations()).map(([, kind]) => kind)).toEqual(['active', 'tombstoned', 'tombstoned']);
   });
 });

@@ -560,6 +560,18 @@ export const MUTANTS: readonly Mutant[] = [
     caughtBy: [DATABASE_TEST],
   },
   {
+    name: 'claim: one that comes again after its unwind is refused',
+    why: 'a saga whose task was lost as it ended says that nothing was written',
+    edits: [
+      {
+        file: CLAIM,
+        find: "if (refused.outcome === 'unwound') throw",
+        replace: "if (refused.outcome === 'unwound' && false) throw",
+      },
+    ],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
     name: 'claim: charges another amount than it takes',
     why: 'the quota drifts with every start',
     edits: [

@@ -16,6 +16,7 @@ import { expungeSled } from '../../db/transactions/expunge-sled.ts';
 import { failVmm } from '../../db/transactions/fail-vmm.ts';
 import { finishUnwind } from '../../db/transactions/finish-unwind.ts';
 import { recordStop } from '../../db/transactions/record-stop.ts';
+import { AlreadyUnwound } from '../../db/transactions/refuse-operation.ts';
 import { recordSucceededOperation } from '../../db/transactions/succeed-operation.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { isGoneVmmState } from '../../model/states.ts';
@@ -57,12 +58,12 @@ function attemptOf(world: World, name: string): SagaAttempt {
 
 const isReport = (reply: SledReply) => typeof reply !== 'string';
 
-/** Runs what may be refused: a refusal ends the script. */
-async function unlessRefused<T>(run: () => Promise<T>): Promise<T | Refusal> {
+/** Runs what may be refused, or may find its attempt unwound: both end the script. */
+async function unlessRefused<T>(run: () => Promise<T>): Promise<T | Refusal | AlreadyUnwound> {
   try {
     return await run();
   } catch (error) {
-    if (error instanceof Refusal) return error;
+    if (error instanceof Refusal || error instanceof AlreadyUnwound) return error;
     throw error;
   }
 }
@@ -169,6 +170,10 @@ export function start(name: string, fault: SagaFault = 'none', again?: Redone): 
         reached(world, 'claim');
         if (fault === 'cancelled before its claim') return 'begin';
         const claim = await unlessRefused(() => claimStart(db, { ...attemptOf(world, name), reason: 'user' }));
+        if (claim instanceof AlreadyUnwound) {
+          await expectOutcome(db, world, name, false);
+          return null;
+        }
         if (claim === null || claim instanceof Refusal) {
           await expectOutcome(db, world, name, claim === null);
           return null;
@@ -226,7 +231,7 @@ export function lateAttemptsOf(name: string): Actor {
       async claim(db, world) {
         if (!hasReached(world, 'claim')) return WAIT;
         const claim = await unlessRefused(() => claimStart(db, { ...attemptOf(world, name), reason: 'user' }));
-        if (claim !== null && !(claim instanceof Refusal)) world.notes[`${name} sled`] ??= claim.sledId;
+        if (claim !== null && !(claim instanceof Error)) world.notes[`${name} sled`] ??= claim.sledId;
         return 'register';
       },
       async register(db, world) {
@@ -259,6 +264,10 @@ export function migrate(name: string, fault: SagaFault = 'none', again?: Redone)
         const claimed = await unlessRefused(() =>
           claimMigration(db, { ...attemptOf(world, name), destinationSledId: world.there }),
         );
+        if (claimed instanceof AlreadyUnwound) {
+          await expectOutcome(db, world, name, false);
+          return null;
+        }
         if (claimed instanceof Refusal || claimed.outcome !== 'claimed') {
           if (claimed instanceof Refusal) await expectOutcome(db, world, name, false);
           else if (claimed.outcome === 'already') await expectOutcome(db, world, name, true);
@@ -347,7 +356,7 @@ export const STOP: Actor = {
   steps: {
     async record(db, world) {
       const recorded = await unlessRefused(() => recordStop(db, world.instanceId));
-      return recorded instanceof Refusal || !recorded.carry ? null : 'deliver';
+      return recorded instanceof Error || !recorded.carry ? null : 'deliver';
     },
     async deliver(db, world) {
       await deliverStop(db, world);

@@ -2,6 +2,7 @@ import type { ApplicationFailure } from '@temporalio/common';
 import { describe, expect, test } from 'vitest';
 import { classifyFailure, stepFailure } from '../../activities/failures.ts';
 import { SledError } from '../../activities/sled-client.ts';
+import { AlreadyUnwound } from '../../db/transactions/refuse-operation.ts';
 import {
   describeOperationFailure,
   errorBody,
@@ -51,6 +52,14 @@ describe('what a failure means', () => {
     expect(typeOf('gone')).toMatchObject({ type: 'NoSuchVmm', nonRetryable: true });
     expect(typeOf('refused')).toMatchObject({ type: 'SledRefused', nonRetryable: true });
     expect(typeOf('unavailable')).toMatchObject({ type: 'SledUnavailable', nonRetryable: false });
+  });
+
+  test('an attempt that was unwound before ends with the error that its operation has, as it is', () => {
+    const body = errorBody('Conflict', 'the start failed and was undone: the sled refused; start it again');
+    const classed = classifyFailure(new AlreadyUnwound(body)) as ApplicationFailure;
+    expect(classed).toMatchObject({ type: 'AlreadyUnwound', nonRetryable: true, details: [body] });
+    const answer = describeOperationFailure('start', failure({ type: 'AlreadyUnwound', body, message: body.message }));
+    expect(answer).toEqual(body);
   });
 
   test('what nobody foresaw is tried again: it is not classed', () => {
