@@ -139,7 +139,7 @@ export class Operations {
     return { operationId: runId, done: await this.#wait(handle, request, runId, deadline) };
   }
 
-  /** Joins the open run of a workflow, if there is one. Returns `null` when there is none. */
+  /** Joins the open run of a workflow, if there is one that it may join. Returns `null` when there is none. */
   async joinOpen(request: OperationRequest): Promise<OperationAnswer | null> {
     const deadline = performance.now() + request.waitMs;
     const workflowId = workflowIdOf(request);
@@ -148,6 +148,10 @@ export class Operations {
       throw error;
     });
     if (operationId === null) return null;
+    const { joinable, key, audit } = request;
+    if (joinable !== undefined && !joinable.input.safeParse(await this.#inputOf(workflowId, operationId)).success)
+      return null;
+    if (key !== undefined) await settleKey(this.#db, key, operationId, audit?.id);
     // It may be over already, and only closing.
     const row = await readOperation(this.#db, operationId);
     if (row?.error) throw new OperationFailed(row.error);
@@ -156,10 +160,10 @@ export class Operations {
     return { operationId, done: await this.#wait(handle, request, operationId, deadline) };
   }
 
-  /** The run of a workflow that is open; `null` when its last one has closed. Throws when there never was one. */
+  /** The run of a workflow that is open, if only paused; `null` when its last one has closed. Throws when there never was one. */
   async #openRunId(workflowId: string): Promise<string | null> {
     const { status, runId } = await this.#client.workflow.getHandle(workflowId).describe();
-    return status.name === 'RUNNING' ? runId : null;
+    return status.name === 'RUNNING' || status.name === 'PAUSED' ? runId : null;
   }
 
   async #startOrJoin(request: OperationRequest, deadline: number): Promise<OpenRun> {
@@ -174,7 +178,10 @@ export class Operations {
       }
       const runId = await this.#openRunId(workflowId);
       // It closed between the two calls: begin anew.
-      if (runId === null) continue;
+      if (runId === null) {
+        if (performance.now() < closingDeadline) continue;
+        throw Refusal.unavailable(`gave way to other requests to ${request.kind} this instance: try again in a moment`);
+      }
       // One whose outcome is known is an earlier call's: it is only closing, and stands in nobody's way.
       if ((await readOperation(this.#db, runId))?.timeEnded != null) {
         if (await this.#closes(workflowId, runId, closingDeadline)) continue;
@@ -280,17 +287,24 @@ export class Operations {
     signal: AbortSignal,
   ): Promise<Outcome> {
     if (this.#outcomes.hears) await pause(LISTEN_FIRST_MS, undefined, { signal });
+    let ended: WorkflowFailedError | null = null;
     for (;;) {
       try {
         await this.#client.withAbortSignal(signal, () => handle.result());
         return 'succeeded';
       } catch (error) {
-        if (error instanceof WorkflowFailedError) return failureOf(error, request.kind);
+        if (error instanceof WorkflowFailedError) {
+          const body = bodyOf(error);
+          if (body !== null) return new OperationFailed(body);
+          ended = error;
+        }
         signal.throwIfAborted();
       }
-      const row = await readOperation(this.#db, operationId).catch(() => null);
+      // A workflow that somebody ended may have recorded its outcome before.
+      const row = await readOperation(this.#db, operationId).catch(() => undefined);
       if (row?.error) return new OperationFailed(row.error);
       if (row?.succeeded) return 'succeeded';
+      if (ended !== null && row !== undefined) return endedByOperator(ended, request.kind);
       await pause(ASK_AGAIN_MS, undefined, { signal });
     }
   }
@@ -302,10 +316,12 @@ function workflowIdOf({ kind, input }: Saga): string {
   return workflowIds[kind](input.instanceId);
 }
 
-function failureOf(error: WorkflowFailedError, kind: OperationKind): OperationFailed {
-  const { cause } = error;
-  const body = cause instanceof ApplicationFailure ? (cause.details?.[0] as OperationError | undefined) : undefined;
-  if (body !== undefined) return new OperationFailed(body);
+/** The error that a saga has closed its workflow with; `null` when it was ended otherwise. */
+function bodyOf({ cause }: WorkflowFailedError): OperationError | null {
+  return cause instanceof ApplicationFailure ? ((cause.details?.[0] as OperationError | undefined) ?? null) : null;
+}
+
+function endedByOperator(error: WorkflowFailedError, kind: OperationKind): OperationFailed {
   const message = `the ${kind} was ended by an operator (${error.message}); what it left is being undone: try again in a moment`;
   return new OperationFailed(errorBody('Conflict', message));
 }

@@ -10,6 +10,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { sql } from 'drizzle-orm';
 import type pg from 'pg';
 import type { Logger } from 'pino';
+import { withLimit } from '../platform/host/with-limit.ts';
 import { type Database, singleConnection } from './connect.ts';
 
 /** Where the outcomes of operations can be heard. */
@@ -120,15 +121,16 @@ export class OperationOutcomes implements OutcomeListener {
   async #listen(onProof: () => void): Promise<never> {
     const socket = new Socket();
     const client = singleConnection(this.#url, this.#applicationName, socket);
-    const broken = new AbortController();
-    const over = AbortSignal.any([broken.signal, this.#closing.signal]);
-    client.once('end', () => broken.abort(new Error('the connection has ended')));
+    const ended = new AbortController();
+    const over = ended.signal;
+    const close = () => ended.abort(this.#closing.signal.reason);
+    this.#closing.signal.addEventListener('abort', close, { once: true });
+    client.once('end', () => ended.abort(new Error('the connection has ended')));
     client.on('notification', (message) => this.#hear(message));
     try {
       await unless(over, client.connect());
-      await unless(
-        AbortSignal.any([over, AbortSignal.timeout(PROOF_MS)]),
-        client.query(`LISTEN ${CHANNEL}; LISTEN ${this.#proofChannel}`),
+      await withLimit(PROOF_MS, over, (signal) =>
+        unless(signal, client.query(`LISTEN ${CHANNEL}; LISTEN ${this.#proofChannel}`)),
       );
       for (;;) {
         const proof = await this.#prove(over);
@@ -138,6 +140,7 @@ export class OperationOutcomes implements OutcomeListener {
         await pause(proof === 'heard' ? this.#proveEveryMs : PROVE_AGAIN_MS, undefined, { signal: over });
       }
     } finally {
+      this.#closing.signal.removeEventListener('abort', close);
       this.#become(false);
       await endConnection(client, socket);
     }
@@ -146,19 +149,17 @@ export class OperationOutcomes implements OutcomeListener {
   /** Says a word the ordinary way, and waits until it is heard. `unsaid`: it could not be said, so nothing is known. */
   async #prove(over: AbortSignal): Promise<'heard' | 'deaf' | 'unsaid'> {
     const word = randomUUID();
-    const limit = AbortSignal.any([over, AbortSignal.timeout(PROOF_MS)]);
     const heard = new Promise<'heard'>((resolve) => {
       this.#provenBy = (said) => {
         if (said === word) resolve('heard');
       };
     });
     let wasSaid = false;
-    const said = this.#db.execute(sql`SELECT pg_notify(${this.#proofChannel}, ${word})`).then(() => {
-      wasSaid = true;
-      return heard;
-    });
     try {
-      return await unless(limit, said);
+      const said = this.#db.execute(sql`SELECT pg_notify(${this.#proofChannel}, ${word})`);
+      await withLimit(PROOF_MS, over, (signal) => unless(signal, said));
+      wasSaid = true;
+      return await withLimit(PROOF_MS, over, (signal) => unless(signal, heard));
     } catch {
       over.throwIfAborted();
       return wasSaid ? 'deaf' : 'unsaid';
@@ -219,6 +220,7 @@ async function unless<Result>(signal: AbortSignal, work: Promise<Result>): Promi
 const END_MS = 1_000;
 
 async function endConnection(client: pg.Client, socket: Socket): Promise<void> {
-  await unless(AbortSignal.timeout(END_MS), client.end()).catch(() => {});
+  const never = new AbortController().signal;
+  await withLimit(END_MS, never, (signal) => unless(signal, client.end())).catch(() => {});
   socket.destroy();
 }

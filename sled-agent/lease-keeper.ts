@@ -11,6 +11,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { request } from 'undici';
 import { RENEWALS_PER_LEASE } from '../model/lease.ts';
+import { withLimit } from '../platform/host/with-limit.ts';
 import {
   type LeaseRenewal,
   leaseGranted,
@@ -236,13 +237,15 @@ export class LeaseKeeper {
   async #call(method: 'GET' | 'PUT', path: string, sent?: unknown): Promise<{ statusCode: number; body: unknown }> {
     // Short enough that another attempt, and one more, can succeed within the lease.
     const limitMs = Math.min(5_000, this.#options.leaseMs / 4);
-    const { statusCode, body } = await request(`${this.#options.controlPlaneUrl}${path}`, {
-      method,
-      dispatcher: this.#connections.dispatcher,
-      signal: AbortSignal.any([AbortSignal.timeout(limitMs), this.#stopped.signal]),
-      ...(sent === undefined ? {} : { headers: { 'content-type': 'application/json' }, body: JSON.stringify(sent) }),
+    const { statusCode, text } = await withLimit(limitMs, this.#stopped.signal, async (signal) => {
+      const answer = await request(`${this.#options.controlPlaneUrl}${path}`, {
+        method,
+        dispatcher: this.#connections.dispatcher,
+        signal,
+        ...(sent === undefined ? {} : { headers: { 'content-type': 'application/json' }, body: JSON.stringify(sent) }),
+      });
+      return { statusCode: answer.statusCode, text: await answer.body.text() };
     });
-    const text = await body.text();
     try {
       return { statusCode, body: JSON.parse(text) };
     } catch {

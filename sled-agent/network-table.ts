@@ -1,5 +1,6 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import { request } from 'undici';
+import { withLimit } from '../platform/host/with-limit.ts';
 import { type NetworkEntry, networkPage } from '../wire/network-protocol.ts';
 import { type ControlPlaneConnections, plainConnections } from './control-plane-connections.ts';
 
@@ -78,16 +79,17 @@ export class NetworkTable {
   }
 
   async #poll(after: string | null) {
-    const { signal } = this.#stopped;
     const query = after === null ? '' : `?after=${encodeURIComponent(after)}`;
-    const { statusCode, body } = await request(`${this.#url}/network/instances${query}`, {
-      dispatcher: this.#connections.dispatcher,
-      signal: AbortSignal.any([AbortSignal.timeout(CALL_MS), signal]),
+    return withLimit(CALL_MS, this.#stopped.signal, async (signal) => {
+      const { statusCode, body } = await request(`${this.#url}/network/instances${query}`, {
+        dispatcher: this.#connections.dispatcher,
+        signal,
+      });
+      if (statusCode === 200) return networkPage.parse(await body.json());
+      await body.dump();
+      if (statusCode === 400 && after !== null) throw new CursorRefused();
+      throw new Error(`the control plane answered ${statusCode}`);
     });
-    if (statusCode === 200) return networkPage.parse(await body.json());
-    await body.dump();
-    if (statusCode === 400 && after !== null) throw new CursorRefused();
-    throw new Error(`the control plane answered ${statusCode}`);
   }
 }
 

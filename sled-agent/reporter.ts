@@ -1,4 +1,5 @@
 import { request } from 'undici';
+import { withLimit } from '../platform/host/with-limit.ts';
 import { inCallSpan } from '../platform/telemetry/tracing.ts';
 import type { SledVmmState } from '../wire/sled-protocol.ts';
 import { type ControlPlaneConnections, plainConnections } from './control-plane-connections.ts';
@@ -88,16 +89,19 @@ export class Reporter {
 
   async #put(vmmId: string, report: SledVmmState): Promise<boolean> {
     try {
-      const { statusCode, body } = await inCallSpan('report VMM', { 'mooring.vmm_id': vmmId }, (headers) =>
-        request(`${this.#url}/vmms/${vmmId}`, {
-          method: 'PUT',
-          headers: { ...headers, 'content-type': 'application/json' },
-          body: JSON.stringify(report),
-          dispatcher: this.#connections.dispatcher,
-          signal: AbortSignal.any([AbortSignal.timeout(CALL_MS), this.#stopped.signal]),
+      const statusCode = await inCallSpan('report VMM', { 'mooring.vmm_id': vmmId }, (headers) =>
+        withLimit(CALL_MS, this.#stopped.signal, async (signal) => {
+          const answer = await request(`${this.#url}/vmms/${vmmId}`, {
+            method: 'PUT',
+            headers: { ...headers, 'content-type': 'application/json' },
+            body: JSON.stringify(report),
+            dispatcher: this.#connections.dispatcher,
+            signal,
+          });
+          await answer.body.dump();
+          return answer.statusCode;
         }),
       );
-      await body.dump();
       return statusCode === 204 || (statusCode >= 400 && statusCode < 500 && !TRY_AGAIN.has(statusCode));
     } catch {
       return false;

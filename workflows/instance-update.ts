@@ -51,7 +51,7 @@
  * Report and update. Both lock the VMM, then the migration: the report commits before the snapshots and is in them, or
  *   it comes after and finds what was decided. Then its handler judges by what is stored *now* and signals; only then the
  *   agent hears 204, so a handler that dies in between has the report sent again. One that can't need an update says so
- *   in its own statement (`settled` in apply-report) and saves the snapshot.
+ *   in its own statement (`needsUpdate` in apply-report) and saves the snapshot.
  * Unwind and update. An unwind touches neither ids nor generation, so it can't disturb this guard; finish-unwind begins
  *   by locking the instance, so it runs before the update or after it. A VMM that is being unwound is nobody else's: no
  *   report or verdict is written to it, an update neither unregisters it nor makes it active. When it is `saga_unwound`

@@ -1,4 +1,5 @@
 /** The corners of the operations: what a user may ask for at an awkward moment, and what must come of it. */
+import { randomUUID } from 'node:crypto';
 import { sql } from 'drizzle-orm';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { type OperationRequest, Operations } from '../../api/operations.ts';
@@ -258,8 +259,11 @@ describe('the answer', () => {
     harness.everywhere(({ agent }) => agent.faults.plant({ call: 'state:running', act: { type: 'drop_before' } }));
 
   /** Starts an instance through the API; the answer's status, operation and error. */
-  async function start(id: string): Promise<{ status: number; operationId: string | undefined; message: string }> {
-    const response = await fetch(`${harness.stack.apiUrl}/v1/instances/${id}/start`, { method: 'POST' });
+  async function start(
+    id: string,
+    options: RequestInit = {},
+  ): Promise<{ status: number; operationId: string | undefined; message: string }> {
+    const response = await fetch(`${harness.stack.apiUrl}/v1/instances/${id}/start`, { ...options, method: 'POST' });
     const { message = '' } = (await response.json()) as { message?: string };
     return { status: response.status, operationId: response.headers.get('location')?.split('/').at(-1), message };
   }
@@ -301,6 +305,40 @@ describe('the answer', () => {
     expect((await first).done).toBe(true);
     expect((await second).done).toBe(true);
     expect((await second).operationId).not.toBe((await first).operationId);
+  });
+
+  test('is what is on record, where a workflow is terminated that has recorded it', async () => {
+    hold();
+    const id = await harness.create();
+    // Nobody listens for this one: it hears of the end of the workflow first.
+    const waiting = operations().run(request(id));
+    await endPast(id, null);
+    await harness.temporal.workflow.getHandle(workflowIds.start(id)).terminate('by a test');
+    expect((await waiting).done).toBe(true);
+  });
+
+  test('is that of the call that was joined, also for the same key once more', async () => {
+    hold();
+    const id = await harness.create();
+    const first = start(id);
+    const starting = async () => (await harness.record(id)).externalState === 'starting';
+    await waitUntil(starting, 'it never began');
+    const key = { headers: { 'idempotency-key': randomUUID() } };
+    const joins = start(id, key);
+    await waitUntil(async () => {
+      const { rows } = await harness.database.db.execute(
+        sql`SELECT 1 FROM idempotency_key WHERE key = ${key.headers['idempotency-key']} AND operation_id IS NOT NULL`,
+      );
+      return rows.length === 1;
+    }, 'the key was never settled');
+    harness.everywhere(wake);
+    const { operationId } = await first;
+    expect(await joins).toMatchObject({ status: 202, operationId });
+    await harness.shows(id, 'running');
+    await harness.client.stopInstance(id);
+    await harness.shows(id, 'stopped');
+    expect(await start(id, key)).toMatchObject({ status: 202, operationId });
+    expect((await harness.record(id)).externalState).toBe('stopped');
   });
 
   test('comes also where nothing is heard, although it seems to be', async () => {

@@ -1,0 +1,24 @@
+/**
+ * Runs `work` with a signal that is aborted after `limitMs` milliseconds, with a `TimeoutError`, or with `over`, for its reason.
+ * Throws what `work` throws.
+ *
+ * Not by `AbortSignal.any` with `AbortSignal.timeout`: where nothing else holds the latter, it may be collected, and then never
+ * fires. Source: https://github.com/nodejs/node/issues/57736
+ */
+export async function withLimit<Result>(
+  limitMs: number,
+  over: AbortSignal,
+  work: (signal: AbortSignal) => Promise<Result>,
+): Promise<Result> {
+  const limit = new AbortController();
+  const end = () => limit.abort(over.reason);
+  const timer = setTimeout(() => limit.abort(new DOMException('it took too long', 'TimeoutError')), limitMs);
+  if (over.aborted) end();
+  else over.addEventListener('abort', end, { once: true });
+  try {
+    return await work(limit.signal);
+  } finally {
+    clearTimeout(timer);
+    over.removeEventListener('abort', end);
+  }
+}
