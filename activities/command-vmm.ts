@@ -23,9 +23,13 @@ export async function checkStillWanted(
     const what = place.sledPolicy === 'expunged' ? 'expunged' : 'declared dead or stated to be powered off';
     throw stepFailure('SledExpunged', `sled "${place.sledName}" was ${what}`);
   }
+  if (place.unwinding) throw vmmEnded(place.sledName ?? 'unknown');
   if (isGoneVmmState(place.state))
     throw stepFailure('VmmLost', `the VMM on sled "${place.sledName}" is ${place.state}`);
 }
+
+/** How long what registering the VMM has found is good for, in milliseconds: no longer than a step within a workflow task may take. */
+const LOOK_IS_GOOD_MS = 2_000;
 
 /** The failure of an operation whose VMM was ended by another workflow, or by another run of this one. */
 export function vmmEnded(sledName: string) {
@@ -43,11 +47,12 @@ export function stopRequested() {
  */
 export async function commandVmm(
   context: Pick<SagaContext, 'db' | 'sleds' | 'workflows'>,
-  attempt: Attempt & { sled: SledAddress },
+  attempt: Attempt & { sled: SledAddress; lookedAtMs?: number },
   command: VmmCommand,
   { readIntent, whenAccepted }: { readIntent: boolean; whenAccepted?: () => Promise<void> },
 ): Promise<void> {
-  if (isTriedAgain()) await checkStillWanted(context, attempt.vmmId, { readIntent });
+  if (isTriedAgain() || Date.now() - (attempt.lookedAtMs ?? 0) > LOOK_IS_GOOD_MS)
+    await checkStillWanted(context, attempt.vmmId, { readIntent });
   const { updated_runtime } = await context.sleds.setState(attempt.sled, attempt.vmmId, command, SLED_CALL_MS);
   const [applied] = await Promise.all([
     applyAnswer(context, attempt.vmmId, updated_runtime, { succeed: attempt }),

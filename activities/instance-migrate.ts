@@ -2,6 +2,7 @@ import { log } from '@temporalio/activity';
 import { readVmmPlace } from '../db/queries/read-vmm-place.ts';
 import { type ClaimMigrationRequest, claimMigration, type MigrationClaim } from '../db/transactions/claim-migration.ts';
 import type { Attempt } from '../model/attempt.ts';
+import { isGoneVmmState } from '../model/states.ts';
 import { commandVmm } from './command-vmm.ts';
 import type { SagaContext } from './context.ts';
 import type { SledAddress } from './sled-client.ts';
@@ -26,7 +27,7 @@ export function migrateActivities(context: SagaContext) {
      * Commands the destination to migrate the guest in. A stop meanwhile doesn't end this: the guest may be on its way
      * already, and the stop is carried to both sides.
      */
-    async migrateIn(request: Attempt & MigrateInCommand): Promise<void> {
+    async migrateIn(request: Attempt & MigrateInCommand & { lookedAtMs?: number }): Promise<void> {
       const { instanceId, migrationId, sourceAddress, vmmId } = request;
       await commandVmm(
         context,
@@ -43,10 +44,14 @@ export function migrateActivities(context: SagaContext) {
       );
     },
 
-    /** What a migration's destination was commanded with; `null` when it never was. */
+    /**
+     * What a migration's destination was commanded with, or is about to be; `null` when it never was, or when that is over: the
+     * same as `begin-unwind` decides under the VMM's lock.
+     */
     async readMigrateInCommand({ vmmId }: Pick<Attempt, 'vmmId'>): Promise<MigrateInCommand | null> {
       const place = await readVmmPlace(db, vmmId);
-      if (place === null || !place.commanded) return null;
+      if (place === null || !place.commanded || place.unwinding || place.givenUp || isGoneVmmState(place.state))
+        return null;
       const { sledName, sledAddress, sourceAddress, migrationId } = place;
       if (sledName === null || sledAddress === null || sourceAddress === null || migrationId === null) return null;
       return { sled: { name: sledName, address: sledAddress }, sourceAddress, migrationId };

@@ -14,7 +14,7 @@ export function startActivities(context: SagaContext) {
     },
 
     /** Commands the sled to run the guest, and records the start's success with the sled's answer. */
-    async runVmm(attempt: Attempt & { sled: SledAddress }): Promise<void> {
+    async runVmm(attempt: Attempt & { sled: SledAddress; lookedAtMs?: number }): Promise<void> {
       await commandVmm(context, attempt, { type: 'running' }, { readIntent: true });
     },
   };

@@ -1,4 +1,5 @@
 import type { ClaimedVmm } from '../db/transactions/claim-start.ts';
+import { isGoneVmmState } from '../model/states.ts';
 import { isTriedAgain } from './attempts.ts';
 import { checkStillWanted, stopRequested, vmmEnded } from './command-vmm.ts';
 import type { SagaContext } from './context.ts';
@@ -11,9 +12,9 @@ export function registerActivities(context: SagaContext) {
     /**
      * Registers a VMM with its sled, then writes the sled's answer and, in the same transaction, reads the intent and marks
      * the VMM as about to be commanded. Final when the user asked for stop meanwhile, or when the VMM was ended: without the
-     * mark nothing may command the sled to run it.
+     * mark nothing may command the sled to run it. Returns when it looked, in milliseconds since 1970.
      */
-    async registerVmm(claim: ClaimedVmm & { instanceId: string; migrationId?: string }): Promise<void> {
+    async registerVmm(claim: ClaimedVmm & { instanceId: string; migrationId?: string }): Promise<number> {
       const sled = { name: claim.sledName, address: claim.sledAddress };
       if (isTriedAgain()) await checkStillWanted(context, claim.vmmId, { readIntent: true });
       const state = await sleds.register(
@@ -34,8 +35,10 @@ export function registerActivities(context: SagaContext) {
       );
       const applied = await applyAnswer(context, claim.vmmId, state, { markCommanded: true });
       if (applied !== null && applied.intendedState !== 'running') throw stopRequested();
-      // Unwound meanwhile, by another workflow or an operator's reset of this one: it was not marked, so it isn't commanded.
-      if (!applied?.commanded) throw vmmEnded(claim.sledName);
+      // Ended meanwhile, by an unwind or a verdict; an earlier run of this step may have marked it before.
+      if (applied?.verdict !== 'applied' || isGoneVmmState(applied.state) || !applied.commanded)
+        throw vmmEnded(claim.sledName);
+      return Date.now();
     },
   };
 }

@@ -55,6 +55,8 @@ export interface VmmUnregisterInput {
 export interface UnwindInput extends Attempt {
   /** Leave a VMM alone whose sled has reported that its guest runs. */
   readonly spareRunning: boolean;
+  /** The sled's own answer to its command has ended the attempt: a migration is not past its point of no return. */
+  readonly refused?: boolean;
   /** What the operation's caller is answered. */
   readonly error: OperationError;
 }

@@ -21,6 +21,7 @@ export async function instanceMigrate(input: InstanceMigrateInput): Promise<Inst
   const { instanceId, destinationSledId, drainedSledId } = input;
   const register = registerVmm(input.registerTimeoutMs);
   const migrationId = uuid4();
+  let told = false;
   return runSaga<InstanceMigrateResult>({
     kind: 'migrate',
     instanceId,
@@ -29,15 +30,17 @@ export async function instanceMigrate(input: InstanceMigrateInput): Promise<Inst
       if (claimed.outcome === 'already') return { outcome: 'already migrating' };
       const { claim } = claimed;
       const sled = { name: claim.sledName, address: claim.sledAddress };
-      await register({ ...claim, instanceId });
+      const lookedAtMs = await register({ ...claim, instanceId });
+      told = true;
       // The point of no return: a cancellation must not turn a migration that may be under way into an unwind.
       await CancellationScope.nonCancellable(() =>
-        migrateIn({ ...attempt, migrationId, sled, sourceAddress: claim.sourceAddress }),
+        migrateIn({ ...attempt, migrationId, sled, sourceAddress: claim.sourceAddress, lookedAtMs }),
       );
       return { outcome: 'migrating', vmmId: attempt.vmmId, migrationId, sled: claim.sledName };
     },
     // A destination that has reported that it migrates in has the guest, or is about to: reports decide from there.
     sparesRunning: () => true,
+    wasRefused: () => told,
     spared: ({ vmmId }) => ({ outcome: 'migrating', vmmId, migrationId }),
   });
 }

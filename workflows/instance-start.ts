@@ -21,13 +21,16 @@ export async function instanceStart(input: InstanceStartInput): Promise<Instance
     async steps(attempt) {
       const claim = await claimStart({ ...attempt, reason });
       if (claim === null) return { outcome: 'already started' };
-      await register({ ...claim, instanceId });
-      await runVmm({ ...attempt, sled: { name: claim.sledName, address: claim.sledAddress } });
+      const lookedAtMs = await register({ ...claim, instanceId });
+      const sled = { name: claim.sledName, address: claim.sledAddress };
+      await runVmm({ ...attempt, sled, lookedAtMs });
       return { outcome: 'started', vmmId: attempt.vmmId, sled: claim.sledName };
     },
     // Its sled refused a second command to a guest that it has reported as running, or that has moved on. But a sled that
     // does not know the VMM does not run it, whatever its row says.
     sparesRunning: (failure) => !failedWith(failure, 'NoSuchVmm'),
+    // A guest that was told to run is ended by an unwind, whoever told it.
+    wasRefused: () => true,
     spared: ({ vmmId }) => ({ outcome: 'started', vmmId }),
   });
 }

@@ -13,7 +13,7 @@ import { CancellationScope, isCancellation, log, uuid4, workflowInfo } from '@te
 import type { Attempt } from '../model/attempt.ts';
 import type { OperationKind } from '../model/states.ts';
 import { failedWith, operationError, operationFailure } from './failures.ts';
-import { endCutOff, unwindVmm } from './unwind.ts';
+import { endAttempt } from './unwind.ts';
 
 /** What undoes a saga, as its log line has it. */
 const COMPENSATION = { start: 'unwind the VMM', migrate: 'unwind the target VMM' } as const satisfies Record<
@@ -28,6 +28,8 @@ export interface VmmSaga<Result> {
   steps(attempt: Attempt): Promise<Result>;
   /** Whether a VMM whose sled has reported that its guest runs is left alone by the unwind that follows this failure. */
   sparesRunning(failure: unknown): boolean;
+  /** Whether it was the sled's answer to its command that ended the steps: then nothing is past a point of no return. */
+  wasRefused(): boolean;
   /** The result when the VMM was spared: the operation has succeeded after all. */
   spared(attempt: Attempt): Result;
 }
@@ -50,9 +52,11 @@ export async function runSaga<Result>(saga: VmmSaga<Result>): Promise<Result> {
     if (failedWith(failure, 'AlreadyUnwound')) throw operationFailure(kind, 'unwound', error, failure);
     return CancellationScope.nonCancellable(async () => {
       log.info('compensating', { vmm_id: attempt.vmmId, compensation: COMPENSATION[kind] });
-      const end = isCancellation(failure) ? endCutOff : unwindVmm;
-      const outcome = await end({ ...attempt, spareRunning: saga.sparesRunning(failure), error });
-      if (outcome === 'unwound') throw operationFailure(kind, 'unwound', error, failure);
+      const ended = await endAttempt(
+        { ...attempt, spareRunning: saga.sparesRunning(failure), refused: saga.wasRefused(), error },
+        { cutOff: isCancellation(failure) },
+      );
+      if (ended.outcome === 'unwound') throw operationFailure(kind, 'unwound', ended.error, failure);
       return saga.spared(attempt);
     });
   }

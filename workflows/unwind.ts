@@ -10,6 +10,7 @@
  *
  * The instance's ids and generation are not touched: only the update saga clears them.
  */
+import type { OperationError } from '../model/failures.ts';
 import type { UnwindInput } from '../model/workflow-inputs.ts';
 import { operationError } from './failures.ts';
 import {
@@ -23,13 +24,17 @@ import {
 
 /**
  * Unwinds a VMM. Returns `spared` when it was left alone, because its operation had succeeded or its guest runs: then nothing
- * was undone, and the operation's success is on record.
+ * was undone, and the operation's success is on record. `commanded`: a migration's destination was commanded, or is about to be,
+ * by an earlier run of the same workflow task; nothing was undone.
  */
-export async function unwindVmm(input: UnwindInput): Promise<'unwound' | 'spared'> {
+async function unwindVmm(input: UnwindInput): Promise<'unwound' | 'spared' | 'commanded'> {
   const begun = await beginUnwind(input);
   if (begun.spared) return 'spared';
+  if (begun.forward) return 'commanded';
   let confirmed = begun.sled === null;
-  if (begun.sled !== null) {
+  // What has been unwound before waits for no sled again: what its answer would release is the watcher's then.
+  if (begun.ended) confirmed = false;
+  else if (begun.sled !== null) {
     const request = { vmmId: input.vmmId, sled: begun.sled };
     if (begun.commanded) {
       await unregisterVmm(request);
@@ -45,17 +50,29 @@ export async function unwindVmm(input: UnwindInput): Promise<'unwound' | 'spared
   return 'unwound';
 }
 
+/** How an attempt was ended; `error` is what its operation's caller is answered where it was unwound. */
+export interface EndedAttempt {
+  readonly outcome: 'carried forward' | 'unwound' | 'spared';
+  readonly error: OperationError;
+}
+
 /**
- * Ends an attempt that was cut off, so that nobody knows how far it came. A migration whose destination was commanded to
- * migrate in is past the point of no return: it is carried forward, and unwound only when the destination refuses for good.
+ * Ends an attempt whose steps have failed, or that was cut off, so that nobody knows how far it came. A migration whose
+ * destination was commanded to migrate in is past the point of no return: it is carried forward, and unwound only when the
+ * destination refuses for good. One that is `cutOff` is looked at first.
  */
-export async function endCutOff(input: UnwindInput): Promise<'carried forward' | 'unwound' | 'spared'> {
-  const command = input.kind === 'migrate' ? await readMigrateInCommand(input) : null;
-  if (command === null) return unwindVmm(input);
-  try {
-    await migrateIn({ ...input, ...command });
-    return 'carried forward';
-  } catch (error) {
-    return unwindVmm({ ...input, error: operationError('migrate', error) });
+export async function endAttempt(input: UnwindInput, { cutOff }: { cutOff: boolean }): Promise<EndedAttempt> {
+  for (let look = cutOff; ; look = true) {
+    const command = look && input.kind === 'migrate' ? await readMigrateInCommand(input) : null;
+    if (command !== null) {
+      try {
+        await migrateIn({ ...input, ...command });
+        return { outcome: 'carried forward', error: input.error };
+      } catch (failure) {
+        return endAttempt({ ...input, refused: true, error: operationError('migrate', failure) }, { cutOff: false });
+      }
+    }
+    const outcome = await unwindVmm(input);
+    if (outcome !== 'commanded') return { outcome, error: input.error };
   }
 }

@@ -21,16 +21,27 @@ const begunRow = z.object({
   commanded: z.boolean(),
   vouched: z.boolean(),
   spared: z.boolean(),
+  forward: z.boolean(),
+  ended: z.boolean(),
 });
 
 export interface BeginUnwindRequest extends Attempt {
   /** Whether a guest that its sled has reported as running, or as migrating in, is left alone. */
   readonly spareRunning: boolean;
+  /**
+   * The sled's own answer to its command has ended the attempt. Without it, a migration whose destination was commanded, or is
+   * about to be, is not unwound: it may be under way.
+   */
+  readonly refused?: boolean;
 }
 
 export interface BegunUnwind {
   /** The operation has succeeded, before or by this: the guest runs after all, here or where it moved. Nothing was marked. */
   readonly spared: boolean;
+  /** A migration that is past the point of no return: it is to be carried forward. Nothing was marked. */
+  readonly forward: boolean;
+  /** It has been unwound to its end before. */
+  readonly ended: boolean;
   /** Where the VMM may be registered; `null` when its claim never arrived, or its sled was given up. */
   readonly sled: { readonly name: string; readonly address: string } | null;
   /** The sled was commanded, or was about to be, to run the guest or migrate it in. */
@@ -55,10 +66,13 @@ export async function beginUnwind(db: Database, request: BeginUnwindRequest): Pr
     return mark(db, request);
   });
   // Neither claimed nor burnt: the operation had ended before anything was claimed for it.
-  if (row === null) return { spared: await hasSucceeded(db, request), sled: null, commanded: false };
+  if (row === null)
+    return { spared: await hasSucceeded(db, request), forward: false, ended: false, sled: null, commanded: false };
   const reachable = row.sledAddress !== null && row.sledName !== null && row.sledPolicy !== 'expunged' && !row.vouched;
   return {
     spared: row.spared,
+    forward: row.forward,
+    ended: row.ended,
     sled: reachable ? { name: row.sledName ?? '', address: row.sledAddress ?? '' } : null,
     commanded: row.commanded,
   };
@@ -69,7 +83,7 @@ export async function beginUnwind(db: Database, request: BeginUnwindRequest): Pr
  * migration, or the operation's success: these rows are locked too, after the VMM's, and a row that is locked is read as it
  * was committed last, not as it was when the statement began.
  */
-async function mark(db: Queryable, { kind, vmmId, operationId, spareRunning }: BeginUnwindRequest) {
+async function mark(db: Queryable, { kind, vmmId, operationId, spareRunning, refused = false }: BeginUnwindRequest) {
   const result = await db.execute(sql`/* begin-unwind */
     WITH subject AS MATERIALIZED (
       SELECT id, sled_id, state, unwinding_since, commanded_at, vouched_gone_at FROM vmm WHERE id = ${vmmId} FOR UPDATE
@@ -86,16 +100,19 @@ async function mark(db: Queryable, { kind, vmmId, operationId, spareRunning }: B
           ELSE EXISTS (SELECT 1 FROM side WHERE target_vmm_id = subject.id AND target_state IN ('in_progress', 'completed')) END
         OR ${kind} = 'start' AND EXISTS (
           SELECT 1 FROM side WHERE source_vmm_id = subject.id AND 'completed' IN (source_state, target_state))
-      ) AS spared
+      ) AS spared, ${kind} = 'migrate' AND NOT ${refused} AND unwinding_since IS NULL AND commanded_at IS NOT NULL
+        AND vouched_gone_at IS NULL AND state NOT IN ('destroyed', 'failed')
+        AND NOT EXISTS (SELECT 1 FROM sled WHERE sled.id = sled_id AND sled.policy = 'expunged') AS commanded_in
       FROM subject
     ), marked AS (
-      UPDATE vmm SET unwinding_since = now() FROM judged WHERE vmm.id = judged.id AND NOT spared AND vmm.unwinding_since IS NULL
+      UPDATE vmm SET unwinding_since = now() FROM judged
+      WHERE vmm.id = judged.id AND NOT spared AND NOT commanded_in AND vmm.unwinding_since IS NULL
     ), succeeded AS (
       UPDATE operation SET succeeded = true, time_ended = now() FROM judged, own
       WHERE operation.id = own.id AND spared AND operation.time_ended IS NULL
     )
     SELECT sled.name AS "sledName", sled.address AS "sledAddress", sled.policy AS "sledPolicy", commanded_at IS NOT NULL AS commanded,
-      vouched_gone_at IS NOT NULL AS vouched, spared
+      vouched_gone_at IS NOT NULL AS vouched, spared, commanded_in AND NOT spared AS forward, state = 'saga_unwound' AS ended
     FROM subject JOIN judged USING (id) LEFT JOIN sled ON sled.id = sled_id`);
   const found = result.rows[0];
   return found === undefined ? null : begunRow.parse(found);

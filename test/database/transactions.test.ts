@@ -299,6 +299,32 @@ describe('a step that runs beside another run of the same saga', () => {
   const unwinding = async (vmmId: string) =>
     (await rows(sql`SELECT unwinding_since IS NOT NULL AS unwinding FROM vmm WHERE id = ${vmmId}`))[0]?.unwinding;
 
+  test('an unwind of a migration is begun by nothing but a refusal once its destination was commanded', async () => {
+    const migration = await migrating();
+    const failed = { ...migration, spareRunning: true };
+    await applyReport(database.db, migration.vmmId, vmmReport('migrating', 2), { markCommanded: true });
+    expect(await beginUnwind(database.db, failed)).toMatchObject({ forward: true, spared: false, ended: false });
+    expect(await unwinding(migration.vmmId)).toBe(false);
+    expect(await beginUnwind(database.db, { ...failed, refused: true })).toMatchObject({ forward: false });
+    expect(await unwinding(migration.vmmId)).toBe(true);
+    // What has begun goes on, whoever begins it again.
+    expect(await beginUnwind(database.db, failed)).toMatchObject({ forward: false, ended: false });
+    await unwind(migration);
+    expect(await beginUnwind(database.db, failed)).toMatchObject({ forward: false, ended: true });
+  });
+  test('an unwind of a migration is begun where its destination was not commanded, or is given up', async () => {
+    const early = await migrating();
+    expect(await beginUnwind(database.db, { ...early, spareRunning: true })).toMatchObject({ forward: false });
+    const late = await migrating();
+    await applyReport(database.db, late.vmmId, vmmReport('migrating', 2), { markCommanded: true });
+    await rows(
+      sql`UPDATE sled SET policy = 'expunged', time_expunged = now() WHERE id = (SELECT sled_id FROM vmm WHERE id = ${late.vmmId})`,
+    );
+    expect(await beginUnwind(database.db, { ...late, spareRunning: true })).toMatchObject({
+      forward: false,
+      sled: null,
+    });
+  });
   test('an unwind is not begun once the operation has succeeded', async () => {
     const begun = await start(await database.addInstance(projectId));
     await applyReport(database.db, begun.vmmId, vmmReport('starting', 2), { succeed: begun });

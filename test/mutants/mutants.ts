@@ -144,9 +144,9 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: SAGA,
-        find: 'const outcome = await end({ ...attempt, spareRunning: saga.sparesRunning(failure), error });',
+        find: 'const ended = await endAttempt(',
         replace:
-          "const outcome = kind === 'start' ? 'unwound' : await end({ ...attempt, spareRunning: saga.sparesRunning(failure), error });",
+          "if (kind === 'start') throw operationFailure(kind, 'unwound', error, failure);\n      const ended = await endAttempt(",
       },
     ],
     caughtBy: [ORDER_TEST],
@@ -157,9 +157,9 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: SAGA,
-        find: 'const outcome = await end({ ...attempt, spareRunning: saga.sparesRunning(failure), error });',
+        find: 'const ended = await endAttempt(',
         replace:
-          "const outcome = kind === 'migrate' ? 'unwound' : await end({ ...attempt, spareRunning: saga.sparesRunning(failure), error });",
+          "if (kind === 'migrate') throw operationFailure(kind, 'unwound', error, failure);\n      const ended = await endAttempt(",
       },
     ],
     caughtBy: [ORDER_TEST],
@@ -185,7 +185,11 @@ export const MUTANTS: readonly Mutant[] = [
         replace: 'steps(attempt: Attempt, claimed: () => void): Promise<Result>;',
       },
       { file: START, find: 'async steps(attempt) {', replace: 'async steps(attempt, claimed) {' },
-      { file: START, find: '      await register(', replace: '      claimed();\n      await register(' },
+      {
+        file: START,
+        find: 'const lookedAtMs = await register(',
+        replace: 'claimed();\n      const lookedAtMs = await register(',
+      },
     ],
     caughtBy: [ORDER_TEST],
   },
@@ -214,8 +218,8 @@ export const MUTANTS: readonly Mutant[] = [
       },
       {
         file: MIGRATE,
-        find: 'sourceAddress: claim.sourceAddress }),\n      );',
-        replace: 'sourceAddress: claim.sourceAddress }))();',
+        find: 'sourceAddress: claim.sourceAddress, lookedAtMs }),\n      );',
+        replace: 'sourceAddress: claim.sourceAddress, lookedAtMs }))();',
       },
       { file: MIGRATE, find: 'import { CancellationScope, sleep,', replace: 'import { sleep,' },
     ],
@@ -271,11 +275,22 @@ export const MUTANTS: readonly Mutant[] = [
     caughtBy: [DATABASE_TEST],
   },
   {
-    name: 'cancelled: nobody looks whether the destination was commanded',
-    why: 'a task that is done again because of a cancellation ends the guest that arrives',
+    name: 'unwind: of a migration whose destination was commanded, without its refusal',
+    why: 'a task that is done again ends the guest that arrives',
     edits: [
-      { file: SAGA, find: 'isCancellation(failure) ? endCutOff : unwindVmm;', replace: 'unwindVmm;' },
-      { file: SAGA, find: 'import { endCutOff, unwindVmm }', replace: 'import { unwindVmm }' },
+      {
+        file: 'db/transactions/begin-unwind.ts',
+        find: 'AND NOT spared AND NOT commanded_in AND',
+        replace: 'AND NOT spared AND',
+      },
+    ],
+    caughtBy: [DATABASE_TEST],
+  },
+  {
+    name: 'unwind: a migration that is past its point of no return is not carried forward',
+    why: 'nobody tells its destination, and it is never over',
+    edits: [
+      { file: UNWIND, find: "if (begun.forward) return 'commanded';", replace: "if (begun.forward) return 'spared';" },
     ],
     caughtBy: [ORDER_TEST],
   },
@@ -477,8 +492,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: COMMAND,
-        find: 'if (isTriedAgain()) await checkStillWanted(context',
-        replace: 'if (!isTriedAgain) await checkStillWanted(context',
+        find: 'if (isTriedAgain() || Date.now()',
+        replace: 'if (!isTriedAgain || Date.now()',
       },
     ],
     caughtBy: [ACTIVITIES_TEST],

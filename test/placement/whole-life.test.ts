@@ -72,7 +72,7 @@ test('starts, migrations, reports, unwinds, stops and updates at once: in every 
   const unwind = async (kind: OperationKind, instanceId: string, vmmId: string) => {
     const [claimed] = await database.db.select().from(operation).where(eq(operation.vmmId, vmmId));
     const attempt = { kind, instanceId, vmmId, operationId: claimed?.id ?? '', workflowId: 'unwind' };
-    const { spared } = await beginUnwind(database.db, { ...attempt, spareRunning: true });
+    const { spared } = await beginUnwind(database.db, { ...attempt, spareRunning: true, refused: true });
     if (spared) return;
     await finishUnwind(database.db, {
       ...attempt,

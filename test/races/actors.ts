@@ -90,7 +90,12 @@ function unwindSteps(name: string, run: string, fault: SagaFault): Record<string
   return {
     async begin(db, world) {
       const attempt = attemptOf(world, name);
-      const begun = await beginUnwind(db, { ...attempt, spareRunning: world.notes[`${run} gone`] === undefined });
+      const begun = await beginUnwind(db, {
+        ...attempt,
+        spareRunning: world.notes[`${run} gone`] === undefined,
+        refused: attempt.kind === 'start' || world.notes[`${run} told`] !== undefined,
+      });
+      if (begun.forward) return 'migrate in';
       if (begun.spared) return 'succeed';
       world.notes[`${run} commanded`] = String(begun.commanded);
       world.notes[`${run} placed`] = String(begun.sled !== null);
@@ -290,6 +295,7 @@ export function migrate(name: string, fault: SagaFault = 'none', again?: Redone)
       },
       async 'migrate in'(db, world) {
         const attempt = attemptOf(world, name);
+        world.notes[`${run} told`] = 'yes';
         if (fault === 'told refused' || fault === 'lost after begin') return 'begin';
         if (fault === 'told, no answer') {
           if (world.notes[`${run} commanded once`] !== undefined && !(await stillWanted(db, attempt.vmmId)))

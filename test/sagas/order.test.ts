@@ -217,6 +217,29 @@ test('a cancellation that arrives while the destination is being commanded waits
   expect(names()).toEqual(['claimMigration', 'registerVmm', 'migrateIn', 'migrateIn']);
 });
 
+test('a migration that fails after an earlier run has had its destination commanded is carried forward', async () => {
+  const FORWARD = { ...COMMANDED, forward: true };
+  fakes = { registerVmm: refuse('Mystery'), beginUnwind: async () => FORWARD };
+  expect(await outcome(await begin('instanceMigrate'))).toBe('succeeded');
+  expect(names().slice(2)).toEqual(['beginUnwind', 'readMigrateInCommand', 'migrateIn']);
+  // What the destination refuses is unwound.
+  calls.length = 0;
+  fakes = {
+    ...fakes,
+    migrateIn: refuse('SledRefused'),
+    beginUnwind: async ({ refused }: { refused?: boolean }) => (refused ? COMMANDED : FORWARD),
+  };
+  expect(await outcome(await begin('instanceMigrate'))).toBe('failed');
+  expect(names().slice(2)).toEqual(['beginUnwind', 'readMigrateInCommand', 'migrateIn', ...UNWIND]);
+});
+
+test('an attempt that was unwound to its end waits for no sled again', async () => {
+  fakes = { runVmm: refuse('VmmLost'), beginUnwind: async () => ({ ...COMMANDED, ended: true }) };
+  expect(await outcome(await begin('instanceStart'))).toBe('failed');
+  expect(names().slice(-2)).toEqual(['beginUnwind', 'finishUnwind']);
+  expect(calls.at(-1)?.request).toMatchObject({ confirmed: false });
+});
+
 test('a cancelled migration whose destination was never commanded unwinds', async () => {
   const held = gate();
   fakes = { registerVmm: held.pass, readMigrateInCommand: async () => null };

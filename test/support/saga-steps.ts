@@ -101,7 +101,7 @@ export async function unwoundAttempt(
   confirmed: boolean,
   spareRunning = false,
 ): Promise<Awaited<ReturnType<typeof beginUnwind>>> {
-  const begun = await beginUnwind(db, { ...attempt, spareRunning });
+  const begun = await beginUnwind(db, { ...attempt, spareRunning, refused: true });
   if (begun.spared) return begun;
   await finishUnwind(db, { ...attempt, confirmed, neverCommanded: !begun.commanded, error: unwindError() });
   return begun;

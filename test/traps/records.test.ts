@@ -127,7 +127,7 @@ describe('a migration torn down after it had succeeded (Omicron, TODO in instanc
     const { target, instanceId } = await migrating();
     const arrived = vmmReport('running', 3, { in: { id: target.migrationId, state, gen: 3 } });
     await applyReport(database.db, target.vmmId, arrived);
-    const begun = await beginUnwind(database.db, { ...target, spareRunning: true });
+    const begun = await beginUnwind(database.db, { ...target, spareRunning: true, refused: true });
     expect(begun.spared).toBe(true);
     expect((await readInstance(database.db, instanceId))?.target?.unwindingSince).toBeNull();
     await contentedDoctor();
