@@ -48,6 +48,12 @@ async function buildOf(workflowId: string): Promise<string | undefined> {
   return raw.workflowExecutionInfo?.versioningInfo?.deploymentVersion?.buildId ?? undefined;
 }
 
+/** The build that a workflow ended on: its caller may be answered before it has closed, and only a task that is over has a build. */
+async function buildOfEnded(workflowId: string): Promise<string | undefined> {
+  await harness.temporal.workflow.getHandle(workflowId).result();
+  return buildOf(workflowId);
+}
+
 async function statusOf(buildId: string) {
   return (await readBuilds(harness.temporal)).find((build) => build.buildId === buildId)?.status;
 }
@@ -90,7 +96,7 @@ test('the first build becomes current by itself; one that comes later waits for 
 test('a start in flight ends on the old build, a stop in flight goes over, and what is new begins on the new build', async () => {
   const begun = await harness.create();
   const stopping = await harness.running();
-  expect(await buildOf(workflowIds.start(stopping))).toBe('old');
+  expect(await buildOfEnded(workflowIds.start(stopping))).toBe('old');
   harness.everywhere(({ agent }) => {
     agent.faults.plant({ call: 'register', act: { type: 'refuse', status: 503 } });
     agent.faults.plant({ call: 'state:stopped', act: { type: 'refuse', status: 503 } });
@@ -113,12 +119,10 @@ test('a start in flight ends on the old build, a stop in flight goes over, and w
 
   await harness.shows(begun, 'running');
   await harness.shows(stopping, 'stopped');
-  await harness.temporal.workflow.getHandle(workflowIds.start(begun)).result();
-  expect(await buildOf(workflowIds.start(begun))).toBe('old');
-  await harness.temporal.workflow.getHandle(workflowIds.stop(stopping)).result();
-  expect(await buildOf(workflowIds.stop(stopping))).toBe('new');
+  expect(await buildOfEnded(workflowIds.start(begun))).toBe('old');
+  expect(await buildOfEnded(workflowIds.stop(stopping))).toBe('new');
   const fresh = await harness.running();
-  expect(await buildOf(workflowIds.start(fresh))).toBe('new');
+  expect(await buildOfEnded(workflowIds.start(fresh))).toBe('new');
 });
 
 test('when its last saga has ended the old build is drained: its worker can be stopped', async () => {

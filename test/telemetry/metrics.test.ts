@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { startApi } from '../../api/server.ts';
 import { dashboard, metricsOfDashboard } from '../../deploy/make-dashboard.ts';
+import { workflowIds } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import { createLog } from '../../platform/telemetry/log.ts';
 import type { startWorker } from '../../worker/worker.ts';
@@ -48,6 +49,12 @@ test('a worker shows its steps, its calls to sleds and the SDK’s own metrics i
   harness.everywhere(({ agent }) => agent.faults.clear());
   await harness.shows(id, 'running');
   await harness.rests(failing);
+  // What they count, they count as they close, which may be after their caller and the database know.
+  for (const workflowId of [workflowIds.start(failing), workflowIds.update(failing)])
+    await harness.temporal.workflow
+      .getHandle(workflowId)
+      .result()
+      .catch(() => {});
 
   const scraped = await scrape(worker.metricsUrl);
   expect(scraped).toMatch(/mooring_step_seconds_count\{step="claimStart",outcome="done"\} 2/);
