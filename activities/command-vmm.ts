@@ -10,6 +10,13 @@ import { stepFailure } from './failures.ts';
 import { applyAnswer, SLED_CALL_MS } from './sled-calls.ts';
 import type { SledAddress } from './sled-client.ts';
 
+/** An attempt whose VMM's sled is to be commanded. */
+export interface CommandedAttempt extends Attempt {
+  readonly sled: SledAddress;
+  /** When registering the VMM looked whether it is still wanted, in milliseconds since 1970. */
+  readonly lookedAtMs?: number;
+}
+
 /** Throws, as final, what makes it pointless to go on registering or commanding a VMM. */
 export async function checkStillWanted(
   { db }: Pick<SagaContext, 'db'>,
@@ -47,7 +54,7 @@ export function stopRequested() {
  */
 export async function commandVmm(
   context: Pick<SagaContext, 'db' | 'sleds' | 'workflows'>,
-  attempt: Attempt & { sled: SledAddress; lookedAtMs?: number },
+  attempt: CommandedAttempt,
   command: VmmCommand,
   { readIntent, whenAccepted }: { readIntent: boolean; whenAccepted?: () => Promise<void> },
 ): Promise<void> {

@@ -12,35 +12,23 @@ const SLED_FAILURES = {
   unavailable: 'SledUnavailable',
 } as const satisfies Record<SledError['kind'], FailureType>;
 
-/** Makes a step's failure: final or not, and with the error body, as the type says. */
-export function stepFailure(type: FailureType, message: string): ApplicationFailure {
-  const { final, code } = FAILURES[type];
-  return withoutStack(
-    ApplicationFailure.create({ type, message, nonRetryable: final, details: [errorBody(code, message)] }),
-  );
+/** Makes a step's failure: final or not as the type says, and with an error body, by default the one of the type's code. */
+export function stepFailure(
+  type: FailureType,
+  message: string,
+  body = errorBody(FAILURES[type].code, message),
+): ApplicationFailure {
+  const failure = ApplicationFailure.create({ type, message, nonRetryable: FAILURES[type].final, details: [body] });
+  // What a sled or the rules decide is not a fault of the code: in the Web UI its stack would hide the message.
+  failure.stack = '';
+  return failure;
 }
 
 /** Classes any error of an activity. Failures that are classed already, and errors that nobody foresaw, pass through. */
 export function classifyFailure(error: unknown): unknown {
   if (error instanceof ApplicationFailure) return error;
-  if (error instanceof Refusal)
-    return withoutStack(
-      ApplicationFailure.create({
-        type: 'Refusal' satisfies FailureType,
-        message: error.message,
-        nonRetryable: FAILURES.Refusal.final,
-        details: [refusalBody(error)],
-      }),
-    );
-  if (error instanceof AlreadyUnwound)
-    return withoutStack(
-      ApplicationFailure.create({
-        type: 'AlreadyUnwound' satisfies FailureType,
-        message: error.message,
-        nonRetryable: FAILURES.AlreadyUnwound.final,
-        details: [error.body],
-      }),
-    );
+  if (error instanceof Refusal) return stepFailure('Refusal', error.message, refusalBody(error));
+  if (error instanceof AlreadyUnwound) return stepFailure('AlreadyUnwound', error.message, error.body);
   if (error instanceof SledError) return stepFailure(SLED_FAILURES[error.kind], error.message);
   if (error instanceof AggregateError) {
     const [first] = error.errors.map(classifyFailure);
@@ -59,10 +47,4 @@ export function classifyFailure(error: unknown): unknown {
       message: `PostgreSQL: ${cause.message}`,
     });
   return error;
-}
-
-/** What a sled or the rules decide is not a fault of the code: in the Web UI its stack would hide the message. */
-function withoutStack(failure: ApplicationFailure): ApplicationFailure {
-  failure.stack = '';
-  return failure;
 }

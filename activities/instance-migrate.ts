@@ -3,7 +3,7 @@ import { readVmmPlace } from '../db/queries/read-vmm-place.ts';
 import { type ClaimMigrationRequest, claimMigration, type MigrationClaim } from '../db/transactions/claim-migration.ts';
 import type { Attempt } from '../model/attempt.ts';
 import { isGoneVmmState } from '../model/states.ts';
-import { commandVmm } from './command-vmm.ts';
+import { type CommandedAttempt, commandVmm } from './command-vmm.ts';
 import type { SagaContext } from './context.ts';
 import type { SledAddress } from './sled-client.ts';
 
@@ -27,7 +27,7 @@ export function migrateActivities(context: SagaContext) {
      * Commands the destination to migrate the guest in. A stop meanwhile doesn't end this: the guest may be on its way
      * already, and the stop is carried to both sides.
      */
-    async migrateIn(request: Attempt & MigrateInCommand & { lookedAtMs?: number }): Promise<void> {
+    async migrateIn(request: CommandedAttempt & MigrateInCommand): Promise<void> {
       const { instanceId, migrationId, sourceAddress, vmmId } = request;
       await commandVmm(
         context,

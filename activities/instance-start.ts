@@ -1,8 +1,6 @@
 import { type ClaimedVmm, type ClaimStartRequest, claimStart } from '../db/transactions/claim-start.ts';
-import type { Attempt } from '../model/attempt.ts';
-import { commandVmm } from './command-vmm.ts';
+import { type CommandedAttempt, commandVmm } from './command-vmm.ts';
 import type { SagaContext } from './context.ts';
-import type { SledAddress } from './sled-client.ts';
 
 /** The steps of a start. */
 export function startActivities(context: SagaContext) {
@@ -14,7 +12,7 @@ export function startActivities(context: SagaContext) {
     },
 
     /** Commands the sled to run the guest, and records the start's success with the sled's answer. */
-    async runVmm(attempt: Attempt & { sled: SledAddress; lookedAtMs?: number }): Promise<void> {
+    async runVmm(attempt: CommandedAttempt): Promise<void> {
       await commandVmm(context, attempt, { type: 'running' }, { readIntent: true });
     },
   };

@@ -109,11 +109,7 @@ export class Operations {
     const operationId = taken.operationId ?? (await this.#findByKey(workflowIdOf(request), key));
     if (operationId === null) return null;
     if (taken.operationId === null) await settleKey(this.#db, key, operationId);
-    const row = await readOperation(this.#db, operationId);
-    if (row?.error) throw new OperationFailed(row.error);
-    if (row?.succeeded) return { operationId, done: true };
-    const handle = this.#client.workflow.getHandle(workflowIdOf(request), operationId);
-    return { operationId, done: await this.#wait(handle, request, operationId, performance.now() + request.waitMs) };
+    return this.#follow(request, operationId, performance.now() + request.waitMs);
   }
 
   /** Finds the run that an API began under a key and could not record: it ended between the two. */
@@ -152,12 +148,23 @@ export class Operations {
     if (joinable !== undefined && !joinable.input.safeParse(await this.#inputOf(workflowId, operationId)).success)
       return null;
     if (key !== undefined) await settleKey(this.#db, key, operationId, audit?.id);
-    // It may be over already, and only closing.
-    const row = await readOperation(this.#db, operationId);
-    if (row?.error) throw new OperationFailed(row.error);
-    if (row?.succeeded) return { operationId, done: true };
-    const handle = this.#client.workflow.getHandle(workflowId, operationId);
+    return this.#follow(request, operationId, deadline);
+  }
+
+  /** The answer of an operation that an earlier call began; its workflow may be over already, and only closing. */
+  async #follow(request: OperationRequest, operationId: string, deadline: number): Promise<OperationAnswer> {
+    const recorded = await this.#recorded(operationId);
+    if (recorded instanceof OperationFailed) throw recorded;
+    if (recorded === 'succeeded') return { operationId, done: true };
+    const handle = this.#client.workflow.getHandle(workflowIdOf(request), operationId);
     return { operationId, done: await this.#wait(handle, request, operationId, deadline) };
+  }
+
+  /** The outcome of an operation that is on record; `null` when none is. */
+  async #recorded(operationId: string): Promise<Outcome | null> {
+    const row = await readOperation(this.#db, operationId);
+    if (row?.error) return new OperationFailed(row.error);
+    return row?.succeeded ? 'succeeded' : null;
   }
 
   /** The run of a workflow that is open, if only paused; `null` when its last one has closed. Throws when there never was one. */
@@ -271,8 +278,8 @@ export class Operations {
   /** The outcome of an operation, as soon as it is committed and heard. Rejects where its row can't be read. */
   async #heard(operationId: string, signal: AbortSignal): Promise<Outcome> {
     if (await this.#outcomes.heard(operationId, signal)) return 'succeeded';
-    const row = await readOperation(this.#db, operationId);
-    if (row?.error) return new OperationFailed(row.error);
+    const recorded = await this.#recorded(operationId);
+    if (recorded !== null) return recorded;
     throw new Error(`operation ${operationId} has failed, and no error is on record`);
   }
 
@@ -301,10 +308,9 @@ export class Operations {
         signal.throwIfAborted();
       }
       // A workflow that somebody ended may have recorded its outcome before.
-      const row = await readOperation(this.#db, operationId).catch(() => undefined);
-      if (row?.error) return new OperationFailed(row.error);
-      if (row?.succeeded) return 'succeeded';
-      if (ended !== null && row !== undefined) return endedByOperator(ended, request.kind);
+      const recorded = await this.#recorded(operationId).catch(() => 'unknown' as const);
+      if (recorded !== null && recorded !== 'unknown') return recorded;
+      if (ended !== null && recorded === null) return endedByOperator(ended, request.kind);
       await pause(ASK_AGAIN_MS, undefined, { signal });
     }
   }

@@ -53,9 +53,12 @@ export interface VmmUnregisterInput {
 
 /** A VMM to unwind. */
 export interface UnwindInput extends Attempt {
-  /** Leave a VMM alone whose sled has reported that its guest runs. */
+  /** Leave a VMM alone whose sled has reported that its guest runs, or migrates in. */
   readonly spareRunning: boolean;
-  /** The sled's own answer to its command has ended the attempt: a migration is not past its point of no return. */
+  /**
+   * The sled's own answer to its command has ended the attempt. Without it, a migration whose destination was commanded, or is
+   * about to be, is not unwound: it may be under way.
+   */
   readonly refused?: boolean;
   /** What the operation's caller is answered. */
   readonly error: OperationError;

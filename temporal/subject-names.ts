@@ -1,11 +1,10 @@
 /** The names of a workflow's subject, for those who start one and have read them already. */
 import { defineSearchAttributeKey, type SearchAttributePair, SearchAttributeType } from '@temporalio/common';
+import type { InstanceNames } from '../db/queries/read-names.ts';
 import { SEARCH_ATTRIBUTES, type SearchAttribute } from '../model/search-attributes.ts';
 
 /** What the database says of a workflow's instance, and of the sleds that the workflow is about. */
-export interface SubjectNames {
-  readonly instance: string;
-  readonly project: string;
+export interface SubjectNames extends InstanceNames {
   /** Migration only: the destination. */
   readonly sled?: string | undefined;
   /** Migration only: where the instance is. */

@@ -23,13 +23,8 @@ import { isFinalFailure, isTimeout, stepFailure } from './failures.ts';
 /** How long the sagas go on trying to register a VMM before they unwind, in milliseconds (section 5 of docs/design.md). */
 const DEFAULT_REGISTER_TIMEOUT_MS = 15_000;
 
-/** How a step is run. */
-interface StepRule {
-  /** How long it may take within the workflow task, which waits for it and shows nothing meanwhile. */
-  readonly atOnce: '2s';
-  /** How it goes on as an activity. */
-  readonly activity: ActivityOptions;
-}
+/** How long any step may take within the workflow task, which waits for it and shows nothing meanwhile. */
+const AT_ONCE = '2s';
 
 const pauses = (maximumInterval: '1s' | '2s' | '5s'): RetryPolicy => ({
   initialInterval: '100ms',
@@ -38,26 +33,24 @@ const pauses = (maximumInterval: '1s' | '2s' | '5s'): RetryPolicy => ({
 });
 
 /** One transaction: retried until PostgreSQL is back, since nothing else can decide for it. */
-const TRANSACTION: StepRule = { atOnce: '2s', activity: { startToCloseTimeout: '10s', retry: pauses('5s') } };
+const TRANSACTION: ActivityOptions = { startToCloseTimeout: '10s', retry: pauses('5s') };
 
 /** A command whose outcome must be known: retried until the sled's answer is definitive, however long it is silent. */
-const UNTIL_DEFINITIVE: StepRule = { atOnce: '2s', activity: { startToCloseTimeout: '10s', retry: pauses('2s') } };
+const UNTIL_DEFINITIVE: ActivityOptions = { startToCloseTimeout: '10s', retry: pauses('2s') };
 
 /** A command that may be given up: what it leaves is mended later. */
-const BRIEFLY: StepRule = {
-  atOnce: '2s',
-  activity: { startToCloseTimeout: '2s', scheduleToCloseTimeout: '3s', retry: pauses('1s') },
+const BRIEFLY: ActivityOptions = {
+  startToCloseTimeout: '2s',
+  scheduleToCloseTimeout: '3s',
+  retry: pauses('1s'),
 };
 
 /** A command that is retried within a bound: nothing runs yet, and another attempt of the user's may do better. */
-function within(timeoutMs: number): StepRule {
+function within(timeoutMs: number): ActivityOptions {
   return {
-    atOnce: '2s',
-    activity: {
-      startToCloseTimeout: Math.min(5_000, timeoutMs),
-      scheduleToCloseTimeout: timeoutMs,
-      retry: pauses('2s'),
-    },
+    startToCloseTimeout: Math.min(5_000, timeoutMs),
+    scheduleToCloseTimeout: timeoutMs,
+    retry: pauses('2s'),
   };
 }
 
@@ -72,7 +65,7 @@ export const migrateIn = step('migrateIn', UNTIL_DEFINITIVE);
 export const readMigrateInCommand = step('readMigrateInCommand', TRANSACTION);
 export const beginUnwind = step('beginUnwind', TRANSACTION);
 export const unregisterVmm = step('unregisterVmm', UNTIL_DEFINITIVE);
-export const unregisterVmmBriefly = step('unregisterVmm', BRIEFLY, ({ sled }) => `sled "${sled.name}"`);
+export const unregisterVmmBriefly = step('unregisterVmm', BRIEFLY);
 export const finishUnwind = step('finishUnwind', TRANSACTION);
 
 export const updateInstance = step('updateInstance', TRANSACTION);
@@ -80,15 +73,15 @@ export const deliverStop = step('deliverStop', UNTIL_DEFINITIVE);
 export const unregisterLeftover = step('unregisterLeftover', UNTIL_DEFINITIVE);
 
 /**
- * Declares a step. A failure that trying again can't mend ends it at once, as does a cancellation; `silent` names, for a step
+ * Declares a step, with how it goes on as an activity. A failure that trying again can't mend ends it at once, as does a cancellation; `silent` names, for a step
  * with a bound, who gave no answer within it.
  */
 function step<Name extends keyof SagaActivities>(
   name: Name,
-  { atOnce, activity }: StepRule,
+  activity: ActivityOptions,
   silent?: (request: Parameters<SagaActivities[Name]>[0]) => string,
 ): SagaActivities[Name] {
-  const now = proxyLocalActivities<Steps>({ startToCloseTimeout: atOnce, retry: { maximumAttempts: 1 } })[
+  const now = proxyLocalActivities<Steps>({ startToCloseTimeout: AT_ONCE, retry: { maximumAttempts: 1 } })[
     name as string
   ] as Step;
   const retried = proxyActivities<Steps>(activity)[name as string] as Step;

@@ -31,24 +31,27 @@ async function unwindVmm(input: UnwindInput): Promise<'unwound' | 'spared' | 'co
   const begun = await beginUnwind(input);
   if (begun.spared) return 'spared';
   if (begun.forward) return 'commanded';
-  let confirmed = begun.sled === null;
-  // What has been unwound before waits for no sled again: what its answer would release is the watcher's then.
-  if (begun.ended) confirmed = false;
-  else if (begun.sled !== null) {
-    const request = { vmmId: input.vmmId, sled: begun.sled };
-    if (begun.commanded) {
-      await unregisterVmm(request);
-      confirmed = true;
-    } else {
-      confirmed = await unregisterVmmBriefly(request).then(
-        () => true,
-        () => false,
-      );
-    }
-  }
+  const confirmed = await unregisters(input.vmmId, begun);
   await finishUnwind({ ...input, confirmed, neverCommanded: !begun.commanded });
   return 'unwound';
 }
+
+/** Whether it is certain that no sled has the VMM any more. */
+async function unregisters(vmmId: string, { ended, sled, commanded }: BegunUnwind): Promise<boolean> {
+  // What has been unwound before waits for no sled again: what its answer would release is the watcher's then.
+  if (ended) return false;
+  if (sled === null) return true;
+  const request = { vmmId, sled };
+  if (commanded) {
+    await unregisterVmm(request);
+    return true;
+  }
+  return unregisterVmmBriefly(request).then(
+    () => true,
+    () => false,
+  );
+}
+type BegunUnwind = Awaited<ReturnType<typeof beginUnwind>>;
 
 /** How an attempt was ended; `error` is what its operation's caller is answered where it was unwound. */
 export interface EndedAttempt {

@@ -2,6 +2,10 @@ import { sql } from 'drizzle-orm';
 import { z } from 'zod';
 import type { Queryable } from '../connect.ts';
 
+/** What people know an instance by. */
+export const instanceNames = z.object({ instance: z.string(), project: z.string() });
+export type InstanceNames = Readonly<z.infer<typeof instanceNames>>;
+
 const namesRow = z.object({
   instanceId: z.string().nullable(),
   instanceName: z.string().nullable(),

@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { INSTANCE_STATES, INTENDED_STATES, MIGRATION_STATES, VMM_STATES } from '../../model/states.ts';
 import type { UpdateSnapshot } from '../../model/update-decision.ts';
 import type { Queryable } from '../connect.ts';
+import type { InstanceNames } from './read-names.ts';
 
 const vmmFacts = z.object({
   id: z.string(),
@@ -45,7 +46,7 @@ export interface GenerationSnapshot extends UpdateSnapshot {
   /** How long ago the newest fact about its linked VMMs and its migration was written; `null` when it names none. */
   readonly factAgeSeconds: number | null;
   /** What people know it by. */
-  readonly names: { readonly instance: string; readonly project: string };
+  readonly names: InstanceNames;
 }
 
 /** Reads, in one statement, all that the update decision needs; `null` when there is no such instance. */

@@ -4,6 +4,7 @@ import { IDENTITY_REFUSALS, type IdentityRefusal } from '../../model/identity.ts
 import { INTENDED_STATES, type IntendedState, isGoneVmmState, VMM_STATES, type VmmState } from '../../model/states.ts';
 import type { MigrationRuntime, SledVmmState } from '../../wire/sled-protocol.ts';
 import type { Queryable } from '../connect.ts';
+import type { InstanceNames } from '../queries/read-names.ts';
 
 const subjectRow = z.object({
   instance_id: z.string(),
@@ -45,7 +46,7 @@ export interface AppliedReport {
    */
   readonly needsUpdate: boolean | null;
   /** What people know the instance by. */
-  readonly names: { readonly instance: string; readonly project: string };
+  readonly names: InstanceNames;
   /** Why the report is refused for the sake of who made it; then nothing was written. `null`: it is not. */
   readonly refusal: IdentityRefusal | null;
 }

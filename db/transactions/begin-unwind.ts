@@ -8,10 +8,11 @@
  */
 import { sql } from 'drizzle-orm';
 import { z } from 'zod';
-import type { Attempt } from '../../model/attempt.ts';
 import { SLED_POLICIES } from '../../model/states.ts';
+import type { UnwindInput } from '../../model/workflow-inputs.ts';
 import type { Database, Queryable } from '../connect.ts';
 import { retryOnConflict } from '../errors.ts';
+import { readOperation } from '../queries/read-operation.ts';
 import { burnVmmId } from './burn-vmm-id.ts';
 
 const begunRow = z.object({
@@ -25,15 +26,7 @@ const begunRow = z.object({
   ended: z.boolean(),
 });
 
-export interface BeginUnwindRequest extends Attempt {
-  /** Whether a guest that its sled has reported as running, or as migrating in, is left alone. */
-  readonly spareRunning: boolean;
-  /**
-   * The sled's own answer to its command has ended the attempt. Without it, a migration whose destination was commanded, or is
-   * about to be, is not unwound: it may be under way.
-   */
-  readonly refused?: boolean;
-}
+export type BeginUnwindRequest = Omit<UnwindInput, 'error'>;
 
 export interface BegunUnwind {
   /** The operation has succeeded, before or by this: the guest runs after all, here or where it moved. Nothing was marked. */
@@ -66,8 +59,10 @@ export async function beginUnwind(db: Database, request: BeginUnwindRequest): Pr
     return mark(db, request);
   });
   // Neither claimed nor burnt: the operation had ended before anything was claimed for it.
-  if (row === null)
-    return { spared: await hasSucceeded(db, request), forward: false, ended: false, sled: null, commanded: false };
+  if (row === null) {
+    const spared = (await readOperation(db, request.operationId))?.succeeded === true;
+    return { spared, forward: false, ended: false, sled: null, commanded: false };
+  }
   const reachable = row.sledAddress !== null && row.sledName !== null && row.sledPolicy !== 'expunged' && !row.vouched;
   return {
     spared: row.spared,
@@ -116,11 +111,4 @@ async function mark(db: Queryable, { kind, vmmId, operationId, spareRunning, ref
     FROM subject JOIN judged USING (id) LEFT JOIN sled ON sled.id = sled_id`);
   const found = result.rows[0];
   return found === undefined ? null : begunRow.parse(found);
-}
-
-async function hasSucceeded(db: Queryable, { operationId }: Pick<Attempt, 'operationId'>): Promise<boolean> {
-  const result = await db.execute(
-    sql`/* begin-unwind */ SELECT succeeded IS TRUE AS succeeded FROM operation WHERE id = ${operationId}`,
-  );
-  return result.rows[0]?.succeeded === true;
 }

@@ -1,11 +1,9 @@
 import { sql } from 'drizzle-orm';
-import { z } from 'zod';
 import type { Attempt } from '../../model/attempt.ts';
 import type { OperationError } from '../../model/failures.ts';
 import type { Queryable } from '../connect.ts';
 import { network } from '../network.ts';
-
-const namesRow = z.object({ instance: z.string(), project: z.string() });
+import { type InstanceNames, instanceNames } from '../queries/read-names.ts';
 
 export interface FinishUnwindRequest extends Attempt {
   /** The sled has answered definitively that the VMM isn't there (any more), or is expunged. Otherwise its reservation is tombstoned. */
@@ -27,10 +25,7 @@ export interface FinishUnwindRequest extends Attempt {
  * Returns the names of an instance that names the VMM: then an update is due, and no snapshot need be read to find that out.
  * `null` where it doesn't; the row may still be waiting for one.
  */
-export async function finishUnwind(
-  db: Queryable,
-  request: FinishUnwindRequest,
-): Promise<z.infer<typeof namesRow> | null> {
+export async function finishUnwind(db: Queryable, request: FinishUnwindRequest): Promise<InstanceNames | null> {
   const { vmmId, instanceId } = request;
   const result = await db.execute(sql`/* finish-unwind */
     WITH linked AS (
@@ -70,5 +65,5 @@ export async function finishUnwind(
     SELECT linked.name AS instance, project.name AS project FROM linked JOIN project ON project.id = linked.project_id
     WHERE ${vmmId} IN (active_vmm_id, target_vmm_id)`);
   const row = result.rows[0];
-  return row === undefined ? null : namesRow.parse(row);
+  return row === undefined ? null : instanceNames.parse(row);
 }

@@ -1,15 +1,9 @@
 import { sql } from 'drizzle-orm';
-import { z } from 'zod';
 import type { Attempt } from '../../model/attempt.ts';
 import type { OperationError } from '../../model/failures.ts';
 import type { Refusal } from '../../model/refusal.ts';
 import type { Queryable } from '../connect.ts';
-
-const outcomeRow = z.object({
-  succeeded: z.boolean().nullable(),
-  claimed: z.boolean(),
-  error: z.object({ status: z.number(), error_code: z.string(), message: z.string() }).nullable(),
-});
+import { readOperation } from '../queries/read-operation.ts';
 
 /** A claim was made and unwound before: by an earlier run of the same attempt, or by whoever ended it. */
 export class AlreadyUnwound extends Error {
@@ -54,13 +48,12 @@ export async function recordRefusedOperation(
       OR EXISTS (SELECT 1 FROM vmm WHERE vmm.id = operation.vmm_id AND vmm.state = 'saga_unwound'))
     RETURNING id`);
   if (refused.rows.length > 0) return { outcome: 'refused' };
-  const result = await db.execute(
-    sql`/* refuse-operation */ SELECT succeeded, vmm_id IS NOT NULL AS claimed, error FROM operation WHERE id = ${attempt.operationId}`,
-  );
-  const found = result.rows[0];
+  const found = await readOperation(db, attempt.operationId);
   // Without an instance there is no operation.
-  if (found === undefined) return { outcome: 'refused' };
-  const { succeeded, claimed, error: written } = outcomeRow.parse(found);
-  if (succeeded === false && claimed && written !== null) return { outcome: 'unwound', error: written };
-  return { outcome: succeeded === null ? 'claimed' : succeeded ? 'succeeded' : 'refused' };
+  if (found === null) return { outcome: 'refused' };
+  if (found.succeeded === null) return { outcome: 'claimed' };
+  if (found.succeeded) return { outcome: 'succeeded' };
+  return found.vmmId !== null && found.error !== null
+    ? { outcome: 'unwound', error: found.error }
+    : { outcome: 'refused' };
 }

@@ -335,7 +335,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'unwind: silence counts as the sled’s answer',
     why: 'the reservation is released while the VMM may still be there',
-    edits: [{ file: UNWIND, find: '        () => false,', replace: '        () => true,' }],
+    edits: [{ file: UNWIND, find: '    () => false,', replace: '    () => true,' }],
     caughtBy: [ORDER_TEST],
   },
   {
