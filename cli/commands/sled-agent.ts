@@ -83,7 +83,10 @@ export function addSledAgentCommand(program: Command): void {
         'run a sled agent with simulated or real VMs: one that has joined, by --data alone; one without an identity, by --name and --address (add it with "mooring sled add")',
       )
       .option('--name <name>', 'its name')
-      .option('--address <host:port>', 'the address to listen on: 10.0.0.7:8099, [2001:db8::7]:8099, sled-7.example:8099; port 0 chooses one')
+      .option(
+        '--address <host:port>',
+        'the address to listen on: 10.0.0.7:8099, [2001:db8::7]:8099, sled-7.example:8099; port 0 chooses one',
+      )
       .option('--control-plane <url>', 'where the API is', `http://127.0.0.1:${DEFAULT_API_PORT}`)
       .option(
         '--data <dir>',

@@ -14,7 +14,10 @@ export function addSledCommands(program: Command): void {
   const sub = subcommandsOf(sled);
 
   sub('add <name>', 'add a sled without an identity, whose agent is running; "invite" is for all others')
-    .requiredOption('--address <host:port>', 'where its agent listens: 10.0.0.7:8099, [2001:db8::7]:8099, sled-7.example:8099')
+    .requiredOption(
+      '--address <host:port>',
+      'where its agent listens: 10.0.0.7:8099, [2001:db8::7]:8099, sled-7.example:8099',
+    )
     .requiredOption('--threads <n>', 'hardware threads for VMs', Number)
     .requiredOption('--memory <size>', 'memory for VMs, for example 64GiB', parseSize)
     .action(async (name: string, options: ApiOptions & { address: string; threads: number; memory: number }) => {
@@ -23,7 +26,10 @@ export function addSledCommands(program: Command): void {
       const added = await context.client.addSled({ name, address, threads, memory });
       printAdded(context, added);
     });
-  sub('set-address <sled> <address>', 'say where the agent of a sled listens by now; refused while it answers where it was')
+  sub(
+    'set-address <sled> <address>',
+    'say where the agent of a sled listens by now; refused while it answers where it was',
+  )
     .addHelpText(
       'after',
       `
@@ -106,7 +112,9 @@ function describeSled(sled: SledView): string {
   const lines = [
     since == null
       ? null
-      : colours.red(`gives no answer since ${since}${last == null ? ', and never gave one' : ''}; nothing is known of its guests`),
+      : colours.red(
+          `gives no answer since ${since}${last == null ? ', and never gave one' : ''}; nothing is known of its guests`,
+        ),
     since == null && last != null ? `answered last ${last}` : null,
     ...(agent?.trouble ?? []).map((trouble) => colours.yellow(`its agent is not well: ${trouble}`)),
   ].filter((line) => line !== null);

@@ -50,11 +50,7 @@ async function move(transaction: Queryable, sledId: string, moved: NewSledAddres
 }
 
 /** Throws a {@link Refusal} for a sled that can't be moved. */
-function requireMovable(
-  row: SledRow,
-  livingVmms: number,
-  { address, silentAddress, agent }: NewSledAddress,
-): void {
+function requireMovable(row: SledRow, livingVmms: number, { address, silentAddress, agent }: NewSledAddress): void {
   const { name } = row;
   if (row.policy === 'expunged') throw Refusal.conflict(`sled "${name}" was expunged: add it as a new sled`);
   if (row.identified)
