@@ -16,9 +16,12 @@ import { failedWith } from './failures.ts';
 import { runSaga, TryElsewhere } from './saga.ts';
 import { claimStart, DEFAULT_REGISTER_TIMEOUT_MS, findAnsweringSled, registerVmm, runVmm } from './steps.ts';
 
-/** How much of the time for registering one sled gets as long as there are others: a part of it, and a second at the least. */
+/**
+ * How much of the time for registering one sled gets as long as there are others: a part of it, and two seconds at the least,
+ * since one that is only slow should not lose its VMM.
+ */
 const SLEDS_IN_TIME = 5;
-const LEAST_MS = 1_000;
+const LEAST_MS = 2_000;
 
 export async function instanceStart(input: InstanceStartInput): Promise<InstanceStartResult> {
   const { instanceId, reason } = input;
