@@ -21,7 +21,7 @@ import type { SagaActivities } from '../activities/sagas.ts';
 import { isFinalFailure, isTimeout, stepFailure } from './failures.ts';
 
 /** How long the sagas go on trying to register a VMM before they unwind, in milliseconds (section 5 of docs/design.md). */
-const DEFAULT_REGISTER_TIMEOUT_MS = 15_000;
+export const DEFAULT_REGISTER_TIMEOUT_MS = 15_000;
 
 /** How long any step may take within the workflow task, which waits for it and shows nothing meanwhile. */
 const AT_ONCE = '2s';
@@ -45,6 +45,9 @@ const BRIEFLY: ActivityOptions = {
   retry: pauses('1s'),
 };
 
+/** A command to a sled that has just given no answer, while somebody waits: the watcher asks it again in any case. */
+const ONCE: ActivityOptions = { scheduleToCloseTimeout: '2s', retry: { maximumAttempts: 1 } };
+
 /** A command that is retried within a bound: nothing runs yet, and another attempt of the user's may do better. */
 function within(timeoutMs: number): ActivityOptions {
   return {
@@ -55,9 +58,10 @@ function within(timeoutMs: number): ActivityOptions {
 }
 
 export const claimStart = step('claimStart', TRANSACTION);
+export const findAnsweringSled = step('findAnsweringSled', BRIEFLY);
 export const claimMigration = step('claimMigration', TRANSACTION);
 export const signalUpdate = step('signalUpdate', TRANSACTION);
-export const registerVmm = (timeoutMs = DEFAULT_REGISTER_TIMEOUT_MS) =>
+export const registerVmm = (timeoutMs: number) =>
   step('registerVmm', within(timeoutMs), ({ sledName }) => `sled "${sledName}"`);
 export const runVmm = step('runVmm', UNTIL_DEFINITIVE);
 export const migrateIn = step('migrateIn', UNTIL_DEFINITIVE);
@@ -66,6 +70,7 @@ export const readMigrateInCommand = step('readMigrateInCommand', TRANSACTION);
 export const beginUnwind = step('beginUnwind', TRANSACTION);
 export const unregisterVmm = step('unregisterVmm', UNTIL_DEFINITIVE);
 export const unregisterVmmBriefly = step('unregisterVmm', BRIEFLY);
+export const unregisterVmmOnce = step('unregisterVmm', ONCE);
 export const finishUnwind = step('finishUnwind', TRANSACTION);
 
 export const updateInstance = step('updateInstance', TRANSACTION);
