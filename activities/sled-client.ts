@@ -28,6 +28,11 @@ export interface SledAddress {
   readonly address: string;
 }
 
+/** A sled that is only asked for a sign of life. `identified`: it has joined, whether or not its certificate is good. */
+export interface ProbedSled extends SledAddress {
+  readonly identified?: boolean | undefined;
+}
+
 /** How an answer, or the lack of one, is to be taken: see `classifySledAnswer`. */
 export type SledErrorKind = 'gone' | 'refused' | 'unavailable';
 
@@ -127,20 +132,29 @@ export class SledClient {
   }
 
   /**
-   * Whether an agent answers at a sled's address, whatever it says: then the sled is powered on. A connection that is
-   * refused is no agent's answer: it says nothing of the guests. Never throws.
+   * Whether something answers at a sled's address, whatever it says and whoever it shows to be: then the sled is powered on.
+   * A connection that is refused is no agent's answer: it says nothing of the guests. Never throws.
    */
-  async answers(sled: SledAddress, timeoutMs: number): Promise<boolean> {
+  async answers({ address, identified }: ProbedSled, timeoutMs: number): Promise<boolean> {
+    const joined = identified ?? (await this.#directory?.identityAt(address).catch(() => null)) != null;
+    const dispatcher = new Agent({
+      connect: {
+        timeout: timeoutMs,
+        // Nothing is told to it, and nothing believed: even one with another's certificate is powered on.
+        ...(joined ? { ...this.#directory?.holder.secureContext, rejectUnauthorized: false } : {}),
+      },
+    });
     try {
-      const { origin, dispatcher } = await this.#routeTo(sled);
-      const { body } = await request(`${origin}/vmms`, {
+      const { body } = await request(`${joined ? 'https' : 'http'}://${address}/vmms`, {
         dispatcher,
         signal: AbortSignal.timeout(timeoutMs),
       });
       await body.dump().catch(() => {});
       return true;
-    } catch {
-      return false;
+    } catch (error) {
+      return isAnswer(error);
+    } finally {
+      await dispatcher.destroy();
     }
   }
 
@@ -249,6 +263,12 @@ export class SledClient {
         throw new SledError('unavailable', `${what}: answered ${describe(status, error_code, message)}`);
     }
   }
+}
+
+/** Whether an error is made of what the other end sent: a refusal by TLS, or what is no HTTP. */
+function isAnswer(error: unknown): boolean {
+  const { code } = error as { code?: unknown };
+  return typeof code === 'string' && /^(ERR_SSL_|HPE_|EPROTO$)/.test(code);
 }
 
 async function readLimited(body: AsyncIterable<Buffer>): Promise<string> {
