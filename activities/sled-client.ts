@@ -28,6 +28,16 @@ export interface SledAddress {
   readonly address: string;
 }
 
+/**
+ * A sled that is spoken to although it was expunged: only to hear what it still has, and to end that. `identified`: its
+ * agent must show that it is that sled, though its certificate is good for nothing else.
+ */
+export interface ExpungedSledAddress extends SledAddress {
+  readonly id: string;
+  readonly identified: boolean;
+  readonly expunged: true;
+}
+
 /** A sled that is only asked for a sign of life. `identified`: it has joined, whether or not its certificate is good. */
 export interface ProbedSled extends SledAddress {
   readonly identified?: boolean | undefined;
@@ -93,7 +103,7 @@ export class SledClient {
   }
 
   /** Unregisters a VMM: a known one is killed, and its id stays dead. Only success and `gone` are definitive. */
-  unregister(sled: SledAddress, vmmId: string, timeoutMs: number): Promise<UpdatedRuntime> {
+  unregister(sled: SledAddress | ExpungedSledAddress, vmmId: string, timeoutMs: number): Promise<UpdatedRuntime> {
     return this.#call(sled, 'unregister', 'DELETE', `/vmms/${vmmId}`, undefined, updatedRuntime, timeoutMs);
   }
 
@@ -127,7 +137,7 @@ export class SledClient {
   }
 
   /** Asks for all that a sled has. */
-  readInventory(sled: SledAddress, timeoutMs: number): Promise<SledInventory> {
+  readInventory(sled: SledAddress | ExpungedSledAddress, timeoutMs: number): Promise<SledInventory> {
     return this.#call(sled, 'read', 'GET', '/vmms', undefined, sledInventory, timeoutMs);
   }
 
@@ -164,20 +174,21 @@ export class SledClient {
     this.#identified.clear();
   }
 
-  async #routeTo(sled: SledAddress): Promise<Route> {
-    const sledId = (await this.#directory?.identityAt(sled.address)) ?? null;
-    if (this.#directory === null || sledId === null)
-      return { origin: `http://${sled.address}`, dispatcher: this.#plain };
+  async #routeTo(sled: SledAddress | ExpungedSledAddress): Promise<Route> {
+    const directory = this.#directory;
+    const expunged = 'expunged' in sled;
+    const sledId = expunged ? (sled.identified ? sled.id : null) : ((await directory?.identityAt(sled.address)) ?? null);
+    if (directory === null || sledId === null) return { origin: `http://${sled.address}`, dispatcher: this.#plain };
     // By the sled, not only by its address: another one may come to live there.
-    const key = `${sledId} ${sled.address}`;
+    const key = `${sledId} ${sled.address}${expunged ? ' expunged' : ''}`;
     let agent = this.#identified.get(key);
     if (agent === undefined) {
-      const directory = this.#directory;
       agent = new RenewableAgent(directory.holder, {
         ...CONNECTIONS,
         checkServerIdentity: expectPeer(
           `sled "${sled.name}"`,
-          (identity, serial) => identity.kind === 'sled' && identity.sledId === sledId && !directory.isRevoked(serial),
+          (identity, serial) =>
+            identity.kind === 'sled' && identity.sledId === sledId && (expunged || !directory.isRevoked(serial)),
         ),
       });
       this.#identified.set(key, agent);

@@ -1,4 +1,5 @@
 /** Whether an instance may be stopped by force: a decision without I/O, so that every combination can be tried. */
+import { judgeWord, type SledFacts } from './operator-word.ts';
 
 /**
  * What is known of the sled of a living VMM: `answers` (it is powered on, whatever was said), `silent` (which proves
@@ -7,6 +8,13 @@
  */
 export const SLED_STANDINGS = ['answers', 'silent', 'leased', 'given-up'] as const;
 export type SledStanding = (typeof SLED_STANDINGS)[number];
+
+/** What is known of the sled of a living VMM, by what is known of that sled. */
+export function standingOf(sled: SledFacts): SledStanding {
+  const judged = judgeWord('force-stop', sled, true);
+  if (judged.verdict === 'refuse') return 'answers';
+  return judged.verdict === 'when lapsed' ? 'leased' : 'silent';
+}
 
 /** A living VMM that the instance names, and what is known of its sled. */
 export interface ForceStopSide {

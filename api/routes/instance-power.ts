@@ -6,9 +6,8 @@ import { applyReport } from '../../db/transactions/apply-report.ts';
 import { failVmm } from '../../db/transactions/fail-vmm.ts';
 import { recordForceStop } from '../../db/transactions/force-stop.ts';
 import { recordStop } from '../../db/transactions/record-stop.ts';
-import { type ForceStopSide, judgeForceStop } from '../../model/force-stop.ts';
+import { type ForceStopSide, judgeForceStop, standingOf } from '../../model/force-stop.ts';
 import { requireLegal } from '../../model/legality.ts';
-import { judgeWord } from '../../model/operator-word.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { isGoneVmmState } from '../../model/states.ts';
 import { signalAfterReport, signalIfNeeded } from '../../temporal/signal-update.ts';
@@ -91,9 +90,7 @@ async function lookAt({ db, sleds }: ApiContext, vmm: VmmPlace): Promise<ForceSt
   const sled = vmm.givenUp || vmm.sledId === null ? null : await readSled(db, vmm.sledId);
   if (sled === null) return { ...side, standing: 'given-up' };
   const facts = { answers: await probeSled(sleds, sled), ...(await readSledFacts(db, sled.id)) };
-  const judged = judgeWord('force-stop', facts, true);
-  if (judged.verdict === 'refuse') return { ...side, standing: 'answers' };
-  return { ...side, standing: judged.verdict === 'when lapsed' ? 'leased' : 'silent' };
+  return { ...side, standing: standingOf(facts) };
 }
 
 /** Has a sled reboot a VMM, and applies what it answers. Throws a {@link Refusal} when the VMM is lost or the sled can't. */
