@@ -486,7 +486,7 @@ export function expunge(which: 'here' | 'there'): Actor {
 /** An operator says of the sled `here` that it is off, whether or not it answers: the API asks it before it decides. */
 export function word(about: 'expunge' | 'declare-dead' | 'force-stop'): Actor {
   return {
-    name: `operator's word (${about})`,
+    name: `operator's word: ${about}`,
     first: 'probe',
     steps: {
       async probe(_, world) {

@@ -268,7 +268,7 @@ export const SCENARIOS: readonly Scenario[] = [
     name: 'running on a sled that answers, and an operator says that it is off',
     prepare: running,
     doneAgain: true,
-    inProgress: ["operator's word (expunge)"],
+    inProgress: ["operator's word: expunge", 'update'],
     actors: [
       word('expunge'),
       word('declare-dead'),
@@ -289,7 +289,7 @@ export const SCENARIOS: readonly Scenario[] = [
       await cutOff(db, world);
     },
     doneAgain: true,
-    inProgress: ["operator's word (expunge)", 'lease lapses'],
+    inProgress: ["operator's word: expunge", 'lease lapses', 'update'],
     actors: [
       word('expunge'),
       word('declare-dead'),
@@ -309,7 +309,7 @@ export const SCENARIOS: readonly Scenario[] = [
       await cutOff(db, world);
     },
     doneAgain: true,
-    inProgress: ['sled is heard again'],
+    inProgress: ['sled is heard again', 'update'],
     actors: [
       sledIsHeard('here'),
       word('expunge'),
