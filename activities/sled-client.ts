@@ -177,7 +177,11 @@ export class SledClient {
   async #routeTo(sled: SledAddress | ExpungedSledAddress): Promise<Route> {
     const directory = this.#directory;
     const expunged = 'expunged' in sled;
-    const sledId = expunged ? (sled.identified ? sled.id : null) : ((await directory?.identityAt(sled.address)) ?? null);
+    const sledId = expunged
+      ? sled.identified
+        ? sled.id
+        : null
+      : ((await directory?.identityAt(sled.address)) ?? null);
     if (directory === null || sledId === null) return { origin: `http://${sled.address}`, dispatcher: this.#plain };
     // By the sled, not only by its address: another one may come to live there.
     const key = `${sledId} ${sled.address}${expunged ? ' expunged' : ''}`;

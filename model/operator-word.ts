@@ -79,7 +79,8 @@ export function explainRefusal(word: 'expunge' | 'declare-dead' | 'change-addres
     'declare-dead': "can't be declared dead",
     'change-address': "can't be moved to another address",
   }[word];
-  const insist = word === 'expunge' ? '; if this machine is powered off or removed, say so (sled_powered_off: true)' : '';
+  const insist =
+    word === 'expunge' ? '; if this machine is powered off or removed, say so (sled_powered_off: true)' : '';
   switch (why) {
     case 'answers':
       return `sled "${name}" ${what}: it answers, so it is powered on, and its guests would run twice: power it off first, or drain it${insist}`;

@@ -110,8 +110,7 @@ export class NetworkTable {
         signal,
       });
       if (statusCode === 200) return networkPage.parse(await body.json());
-      if (statusCode >= 400 && statusCode < 500 && saysExpunged(await body.text()))
-        this.#subscriber.onExpunged(sledId);
+      if (statusCode >= 400 && statusCode < 500 && saysExpunged(await body.text())) this.#subscriber.onExpunged(sledId);
       else await body.dump();
       if (statusCode === 400 && after !== null) throw new CursorRefused();
       throw new Error(`the control plane answered ${statusCode}`);

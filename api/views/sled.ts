@@ -11,10 +11,9 @@ export function viewSled({ sled: row, vmmCount }: CountedSled): SledView {
     id: row.id,
     baseboard: { part: 'mooring', serial: row.name, revision: 0 },
     rack_id: RACK_ID,
-    policy:
-      expunged
-        ? { kind: 'expunged' }
-        : { kind: 'in_service', provision_policy: row.policy === 'in_service' ? 'provisionable' : 'non_provisionable' },
+    policy: expunged
+      ? { kind: 'expunged' }
+      : { kind: 'in_service', provision_policy: row.policy === 'in_service' ? 'provisionable' : 'non_provisionable' },
     state: row.policy === 'expunged' ? 'decommissioned' : 'active',
     usable_hardware_threads: row.threads,
     usable_physical_ram: row.memoryBytes,

@@ -610,8 +610,7 @@ export function sledIsHeard(which: 'here' | 'there'): Actor {
         if (renewed.outcome === 'granted') return null;
         if (renewed.outcome === 'declared-dead') world.notes.epoch = String(renewed.epoch);
         sleds.endAll(world, sledId);
-        for (const vmm of Object.values(world.vmms))
-          if (vmm.sledId === sledId) await sleds.deliver(db, world, vmm.id);
+        for (const vmm of Object.values(world.vmms)) if (vmm.sledId === sledId) await sleds.deliver(db, world, vmm.id);
         return renewed.outcome === 'declared-dead' ? 'renew' : null;
       },
     },

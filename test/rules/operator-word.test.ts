@@ -89,7 +89,9 @@ test('what moves a sled to another machine is never taken of one whose guests ma
 });
 
 test('a refusal says what to do', () => {
-  expect(explainRefusal('expunge', 'one', 'answers')).toMatch(/answers.*power it off.*drain it.*sled_powered_off: true/);
+  expect(explainRefusal('expunge', 'one', 'answers')).toMatch(
+    /answers.*power it off.*drain it.*sled_powered_off: true/,
+  );
   expect(explainRefusal('expunge', 'one', 'lease')).toMatch(/lease.*wait.*power it off.*sled_powered_off: true/);
   expect(explainRefusal('expunge', 'one', 'unsaid')).toMatch(/sled_powered_off: true/);
   // Of what is never believed, nothing is asked for that would not help.
@@ -114,7 +116,14 @@ interface TrueSled {
 }
 
 const events = fc.oneof(
-  { weight: 4, arbitrary: fc.record({ kind: fc.constant('word' as const), word: fc.constantFrom<OperatorWord>(...OPERATOR_WORDS), honest: fc.boolean() }) },
+  {
+    weight: 4,
+    arbitrary: fc.record({
+      kind: fc.constant('word' as const),
+      word: fc.constantFrom<OperatorWord>(...OPERATOR_WORDS),
+      honest: fc.boolean(),
+    }),
+  },
   { weight: 4, arbitrary: fc.constant({ kind: 'tick' as const }) },
   { weight: 2, arbitrary: fc.record({ kind: fc.constant('cut' as const), on: fc.boolean() }) },
   { weight: 1, arbitrary: fc.constant({ kind: 'power off' as const }) },

@@ -422,7 +422,9 @@ describe('an operator’s confirmation', () => {
     await renew(here);
     await silentFor(here, LEASE_MS * 3);
     await away(LEASE_MS * 2.9, LEASE_MS * 0.5);
-    expect(await expungeSled(database.db, here, { answers: false, poweredOff: true })).toMatchObject({ awaits: 'lease' });
+    expect(await expungeSled(database.db, here, { answers: false, poweredOff: true })).toMatchObject({
+      awaits: 'lease',
+    });
     expect(await settleExpunge(database.db, here)).toBeNull();
     expect((await vmmRow(kept.vmmId))?.state).not.toBe('failed');
   });

@@ -57,8 +57,13 @@ async function addedSled(): Promise<StackSled> {
   return { id: added.id, name, agent };
 }
 
-const guestLog = () => [...harness.stack.sleds.map(({ agent }) => agent), ...more].flatMap((one) => one.faults.guestLog());
-const runsHere = () => here.agent.faults.guestLog().filter((entry) => entry.instance_id === id).at(-1)?.event === 'began';
+const guestLog = () =>
+  [...harness.stack.sleds.map(({ agent }) => agent), ...more].flatMap((one) => one.faults.guestLog());
+const runsHere = () =>
+  here.agent.faults
+    .guestLog()
+    .filter((entry) => entry.instance_id === id)
+    .at(-1)?.event === 'began';
 const mooring = (...args: string[]) => runCommand([...args, '--api-url', harness.stack.apiUrl]);
 
 /** One pass of the loops that act on sleds, and of those that follow. */
@@ -174,7 +179,12 @@ test('a silent sled with VMs needs the word; an empty one that nobody hears does
   expect([error.status, /sled_powered_off: true/.test(error.message)]).toEqual([409, true]);
   expect((await harness.record(id)).externalState).toBe('running');
   const ip = loopbackAddress();
-  const gone = { name: `gone-${ip}`.replaceAll('.', '-'), address: `${ip}:${await freePort(ip)}`, threads: 1, memory: 2 ** 30 };
+  const gone = {
+    name: `gone-${ip}`.replaceAll('.', '-'),
+    address: `${ip}:${await freePort(ip)}`,
+    threads: 1,
+    memory: 2 ** 30,
+  };
   const empty = await harness.client.addSled(gone);
   expect(await harness.client.expungeSled(empty.id)).toMatchObject({ state: 'decommissioned' });
   wake(here);
