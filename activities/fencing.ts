@@ -1,11 +1,13 @@
 /**
  * Fencing: declares the sleds dead whose guests are off for certain, so that auto-restart can bring these up elsewhere; and
  * takes back those without fencing that have come back and prove what they run. A sled with fencing proves it when it
- * renews its lease. Each verdict is one transaction (`db/transactions/declare-dead.ts`).
+ * renews its lease. Of a sled that was expunged while its guests could run it sees the end. Each verdict is one transaction
+ * (`db/transactions/declare-dead.ts`, `expunge-sled.ts`).
  */
-import { readDeadSledsWithoutFencing, readFencedSleds } from '../db/queries/read-fenced-sleds.ts';
+import { readDeadSledsWithoutFencing, readFencedSleds, readLeavingSleds } from '../db/queries/read-fenced-sleds.ts';
 import { forgetOldGaps } from '../db/transactions/beat-lease-service.ts';
 import { judgeLease, returnDeadSled } from '../db/transactions/declare-dead.ts';
+import { settleExpunge } from '../db/transactions/expunge-sled.ts';
 import { MAX_LEASE_MS } from '../model/lease.ts';
 import type { FencingFindings } from '../model/reconcilers.ts';
 import { isTerminalVmmState } from '../model/states.ts';
@@ -41,6 +43,13 @@ export async function judgeLeases({ db, sleds, workflows }: ActivityContext): Pr
       await Promise.all(judged.declaration.instanceIds.map((instanceId) => workflows.signalUpdate(instanceId)));
     },
   ).catch(collect);
+  await forEach(await readLeavingSleds(db), 1, async ({ id, name }) => {
+    const settled = await settleExpunge(db, id, automaticActor('fencing'));
+    if (settled === null) return;
+    if (settled.failed.length > 0) found.dead.push(name);
+    found.failed.push(...settled.failed);
+    await Promise.all(settled.instanceIds.map((instanceId) => workflows.signalUpdate(instanceId)));
+  }).catch(collect);
   await forEach(await readDeadSledsWithoutFencing(db), CONCURRENT_SLEDS, async (sled) => {
     const living = await livingVmms(sled);
     if (living !== null && (await returnDeadSled(db, sled.id, living, automaticActor('fencing'))).length === 0)

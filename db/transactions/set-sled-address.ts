@@ -52,7 +52,8 @@ async function move(transaction: Queryable, sledId: string, moved: NewSledAddres
 /** Throws a {@link Refusal} for a sled that can't be moved. */
 function requireMovable(row: SledRow, livingVmms: number, { address, silentAddress, agent }: NewSledAddress): void {
   const { name } = row;
-  if (row.policy === 'expunged') throw Refusal.conflict(`sled "${name}" was expunged: add it as a new sled`);
+  if (row.policy === 'expunged' || row.expungingSince !== null)
+    throw Refusal.conflict(`sled "${name}" was expunged: add it as a new sled`);
   if (row.identified)
     throw Refusal.conflict(
       `sled "${name}" has joined, and its certificate names its address: invite it again ("mooring sled invite ${name}") and join it with the new one`,
