@@ -1,3 +1,4 @@
+import { connect } from 'node:tls';
 import { Agent, type Dispatcher, request } from 'undici';
 import type { z } from 'zod';
 import { classifySledAnswer, type SledCommand } from '../model/sled-answer.ts';
@@ -16,6 +17,7 @@ import {
   serialConsoleData,
   sledInventory,
   sledVmmState,
+  splitAddress,
   type UpdatedRuntime,
   updatedRuntime,
   type VmmCommand,
@@ -193,16 +195,12 @@ export class SledClient {
    * A connection that is refused is no agent's answer: it says nothing of the guests. Never throws.
    */
   async answers({ address, identified }: ProbedSled, timeoutMs: number): Promise<boolean> {
-    const joined = identified ?? (await this.#directory?.identityAt(address).catch(() => null)) != null;
-    const dispatcher = new Agent({
-      connect: {
-        timeout: timeoutMs,
-        // Nothing is told to it, and nothing believed: even one with another's certificate is powered on.
-        ...(joined ? { ...this.#directory?.holder.secureContext, rejectUnauthorized: false } : {}),
-      },
-    });
+    // Nothing is told to one that has joined, and nothing believed: even with another's certificate it is powered on.
+    if (identified ?? (await this.#directory?.identityAt(address).catch(() => null)) != null)
+      return shakesHands(address, timeoutMs);
+    const dispatcher = new Agent({ connect: { timeout: timeoutMs } });
     try {
-      const { body } = await request(`${joined ? 'https' : 'http'}://${address}/vmms`, {
+      const { body } = await request(`http://${address}/vmms`, {
         dispatcher,
         signal: AbortSignal.timeout(timeoutMs),
       });
@@ -344,6 +342,21 @@ function isTimeLimit(error: unknown): boolean {
   if (!(error instanceof Error)) return false;
   const { code } = error as { code?: unknown };
   return error.name === 'TimeoutError' || code === 'UND_ERR_HEADERS_TIMEOUT' || code === 'UND_ERR_BODY_TIMEOUT';
+}
+
+/** Whether a process at an address speaks TLS, whatever it shows. Never throws. */
+function shakesHands(address: string, timeoutMs: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect({ ...splitAddress(address), rejectUnauthorized: false });
+    const end = (answers: boolean) => {
+      resolve(answers);
+      socket.destroy();
+    };
+    socket.setTimeout(timeoutMs, () => end(false));
+    socket.once('secureConnect', () => end(true));
+    socket.on('error', (error) => end(isAnswer(error)));
+    socket.once('close', () => end(false));
+  });
 }
 
 /** Whether an error is made of what the other end sent: a refusal by TLS, or what is no HTTP. */

@@ -71,9 +71,7 @@ test('a stop by force of a guest on a sled that is cut off ends when its lease h
   const { id, vmmId } = await runningOn(sled);
   sled.up.set('cut');
   sled.down.set('cut');
-  expect((await refused(world.client.forceStopInstance(id))).status).toBe(409);
   await world.client.forceStopInstance(id, OFF);
-  expect((await world.vmm(vmmId))?.vouchedGoneAt).toBeNull();
   await eventually(async () => (await world.record(id)).externalState === 'stopped', 'it never ended Stopped');
   await world.client.startInstance(id);
   await world.runs(id, vmmId);
