@@ -23,6 +23,7 @@ import { closeApp, configureApp, urlOf } from './app.ts';
 import type { ApiApp, ApiContext, SledJoining } from './context.ts';
 import { addRateLimit, checkListening, DEFAULT_LIMITS, limitOptions, type RequestLimits } from './limits.ts';
 import { Operations } from './operations.ts';
+import { addKeyHook } from './request-key.ts';
 import { addAccessTokenRoutes } from './routes/access-tokens.ts';
 import { addAffinityGroupRoutes } from './routes/affinity-groups.ts';
 import { addAuditLogRoutes } from './routes/audit-log.ts';
@@ -206,6 +207,7 @@ async function createApp(options: ApiOptions, { db, log, metrics }: ApiContext):
     onAuditLost: (request, error) =>
       log.error({ err: error, request_id: request.id }, 'the audit record of a request could not be written'),
   });
+  addKeyHook(app, db);
   await addRateLimit(app, limits);
   await app.register(swagger, {
     openapi: {

@@ -33,9 +33,11 @@ import { type DrainBegin, type DrainView, drainView } from '../wire/operator-api
 import { type HistoryView, historyView } from '../wire/operator-api/history.ts';
 import {
   type InstanceCreate,
+  type InstanceCreated,
   type InstanceForceStop,
   type InstanceUpdate,
   type InstanceView,
+  instanceCreated,
   instanceView,
 } from '../wire/operator-api/instances.ts';
 import { type MigrationView, migrationView } from '../wire/operator-api/migrations.ts';
@@ -231,19 +233,22 @@ export class MooringClient {
     const { project, state, signal } = options;
     return this.#pages('/v1/instances', { project, state }, instanceView, { signal });
   }
-  /** Creates an instance and, unless `start` is false, starts it. A first start that fails leaves it stopped. */
-  createInstance(instance: InstanceCreate, options: OperationCallOptions & { project: string }): Promise<InstanceView> {
-    return this.#call(
-      'POST',
-      '/v1/instances',
-      {
-        ...options,
-        idempotencyKey: options.idempotencyKey ?? crypto.randomUUID(),
-        query: { project: options.project },
-        body: instance,
-      },
-      instanceView,
-    );
+  /**
+   * Creates an instance and, unless `start` is false, starts it. A first start that fails leaves it stopped, and doesn't throw:
+   * `start_error` says why. One that goes on is followed by `start_operation_id`.
+   */
+  async createInstance(
+    instance: InstanceCreate,
+    options: OperationCallOptions & { project: string },
+  ): Promise<InstanceCreated> {
+    const parts = {
+      ...options,
+      idempotencyKey: options.idempotencyKey ?? crypto.randomUUID(),
+      query: { project: options.project },
+      body: instance,
+    };
+    const { headers, value } = await this.#request('POST', '/v1/instances', parts, instanceCreated);
+    return { ...value, start_operation_id: value.start_operation_id ?? operationIn(headers) };
   }
   getInstance(instance: string, options: InstanceCallOptions = {}): Promise<InstanceView> {
     return this.#call('GET', instancePath(instance), instanceQuery(options), instanceView);
