@@ -1,5 +1,4 @@
 /** The API: operators and their programs, and the reports of sled agents. */
-import { randomUUID } from 'node:crypto';
 import swagger from '@fastify/swagger';
 import { fastify } from 'fastify';
 import { jsonSchemaTransform, type ZodTypeProvider } from 'fastify-type-provider-zod';
@@ -191,7 +190,6 @@ function createContext(
 async function createApp(options: ApiOptions, { db, log, metrics }: ApiContext): Promise<ApiApp> {
   const limits = { ...DEFAULT_LIMITS, ...options.limits };
   const app = fastify({
-    genReqId: () => randomUUID(),
     forceCloseConnections: 'idle',
     ...limitOptions(limits, options.tls),
   }).withTypeProvider<ZodTypeProvider>() as ApiApp;

@@ -176,9 +176,8 @@ test('a key names one request: with anything else it is refused, nothing is done
   const other = await harness.create();
   const running = await harness.running();
   const { there } = await harness.placed(running);
-  const third = harness.stack.sleds.find(
-    async (sled) => sled.id !== there.id && sled.id !== (await harness.record(running)).active?.sledId,
-  );
+  const { here } = await harness.placed(running);
+  const third = harness.stack.sleds.find((sled) => sled.id !== there.id && sled.id !== here.id);
   const firsts = {
     create: { path: '/v1/instances?project=default', body: { ...NEW, name: 'keyed-one' } },
     start: { path: `/v1/instances/${await harness.create()}/start`, body: undefined },
@@ -189,7 +188,11 @@ test('a key names one request: with anything else it is refused, nothing is done
     const key = randomUUID();
     const answered = await send('POST', first.path, key, first.body);
     expect([call, answered.status]).toEqual([call, call === 'create' ? 201 : 202]);
-    if (call === 'migrate') await harness.shows(running, 'running');
+    if (call === 'migrate') {
+      await harness.shows(running, 'running');
+      await harness.rests(running);
+    }
+    if (call === 'start') await harness.shows(firsts.start.path.split('/')[3] ?? '', 'running');
     // Every keyed call, and some that take none, each with what differs from the first in one thing.
     const others: [string, string, unknown?][] = [
       ...Object.entries({ name: 'keyed-two', ncpus: 2, memory: 2 ** 31, description: 'x', hostname: 'y', start: true }).map(
