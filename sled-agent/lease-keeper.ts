@@ -157,7 +157,11 @@ export class LeaseKeeper {
       return held ? 'renewed' : 'begun';
     }
     const { status: statusCode } = answer;
-    const { error_code: code, message, epoch } = leaseRefused.safeParse(answer.error).data ?? { ...answer.error, epoch: null };
+    const {
+      error_code: code,
+      message,
+      epoch,
+    } = leaseRefused.safeParse(answer.error).data ?? { ...answer.error, epoch: null };
     if (statusCode === 409 && code === SLED_DECLARED_DEAD && typeof epoch === 'number') {
       this.#options.onTrouble(`this sled was declared dead: its guests are powered off`);
       this.#epoch = epoch;

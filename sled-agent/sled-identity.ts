@@ -97,12 +97,7 @@ export class SledIdentity {
   }
 
   /** Calls the control plane. Throws {@link ControlPlaneRefusal}, and where it gave no answer, or somebody else did. */
-  async #call<Value>(
-    method: 'GET' | 'POST',
-    path: string,
-    schema: z.ZodType<Value>,
-    body?: unknown,
-  ): Promise<Value> {
+  async #call<Value>(method: 'GET' | 'POST', path: string, schema: z.ZodType<Value>, body?: unknown): Promise<Value> {
     const { statusCode, body: answer } = await request(this.controlPlaneUrl + path, {
       method,
       dispatcher: this.#agent.dispatcher,

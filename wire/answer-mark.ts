@@ -51,12 +51,12 @@ export function readControlPlaneAnswer<Value>(
     const read = schema.safeParse(body);
     if (read.success) return { kind: 'done', value: read.data };
     const [issue] = read.error.issues;
-    return none(issue === undefined ? '' : `, which is not what was asked for (${issue.path.join('.')}: ${issue.message})`);
+    return none(
+      issue === undefined ? '' : `, which is not what was asked for (${issue.path.join('.')}: ${issue.message})`,
+    );
   }
   const error = controlPlaneError.safeParse(body);
-  return error.success && status >= 400 && status < 600
-    ? { kind: 'refused', status, error: error.data }
-    : none('');
+  return error.success && status >= 400 && status < 600 ? { kind: 'refused', status, error: error.data } : none('');
 }
 
 /** Whether an answer has the header of the control plane's answers. */

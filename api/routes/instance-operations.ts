@@ -1,9 +1,9 @@
 import type { FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import type { InstanceRecord } from '../../db/queries/read-instance.ts';
-import type { RequestKey } from '../../db/transactions/take-key.ts';
 import { checkMigration } from '../../db/transactions/claim-migration.ts';
 import { recordRunningIntent } from '../../db/transactions/record-running-intent.ts';
+import type { RequestKey } from '../../db/transactions/take-key.ts';
 import { requireLegal } from '../../model/legality.ts';
 import type { SubjectNames } from '../../temporal/subject-names.ts';
 import { instanceMigrate, instanceView } from '../../wire/operator-api/instances.ts';

@@ -97,9 +97,7 @@ export function addInstanceRecordRoutes(app: ApiApp, context: ApiContext): void 
         if (started.operationId !== null) linkOperation(reply, started.operationId);
       }
       const shown = await showInstance(db, instanceId);
-      return reply
-        .status(201)
-        .send({ ...shown, start_operation_id: started.operationId, start_error: started.error });
+      return reply.status(201).send({ ...shown, start_operation_id: started.operationId, start_error: started.error });
     },
   );
 

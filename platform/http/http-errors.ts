@@ -37,18 +37,15 @@ export class HttpError extends Error {
 /** Makes the body of the answer to a request that was refused. */
 export type WriteErrorBody = (error: HttpError, requestId: string) => object;
 
-/** The parts of a framework's request, reply and server that this needs. */
+/** The parts of a framework's request that this needs. */
 interface ServedRequest {
   readonly id: string;
   readonly method: string;
   readonly url: string;
   readonly raw: IncomingMessage;
 }
-interface ServedReply {
-  status(code: number): unknown;
-  header(name: string, value: string): unknown;
-  send(body: unknown): unknown;
-}
+/** What Node reports of a request that it could not read. */
+type BrokenRequest = Error & { readonly code?: string; readonly rawPacket?: unknown };
 
 /** Options of a framework's server, by which it answers in our format what it refuses by itself. */
 export function refusalOptions(body: WriteErrorBody) {
@@ -56,16 +53,17 @@ export function refusalOptions(body: WriteErrorBody) {
     genReqId: () => randomUUID(),
     // Refused by `refuseByHttp`, in our format.
     return503OnClosing: false,
-    clientErrorHandler: (error: Error & { code?: string; rawPacket?: Buffer }, socket: Socket) =>
-      answerBrokenRequest(error, socket, body),
-    frameworkErrors(error: Error & { statusCode?: number }, request: Pick<ServedRequest, 'id'>, reply: ServedReply) {
+    clientErrorHandler: (error: BrokenRequest, socket: Socket) => answerBrokenRequest(error, socket, body),
+    frameworkErrors(
+      error: Error & { statusCode?: number },
+      { id }: Pick<ServedRequest, 'id'>,
+      { raw }: { readonly raw: ServerResponse },
+    ) {
       const refused =
         error.statusCode === 414
           ? new HttpError(414, 'the path is too long: no name or id in it has more than 100 characters')
           : new HttpError(400, 'the path can’t be read: a "%" must be followed by two hexadecimal digits of UTF-8');
-      reply.status(refused.statusCode);
-      reply.header('x-request-id', request.id);
-      reply.send(body(refused, request.id));
+      answer(raw, refused, id, body);
     },
   };
 }
@@ -95,10 +93,12 @@ export function answerUnseenRequests(
     }),
   );
   server.on('checkExpectation', (request, response) => {
-    const refused = new HttpError(417, `Expect: there is "100-continue", and not ${JSON.stringify(request.headers.expect)}`);
-    const id = randomUUID();
-    response.writeHead(refused.statusCode, { 'content-type': JSON_TYPE, 'x-request-id': id, connection: 'close' });
-    response.end(JSON.stringify(body(refused, id)));
+    const refused = new HttpError(
+      417,
+      `Expect: there is "100-continue", and not ${JSON.stringify(request.headers.expect)}`,
+    );
+    response.setHeader('connection', 'close');
+    answer(response, refused, randomUUID(), body);
   });
 }
 
@@ -112,13 +112,18 @@ export class RouteTable {
   }
 
   /** Why there is no route for a request, and which methods its path has; none where there is no such path. */
-  refuse({ method, url }: Pick<ServedRequest, 'method' | 'url'>): { readonly error: HttpError; readonly allow: string[] } {
+  refuse({ method, url }: Pick<ServedRequest, 'method' | 'url'>): {
+    readonly error: HttpError;
+    readonly allow: string[];
+  } {
     const path = url.replace(/^https?:\/\/[^/?#]*/i, '').replace(/[?#].*$/s, '');
     const segments = path.split('/').map(decoded);
     const matching = this.#routes.filter(
       (route) =>
         route.segments.length === segments.length &&
-        route.segments.every((segment, at) => (segment.startsWith(':') ? segments[at] !== '' : segment === segments[at])),
+        route.segments.every((segment, at) =>
+          segment.startsWith(':') ? segments[at] !== '' : segment === segments[at],
+        ),
     );
     const allow = [...new Set(matching.map((route) => route.method))].sort();
     const error =
@@ -142,22 +147,25 @@ const JSON_TYPE = 'application/json; charset=utf-8';
 const LINGER_MS = 1_000;
 const answered = new WeakSet<Socket>();
 
+function answer(response: ServerResponse, error: HttpError, id: string, body: WriteErrorBody): void {
+  const text = JSON.stringify(body(error, id));
+  const head = { 'content-type': JSON_TYPE, 'content-length': Buffer.byteLength(text), 'x-request-id': id };
+  response.writeHead(error.statusCode, head);
+  response.end(text);
+}
+
 /** Answers what never became a request. */
-function answerBrokenRequest(
-  error: Error & { code?: string; rawPacket?: Buffer },
-  socket: Socket,
-  body: WriteErrorBody,
-): void {
+function answerBrokenRequest(error: BrokenRequest, socket: Socket, body: WriteErrorBody): void {
   if (error.code === 'ECONNRESET' || socket.destroyed) return;
   answerOnSocket(socket, whatBroke(error, socket), body);
 }
 
-function whatBroke(error: Error & { code?: string; rawPacket?: Buffer }, socket: Socket): HttpError {
+function whatBroke(error: BrokenRequest, socket: Socket): HttpError {
   if (error.code === 'ERR_HTTP_REQUEST_TIMEOUT')
     return new HttpError(408, 'the request took too long to arrive: send it faster, or in smaller parts');
   if (error.code !== 'HPE_HEADER_OVERFLOW') return new HttpError(400, 'this is not HTTP: send a request of HTTP/1.1');
   // The limit is on all that comes before the body, and the first line may be it.
-  const packet = error.rawPacket;
+  const packet = Buffer.isBuffer(error.rawPacket) ? error.rawPacket : undefined;
   const firstLine = packet?.indexOf('\r\n') ?? 0;
   return packet !== undefined && packet.length === socket.bytesRead && (firstLine < 0 || firstLine > packet.length / 2)
     ? new HttpError(414, 'the path and its query are too long: send fewer, or shorter ones')

@@ -6,6 +6,7 @@ import { randomUUID } from 'node:crypto';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import type { z } from 'zod';
 import { SledClient, SledError } from '../../activities/sled-client.ts';
 import { MooringApiError, MooringClient, MooringConnectionError } from '../../client/mooring-client.ts';
 import { classifySledAnswer, type SledCommand } from '../../model/sled-answer.ts';
@@ -49,7 +50,7 @@ const FALSE_CONTROL_PLANES: Readonly<Record<string, string>> = {
 const EVERY_STATUS = Array.from({ length: 400 }, (_, index) => 200 + index);
 
 describe('by itself', () => {
-  const asked = {
+  const asked: Readonly<Record<string, z.ZodType>> = {
     report: nothing,
     lease: leaseGranted,
     'id of a sled': sledIdentity,
@@ -59,12 +60,15 @@ describe('by itself', () => {
     'revoked certificates': revokedCertificates,
     'destination of a migration': migrationDestination,
     instance: instanceView,
-  } as const;
+  };
 
   test.each(Object.entries(asked))('an answer without the control plane’s mark is none: %s', (_, schema) => {
-    for (const status of EVERY_STATUS)
-      for (const [what, text] of Object.entries(FALSE_CONTROL_PLANES))
-        expect([status, what, readControlPlaneAnswer({ status, text }, schema).kind]).toEqual([status, what, 'none']);
+    const taken = EVERY_STATUS.flatMap((status) =>
+      Object.entries(FALSE_CONTROL_PLANES)
+        .filter(([, text]) => readControlPlaneAnswer({ status, text }, schema).kind !== 'none')
+        .map(([what]) => `${status} ${what}`),
+    );
+    expect(taken).toEqual([]);
   });
 
   test('its own errors are its word, with whatever else an endpoint says, and only as errors', () => {
@@ -89,22 +93,21 @@ describe('by itself', () => {
   });
 
   test('no answer without a sled’s mark decides a command', () => {
-    for (const command of ['register', 'unregister', 'state', 'read'] satisfies SledCommand[])
-      for (const status of EVERY_STATUS.filter((one) => one >= 300))
-        for (const [what, text] of Object.entries(STRANGERS))
-          expect([status, what, classifySledAnswer(command, status, readSledError(text)?.error_code)]).toEqual([
-            status,
-            what,
-            'retry',
-          ]);
+    const taken = (['register', 'unregister', 'state', 'read'] satisfies SledCommand[]).flatMap((command) =>
+      EVERY_STATUS.filter((status) => status >= 300).flatMap((status) =>
+        Object.entries(STRANGERS)
+          .filter(([, text]) => classifySledAnswer(command, status, readSledError(text)?.error_code) !== 'retry')
+          .map(([what]) => `${command}: ${status} ${what}`),
+      ),
+    );
+    expect(taken).toEqual([]);
   });
 });
 
 /** Statuses that stand for all of their kind, where each is a call over the network. */
 const SOME_STATUSES = [
-  ...[200, 201, 202, 203, 206, 300, 301, 302, 303, 307, 308],
-  ...[400, 401, 402, 403, 404, 405, 407, 408, 409, 410, 411, 413, 414, 415, 418, 421, 422, 425, 426, 429, 431, 451],
-  ...[500, 501, 502, 503, 504, 507, 511, 520, 599],
+  ...[200, 201, 203, 206, 301, 302, 307, 400, 401, 403, 404, 409, 410, 413, 422, 429],
+  ...[500, 502, 503, 504, 511],
 ];
 
 interface Strange {
@@ -126,7 +129,10 @@ describe('over HTTP', () => {
       request.resume();
       const { status, text } = answer(path);
       // As proxies do, whose own header it is as well.
-      const marks = { 'content-type': text.startsWith('<') ? 'text/html' : 'application/json', 'x-request-id': 'proxy' };
+      const marks = {
+        'content-type': text.startsWith('<') ? 'text/html' : 'application/json',
+        'x-request-id': 'proxy',
+      };
       response.writeHead(status, { ...marks, ...(status >= 300 && status < 400 ? { location: `${url}/login` } : {}) });
       response.end(text);
     });
@@ -281,9 +287,13 @@ describe('over HTTP', () => {
       listNetwork: () => client.listNetwork().next(),
     };
     asked.clear();
-    for (const [what, strange] of answersOf(FALSE_CONTROL_PLANES)) {
+    const all = Object.entries(calls);
+    for (const [index, [what, strange]] of answersOf(FALSE_CONTROL_PLANES).entries()) {
       answer = () => strange;
-      for (const [name, call] of Object.entries(calls)) {
+      // Three each, and each of them with every kind of answer: there are seventeen.
+      for (let more = 0; more < 3; more++) {
+        const [name, call] = all[(index + more * 4) % all.length] ?? [];
+        if (name === undefined || call === undefined) throw new Error('there are no calls');
         const error = await call().then(
           () => 'a success',
           (failure: unknown) => failure,
@@ -323,7 +333,10 @@ test('a 204 without the control plane’s header is a stranger’s, once the con
     response.end();
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const reporter = new Reporter(`http://127.0.0.1:${(server.address() as AddressInfo).port}`, (id) => void heard.push(id));
+  const reporter = new Reporter(
+    `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    (id) => void heard.push(id),
+  );
   const report = { vmm_state: { state: 'destroyed', gen: 9, time_updated: new Date().toISOString() } } as const;
   try {
     // All that the protocol asks for.

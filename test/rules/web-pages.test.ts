@@ -5,15 +5,50 @@ import { isOfForeignPage, isOfPage, isOwnHost } from '../../platform/http/web-pa
 
 const LOOPBACK = [
   ...['localhost', 'LOCALHOST', 'LocalHost', 'localhost.', 'app.localhost', 'a.b.localhost', 'app.localhost.'],
-  ...['127.0.0.1', '127.0.0.1.', '127.1', '127.0.1', '127.255.255.254', '2130706433', '0x7f000001', '0x7f.1', '0177.0.0.1'],
-  ...['017700000001', '127.0.0.0x1', '[::1]', '[0:0:0:0:0:0:0:1]', '[0000::0001]', '[::ffff:127.0.0.1]', '[::FFFF:7F00:1]'],
+  ...[
+    '127.0.0.1',
+    '127.0.0.1.',
+    '127.1',
+    '127.0.1',
+    '127.255.255.254',
+    '2130706433',
+    '0x7f000001',
+    '0x7f.1',
+    '0177.0.0.1',
+  ],
+  ...[
+    '017700000001',
+    '127.0.0.0x1',
+    '[::1]',
+    '[0:0:0:0:0:0:0:1]',
+    '[0000::0001]',
+    '[::ffff:127.0.0.1]',
+    '[::FFFF:7F00:1]',
+  ],
   ...['[::ffff:127.9.8.7]', '１２７.0.0.1', '127。0。0。1', 'ⓛocalhost'],
 ];
 const OTHERS = [
   ...['203.0.113.7', '10.0.0.5', '192.168.1.1', '169.254.169.254', '0.0.0.0', '0', '128.0.0.1', '126.255.255.255'],
-  ...['3405803783', '0xcb007107', '0313.0.0161.7', '[2001:db8::7]', '[::]', '[::2]', '[fe80::1]', '[::ffff:203.0.113.7]'],
+  ...[
+    '3405803783',
+    '0xcb007107',
+    '0313.0.0161.7',
+    '[2001:db8::7]',
+    '[::]',
+    '[::2]',
+    '[fe80::1]',
+    '[::ffff:203.0.113.7]',
+  ],
   ...['[::ffff:10.0.0.5]', '[::127.0.0.1]', '[64:ff9b::7f00:1]', 'evil.example', 'localhost.evil.example'],
-  ...['127.0.0.1.evil.example', '127.0.0.1.nip.io', 'localhost.localdomain', 'evil-localhost', 'notlocalhost', 'evil', 'ai'],
+  ...[
+    '127.0.0.1.evil.example',
+    '127.0.0.1.nip.io',
+    'localhost.localdomain',
+    'evil-localhost',
+    'notlocalhost',
+    'evil',
+    'ai',
+  ],
   ...['control-plane', 'evil.', 'xn--e1afmkfd', 'localhostt', '127.evil.example'],
 ];
 const PORTS = ['', ':80', ':443', ':5173', ':12220', ':65535'];
@@ -34,20 +69,45 @@ describe('a page', () => {
       for (const port of PORTS)
         for (const site of [undefined, 'same-origin', 'same-site', 'cross-site', 'none']) {
           const origin = `${scheme}://${host}${port}`;
-          const headers = { origin, host: '127.0.0.1:12220', ...(site === undefined ? {} : { 'sec-fetch-site': site }) };
+          const headers = {
+            origin,
+            host: '127.0.0.1:12220',
+            ...(site === undefined ? {} : { 'sec-fetch-site': site }),
+          };
           expect([origin, site, isOfForeignPage(headers)]).toEqual([origin, site, true]);
         }
   });
 
   test.each([
     ...['null', 'NULL', '', ' ', 'localhost', '127.0.0.1', '//localhost', 'file://', 'file://localhost', 'about:blank'],
-    ...['app://localhost', 'tauri://localhost', 'capacitor://localhost', 'chrome-extension://localhost', 'ftp://localhost'],
+    ...[
+      'app://localhost',
+      'tauri://localhost',
+      'capacitor://localhost',
+      'chrome-extension://localhost',
+      'ftp://localhost',
+    ],
     ...['ws://localhost', 'data:text/html,x', 'javascript:1', 'blob:http://localhost/x', 'http://', 'http://:80'],
     ...['http://localhost@evil.example', 'http://127.0.0.1:80@evil.example', 'http://evil.example@localhost'],
-    ...['http://user:password@127.0.0.1', 'http://localhost, http://evil.example', 'http://evil.example, http://localhost'],
-    ...['http://localhost http://evil.example', 'http://localhost:99999', 'http://localhost:x', 'http://[::1', 'http://::1'],
+    ...[
+      'http://user:password@127.0.0.1',
+      'http://localhost, http://evil.example',
+      'http://evil.example, http://localhost',
+    ],
+    ...[
+      'http://localhost http://evil.example',
+      'http://localhost:99999',
+      'http://localhost:x',
+      'http://[::1',
+      'http://::1',
+    ],
     ...['http://[::1%25lo]', 'http://local host', 'http://evil.example#localhost', 'http://evil.example/localhost'],
-    ...['http://evil.example?localhost', 'http://evil.example\\@localhost', 'http://localhost/../evil', 'http://localhost#x'],
+    ...[
+      'http://evil.example?localhost',
+      'http://evil.example\\@localhost',
+      'http://localhost/../evil',
+      'http://localhost#x',
+    ],
     ...['http://localhost%2eevil.example', 'http://127.0.0.256', 'http://127.0.0.1.1'],
   ])('that says it is “%s” is not', (origin) => {
     expect(isOfForeignPage({ origin, host: '127.0.0.1:12220' })).toBe(true);
@@ -107,15 +167,31 @@ describe('a page', () => {
 });
 
 describe('a host', () => {
-  test.each([...LOOPBACK, ...OTHERS.filter((name) => /^[\d[]|^0x/.test(name) && !/\.[a-z]/.test(name)), 'control-plane'])(
-    '%s may be this machine',
-    (host) => {
-      for (const port of ['', ':12220']) expect(isOwnHost(host + port)).toBe(true);
-    },
-  );
   test.each([
-    ...['evil.example', 'rebound.evil.example', 'localhost.evil.example', '127.0.0.1.nip.io', '', ' ', 'localhost@evil.example'],
-    ...['evil.example@localhost', 'localhost/x', 'localhost?x', 'localhost#x', 'evil.example/@localhost', 'localhost:x'],
+    ...LOOPBACK,
+    ...OTHERS.filter((name) => /^[\d[]|^0x/.test(name) && !/\.[a-z]/.test(name)),
+    'control-plane',
+  ])('%s may be this machine', (host) => {
+    for (const port of ['', ':12220']) expect(isOwnHost(host + port)).toBe(true);
+  });
+  test.each([
+    ...[
+      'evil.example',
+      'rebound.evil.example',
+      'localhost.evil.example',
+      '127.0.0.1.nip.io',
+      '',
+      ' ',
+      'localhost@evil.example',
+    ],
+    ...[
+      'evil.example@localhost',
+      'localhost/x',
+      'localhost?x',
+      'localhost#x',
+      'evil.example/@localhost',
+      'localhost:x',
+    ],
     ...['localhost, evil.example', '::1', '[::1', 'localhost\\@evil.example'],
   ])('“%s” is not', (host) => {
     expect(isOwnHost(host)).toBe(false);

@@ -63,7 +63,10 @@ export function brokenRequests(target: BrokenTarget): Readonly<Record<string, Br
     'a length that is no number': { text: putting('Content-Length: many', ''), status: 400 },
     'a length below zero': { text: putting('Content-Length: -1', ''), status: 400 },
     'two lengths': { text: putting('Content-Length: 2', 'Content-Length: 3', ''), status: 400 },
-    'a length and chunks': { text: putting('Content-Length: 2', 'Transfer-Encoding: chunked', '', '0', ''), status: 400 },
+    'a length and chunks': {
+      text: putting('Content-Length: 2', 'Transfer-Encoding: chunked', '', '0', ''),
+      status: 400,
+    },
     'a chunk of no size': {
       text: `${putting('Content-Type: application/json', 'Transfer-Encoding: chunked', '')}zz\r\n`,
       status: 400,
@@ -128,7 +131,8 @@ export async function sendRaw(url: string, text: string): Promise<RawAnswer> {
   try {
     await eventually(() => closed || read(received) !== null, `no answer to ${JSON.stringify(text.slice(0, 80))}`);
     const answer = read(received);
-    if (answer === null) throw new Error(`no answer to ${JSON.stringify(text.slice(0, 80))}: ${JSON.stringify(received)}`);
+    if (answer === null)
+      throw new Error(`no answer to ${JSON.stringify(text.slice(0, 80))}: ${JSON.stringify(received)}`);
     return answer;
   } finally {
     socket.destroy();

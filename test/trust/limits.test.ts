@@ -1,8 +1,8 @@
 /** Slow, huge and malformed requests: each gets a clear answer in the API's own format, and none holds up the others. */
 import { connect, type Socket } from 'node:net';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { waitUntil } from '../../platform/host/child-process.ts';
 import { PERMISSIONS } from '../../model/permissions.ts';
+import { waitUntil } from '../../platform/host/child-process.ts';
 import { brokenBodies, brokenRequests, readMark, sendRaw } from '../support/broken-requests.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
 
@@ -208,6 +208,7 @@ test('a page of another site is not the local operator, in whosever browser it i
     'Host: 127.0.0.1\r\nOrigin: null\r\n',
   ])
     expect((await ask(foreign)).status).toBe(401);
+  // Every route, whatever it needs.
   for (const foreign of [
     'Host: 127.0.0.1\r\nOrigin: http://203.0.113.7\r\n',
     'Host: 127.0.0.1\r\nOrigin: http://[2001:db8::7]\r\n',
@@ -217,7 +218,6 @@ test('a page of another site is not the local operator, in whosever browser it i
     'Host: 127.0.0.1\r\nOrigin: http://localhost:5173\r\nSec-Fetch-Site: cross-site\r\n',
     'Host: 127.0.0.1\r\nOrigin: http://203.0.113.7\r\nSec-Fetch-Site: same-site\r\n',
   ])
-    // Every route, whatever it needs.
     for (const route of Object.keys(PERMISSIONS)) {
       const [method = '', path = ''] = route.split(' ');
       const request = `${method} ${path.replace(/:\w+/g, 'x')} HTTP/1.1\r\n${foreign}Connection: close\r\nContent-Length: 0\r\n\r\n`;
