@@ -5,10 +5,10 @@ import { classifySledAnswer, type SledCommand } from '../model/sled-answer.ts';
 import { expectPeer } from '../platform/identity/peer.ts';
 import { RenewableAgent } from '../platform/identity/renewable-agent.ts';
 import { inCallSpan } from '../platform/telemetry/tracing.ts';
+import { describeAnswer, parseJson, readSledError } from '../wire/answer-mark.ts';
 import {
   type AgentDescription,
   agentDescription,
-  errorBody,
   type MigrationProgress,
   type RegisterRequest,
   type SerialConsoleData,
@@ -185,14 +185,15 @@ export class SledClient {
     if (status >= 200 && status < 300) return agentDescription.safeParse(parseJson(text)).data ?? null;
     if (status >= 500)
       throw new SledError('unavailable', `${what}: answered ${status}: it doesn't know yet who it is`, {
-        answered: true,
+        answered: readSledError(text) !== null,
       });
     return null;
   }
 
   /**
-   * Whether something answers at a sled's address, whatever it says and whoever it shows to be: then the sled is powered on.
-   * A connection that is refused is no agent's answer: it says nothing of the guests. Never throws.
+   * Whether an agent answers at a sled's address, whatever it says: then the sled is powered on. A connection that is
+   * refused is no agent's answer: it says nothing of the guests. Nor is one by somebody else, such as a proxy that says that
+   * nobody is there; but whoever speaks TLS at the address of a sled that has joined is the sled. Never throws.
    */
   async answers({ address, identified }: ProbedSled, timeoutMs: number): Promise<boolean> {
     // Nothing is told to one that has joined, and nothing believed: even with another's certificate it is powered on.
@@ -200,12 +201,14 @@ export class SledClient {
       return shakesHands(address, timeoutMs);
     const dispatcher = new Agent({ connect: { timeout: timeoutMs } });
     try {
-      const { body } = await request(`http://${address}/vmms`, {
+      const { statusCode, body } = await request(`http://${address}/vmms`, {
         dispatcher,
         signal: AbortSignal.timeout(timeoutMs),
       });
-      await body.dump().catch(() => {});
-      return true;
+      const text = await readLimited(body);
+      return statusCode >= 200 && statusCode < 300
+        ? sledInventory.safeParse(parseJson(text)).success
+        : statusCode >= 400 && readSledError(text) !== null;
     } catch (error) {
       return isAnswer(error);
     } finally {
@@ -316,11 +319,11 @@ export class SledClient {
         answered: short ? null : false,
       });
     }
-    const parsed = parseJson(text);
-    const { error_code, message } = errorBody.safeParse(parsed).data ?? {};
+    const error = readSledError(text);
+    const { error_code, message } = error ?? {};
     switch (classifySledAnswer(command, status, error_code)) {
       case 'accepted': {
-        const answer = schema.safeParse(parsed);
+        const answer = schema.safeParse(parseJson(text));
         if (answer.success) return answer.data;
         throw new SledError('unavailable', `${what}: answered ${status} with what the protocol does not know`);
       }
@@ -329,10 +332,15 @@ export class SledClient {
       case 'refused':
         throw new SledError('refused', `${what}: refused with ${describe(status, error_code, message)}`);
       case 'retry':
-        // Without a code of the protocol it may be a proxy's answer for an agent that isn't there.
-        throw new SledError('unavailable', `${what}: answered ${describe(status, error_code, message)}`, {
-          answered: error_code !== undefined,
-        });
+        // Without a code of the protocol it is a proxy's answer for an agent that isn't there.
+        if (error !== null)
+          throw new SledError('unavailable', `${what}: answered ${describe(status, error_code, message)}`, {
+            answered: true,
+          });
+        throw new SledError(
+          'unavailable',
+          `${what}: what answers there is no sled agent (${describeAnswer({ status, text })})`,
+        );
     }
   }
 }
@@ -374,14 +382,6 @@ async function readLimited(body: AsyncIterable<Buffer>): Promise<string> {
     chunks.push(chunk);
   }
   return Buffer.concat(chunks).toString('utf8');
-}
-
-function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
 }
 
 function describe(status: number, errorCode: string | undefined, message: string | undefined): string {

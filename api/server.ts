@@ -1,5 +1,4 @@
 /** The API: operators and their programs, and the reports of sled agents. */
-import { randomUUID } from 'node:crypto';
 import swagger from '@fastify/swagger';
 import { fastify } from 'fastify';
 import { jsonSchemaTransform, type ZodTypeProvider } from 'fastify-type-provider-zod';
@@ -24,6 +23,7 @@ import { closeApp, configureApp, urlOf } from './app.ts';
 import type { ApiApp, ApiContext, SledJoining } from './context.ts';
 import { addRateLimit, checkListening, DEFAULT_LIMITS, limitOptions, type RequestLimits } from './limits.ts';
 import { Operations } from './operations.ts';
+import { addKeyHook } from './request-key.ts';
 import { addAccessTokenRoutes } from './routes/access-tokens.ts';
 import { addAffinityGroupRoutes } from './routes/affinity-groups.ts';
 import { addAuditLogRoutes } from './routes/audit-log.ts';
@@ -193,7 +193,6 @@ function createContext(
 async function createApp(options: ApiOptions, { db, log, metrics }: ApiContext): Promise<ApiApp> {
   const limits = { ...DEFAULT_LIMITS, ...options.limits };
   const app = fastify({
-    genReqId: () => randomUUID(),
     forceCloseConnections: 'idle',
     ...limitOptions(limits, options.tls),
   }).withTypeProvider<ZodTypeProvider>() as ApiApp;
@@ -209,6 +208,7 @@ async function createApp(options: ApiOptions, { db, log, metrics }: ApiContext):
     onAuditLost: (request, error) =>
       log.error({ err: error, request_id: request.id }, 'the audit record of a request could not be written'),
   });
+  addKeyHook(app, db);
   await addRateLimit(app, limits);
   await app.register(swagger, {
     openapi: {

@@ -1,5 +1,6 @@
 import { Agent, type Dispatcher } from 'undici';
-import { errorBody, SLED_EXPUNGED } from '../wire/sled-protocol.ts';
+import type { ControlPlaneAnswer } from '../wire/answer-mark.ts';
+import { SLED_EXPUNGED } from '../wire/sled-protocol.ts';
 
 /** A pool of connections to the control plane; the one to use may change with each renewal of a certificate. */
 export interface ControlPlaneConnections {
@@ -14,11 +15,7 @@ export function plainConnections(connections: number): ControlPlaneConnections {
   return { dispatcher, destroy: () => dispatcher.destroy() };
 }
 
-/** Whether an answer's text is the control plane's word that a sled was expunged. Never throws. */
-export function saysExpunged(text: string): boolean {
-  try {
-    return errorBody.parse(JSON.parse(text)).error_code === SLED_EXPUNGED;
-  } catch {
-    return false;
-  }
+/** Whether an answer is the control plane's word that a sled was expunged. */
+export function saysExpunged(answer: ControlPlaneAnswer<unknown>): boolean {
+  return answer.kind === 'refused' && answer.status < 500 && answer.error.error_code === SLED_EXPUNGED;
 }

@@ -1277,7 +1277,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'access: a page of another site is the local operator',
     why: 'a page that an operator looks at commands the stack on this machine',
-    edits: [{ file: ACCESS, find: '  if (foreign)\n', replace: '  if (foreign && origin === host)\n' }],
+    edits: [{ file: ACCESS, find: '  if (foreign) throw', replace: '  if (foreign && host === headers.origin) throw' }],
     caughtBy: [LIMITS_TEST],
   },
   {

@@ -310,7 +310,7 @@ test('an idempotency key of another project’s call tells nothing', async () =>
   );
   const first = (await (await create(own, mine?.secret ?? '')).json()) as { id: string };
   const second = await create(foreign, theirs?.secret ?? '');
-  expect(second.status).toBe(400);
+  expect(second.status).toBe(422);
   expect(await second.text()).not.toContain(first.id);
 });
 
