@@ -1,11 +1,11 @@
-import { sql } from 'drizzle-orm';
+import type pg from 'pg';
 import { z } from 'zod';
 import type { OpenDatabase } from './connect.ts';
 import { NEEDED_SETTINGS, wantedSettings } from './database-client.ts';
 import { databaseTrouble } from './errors.ts';
 import { unreachable } from './unreachable.ts';
 
-const found = z.object({ name: z.string(), setting: z.string(), role: z.string() });
+const found = z.object({ name: z.string(), setting: z.string(), role: z.string(), pid: z.number() });
 
 /**
  * Checks, as a process starts, that what it needs of its sessions holds: a pooler in transaction mode takes no settings, and
@@ -14,17 +14,16 @@ const found = z.object({ name: z.string(), setting: z.string(), role: z.string()
  * reached: the message says where it was looked for.
  */
 export async function checkSessions(
-  { db, peer }: Pick<OpenDatabase, 'db' | 'peer'>,
+  { pool, peer }: Pick<OpenDatabase, 'pool' | 'peer'>,
   url: string,
   warn: (message: string) => void,
 ): Promise<void> {
-  const wanted = new Map(Object.entries(wantedSettings()).map(([name, value]) => [name.toLowerCase(), { name, value }]));
-  const { rows } = await db
-    .execute(sql`SELECT name, setting, current_user AS role FROM pg_settings`)
-    .catch((error: unknown) => {
-      throw databaseTrouble(error) === null ? error : unreachable(url, error);
-    });
-  const settings = z.array(found).parse(rows);
+  const wanted = new Map(
+    Object.entries(wantedSettings()).map(([name, value]) => [name.toLowerCase(), { name, value }]),
+  );
+  const settings = await readSettings(pool).catch((error: unknown) => {
+    throw databaseTrouble(error) === null ? error : unreachable(url, error);
+  });
   const wrong = settings.flatMap(({ name, setting, role }) => {
     const want = wanted.get(name.toLowerCase());
     return want === undefined || holds(want.name, setting, want.value) ? [] : [{ ...want, setting, role }];
@@ -48,6 +47,31 @@ export async function checkSessions(
     );
 }
 
+const PROBE = 'SELECT $1::int AS probe';
+/** How many connections of a pool try what a pooler keeps, and how often each: more than a pooler can keep apart. */
+const PROBES = 3;
+
+/** The settings of a session; where a pooler is between, it is tried too whether prepared statements survive. */
+async function readSettings(pool: pg.Pool): Promise<z.infer<typeof found>[]> {
+  const client = await pool.connect();
+  const others: pg.PoolClient[] = [];
+  try {
+    const { rows } = await client.query(
+      'SELECT name, setting, current_user AS role, pg_backend_pid() AS pid FROM pg_settings',
+    );
+    const settings = z.array(found).parse(rows);
+    // A pooler gives its clients numbers of its own.
+    const isDirect = settings[0]?.pid === (client as unknown as { processID?: unknown }).processID;
+    if (isDirect) return settings;
+    while (others.length < Math.min(PROBES, (pool.options.max ?? 1) - 1)) others.push(await pool.connect());
+    for (let round = 0; round < PROBES; round++)
+      for (const each of [client, ...others]) await each.query({ text: PROBE }, [round]);
+    return settings;
+  } finally {
+    for (const each of [client, ...others]) each.release();
+  }
+}
+
 /** Whether a setting, as `pg_settings` has it, does what is wanted. */
 function holds(name: string, setting: string, wanted: string): boolean {
   switch (name) {
@@ -69,6 +93,8 @@ function holds(name: string, setting: string, wanted: string): boolean {
 
 function statements(wrong: readonly { name: string; value: string; role: string }[]): string {
   return wrong
-    .map(({ name, value, role }) => `ALTER ROLE "${role}" SET ${name} = ${name === 'search_path' ? value : `'${value}'`};`)
+    .map(
+      ({ name, value, role }) => `ALTER ROLE "${role}" SET ${name} = ${name === 'search_path' ? value : `'${value}'`};`,
+    )
     .join(' ');
 }

@@ -100,7 +100,10 @@ export function openDatabase(
 
 type Lent = (error: Error | undefined, client: pg.PoolClient | undefined, release: (error?: unknown) => void) => void;
 
-/** Has a pool ask again without settings where a pooler refuses them, and marks what keeps it from connecting. */
+/**
+ * Has a pool ask again without settings where a pooler refuses them, lend no connection that was cut, and marks what keeps it from
+ * connecting.
+ */
 function takeByAnyMeans(pool: pg.Pool, peer: DatabasePeer): void {
   const lend = pool.connect.bind(pool) as (lent: Lent) => void;
   const take = (lent: Lent, refusals = 0) =>
@@ -108,6 +111,12 @@ function takeByAnyMeans(pool: pg.Pool, peer: DatabasePeer): void {
       if (error !== undefined && refusesSettings(error) && refusals === 0) {
         peer.takesSettings = false;
         take(lent, refusals + 1);
+        return;
+      }
+      // The pool learns of a cut a moment later than we do.
+      if (client !== undefined && (client as unknown as DatabaseClient).isCut) {
+        release(new Error('it was cut'));
+        take(lent, refusals);
         return;
       }
       lent(error && databaseError(error) === null ? raisedByDriver(error) : error, client, release);
@@ -121,17 +130,22 @@ function takeByAnyMeans(pool: pg.Pool, peer: DatabasePeer): void {
 }
 
 /** Whether a pooler takes no settings at the start of a connection. Source: `set_startup_options` in PgBouncer's client.c. */
-function refusesSettings(error: Error): boolean {
-  return databaseError(error)?.code === '08P01' && /startup parameter/.test(error.message);
+export function refusesSettings(error: unknown): boolean {
+  const refused = databaseError(error);
+  return refused?.code === '08P01' && /startup parameter/.test(refused.message);
 }
 
 /**
  * One connection over a socket of the caller's, not connected yet: the caller connects it, ends it, and destroys the socket
- * where the other side may be gone. A connection that breaks ends (`end`), and is no error of the process.
+ * where the other side may be gone. A connection that breaks ends (`end`), and is no error of the process. Where it is refused
+ * for its settings (`refusesSettings`), the next one does without if `peer` says so.
  */
-export function singleConnection(url: string, applicationName: string, socket: Socket): pg.Client {
-  // It only listens: how statements run is nothing to it, and no pooler refuses the rest.
-  const peer: DatabasePeer = { takesSettings: false, keepsStatements: false };
+export function singleConnection(
+  url: string,
+  applicationName: string,
+  socket: Socket,
+  peer: DatabasePeer = { takesSettings: true, keepsStatements: false },
+): pg.Client {
   return new DatabaseClient({ url, applicationName, peer, stream: () => socket });
 }
 
@@ -150,7 +164,7 @@ export async function pingDatabase(db: Queryable): Promise<void> {
   } catch (error) {
     throw new Error(`${databaseTrouble(error) ?? 'fails'}: ${rootMessage(error)}`, { cause: error });
   }
-  if (rows[0]?.read_only) throw new Error('takes no writes: it is read-only (25006)');
+  if (rows[0]?.read_only) throw new Error('is read-only at the moment (25006)');
 }
 
 /** Whether a PostgreSQL at `url` takes connections and answers; it is waited for two seconds each. */

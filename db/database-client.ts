@@ -142,6 +142,11 @@ export class DatabaseClient extends pg.Client {
     this.#driver.connection.stream.destroy(error);
   }
 
+  /** Whether it was cut, or broke. */
+  get isCut(): boolean {
+    return this.#driver.connection.stream.destroyed;
+  }
+
   get #driver(): DriverClient {
     return this as unknown as DriverClient;
   }
@@ -175,7 +180,7 @@ export class DatabaseClient extends pg.Client {
       return await this.#askPrepared(ask, this.#beginning(config), values);
     } catch (error) {
       if (error instanceof pg.DatabaseError) this.unfit ||= UNFIT.test(error.code ?? '');
-      else if (this.#driver.connection.stream.destroyed) raisedByDriver(error);
+      else if (this.isCut) raisedByDriver(error);
       // drizzle does not give a connection back on which not even a transaction could be begun.
       if (isBegin(config)) this.#driver.release?.(error as Error);
       throw error;

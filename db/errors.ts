@@ -33,10 +33,11 @@ export async function refuseTakenName<T>(
   }
 }
 
-const TRANSIENT_CODES = new Set(['40001', '40P01']);
+/** Serialization, deadlock, and a prepared statement that a pooler has lost: the next try is without. */
+const TRANSIENT_CODES = new Set(['40001', '40P01', '26000', '42P05']);
 
 /**
- * Runs a transaction again when PostgreSQL broke it off for the sake of another one (deadlock, serialization), up to
+ * Runs a transaction again when PostgreSQL broke it off for the sake of another one, or of what a pooler lost, up to
  * `attempts` times in all. Any other error is thrown at once.
  */
 export async function retryOnConflict<T>(run: () => Promise<T>, attempts = 5): Promise<T> {
@@ -63,7 +64,7 @@ export function raisedByDriver<Raised>(error: Raised): Raised {
  * Source: appendix A of PostgreSQL's manual.
  */
 const TROUBLES: readonly (readonly [RegExp, string])[] = [
-  [/^25006$/, 'takes no writes at the moment (it is read-only: a standby, or a server whose disk is full)'],
+  [/^25006$/, 'is read-only at the moment, as a standby is, or a server whose disk is full'],
   [/^53100$/, 'has no room left on its disk'],
   [/^53200$/, 'has no memory left'],
   [/^53300$/, 'takes no more connections'],

@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url';
 import { type MigrationMeta, readMigrationFiles } from 'drizzle-orm/migrator';
 import { z } from 'zod';
 import { ADVISORY_LOCKS } from './advisory-locks.ts';
+import { refusesSettings } from './connect.ts';
 import { DatabaseClient } from './database-client.ts';
 import { databaseError, databaseTrouble, rootMessage } from './errors.ts';
 import { unreachable } from './unreachable.ts';
@@ -159,7 +160,11 @@ const LOCK_NOT_AVAILABLE = '55P03';
 /** Applies one migration in one transaction. Throws what PostgreSQL and the driver report, but for locks that don't come. */
 async function apply(client: DatabaseClient, migration: Migration, leftMs: number): Promise<Attempt> {
   const { name } = migration;
-  const limits = { lock_timeout: LOCK_TIMEOUT_MS, statement_timeout: leftMs, idle_in_transaction_session_timeout: leftMs };
+  const limits = {
+    lock_timeout: LOCK_TIMEOUT_MS,
+    statement_timeout: leftMs,
+    idle_in_transaction_session_timeout: leftMs,
+  };
   await client.query(
     [
       'BEGIN ISOLATION LEVEL READ COMMITTED',
@@ -241,18 +246,33 @@ async function withConnection<Result>(
   variable: string | undefined,
   work: (client: DatabaseClient) => Promise<Result>,
 ): Promise<Result> {
-  const client = new DatabaseClient({
-    url,
-    applicationName: 'mooring-migrate',
-    peer: { takesSettings: false, keepsStatements: false },
-    answerLimitMs: QUICK_MS,
-  });
-  try {
-    await client.connect().catch((error: unknown) => {
+  const client = await connected(url, true)
+    .catch(async (error: unknown) => {
+      if (refusesSettings(error)) return connected(url, false);
+      throw error;
+    })
+    .catch((error: unknown) => {
       throw unreachable(url, error, variable);
     });
+  try {
     return await work(client);
   } finally {
     await client.end().catch(() => {});
+  }
+}
+
+async function connected(url: string, takesSettings: boolean): Promise<DatabaseClient> {
+  const client = new DatabaseClient({
+    url,
+    applicationName: 'mooring-migrate',
+    peer: { takesSettings, keepsStatements: false },
+    answerLimitMs: QUICK_MS,
+  });
+  try {
+    await client.connect();
+    return client;
+  } catch (error) {
+    client.cut();
+    throw error;
   }
 }

@@ -11,7 +11,7 @@ import { sql } from 'drizzle-orm';
 import type pg from 'pg';
 import type { Logger } from 'pino';
 import { withLimit } from '../platform/host/with-limit.ts';
-import { type Database, singleConnection } from './connect.ts';
+import { type Database, refusesSettings, singleConnection } from './connect.ts';
 
 /** Where the outcomes of operations can be heard. */
 export interface OutcomeListener {
@@ -59,6 +59,7 @@ export class OperationOutcomes implements OutcomeListener {
   readonly #known = new Map<string, boolean>();
   readonly #waiting = new Map<string, Set<(succeeded: boolean) => void>>();
   readonly #closing = new AbortController();
+  readonly #peer = { takesSettings: true, keepsStatements: false };
   #provenBy: ((word: string) => void) | null = null;
   #hears = false;
   /** Aborted when it hears no more. */
@@ -135,7 +136,8 @@ export class OperationOutcomes implements OutcomeListener {
         });
       } catch (error) {
         isDeaf = error instanceof HearsNothing;
-        if (!signal.aborted) this.#sayDeaf(error);
+        if (refusesSettings(error)) this.#peer.takesSettings = false;
+        else if (!signal.aborted) this.#sayDeaf(error);
       }
       await pause(isDeaf ? deafPauseMs : pauseMs, undefined, { signal }).catch(() => {});
       if (isDeaf) deafPauseMs = Math.min(deafPauseMs * 2, MAX_DEAF_PAUSE_MS);
@@ -146,7 +148,7 @@ export class OperationOutcomes implements OutcomeListener {
   /** Listens over one connection until it can't be relied on any more; throws why. `onProof` is called with each proof. */
   async #listen(onProof: () => void): Promise<never> {
     const socket = new Socket();
-    const client = singleConnection(this.#url, this.#applicationName, socket);
+    const client = singleConnection(this.#url, this.#applicationName, socket, this.#peer);
     const ended = new AbortController();
     const over = ended.signal;
     const close = () => ended.abort(this.#closing.signal.reason);

@@ -3,9 +3,12 @@ import { databaseError, databaseTrouble, rootMessage } from './errors.ts';
 /** An error that says which PostgreSQL can't be worked with, and where its name comes from; never with its password. */
 export function unreachable(url: string, error: unknown, variable = 'DATABASE_URL'): Error {
   const trouble = databaseError(error) === null ? null : databaseTrouble(error);
-  return new Error(`PostgreSQL at ${placeOf(url)} (${variable}) ${trouble ?? "can't be reached"}: ${rootMessage(error)}`, {
-    cause: error,
-  });
+  return new Error(
+    `PostgreSQL at ${placeOf(url)} (${variable}) ${trouble ?? "can't be reached"}: ${rootMessage(error)}`,
+    {
+      cause: error,
+    },
+  );
 }
 
 /** Where a connection URL leads, without its secrets. */
@@ -31,5 +34,7 @@ export function requireDatabaseUrl(url: string, variable = 'DATABASE_URL'): stri
     scheme = '';
   }
   if (scheme === 'postgres:' || scheme === 'postgresql:' || url.startsWith('/') || scheme === 'socket:') return url;
-  throw new Error(`${variable}: this is not the URL of a PostgreSQL; it begins with postgres://, for example postgres://user@host/mooring`);
+  throw new Error(
+    `${variable}: this is not the URL of a PostgreSQL; it begins with postgres://, for example postgres://user@host/mooring`,
+  );
 }

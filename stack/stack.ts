@@ -130,7 +130,8 @@ async function bringUp(options: StackOptions, stops: StackSetup['stops']): Promi
 /** The PostgreSQL that the environment names, else one of the stack's own. */
 async function findOrStartPostgres(setup: StackSetup): Promise<{ url: string; embedded: boolean }> {
   const { options, env, dataDir, stops, report } = setup;
-  if (env.DATABASE_URL !== undefined && env.DATABASE_URL !== '') return { url: requireDatabaseUrl(env.DATABASE_URL), embedded: false };
+  if (env.DATABASE_URL !== undefined && env.DATABASE_URL !== '')
+    return { url: requireDatabaseUrl(env.DATABASE_URL), embedded: false };
   const folder = join(dataDir, 'postgres');
   await options.preparePostgres?.(folder);
   const postgres = await startEmbeddedPostgres({ dataDir: folder, durable: options.dataDir !== undefined });

@@ -56,6 +56,7 @@ function databaseUrlOfEnvironment(): string {
 
 function readSeconds(text: string): number {
   const seconds = Number(text);
-  if (!Number.isFinite(seconds) || seconds <= 0) throw new InvalidArgumentError('a number of seconds above 0 is needed');
+  if (!Number.isFinite(seconds) || seconds <= 0)
+    throw new InvalidArgumentError('a number of seconds above 0 is needed');
   return seconds;
 }

@@ -102,8 +102,12 @@ test.each(['begins', 'is in the middle', 'is to be committed'] as const)(
 
 test('a pool is closed though its connections hang, idle or not', async () => {
   await hang();
-  const closing = openDatabase(database.url, { maxConnections: 2, applicationName: NAME, answerLimitMs: ANSWER_LIMIT_MS });
-  const busy = closing.db.execute(sql`SELECT pg_sleep(60)`);
+  const closing = openDatabase(database.url, {
+    maxConnections: 2,
+    applicationName: NAME,
+    answerLimitMs: ANSWER_LIMIT_MS,
+  });
+  const busy = closing.db.execute(sql`SELECT pg_sleep(5)`);
   const refused = busy.catch((error: unknown) => error);
   await eventually(async () => (await processes()).length > CONNECTIONS, 'it never asked');
   for (const pid of await processes()) {

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { sql } from 'drizzle-orm';
 import pg from 'pg';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { openDatabase } from '../../db/connect.ts';
 import { compareSchema, migrateDatabase, readSchemaState, requireCurrentSchema } from '../../db/migrate.ts';
 import { requireDatabaseUrl } from '../../db/unreachable.ts';
@@ -26,14 +26,15 @@ afterAll(async () => {
   await database?.stop();
   await rm(folder, { recursive: true, force: true });
 });
-beforeEach(async () => {
+/** A database of its own for a test, migrated. */
+async function migrated(): Promise<void> {
   const name = `migrated_${randomUUID().replaceAll('-', '')}`;
   await database.db.execute(sql`CREATE DATABASE ${sql.identifier(name)} TEMPLATE template0`);
   const own = new URL(database.url);
   own.pathname = `/${name}`;
   url = own.href;
   await migrateDatabase(url);
-});
+}
 afterEach(async () => {
   await Promise.all(clients.splice(0).map((client) => client.end()));
 });
@@ -66,6 +67,7 @@ async function later(...statements: string[]): Promise<string> {
 const ADDS_A_COLUMN = 'ALTER TABLE instance ADD COLUMN colour text';
 
 test('a migration that meets a dump keeps no reader waiting, says so, and is done when the dump is', async () => {
+  await migrated();
   const dump = await connected();
   await dump.query('BEGIN; LOCK TABLE instance, sled, vmm IN ACCESS SHARE MODE');
   const said: string[] = [];
@@ -91,6 +93,7 @@ test('a migration that meets a dump keeps no reader waiting, says so, and is don
 });
 
 test('a migration gives up when its time is over, with what to do, and has changed nothing', async () => {
+  await migrated();
   const holder = await connected();
   await holder.query('BEGIN; LOCK TABLE instance IN ACCESS SHARE MODE');
   await expect(migrateDatabase(url, { folder: await later(ADDS_A_COLUMN), limitMs: 2_000 })).rejects.toThrow(
@@ -101,8 +104,11 @@ test('a migration gives up when its time is over, with what to do, and has chang
 });
 
 test('each migration is a transaction of its own: what was done stays, what failed left nothing', async () => {
+  await migrated();
   const three = await later(ADDS_A_COLUMN, 'CREATE TABLE half (); SELECT 1 / 0', 'CREATE TABLE never ()');
-  await expect(migrateDatabase(url, { folder: three })).rejects.toThrow(/migration 0002_later failed.*division by zero/);
+  await expect(migrateDatabase(url, { folder: three })).rejects.toThrow(
+    /migration 0002_later failed.*division by zero/,
+  );
   expect(await readSchemaState(url, three)).toEqual({ state: 'behind', missing: ['0002_later', '0003_later'] });
   const client = await connected();
   await client.query('SELECT colour FROM instance');
@@ -110,6 +116,7 @@ test('each migration is a transaction of its own: what was done stays, what fail
 });
 
 test('many that migrate at once do it once, and leave no lock', async () => {
+  await migrated();
   const two = await later(ADDS_A_COLUMN, 'CREATE TABLE once ()');
   const done = await Promise.all(Array.from({ length: 5 }, () => migrateDatabase(url, { folder: two })));
   expect(done.flat().sort()).toEqual(['0001_later', '0002_later']);
@@ -118,6 +125,7 @@ test('many that migrate at once do it once, and leave no lock', async () => {
 });
 
 test('where all is up to date nothing is written, so that a role without any right to change the schema is enough', async () => {
+  await migrated();
   const admin = await connected();
   const role = `worker_${randomUUID().slice(0, 8)}`;
   await admin.query(`CREATE ROLE ${role} LOGIN PASSWORD 'word';
@@ -139,14 +147,18 @@ test('where all is up to date nothing is written, so that a role without any rig
 
 describe('a process that is not to migrate', () => {
   test('ends where the schema is too old, and names what is missing and the command', async () => {
+    await migrated();
     const client = await connected();
     await client.query('DELETE FROM drizzle.__drizzle_migrations');
-    await expect(requireCurrentSchema(url)).rejects.toThrow(/older than this build \(0000_schema is missing\).*mooring migrate/);
+    await expect(requireCurrentSchema(url)).rejects.toThrow(
+      /older than this build \(0000_schema is missing\).*mooring migrate/,
+    );
     await client.query('DROP SCHEMA drizzle CASCADE');
     await expect(requireCurrentSchema(url)).rejects.toThrow(/mooring migrate/);
   });
 
   test('goes on where the schema is newer, as during a roll-out, and says so', async () => {
+    await migrated();
     await migrateDatabase(url, { folder: await later(ADDS_A_COLUMN) });
     const said: string[] = [];
     await requireCurrentSchema(url, (message) => said.push(message));
@@ -156,6 +168,7 @@ describe('a process that is not to migrate', () => {
   });
 
   test('ends, as one that migrates does, where the schema is of another line', async () => {
+    await migrated();
     const client = await connected();
     await client.query(`UPDATE drizzle.__drizzle_migrations SET hash = 'another'`);
     await expect(requireCurrentSchema(url)).rejects.toThrow(/not made by a build of this line \(its 0000_schema/);
@@ -181,15 +194,23 @@ describe('what a schema is to a build', () => {
 
 describe('a URL that leads nowhere', () => {
   const nowhere = (change: (to: URL) => void) => {
-    const to = new URL(url);
+    const to = new URL(database.url);
     change(to);
     return to.href;
   };
   test.each([
     ['nobody listens', (to: URL) => Object.assign(to, { port: '1' }), /can't be reached: connect ECONNREFUSED/],
-    ['no such name', (to: URL) => Object.assign(to, { hostname: 'no-such-host.invalid' }), /can't be reached: getaddrinfo/],
+    [
+      'no such name',
+      (to: URL) => Object.assign(to, { hostname: 'no-such-host.invalid' }),
+      /can't be reached: getaddrinfo/,
+    ],
     ['no such database', (to: URL) => Object.assign(to, { pathname: '/nothing' }), /has no database of the name/],
-    ['another password', (to: URL) => Object.assign(to, { password: 'wrong' }), /does not let this process in \(28P01\)/],
+    [
+      'another password',
+      (to: URL) => Object.assign(to, { password: 'wrong' }),
+      /does not let this process in \(28P01\)/,
+    ],
   ])('%s: the message names the variable and the place, and no password', async (_, change, what) => {
     const to = nowhere(change);
     const { password } = new URL(to);
@@ -212,8 +233,10 @@ describe('a URL that leads nowhere', () => {
     },
   );
 
-  test.each(['postgres://u@h/d', 'postgresql://u:p@h:1/d', 'postgres:///d?host=/run/pg', 'postgres://u@/d?host=/run/pg'])(
-    '%s is taken',
-    (text) => expect(requireDatabaseUrl(text)).toBe(text),
-  );
+  test.each([
+    'postgres://u@h/d',
+    'postgresql://u:p@h:1/d',
+    'postgres:///d?host=/run/pg',
+    'postgres://u@/d?host=/run/pg',
+  ])('%s is taken', (text) => expect(requireDatabaseUrl(text)).toBe(text));
 });

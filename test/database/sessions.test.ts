@@ -89,7 +89,9 @@ async function worksWell(through: OpenDatabase): Promise<void> {
 
 /** Each default that a server may have, by the worst of its values. */
 const HOSTILE: readonly (readonly [string, string])[] = [
-  ...['SQL, DMY', 'SQL, MDY', 'German', 'Postgres, DMY', 'Postgres, YMD', 'ISO, DMY'].map((v) => ['datestyle', v] as const),
+  ...['SQL, DMY', 'SQL, MDY', 'German', 'Postgres, DMY', 'Postgres, YMD', 'ISO, DMY'].map(
+    (v) => ['datestyle', v] as const,
+  ),
   ...['Asia/Kathmandu', 'America/St_Johns', 'Pacific/Apia', 'UTC'].map((v) => ['timezone', v] as const),
   ...['iso_8601', 'sql_standard', 'postgres_verbose'].map((v) => ['intervalstyle', v] as const),
   ...['repeatable read', 'serializable'].map((v) => ['default_transaction_isolation', v] as const),
@@ -138,12 +140,12 @@ describe('a default of the role', () => {
 
   test('a role or server that may only read is obeyed: 503, not ready, and by name', async () => {
     const through = opened(await roleWith({ default_transaction_read_only: 'on' }));
-    await expect(pingDatabase(through.db)).rejects.toThrow(/read-only \(25006\)/);
+    await expect(pingDatabase(through.db)).rejects.toThrow(/is read-only at the moment \(25006\)/);
     const error = await createProject(through.db, { name: 'read-only', description: '' }).catch((reason) => reason);
     expect(describeError(error)).toMatchObject({
       status: 503,
       code: 'ServiceUnavailable',
-      message: expect.stringMatching(/^PostgreSQL takes no writes .*\(25006\): try again$/),
+      message: expect.stringMatching(/^PostgreSQL is read-only .*\(25006\): try again$/),
     });
   });
 });
@@ -204,6 +206,7 @@ describe('behind a pooler in transaction mode', () => {
     const said: string[] = [];
     await checkSessions(through, pooler.url, (message) => said.push(message));
     expect(said.join()).toMatch(/statement_timeout is "0".*ALTER ROLE "mooring" SET statement_timeout = '8000'/);
+    expect(said.join()).toMatch(/loses prepared statements/);
     await Promise.all(Array.from({ length: 12 }, () => worksWell(through)));
     expect(pooler.refused.size > 0).toBe(ignored.length === 0);
   });
@@ -211,15 +214,20 @@ describe('behind a pooler in transaction mode', () => {
   test.each([
     ['refuses settings', []],
     ['forgets them', IGNORED],
-  ])('that %s, a role with the time-outs that are asked for has nothing to be said of it', async (_, ignored) => {
-    const url = await roleWith({
-      statement_timeout: '8000',
-      idle_in_transaction_session_timeout: '15000',
-      extra_float_digits: '1',
-    });
-    const pooler = await pooled(url, { ignored });
-    await checkSessions(opened(pooler.url), pooler.url, (message) => expect.fail(message));
-  });
+  ])(
+    'that %s, a role with the time-outs that are asked for has nothing to be said of its settings',
+    async (_, ignored) => {
+      const url = await roleWith({
+        statement_timeout: '8000',
+        idle_in_transaction_session_timeout: '15000',
+        extra_float_digits: '1',
+      });
+      const pooler = await pooled(url, { ignored });
+      const said: string[] = [];
+      await checkSessions(opened(pooler.url), pooler.url, (message) => said.push(message));
+      expect(said).toEqual([expect.stringMatching(/loses prepared statements/)]);
+    },
+  );
 
   test('a role whose values can’t be read right is refused, with what to do', async () => {
     const pooler = await pooled(await roleWith({ search_path: '', bytea_output: 'escape' }));
@@ -229,7 +237,11 @@ describe('behind a pooler in transaction mode', () => {
   });
 
   test('a transaction has its time-outs and its isolation, whatever the role has', async () => {
-    const url = await roleWith({ default_transaction_isolation: 'serializable', statement_timeout: '0', lock_timeout: '3' });
+    const url = await roleWith({
+      default_transaction_isolation: 'serializable',
+      statement_timeout: '0',
+      lock_timeout: '3',
+    });
     const pooler = await pooled(url);
     const through = opened(pooler.url);
     const held = await through.db.transaction(async (open) => {

@@ -1414,7 +1414,9 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'outcomes: who waits to hear goes on waiting when nothing is heard any more',
     why: 'each call in the moment of a break costs a second',
-    edits: [{ file: OUTCOMES, find: 'const ends = [signal, this.#hearing.signal];', replace: 'const ends = [signal];' }],
+    edits: [
+      { file: OUTCOMES, find: 'const ends = [signal, this.#hearing.signal];', replace: 'const ends = [signal];' },
+    ],
     caughtBy: [SESSIONS_TEST],
   },
 ];

@@ -117,7 +117,11 @@ const WAITS: Readonly<Record<string, Row>> = {
     wait: (hole) => opened(hole, '?sslmode=no-verify').db.execute(sql`SELECT 1`),
     ends: THROWS,
   },
-  'PostgreSQL: a statement': { to: POSTGRES_OPEN, wait: (hole) => opened(hole).db.execute(sql`SELECT 1`), ends: THROWS },
+  'PostgreSQL: a statement': {
+    to: POSTGRES_OPEN,
+    wait: (hole) => opened(hole).db.execute(sql`SELECT 1`),
+    ends: THROWS,
+  },
   'PostgreSQL: a statement with parameters': {
     to: POSTGRES_OPEN,
     wait: (hole) => opened(hole).db.execute(sql`SELECT ${1}::int`),
@@ -169,7 +173,11 @@ const WAITS: Readonly<Record<string, Row>> = {
     wait: (hole) => acceptsConnections(postgres(hole)),
     ends: false,
   },
-  'PostgreSQL: whether it answers': { to: POSTGRES_OPEN, wait: (hole) => acceptsConnections(postgres(hole)), ends: false },
+  'PostgreSQL: whether it answers': {
+    to: POSTGRES_OPEN,
+    wait: (hole) => acceptsConnections(postgres(hole)),
+    ends: false,
+  },
   'PostgreSQL: a migration, opening': {
     to: POSTGRES_OPENING,
     wait: (hole) => migrateDatabase(postgres(hole), { limitMs: 2_000 }),
@@ -187,14 +195,26 @@ const WAITS: Readonly<Record<string, Row>> = {
   },
   'PostgreSQL: to listen, opening': { to: POSTGRES_OPENING, wait: listening, ends: undefined },
   'PostgreSQL: to listen': { to: POSTGRES_OPEN, wait: listening, ends: undefined },
-  'Temporal: a client’s connection': { to: GRPC, wait: (hole) => connectClient({ address: hole.address }), ends: THROWS },
+  'Temporal: a client’s connection': {
+    to: GRPC,
+    wait: (hole) => connectClient({ address: hole.address }),
+    ends: THROWS,
+  },
   'Temporal: a worker’s connection': {
     to: GRPC,
     wait: (hole) => connectNative({ address: hole.address }, LIMIT_MS),
     ends: THROWS,
   },
-  'sled: register': { to: HTTP, wait: (hole) => sledClient(hole).register(sledAt(hole), ID, register, LIMIT_MS), ends: THROWS },
-  'sled: unregister': { to: HTTP, wait: (hole) => sledClient(hole).unregister(sledAt(hole), ID, LIMIT_MS), ends: THROWS },
+  'sled: register': {
+    to: HTTP,
+    wait: (hole) => sledClient(hole).register(sledAt(hole), ID, register, LIMIT_MS),
+    ends: THROWS,
+  },
+  'sled: unregister': {
+    to: HTTP,
+    wait: (hole) => sledClient(hole).unregister(sledAt(hole), ID, LIMIT_MS),
+    ends: THROWS,
+  },
   'sled: a command': {
     to: HTTP,
     wait: (hole) => sledClient(hole).setState(sledAt(hole), ID, { type: 'run' } as never, LIMIT_MS),
@@ -211,7 +231,11 @@ const WAITS: Readonly<Record<string, Row>> = {
     wait: (hole) => sledClient(hole).readConsole(sledAt(hole), ID, { fromOffset: 0, maxBytes: 1 }, LIMIT_MS),
     ends: THROWS,
   },
-  'sled: an inventory': { to: HTTP, wait: (hole) => sledClient(hole).readInventory(sledAt(hole), LIMIT_MS), ends: THROWS },
+  'sled: an inventory': {
+    to: HTTP,
+    wait: (hole) => sledClient(hole).readInventory(sledAt(hole), LIMIT_MS),
+    ends: THROWS,
+  },
   // What begins to answer is there: whether it ends doesn't matter.
   'sled: whether it answers': {
     to: HTTP,
@@ -257,7 +281,13 @@ const WAITS: Readonly<Record<string, Row>> = {
     to: { words: Buffer.from('{"al'), crumb: Buffer.from('i') },
     wait: (hole) =>
       new Promise<void>((resolve) => {
-        const peer = HandOverPeer.dial(PLAIN_TRANSPORT, hole.address, HAND_OVER_MS, () => {}, resolve);
+        const peer = HandOverPeer.dial(
+          PLAIN_TRANSPORT,
+          hole.address,
+          HAND_OVER_MS,
+          () => {},
+          () => resolve(),
+        );
         peer.send({ alive: true });
       }),
     ends: undefined,
@@ -326,4 +356,5 @@ test('a collector of traces that never answers keeps no process from ending', { 
     trace.getTracer('test').startSpan('a span').end();
     await tracing?.flush();
     expect(tracing).not.toBeNull();
-  }));
+  }),
+);

@@ -56,8 +56,10 @@ test('every place that opens a connection is known, with what bounds it', () => 
       return count === 0 ? [] : [[file, count]];
     }),
   );
-  expect(found, 'a new wait on the network: give it a limit, then a line in BOUNDED and a case in black-holes.test.ts')
-    .toEqual(Object.fromEntries(Object.entries(BOUNDED).map(([file, [count]]) => [file, count])));
+  expect(
+    found,
+    'a new wait on the network: give it a limit, then a line in BOUNDED and a case in black-holes.test.ts',
+  ).toEqual(Object.fromEntries(Object.entries(BOUNDED).map(([file, [count]]) => [file, count])));
 });
 
 test('every call over HTTP has a signal that ends it', () => {

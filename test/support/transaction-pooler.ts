@@ -31,7 +31,6 @@ interface ServerConnection {
 export class TransactionPooler {
   readonly #server: Server;
   readonly #connections: ServerConnection[] = [];
-  readonly #admins: pg.Client[] = [];
   readonly #clients = new Set<ClientConnection>();
   readonly #waiting: ClientConnection[] = [];
   readonly #ignored: readonly string[];
@@ -55,7 +54,6 @@ export class TransactionPooler {
       const admin = new pg.Client({ connectionString: url });
       admin.on('error', () => {});
       await admin.connect();
-      pooler.#admins.push(admin);
       const { stream } = (admin as unknown as { connection: { stream: Socket } }).connection;
       // The driver has opened it; from now on what it says is passed on as it is.
       stream.removeAllListeners('data');
@@ -77,7 +75,7 @@ export class TransactionPooler {
   }
 
   async close(): Promise<void> {
-    for (const { socket } of this.#clients) socket.destroy();
+    for (const { socket } of this.#clients) socket?.destroy();
     await new Promise((resolve) => this.#server.close(resolve));
     for (const { socket } of this.#connections) socket.destroy();
   }
@@ -166,7 +164,7 @@ class ClientConnection {
     if (socket === null) return;
     socket.on('error', () => {});
     socket.once('close', () => pooler.left(this));
-    let opening = Buffer.alloc(0);
+    let opening: Buffer = Buffer.alloc(0);
     const messages = new Messages((type, whole) => {
       if (type === 'X') return void socket.end();
       this.#kept.push(whole);
@@ -226,7 +224,7 @@ function message(type: string, body: Buffer): Buffer {
 
 /** Cuts a stream of bytes into messages. */
 class Messages {
-  #rest = Buffer.alloc(0);
+  #rest: Buffer = Buffer.alloc(0);
   readonly #onMessage: (type: string, whole: Buffer) => void;
 
   constructor(onMessage: (type: string, whole: Buffer) => void) {
