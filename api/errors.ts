@@ -1,6 +1,6 @@
 /** What an error means to the one who asked: its status, its code and its message. */
 import { hasZodFastifySchemaValidationErrors } from 'fastify-type-provider-zod';
-import { isDatabaseUnavailable } from '../db/errors.ts';
+import { databaseTrouble } from '../db/errors.ts';
 import { describeIdentityRefusal, type IdentityRefusal } from '../model/identity.ts';
 import { Refusal } from '../model/refusal.ts';
 import { HTTP_ERROR_CODES, HttpError, type WriteErrorBody } from '../platform/http/http-errors.ts';
@@ -62,16 +62,17 @@ export function describeError(error: unknown): DescribedError {
       message: error instanceof Error ? error.message : String(error),
     };
   }
-  if (isDatabaseUnavailable(error) || isTemporalUnavailable(error)) {
-    return {
-      status: 503,
-      code: 'ServiceUnavailable',
-      message: 'the database or the Temporal server does not answer at the moment: try again',
-    };
-  }
+  const trouble = troubleOf(error);
+  if (trouble !== null) return { status: 503, code: 'ServiceUnavailable', message: `${trouble}: try again` };
   return { status: 500, code: 'Internal', message: 'an internal error; the request_id finds it in the log' };
 }
 
+/** Which of the services that the API needs does not serve at the moment, and how; `null` for any other error. */
+function troubleOf(error: unknown): string | null {
+  const database = databaseTrouble(error);
+  if (database !== null) return `PostgreSQL ${database}`;
+  return isTemporalUnavailable(error) ? 'the Temporal server does not serve us at the moment' : null;
+}
 /** The body of the answer to a request that HTTP itself refuses. */
 export const httpErrorBody: WriteErrorBody = (error, requestId) => errorAnswer(describeError(error), requestId);
 

@@ -91,7 +91,11 @@ const LISTEN_FIRST_MS = 1_000;
 const CLOSING_MS = 12_000;
 
 /** For where nobody listens: every outcome comes from Temporal. */
-const NOBODY_LISTENS: OutcomeListener = { hears: false, heard: () => new Promise(() => {}) };
+const NOBODY_LISTENS: OutcomeListener = {
+  hears: false,
+  heard: () => new Promise(() => {}),
+  whileItHears: async () => {},
+};
 
 /** Begins or joins operations. */
 export class Operations {
@@ -374,7 +378,7 @@ export class Operations {
     operationId: string,
     signal: AbortSignal,
   ): Promise<Outcome> {
-    if (this.#outcomes.hears) await pause(LISTEN_FIRST_MS, undefined, { signal });
+    await this.#outcomes.whileItHears(LISTEN_FIRST_MS, signal);
     let ended: WorkflowFailedError | null = null;
     for (;;) {
       try {

@@ -6,6 +6,7 @@ import type { Logger } from 'pino';
 import { SledAnswers } from '../activities/sled-answers.ts';
 import { SledClient } from '../activities/sled-client.ts';
 import { SledDirectory, warnWithoutAuthority } from '../activities/sled-directory.ts';
+import { checkSessions } from '../db/check-sessions.ts';
 import { type OpenDatabase, openDatabase, pingDatabase } from '../db/connect.ts';
 import { OperationOutcomes } from '../db/operation-outcomes.ts';
 import { readCapacity } from '../db/queries/read-capacity.ts';
@@ -53,7 +54,7 @@ export interface ApiOptions {
   /** Where the Temporal Web UI is, for links. */
   readonly temporalUiUrl?: string | null;
   readonly log: Logger;
-  /** How long a call waits for its saga's outcome, in milliseconds; default 60000. A client may ask for less. */
+  /** How long a call waits for its saga's outcome, in milliseconds; default 25000. A client may ask for less. */
   readonly waitMs?: number;
   /** How long registering a VMM may take, in milliseconds; default 15000. */
   readonly registerTimeoutMs?: number;
@@ -89,7 +90,8 @@ export interface RunningApi {
   stop(): Promise<void>;
 }
 
-const DEFAULT_WAIT_MS = 60_000;
+/** Shorter than the read time-out that nearly every proxy and load balancer has where nobody sets one: 60 s, some 30 s. */
+export const DEFAULT_WAIT_MS = 25_000;
 /** Which agent sends a report is not proved here; where every sled has an identity, none reports here. */
 const UNPROVEN_SLED = { kind: 'sled', sledId: null } as const;
 
@@ -103,6 +105,10 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
   const applicationName = 'mooring-api';
   const database = openDatabase(options.databaseUrl, { maxConnections: 20, applicationName });
   const { db } = database;
+  await checkSessions(database, options.databaseUrl, (message) => log.warn(message)).catch(async (error: unknown) => {
+    await database.close();
+    throw error;
+  });
   const outcomes = new OperationOutcomes(
     { url: options.databaseUrl, db, log, applicationName: `${applicationName}-listener` },
     { proveEveryMs: options.outcomeProofMs },

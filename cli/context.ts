@@ -34,6 +34,18 @@ export function defaultApiUrl(): string {
   return cachedApiUrl;
 }
 
+/**
+ * The URL that somebody named for the API: `http://` is taken for granted. Throws, with the names of the option and the variable,
+ * for what is none.
+ */
+export function readApiUrl(named: string): string {
+  const url = /^[a-z][a-z0-9+.-]*:\/\//i.test(named) ? named : `http://${named}`;
+  if (URL.canParse(url) && /^https?:/i.test(url)) return url;
+  throw new Error(
+    `--api-url (or MOORING_API_URL): "${named}" is no URL of an API; an example is http://127.0.0.1:${DEFAULT_API_PORT}`,
+  );
+}
+
 /** Adds the options of every command that calls the API. */
 export function withApiOptions(command: Command): Command {
   return command
@@ -50,8 +62,9 @@ export function subcommandsOf(parent: Command): (usage: string, description: str
 /** Makes the context from a command's options. */
 export function contextOf(options: ApiOptions): CommandContext {
   const json = options.json ?? false;
+  const apiUrl = readApiUrl(options.apiUrl);
   return {
-    client: new MooringClient({ url: options.apiUrl, token: () => tokenFor(options.apiUrl) }),
+    client: new MooringClient({ url: apiUrl, token: () => tokenFor(apiUrl) }),
     project: options.project,
     json,
     print: (value, text) => (json ? printJson(value) : console.log(text())),

@@ -10,6 +10,7 @@ import { addDemoCommand } from './commands/demo.ts';
 import { addDeploymentCommands } from './commands/deployment.ts';
 import { addDoctorCommand } from './commands/doctor.ts';
 import { addInstanceCommands } from './commands/instance.ts';
+import { addMigrateCommand } from './commands/migrate.ts';
 import { addNetworkCommands } from './commands/network.ts';
 import { addOperationCommands } from './commands/operations.ts';
 import { addProjectCommands } from './commands/projects.ts';
@@ -42,6 +43,7 @@ Examples:
 addUpCommand(program);
 addWorkerCommand(program);
 addApiCommand(program);
+addMigrateCommand(program);
 addSledAgentCommand(program);
 addDemoCommand(program);
 addInstanceCommands(program);

@@ -27,16 +27,39 @@ export async function openAuthority(folder: string | undefined): Promise<Authori
   return Authority.open(folder);
 }
 
-/** The PostgreSQL and the Temporal that the environment names. Throws when DATABASE_URL is not set. */
+/** The option that leaves the schema as it is. */
+export function noMigrateOption(): Option {
+  return new Option(
+    '--no-migrate',
+    'leave the schema as it is, and end with a message where it is too old: "mooring migrate" has brought it up to date',
+  );
+}
+
+/**
+ * Brings the schema up to date, or only checks it (`migrate` is `false`). Throws, with what to do, when it is not what this build
+ * needs.
+ */
+export async function settleSchema(
+  databaseUrl: string,
+  migrate: boolean,
+  log: { info(message: string): void; warn(message: string): void },
+): Promise<void> {
+  const { migrateDatabase, requireCurrentSchema } = await import('../db/migrate.ts');
+  if (migrate) await migrateDatabase(databaseUrl, { onProgress: (message) => log.info(message) });
+  else await requireCurrentSchema(databaseUrl, (message) => log.warn(message));
+}
+
+/** The PostgreSQL and the Temporal that the environment names. Throws when DATABASE_URL is not set, or is no URL. */
 export async function externalParts(): Promise<{ databaseUrl: string; temporal: TemporalSettings }> {
   const { readTemporalSettings } = await import('../temporal/connection.ts');
+  const { requireDatabaseUrl } = await import('../db/unreachable.ts');
   const databaseUrl = process.env.DATABASE_URL;
   if (databaseUrl === undefined || databaseUrl === '') {
     throw new Error(
       'DATABASE_URL is not set: name the PostgreSQL to work on, for example postgres://user@host/mooring ("mooring up" brings its own)',
     );
   }
-  return { databaseUrl, temporal: readTemporalSettings(process.env) };
+  return { databaseUrl: requireDatabaseUrl(databaseUrl), temporal: readTemporalSettings(process.env) };
 }
 
 /** Resolves at the first SIGINT or SIGTERM; a second one ends the process at once. */

@@ -112,6 +112,11 @@ export interface MooringClientOptions {
   readonly url: string;
   /** The access token, or what finds it, once, at the first call; without one calls carry no token. */
   readonly token?: string | (() => Promise<string | undefined>) | undefined;
+  /**
+   * How long an answer may take, in milliseconds, to the last byte, beyond what the API was asked to wait; default 60000. Past
+   * it the call throws a {@link MooringConnectionError}: it may have been done.
+   */
+  readonly timeoutMs?: number | undefined;
 }
 
 /** For every call. */
@@ -148,6 +153,10 @@ export interface OperationStarted {
   readonly operationId: string | null;
 }
 
+/** How long an answer may take where nothing is waited for, in milliseconds. */
+const TIMEOUT_MS = 60_000;
+/** The longest that an API waits for an operation when it is not asked for less, in seconds: `mooring api --wait`. */
+const LONGEST_WAIT_SECONDS = 90;
 const FOLLOW_EVERY_MS = 200;
 /** How long an API may be unavailable before a call that follows something throws, in milliseconds. */
 const UNAVAILABLE_MS = 60_000;
@@ -198,12 +207,14 @@ async function follow<View>(
 /** A client of one API. Its calls throw {@link MooringApiError} and {@link MooringConnectionError}. */
 export class MooringClient {
   readonly #url: string;
+  readonly #timeoutMs: number;
   readonly #findToken: () => Promise<string | undefined>;
   #token: Promise<string | undefined> | undefined;
 
   constructor(options: MooringClientOptions) {
     const { token } = options;
     this.#url = options.url.replace(/\/+$/, '');
+    this.#timeoutMs = options.timeoutMs ?? TIMEOUT_MS;
     this.#findToken = typeof token === 'function' ? token : async () => token;
   }
 
@@ -585,7 +596,9 @@ export class MooringClient {
       } catch (error) {
         // Only a call with a key may be sent again after it was perhaps done already.
         const resendable = error instanceof MooringConnectionError && request.idempotencyKey !== undefined;
-        if (!resendable || sent > MAX_RESENDS || (sent === 1 && error.neverSent)) throw error;
+        // One that was waited for to the limit has had its time.
+        const isLate = error instanceof Error && error.cause instanceof AnswerLate;
+        if (!resendable || isLate || sent > MAX_RESENDS || (sent === 1 && error.neverSent)) throw error;
         await pause(RESEND_AFTER_MS * sent, request.signal);
         request.signal?.throwIfAborted();
       }
@@ -608,27 +621,19 @@ export class MooringClient {
     if (request.body !== undefined) headers['content-type'] = 'application/json';
     if (request.waitSeconds !== undefined) headers.prefer = `wait=${request.waitSeconds}`;
     if (request.idempotencyKey !== undefined) headers['idempotency-key'] = request.idempotencyKey;
+    const waitMs = method === 'GET' ? 0 : (request.waitSeconds ?? LONGEST_WAIT_SECONDS) * 1_000;
     let response: Response;
     let text: string;
     try {
-      response = await fetch(url, {
-        method,
-        headers,
-        body: request.body === undefined ? null : JSON.stringify(request.body),
-        signal: request.signal ?? null,
+      ({ response, text } = await within(this.#timeoutMs + waitMs, request.signal, async (signal) => {
+        const body = request.body === undefined ? null : JSON.stringify(request.body);
         // The API sends nobody elsewhere: who does is somebody else, who need not be told the token and the body again.
-        redirect: 'manual',
-      });
-      text = await response.text();
+        const answer = await fetch(url, { method, headers, body, signal, redirect: 'manual' });
+        return { response: answer, text: await answer.text() };
+      }));
     } catch (error) {
       request.signal?.throwIfAborted();
-      const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error;
-      const neverSent = (cause as { code?: unknown } | null)?.code === 'ECONNREFUSED';
-      throw new MooringConnectionError(
-        `no Mooring API answers at ${this.#url} (${cause instanceof Error ? cause.message : cause}): start one with "mooring up", or name another with --api-url`,
-        neverSent,
-        { cause: error },
-      );
+      throw connectionError(this.#url, error);
     }
     const { status, headers: received } = response;
     const answer = readControlPlaneAnswer({ status, text, requestId: received.get('x-request-id') }, schema);
@@ -654,6 +659,46 @@ interface Answered<Answer> {
 /** The operation that an answer points to; `null` where it points to none. */
 function operationIn(headers: Headers): string | null {
   return headers.get('location')?.split('/').at(-1) ?? null;
+}
+
+class AnswerLate extends Error {
+  override readonly name = 'AnswerLate';
+}
+
+/** Runs `work` with a signal that is aborted after `limitMs` milliseconds, or when `outer` is. */
+async function within<Result>(
+  limitMs: number,
+  outer: AbortSignal | undefined,
+  work: (signal: AbortSignal) => Promise<Result>,
+): Promise<Result> {
+  const limit = new AbortController();
+  const end = () => limit.abort(outer?.reason);
+  const timer = setTimeout(
+    () => limit.abort(new AnswerLate(`it gave no whole answer within ${limitMs / 1_000} s`)),
+    limitMs,
+  );
+  if (outer?.aborted) end();
+  outer?.addEventListener('abort', end, { once: true });
+  try {
+    return await work(limit.signal);
+  } finally {
+    clearTimeout(timer);
+    outer?.removeEventListener('abort', end);
+  }
+}
+
+/** What a call that got no answer from `url` throws. */
+function connectionError(url: string, error: unknown): MooringConnectionError {
+  const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error;
+  const { code } = (cause ?? {}) as { code?: unknown };
+  const speaksNoTls = url.startsWith('https:') && /^(EPROTO|ERR_SSL_)/.test(String(code));
+  return new MooringConnectionError(
+    speaksNoTls
+      ? `what answers at ${url} speaks no TLS: name it with http:// (--api-url or MOORING_API_URL), or a port that has TLS`
+      : `no Mooring API answers at ${url} (${cause instanceof Error ? cause.message : cause}): start one with "mooring up", or name another with --api-url`,
+    code === 'ECONNREFUSED',
+    { cause: error },
+  );
 }
 
 type Query = Record<string, string | undefined>;

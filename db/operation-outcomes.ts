@@ -11,7 +11,7 @@ import { sql } from 'drizzle-orm';
 import type pg from 'pg';
 import type { Logger } from 'pino';
 import { withLimit } from '../platform/host/with-limit.ts';
-import { type Database, singleConnection } from './connect.ts';
+import { type Database, refusesSettings, singleConnection } from './connect.ts';
 
 /** Where the outcomes of operations can be heard. */
 export interface OutcomeListener {
@@ -22,6 +22,8 @@ export interface OutcomeListener {
    * reason.
    */
   heard(operationId: string, signal: AbortSignal): Promise<boolean>;
+  /** Resolves after `ms` milliseconds, or as soon as it hears no more. Rejects when `signal` is aborted. */
+  whileItHears(ms: number, signal: AbortSignal): Promise<void>;
 }
 
 export interface OperationOutcomesOptions {
@@ -39,6 +41,9 @@ const PROVE_AGAIN_MS = 1_000;
 /** How long until it connects again, in milliseconds: twice as long each time, up to the second. */
 const FIRST_PAUSE_MS = 200;
 const MAX_PAUSE_MS = 5_000;
+/** The same where it connects and hears nothing: a pooler stays what it is, until somebody changes it. */
+const FIRST_DEAF_PAUSE_MS = 5_000;
+const MAX_DEAF_PAUSE_MS = 60_000;
 /** How many outcomes it keeps in mind: a saga may be over before its caller knows the id of its run. */
 const KEPT = 10_000;
 
@@ -54,8 +59,11 @@ export class OperationOutcomes implements OutcomeListener {
   readonly #known = new Map<string, boolean>();
   readonly #waiting = new Map<string, Set<(succeeded: boolean) => void>>();
   readonly #closing = new AbortController();
+  readonly #peer = { takesSettings: true, keepsStatements: false };
   #provenBy: ((word: string) => void) | null = null;
   #hears = false;
+  /** Aborted when it hears no more. */
+  #hearing = new AbortController();
   /** Whether the log's last word was that it is deaf. */
   #saidDeaf = false;
   #running: Promise<void> = Promise.resolve();
@@ -103,24 +111,44 @@ export class OperationOutcomes implements OutcomeListener {
     });
   }
 
+  async whileItHears(ms: number, signal: AbortSignal): Promise<void> {
+    if (!this.#hears) return;
+    const over = new AbortController();
+    const end = () => over.abort();
+    const ends = [signal, this.#hearing.signal];
+    for (const each of ends) each.addEventListener('abort', end, { once: true });
+    if (signal.aborted) end();
+    await pause(ms, undefined, { signal: over.signal }).catch(() => {});
+    for (const each of ends) each.removeEventListener('abort', end);
+    signal.throwIfAborted();
+  }
+
   async #run(): Promise<void> {
     const { signal } = this.#closing;
-    for (let pauseMs = FIRST_PAUSE_MS; !signal.aborted; pauseMs = Math.min(pauseMs * 2, MAX_PAUSE_MS)) {
+    let pauseMs = FIRST_PAUSE_MS;
+    let deafPauseMs = FIRST_DEAF_PAUSE_MS;
+    while (!signal.aborted) {
+      let isDeaf = false;
       try {
         await this.#listen(() => {
           pauseMs = FIRST_PAUSE_MS;
+          deafPauseMs = FIRST_DEAF_PAUSE_MS;
         });
       } catch (error) {
-        if (!signal.aborted) this.#sayDeaf(error);
+        isDeaf = error instanceof HearsNothing;
+        if (refusesSettings(error)) this.#peer.takesSettings = false;
+        else if (!signal.aborted) this.#sayDeaf(error);
       }
-      await pause(pauseMs, undefined, { signal }).catch(() => {});
+      await pause(isDeaf ? deafPauseMs : pauseMs, undefined, { signal }).catch(() => {});
+      if (isDeaf) deafPauseMs = Math.min(deafPauseMs * 2, MAX_DEAF_PAUSE_MS);
+      else pauseMs = Math.min(pauseMs * 2, MAX_PAUSE_MS);
     }
   }
 
   /** Listens over one connection until it can't be relied on any more; throws why. `onProof` is called with each proof. */
   async #listen(onProof: () => void): Promise<never> {
     const socket = new Socket();
-    const client = singleConnection(this.#url, this.#applicationName, socket);
+    const client = singleConnection(this.#url, this.#applicationName, socket, this.#peer);
     const ended = new AbortController();
     const over = ended.signal;
     const close = () => ended.abort(this.#closing.signal.reason);
@@ -132,11 +160,13 @@ export class OperationOutcomes implements OutcomeListener {
       await withLimit(PROOF_MS, over, (signal) =>
         unless(signal, client.query(`LISTEN ${CHANNEL}; LISTEN ${this.#proofChannel}`)),
       );
+      let heardBefore = false;
       for (;;) {
         const proof = await this.#prove(over);
-        if (proof === 'deaf') throw new Error('it hears nothing: is there a pooler in transaction mode?');
+        if (proof === 'deaf') throw heardBefore ? new Error('the connection is cut') : new HearsNothing();
         this.#become(proof === 'heard');
         if (proof === 'heard') onProof();
+        heardBefore ||= proof === 'heard';
         await pause(proof === 'heard' ? this.#proveEveryMs : PROVE_AGAIN_MS, undefined, { signal: over });
       }
     } finally {
@@ -188,6 +218,8 @@ export class OperationOutcomes implements OutcomeListener {
   #become(hears: boolean): void {
     if (hears && this.#saidDeaf) this.#log.info('outcomes of operations are heard from PostgreSQL again');
     if (hears) this.#saidDeaf = false;
+    if (hears && !this.#hears) this.#hearing = new AbortController();
+    if (!hears && this.#hears) this.#hearing.abort(new HearsNothing());
     this.#hears = hears;
   }
 
@@ -198,6 +230,15 @@ export class OperationOutcomes implements OutcomeListener {
         'outcomes of operations are not heard from PostgreSQL: Temporal is asked for them',
       );
     this.#saidDeaf = true;
+  }
+}
+
+/** It listens over a new connection, and what it says itself does not arrive. */
+class HearsNothing extends Error {
+  override readonly name = 'HearsNothing';
+
+  constructor() {
+    super('it hears nothing: is there a pooler in transaction mode?');
   }
 }
 

@@ -18,6 +18,8 @@ export interface JoinOptions {
   readonly address: string;
   readonly threads: number;
   readonly memoryBytes: number;
+  /** How long each call may take, in milliseconds; default 10000. */
+  readonly callTimeoutMs?: number;
 }
 
 const CALL_MS = 10_000;
@@ -37,7 +39,7 @@ export async function joinSled(options: JoinOptions): Promise<StoredIdentity> {
       'token: this is not the token of an invitation: give the whole line that "mooring sled invite NAME" printed',
     );
   const pair = await makeKeyPair();
-  const { address, threads, memoryBytes, folder } = options;
+  const { address, threads, memoryBytes, folder, callTimeoutMs = CALL_MS } = options;
   const asked: JoinRequest = {
     secret: token.secret,
     request: await makeRequest(pair),
@@ -48,8 +50,8 @@ export async function joinSled(options: JoinOptions): Promise<StoredIdentity> {
   };
   for (let attempt = 1; ; attempt++) {
     try {
-      const authorityPem = await findAuthority(token);
-      const answer = await ask(token.url, authorityPem, asked);
+      const authorityPem = await findAuthority(token, callTimeoutMs);
+      const answer = await ask(token.url, authorityPem, asked, callTimeoutMs);
       const identity: StoredIdentity = {
         sledId: answer.sled_id,
         name: answer.name,
@@ -82,21 +84,25 @@ class JoinRefused extends Error {
  * Gets the certificate of the authority that the token names out of what the server shows. Nothing is sent: the chain is
  * verified by TLS on the next connection, with this authority alone.
  */
-async function findAuthority({ url, authority }: InviteToken): Promise<string> {
+async function findAuthority({ url, authority }: InviteToken, timeoutMs: number): Promise<string> {
   const { hostname, port } = new URL(url);
   const options: ConnectionOptions = {
     host: hostname.replace(/[[\]]/g, ''),
     port: Number(port || '443'),
     rejectUnauthorized: false,
     minVersion: 'TLSv1.3',
-    timeout: CALL_MS,
   };
   const leaf = await new Promise<DetailedPeerCertificate>((resolve, reject) => {
     const socket = connect(options, () => {
       resolve(socket.getPeerCertificate(true));
       socket.destroy();
     });
-    socket.once('timeout', () => socket.destroy(new Error('it took too long')));
+    // The whole handshake: a socket's own time-out begins anew with every byte.
+    const timer = setTimeout(() => socket.destroy(new Error('it took too long')), timeoutMs);
+    socket.once('close', () => {
+      clearTimeout(timer);
+      reject(new Error('it closed the connection'));
+    });
     socket.once('error', reject);
   });
   for (const certificate of chainOf(leaf)) {
@@ -123,7 +129,7 @@ function chainOf(first: DetailedPeerCertificate): DetailedPeerCertificate[] {
   return chain;
 }
 
-async function ask(url: string, authorityPem: string, body: JoinRequest) {
+async function ask(url: string, authorityPem: string, body: JoinRequest, timeoutMs: number) {
   const dispatcher = new Agent({
     connect: {
       ca: authorityPem,
@@ -137,7 +143,7 @@ async function ask(url: string, authorityPem: string, body: JoinRequest) {
       dispatcher,
       headers: { 'content-type': 'application/json' },
       body: JSON.stringify(body),
-      signal: AbortSignal.timeout(CALL_MS),
+      signal: AbortSignal.timeout(timeoutMs),
     });
     const read = readControlPlaneAnswer({ status: statusCode, text: await answer.text() }, joinAnswer);
     if (read.kind === 'done') return read.value;
@@ -145,6 +151,6 @@ async function ask(url: string, authorityPem: string, body: JoinRequest) {
     const message = `it answered ${read.status}: ${read.error.message}`;
     throw isFinalRefusal(read.status) || read.status === 401 ? new JoinRefused(message) : new Error(message);
   } finally {
-    await dispatcher.close();
+    await dispatcher.destroy();
   }
 }

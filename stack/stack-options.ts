@@ -24,6 +24,8 @@ export interface StackOptions
     Pick<SledAgentOptions, (typeof SLED_AGENT_OPTIONS)[number]> {
   /** Kept between runs; a throw-away directory when absent. */
   readonly dataDir?: string | undefined;
+  /** Brings the schema of a PostgreSQL that is not the stack's own up to date; `false` only checks it. Default true. */
+  readonly migrate?: boolean | undefined;
   /** 0 chooses a free one. */
   readonly apiPort?: number | undefined;
   readonly temporalUiPort?: number | undefined;

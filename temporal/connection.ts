@@ -41,6 +41,19 @@ export function readTemporalSettings(env: NodeJS.ProcessEnv): TemporalSettings {
   }
 }
 
+/** How long a connection may take to be opened, in milliseconds: TCP, TLS and the server's first answer together. */
+export const CONNECT_TIMEOUT_MS = 10_000;
+
+/** An error that says which Temporal can't be worked with, and where its name comes from. */
+export function unreachableTemporal(settings: TemporalSettings['connection'], error: unknown): Error {
+  let cause: unknown = error;
+  while (cause instanceof Error && cause.cause instanceof Error) cause = cause.cause;
+  const message = cause instanceof Error ? cause.message : String(cause);
+  // The Rust core tells its own types; what the system said is in the middle of them.
+  const said = /message: "([^"]+)"/.exec(message)?.[1] ?? message.split('\n')[0];
+  return new Error(`Temporal at ${settings.address} (TEMPORAL_ADDRESS) can't be reached: ${said}`, { cause: error });
+}
+
 /** A client's connection that can be closed at any time. */
 export interface ClientConnection {
   readonly connection: Connection;
@@ -77,7 +90,8 @@ const MAX_RETRY_PAUSE_MS = 1_000;
 /**
  * Connects a client. The SDK's own retry of a call throws, outside of every promise, when its connection was closed during
  * the pause before it: so the pauses are known here, and a close waits for the last one. Every call has a deadline, by default
- * {@link CALL_TIMEOUT_MS}; past it the call throws, and may have taken effect or not. Throws when no server answers.
+ * {@link CALL_TIMEOUT_MS}; past it the call throws, and may have taken effect or not. Throws when no server answers within
+ * {@link CONNECT_TIMEOUT_MS}.
  */
 export async function connectClient(
   settings: TemporalSettings['connection'],
@@ -88,6 +102,7 @@ export async function connectClient(
   let pausedUntil = 0;
   const connection = await Connection.connect({
     ...settings,
+    connectTimeout: CONNECT_TIMEOUT_MS,
     interceptors: [
       withDeadlines(
         makeGrpcRetryInterceptor({
@@ -101,6 +116,8 @@ export async function connectClient(
         callTimeoutMs,
       ),
     ],
+  }).catch((error: unknown) => {
+    throw unreachableTemporal(settings, error);
   });
   return {
     connection,

@@ -7,7 +7,7 @@ import {
   bundleWorkflowCode,
   DefaultLogger,
   type InjectedSinks,
-  NativeConnection,
+  type NativeConnection,
   Runtime,
   Worker,
   type WorkflowBundleWithSourceMap,
@@ -21,6 +21,7 @@ import { createSagaActivities } from '../activities/sagas.ts';
 import { SledAnswers } from '../activities/sled-answers.ts';
 import { SledClient } from '../activities/sled-client.ts';
 import { SledDirectory, warnWithoutAuthority } from '../activities/sled-directory.ts';
+import { checkSessions } from '../db/check-sessions.ts';
 import { openDatabase, pingDatabase } from '../db/connect.ts';
 import type { ReconcilerName } from '../model/reconcilers.ts';
 import { TASK_QUEUE, UPDATE_TASK_QUEUE } from '../model/workflow-names.ts';
@@ -35,6 +36,7 @@ import { installTracing } from '../platform/telemetry/tracing.ts';
 import { connectTemporalClient } from '../temporal/client.ts';
 import type { TemporalSettings } from '../temporal/connection.ts';
 import { DEPLOYMENT_NAME, settleBuild } from '../temporal/deployment.ts';
+import { connectNative } from '../temporal/native-connection.ts';
 import { ensureSchedules } from '../temporal/schedules.ts';
 import { WorkflowStarter } from '../temporal/workflow-starter.ts';
 import { readBuildId } from './build-id.ts';
@@ -96,6 +98,9 @@ const TRACING_INTERCEPTORS = createRequire(import.meta.url).resolve(
 /** Goes into the bundle of a worker that is versioned. */
 export const VERSIONING = fileURLToPath(new URL('../workflows/versioning.ts', import.meta.url));
 const INTERCEPTORS = fileURLToPath(new URL('../workflows/interceptors.ts', import.meta.url));
+
+/** How long the SDK's own server of metrics may take, in milliseconds. */
+const SDK_METRICS_MS = 5_000;
 
 const bundles = new Map<string, Promise<WorkflowBundleWithSourceMap>>();
 
@@ -168,6 +173,12 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   installRuntime(options.log, sdkMetrics);
   const metrics = new Metrics();
   const database = openDatabase(options.databaseUrl, { maxConnections: 20, applicationName: 'mooring-worker' });
+  await checkSessions(database, options.databaseUrl, (message) => options.log.warn(message)).catch(
+    async (error: unknown) => {
+      await database.close();
+      throw error;
+    },
+  );
   const directory =
     options.authority === undefined
       ? null
@@ -179,7 +190,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     answers.observe(sled, answered);
   }, directory);
   const tracing = await installTracing('mooring-worker');
-  const native = await NativeConnection.connect(options.temporal.connection);
+  const native = await connectNative(options.temporal.connection);
   const connected = await connectTemporalClient(options.temporal, database.db, options.log, {
     tracing: tracing !== null,
   });
@@ -215,7 +226,9 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
       : await startEndpoint({
           listen: options.metricsListen,
           metrics: async () => {
-            const fromSdk = await fetch(`http://${sdkMetrics}/metrics`).then((response) => response.text());
+            const fromSdk = await fetch(`http://${sdkMetrics}/metrics`, {
+              signal: AbortSignal.timeout(SDK_METRICS_MS),
+            }).then((response) => response.text());
             return `${await metrics.registry.metrics()}\n${fromSdk}`;
           },
           problems: async () => [

@@ -3,7 +3,7 @@ import { randomInt, randomUUID } from 'node:crypto';
 import { chmod, mkdtemp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import pg from 'pg';
-import { migrateDatabase } from '../../db/connect.ts';
+import { migrateDatabase } from '../../db/migrate.ts';
 import { freePort, waitUntil } from '../../platform/host/child-process.ts';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../stack/embedded-postgres.ts';
 import { findTemporalBinary, startTemporalServer } from '../../stack/temporal-server.ts';

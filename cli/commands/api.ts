@@ -1,8 +1,15 @@
-import { type Command, Option } from 'commander';
+import { type Command, InvalidArgumentError, Option } from 'commander';
 import { DEFAULT_BEAT_MS } from '../../model/lease.ts';
 import { splitAddress } from '../../wire/sled-protocol.ts';
 import { DEFAULT_API_PORT, DEFAULT_SLED_PORT } from '../context.ts';
-import { authorityOption, externalParts, openAuthority, untilShutdownSignal } from '../processes.ts';
+import {
+  authorityOption,
+  externalParts,
+  noMigrateOption,
+  openAuthority,
+  settleSchema,
+  untilShutdownSignal,
+} from '../processes.ts';
 
 interface ApiCommandOptions {
   readonly host: string;
@@ -13,6 +20,8 @@ interface ApiCommandOptions {
   readonly tlsKey?: string;
   readonly insecure?: boolean;
   readonly requestsPerMinute: number;
+  readonly wait: number;
+  readonly migrate: boolean;
   readonly leaseBeatMs: number;
   readonly metrics?: string;
   readonly authority?: string;
@@ -44,6 +53,15 @@ export function addApiCommand(program: Command): void {
         .default(6_000)
         .env('MOORING_API_REQUESTS_PER_MINUTE'),
     )
+    .addOption(
+      new Option(
+        '--wait <seconds>',
+        'how long a call waits for its operation where it asks for no less; shorter than the time-outs of proxies',
+      )
+        .argParser(readWait)
+        .default(25),
+    )
+    .addOption(noMigrateOption())
     .addOption(authorityOption())
     .option(
       '--sled-listen <ip:port>',
@@ -61,11 +79,11 @@ export function addApiCommand(program: Command): void {
     .action(async (options: ApiCommandOptions) => {
       const parts = await externalParts();
       const { startApi } = await import('../../api/server.ts');
-      const { migrateDatabase } = await import('../../db/connect.ts');
       const { createLog } = await import('../../platform/telemetry/log.ts');
       const shutdown = untilShutdownSignal();
       const authority = await openAuthority(options.authority);
-      await migrateDatabase(parts.databaseUrl);
+      const log = createLog('api');
+      await settleSchema(parts.databaseUrl, options.migrate, log);
       const api = await startApi({
         ...parts,
         host: options.host,
@@ -79,12 +97,23 @@ export function addApiCommand(program: Command): void {
         leaseBeatMs: options.leaseBeatMs,
         sledListener: authority && { authority, ...sledListenAddress(options), url: options.sledUrl },
         plainSleds: options.insecureSleds ?? false,
-        log: createLog('api'),
+        waitMs: options.wait * 1_000,
+        log,
       });
       console.log(`API: ${api.url}${api.sledUrl === null ? '' : `, for sleds: ${api.sledUrl}`}`);
       await shutdown;
       await api.stop();
     });
+}
+
+/** The longest that a call may wait, in seconds: what clients are ready for. */
+const MAX_WAIT_SECONDS = 90;
+
+function readWait(text: string): number {
+  const seconds = Number(text);
+  if (!Number.isFinite(seconds) || seconds < 0 || seconds > MAX_WAIT_SECONDS || text.trim() === '')
+    throw new InvalidArgumentError(`a number of seconds from 0 to ${MAX_WAIT_SECONDS} is needed`);
+  return seconds;
 }
 
 /** The certificate and key that the files hold; `undefined` without. Throws when one of them is missing. */

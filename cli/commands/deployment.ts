@@ -64,17 +64,13 @@ const ADVICE = {
 async function withClient<Result>(
   work: (client: import('@temporalio/client').Client) => Promise<Result>,
 ): Promise<Result> {
-  const { Client, Connection } = await import('@temporalio/client');
-  const { readTemporalSettings } = await import('../../temporal/connection.ts');
+  const { Client } = await import('@temporalio/client');
+  const { connectClient, readTemporalSettings } = await import('../../temporal/connection.ts');
   const { connection: settings, namespace } = readTemporalSettings(process.env);
-  const connection = await Connection.connect(settings).catch((error: unknown) => {
-    throw new Error(
-      `Temporal at ${settings.address} can't be reached (${error instanceof Error ? error.message : error}): set TEMPORAL_ADDRESS`,
-    );
-  });
+  const { connection, close } = await connectClient(settings);
   try {
     return await work(new Client({ connection, namespace }));
   } finally {
-    await connection.close();
+    await close();
   }
 }

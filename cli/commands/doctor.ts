@@ -23,8 +23,9 @@ export function addDoctorCommand(program: Command): void {
       '\nPrints one line for each thing that is wrong, by the number of its invariant, and exits 1 if there is any.\nIt changes nothing.',
     )
     .action(async (options: { atRest?: boolean; apiUrl: string; authority?: string; json?: boolean }) => {
-      const { Client, Connection } = await import('@temporalio/client');
+      const { Client } = await import('@temporalio/client');
       const { openDatabase } = await import('../../db/connect.ts');
+      const { connectClient } = await import('../../temporal/connection.ts');
       const { SledClient } = await import('../../activities/sled-client.ts');
       const { SledDirectory } = await import('../../activities/sled-directory.ts');
       const { becomeControlPlane } = await import('../../platform/identity/control-plane.ts');
@@ -35,9 +36,7 @@ export function addDoctorCommand(program: Command): void {
       const directory =
         authority === undefined ? null : await SledDirectory.open(database.db, await becomeControlPlane(authority));
       const sleds = new SledClient(undefined, directory);
-      const connection = await Connection.connect(temporal.connection).catch((error: Error) => {
-        throw new Error(`Temporal at ${temporal.connection.address} can't be reached: ${error.message}`);
-      });
+      const { connection, close } = await connectClient(temporal.connection);
       try {
         const examination = await examine({
           db: database.db,
@@ -50,18 +49,23 @@ export function addDoctorCommand(program: Command): void {
         if (examination.findings.length > 0) process.exitCode = 1;
       } finally {
         directory?.close();
-        await Promise.allSettled([connection.close(), database.close(), sleds.close()]);
+        await Promise.allSettled([close(), database.close(), sleds.close()]);
       }
     });
 }
 
 /** The database and Temporal that the environment names; else those of the stack on this machine with that API. */
 async function findParts(apiUrl: string) {
+  const { requireDatabaseUrl } = await import('../../db/unreachable.ts');
   const { plainTemporal, readTemporalSettings } = await import('../../temporal/connection.ts');
   const { readStackFile, stackFileFolder } = await import('../../stack/stack-file.ts');
   const databaseUrl = process.env.DATABASE_URL;
   if (databaseUrl !== undefined && databaseUrl !== '') {
-    return { databaseUrl, temporal: readTemporalSettings(process.env), authorityDir: undefined };
+    return {
+      databaseUrl: requireDatabaseUrl(databaseUrl),
+      temporal: readTemporalSettings(process.env),
+      authorityDir: undefined,
+    };
   }
   const stack = await readStackFile(apiUrl);
   if (stack === null) {

@@ -1,7 +1,9 @@
 import { viewToken } from '../../api/views/access-token.ts';
-import { migrateDatabase, openDatabase } from '../../db/connect.ts';
+import { openDatabase } from '../../db/connect.ts';
+import { migrateDatabase } from '../../db/migrate.ts';
 import { requireProject } from '../../db/queries/require-project.ts';
 import { createTokenInDatabase } from '../../db/transactions/create-token.ts';
+import { requireDatabaseUrl } from '../../db/unreachable.ts';
 import type { AccessRole } from '../../model/access.ts';
 import type { AccessTokenCreated } from '../../wire/operator-api/access-tokens.ts';
 import { isUuid, resourceName } from '../../wire/operator-api/names.ts';
@@ -21,7 +23,7 @@ export async function createFirstToken(wanted: {
     throw new Error('DATABASE_URL is not set: name the PostgreSQL of the installation, or leave --in-database out');
   const name = resourceName.safeParse(wanted.name);
   if (!name.success) throw new Error(`name: ${name.error.issues.map((issue) => issue.message).join('; ')}`);
-  await migrateDatabase(databaseUrl);
+  await migrateDatabase(requireDatabaseUrl(databaseUrl));
   const database = openDatabase(databaseUrl, { maxConnections: 1, applicationName: 'mooring-token' });
   try {
     const { project } = wanted;

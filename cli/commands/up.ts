@@ -3,7 +3,7 @@ import type { RunningStack } from '../../stack/stack.ts';
 import { DEFAULT_API_PORT } from '../context.ts';
 import { colours } from '../format.ts';
 import { printJson } from '../output.ts';
-import { type HypervisorChoice, hypervisorOption, untilShutdownSignal } from '../processes.ts';
+import { type HypervisorChoice, hypervisorOption, noMigrateOption, untilShutdownSignal } from '../processes.ts';
 
 interface UpOptions {
   readonly data?: string;
@@ -14,6 +14,7 @@ interface UpOptions {
   readonly requireTokens?: boolean;
   readonly sledTls?: boolean;
   readonly testEndpoints?: boolean;
+  readonly migrate: boolean;
   readonly json?: boolean;
 }
 
@@ -29,6 +30,7 @@ export function addUpCommand(program: Command): void {
     .addOption(hypervisorOption())
     .option('--require-tokens', 'ask operators for a token; the stack’s own is found by every command of its user')
     .option('--sled-tls', 'sleds join by invitation and speak by certificates; none is added without')
+    .addOption(noMigrateOption())
     .option('--test-endpoints', 'let the sleds take planted faults over HTTP')
     .option('--json', 'print one line of JSON when it is ready')
     .action(async ({ data, json, ...options }: UpOptions) => {

@@ -1,5 +1,12 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { authorityOption, externalParts, openAuthority, untilShutdownSignal } from '../processes.ts';
+import {
+  authorityOption,
+  externalParts,
+  noMigrateOption,
+  openAuthority,
+  settleSchema,
+  untilShutdownSignal,
+} from '../processes.ts';
 
 /** Adds `mooring worker`. Heavy modules are loaded when it runs. */
 export function addWorkerCommand(program: Command): void {
@@ -7,6 +14,7 @@ export function addWorkerCommand(program: Command): void {
     .command('worker')
     .description('run one worker process, against DATABASE_URL and TEMPORAL_ADDRESS')
     .addOption(authorityOption())
+    .addOption(noMigrateOption())
     .option('--metrics <ip:port>', 'show /metrics, /healthz and /readyz here', process.env.MOORING_METRICS_LISTEN)
     .addOption(
       new Option('--audit-days <n>', 'how long audit records are kept, in days')
@@ -14,18 +22,18 @@ export function addWorkerCommand(program: Command): void {
         .default(90)
         .env('MOORING_AUDIT_DAYS'),
     )
-    .action(async (options: { metrics?: string; authority?: string; auditDays: number }) => {
+    .action(async (options: { metrics?: string; authority?: string; auditDays: number; migrate: boolean }) => {
       const parts = await externalParts();
       const { startWorker } = await import('../../worker/worker.ts');
-      const { migrateDatabase } = await import('../../db/connect.ts');
       const { createLog } = await import('../../platform/telemetry/log.ts');
       const shutdown = untilShutdownSignal();
       const authority = await openAuthority(options.authority);
-      await migrateDatabase(parts.databaseUrl);
+      const log = createLog('worker');
+      await settleSchema(parts.databaseUrl, options.migrate, log);
       const worker = await startWorker({
         ...parts,
         authority,
-        log: createLog('worker'),
+        log,
         metricsListen: options.metrics,
         auditDays: options.auditDays,
       });

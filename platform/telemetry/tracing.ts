@@ -17,6 +17,9 @@ interface InstalledTracing {
   flush(): Promise<void>;
 }
 
+/** How long a collector may take to answer, in milliseconds. */
+const EXPORT_MS = 5_000;
+
 let installed: Promise<InstalledTracing | null> | undefined;
 
 /**
@@ -42,10 +45,22 @@ async function install(service: string, env: NodeJS.ProcessEnv): Promise<Install
       import('@opentelemetry/resources'),
     ]);
   const resource = new Attributes({ 'service.name': env.OTEL_SERVICE_NAME ?? service });
-  const spanProcessor = new BatchSpanProcessor(new OTLPTraceExporter(), { scheduledDelayMillis: 1_000 });
+  const spanProcessor = new BatchSpanProcessor(new OTLPTraceExporter({ timeoutMillis: EXPORT_MS }), {
+    scheduledDelayMillis: 1_000,
+    exportTimeoutMillis: EXPORT_MS,
+  });
   const provider = new NodeTracerProvider({ resource, spanProcessors: [spanProcessor] });
   provider.register();
-  return { resource, spanProcessor, flush: () => provider.forceFlush() };
+  return { resource, spanProcessor, flush: () => withoutWaitingLonger(provider.forceFlush()) };
+}
+
+/** What is not sent by then is lost: no process is kept from ending by where its traces go. */
+async function withoutWaitingLonger(sending: Promise<void>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, EXPORT_MS);
+  });
+  await Promise.race([sending.catch(() => {}), late]).finally(() => clearTimeout(timer));
 }
 
 const tracer = () => trace.getTracer('mooring');

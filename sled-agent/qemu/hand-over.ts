@@ -76,9 +76,8 @@ export class HandOverPeer {
   ) {
     this.socket = socket;
     socket.setNoDelay(true);
-    // A socket's own time-out would count what is written as well.
+    // A socket's own time-out would count what is written as well, and every byte that never becomes a message.
     this.#silence = setTimeout(() => socket.destroy(), silenceMs);
-    socket.on('data', () => this.#silence.refresh());
     socket.on('error', () => {});
     socket.once('close', () => {
       clearInterval(this.#alive);
@@ -97,6 +96,7 @@ export class HandOverPeer {
           socket.destroy();
           return;
         }
+        this.#silence.refresh();
         if (!('alive' in message)) onMessage(message, this);
       });
   }

@@ -7,7 +7,8 @@ import { randomUUID } from 'node:crypto';
 import { is, SQL, sql } from 'drizzle-orm';
 import { getTableConfig, IndexedColumn, isPgEnum, PgTable } from 'drizzle-orm/pg-core';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { migrateDatabase, openDatabase } from '../../db/connect.ts';
+import { openDatabase } from '../../db/connect.ts';
+import { migrateDatabase } from '../../db/migrate.ts';
 import * as schema from '../../db/schema.ts';
 import { startTestDatabase, type TestDatabase } from '../support/database.ts';
 

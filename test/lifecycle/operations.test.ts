@@ -1,5 +1,6 @@
 /** The corners of the operations: what a user may ask for at an awkward moment, and what must come of it. */
 import { randomUUID } from 'node:crypto';
+import { setTimeout as pause } from 'node:timers/promises';
 import { sql } from 'drizzle-orm';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { type OperationRequest, Operations } from '../../api/operations.ts';
@@ -343,7 +344,11 @@ describe('the answer', () => {
   });
 
   test('comes also where nothing is heard, although it seems to be', async () => {
-    const deaf = { hears: true, heard: () => new Promise<never>(() => {}) };
+    const deaf = {
+      hears: true,
+      heard: () => new Promise<never>(() => {}),
+      whileItHears: (ms: number, signal: AbortSignal) => pause(ms, undefined, { signal }),
+    };
     const id = await harness.create();
     const answer = await new Operations(harness.temporal, harness.database.db, deaf).run(request(id));
     expect(answer.done).toBe(true);

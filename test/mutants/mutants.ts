@@ -58,6 +58,8 @@ const UPDATER = 'activities/updater.ts';
 const REPORTS = 'api/routes/reports.ts';
 const OPERATIONS = 'api/operations.ts';
 const OUTCOMES = 'db/operation-outcomes.ts';
+const CONNECTION = 'db/database-client.ts';
+const MIGRATE_DATABASE = 'db/migrate.ts';
 const STARTER = 'temporal/workflow-starter.ts';
 const PROTOCOL = 'wire/sled-protocol.ts';
 const AGENT = 'sled-agent/agent.ts';
@@ -88,6 +90,9 @@ const FORCE_STOP_TEST = 'test/rules/force-stop.test.ts';
 const AUTO_RESTART_TEST = 'test/rules/auto-restart.test.ts';
 const OPERATIONS_TEST = 'test/lifecycle/operations.test.ts';
 const OUTCOMES_TEST = 'test/database/operation-outcomes.test.ts';
+const HUNG_TEST = 'test/database/hung-connections.test.ts';
+const SESSIONS_TEST = 'test/database/sessions.test.ts';
+const MIGRATIONS_TEST = 'test/database/migrations.test.ts';
 const PLACEMENT_TEST = 'test/placement/groups.test.ts';
 const AGENT_TEST = 'test/sled-agent/protocol.test.ts';
 
@@ -1322,8 +1327,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: OPERATIONS,
-        find: 'if (this.#outcomes.hears) await pause(LISTEN_FIRST_MS',
-        replace: 'if (this.#outcomes.hears) await pause(request.waitMs',
+        find: 'await this.#outcomes.whileItHears(LISTEN_FIRST_MS',
+        replace: 'await this.#outcomes.whileItHears(request.waitMs',
       },
     ],
     caughtBy: [OPERATIONS_TEST],
@@ -1363,6 +1368,56 @@ export const MUTANTS: readonly Mutant[] = [
       },
     ],
     caughtBy: [AUDIT_TEST],
+  },
+  {
+    name: 'connection: one that gave no answer is kept',
+    why: 'the pool gives it to the next call, which hangs as well, and never recovers',
+    edits: [{ file: CONNECTION, find: 'this.cut(new DatabaseSilent(', replace: 'void (new DatabaseSilent(' }],
+    caughtBy: [HUNG_TEST],
+  },
+  {
+    name: 'connection: a transaction that never began keeps it',
+    why: 'each such transaction takes a place of the pool with it, until none is left',
+    edits: [{ file: CONNECTION, find: 'if (isBegin(config)) this', replace: 'if (isBegin(undefined)) this' }],
+    caughtBy: [HUNG_TEST],
+  },
+  {
+    name: 'connection: idle ones are trusted though one fell silent',
+    why: 'after a fail-over each hung connection costs a call of its own nine seconds',
+    edits: [{ file: CONNECTION, find: 'this.#peer.onSilence?.(this);', replace: '' }],
+    caughtBy: [HUNG_TEST],
+  },
+  {
+    name: 'connection: a read-only server is kept by transactions',
+    why: 'they stay with a primary that has become a standby',
+    edits: [{ file: CONNECTION, find: 'this.unfit ||= UNFIT.test', replace: 'this.unfit ||= /^never$/.test' }],
+    caughtBy: [HUNG_TEST],
+  },
+  {
+    name: 'connection: the defaults of the role count',
+    why: 'with another datestyle every read is answered with 500',
+    edits: [{ file: CONNECTION, find: 'return { ...asked, ...WRITING, ...running };', replace: 'return asked;' }],
+    caughtBy: [SESSIONS_TEST],
+  },
+  {
+    name: 'connection: behind a pooler a transaction has no limits',
+    why: 'one that nobody goes on with keeps its locks for ever',
+    edits: [{ file: CONNECTION, find: "[begin, ...settings].join('; ')", replace: 'begin' }],
+    caughtBy: [SESSIONS_TEST],
+  },
+  {
+    name: 'migrations: wait for a lock as long as they may take',
+    why: 'every reader queues behind them until a dump is over',
+    edits: [{ file: MIGRATE_DATABASE, find: 'LOCK_TIMEOUT_MS = 1_500', replace: 'LOCK_TIMEOUT_MS = 600_000' }],
+    caughtBy: [MIGRATIONS_TEST],
+  },
+  {
+    name: 'outcomes: who waits to hear goes on waiting when nothing is heard any more',
+    why: 'each call in the moment of a break costs a second',
+    edits: [
+      { file: OUTCOMES, find: 'const ends = [signal, this.#hearing.signal];', replace: 'const ends = [signal];' },
+    ],
+    caughtBy: [SESSIONS_TEST],
   },
 ];
 

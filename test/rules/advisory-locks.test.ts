@@ -33,3 +33,9 @@ test('nobody takes an advisory lock by a number of his own', async () => {
       .map((name) => `\${ADVISORY_LOCKS.${name}}`),
   );
 });
+
+test('nobody takes a lock of a session: behind a pooler the next statement has another one, and the lock stays', async () => {
+  for (const file of await sources())
+    if (/\.(ts|sql)$/.test(file))
+      expect(await readFile(file, 'utf8'), file).not.toMatch(/pg_(?:try_)?advisory_(?:un)?lock/);
+});

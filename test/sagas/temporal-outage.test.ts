@@ -26,6 +26,7 @@ beforeAll(async () => {
   server = await startTemporal();
   stack = await startStack({
     sleds: 1,
+    waitMs: 60_000,
     transitionMs: 10,
     reconcileEveryMs: 0,
     env: { ...process.env, DATABASE_URL: '', TEMPORAL_ADDRESS: server.address },

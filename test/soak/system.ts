@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { z } from 'zod';
-import { migrateDatabase } from '../../db/connect.ts';
+import { migrateDatabase } from '../../db/migrate.ts';
 import { freePort, waitUntil } from '../../platform/host/child-process.ts';
 import { type EmbeddedPostgres, startEmbeddedPostgresAgain } from '../../stack/embedded-postgres.ts';
 import { findTemporalBinary, startTemporalServer, type TemporalServer } from '../../stack/temporal-server.ts';

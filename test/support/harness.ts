@@ -75,6 +75,8 @@ export async function startHarness(
   const stack = await startStack({
     sleds: 3,
     transitionMs: 10,
+    // A call that is slow on a busy machine still has its outcome in its answer.
+    waitMs: 60_000,
     // Five loops: every three seconds they would keep a seventh of a core busy, beside each file that runs. Files that wait
     // for a pass ask for more.
     reconcileEveryMs: 10_000,

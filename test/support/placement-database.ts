@@ -54,13 +54,14 @@ export interface TestDatabase extends OpenDatabase {
 export async function startTestDatabase(): Promise<TestDatabase> {
   const { directory, postgres } = await startTestPostgres();
   const opened = openDatabase(postgres.url, { maxConnections: 24, applicationName: 'mooring-test' });
-  const { db, pool } = opened;
+  const { db, pool, peer } = opened;
   let statements = 0;
   let named = 0;
   const name = (kind: string) => `${kind}-${++named}`;
   const test: TestDatabase = {
     db,
     pool,
+    peer,
     counted: drizzle(pool, {
       schema,
       logger: {

@@ -3,7 +3,7 @@ import { execFile } from 'node:child_process';
 import { chmod, mkdir, mkdtemp } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { migrateDatabase } from '../../db/connect.ts';
+import { migrateDatabase } from '../../db/migrate.ts';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../stack/embedded-postgres.ts';
 
 /** Starts a PostgreSQL of its own, with the schema, in a new folder that is the caller's to remove. */

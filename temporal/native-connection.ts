@@ -1,0 +1,26 @@
+import { NativeConnection } from '@temporalio/worker';
+import { CONNECT_TIMEOUT_MS, type TemporalSettings, unreachableTemporal } from './connection.ts';
+
+/**
+ * Connects a worker. The SDK sets no limit to how long that may take: a server that accepts and says nothing would be waited
+ * for as long as it does so. Throws when no server answers within {@link CONNECT_TIMEOUT_MS}, with where it was looked for.
+ */
+export async function connectNative(
+  settings: TemporalSettings['connection'],
+  timeoutMs = CONNECT_TIMEOUT_MS,
+): Promise<NativeConnection> {
+  const connecting = NativeConnection.connect(settings);
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`it gave no answer within ${timeoutMs / 1_000} s`)), timeoutMs);
+  });
+  try {
+    return await Promise.race([connecting, late]);
+  } catch (error) {
+    // One that comes after all is nobody's.
+    connecting.then((connection) => connection.close()).catch(() => {});
+    throw unreachableTemporal(settings, error);
+  } finally {
+    clearTimeout(timer);
+  }
+}
