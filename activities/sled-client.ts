@@ -5,6 +5,8 @@ import { expectPeer } from '../platform/identity/peer.ts';
 import { RenewableAgent } from '../platform/identity/renewable-agent.ts';
 import { inCallSpan } from '../platform/telemetry/tracing.ts';
 import {
+  type AgentDescription,
+  agentDescription,
   errorBody,
   type MigrationProgress,
   type RegisterRequest,
@@ -35,12 +37,25 @@ export type SledErrorKind = 'gone' | 'refused' | 'unavailable';
 export class SledError extends Error {
   override readonly name = 'SledError';
   readonly kind: SledErrorKind;
+  /**
+   * Whether the sled's agent said anything at all. `null`: nobody can say, since the call was not made, or its time was too
+   * short for one that is slow.
+   */
+  readonly answered: boolean | null;
 
-  constructor(kind: SledErrorKind, message: string, options?: ErrorOptions) {
+  constructor(
+    kind: SledErrorKind,
+    message: string,
+    { answered = kind !== 'unavailable', ...options }: ErrorOptions & { answered?: boolean | null } = {},
+  ) {
     super(message, options);
     this.kind = kind;
+    this.answered = answered;
   }
 }
+
+/** A sled that has had so long, in milliseconds, and gave no answer is silent; one that had less may be slow. */
+const SLOW_MS = 2_500;
 
 /** More than any answer of the protocol needs, in bytes; an inventory of some thousand VMMs fits. */
 const MAX_ANSWER_BYTES = 16 * 1024 * 1024;
@@ -51,6 +66,8 @@ export type SledCallObserver = (
   command: SledCommand,
   answer: 'accepted' | SledErrorKind,
   seconds: number,
+  /** See {@link SledError.answered}. */
+  answered: boolean | null,
 ) => void;
 
 const CONNECTIONS = { connections: 16, keepAliveTimeoutMs: 10_000, connectTimeoutMs: 2_000 };
@@ -127,6 +144,36 @@ export class SledClient {
   }
 
   /**
+   * Asks an agent who it is. `null`: it answers, and doesn't know the question. Throws a {@link SledError} where no agent
+   * answers. `at` says how an address is spoken to that no sled has yet: in plain HTTP.
+   */
+  async describe(
+    sled: SledAddress,
+    timeoutMs: number,
+    { at }: { at?: 'new address' } = {},
+  ): Promise<AgentDescription | null> {
+    const what = `sled "${sled.name}" (${sled.address}): GET /agent`;
+    let status: number;
+    let text: string;
+    try {
+      const { origin, dispatcher } =
+        at === undefined ? await this.#routeTo(sled) : { origin: `http://${sled.address}`, dispatcher: this.#plain };
+      const response = await request(`${origin}/agent`, { dispatcher, signal: AbortSignal.timeout(timeoutMs) });
+      status = response.statusCode;
+      text = await readLimited(response.body);
+    } catch (error) {
+      throw new SledError('unavailable', `${what}: nobody answers (${reasonOf(error)})`, { cause: error });
+    }
+    // An answer of this shape is one, whatever else another program may serve there.
+    if (status >= 200 && status < 300) return agentDescription.safeParse(parseJson(text)).data ?? null;
+    if (status >= 500)
+      throw new SledError('unavailable', `${what}: answered ${status}: it doesn't know yet who it is`, {
+        answered: true,
+      });
+    return null;
+  }
+
+  /**
    * Whether an agent answers at a sled's address, whatever it says: then the sled is powered on. A connection that is
    * refused is no agent's answer: it says nothing of the guests. Never throws.
    */
@@ -188,6 +235,7 @@ export class SledClient {
   ): Promise<Answer> {
     const begun = performance.now();
     let answer: 'accepted' | SledErrorKind = 'unavailable';
+    let answered: boolean | null = null;
     try {
       const value = await inCallSpan(
         `sled ${method} ${path.replace(/[0-9a-f-]{36}/, '{vmm_id}')}`,
@@ -195,12 +243,16 @@ export class SledClient {
         (headers) => this.#send(sled, command, method, path, body, schema, timeoutMs, headers),
       );
       answer = 'accepted';
+      answered = true;
       return value;
     } catch (error) {
-      if (error instanceof SledError) answer = error.kind;
+      if (error instanceof SledError) {
+        answer = error.kind;
+        answered = error.answered;
+      }
       throw error;
     } finally {
-      this.#observe(sled, command, answer, (performance.now() - begun) / 1000);
+      this.#observe(sled, command, answer, (performance.now() - begun) / 1000, answered);
     }
   }
 
@@ -231,7 +283,11 @@ export class SledClient {
       status = response.statusCode;
       text = await readLimited(response.body);
     } catch (error) {
-      throw new SledError('unavailable', `${what}: no answer (${reasonOf(error)})`, { cause: error });
+      const short = isTimeLimit(error) && timeoutMs < SLOW_MS;
+      throw new SledError('unavailable', `${what}: no answer (${reasonOf(error)})`, {
+        cause: error,
+        answered: short ? null : false,
+      });
     }
     const parsed = parseJson(text);
     const { error_code, message } = errorBody.safeParse(parsed).data ?? {};
@@ -246,9 +302,19 @@ export class SledClient {
       case 'refused':
         throw new SledError('refused', `${what}: refused with ${describe(status, error_code, message)}`);
       case 'retry':
-        throw new SledError('unavailable', `${what}: answered ${describe(status, error_code, message)}`);
+        // Without a code of the protocol it may be a proxy's answer for an agent that isn't there.
+        throw new SledError('unavailable', `${what}: answered ${describe(status, error_code, message)}`, {
+          answered: error_code !== undefined,
+        });
     }
   }
+}
+
+/** Whether the limit that a call was given has ended it. */
+function isTimeLimit(error: unknown): boolean {
+  if (!(error instanceof Error)) return false;
+  const { code } = error as { code?: unknown };
+  return error.name === 'TimeoutError' || code === 'UND_ERR_HEADERS_TIMEOUT' || code === 'UND_ERR_BODY_TIMEOUT';
 }
 
 async function readLimited(body: AsyncIterable<Buffer>): Promise<string> {

@@ -1,6 +1,6 @@
 /** The sleds as a saga's step calls them: within a workflow task briefly, and not at all where one is known to be silent. */
 import { activityInfo } from '@temporalio/activity';
-import type { RegisterRequest, SledVmmState, UpdatedRuntime, VmmCommand } from '../wire/sled-protocol.ts';
+import type { RegisterRequest, SledInventory, SledVmmState, UpdatedRuntime, VmmCommand } from '../wire/sled-protocol.ts';
 import { type SledAddress, type SledClient, SledError } from './sled-client.ts';
 
 /** How long a sled that gave no answer is not asked within a workflow task, in milliseconds. */
@@ -12,7 +12,7 @@ const AT_ONCE_CALL_MS = 1_500;
 export class SledNotAsked extends SledError {}
 
 /** The calls of a {@link SledClient} that steps make. */
-export type StepSledCalls = Pick<SledClient, 'register' | 'unregister' | 'setState' | 'readState'>;
+export type StepSledCalls = Pick<SledClient, 'register' | 'unregister' | 'setState' | 'readState' | 'readInventory'>;
 
 /**
  * Calls sleds for steps. Each sled has a circuit breaker: a step within a workflow task holds one of the worker's few places for
@@ -43,6 +43,10 @@ export class StepSleds implements StepSledCalls {
     return this.#call(sled, timeoutMs, (ms) => this.#client.readState(sled, vmmId, ms));
   }
 
+  readInventory(sled: SledAddress, timeoutMs: number): Promise<SledInventory> {
+    return this.#call(sled, timeoutMs, (ms) => this.#client.readInventory(sled, ms));
+  }
+
   /** Throws what the call throws; {@link SledNotAsked} when it is not made. */
   async #call<Answer>(
     { name, address }: SledAddress,
@@ -51,14 +55,16 @@ export class StepSleds implements StepSledCalls {
   ): Promise<Answer> {
     const { isLocal } = activityInfo();
     if (isLocal && this.isSilent(address))
-      throw new SledNotAsked('unavailable', `sled "${name}" (${address}): gave no answer a moment ago`);
+      throw new SledNotAsked('unavailable', `sled "${name}" (${address}): gave no answer a moment ago`, {
+        answered: null,
+      });
     try {
       const answer = await call(isLocal ? Math.min(timeoutMs, AT_ONCE_CALL_MS) : timeoutMs);
       this.#silentSinceMs.delete(address);
       return answer;
     } catch (error) {
-      if (error instanceof SledError && error.kind === 'unavailable')
-        this.#silentSinceMs.set(address, performance.now());
+      // One that is busy (503) has answered, and at once: only what takes its time to say nothing costs a place.
+      if (error instanceof SledError && error.answered !== true) this.#silentSinceMs.set(address, performance.now());
       else this.#silentSinceMs.delete(address);
       throw error;
     }

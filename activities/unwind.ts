@@ -24,9 +24,10 @@ export function unwindActivities({ db, sleds, workflows }: SagaContext) {
       await unregisterFromSled(sleds, request.sled, request.vmmId);
     },
 
-    /** Last transaction; then the update saga is signalled. */
+    /** Last transaction; then the update saga is signalled, unless the operation goes on: its next claim replaces the VMM. */
     async finishUnwind(request: FinishUnwindRequest): Promise<void> {
       const names = await finishUnwind(db, request);
+      if (request.goesOn) return;
       if (names !== null) await workflows.signalUpdate(request.instanceId, names);
       else await signalIfNeeded({ db, workflows }, request.instanceId);
     },

@@ -1,13 +1,15 @@
 /** The watcher: asks every sled what it has, and sets right what disagrees with the database. */
 
 import { readSledVmms } from '../db/queries/read-sled-vmms.ts';
-import { readWatchedSleds } from '../db/queries/read-watched-sleds.ts';
+import { readWatchedSleds, type WatchedSled } from '../db/queries/read-watched-sleds.ts';
 import { applyReport } from '../db/transactions/apply-report.ts';
 import { failVmm } from '../db/transactions/fail-vmm.ts';
+import { recordSledAnswer, recordSledSilence } from '../db/transactions/record-sled-answer.ts';
 import { releaseUnwound } from '../db/transactions/release-unwound.ts';
 import type { WatcherFindings } from '../model/reconcilers.ts';
 import { isGoneVmmState } from '../model/states.ts';
 import { signalAfterReport, signalIfNeeded } from '../temporal/signal-update.ts';
+import type { AgentDescription } from '../wire/sled-protocol.ts';
 import type { ActivityContext } from './context.ts';
 import { forEach } from './for-each.ts';
 import { automaticActor, recordAction } from './record-action.ts';
@@ -30,13 +32,21 @@ export async function watchSleds({ db, sleds, workflows, metrics }: ActivityCont
   const found: Found = { sleds: 0, silent: [], slow: [], lost: [], unregistered: [], released: [] };
   const watched = shuffled(await readWatchedSleds(db));
   found.sleds = watched.length;
-  await forEach(watched, CONCURRENT_SLEDS, (one) => watchSled(one.id, one));
+  const byAgent = new Map(watched.flatMap((one) => (one.agentId === null ? [] : [[one.agentId, one]])));
+  await forEach(watched, CONCURRENT_SLEDS, (one) => watchSled(one));
   return found;
 
-  async function watchSled(sledId: string, address: SledAddress): Promise<void> {
+  async function watchSled(address: WatchedSled): Promise<void> {
     const deadline = performance.now() + SLED_BUDGET_MS;
+    const sledId = address.id;
     try {
-      const { vmms: reported } = await sleds.readInventory(address, POLL_MS);
+      const [inventory, agent] = await Promise.allSettled([
+        sleds.readInventory(address, POLL_MS),
+        sleds.describe(address, POLL_MS),
+      ]);
+      if (!(await remember(address, inventory, agent))) return void found.silent.push(address.name);
+      if (inventory.status === 'rejected') throw inventory.reason;
+      const { vmms: reported } = inventory.value;
       // Read after the inventory: what the sled had been told to register was in the database before.
       const known = await readSledVmms(db, sledId, reported);
       const byId = new Map(known.map((vmm) => [vmm.id, vmm]));
@@ -78,6 +88,35 @@ export async function watchSleds({ db, sleds, workflows, metrics }: ActivityCont
     }
   }
 
+  /**
+   * Keeps in the sled's row whether it answers, and what its agent says of itself, where that is news. Returns whether what
+   * it answered counts as this sled's: where another host has come to its address, that one's word is not.
+   */
+  async function remember(
+    sled: WatchedSled,
+    inventory: PromiseSettledResult<unknown>,
+    description: PromiseSettledResult<AgentDescription | null>,
+  ): Promise<boolean> {
+    const agent = description.status === 'fulfilled' ? description.value : undefined;
+    const owner = agent == null ? undefined : byAgent.get(agent.agent_id);
+    if (owner !== undefined && owner.id !== sled.id) {
+      const trouble = `the agent at ${sled.address} is that of sled "${owner.name}": one host is one sled`;
+      if (!sled.silent || !sameTexts(sled.agentTrouble, [trouble])) await recordSledSilence(db, sled, [trouble]);
+      return false;
+    }
+    if (inventory.status === 'rejected' && !saidSomething(inventory.reason)) {
+      if (!sled.silent) await recordSledSilence(db, sled);
+      return true;
+    }
+    const known =
+      agent === undefined ||
+      (sled.agentId === (agent?.agent_id ?? null) &&
+        sled.agentVersion === (agent?.version ?? null) &&
+        sameTexts(sled.agentTrouble, agent?.trouble ?? []));
+    if (sled.silent || !sled.answeredLately || !known) await recordSledAnswer(db, sled, agent);
+    return true;
+  }
+
   /** A VMM that the inventory lacks is lost only when its sled says so by name. */
   async function askForMissing(address: SledAddress, vmm: { id: string; instance_id: string }): Promise<void> {
     try {
@@ -107,6 +146,14 @@ export async function watchSleds({ db, sleds, workflows, metrics }: ActivityCont
     if (await releaseUnwound(db, vmmId)) found.released.push(vmmId);
     if (instanceId !== undefined) await signalIfNeeded({ db, workflows }, instanceId);
   }
+}
+
+function saidSomething(error: unknown): boolean {
+  return error instanceof SledError && error.answered === true;
+}
+
+function sameTexts(some: readonly string[], others: readonly string[]): boolean {
+  return some.length === others.length && some.every((text, index) => text === others[index]);
 }
 
 function ignoreGone(error: unknown): void {

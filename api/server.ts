@@ -4,6 +4,7 @@ import swagger from '@fastify/swagger';
 import { fastify } from 'fastify';
 import { jsonSchemaTransform, type ZodTypeProvider } from 'fastify-type-provider-zod';
 import type { Logger } from 'pino';
+import { SledAnswers } from '../activities/sled-answers.ts';
 import { SledClient } from '../activities/sled-client.ts';
 import { SledDirectory, warnWithoutAuthority } from '../activities/sled-directory.ts';
 import { type OpenDatabase, openDatabase, pingDatabase } from '../db/connect.ts';
@@ -113,10 +114,11 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
   const identity = sledListener === undefined ? null : await becomeControlPlane(sledListener.authority);
   const directory = identity === null ? null : await SledDirectory.open(db, identity);
   if (directory === null) await warnWithoutAuthority(db, log);
-  const sleds = new SledClient(
-    (sled, call, answer, seconds) => metrics.sledCallSeconds.observe({ sled: sled.name, call, answer }, seconds),
-    directory,
-  );
+  const answers = new SledAnswers(db, log);
+  const sleds = new SledClient((sled, call, answer, seconds, answered) => {
+    metrics.sledCallSeconds.observe({ sled: sled.name, call, answer }, seconds);
+    answers.observe(sled, answered);
+  }, directory);
   let listening: RunningSledListener | null = null;
   const joining = (): SledJoining | null =>
     sledListener === undefined || listening === null ? null : { authority: sledListener.authority, url: listening.url };
@@ -144,6 +146,7 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
       await closeApp(app);
       directory?.close();
       await outcomes.close();
+      await answers.settled();
       await Promise.allSettled([temporal.close(), database.close(), sleds.close(), tracing?.flush()]);
     },
   };

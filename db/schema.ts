@@ -96,7 +96,7 @@ export const sled = pgTable(
   {
     id: uuid('id').primaryKey(),
     name: text('name').notNull(),
-    /** `ip:port` of its agent. */
+    /** `host:port` of its agent, in the one spelling of `model/host-address.ts`. */
     address: text('address').notNull(),
     threads: integer('threads').notNull(),
     memoryBytes: exact('memory_bytes').notNull(),
@@ -119,6 +119,15 @@ export const sled = pgTable(
     /** Set from the declaration that the sled is dead until it has proved that nothing of what it lost still runs. */
     timeDeclaredDead: moment('time_declared_dead'),
     declaredDeadBy: deathCause('declared_dead_by'),
+    /** When it answered a call last: written at a change, and about once a minute. `null`: it has never answered. */
+    lastAnsweredAt: moment('last_answered_at'),
+    /** Since when it gives no answer to calls; `null` while it answers. Proves nothing of its guests. */
+    silentSince: moment('silent_since'),
+    /** What its agent says of itself (`GET /agent`); `null` of one that doesn't know the question. */
+    agentId: uuid('agent_id'),
+    agentVersion: text('agent_version'),
+    /** What keeps its agent from doing its work, a sentence each. */
+    agentTrouble: text('agent_trouble').array().notNull().default(sql`'{}'::text[]`),
     timeCreated: moment('time_created').notNull().defaultNow(),
     timeModified: moment('time_modified').notNull().defaultNow(),
     timeExpunged: moment('time_expunged'),
@@ -126,6 +135,8 @@ export const sled = pgTable(
   (table) => [
     uniqueIndex('sled_name').on(table.name).where(sql`policy <> 'expunged'`),
     uniqueIndex('sled_address').on(table.address).where(sql`policy <> 'expunged'`),
+    // One host is one sled, however its address is written.
+    uniqueIndex('sled_agent').on(table.agentId).where(sql`policy <> 'expunged'`),
     check('sled_capacity', sql`reserved_threads <= threads AND reserved_memory_bytes <= memory_bytes`),
     check('sled_reserved_not_negative', sql`reserved_threads >= 0 AND reserved_memory_bytes >= 0`),
     check('sled_lease_whole', sql`num_nulls(lease_ms, lease_renewed_at, fencing_since) IN (0, 3)`),
@@ -194,6 +205,8 @@ export const instance = pgTable(
     autoRestartPolicy: autoRestartPolicy('auto_restart_policy'),
     autoRestartCooldownSeconds: integer('auto_restart_cooldown_seconds').notNull().default(300),
     timeLastAutoRestarted: moment('time_last_auto_restarted'),
+    /** The same before the automatic start that is under way: it comes back if that fails through its sled. */
+    timeAutoRestartedBefore: moment('time_auto_restarted_before'),
     restartPriority: restartPriority('restart_priority').notNull().default('normal'),
     lastStartReason: startReason('last_start_reason'),
     timeStateUpdated: moment('time_state_updated').notNull().defaultNow(),

@@ -59,6 +59,12 @@ export const SAGA_STEPS = {
         summary: 'claim a place for {instance}, its capacity and quota',
       },
       { activity: 'registerVmm', title: 'register the VMM with its sled', summary: 'register {vmm} on {sled}' },
+      {
+        activity: 'findAnsweringSled',
+        title: 'ask whether another sled answers, and go on there',
+        summary: 'ask whether another sled than {sled} answers, and go on there',
+        sometimes: true,
+      },
       { activity: 'runVmm', title: 'tell the sled to run it', summary: 'tell {sled} to run {vmm}' },
     ],
     compensations: UNWIND_VMM,

@@ -3,12 +3,14 @@
  * parse with. JSON, snake_case. Unknown fields are ignored, so that either side can be newer than the other.
  */
 import { z } from 'zod';
+import { canonicalAddress, MAX_ADDRESS_LENGTH, readHostAddress } from '../model/host-address.ts';
 import { MIGRATION_STATES, WIRE_VMM_STATES } from '../model/states.ts';
 
 /** The largest generation that is exact both in JSON and in PostgreSQL's bigint. */
 const generation = z.number().int().min(1).max(Number.MAX_SAFE_INTEGER);
 export const timestamp = z.iso.datetime({ offset: true });
-/** The host (IPv6 without its brackets) and the port of an `ip:port` as {@link socketAddress} takes it. Checks nothing. */
+
+/** The host (IPv6 without its brackets) and the port of a `host:port` as {@link socketAddress} takes it. Checks nothing. */
 export function splitAddress(address: string): { host: string; port: number } {
   const at = address.lastIndexOf(':');
   return { host: address.slice(0, at).replace(/[[\]]/g, ''), port: Number(address.slice(at + 1)) };
@@ -19,15 +21,18 @@ export function withPort(address: string, port: number | string): string {
   return `${address.slice(0, address.lastIndexOf(':'))}:${port}`;
 }
 
-/** `ip:port`; IPv6 in brackets. */
+/**
+ * `host:port`, where a host is an IPv4 address, an IPv6 address in brackets or a DNS name; read in its one spelling
+ * (`model/host-address.ts`). What is the address of no host is refused.
+ */
 export const socketAddress = z
   .string()
-  .max(64)
-  .regex(/^(\d{1,3}(\.\d{1,3}){3}|\[[0-9a-fA-F:.]+\]):\d{1,5}$/, 'must be "ip:port", for example "10.0.0.7:8099"')
-  .refine((address) => {
-    const port = Number(address.slice(address.lastIndexOf(':') + 1));
-    return port >= 1 && port <= 65535;
-  }, 'the port must be 1 to 65535');
+  .max(MAX_ADDRESS_LENGTH)
+  .superRefine((address, context) => {
+    const read = readHostAddress(address);
+    if ('refusal' in read) context.addIssue({ code: 'custom', message: read.refusal });
+  })
+  .overwrite(canonicalAddress);
 
 export const vmmRuntime = z.object({
   state: z.enum(WIRE_VMM_STATES),

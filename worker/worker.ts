@@ -18,6 +18,7 @@ import { createDrainActivities } from '../activities/drain.ts';
 import { createWatchActivities } from '../activities/migration-watch.ts';
 import { createReconcilerActivities } from '../activities/reconcilers.ts';
 import { createSagaActivities } from '../activities/sagas.ts';
+import { SledAnswers } from '../activities/sled-answers.ts';
 import { SledClient } from '../activities/sled-client.ts';
 import { SledDirectory, warnWithoutAuthority } from '../activities/sled-directory.ts';
 import { openDatabase, pingDatabase } from '../db/connect.ts';
@@ -174,10 +175,11 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
       ? null
       : await SledDirectory.open(database.db, await becomeControlPlane(options.authority));
   if (directory === null) await warnWithoutAuthority(database.db, options.log);
-  const sleds = new SledClient(
-    (sled, call, answer, seconds) => metrics.sledCallSeconds.observe({ sled: sled.name, call, answer }, seconds),
-    directory,
-  );
+  const answers = new SledAnswers(database.db, options.log);
+  const sleds = new SledClient((sled, call, answer, seconds, answered) => {
+    metrics.sledCallSeconds.observe({ sled: sled.name, call, answer }, seconds);
+    answers.observe(sled, answered);
+  }, directory);
   const tracing = await installTracing('mooring-worker');
   const native = await NativeConnection.connect(options.temporal.connection);
   const connected = await connectTemporalClient(options.temporal, database.db, options.log, {
@@ -235,6 +237,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
       if (main.getState() === 'RUNNING') main.shutdown();
       await Promise.allSettled([updates.set(false), mainRun]);
       directory?.close();
+      await answers.settled();
       await Promise.allSettled([native.close(), connected.close(), tracing?.flush(), database.close(), sleds.close()]);
     },
   };

@@ -67,6 +67,19 @@ export function operationError(kind: OperationKind, error: unknown): OperationEr
   });
 }
 
+/**
+ * What the caller of an operation is answered when a claim was refused after an earlier attempt had been given up: that no
+ * other sled takes it is no reason of its own.
+ */
+export function laterRefusal(kind: OperationKind, refusal: unknown, before: unknown): OperationError {
+  const why = applicationFailure(refusal)?.details?.[0] as OperationError | undefined;
+  const body =
+    why !== undefined && why.error_code !== 'InsufficientCapacity'
+      ? why
+      : errorBody('ServiceUnavailable', `${messageOf(before)}, and no other sled takes it: ${messageOf(refusal)}`);
+  return describeOperationFailure(kind, { cancelled: false, type: null, body, message: body.message });
+}
+
 /** The failure that closes an operation's workflow: its message is what a person reads in the Web UI. */
 export function operationFailure(
   kind: OperationKind,

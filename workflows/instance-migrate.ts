@@ -11,7 +11,7 @@ import { CancellationScope, sleep, uuid4 } from '@temporalio/workflow';
 import type { InstanceMigrateInput, InstanceMigrateResult } from '../model/workflow-inputs.ts';
 import { stepFailure } from './failures.ts';
 import { runSaga } from './saga.ts';
-import { claimMigration, migrateIn, registerVmm, signalUpdate } from './steps.ts';
+import { claimMigration, DEFAULT_REGISTER_TIMEOUT_MS, migrateIn, registerVmm, signalUpdate } from './steps.ts';
 
 /** How long the saga waits for the update to clear a leftover, and how often it looks. */
 const UPDATE_WAIT_ROUNDS = 50;
@@ -19,7 +19,7 @@ const UPDATE_WAIT_MS = 200;
 
 export async function instanceMigrate(input: InstanceMigrateInput): Promise<InstanceMigrateResult> {
   const { instanceId, destinationSledId, drainedSledId } = input;
-  const register = registerVmm(input.registerTimeoutMs);
+  const register = registerVmm(input.registerTimeoutMs ?? DEFAULT_REGISTER_TIMEOUT_MS);
   const migrationId = uuid4();
   let told = false;
   return runSaga<InstanceMigrateResult>({

@@ -4,24 +4,50 @@
  * It guarantees: when it returns, the VMM is its sled agent's; when it fails, the instance already shows what it showed
  * before, holds nothing of the attempt, and can be started at once, whether or not an update ever runs (Omicron PR #5855).
  *
+ * A sled that gives no answer to `register` costs a start a part of its time, not its success: where another sled answers and
+ * takes the instance, the start goes on there with a VMM of its own. The first one is unwound before; it was never told to run.
+ *
  * Who else touches these rows: the sled agent's reports write the VMM's state; the user writes the intent, which is read
  * in the same transaction that marks the VMM as about to be commanded; the update saga alone clears the instance's ids.
  */
+import { isCancellation } from '@temporalio/workflow';
 import type { InstanceStartInput, InstanceStartResult } from '../model/workflow-inputs.ts';
 import { failedWith } from './failures.ts';
-import { runSaga } from './saga.ts';
-import { claimStart, registerVmm, runVmm } from './steps.ts';
+import { runSaga, TryElsewhere } from './saga.ts';
+import { claimStart, DEFAULT_REGISTER_TIMEOUT_MS, findAnsweringSled, registerVmm, runVmm } from './steps.ts';
+
+/** Into how many parts the time for registering is divided, as long as there are other sleds: one a sled. */
+const SLEDS_IN_TIME = 3;
 
 export async function instanceStart(input: InstanceStartInput): Promise<InstanceStartResult> {
   const { instanceId, reason } = input;
-  const register = registerVmm(input.registerTimeoutMs);
+  const wholeMs = input.registerTimeoutMs ?? DEFAULT_REGISTER_TIMEOUT_MS;
+  const partMs = Math.ceil(wholeMs / SLEDS_IN_TIME);
+  let leftMs = wholeMs;
+  /** Sleds that gave this start no answer: its next attempt passes them over. */
+  let silentSledIds: readonly string[] = [];
   return runSaga<InstanceStartResult>({
     kind: 'start',
     instanceId,
     async steps(attempt) {
-      const claim = await claimStart({ ...attempt, reason });
+      const elsewhere = silentSledIds.length === 0 ? {} : { silentSledIds };
+      const claim = await claimStart({ ...attempt, ...elsewhere, reason });
       if (claim === null) return { outcome: 'already started' };
-      const lookedAtMs = await register({ ...claim, instanceId });
+      const request = { ...claim, instanceId };
+      const firstMs = Math.min(partMs, leftMs);
+      leftMs -= firstMs;
+      const lookedAtMs = await registerVmm(firstMs)(request).catch(async (failure: unknown) => {
+        if (leftMs === 0 || !gaveNoAnswer(failure)) throw failure;
+        const others = await otherSleds([...silentSledIds, claim.sledId]);
+        if (others !== null) {
+          silentSledIds = others.silentSledIds;
+          throw new TryElsewhere(`sled "${claim.sledName}" gave no answer`, { cause: failure });
+        }
+        // Nobody else would do better: the sled may yet answer.
+        const restMs = leftMs;
+        leftMs = 0;
+        return registerVmm(restMs)(request);
+      });
       const sled = { name: claim.sledName, address: claim.sledAddress };
       await runVmm({ ...attempt, sled, lookedAtMs });
       return { outcome: 'started', vmmId: attempt.vmmId, sled: claim.sledName };
@@ -33,4 +59,17 @@ export async function instanceStart(input: InstanceStartInput): Promise<Instance
     wasRefused: () => true,
     spared: ({ vmmId }) => ({ outcome: 'started', vmmId }),
   });
+
+  /** Those to pass over, where another sled answers that takes the instance; `null` where none does, or nobody can say. */
+  function otherSleds(passOver: readonly string[]) {
+    return findAnsweringSled({ instanceId, silentSledIds: passOver }).catch((error: unknown) => {
+      if (isCancellation(error)) throw error;
+      return null;
+    });
+  }
+}
+
+/** Whether registering ended for want of an answer that settles anything. */
+function gaveNoAnswer(failure: unknown): boolean {
+  return failedWith(failure, 'Timeout') || failedWith(failure, 'SledUnavailable');
 }

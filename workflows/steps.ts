@@ -21,7 +21,7 @@ import type { SagaActivities } from '../activities/sagas.ts';
 import { isFinalFailure, isTimeout, stepFailure } from './failures.ts';
 
 /** How long the sagas go on trying to register a VMM before they unwind, in milliseconds (section 5 of docs/design.md). */
-const DEFAULT_REGISTER_TIMEOUT_MS = 15_000;
+export const DEFAULT_REGISTER_TIMEOUT_MS = 15_000;
 
 /** How long any step may take within the workflow task, which waits for it and shows nothing meanwhile. */
 const AT_ONCE = '2s';
@@ -55,9 +55,10 @@ function within(timeoutMs: number): ActivityOptions {
 }
 
 export const claimStart = step('claimStart', TRANSACTION);
+export const findAnsweringSled = step('findAnsweringSled', BRIEFLY);
 export const claimMigration = step('claimMigration', TRANSACTION);
 export const signalUpdate = step('signalUpdate', TRANSACTION);
-export const registerVmm = (timeoutMs = DEFAULT_REGISTER_TIMEOUT_MS) =>
+export const registerVmm = (timeoutMs: number) =>
   step('registerVmm', within(timeoutMs), ({ sledName }) => `sled "${sledName}"`);
 export const runVmm = step('runVmm', UNTIL_DEFINITIVE);
 export const migrateIn = step('migrateIn', UNTIL_DEFINITIVE);
@@ -66,6 +67,8 @@ export const readMigrateInCommand = step('readMigrateInCommand', TRANSACTION);
 export const beginUnwind = step('beginUnwind', TRANSACTION);
 export const unregisterVmm = step('unregisterVmm', UNTIL_DEFINITIVE);
 export const unregisterVmmBriefly = step('unregisterVmm', BRIEFLY);
+/** Not worth a wait: the sled has just given no answer, and the watcher asks it again. */
+export const unregisterVmmOnce = once('unregisterVmm');
 export const finishUnwind = step('finishUnwind', TRANSACTION);
 
 export const updateInstance = step('updateInstance', TRANSACTION);
@@ -81,9 +84,7 @@ function step<Name extends keyof SagaActivities>(
   activity: ActivityOptions,
   silent?: (request: Parameters<SagaActivities[Name]>[0]) => string,
 ): SagaActivities[Name] {
-  const now = proxyLocalActivities<Steps>({ startToCloseTimeout: AT_ONCE, retry: { maximumAttempts: 1 } })[
-    name as string
-  ] as Step;
+  const now = once(name) as Step;
   const retried = proxyActivities<Steps>(activity)[name as string] as Step;
   // No `async`: the SDK takes a stack trace of each promise that a workflow makes.
   const run = (request: Parameters<SagaActivities[Name]>[0]): Promise<unknown> =>
@@ -96,6 +97,12 @@ function step<Name extends keyof SagaActivities>(
       });
     });
   return run as SagaActivities[Name];
+}
+
+/** A step that is tried within the workflow task alone. */
+function once<Name extends keyof SagaActivities>(name: Name): SagaActivities[Name] {
+  const proxies = proxyLocalActivities<Steps>({ startToCloseTimeout: AT_ONCE, retry: { maximumAttempts: 1 } });
+  return proxies[name as string] as Step as SagaActivities[Name];
 }
 type Step = (request: unknown) => Promise<unknown>;
 type Steps = Record<string, Step>;

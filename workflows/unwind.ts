@@ -20,6 +20,7 @@ import {
   readMigrateInCommand,
   unregisterVmm,
   unregisterVmmBriefly,
+  unregisterVmmOnce,
 } from './steps.ts';
 
 /**
@@ -27,17 +28,24 @@ import {
  * was undone, and the operation's success is on record. `commanded`: a migration's destination was commanded, or is about to be,
  * by an earlier run of the same workflow task; nothing was undone.
  */
-async function unwindVmm(input: UnwindInput): Promise<'unwound' | 'spared' | 'commanded'> {
+async function unwindVmm(
+  input: UnwindInput,
+  { goesOn = false }: { goesOn?: boolean } = {},
+): Promise<'unwound' | 'spared' | 'commanded'> {
   const begun = await beginUnwind(input);
   if (begun.spared) return 'spared';
   if (begun.forward) return 'commanded';
-  const confirmed = await unregisters(input.vmmId, begun);
-  await finishUnwind({ ...input, confirmed, neverCommanded: !begun.commanded });
+  const confirmed = await unregisters(input.vmmId, begun, goesOn ? unregisterVmmOnce : unregisterVmmBriefly);
+  await finishUnwind({ ...input, confirmed, neverCommanded: !begun.commanded, ...(goesOn ? { goesOn } : {}) });
   return 'unwound';
 }
 
-/** Whether it is certain that no sled has the VMM any more. */
-async function unregisters(vmmId: string, { ended, sled, commanded }: BegunUnwind): Promise<boolean> {
+/** Whether it is certain that no sled has the VMM any more. `neverTold`: how one is asked that was never commanded. */
+async function unregisters(
+  vmmId: string,
+  { ended, sled, commanded }: BegunUnwind,
+  neverTold: typeof unregisterVmm,
+): Promise<boolean> {
   // What has been unwound before waits for no sled again: what its answer would release is the watcher's then.
   if (ended) return false;
   if (sled === null) return true;
@@ -46,12 +54,22 @@ async function unregisters(vmmId: string, { ended, sled, commanded }: BegunUnwin
     await unregisterVmm(request);
     return true;
   }
-  return unregisterVmmBriefly(request).then(
+  return neverTold(request).then(
     () => true,
     () => false,
   );
 }
 type BegunUnwind = Awaited<ReturnType<typeof beginUnwind>>;
+
+/**
+ * Gives up an attempt of a start whose sled gave no answer, so that its operation can go on with another one, from what a
+ * failed start leaves. A guest that was commanded after all is waited for, as ever. `spared`: the operation has succeeded.
+ */
+export async function giveUpAttempt(input: UnwindInput): Promise<'unwound' | 'spared'> {
+  const outcome = await unwindVmm(input, { goesOn: true });
+  if (outcome === 'commanded') throw new Error('only a migration is carried forward');
+  return outcome;
+}
 
 /** How an attempt was ended; `error` is what its operation's caller is answered where it was unwound. */
 export interface EndedAttempt {

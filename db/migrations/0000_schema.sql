@@ -56,6 +56,11 @@ CREATE TABLE sled (
   lease_epoch bigint NOT NULL DEFAULT 0,
   time_declared_dead timestamptz,
   declared_dead_by death_cause,
+  last_answered_at timestamptz,
+  silent_since timestamptz,
+  agent_id uuid,
+  agent_version text,
+  agent_trouble text[] NOT NULL DEFAULT '{}'::text[],
   time_created timestamptz NOT NULL DEFAULT now(),
   time_modified timestamptz NOT NULL DEFAULT now(),
   time_expunged timestamptz,
@@ -68,6 +73,8 @@ CREATE TABLE sled (
 );
 CREATE UNIQUE INDEX sled_name ON sled (name) WHERE policy <> 'expunged';
 CREATE UNIQUE INDEX sled_address ON sled (address) WHERE policy <> 'expunged';
+-- One host is one sled, however its address is written.
+CREATE UNIQUE INDEX sled_agent ON sled (agent_id) WHERE policy <> 'expunged';
 
 CREATE TABLE sled_invite (
   id uuid PRIMARY KEY,
@@ -109,6 +116,7 @@ CREATE TABLE instance (
   auto_restart_policy auto_restart_policy,
   auto_restart_cooldown_seconds integer NOT NULL DEFAULT 300,
   time_last_auto_restarted timestamptz,
+  time_auto_restarted_before timestamptz,
   restart_priority restart_priority NOT NULL DEFAULT 'normal',
   last_start_reason start_reason,
   time_state_updated timestamptz NOT NULL DEFAULT now(),

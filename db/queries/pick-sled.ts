@@ -12,6 +12,9 @@ import type { Queryable } from '../connect.ts';
 export const takesVmms = sql.raw(`(sled.policy = 'in_service' AND sled.time_declared_dead IS NULL
   AND (sled.lease_ms IS NULL OR sled.lease_confirmed_at + sled.lease_ms * ${LATE_AFTER_LEASES} * interval '1 millisecond' > now()))`);
 
+/** A sled that is picked last of all: it gives no answer, as far as is known, or its agent says what ails it. */
+const ails = sql.raw(`(sled.silent_since IS NOT NULL OR cardinality(sled.agent_trouble) > 0)`);
+
 export interface PlacementRequest {
   /** Its groups are honoured; where it is itself doesn't count. */
   readonly instanceId: string;
@@ -44,12 +47,18 @@ const excluded = (request: PlacementRequest) => sql`
 
 /**
  * Picks a sled in service that fits and that no group with the policy `fail` forbids; `null` when there is none, of which
- * {@link explainNoSled} says why. Among those it prefers, in this order: what groups with the policy `allow` ask for (a
- * sled that one wants and another doesn't counts as neither, as in Omicron); the fewest members of anti-affinity groups;
- * the smallest share in use after the placement. Sleds within a tenth of each other count as equal and one is drawn, so
+ * {@link explainNoSled} says why. Among those it prefers, in this order: sleds that answer and are well; what groups with the
+ * policy `allow` ask for (a sled that one wants and another doesn't counts as neither, as in Omicron); the fewest members of
+ * anti-affinity groups; the smallest share in use after the placement. Sleds within a tenth of each other count as equal and one is drawn, so
  * that starts at the same time don't all queue for one row.
  */
 export async function pickSled(db: Queryable, request: PlacementRequest): Promise<PickedSled | null> {
+  const [picked] = await listPlaces(db, request, 1);
+  return picked ?? null;
+}
+
+/** At most so many of the sleds among which {@link pickSled} picks, the best first. */
+export async function listPlaces(db: Queryable, request: PlacementRequest, limit: number): Promise<PickedSled[]> {
   const result = await db.execute(sql`
     WITH peer AS (${peers(request.instanceId)})
     SELECT sled.id, sled.name, sled.address FROM sled
@@ -60,12 +69,11 @@ export async function pickSled(db: Queryable, request: PlacementRequest): Promis
     ) here
     WHERE ${takesVmms} AND ${fits(request)} AND sled.id NOT IN (${excluded(request)})
       AND NOT EXISTS (SELECT 1 FROM peer WHERE ${forbids})
-    ORDER BY sign(here.wanted) - sign(here.unwanted) DESC, here.unwanted,
+    ORDER BY ${ails}, sign(here.wanted) - sign(here.unwanted) DESC, here.unwanted,
       floor(10 * greatest((reserved_threads + ${request.ncpus}::int)::float8 / threads,
         (reserved_memory_bytes + ${request.memoryBytes}::bigint)::float8 / memory_bytes)), random()
-    LIMIT 1`);
-  const row = result.rows[0];
-  return row === undefined ? null : pickedSled.parse(row);
+    LIMIT ${limit}`);
+  return result.rows.map((row) => pickedSled.parse(row));
 }
 
 const forbiddingGroup = z.object({ name: z.string(), kind: z.enum(AFFINITY_KINDS) });

@@ -15,6 +15,7 @@ import { autoRestartFacts } from '../queries/find-restart-candidates.ts';
 import { explainNoSled, type PlacementRequest, pickSled } from '../queries/pick-sled.ts';
 import { readDatabaseTime } from '../queries/read-database-time.ts';
 import { readInstance } from '../queries/read-instance.ts';
+import { readOperation } from '../queries/read-operation.ts';
 import { AlreadyUnwound, recordRefusedOperation } from './refuse-operation.ts';
 import { recordNothingToDo } from './succeed-operation.ts';
 
@@ -27,6 +28,8 @@ const FREE_ATTEMPTS = 3;
 
 export interface ClaimStartRequest extends Omit<Attempt, 'kind'> {
   readonly reason: StartReason;
+  /** Sleds that gave this start no answer in its attempts before this one, whose VMMs are unwound: these are passed over. */
+  readonly silentSledIds?: readonly string[];
 }
 
 /** A VMM that was claimed, as the saga's next steps need it. */
@@ -52,6 +55,9 @@ export interface ClaimedVmm {
  * The same claim may have been made before, or be on its way: one that was made is returned again, and of a claim and an
  * end of its operation (refused, or nothing to do) the row of the operation lets only one pass. Where the operation has
  * succeeded meanwhile it returns `null`.
+ *
+ * The claim of a later attempt (with `silentSledIds`) is refused without ending the operation, which has had a VMM: an unwind
+ * does. It is refused too where the user has asked for stop meanwhile. Throws {@link AlreadyUnwound} where the operation is over.
  */
 export async function claimStart(db: Database, request: ClaimStartRequest): Promise<ClaimedVmm | null> {
   const attempt: Attempt = { ...request, kind: 'start' };
@@ -61,8 +67,16 @@ export async function claimStart(db: Database, request: ClaimStartRequest): Prom
     throw alreadyUnwound('start');
   } catch (error) {
     if (!(error instanceof Refusal)) throw error;
-    return refuseClaim(db, attempt, error);
+    return request.silentSledIds === undefined ? refuseClaim(db, attempt, error) : refuseLaterClaim(db, attempt, error);
   }
+}
+
+/** As {@link refuseClaim}, of an attempt after the first: nothing is recorded. */
+async function refuseLaterClaim(db: Database, { operationId }: Attempt, error: Refusal): Promise<null> {
+  const operation = await readOperation(db, operationId);
+  if (operation?.succeeded === true) return null;
+  if (operation?.error != null) throw new AlreadyUnwound(operation.error);
+  throw error;
 }
 
 /**
@@ -151,6 +165,9 @@ async function claimOnce(db: Queryable, request: ClaimStartRequest): Promise<Cla
   const legal = verdict(externalState, 'start');
   if (legal === 'no-op') return null;
   if (legal !== 'act') throw Refusal.conflict(refusalMessage('start', instance.name, externalState));
+  // Its first claim said that the user wants it to run; what has been asked for since counts for more.
+  if (request.silentSledIds !== undefined && instance.intendedState !== 'running')
+    throw Refusal.conflict('the user asked for stop meanwhile');
   if (request.reason === 'auto_restart') {
     const judged = autoRestartVerdict(autoRestartFacts(record), await readDatabaseTime(db));
     const why = judged.verdict === 'ineligible' ? judged.reason : 'its cooldown is not over';
@@ -165,6 +182,7 @@ async function claimOnce(db: Queryable, request: ClaimStartRequest): Promise<Cla
     instanceId: instance.id,
     ncpus: instance.ncpus,
     memoryBytes: instance.memoryBytes,
+    excludeSledIds: request.silentSledIds ?? [],
   };
   const sled = await pickSled(db, placement);
   if (sled === null) {
@@ -177,7 +195,9 @@ async function claimOnce(db: Queryable, request: ClaimStartRequest): Promise<Cla
     WITH claimed AS (
       UPDATE instance SET state = 'vmm', active_vmm_id = ${request.vmmId}, state_generation = state_generation + 1,
         intended_state = 'running', last_start_reason = ${request.reason}, time_state_updated = now(),
-        time_last_auto_restarted = CASE WHEN ${request.reason} = 'auto_restart' THEN now() ELSE time_last_auto_restarted END
+        time_last_auto_restarted = CASE WHEN ${request.reason} = 'auto_restart' THEN now() ELSE time_last_auto_restarted END,
+        time_auto_restarted_before = CASE WHEN ${request.reason} = 'auto_restart' THEN time_last_auto_restarted
+          ELSE time_auto_restarted_before END
       WHERE id = ${instance.id} AND state_generation = ${instance.stateGeneration} AND time_deleted IS NULL
         AND intended_state = ${instance.intendedState}
         AND ncpus = ${instance.ncpus} AND memory_bytes = ${instance.memoryBytes}

@@ -1,6 +1,7 @@
 import { sql } from 'drizzle-orm';
 import type { Attempt } from '../../model/attempt.ts';
 import type { OperationError } from '../../model/failures.ts';
+import { REFUSAL_STATUS } from '../../model/refusal.ts';
 import type { Queryable } from '../connect.ts';
 import { network } from '../network.ts';
 import { type InstanceNames, instanceNames } from '../queries/read-names.ts';
@@ -11,11 +12,14 @@ export interface FinishUnwindRequest extends Attempt {
   /** The destination was never commanded to migrate in: then the source reports nothing either. */
   readonly neverCommanded: boolean;
   readonly error: OperationError;
+  /** Its operation goes on with another attempt: only this one's VMM ends. */
+  readonly goesOn?: boolean;
 }
 
 /**
  * Ends an unwind in one statement: writes `saga_unwound`, releases what the attempt held, fails its migration and
- * records the operation's outcome. Does nothing a second time. The charge waits for the reservation, so that the row of
+ * records the operation's outcome. An automatic start that failed through its sled gives the instance its cooldown back. Does
+ * nothing a second time. The charge waits for the reservation, so that the row of
  * the sled is locked before the project's, as in a claim.
  *
  * The sled's row is locked: who gives the sled up (an expunge, a declaration that it is dead) either has ended the wait for
@@ -26,7 +30,8 @@ export interface FinishUnwindRequest extends Attempt {
  * `null` where it doesn't; the row may still be waiting for one.
  */
 export async function finishUnwind(db: Queryable, request: FinishUnwindRequest): Promise<InstanceNames | null> {
-  const { vmmId, instanceId } = request;
+  const { vmmId, instanceId, goesOn = false } = request;
+  const throughItsSled = request.kind === 'start' && request.error.status === REFUSAL_STATUS.ServiceUnavailable;
   const result = await db.execute(sql`/* finish-unwind */
     WITH linked AS (
       SELECT id, name, project_id, active_vmm_id, target_vmm_id FROM instance WHERE id = ${instanceId} FOR UPDATE
@@ -38,6 +43,11 @@ export async function finishUnwind(db: Queryable, request: FinishUnwindRequest):
     ), unwound AS (
       UPDATE vmm SET state = 'saga_unwound', failure_reason = NULL, state_generation = state_generation + 1, time_state_updated = now()
       FROM linked WHERE vmm.id = ${vmmId} AND vmm.state <> 'saga_unwound' AND vmm.unwinding_since IS NOT NULL AND vmm.time_deleted IS NULL
+      RETURNING vmm.id
+    ), uncharged AS (
+      UPDATE instance SET time_last_auto_restarted = time_auto_restarted_before FROM unwound
+      WHERE ${throughItsSled} AND instance.id = ${instanceId} AND instance.active_vmm_id = unwound.id
+        AND instance.last_start_reason = 'auto_restart'
     ), released AS (
       DELETE FROM sled_reservation USING linked, answered WHERE vmm_id = ${vmmId} AND definitely RETURNING vmm_id
     ), tombstoned AS (
@@ -58,7 +68,7 @@ export async function finishUnwind(db: Queryable, request: FinishUnwindRequest):
     ), ended AS (
       INSERT INTO operation (id, kind, instance_id, vmm_id, workflow_id, succeeded, error, time_ended)
       SELECT ${request.operationId}, ${request.kind}, id, ${vmmId}, ${request.workflowId}, false, ${JSON.stringify(request.error)}::jsonb, now()
-      FROM linked
+      FROM linked WHERE NOT ${goesOn}::boolean
       ON CONFLICT (id) DO UPDATE SET succeeded = false, error = excluded.error, time_ended = now()
       WHERE operation.time_ended IS NULL
     )

@@ -85,9 +85,9 @@ export class QemuVm {
    */
   async adopt(pid: number, stored: StoredVm): Promise<void> {
     this.#process.adopt(pid);
-    await this.#sender.listen().catch((error) => {
+    await this.#sender.listenAgain().catch((error) => {
       this.#state.logTrouble(
-        `can't listen at ${this.#state.spec.address} (${error.message}): no migration out of it is possible`,
+        `can't listen for destinations, here or at ${this.#state.spec.address} (${error.message}): no migration out of it is possible`,
       );
     });
     await this.#process.takeUp((found) => this.#runInBackground(() => this.#recover(stored, found)));

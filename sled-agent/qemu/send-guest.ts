@@ -4,6 +4,7 @@
  * (`readSourceVerdict`); that it has left is on disk before the destination gets to know it.
  */
 import type { Server, Socket } from 'node:net';
+import { canonicalAddress } from '../../model/host-address.ts';
 import { splitAddress, withPort } from '../../wire/sled-protocol.ts';
 import { type FetchRequest, HandOverPeer } from './hand-over.ts';
 import { MIGRATION_CAPABILITIES, type MigratingVm, type MigrationMeter } from './migrating-vm.ts';
@@ -40,6 +41,8 @@ interface Outgoing {
 
 /** How long a cancelled migration may go on before its connection is cut out of band, in milliseconds. */
 const CUT_AFTER_MS = 1_000;
+/** An agent that listens at every address of its server. */
+const LISTENS_EVERYWHERE = /^(0\.0\.0\.0|\[::\]):/;
 
 export class GuestSender {
   readonly #context: QemuVmContext;
@@ -68,8 +71,20 @@ export class GuestSender {
     this.#meter = meter;
   }
 
-  /** Listens at the VM's address. Throws when it can't. */
-  async listen(): Promise<void> {
+  /**
+   * Listens for destinations again in an agent that was started anew: where the agent is now, which may be another address
+   * than the one that the VM was made at; else at that one. Throws when it can't.
+   */
+  async listenAgain(): Promise<void> {
+    const { address } = this.#state.spec;
+    const agent = this.#context.agentAddress();
+    const here = withPort(agent, splitAddress(address).port);
+    const [first, second] = LISTENS_EVERYWHERE.test(agent) ? [address, here] : [here, address];
+    await this.listen(first).catch(() => this.listen(second));
+  }
+
+  /** Listens for destinations, by default at the VM's address. Throws when it can't. */
+  async listen(address = this.#state.spec.address): Promise<void> {
     const server = this.#context.transport.serve((socket) => {
       this.#sockets.add(socket);
       socket.once('close', () => this.#sockets.delete(socket));
@@ -83,9 +98,9 @@ export class GuestSender {
           if (this.#outgoing?.peer === peer) this.#cancel(this.#outgoing);
         },
       );
-      peer.send({ hello: { vmm_id: this.#state.spec.vmmId, agent: this.#reachableAgent() } });
+      peer.send({ hello: { vmm_id: this.#state.spec.vmmId, agent: this.#reachableAgent(socket) } });
     });
-    const { host, port } = splitAddress(this.#state.spec.address);
+    const { host, port } = splitAddress(address);
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject);
       server.listen(port, host, resolve);
@@ -144,11 +159,13 @@ export class GuestSender {
     for (const socket of this.#sockets) socket.destroy();
   }
 
-  /** Where a destination reaches this agent: one that listens everywhere is where its VMMs are. */
-  #reachableAgent(): string {
+  /** Where a destination reaches this agent: one that listens everywhere is where the destination has found this VM. */
+  #reachableAgent({ localAddress, localFamily }: Socket): string {
     const agent = this.#context.agentAddress();
-    const everywhere = /^(0\.0\.0\.0|\[::\]):(\d+)$/.exec(agent)?.[2];
-    return everywhere === undefined ? agent : withPort(this.#state.spec.address, everywhere);
+    const { port } = splitAddress(agent);
+    if (!LISTENS_EVERYWHERE.test(agent)) return agent;
+    if (localAddress === undefined) return withPort(this.#state.spec.address, port);
+    return canonicalAddress(localFamily === 'IPv6' ? `[${localAddress}]:${port}` : `${localAddress}:${port}`);
   }
 
   async #giveToDestination(request: FetchRequest, socket: Socket, peer: HandOverPeer): Promise<void> {

@@ -1,0 +1,51 @@
+/**
+ * What is known of a sled's answers, in its row. It proves nothing of what runs there: it is shown to people, and placement
+ * takes a silent sled last.
+ */
+import { type SQL, sql } from 'drizzle-orm';
+import type { AgentDescription } from '../../wire/sled-protocol.ts';
+import type { Queryable } from '../connect.ts';
+import { violatedConstraint } from '../errors.ts';
+
+/** A sled that isn't expunged, by its id or by its address. */
+export type SledKey = { readonly id: string } | { readonly address: string };
+
+/**
+ * Records that a sled answered a call, and what its agent says of itself where it was asked (`null`: it doesn't know the
+ * question). An agent id that another sled has is not taken over.
+ */
+export async function recordSledAnswer(
+  db: Queryable,
+  key: SledKey,
+  agent: AgentDescription | null | undefined,
+): Promise<void> {
+  const described =
+    agent === undefined
+      ? sql``
+      : sql`, agent_id = ${agent?.agent_id ?? null}::uuid, agent_version = ${agent?.version ?? null},
+        agent_trouble = ${textArray(agent?.trouble ?? [])}`;
+  try {
+    await db.execute(sql`/* sled-answer */
+      UPDATE sled SET last_answered_at = now(), silent_since = NULL${described} WHERE ${isThat(key)}`);
+  } catch (error) {
+    // Another sled has got it at this moment: the next look finds whose it is.
+    if (violatedConstraint(error) !== 'sled_agent') throw error;
+  }
+}
+
+/** Records that a sled gave no answer, from the first time on; `trouble`: what ails its agent, where that is known. */
+export async function recordSledSilence(db: Queryable, key: SledKey, trouble?: readonly string[]): Promise<void> {
+  const ailing = trouble === undefined ? sql`` : sql`, agent_trouble = ${textArray(trouble)}`;
+  const changed = trouble === undefined ? sql`` : sql` OR agent_trouble IS DISTINCT FROM ${textArray(trouble)}`;
+  await db.execute(sql`/* sled-answer */
+    UPDATE sled SET silent_since = coalesce(silent_since, now())${ailing}
+    WHERE ${isThat(key)} AND (silent_since IS NULL${changed})`);
+}
+
+const isThat = (key: SledKey): SQL =>
+  'id' in key
+    ? sql`id = ${key.id} AND policy <> 'expunged'`
+    : sql`address = ${key.address} AND policy <> 'expunged'`;
+
+const textArray = (texts: readonly string[]): SQL =>
+  sql`ARRAY(SELECT jsonb_array_elements_text(${JSON.stringify(texts)}::jsonb))`;
