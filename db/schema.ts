@@ -128,6 +128,8 @@ export const sled = pgTable(
     agentVersion: text('agent_version'),
     /** What keeps its agent from doing its work, a sentence each. */
     agentTrouble: text('agent_trouble').array().notNull().default(sql`'{}'::text[]`),
+    /** The CPU models that guests there can be given, the default first; `null`: its agent doesn't tell them apart. */
+    cpuModels: text('cpu_models').array(),
     timeCreated: moment('time_created').notNull().defaultNow(),
     timeModified: moment('time_modified').notNull().defaultNow(),
     timeExpunged: moment('time_expunged'),
@@ -256,6 +258,8 @@ export const vmm = pgTable(
     stateGeneration: exact('state_generation').notNull().default(1),
     unwindingSince: moment('unwinding_since'),
     failureReason: text('failure_reason'),
+    /** The CPU that its guest sees, by the name that sleds offer it by; `null`: its sled doesn't tell them apart. */
+    cpuModel: text('cpu_model'),
     /** Set before the sled is commanded to run the guest or to migrate it in: from then on only its answer settles a doubt. */
     commandedAt: moment('commanded_at'),
     /** The VMM's sled is off, as an operator stated or by its lease: its answer is awaited no more, as with an expunged sled. */

@@ -31,6 +31,7 @@ export function viewSled({ sled: row, vmmCount }: CountedSled): SledView {
       row.timeDeclaredDead === null || row.declaredDeadBy === null
         ? null
         : { time: row.timeDeclaredDead.toISOString(), by: row.declaredDeadBy },
+    cpu_models: row.cpuModels,
   };
 }
 

@@ -63,6 +63,8 @@ export const sledView = z.object({
     .nullable(),
   /** Since when it counts as dead, and why; `null`: it doesn't. */
   declared_dead: z.object({ time: timestamp, by: z.enum(DEATH_CAUSES) }).nullable(),
+  /** The CPU models that guests there can be given, the one of a new guest first; `null`: its agent doesn't tell them apart. */
+  cpu_models: z.array(z.string()).nullable(),
 });
 export type SledView = z.infer<typeof sledView>;
 
