@@ -1,5 +1,5 @@
-import { readInstance } from '../db/queries/read-instance.ts';
 import { listPlaces } from '../db/queries/pick-sled.ts';
+import { readInstance } from '../db/queries/read-instance.ts';
 import { type ClaimedVmm, type ClaimStartRequest, claimStart } from '../db/transactions/claim-start.ts';
 import { type CommandedAttempt, commandVmm } from './command-vmm.ts';
 import type { SagaContext } from './context.ts';

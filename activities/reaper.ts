@@ -107,7 +107,7 @@ type Expired = Pick<
 >;
 
 /** What is reaped when it has been over for long, in the order of the foreign keys. */
-const EXPIRING: readonly (readonly [
+export const EXPIRING: readonly (readonly [
   keyof Expired,
   (db: Database, request: ExpiryRequest & OpenSagas) => Promise<number>,
 ])[] = [

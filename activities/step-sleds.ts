@@ -1,6 +1,12 @@
 /** The sleds as a saga's step calls them: within a workflow task briefly, and not at all where one is known to be silent. */
 import { activityInfo } from '@temporalio/activity';
-import type { RegisterRequest, SledInventory, SledVmmState, UpdatedRuntime, VmmCommand } from '../wire/sled-protocol.ts';
+import type {
+  RegisterRequest,
+  SledInventory,
+  SledVmmState,
+  UpdatedRuntime,
+  VmmCommand,
+} from '../wire/sled-protocol.ts';
 import { type SledAddress, type SledClient, SledError } from './sled-client.ts';
 
 /** How long a sled that gave no answer is not asked within a workflow task, in milliseconds. */

@@ -103,7 +103,8 @@ function readGroups(text: string, last: boolean): number[] | null {
   for (const [index, part] of parts.entries()) {
     if (part.includes('.')) {
       const octets = /^\d+\.\d+\.\d+\.\d+$/.test(part) ? part.split('.').map(Number) : [];
-      if (!last || index !== parts.length - 1 || octets.length !== 4 || octets.some((octet) => octet > 255)) return null;
+      if (!last || index !== parts.length - 1 || octets.length !== 4 || octets.some((octet) => octet > 255))
+        return null;
       const [a = 0, b = 0, c = 0, d = 0] = octets;
       groups.push(a * 256 + b, c * 256 + d);
     } else if (/^[0-9a-fA-F]{1,4}$/.test(part)) groups.push(Number.parseInt(part, 16));

@@ -43,9 +43,7 @@ export async function recordSledSilence(db: Queryable, key: SledKey, trouble?: r
 }
 
 const isThat = (key: SledKey): SQL =>
-  'id' in key
-    ? sql`id = ${key.id} AND policy <> 'expunged'`
-    : sql`address = ${key.address} AND policy <> 'expunged'`;
+  'id' in key ? sql`id = ${key.id} AND policy <> 'expunged'` : sql`address = ${key.address} AND policy <> 'expunged'`;
 
 const textArray = (texts: readonly string[]): SQL =>
   sql`ARRAY(SELECT jsonb_array_elements_text(${JSON.stringify(texts)}::jsonb))`;

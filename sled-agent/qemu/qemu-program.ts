@@ -76,7 +76,13 @@ export async function chooseAccelerator(
   );
   if (!usable) return { accelerator: 'tcg', reason: 'there is no /dev/kvm that this user may open' };
   const folder = await mkdtemp(join(tmpdir(), 'mooring-kvm-'));
-  const shape: MachineShape = { machine: program.machine, accelerator: 'kvm', memoryMib: 128, ncpus: 1, cpuModel: null };
+  const shape: MachineShape = {
+    machine: program.machine,
+    accelerator: 'kvm',
+    memoryMib: 128,
+    ncpus: 1,
+    cpuModel: null,
+  };
   const child = spawnQemu(
     program,
     folder,
