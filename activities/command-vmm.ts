@@ -1,5 +1,5 @@
 /** Commanding a sled to run a VMM, or to migrate one in: the point of no return of a start and of a migration. */
-import { readVmmPlace } from '../db/queries/read-vmm-place.ts';
+import { readVmmPlace, type VmmPlace } from '../db/queries/read-vmm-place.ts';
 import { recordSucceededOperation } from '../db/transactions/succeed-operation.ts';
 import type { Attempt } from '../model/attempt.ts';
 import { isGoneVmmState } from '../model/states.ts';
@@ -17,14 +17,17 @@ export interface CommandedAttempt extends Attempt {
   readonly lookedAtMs?: number;
 }
 
-/** Throws, as final, what makes it pointless to go on registering or commanding a VMM. */
+/**
+ * Throws, as final, what makes it pointless to go on registering or commanding a VMM. Returns where it is by now: its sled may
+ * have another address than when it was claimed.
+ */
 export async function checkStillWanted(
   { db }: Pick<SagaContext, 'db'>,
   vmmId: string,
   { readIntent }: { readIntent: boolean },
-): Promise<void> {
+): Promise<VmmPlace | null> {
   const place = await readVmmPlace(db, vmmId);
-  if (place === null) return;
+  if (place === null) return null;
   if (readIntent && place.intendedState !== 'running') throw stopRequested();
   if (place.givenUp) {
     const what = place.sledPolicy === 'expunged' ? 'expunged' : 'declared dead or stated to be powered off';
@@ -33,6 +36,14 @@ export async function checkStillWanted(
   if (place.unwinding) throw vmmEnded(place.sledName ?? 'unknown');
   if (isGoneVmmState(place.state))
     throw stepFailure('VmmLost', `the VMM on sled "${place.sledName}" is ${place.state}`);
+  return place;
+}
+
+/** The sled of a VMM, at its address by now; `known` where that was not read. */
+export function sledNow(place: VmmPlace | null, known: SledAddress): SledAddress {
+  return place?.sledName == null || place.sledAddress === null
+    ? known
+    : { name: place.sledName, address: place.sledAddress };
 }
 
 /** How long what registering the VMM has found is good for, in milliseconds: no longer than a step within a workflow task may take. */
@@ -49,18 +60,20 @@ export function stopRequested() {
 }
 
 /**
- * Commands a VMM's sled, and records the operation's success with the sled's answer. `whenAccepted` is done beside that.
+ * Commands a VMM's sled, and records the operation's success with the sled's answer. `commandOf` makes the command, of where
+ * the VMM is by now where that was looked at. `whenAccepted` is done beside that.
  * `readIntent`: a stop meanwhile ends it before it is tried again.
  */
 export async function commandVmm(
   context: Pick<SagaContext, 'db' | 'sleds' | 'workflows'>,
   attempt: CommandedAttempt,
-  command: VmmCommand,
+  commandOf: (place: VmmPlace | null) => VmmCommand,
   { readIntent, whenAccepted }: { readIntent: boolean; whenAccepted?: () => Promise<void> },
 ): Promise<void> {
-  if (isTriedAgain() || Date.now() - (attempt.lookedAtMs ?? 0) > LOOK_IS_GOOD_MS)
-    await checkStillWanted(context, attempt.vmmId, { readIntent });
-  const { updated_runtime } = await context.sleds.setState(attempt.sled, attempt.vmmId, command, SLED_CALL_MS);
+  const looks = isTriedAgain() || Date.now() - (attempt.lookedAtMs ?? 0) > LOOK_IS_GOOD_MS;
+  const place = looks ? await checkStillWanted(context, attempt.vmmId, { readIntent }) : null;
+  const sled = sledNow(place, attempt.sled);
+  const { updated_runtime } = await context.sleds.setState(sled, attempt.vmmId, commandOf(place), SLED_CALL_MS);
   const [applied] = await Promise.all([
     applyAnswer(context, attempt.vmmId, updated_runtime, { succeed: attempt }),
     whenAccepted?.(),

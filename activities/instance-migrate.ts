@@ -32,7 +32,10 @@ export function migrateActivities(context: SagaContext) {
       await commandVmm(
         context,
         request,
-        { type: 'migration_target', value: { src_vmm_addr: sourceAddress } },
+        (place) => ({
+          type: 'migration_target',
+          value: { src_vmm_addr: place?.sourceAddress ?? sourceAddress },
+        }),
         {
           readIntent: false,
           // Nothing depends on the watch: it may fail.

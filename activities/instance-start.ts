@@ -49,7 +49,7 @@ export function startActivities(context: SagaContext) {
 
     /** Commands the sled to run the guest, and records the start's success with the sled's answer. */
     async runVmm(attempt: CommandedAttempt): Promise<void> {
-      await commandVmm(context, attempt, { type: 'running' }, { readIntent: true });
+      await commandVmm(context, attempt, () => ({ type: 'running' }), { readIntent: true });
     },
   };
 }

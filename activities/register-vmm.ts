@@ -1,7 +1,7 @@
 import type { ClaimedVmm } from '../db/transactions/claim-start.ts';
 import { isGoneVmmState } from '../model/states.ts';
 import { isTriedAgain } from './attempts.ts';
-import { checkStillWanted, stopRequested, vmmEnded } from './command-vmm.ts';
+import { checkStillWanted, sledNow, stopRequested, vmmEnded } from './command-vmm.ts';
 import type { SagaContext } from './context.ts';
 import { applyAnswer, SLED_CALL_MS } from './sled-calls.ts';
 
@@ -15,8 +15,8 @@ export function registerActivities(context: SagaContext) {
      * mark nothing may command the sled to run it. Returns when it looked, in milliseconds since 1970.
      */
     async registerVmm(claim: ClaimedVmm & { instanceId: string; migrationId?: string }): Promise<number> {
-      const sled = { name: claim.sledName, address: claim.sledAddress };
-      if (isTriedAgain()) await checkStillWanted(context, claim.vmmId, { readIntent: true });
+      const place = isTriedAgain() ? await checkStillWanted(context, claim.vmmId, { readIntent: true }) : null;
+      const sled = sledNow(place, { name: claim.sledName, address: claim.sledAddress });
       const state = await sleds.register(
         sled,
         claim.vmmId,

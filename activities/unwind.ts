@@ -3,6 +3,7 @@ import { type BeginUnwindRequest, type BegunUnwind, beginUnwind } from '../db/tr
 import { type FinishUnwindRequest, finishUnwind } from '../db/transactions/finish-unwind.ts';
 import { signalIfNeeded } from '../temporal/signal-update.ts';
 import { isTriedAgain } from './attempts.ts';
+import { sledNow } from './command-vmm.ts';
 import type { SagaContext } from './context.ts';
 import { unregisterFromSled } from './sled-calls.ts';
 import type { SledAddress } from './sled-client.ts';
@@ -17,11 +18,9 @@ export function unwindActivities({ db, sleds, workflows }: SagaContext) {
 
     /** Makes sure that the sled does not have the VMM. Returns only at a definitive answer. */
     async unregisterVmm(request: { vmmId: string; sled: SledAddress }): Promise<void> {
-      if (isTriedAgain()) {
-        const place = await readVmmPlace(db, request.vmmId);
-        if (place?.givenUp) return;
-      }
-      await unregisterFromSled(sleds, request.sled, request.vmmId);
+      const place = isTriedAgain() ? await readVmmPlace(db, request.vmmId) : null;
+      if (place?.givenUp) return;
+      await unregisterFromSled(sleds, sledNow(place, request.sled), request.vmmId);
     },
 
     /** Last transaction; then the update saga is signalled, unless the operation goes on: its next claim replaces the VMM. */

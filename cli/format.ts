@@ -25,6 +25,14 @@ export function parseDuration(text: string): number {
   return Number(number) * (SECONDS[unit] ?? 1);
 }
 
+/** Writes how long something lasts by now, of milliseconds, in its largest whole unit: `14 s`, `3 min`, `2 h`, `5 d`. */
+export function formatAge(ms: number): string {
+  const seconds = Math.max(0, Math.floor(ms / 1000));
+  if (seconds < 60) return `${seconds} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
+  return seconds < 48 * 3600 ? `${Math.floor(seconds / 3600)} h` : `${Math.floor(seconds / (24 * 3600))} d`;
+}
+
 const BYTES: Readonly<Record<string, number>> = {
   '': 1,
   B: 1,

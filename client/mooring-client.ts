@@ -55,7 +55,14 @@ import {
   reconcilerPassView,
   reconcilerView,
 } from '../wire/operator-api/reconcilers.ts';
-import { type SledAdd, type SledDeclareDead, type SledView, sledView } from '../wire/operator-api/sleds.ts';
+import {
+  type SledAdd,
+  type SledAdded,
+  type SledDeclareDead,
+  type SledView,
+  sledAdded,
+  sledView,
+} from '../wire/operator-api/sleds.ts';
 import {
   type SledCertificateView,
   type SledInviteCreate,
@@ -393,8 +400,14 @@ export class MooringClient {
   listSleds(options: CallOptions = {}): AsyncGenerator<SledView> {
     return this.#pages('/v1/system/hardware/sleds', {}, sledView, options);
   }
-  addSled(sled: SledAdd, options: CallOptions = {}): Promise<SledView> {
-    return this.#call('POST', '/v1/system/hardware/sleds', { body: sled, ...options }, sledView);
+  /** Adds a sled, having asked its agent who it is; `warning` says where nobody answers. */
+  addSled(sled: SledAdd, options: CallOptions = {}): Promise<SledAdded> {
+    return this.#call('POST', '/v1/system/hardware/sleds', { body: sled, ...options }, sledAdded);
+  }
+  /** Has a sled's agent be at another address, and its VMMs with it; refused while the one at the old address answers. */
+  setSledAddress(sledId: string, address: string, options: CallOptions = {}): Promise<SledAdded> {
+    const path = `/v1/system/hardware/sleds/${encodeURIComponent(sledId)}/address`;
+    return this.#call('PUT', path, { body: { address }, ...options }, sledAdded);
   }
   getSled(sledId: string, options: CallOptions = {}): Promise<SledView> {
     return this.#call('GET', `/v1/system/hardware/sleds/${encodeURIComponent(sledId)}`, options, sledView);

@@ -161,6 +161,7 @@ export const PERMISSIONS: Readonly<Record<string, Permission>> = {
   [`POST ${SLED}`]: changes('sled_add', 'admin', 'fleet', 'with', 201),
   [`GET ${SLED}/:sled_id`]: reads('sled_view', 'viewer', 'fleet'),
   [`PUT ${SLED}/:sled_id/provision-policy`]: changes('sled_set_provision_policy', 'collaborator', 'fleet', 'with', 200),
+  [`PUT ${SLED}/:sled_id/address`]: changes('sled_set_address', 'admin', 'fleet', 'with', 200),
   [`POST ${SLED}/:sled_id/expunge`]: changes('sled_expunge', 'admin', 'fleet', 'with', 200),
   [`POST ${SLED}/:sled_id/declare-dead`]: changes('sled_declare_dead', 'admin', 'fleet', 'with', 200),
   [`GET ${SLED}/:sled_id/drain`]: reads('sled_drain_view', 'viewer', 'fleet'),

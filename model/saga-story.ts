@@ -145,8 +145,10 @@ export class SagaStory {
   }
 
   #undoing(): readonly StepRun[] {
-    const { compensations } = stepsOf(this.#type);
-    return this.#runs.filter((run) => compensations.some((step) => step.activity === run.activity));
+    const { steps, compensations } = stepsOf(this.#type);
+    // What was undone before the saga began anew, elsewhere, is over.
+    const begun = this.#runs.findLastIndex((run) => run.activity === steps[0]?.activity);
+    return this.#runs.slice(begun + 1).filter((run) => compensations.some((step) => step.activity === run.activity));
   }
 
   #heading(): string {

@@ -4,6 +4,7 @@ import { Agent, request } from 'undici';
 import { certificateFingerprint, makeKeyPair, makeRequest } from '../platform/identity/certificates.ts';
 import { expectPeer } from '../platform/identity/peer.ts';
 import { type InviteToken, type JoinRequest, joinAnswer, readInviteToken } from '../wire/sled-identity.ts';
+import { keepAgentId } from './agent-description.ts';
 import { type StoredIdentity, saveIdentity } from './identity-file.ts';
 import { messageOf } from './sled-identity.ts';
 
@@ -12,7 +13,7 @@ export interface JoinOptions {
   readonly token: string;
   /** Where the identity is kept. */
   readonly folder: string;
-  /** Where the agent will listen: `ip:port`. */
+  /** Where the agent will listen: `host:port`. */
   readonly address: string;
   readonly threads: number;
   readonly memoryBytes: number;
@@ -40,6 +41,7 @@ export async function joinSled(options: JoinOptions): Promise<StoredIdentity> {
     secret: token.secret,
     request: await makeRequest(pair),
     address,
+    agent_id: keepAgentId(folder),
     threads,
     memory: memoryBytes,
   };

@@ -47,6 +47,8 @@ export const joinRequest = z.object({
   /** PKCS #10, PEM. */
   request: pem,
   address: socketAddress,
+  /** Of the agent that will listen there (`agentDescription`). */
+  agent_id: z.guid().nullish(),
   ...sledCapacity,
 });
 export type JoinRequest = z.infer<typeof joinRequest>;

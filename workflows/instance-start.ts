@@ -16,13 +16,17 @@ import { failedWith } from './failures.ts';
 import { runSaga, TryElsewhere } from './saga.ts';
 import { claimStart, DEFAULT_REGISTER_TIMEOUT_MS, findAnsweringSled, registerVmm, runVmm } from './steps.ts';
 
-/** Into how many parts the time for registering is divided, as long as there are other sleds: one a sled. */
-const SLEDS_IN_TIME = 3;
+/**
+ * How much of the time for registering one sled gets as long as there are others: a part of it, and two seconds at the least,
+ * since one that is only slow should not lose its VMM.
+ */
+const SLEDS_IN_TIME = 5;
+const LEAST_MS = 2_000;
 
 export async function instanceStart(input: InstanceStartInput): Promise<InstanceStartResult> {
   const { instanceId, reason } = input;
   const wholeMs = input.registerTimeoutMs ?? DEFAULT_REGISTER_TIMEOUT_MS;
-  const partMs = Math.ceil(wholeMs / SLEDS_IN_TIME);
+  const partMs = Math.max(Math.ceil(wholeMs / SLEDS_IN_TIME), LEAST_MS);
   let leftMs = wholeMs;
   /** Sleds that gave this start no answer: its next attempt passes them over. */
   let silentSledIds: readonly string[] = [];

@@ -45,6 +45,9 @@ const BRIEFLY: ActivityOptions = {
   retry: pauses('1s'),
 };
 
+/** A command to a sled that has just given no answer, while somebody waits: the watcher asks it again in any case. */
+const ONCE: ActivityOptions = { scheduleToCloseTimeout: '2s', retry: { maximumAttempts: 1 } };
+
 /** A command that is retried within a bound: nothing runs yet, and another attempt of the user's may do better. */
 function within(timeoutMs: number): ActivityOptions {
   return {
@@ -67,8 +70,7 @@ export const readMigrateInCommand = step('readMigrateInCommand', TRANSACTION);
 export const beginUnwind = step('beginUnwind', TRANSACTION);
 export const unregisterVmm = step('unregisterVmm', UNTIL_DEFINITIVE);
 export const unregisterVmmBriefly = step('unregisterVmm', BRIEFLY);
-/** Not worth a wait: the sled has just given no answer, and the watcher asks it again. */
-export const unregisterVmmOnce = once('unregisterVmm');
+export const unregisterVmmOnce = step('unregisterVmm', ONCE);
 export const finishUnwind = step('finishUnwind', TRANSACTION);
 
 export const updateInstance = step('updateInstance', TRANSACTION);
@@ -84,7 +86,9 @@ function step<Name extends keyof SagaActivities>(
   activity: ActivityOptions,
   silent?: (request: Parameters<SagaActivities[Name]>[0]) => string,
 ): SagaActivities[Name] {
-  const now = once(name) as Step;
+  const now = proxyLocalActivities<Steps>({ startToCloseTimeout: AT_ONCE, retry: { maximumAttempts: 1 } })[
+    name as string
+  ] as Step;
   const retried = proxyActivities<Steps>(activity)[name as string] as Step;
   // No `async`: the SDK takes a stack trace of each promise that a workflow makes.
   const run = (request: Parameters<SagaActivities[Name]>[0]): Promise<unknown> =>
@@ -97,12 +101,6 @@ function step<Name extends keyof SagaActivities>(
       });
     });
   return run as SagaActivities[Name];
-}
-
-/** A step that is tried within the workflow task alone. */
-function once<Name extends keyof SagaActivities>(name: Name): SagaActivities[Name] {
-  const proxies = proxyLocalActivities<Steps>({ startToCloseTimeout: AT_ONCE, retry: { maximumAttempts: 1 } });
-  return proxies[name as string] as Step as SagaActivities[Name];
 }
 type Step = (request: unknown) => Promise<unknown>;
 type Steps = Record<string, Step>;

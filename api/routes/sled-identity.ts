@@ -110,7 +110,7 @@ export function addSledIdentityRoutes(
     JOIN_PATH,
     { bodyLimit: JOIN_BODY_BYTES, schema: { tags, body: joinRequest, response: { 200: joinAnswer, ...errors } } },
     async (request) => {
-      const { secret, request: pem, address, threads, memory } = request.body;
+      const { secret, request: pem, address, agent_id: agentId, threads, memory } = request.body;
       const requested = await requireRequest(pem);
       const { host } = splitAddress(address);
       const joined = await joinSled(
@@ -119,6 +119,7 @@ export function addSledIdentityRoutes(
           secretHash: hashSecret(secret),
           keyFingerprint: requested.fingerprint,
           address,
+          agentId: agentId ?? null,
           threads,
           memoryBytes: memory,
         },

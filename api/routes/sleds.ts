@@ -1,9 +1,11 @@
 import { z } from 'zod';
+import { type SledClient, SledError } from '../../activities/sled-client.ts';
 import { listSleds } from '../../db/queries/list-sleds.ts';
 import { readCountedSled } from '../../db/queries/read-sled.ts';
 import { addSled } from '../../db/transactions/add-sled.ts';
 import { declareSledDead } from '../../db/transactions/declare-dead.ts';
 import { expungeSled } from '../../db/transactions/expunge-sled.ts';
+import { setSledAddress } from '../../db/transactions/set-sled-address.ts';
 import { setSledPolicy } from '../../db/transactions/set-sled-policy.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { pageParams, resultsPage } from '../../wire/operator-api/pages.ts';
@@ -11,15 +13,44 @@ import {
   provisionPolicyParams,
   provisionPolicyResponse,
   sledAdd,
+  sledAdded,
   sledDeclareDead,
+  sledSetAddress,
   sledView,
 } from '../../wire/operator-api/sleds.ts';
+import type { AgentDescription } from '../../wire/sled-protocol.ts';
 import { changing } from '../audit.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
 import { errors } from '../errors.ts';
 import { nextPage, readPageIn } from '../paging.ts';
 import { probeSled } from '../probe-sled.ts';
 import { viewSled } from '../views/sled.ts';
+
+/** How long an agent has to say who it is, in milliseconds. */
+const ASK_MS = 3_000;
+
+/**
+ * Who is at an address that no sled has yet. `null`: an agent that doesn't say who it is; `undefined`: nobody who answers.
+ * Throws what is no sled agent's doing.
+ */
+async function askWhoIsThere(
+  sleds: SledClient,
+  sled: { readonly name: string; readonly address: string },
+): Promise<AgentDescription | null | undefined> {
+  try {
+    return await sleds.describe(sled, ASK_MS, { at: 'new address' });
+  } catch (error) {
+    if (!(error instanceof SledError)) throw error;
+    return error.answered === true ? null : undefined;
+  }
+}
+
+/** What is not as it should be with an agent that was asked who it is; `null`: nothing. */
+function warningOf(address: string, agent: AgentDescription | null | undefined): string | null {
+  if (agent === undefined)
+    return `no sled agent answers at ${address}: until one does, the sled counts as silent and is placed on last`;
+  return agent === null || agent.trouble.length === 0 ? null : `its agent is not well: ${agent.trouble.join('; ')}`;
+}
 
 /** Adds the endpoints of sleds. */
 export function addSledRoutes(app: ApiApp, context: ApiContext): void {
@@ -56,7 +87,7 @@ export function addSledRoutes(app: ApiApp, context: ApiContext): void {
   );
   app.post(
     '/v1/system/hardware/sleds',
-    { schema: { tags: ['system'], body: sledAdd, response: { 201: sledView, ...errors } } },
+    { schema: { tags: ['system'], body: sledAdd, response: { 201: sledAdded, ...errors } } },
     async (request, reply) => {
       if (!context.plainSleds) {
         throw Refusal.invalid(
@@ -64,8 +95,24 @@ export function addSledRoutes(app: ApiApp, context: ApiContext): void {
         );
       }
       const { memory, ...rest } = request.body;
-      const sled = await addSled(changing(request, db), { ...rest, memoryBytes: memory });
-      return reply.status(201).send(viewSled({ sled, vmmCount: 0 }));
+      const agent = await askWhoIsThere(sleds, rest);
+      const sled = await addSled(changing(request, db), { ...rest, memoryBytes: memory, agent });
+      return reply.status(201).send({ ...viewSled({ sled, vmmCount: 0 }), warning: warningOf(rest.address, agent) });
+    },
+  );
+  app.put(
+    '/v1/system/hardware/sleds/:sled_id/address',
+    { schema: { ...sledRoute, body: sledSetAddress, response: { 200: sledAdded, ...errors } } },
+    async (request) => {
+      const found = await requireSled(request.params.sled_id);
+      const { address } = request.body;
+      if (found.policy.kind !== 'expunged' && (await probeSled(sleds, found)))
+        throw Refusal.conflict(
+          `sled "${found.name}" answers at ${found.address}: end its agent there first, and start it with its data at the new address`,
+        );
+      const agent = await askWhoIsThere(sleds, { name: found.name, address });
+      await setSledAddress(changing(request, db), found.id, { address, silentAddress: found.address, agent });
+      return { ...(await requireSled(found.id)), warning: warningOf(address, agent) };
     },
   );
   app.get(

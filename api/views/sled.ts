@@ -5,6 +5,7 @@ import { RACK_ID } from './oxide-ids.ts';
 
 /** A sled as the API answers it. */
 export function viewSled({ sled: row, vmmCount }: CountedSled): SledView {
+  const lease = viewLease(row);
   return {
     id: row.id,
     baseboard: { part: 'mooring', serial: row.name, revision: 0 },
@@ -26,13 +27,31 @@ export function viewSled({ sled: row, vmmCount }: CountedSled): SledView {
     memory_reserved: row.reservedMemoryBytes,
     vmm_count: vmmCount,
     provision_state: row.policy,
-    lease: viewLease(row),
+    lease,
     declared_dead:
       row.timeDeclaredDead === null || row.declaredDeadBy === null
         ? null
         : { time: row.timeDeclaredDead.toISOString(), by: row.declaredDeadBy },
+    last_answered: latest(row.lastAnsweredAt, row.leaseRenewedAt)?.toISOString() ?? null,
+    silent_since: silentSince(row, lease)?.toISOString() ?? null,
+    agent:
+      row.agentId === null && row.agentTrouble.length === 0
+        ? null
+        : { id: row.agentId, version: row.agentVersion, trouble: [...row.agentTrouble] },
     cpu_models: row.cpuModels,
   };
+}
+
+/** Since when a sled gives no answer to calls, or, with a lease that it does not renew, since it renewed that last. */
+function silentSince(row: SledRow, lease: SledView['lease']): Date | null {
+  if (row.policy === 'expunged') return null;
+  if (row.silentSince !== null) return row.silentSince;
+  return lease === null || lease.standing === 'held' ? null : row.leaseRenewedAt;
+}
+
+function latest(some: Date | null, other: Date | null): Date | null {
+  if (some === null || other === null) return some ?? other;
+  return some > other ? some : other;
 }
 
 /** By this process's clock: for people. Verdicts are the database's. */

@@ -1,5 +1,6 @@
 import { availableParallelism, totalmem } from 'node:os';
 import { type Command, Option } from 'commander';
+import { readHostAddress } from '../../model/host-address.ts';
 import { DEFAULT_LEASE_MS } from '../../model/lease.ts';
 import type { StoredIdentity } from '../../sled-agent/identity-file.ts';
 import { splitAddress } from '../../wire/sled-protocol.ts';
@@ -88,7 +89,10 @@ export function addSledAgentCommand(program: Command): void {
         'run a sled agent with simulated or real VMs: one that has joined, by --data alone; one without an identity, by --name and --address (add it with "mooring sled add")',
       )
       .option('--name <name>', 'its name')
-      .option('--address <ip:port>', 'the address to listen on; port 0 chooses one')
+      .option(
+        '--address <host:port>',
+        'the address to listen on: 10.0.0.7:8099, [2001:db8::7]:8099, sled-7.example:8099; port 0 chooses one',
+      )
       .option('--control-plane <url>', 'where the API is', `http://127.0.0.1:${DEFAULT_API_PORT}`)
       .option(
         '--data <dir>',
@@ -113,7 +117,8 @@ Examples:
           `--${name === undefined ? 'name' : 'address'}: needed for an agent without an identity; ${options.data === undefined ? 'name the folder of a sled that has joined with --data' : `there is none in ${options.data}: join it with "mooring sled-agent join"`}`,
         );
       }
-      await serve({ ...options, name, listen: address, controlPlaneUrl: options.controlPlane, identity: undefined });
+      const listen = LISTENS_EVERYWHERE.test(address) ? address : checkedAddress(address);
+      await serve({ ...options, name, listen, controlPlaneUrl: options.controlPlane, identity: undefined });
     });
 
   withAgentOptions(
@@ -130,7 +135,7 @@ Examples:
       )
       .requiredOption('--data <dir>', 'keep the identity and the records of VMs here')
       .requiredOption(
-        '--address <ip:port>',
+        '--address <host:port>',
         'the address to listen on, at which the control plane and other sleds reach it; port 0 chooses one',
       )
       .option('--no-run', 'only join: "mooring sled-agent --data DIR" runs the agent later')
@@ -160,7 +165,7 @@ Examples:
         const stored = await joinSled({
           token: token ?? (await readToken(options.tokenFile)),
           folder: options.data,
-          address: await withPort(options.address),
+          address: await withPort(checkedAddress(options.address)),
           ...sizeOf(options),
         });
         if (options.json) {
@@ -180,6 +185,16 @@ async function readToken(file: string | undefined): Promise<string> {
     throw new Error('token: give it by --token-file, on standard input, or as the argument');
   const { text } = await import('node:stream/consumers');
   return text(process.stdin);
+}
+
+/** Every address of this server, as an agent without an identity may listen. */
+const LISTENS_EVERYWHERE = /^(0\.0\.0\.0|\[::\]):\d+$/;
+
+/** An address in its one spelling; port 0 will do. Throws for what is the address of no host. */
+function checkedAddress(address: string): string {
+  const read = readHostAddress(address, { anyPort: true });
+  if ('refusal' in read) throw new Error(`--address: ${read.refusal}`);
+  return `${read.host}:${read.port}`;
 }
 
 /** Replaces port 0 by a free port before the sled joins: the control plane is told the address then. */
@@ -214,7 +229,7 @@ async function serveJoined(stored: StoredIdentity, folder: string, options: Agen
 
 interface ServeOptions extends AgentOptions {
   readonly name: string;
-  /** `ip:port`. */
+  /** `host:port`. */
   readonly listen: string;
   readonly controlPlaneUrl: string;
   readonly identity: import('../../sled-agent/sled-identity.ts').SledIdentity | undefined;

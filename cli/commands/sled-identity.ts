@@ -23,7 +23,7 @@ Examples:
       context.print(invite, () => invite.token);
       if (!context.json)
         console.error(
-          `good once, until ${invite.time_expires}, at ${invite.url}; on the server: mooring sled-agent join --data DIR --address ip:port`,
+          `good once, until ${invite.time_expires}, at ${invite.url}; on the server: mooring sled-agent join --data DIR --address host:port`,
         );
     });
   withApiOptions(sled.command('certificates <sled>'))

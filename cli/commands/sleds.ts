@@ -1,9 +1,10 @@
 import { createInterface } from 'node:readline/promises';
 import type { Command } from 'commander';
-import type { SledView } from '../../wire/operator-api/sleds.ts';
-import { type ApiOptions, collect, contextOf, findSled, subcommandsOf } from '../context.ts';
+import type { SledAdded, SledView } from '../../wire/operator-api/sleds.ts';
+import { type ApiOptions, type CommandContext, collect, contextOf, findSled, subcommandsOf } from '../context.ts';
 import { colours, formatSize, parseSize } from '../format.ts';
 import { table } from '../output.ts';
+import { sledStatus } from '../sled-status.ts';
 import { addDrainCommands } from './drain.ts';
 import { addSledIdentityCommands } from './sled-identity.ts';
 
@@ -13,14 +14,34 @@ export function addSledCommands(program: Command): void {
   const sub = subcommandsOf(sled);
 
   sub('add <name>', 'add a sled without an identity, whose agent is running; "invite" is for all others')
-    .requiredOption('--address <ip:port>', 'where its agent listens')
+    .requiredOption(
+      '--address <host:port>',
+      'where its agent listens: 10.0.0.7:8099, [2001:db8::7]:8099, sled-7.example:8099',
+    )
     .requiredOption('--threads <n>', 'hardware threads for VMs', Number)
     .requiredOption('--memory <size>', 'memory for VMs, for example 64GiB', parseSize)
     .action(async (name: string, options: ApiOptions & { address: string; threads: number; memory: number }) => {
       const context = contextOf(options);
       const { address, threads, memory } = options;
       const added = await context.client.addSled({ name, address, threads, memory });
-      context.print(added, () => sledTable([added]));
+      printAdded(context, added);
+    });
+  sub(
+    'set-address <sled> <address>',
+    'say where the agent of a sled listens by now; refused while it answers where it was',
+  )
+    .addHelpText(
+      'after',
+      `
+Its VMMs are found at the new address: end the agent, start it with the same --data and the new --address, then say so.
+One that has joined joins again instead, by a new invitation.
+
+Examples:
+  mooring sled set-address sled-7 10.0.0.17:8099`,
+    )
+    .action(async (name: string, address: string, options: ApiOptions) => {
+      const context = contextOf(options);
+      printAdded(context, await context.client.setSledAddress((await findSled(context.client, name)).id, address));
     });
   sub('list', 'list the sleds').action(async (options: ApiOptions) => {
     const context = contextOf(options);
@@ -30,7 +51,7 @@ export function addSledCommands(program: Command): void {
   sub('show <sled>', 'show a sled, with its lease').action(async (name: string, options: ApiOptions) => {
     const context = contextOf(options);
     const found = await findSled(context.client, name);
-    context.print(found, () => `${sledTable([found])}\n\n${describeFencing(found)}`);
+    context.print(found, () => `${sledTable([found])}\n\n${describeSled(found)}`);
   });
   sub('declare-dead <sled>', 'state that nothing runs on a silent sled: what ran there is started elsewhere')
     .option('--yes', 'give your word without being asked')
@@ -61,20 +82,43 @@ export function addSledCommands(program: Command): void {
   addSledIdentityCommands(sled);
 }
 
+/** Prints a sled that was added or moved, and on standard error what is not as it should be. */
+function printAdded(context: CommandContext, sled: SledAdded): void {
+  context.print(sled, () => sledTable([sled]));
+  if (sled.warning != null && !context.json) console.error(colours.yellow(`warning: ${sled.warning}`));
+}
+
 function sledTable(sleds: SledView[]): string {
   return table(
-    ['NAME', 'POLICY', 'LEASE', 'THREADS', 'MEMORY', 'VMMS', 'ADDRESS', 'ID'],
+    ['NAME', 'STATUS', 'POLICY', 'LEASE', 'THREADS', 'MEMORY', 'VMMS', 'AGENT', 'ADDRESS', 'ID'],
     sleds.map((one) => [
       one.name,
+      sledStatus(one),
       one.provision_state,
       one.declared_dead !== null ? colours.red('dead') : (one.lease?.standing ?? '-'),
       `${one.threads_reserved}/${one.threads}`,
       `${formatSize(one.memory_reserved)}/${formatSize(one.memory)}`,
       String(one.vmm_count),
+      one.agent?.version ?? '-',
       one.address,
       one.id,
     ]),
   );
+}
+
+/** Describes whether a sled answers, its fencing and its lease. */
+function describeSled(sled: SledView): string {
+  const { name, silent_since: since, last_answered: last, agent } = sled;
+  const lines = [
+    since == null
+      ? null
+      : colours.red(
+          `gives no answer since ${since}${last == null ? ', and never gave one' : ''}; nothing is known of its guests`,
+        ),
+    since == null && last != null ? `answered last ${last}` : null,
+    ...(agent?.trouble ?? []).map((trouble) => colours.yellow(`its agent is not well: ${trouble}`)),
+  ].filter((line) => line !== null);
+  return [...lines.map((line) => `${name}: ${line}`), describeFencing(sled)].join('\n');
 }
 
 /** Describes a sled's fencing and its lease. */

@@ -4,6 +4,7 @@ import type { SledView } from '../../wire/operator-api/sleds.ts';
 import { type ApiOptions, type CommandContext, collect, contextOf, withApiOptions } from '../context.ts';
 import { colours, formatSize } from '../format.ts';
 import { paintState, table } from '../output.ts';
+import { sledStatus } from '../sled-status.ts';
 
 const DEFAULT_SECONDS = 1;
 const BAR_WIDTH = 20;
@@ -61,6 +62,7 @@ function drawFleet({ sleds, instances }: Fleet): string {
     .join('  ');
   const rows = sleds.map((sled) => [
     colours.bold(sled.name),
+    sledStatus(sled),
     sled.provision_state === 'in_service' ? 'in service' : colours.yellow(sled.provision_state.replace('_', ' ')),
     bar(sled.threads_reserved, sled.threads),
     `${sled.threads_reserved}/${sled.threads}`,
@@ -78,7 +80,7 @@ function drawFleet({ sleds, instances }: Fleet): string {
   return [
     `${colours.bold(String(sleds.length))} sleds  ${colours.bold(String(instances.length))} instances  ${states}`,
     '',
-    table(['SLED', 'POLICY', 'THREADS', '', 'MEMORY', '', 'INSTANCES'], rows),
+    table(['SLED', 'STATUS', 'POLICY', 'THREADS', '', 'MEMORY', '', 'INSTANCES'], rows),
     ...(moving.length === 0 ? [] : ['', table(['MIGRATING', 'WAY', 'STATE'], moving)]),
   ].join('\n');
 }

@@ -12,6 +12,8 @@ const capacity = z.object({
       threadsReserved: z.number(),
       memoryBytes: z.number(),
       memoryReservedBytes: z.number(),
+      silentSeconds: z.number(),
+      troubles: z.number(),
     }),
   ),
   instances: z.array(z.object({ state: z.enum(INSTANCE_STATES), count: z.number() })),
@@ -24,7 +26,8 @@ export type Capacity = z.infer<typeof capacity>;
 export async function readCapacity(db: Queryable): Promise<Capacity> {
   const result = await db.execute(sql`
     SELECT coalesce((SELECT jsonb_agg(jsonb_build_object('name', name, 'policy', policy, 'threads', threads,
-        'threadsReserved', reserved_threads, 'memoryBytes', memory_bytes, 'memoryReservedBytes', reserved_memory_bytes))
+        'threadsReserved', reserved_threads, 'memoryBytes', memory_bytes, 'memoryReservedBytes', reserved_memory_bytes,
+        'silentSeconds', coalesce(extract(epoch FROM now() - silent_since), 0), 'troubles', cardinality(agent_trouble)))
         FROM sled WHERE policy <> 'expunged'), '[]'::jsonb) AS sleds,
       coalesce((SELECT jsonb_agg(jsonb_build_object('state', state, 'count', count)) FROM (
         SELECT state, count(*) FROM instance WHERE time_deleted IS NULL GROUP BY state) counted), '[]'::jsonb) AS instances,

@@ -1,9 +1,11 @@
 import { randomUUID } from 'node:crypto';
 import { and, eq, ne, sql } from 'drizzle-orm';
+import { hostOf } from '../../model/host-address.ts';
 import { Refusal } from '../../model/refusal.ts';
 import type { Database } from '../connect.ts';
 import { violatedConstraint } from '../errors.ts';
 import { sled, sledCertificate, sledInvite } from '../schema.ts';
+import { moveVmmsOf } from './move-sled.ts';
 
 export interface JoiningSled {
   /** SHA-256 of the invitation's secret, in hexadecimal. */
@@ -11,13 +13,16 @@ export interface JoiningSled {
   /** SHA-256 of the public key to sign, in hexadecimal. */
   readonly keyFingerprint: string;
   readonly address: string;
+  /** Of the agent that will run there, where it says so. */
+  readonly agentId: string | null;
   readonly threads: number;
   readonly memoryBytes: number;
 }
 
 /**
  * Uses an invitation up and puts the sled in service, all in one transaction with the record of its certificate, which
- * `sign` makes. A sled of that name that is there already keeps its id, and its former certificates are revoked. The same
+ * `sign` makes. A sled of that name that is there already keeps its id and its VMMs, which are at its new address from then on,
+ * and its former certificates are revoked. The same
  * key with the same invitation again is the same call, whose answer was lost. Throws a {@link Refusal}.
  */
 export async function joinSled<Certificate extends { readonly serial: string; readonly notAfter: Date }>(
@@ -25,7 +30,7 @@ export async function joinSled<Certificate extends { readonly serial: string; re
   joining: JoiningSled,
   sign: (sledId: string) => Promise<Certificate>,
 ): Promise<{ sledId: string; name: string; certificate: Certificate }> {
-  const { secretHash, keyFingerprint, address, threads, memoryBytes } = joining;
+  const { secretHash, keyFingerprint, address, agentId, threads, memoryBytes } = joining;
   try {
     return await db.transaction(async (transaction) => {
       const [found] = await transaction
@@ -38,7 +43,7 @@ export async function joinSled<Certificate extends { readonly serial: string; re
       const { invite, expired } = found;
       if (expired) throw refuseToken('has expired');
       if (invite.timeUsed !== null && invite.keyFingerprint !== keyFingerprint) throw refuseToken('was used before');
-      const size = { address, threads, memoryBytes, identified: true };
+      const joined = { address, agentId, threads, memoryBytes, identified: true };
       const [known] = await transaction
         .select({ id: sled.id })
         .from(sled)
@@ -46,12 +51,13 @@ export async function joinSled<Certificate extends { readonly serial: string; re
         .for('update');
       if (invite.timeUsed !== null && known?.id !== invite.sledId) throw refuseToken('was used before');
       const sledId = known?.id ?? randomUUID();
-      if (known === undefined) await transaction.insert(sled).values({ id: sledId, name: invite.sledName, ...size });
+      if (known === undefined) await transaction.insert(sled).values({ id: sledId, name: invite.sledName, ...joined });
       else {
         await transaction
           .update(sled)
-          .set({ ...size, timeModified: sql`now()` })
+          .set({ ...joined, timeModified: sql`now()` })
           .where(eq(sled.id, sledId));
+        await moveVmmsOf(transaction, sledId, address);
         await transaction.execute(sql`/* join-sled */
           UPDATE sled_certificate SET time_revoked = now() WHERE sled_id = ${sledId} AND time_revoked IS NULL`);
       }
@@ -69,6 +75,14 @@ export async function joinSled<Certificate extends { readonly serial: string; re
     switch (violatedConstraint(error)) {
       case 'sled_address':
         throw Refusal.nameTaken('sled at address', address);
+      case 'sled_agent':
+        throw Refusal.conflict(
+          `address: the agent that joins at ${address} is that of another sled: one host is one sled; join as that one, or expunge it first`,
+        );
+      case 'vmm_address':
+        throw Refusal.conflict(
+          `address: a VMM of another sled has the port of one of this sled's at ${hostOf(address)}: stop one of the two, and try again`,
+        );
       case 'sled_name':
         throw Refusal.conflict('the sled is joining elsewhere at this moment: try again');
       case 'sled_capacity':

@@ -16,6 +16,10 @@ export interface Capacity {
     readonly threadsReserved: number;
     readonly memoryBytes: number;
     readonly memoryReservedBytes: number;
+    /** How long it has given no answer; 0 while it answers. */
+    readonly silentSeconds: number;
+    /** How many things keep its agent from doing its work, as that says. */
+    readonly troubles: number;
   }[];
   /** Instances by the state of their row. */
   readonly instances: readonly { readonly state: string; readonly count: number }[];
@@ -107,6 +111,16 @@ export class Metrics {
     perSled('mooring_sled_threads_reserved', 'Threads reserved on a sled.', (sled) => sled.threadsReserved);
     perSled('mooring_sled_memory_bytes', 'Memory of a sled.', (sled) => sled.memoryBytes);
     perSled('mooring_sled_memory_reserved_bytes', 'Memory reserved on a sled.', (sled) => sled.memoryReservedBytes);
+    perSled(
+      'mooring_sled_silent_seconds',
+      'How long a sled has given no answer; 0 while it answers.',
+      (sled) => sled.silentSeconds,
+    );
+    perSled(
+      'mooring_sled_agent_troubles',
+      'What keeps a sled agent from doing its work, as it says itself.',
+      (sled) => sled.troubles,
+    );
     gauge('mooring_instances', 'Instances by the state of their row.', ['state'], ({ instances }) =>
       instances.map(({ state, count }) => ({ labels: { state }, value: count })),
     );

@@ -54,6 +54,7 @@ function context(sleds: Partial<SledClient>): ActivityContext {
     setState: silence,
     readState: silence,
     readInventory: silence,
+    describe: silence,
     ...sleds,
   };
   const workflows = {

@@ -11,6 +11,7 @@ import { RECONCILER_PURPOSE, RECONCILERS } from '../../model/reconcilers.ts';
 import { OUTCOME_RUNNING, SEARCH_ATTRIBUTES } from '../../model/search-attributes.ts';
 import { workflowIds } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
+import type { CallFault } from '../../sled-agent/faults.ts';
 import { ensureSchedules } from '../../temporal/schedules.ts';
 import { WorkflowStarter } from '../../temporal/workflow-starter.ts';
 import { type RunningCommand, runCommand, startCommand } from '../support/command.ts';
@@ -232,13 +233,16 @@ describe('the watcher', () => {
       agent.faults.plant({ call: 'unregister', act: { type: 'drop_before' } });
     });
     await refused(harness.client.startInstance(id));
-    expect(await harness.holds(id)).toEqual({ reservations: ['tombstoned'], charge: false });
+    // On each sled that the start went on to.
+    const waiting = await harness.holds(id);
+    expect([...new Set(waiting.reservations)]).toEqual(['tombstoned']);
+    expect(waiting.charge).toBe(false);
     await run('watcher');
     await run('reaper');
-    expect(await harness.holds(id)).toEqual({ reservations: ['tombstoned'], charge: false });
+    expect(await harness.holds(id)).toEqual(waiting);
     harness.everywhere(wake);
     const pass = await leavingHealthyAlone(() => run('watcher'));
-    expect(pass.found.released).toHaveLength(1);
+    expect(pass.found.released).toHaveLength(waiting.reservations.length);
     expect(await harness.holds(id)).toEqual({ reservations: [], charge: false });
   });
 });
@@ -555,20 +559,42 @@ describe('auto-restart', () => {
     expect((await run('auto-restart')).found).toMatchObject({ started: [] });
   });
 
-  test('one whose automatic start unwound is tried again, after its cooldown', async () => {
+  /** Waits until so many starts of an instance have failed, and nothing of them is left on it. */
+  async function startUnwound(id: string, times: number): Promise<void> {
+    await waitUntil(async () => {
+      const { rows } = await db().execute(
+        sql`SELECT 1 FROM operation WHERE instance_id = ${id} AND time_ended IS NOT NULL AND NOT succeeded`,
+      );
+      return rows.length === times && (await harness.record(id)).instance.activeVmmId === null;
+    }, 'its start never unwound');
+  }
+
+  test.each<['register' | 'state:running', CallFault['act']]>([
+    ['register', { type: 'refuse', status: 409 }],
+    ['register', { type: 'drop_before' }],
+    ['state:running', { type: 'refuse', status: 409 }],
+  ])('one whose automatic start failed through its sleds (%s: %o) keeps its cooldown', async (call, act) => {
     const id = await harness.running(willing);
     await lose(id);
-    harness.everywhere(({ agent }) =>
-      agent.faults.plant({ call: 'state:running', act: { type: 'refuse', status: 409 } }),
-    );
-    await run('auto-restart');
-    await harness.shows(id, 'stopped');
-    await waitUntil(async () => (await harness.record(id)).instance.activeVmmId === null, 'the id was never cleared');
+    harness.everywhere(({ agent }) => agent.faults.plant({ call, act }));
+    expect((await run('auto-restart')).found.started).toEqual([id]);
+    await startUnwound(id, 1);
+    expect((await harness.record(id)).instance.timeLastAutoRestarted).toBeNull();
     harness.everywhere(wake);
-    expect((await run('auto-restart')).found).toMatchObject({ started: [], cooling_down: [id] });
-    await harness.client.updateInstance(id, { auto_restart_cooldown_seconds: 0 });
     expect((await run('auto-restart')).found.started).toEqual([id]);
     await harness.shows(id, 'running');
+    // The one that a sled has taken counts.
+    const { timeLastAutoRestarted } = (await harness.record(id)).instance;
+    expect(timeLastAutoRestarted).not.toBeNull();
+    await lose(id);
+    expect((await run('auto-restart')).found).toMatchObject({ started: [], cooling_down: [id] });
+    // One that fails later gives back the charge of the one before it, not none.
+    await harness.client.updateInstance(id, { auto_restart_cooldown_seconds: 0 });
+    harness.everywhere(({ agent }) => agent.faults.plant({ call, act }));
+    expect((await run('auto-restart')).found.started).toEqual([id]);
+    await startUnwound(id, 2);
+    expect((await harness.record(id)).instance.timeLastAutoRestarted).toEqual(timeLastAutoRestarted);
+    harness.everywhere(wake);
     await harness.client.stopInstance(id);
     await harness.shows(id, 'stopped');
   });

@@ -81,7 +81,16 @@ export async function startTestDatabase(): Promise<TestDatabase> {
     async sled(size = {}) {
       named += 1;
       const address = `10.${(named >> 16) & 255}.${(named >> 8) & 255}.${named & 255}:8099`;
-      return (await addSled(db, { name: name('sled'), address, threads: 64, memoryBytes: 256 * GIBIBYTE, ...size })).id;
+      return (
+        await addSled(db, {
+          name: name('sled'),
+          address,
+          threads: 64,
+          memoryBytes: 256 * GIBIBYTE,
+          agent: null,
+          ...size,
+        })
+      ).id;
     },
     async instance(projectId, size = {}) {
       const called = name('vm');

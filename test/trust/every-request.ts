@@ -128,6 +128,7 @@ export const BODIES: Readonly<Record<string, (belongings: Belongings) => unknown
     threads: 1,
     memory: 2 ** 30,
   }),
+  sled_set_address: () => ({ address: `127.0.0.1:${40_000 + Math.floor(Math.random() * 20_000)}` }),
   sled_set_provision_policy: () => ({ state: 'provisionable' }),
   sled_drain_begin: () => ({ parallel: 1 }),
   reconciler_update: () => ({ enabled: true }),

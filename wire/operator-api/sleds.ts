@@ -18,7 +18,7 @@ export const sledCapacity = {
 
 export const sledAdd = z.object({
   name: resourceName,
-  /** Where the sled agent listens: `ip:port`. */
+  /** Where the sled agent listens: `host:port`, by IPv4, `[IPv6]` or DNS name. */
   address: socketAddress,
   ...sledCapacity,
 });
@@ -63,10 +63,24 @@ export const sledView = z.object({
     .nullable(),
   /** Since when it counts as dead, and why; `null`: it doesn't. */
   declared_dead: z.object({ time: timestamp, by: z.enum(DEATH_CAUSES) }).nullable(),
+  /** When it answered last, to about a minute, or renewed its lease; `null`: never. */
+  last_answered: timestamp.nullish(),
+  /** Since when it gives no answer, or is late with its lease; `null`: it answers. Silence proves nothing of its guests. */
+  silent_since: timestamp.nullish(),
+  /** What its agent says of itself; `null`: nothing, as one that others wrote. */
+  agent: z.object({ id: uuid.nullable(), version: z.string().nullable(), trouble: z.array(z.string()) }).nullish(),
   /** The CPU models that guests there can be given, the one of a new guest first; `null`: its agent doesn't tell them apart. */
-  cpu_models: z.array(z.string()).nullable(),
+  cpu_models: z.array(z.string()).nullish(),
 });
 export type SledView = z.infer<typeof sledView>;
+
+/** A sled as it was added or moved; `warning`: what is not as it should be, in words. */
+export const sledAdded = sledView.extend({ warning: z.string().nullish() });
+export type SledAdded = z.infer<typeof sledAdded>;
+
+/** Where a sled's agent listens from now on. */
+export const sledSetAddress = z.object({ address: socketAddress });
+export type SledSetAddress = z.input<typeof sledSetAddress>;
 
 /** `sled_powered_off: true`: the operator states that the sled is powered off, and runs nothing any more. */
 export const sledDeclareDead = z.object({ sled_powered_off: z.boolean().default(false) });
