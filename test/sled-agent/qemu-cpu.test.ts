@@ -3,9 +3,10 @@ import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import { freePort } from '../../platform/host/child-process.ts';
 import { findProcessesBelow } from '../../sled-agent/qemu/qemu-program.ts';
 import { type SledAgentHandle, startSledAgent } from '../../sled-agent/server.ts';
-import { agentDescription } from '../../wire/sled-protocol.ts';
+import { agentDescription, splitAddress } from '../../wire/sled-protocol.ts';
 import {
   GUEST_MEMORY_BYTES,
   type QemuForTests,
@@ -21,6 +22,7 @@ vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
 describe.skipIf(qemu === null)('the CPU of real guests', () => {
   const plane = new ListeningControlPlane();
   const ends: (() => Promise<unknown>)[] = [];
+  const troubles: string[] = [];
   beforeAll(async () => {
     await plane.listen();
     ends.push(() => plane.close());
@@ -35,19 +37,24 @@ describe.skipIf(qemu === null)('the CPU of real guests', () => {
     readonly dataDir: string;
   }
 
-  async function sledWith(cpuModels: readonly string[] | undefined, dataDir?: string): Promise<Sled> {
-    const folder = dataDir === undefined ? await temporaryFolder() : null;
+  /** With the data of one that has ended, at its address; or a new one. */
+  async function sledWith(cpuModels: readonly string[] | undefined, after?: Sled): Promise<Sled> {
+    const folder = after === undefined ? await temporaryFolder() : null;
     if (folder !== null) ends.push(folder.close);
-    const path = dataDir ?? folder?.path ?? '';
+    const path = after?.dataDir ?? folder?.path ?? '';
     const agent = await startSledAgent({
       name: 's',
-      listen: `${loopbackAddress()}:0`,
+      listen: after?.agent.address ?? `${loopbackAddress()}:0`,
       controlPlaneUrl: plane.url,
       networkPollMs: 0,
       threads: 8,
       memoryBytes: 2 ** 33,
       dataDir: path,
-      makeHypervisor: qemuHypervisor(qemu as QemuForTests, path, { cpuModels, endWithAgent: false }),
+      makeHypervisor: qemuHypervisor(qemu as QemuForTests, path, {
+        cpuModels,
+        endWithAgent: false,
+        onTrouble: (message) => troubles.push(message),
+      }),
     });
     ends.push(() => agent.stop());
     return { agent, caller: new SledCaller(agent, GUEST_MEMORY_BYTES), dataDir: path };
@@ -99,11 +106,14 @@ describe.skipIf(qemu === null)('the CPU of real guests', () => {
   test('a guest keeps its CPU across a restart of its agent, whatever that offers then, and moves to the same only', async () => {
     const before = await sledWith(['kvm64-v1', 'qemu64-v1']);
     const vmmId = randomUUID();
-    const { address } = await before.caller.register(vmmId, spec());
+    // At its sled's address, as the control plane places VMMs: an agent that was restarted listens there.
+    const { host } = splitAddress(before.agent.address);
+    const address = `${host}:${await freePort(host)}`;
+    await before.caller.register(vmmId, { ...spec(), vmm_addr: address });
     await before.caller.command(vmmId, 'running');
     await plane.untilReported(vmmId, 'running');
     await before.agent.detach();
-    const source = await sledWith(['qemu64-v1', 'kvm64-v1'], before.dataDir);
+    const source = await sledWith(['qemu64-v1', 'kvm64-v1'], before);
     expect(shapeOf(source, vmmId)).toBe('kvm64-v1');
 
     const there = await sledWith(['qemu64-v1', 'kvm64-v1']);
@@ -112,6 +122,7 @@ describe.skipIf(qemu === null)('the CPU of real guests', () => {
     await there.caller.migrateIn(unlike, address);
     // The source refuses, and nothing has happened to its guest.
     await plane.untilReported(unlike, 'failed');
+    expect(troubles.join('\n')).toContain('cpuModel is kvm64-v1 at the source and qemu64-v1 at the destination');
     expect((await source.caller.read(vmmId)).body.vmm_state?.state).toBe('running');
 
     await there.caller.register(alike, { migration_id: migrationId, ...spec('kvm64-v1') });
