@@ -73,6 +73,7 @@ function troubleOf(error: unknown): string | null {
   if (database !== null) return `PostgreSQL ${database}`;
   return isTemporalUnavailable(error) ? 'the Temporal server does not serve us at the moment' : null;
 }
+
 /** The body of the answer to a request that HTTP itself refuses. */
 export const httpErrorBody: WriteErrorBody = (error, requestId) => errorAnswer(describeError(error), requestId);
 

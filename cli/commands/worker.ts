@@ -8,6 +8,14 @@ import {
   untilShutdownSignal,
 } from '../processes.ts';
 
+interface WorkerCommandOptions {
+  readonly migrate: boolean;
+  readonly metrics?: string;
+  readonly authority?: string;
+  readonly auditDays: number;
+  readonly retentionDays: number;
+}
+
 /** Adds `mooring worker`. Heavy modules are loaded when it runs. */
 export function addWorkerCommand(program: Command): void {
   program
@@ -22,7 +30,16 @@ export function addWorkerCommand(program: Command): void {
         .default(90)
         .env('MOORING_AUDIT_DAYS'),
     )
-    .action(async (options: { metrics?: string; authority?: string; auditDays: number; migrate: boolean }) => {
+    .addOption(
+      new Option(
+        '--retention-days <n>',
+        'how long deleted instances, operations, migrations and VMMs that are over are kept, in days',
+      )
+        .argParser(parseRetention)
+        .default(30)
+        .env('MOORING_RETENTION_DAYS'),
+    )
+    .action(async (options: WorkerCommandOptions) => {
       const parts = await externalParts();
       const { startWorker } = await import('../../worker/worker.ts');
       const { createLog } = await import('../../platform/telemetry/log.ts');
@@ -36,6 +53,7 @@ export function addWorkerCommand(program: Command): void {
         log,
         metricsListen: options.metrics,
         auditDays: options.auditDays,
+        retentionDays: options.retentionDays,
       });
       console.log(`worker: running${worker.metricsUrl === null ? '' : `, metrics at ${worker.metricsUrl}/metrics`}`);
       await Promise.race([shutdown, worker.ended]);
@@ -46,5 +64,12 @@ export function addWorkerCommand(program: Command): void {
 function parseDays(text: string): number {
   const days = Number(text);
   if (!Number.isFinite(days) || days <= 0) throw new InvalidArgumentError('a number of days above 0 is needed');
+  return days;
+}
+
+/** Operations can be read for at least a day: section 5 of docs/design.md. */
+function parseRetention(text: string): number {
+  const days = Number(text);
+  if (!Number.isFinite(days) || days < 1) throw new InvalidArgumentError('a number of days, at least 1, is needed');
   return days;
 }

@@ -15,6 +15,7 @@ const watchedSled = z.object({
   agentId: z.string().nullable(),
   agentVersion: z.string().nullable(),
   agentTrouble: z.array(z.string()),
+  cpuModels: z.array(z.string()).nullable(),
 });
 export type WatchedSled = z.infer<typeof watchedSled>;
 
@@ -26,7 +27,8 @@ export async function readWatchedSleds(db: Queryable): Promise<WatchedSled[]> {
   const result = await db.execute(sql`
     SELECT id, name, address, expunging_since IS NOT NULL AS leaves, silent_since IS NOT NULL AS silent,
       coalesce(last_answered_at > now() - interval '1 minute', false) AS "answeredLately",
-      agent_id AS "agentId", agent_version AS "agentVersion", agent_trouble AS "agentTrouble"
+      agent_id AS "agentId", agent_version AS "agentVersion", agent_trouble AS "agentTrouble",
+      cpu_models AS "cpuModels"
     FROM sled WHERE policy <> 'expunged'`);
   return result.rows.map((row) => watchedSled.parse(row));
 }

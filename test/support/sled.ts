@@ -96,6 +96,9 @@ export interface RegisterChanges {
   readonly memory_bytes?: number;
   readonly migration_id?: string;
   readonly sled_id?: string;
+  /** In place of the one that is made of the others. */
+  readonly vmm_spec?: Readonly<Record<string, unknown>>;
+  readonly vmm_addr?: string;
 }
 
 /** Speaks the protocol to one agent, as the control plane does. */
