@@ -1,0 +1,79 @@
+/** The disk of a sled: a small one of its own where this process may mount one, so that it can be full. */
+import { execFile } from 'node:child_process';
+import { closeSync, openSync, writeSync } from 'node:fs';
+import { cp, mkdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+
+const run = promisify(execFile);
+/** Room for the records of more VMMs than a sled takes; a file takes 4 KiB at least. */
+const SIZE = '6m';
+const CHUNKS = [64 * 1024, 4 * 1024] as const;
+
+export class SledDisk {
+  /** Where the agent keeps its data. */
+  readonly folder: string;
+  readonly #isMounted: boolean;
+  #isFull = false;
+
+  private constructor(folder: string, isMounted: boolean) {
+    this.folder = folder;
+    this.#isMounted = isMounted;
+  }
+
+  /** Makes a disk at `folder`: a tmpfs of a few megabytes where that is allowed, else a plain folder, which is never full. */
+  static async make(folder: string): Promise<SledDisk> {
+    await mkdir(folder, { recursive: true });
+    const isMounted = await run('mount', ['-t', 'tmpfs', '-o', `size=${SIZE}`, 'mooring-soak', folder]).then(
+      () => true,
+      () => false,
+    );
+    return new SledDisk(folder, isMounted);
+  }
+
+  /** Whether it can be full at all. */
+  get canBeFull(): boolean {
+    return this.#isMounted;
+  }
+  get isFull(): boolean {
+    return this.#isFull;
+  }
+
+  /** Takes all the room that is left. Throws what the file system says, but for having no room. */
+  fill(): void {
+    if (!this.#isMounted || this.#isFull) return;
+    this.#isFull = true;
+    const file = openSync(this.#fillPath, 'w');
+    try {
+      for (const size of CHUNKS) {
+        const chunk = Buffer.alloc(size);
+        try {
+          while (writeSync(file, chunk) > 0);
+        } catch (error) {
+          if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') throw error;
+        }
+      }
+    } finally {
+      closeSync(file);
+    }
+  }
+
+  /** Gives the room back. */
+  async free(): Promise<void> {
+    this.#isFull = false;
+    await rm(this.#fillPath, { force: true });
+  }
+
+  /** Takes the disk away; what was on it stays in a folder of the same name, to be read afterwards. */
+  async close(): Promise<void> {
+    if (!this.#isMounted) return;
+    await this.free();
+    const copy = `${this.folder}-read`;
+    await cp(this.folder, copy, { recursive: true, filter: (path) => !path.endsWith('.lock') }).catch(() => {});
+    await run('umount', ['-l', this.folder]);
+  }
+
+  get #fillPath(): string {
+    return join(this.folder, 'all-that-was-left');
+  }
+}
