@@ -267,7 +267,7 @@ export class Adversary {
 
   async #fillDisk({ sled: place, durationMs }: Fault<'full-disk'>): Promise<string> {
     const disk = this.#scene.system.sleds[place]?.disk;
-    if (disk?.canBeFull !== true) return 'not possible here';
+    if (disk == null) return NOBODY;
     disk.fill();
     await this.#pass(durationMs);
     await disk.free();

@@ -1,6 +1,9 @@
-/** The disk of a sled: a small one of its own where this process may mount one, so that it can be full. */
+/**
+ * The disk of a sled, which can be full: a small one of its own where this process may mount one, else a folder in which the
+ * agent's writes fail.
+ */
 import { execFile } from 'node:child_process';
-import { closeSync, openSync, writeSync } from 'node:fs';
+import { closeSync, openSync, writeFileSync, writeSync } from 'node:fs';
 import { cp, mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -8,6 +11,8 @@ import { promisify } from 'node:util';
 const run = promisify(execFile);
 /** Room for the records of more VMMs than a sled takes; a file takes 4 KiB at least. */
 const SIZE = '6m';
+/** Loaded into an agent whose disk can't be a real one. */
+const FILLABLE_DISK = new URL('../support/fillable-disk.mjs', import.meta.url).href;
 const CHUNKS = [64 * 1024, 4 * 1024] as const;
 
 export class SledDisk {
@@ -21,7 +26,7 @@ export class SledDisk {
     this.#isMounted = isMounted;
   }
 
-  /** Makes a disk at `folder`: a tmpfs of a few megabytes where that is allowed, else a plain folder, which is never full. */
+  /** Makes a disk at `folder`: a tmpfs of a few megabytes where that is allowed, else a plain folder. */
   static async make(folder: string): Promise<SledDisk> {
     await mkdir(folder, { recursive: true });
     const isMounted = await run('mount', ['-t', 'tmpfs', '-o', `size=${SIZE}`, 'mooring-soak', folder]).then(
@@ -31,18 +36,23 @@ export class SledDisk {
     return new SledDisk(folder, isMounted);
   }
 
-  /** Whether it can be full at all. */
-  get canBeFull(): boolean {
-    return this.#isMounted;
-  }
-  get isFull(): boolean {
-    return this.#isFull;
+  /** What an agent that uses it must load (`--import`), and its environment. */
+  get agentNeeds(): { readonly modules: readonly string[]; readonly env: Readonly<Record<string, string>> } {
+    if (this.#isMounted) return { modules: [], env: {} };
+    return {
+      modules: [FILLABLE_DISK],
+      env: { MOORING_TEST_DISK: this.folder, MOORING_TEST_DISK_FULL: this.#markPath },
+    };
   }
 
   /** Takes all the room that is left. Throws what the file system says, but for having no room. */
   fill(): void {
-    if (!this.#isMounted || this.#isFull) return;
+    if (this.#isFull) return;
     this.#isFull = true;
+    if (!this.#isMounted) {
+      writeFileSync(this.#markPath, '');
+      return;
+    }
     const file = openSync(this.#fillPath, 'w');
     try {
       for (const size of CHUNKS) {
@@ -61,7 +71,7 @@ export class SledDisk {
   /** Gives the room back. */
   async free(): Promise<void> {
     this.#isFull = false;
-    await rm(this.#fillPath, { force: true });
+    await rm(this.#isMounted ? this.#fillPath : this.#markPath, { force: true });
   }
 
   /** Takes the disk away; what was on it stays in a folder of the same name, to be read afterwards. */
@@ -71,6 +81,10 @@ export class SledDisk {
     const copy = `${this.folder}-read`;
     await cp(this.folder, copy, { recursive: true, filter: (path) => !path.endsWith('.lock') }).catch(() => {});
     await run('umount', ['-l', this.folder]);
+  }
+
+  get #markPath(): string {
+    return `${this.folder}-is-full`;
   }
 
   get #fillPath(): string {

@@ -410,7 +410,7 @@ class Soak {
     const consequences = this.#consequences[name] ?? {};
     this.#consequences[name] = consequences;
     consequences[came] = (consequences[came] ?? 0) + 1;
-    if (came !== 'nobody there' && came !== 'not possible here') this.#faults[name] = (this.#faults[name] ?? 0) + 1;
+    if (came !== 'nobody there') this.#faults[name] = (this.#faults[name] ?? 0) + 1;
   }
 
   // --- Afterwards ---
@@ -473,6 +473,10 @@ class Soak {
       if (away !== 'in_service') unrest.push({ rule, instanceId: null, detail: `${name} ${away}` });
       if (kind === 'fenced' && sled.lease?.standing !== 'held')
         unrest.push({ rule, instanceId: null, detail: `${name} holds no lease` });
+    }
+    for (const { name, id } of this.#system.retired) {
+      const { provision_state: policy } = sledView.parse(await this.#read(`/v1/system/hardware/sleds/${id}`));
+      if (policy !== 'expunged') unrest.push({ rule, instanceId: null, detail: `${name} is not expunged yet` });
     }
     unrest.push(...(await this.#findMissingAttributes(temporal)), ...(await this.#findUnrestarted()));
     unrest.push(...(await this.#findGuestsOfTheExpunged()));

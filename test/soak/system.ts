@@ -285,7 +285,12 @@ export class SoakSystem {
     const clockFile = join(this.dataDir, `${name}.clock`);
     const disk = kind === 'bare' ? null : await SledDisk.make(join(this.dataDir, `data-${name}`));
     if (disk !== null) this.#disks.push(disk);
-    const env = { NODE_OPTIONS: `--import=${SETTABLE_CLOCK}`, MOORING_TEST_CLOCK: clockFile };
+    const modules = [SETTABLE_CLOCK, ...(disk?.agentNeeds.modules ?? [])];
+    const env = {
+      NODE_OPTIONS: modules.map((module) => `--import=${module}`).join(' '),
+      MOORING_TEST_CLOCK: clockFile,
+      ...disk?.agentNeeds.env,
+    };
     const args = () => [
       ...['sled-agent', '--name', name, '--address', agentAddress, '--control-plane', `http://${reports.address}`],
       ...['--threads', String(SLED_THREADS), '--memory', String(SLED_MEMORY_BYTES)],
