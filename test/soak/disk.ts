@@ -2,7 +2,7 @@
  * The disk of a sled, which can be full: a small one of its own where this process may mount one, else a folder in which the
  * agent's writes fail.
  */
-import { execFile } from 'node:child_process';
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { closeSync, openSync, writeFileSync, writeSync } from 'node:fs';
 import { cp, mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -19,11 +19,13 @@ export class SledDisk {
   /** Where the agent keeps its data. */
   readonly folder: string;
   readonly #isMounted: boolean;
+  readonly #guard: ChildProcess | null;
   #isFull = false;
 
   private constructor(folder: string, isMounted: boolean) {
     this.folder = folder;
     this.#isMounted = isMounted;
+    this.#guard = isMounted ? guardMount(folder) : null;
   }
 
   /** Makes a disk at `folder`: a tmpfs of a few megabytes where that is allowed, else a plain folder. */
@@ -81,6 +83,7 @@ export class SledDisk {
     const copy = `${this.folder}-read`;
     await cp(this.folder, copy, { recursive: true, filter: (path) => !path.endsWith('.lock') }).catch(() => {});
     await run('umount', ['-l', this.folder]);
+    this.#guard?.stdin?.end('off\n');
   }
 
   get #markPath(): string {
@@ -90,4 +93,16 @@ export class SledDisk {
   get #fillPath(): string {
     return join(this.folder, 'all-that-was-left');
   }
+}
+
+/** Takes a disk away when this process is gone, even if it was killed: as `guardChild` ends a child. */
+function guardMount(folder: string): ChildProcess {
+  const guard = spawn('/bin/sh', ['-c', 'read -r line; [ "$line" = off ] || umount -l "$0"', folder], {
+    stdio: ['pipe', 'ignore', 'ignore'],
+    detached: true,
+  });
+  guard.unref();
+  guard.stdin?.on('error', () => {});
+  (guard.stdin as unknown as { unref?: () => void }).unref?.();
+  return guard;
 }

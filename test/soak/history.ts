@@ -5,16 +5,7 @@
 import type { ExternalState } from '../../model/states.ts';
 
 /** A call's kind: the operations of the plan, and the reading of what came of them. */
-export type CallKind =
-  | 'create'
-  | 'start'
-  | 'stop'
-  | 'force-stop'
-  | 'reboot'
-  | 'migrate'
-  | 'delete'
-  | 'resize'
-  | 'read';
+export type CallKind = 'create' | 'start' | 'stop' | 'force-stop' | 'reboot' | 'migrate' | 'delete' | 'resize' | 'read';
 
 export interface HistoryEntry {
   readonly kind: CallKind;

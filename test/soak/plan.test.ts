@@ -73,7 +73,19 @@ test('a process is not killed again before it can be up', () => {
 });
 
 const EVERY_KIND = [
-  ...['kill', 'weather', 'guest', 'refusal', 'migration', 'impostor', 'full-disk', 'silent-sled', 'clock', 'word', 'drain'],
+  ...[
+    'kill',
+    'weather',
+    'guest',
+    'refusal',
+    'migration',
+    'impostor',
+    'full-disk',
+    'silent-sled',
+    'clock',
+    'word',
+    'drain',
+  ],
   ...['attributes', 'freeze-postgres', 'slip', 'deploy'],
 ] as FaultKind[];
 

@@ -478,7 +478,12 @@ function drawFault(kind: FaultKind, atMs: number, options: PlanOptions, dice: Di
       return { atMs, kind, word: first ? 'expunge' : word, state, sled: place, afterMs: seconds(1, 25), returns };
     }
     case 'slip':
-      return { atMs, kind, word: dice.pick(['declare-dead', 'expunge'] as const), sled };
+      return {
+        atMs,
+        kind,
+        word: first ? 'expunge' : dice.pick(['declare-dead', 'expunge'] as const),
+        sled: first ? Math.min(1, options.sleds - 1) : sled,
+      };
     case 'drain': {
       const parallel = dice.pick([1, 2, 4, 8]);
       const stopAfterMs = dice.chance(0.4) ? seconds(1, 15) : null;
