@@ -247,6 +247,14 @@ const LONG_ENOUGH_TO_BE_DEAD_MS = LEASE_MS * 2;
 const LONG_ENOUGH_TO_HANG_MS = 85_000;
 const HOUR_MS = 3_600_000;
 
+/** Reads the name of a kind of fault. Throws when there is none of that name. */
+export function faultKind(name: string): FaultKind {
+  const known = Object.keys(FAULT_WEIGHTS) as FaultKind[];
+  const found = known.find((kind) => kind === name);
+  if (found === undefined) throw new Error(`there is no fault "${name}"; there are: ${known.join(', ')}`);
+  return found;
+}
+
 /** Draws from a seeded stream. */
 export class Dice {
   readonly #generator;
