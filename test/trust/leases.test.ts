@@ -308,10 +308,9 @@ describe('placement', () => {
   });
 
   test('a sled that has never held its lease is no destination, and counts as late where nobody takes an instance', async () => {
-    await renew(there, { held: false });
-    const request = { instanceId: await database.addInstance(project), ncpus: 1, memoryBytes: 1024 };
-    expect(await readDestination(database.db, there, request)).toMatchObject({ takesVmms: false });
     await renew(here, { held: false });
+    const request = { instanceId: await database.addInstance(project), ncpus: 1, memoryBytes: 1024 };
+    expect(await readDestination(database.db, here, request)).toMatchObject({ takesVmms: false });
     expect(await explainNoSled(database.db, request)).toMatch(/1 of them dead, or late/);
   });
 
