@@ -95,6 +95,8 @@ test('every kind of fault comes, however short the run and whatever the seed, bu
       const { faults } = makePlan({ ...options, seed, durationMs: 60_000, without });
       const kinds = new Set(faults.map(({ kind }) => kind));
       expect(kinds).toEqual(new Set(EVERY_KIND.filter((kind) => !without.includes(kind))));
+      const targets = new Set(faults.flatMap((fault) => (fault.kind === 'kill' ? [fault.target] : [])));
+      expect(targets).toEqual(new Set(without.includes('kill') ? [] : KILL_TARGETS));
     }),
     { numRuns: 50 },
   );

@@ -214,21 +214,29 @@ const FAULT_WEIGHTS: Readonly<Record<FaultKind, number>> = {
   slip: 1,
   deploy: 0.7,
 };
-/**
- * What comes at least once, however short the run: what takes longest comes first.
- */
-const AT_LEAST_ONCE = [
-  'silent-sled',
-  'deploy',
-  'word',
-  'attributes',
-  'drain',
-  'full-disk',
-  'impostor',
-  'freeze-postgres',
-  'clock',
-  'slip',
-] as const satisfies readonly FaultKind[];
+interface CertainFault {
+  readonly kind: FaultKind;
+  readonly target?: KillTarget;
+}
+
+/** What comes at least once, however short the run: what takes longest comes first. Of kills each target. */
+const AT_LEAST_ONCE: readonly CertainFault[] = [
+  { kind: 'silent-sled' },
+  { kind: 'kill', target: 'postgres' },
+  { kind: 'deploy' },
+  { kind: 'word' },
+  { kind: 'attributes' },
+  { kind: 'drain' },
+  { kind: 'kill', target: 'api' },
+  { kind: 'full-disk' },
+  { kind: 'impostor' },
+  { kind: 'kill', target: 'temporal' },
+  { kind: 'clock' },
+  { kind: 'kill', target: 'worker' },
+  { kind: 'freeze-postgres' },
+  { kind: 'slip' },
+  { kind: 'kill', target: 'sled-agent' },
+];
 /** The share of the time in which each of those comes. */
 const ONCE_FROM = 0.06;
 const ONCE_UNTIL = 0.75;
@@ -371,15 +379,15 @@ function planFaults(options: PlanOptions): PlannedFault[] {
   const add = (fault: PlannedFault) => {
     if (fits(fault, options, occupancy)) faults.push(fault);
   };
-  const certain = AT_LEAST_ONCE.filter((kind) => !without.has(kind));
-  for (const [index, kind] of certain.entries()) {
+  const certain = AT_LEAST_ONCE.filter(({ kind }) => !without.has(kind));
+  for (const [index, one] of certain.entries()) {
     const share = ONCE_FROM + ((ONCE_UNTIL - ONCE_FROM) * index) / certain.length;
-    add(drawFault(kind, Math.round(options.durationMs * share), options, dice, true));
+    add(drawFault(one.kind, Math.round(options.durationMs * share), options, dice, one));
   }
   const count = Math.round((options.durationMs / 1000) * FAULTS_PER_SECOND);
   const times = Array.from({ length: count }, () => Math.round(dice.between(0, options.durationMs)));
   for (const atMs of times.sort((one, other) => one - other)) {
-    const fault = drawFault(dice.weighted(FAULT_WEIGHTS), atMs, options, dice, false);
+    const fault = drawFault(dice.weighted(FAULT_WEIGHTS), atMs, options, dice, null);
     if (!without.has(fault.kind)) add(fault);
   }
   return faults.sort((one, other) => one.atMs - other.atMs);
@@ -426,15 +434,24 @@ function fits(fault: PlannedFault, options: PlanOptions, occupancy: Occupancy): 
   }
 }
 
-/** Draws what a fault is like. `first`: the one of its kind that comes in any case, which is of the sort that shows most. */
-function drawFault(kind: FaultKind, atMs: number, options: PlanOptions, dice: Dice, first: boolean): PlannedFault {
+/** Draws what a fault is like. `certain`: it comes in any case, and is of the sort that shows most. */
+function drawFault(
+  kind: FaultKind,
+  atMs: number,
+  options: PlanOptions,
+  dice: Dice,
+  certain: CertainFault | null,
+): PlannedFault {
+  const first = certain !== null;
   const sled = dice.below(options.sleds);
   const seconds = (from: number, to: number) => Math.round(dice.between(from * 1_000, to * 1_000));
   switch (kind) {
     case 'kill': {
-      const target = dice.weighted(KILL_WEIGHTS);
+      const target = certain?.target ?? dice.weighted(KILL_WEIGHTS);
       const counts = { worker: options.workers, api: options.apis, 'sled-agent': options.sleds };
-      const index = target === 'postgres' || target === 'temporal' ? 0 : dice.below(counts[target]);
+      const drawn = target === 'postgres' || target === 'temporal' ? 0 : dice.below(counts[target]);
+      // The sled that nothing else is certain to befall.
+      const index = first && target === 'sled-agent' ? options.sleds - 1 : drawn;
       return { atMs, kind, target, index, downMs: Math.round(dice.between(0, 2_500)) };
     }
     case 'freeze-postgres': {
@@ -495,7 +512,7 @@ function drawFault(kind: FaultKind, atMs: number, options: PlanOptions, dice: Di
     case 'drain': {
       const parallel = dice.pick([1, 2, 4, 8]);
       const stopAfterMs = dice.chance(0.4) ? seconds(1, 15) : null;
-      return { atMs, kind, sled, parallel, stopAfterMs };
+      return { atMs, kind, sled: first ? options.sleds - 1 : sled, parallel, stopAfterMs };
     }
     case 'weather':
       return {
