@@ -10,7 +10,8 @@ import type { Queryable } from '../connect.ts';
 
 /** A sled that takes new VMMs: in service, not declared dead, and, with fencing, lately sure of its lease. */
 export const takesVmms = sql.raw(`(sled.policy = 'in_service' AND sled.time_declared_dead IS NULL
-  AND (sled.lease_ms IS NULL OR sled.lease_confirmed_at + sled.lease_ms * ${LATE_AFTER_LEASES} * interval '1 millisecond' > now()))`);
+  AND (sled.lease_ms IS NULL
+    OR coalesce(sled.lease_confirmed_at + sled.lease_ms * ${LATE_AFTER_LEASES} * interval '1 millisecond' > now(), false)))`);
 
 /** A sled that is picked last of all: it gives no answer, as far as is known, or its agent says what ails it. */
 const ails = sql.raw(`(sled.silent_since IS NOT NULL OR cardinality(sled.agent_trouble) > 0)`);

@@ -1,8 +1,7 @@
 /** The soak's own checks can fail: each is shown a history that is wrong, and one that is right. */
 import { describe, expect, test } from 'vitest';
-import { findDoubleRuns } from '../../doctor/witness.ts';
 import { checkHistory, type FinalOperation, type History, type HistoryEntry } from './history.ts';
-import { testimony } from './witness.ts';
+import { findDoubleRuns, findHalts } from './witness.ts';
 
 const call = (entry: Partial<HistoryEntry> & Pick<HistoryEntry, 'kind' | 'sentMs' | 'status'>): HistoryEntry => ({
   instanceId: 'i',
@@ -26,6 +25,7 @@ const history = (given: Partial<History>): History => ({
   operations: [],
   instances: [],
   disturbed: [],
+  halted: [],
   ...given,
 });
 const rules = (given: Partial<History>) => checkHistory(history(given)).map((violation) => violation.rule);
@@ -91,14 +91,51 @@ describe('the history check', () => {
   });
 });
 
+describe('the history check, of what happens without a user', () => {
+  const failed = { calls: [created, started], operations: [operation], instances: shows('failed') };
+  const crash = { instanceId: 'i', atMs: 200 };
+
+  test('a stop by force ends Stopped as a stop does', () => {
+    const forced = call({ kind: 'force-stop', sentMs: 2_000, status: 202 });
+    const given = { ...failed, calls: [...failed.calls, forced] };
+    expect(rules(given)).toHaveLength(1);
+    expect(rules({ ...given, instances: shows('stopped') })).toEqual([]);
+  });
+  test('what is started again by itself runs in the end, whatever befell it; the rest need not', () => {
+    const restarting = { ...created, restarts: true };
+    expect(rules({ ...failed, disturbed: [crash] })).toEqual([]);
+    expect(rules({ ...failed, calls: [restarting, started], disturbed: [crash] })).toHaveLength(1);
+    expect(rules({ ...failed, calls: [restarting, started], disturbed: [crash], instances: shows('running') })).toEqual(
+      [],
+    );
+    // A start of its user that failed leaves it as it is.
+    const again = call({ kind: 'start', sentMs: 300, status: 503, message: 'it failed and was undone' });
+    expect(rules({ ...failed, calls: [restarting, started, again], disturbed: [crash] })).toEqual([]);
+    const halt = { disturbed: [crash], halted: [crash] };
+    expect(rules({ ...failed, calls: [restarting, started], instances: shows('stopped'), ...halt })).toEqual([]);
+  });
+  test('a guest that powered itself off ends Stopped, unless something befell it before that was known', () => {
+    const halt = { instanceId: 'i', atMs: 200 };
+    const given = { ...failed, disturbed: [halt], halted: [halt] };
+    expect(rules(given)).toHaveLength(1);
+    expect(rules({ ...given, instances: shows('running') })).toHaveLength(1);
+    expect(rules({ ...given, instances: shows('stopped') })).toEqual([]);
+    expect(rules({ ...given, disturbed: [halt, { instanceId: 'i', atMs: 250 }] })).toEqual([]);
+    const again = call({ kind: 'start', sentMs: 300, status: null });
+    expect(rules({ ...given, calls: [created, started, again], instances: shows('running') })).toEqual([]);
+  });
+});
+
 describe('the guests’ witness', () => {
   const entry = (vmm_id: string, event: 'began' | 'ceased', second: number) =>
     JSON.stringify({
       instance_id: 'i',
       vmm_id,
       event,
-      reason: '',
-      time: new Date(second * 1000).toISOString(),
+      reason: event === 'ceased' && vmm_id === 'halts' ? 'the guest halted' : '',
+      // The wall clock of an agent may say anything.
+      time: new Date(0).toISOString(),
+      monotonic_ms: second * 1000,
     });
   const life = (sled: string, lines: string[], killedAtMs: number | null = null) => ({
     sled,
@@ -106,7 +143,7 @@ describe('the guests’ witness', () => {
     killedAtMs,
   });
 
-  const found = (...lives: ReturnType<typeof life>[]) => findDoubleRuns(testimony(lives));
+  const found = (...lives: ReturnType<typeof life>[]) => findDoubleRuns(lives);
   const elsewhere = life('2', [entry('b', 'began', 3)]);
 
   test('a guest that begins elsewhere before it ceased is found, and none that begins after', () => {
@@ -118,5 +155,21 @@ describe('the guests’ witness', () => {
     const killed = life('1', [entry('a', 'began', 1)], 2_500);
     expect(found({ ...killed, log: `${killed.log}{"instance_id":` }, elsewhere)).toEqual([]);
     expect(found({ ...killed, killedAtMs: 3_500 }, elsewhere)).toHaveLength(1);
+  });
+  test('its end is when its process was killed, not when its watchdog wrote it down, after a torn line or none', () => {
+    const torn = `{"instance_id":"i","vmm`;
+    for (const lines of [[], [torn]]) {
+      const told = life('1', [entry('a', 'began', 1), ...lines, '', entry('a', 'ceased', 4)], 2_500);
+      expect(found(told, elsewhere)).toEqual([]);
+      expect(found({ ...told, killedAtMs: 3_500 }, elsewhere)).toHaveLength(1);
+    }
+    expect(() => found(life('1', [torn, entry('a', 'began', 1)]))).toThrow(/no entry/);
+  });
+  test('a guest that powered itself off is told from one that was stopped', () => {
+    const lives = [
+      life('1', [entry('halts', 'began', 1), entry('halts', 'ceased', 3)]),
+      life('2', [entry('a', 'began', 4), entry('a', 'ceased', 5)]),
+    ];
+    expect(findHalts(lives)).toEqual([{ instanceId: 'i', atMs: 3_000 }]);
   });
 });

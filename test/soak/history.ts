@@ -5,7 +5,7 @@
 import type { ExternalState } from '../../model/states.ts';
 
 /** A call's kind: the operations of the plan, and the reading of what came of them. */
-export type CallKind = 'create' | 'start' | 'stop' | 'reboot' | 'migrate' | 'delete' | 'resize' | 'read';
+export type CallKind = 'create' | 'start' | 'stop' | 'force-stop' | 'reboot' | 'migrate' | 'delete' | 'resize' | 'read';
 
 export interface HistoryEntry {
   readonly kind: CallKind;
@@ -22,6 +22,8 @@ export interface HistoryEntry {
   readonly operationId?: string | undefined;
   /** Resize: what was asked for. */
   readonly size?: { readonly ncpus: number; readonly memoryBytes: number } | undefined;
+  /** Create: whether the instance is started again by itself when it fails. */
+  readonly restarts?: boolean | undefined;
 }
 
 /** What an operation came to in the end; `null`: it can't be found. */
@@ -52,6 +54,8 @@ export interface History {
   readonly instances: readonly FinalInstance[];
   /** Guests that powered themselves off, crashed, or were on a sled that died: they need not run in the end. */
   readonly disturbed: readonly GuestEvent[];
+  /** Those of them that powered themselves off. */
+  readonly halted: readonly GuestEvent[];
 }
 
 export interface HistoryViolation {
@@ -65,6 +69,7 @@ const LEGAL_STATUSES: Readonly<Record<CallKind, readonly number[]>> = {
   create: [201, 400, 503],
   start: [202, 404, 409, 503, 507],
   stop: [202, 404, 409, 503],
+  'force-stop': [202, 404, 409, 503],
   reboot: [202, 400, 404, 409, 503],
   migrate: [202, 400, 404, 409, 503, 507],
   delete: [204, 400, 404, 409, 503],
@@ -92,15 +97,19 @@ export function checkHistory(history: History): HistoryViolation[] {
   const calls = byInstance(history.calls);
   const operations = byInstance(history.operations);
   const disturbed = byInstance(history.disturbed);
+  const halted = byInstance(history.halted);
   for (const { instanceId, view } of history.instances) {
     const own = calls.get(instanceId) ?? [];
     checkExistence(own, view !== null, (rule, detail) => report(rule, instanceId, detail));
     if (view === null) continue;
     checkSize(own, view, (rule, detail) => report(rule, instanceId, detail));
     checkRunState(
-      own,
-      operations.get(instanceId) ?? [],
-      disturbed.get(instanceId) ?? [],
+      {
+        calls: own,
+        operations: operations.get(instanceId) ?? [],
+        disturbed: disturbed.get(instanceId) ?? [],
+        halted: halted.get(instanceId) ?? [],
+      },
       view.runState,
       (rule, detail) => report(rule, instanceId, detail),
     );
@@ -177,18 +186,19 @@ function checkSize(
 
 /**
  * Who asked last gets it, where one call was clearly the last: a stop that was answered, with no start since, ends
- * Stopped; a start that succeeded, with nothing since, ends Running.
+ * Stopped; a start that succeeded, with nothing since, ends Running, and also with a failure since where the instance is
+ * started again by itself. A guest that powered itself off, with nothing since, ends Stopped.
  */
 function checkRunState(
-  calls: readonly HistoryEntry[],
-  operations: readonly FinalOperation[],
-  disturbed: readonly GuestEvent[],
+  { calls, operations, disturbed, halted }: Pick<History, 'calls' | 'operations' | 'disturbed' | 'halted'>,
   externalState: ExternalState,
   report: ReportViolation,
 ): void {
   // A create may start it as well.
   const starts = calls.filter((call) => call.kind === 'start' || call.kind === 'create');
-  const stops = calls.filter((call) => call.kind === 'stop' && (call.status === 202 || isUncertain(call)));
+  const stops = calls.filter(
+    (call) => (call.kind === 'stop' || call.kind === 'force-stop') && (call.status === 202 || isUncertain(call)),
+  );
   // A start is on its way until its operation has ended, or for ever when its caller never learned of one.
   const startEnds = (call: HistoryEntry): number => {
     if (isUncertain(call)) return Number.POSITIVE_INFINITY;
@@ -205,13 +215,33 @@ function checkRunState(
       );
     return;
   }
+  const halt = halted.reduce<GuestEvent | null>(
+    (last, event) => (last === null || event.atMs > last.atMs ? event : last),
+    null,
+  );
+  // What befell it before its sled had told of its end may have been quicker.
+  const isHaltLast = ({ atMs }: GuestEvent) =>
+    starts.every((call) => startEnds(call) < atMs) &&
+    disturbed.every((event) => event.atMs < atMs || halted.includes(event));
+  if (halt !== null && isHaltLast(halt)) {
+    if (externalState !== 'stopped')
+      report(
+        'a guest that powered itself off ends Stopped',
+        `it shows ${externalState} in the end, although its guest halted at ${Math.round(halt.atMs)} ms`,
+      );
+    return;
+  }
   const start = starts
     .filter((call) => call.operationId !== undefined)
     .filter((call) => operations.some((one) => one.operationId === call.operationId && one.outcome === 'succeeded'))
     .reduce(latest, null);
   if (start === null || stops.some((call) => call.endedMs > start.sentMs)) return;
   // Since it was asked for: the guest may have met its end before its caller heard of its start.
-  if (disturbed.some((event) => event.atMs > start.sentMs)) return;
+  const restarts = calls.some((call) => call.kind === 'create' && call.restarts);
+  const since = (restarts ? halted : disturbed).some((event) => event.atMs > start.sentMs);
+  // A later start, of its user, that failed leaves it Stopped.
+  const isLast = starts.every((call) => call === start || startEnds(call) < start.sentMs);
+  if (since || (restarts && !isLast)) return;
   if (externalState !== 'running')
     report('a start that succeeded is seen', `it shows ${externalState} in the end, although: ${describe(start)}`);
 }

@@ -3,7 +3,7 @@ import { randomInt } from 'node:crypto';
 import { Command } from 'commander';
 import { colours } from '../../cli/format.ts';
 import { printJson } from '../../cli/output.ts';
-import { makePlan } from './plan.ts';
+import { faultKind, makePlan } from './plan.ts';
 import { printReport, recordReport } from './report.ts';
 import { runSoak } from './soak.ts';
 
@@ -18,6 +18,9 @@ const program = new Command('soak')
   .option('--apis <n>', 'how many API processes', Number, 2)
   .option('--sleds <n>', 'how many sled agents', Number, 4)
   .option('--rate <n>', 'operations a second, on average', Number, 8)
+  .option('--without <faults>', 'faults that never come, separated by commas', (names) =>
+    names.split(',').map(faultKind),
+  )
   .option('--record <file>', 'append the outcome to this table of runs')
   .option('--keep', 'keep data and logs, also when nothing is wrong')
   .option('--json', 'print the report as JSON')
@@ -32,8 +35,9 @@ const program = new Command('soak')
       apis,
       sleds,
       operationsPerSecond: options.rate,
+      ...(options.without === undefined ? {} : { without: options.without }),
     });
-    const again = `npm run soak -- --seed ${seed} --minutes ${options.minutes} --instances ${instances} --workers ${workers} --apis ${apis} --sleds ${sleds} --rate ${options.rate}`;
+    const again = `npm run soak -- --seed ${seed} --minutes ${options.minutes} --instances ${instances} --workers ${workers} --apis ${apis} --sleds ${sleds} --rate ${options.rate}${options.without === undefined ? '' : ` --without ${options.without}`}`;
     const print = (message: string) => options.json || console.log(`${colours.dim('·')} ${message}`);
     print(`seed ${seed}; again with: ${again}`);
     const report = await runSoak({ plan, keep: options.keep ?? false, print });

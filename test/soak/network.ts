@@ -1,16 +1,16 @@
 /**
  * The network between the control plane and one sled agent: two small HTTP proxies, one in each direction, that delay,
- * duplicate, reorder and lose messages while the weather is bad. What befalls the n-th message of a link is drawn from
- * the seed.
+ * duplicate, reorder and lose messages while the weather is bad, answer in the receiver's place, or pass nothing. What
+ * befalls the n-th message of a link is drawn from the seed.
  *
  * A message that is on its way when its sled agent dies is lost with the connection, as TCP would have it: it is not
  * handed to the agent that starts afterwards.
  */
 import { setMaxListeners } from 'node:events';
-import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import { createServer, type IncomingHttpHeaders, type IncomingMessage, type ServerResponse } from 'node:http';
 import { setTimeout as pause } from 'node:timers/promises';
 import { Agent, request } from 'undici';
-import { Dice, type LinkDirection, streamSeed, type Weather } from './plan.ts';
+import { Dice, type Impostor, type LinkDirection, streamSeed, type Weather } from './plan.ts';
 
 /** How a message fares. */
 export interface Fate {
@@ -24,6 +24,34 @@ export interface Fate {
 }
 
 const FAIR: Fate = { delayMs: 0, answerDelayMs: 0, againAfterMs: null, lost: 'no' };
+
+/** What somebody who is neither a sled nor the control plane answers. */
+const PAGES: Readonly<Record<Impostor['body'], { headers: Record<string, string>; body: Buffer }>> = {
+  html: {
+    headers: { 'content-type': 'text/html' },
+    body: Buffer.from('<!DOCTYPE html><html><head><title>default backend</title></head><body></body></html>'),
+  },
+  json: {
+    headers: { 'content-type': 'application/json' },
+    body: Buffer.from('{"message":"no Route matched with those values"}'),
+  },
+  nothing: { headers: {}, body: Buffer.alloc(0) },
+};
+
+/** What concerns one connection alone, or is made anew for the next one. */
+const OF_ONE_HOP: ReadonlySet<string> = new Set([
+  ...['connection', 'keep-alive', 'transfer-encoding', 'content-length', 'host', 'expect', 'upgrade'],
+]);
+
+/** The headers that a proxy passes on: whatever either side marks its messages with. */
+function passedOn(headers: IncomingHttpHeaders): Record<string, string | string[]> {
+  return Object.fromEntries(
+    Object.entries(headers).filter((entry): entry is [string, string | string[]] => {
+      const [name, value] = entry;
+      return value !== undefined && !OF_ONE_HOP.has(name);
+    }),
+  );
+}
 
 /** Draws the fate of a message. Uses the same number of draws whatever comes of it. */
 export function drawFate(dice: Dice, weather: Weather): Fate {
@@ -46,6 +74,8 @@ export interface LinkCounts {
   delayed: number;
   duplicated: number;
   lost: number;
+  /** Answered by somebody else. */
+  usurped: number;
 }
 
 export interface Link {
@@ -54,6 +84,12 @@ export interface Link {
   readonly counts: Readonly<LinkCounts>;
   /** Sets the weather; `null`: fair. */
   setWeather(weather: Weather | null): void;
+  /** Sets who answers in the receiver's place; `null`: nobody. */
+  setImpostor(impostor: Impostor | null): void;
+  /** Whether messages pass at all; those that don't are held until they do, and are lost then. */
+  setOpen(open: boolean): void;
+  /** Fair weather, nobody between, open. */
+  heal(): void;
   /** The receiver has died: what is on its way to it is lost. */
   cut(): void;
   close(): Promise<void>;
@@ -71,25 +107,39 @@ export async function openLink(options: {
   readonly receiver: () => string | null;
 }): Promise<Link> {
   const dice = new Dice(streamSeed(options.seed, `${options.name}/${options.direction}`));
-  const counts: LinkCounts = { messages: 0, delayed: 0, duplicated: 0, lost: 0 };
+  const counts: LinkCounts = { messages: 0, delayed: 0, duplicated: 0, lost: 0, usurped: 0 };
   const dispatcher = new Agent({ connections: 64, connect: { timeout: 2_000 } });
   const closed = new AbortController();
   // One listener for each message on its way.
   setMaxListeners(0, closed.signal);
   let weather: Weather | null = null;
+  let impostor: Impostor | null = null;
+  let opened: Promise<void> | null = null;
+  let open = () => {};
   let epoch = 0;
 
   async function handOver(message: IncomingMessage, body: Buffer, sentIn: number) {
     const to = options.receiver();
     if (to === null || sentIn !== epoch) throw new Error('nobody is there');
-    const type = message.headers['content-type'];
     const answer = await request(`http://${to}${message.url}`, {
       method: (message.method ?? 'GET') as 'GET' | 'PUT' | 'DELETE',
       dispatcher,
       signal: closed.signal,
-      ...(body.length === 0 ? {} : { body, headers: { 'content-type': type ?? 'application/json' } }),
+      headers: passedOn(message.headers),
+      ...(body.length === 0 ? {} : { body }),
     });
-    return { status: answer.statusCode, body: Buffer.from(await answer.body.arrayBuffer()) };
+    return {
+      status: answer.statusCode,
+      headers: passedOn(answer.headers),
+      body: Buffer.from(await answer.body.arrayBuffer()),
+    };
+  }
+
+  /** Somebody else's answer; the message may reach its receiver all the same, whose own answer nobody hears. */
+  async function usurp(one: Impostor, message: IncomingMessage, body: Buffer, sentIn: number, carried: boolean) {
+    counts.usurped += 1;
+    if (carried) await handOver(message, body, sentIn).catch(() => {});
+    return { status: one.status, ...PAGES[one.body] };
   }
 
   async function carry(message: IncomingMessage, reply: ServerResponse): Promise<void> {
@@ -98,9 +148,16 @@ export async function openLink(options: {
     const body = Buffer.concat(chunks);
     const sentIn = epoch;
     const fate = weather === null ? FAIR : drawFate(dice, weather);
+    const between = impostor;
+    const usurped = between !== null && dice.chance(between.share);
+    const carried = between !== null && dice.chance(between.carried);
     counts.messages += 1;
     if (fate.delayMs + fate.answerDelayMs > 0) counts.delayed += 1;
     if (fate.lost !== 'no') counts.lost += 1;
+    if (opened !== null) {
+      await opened;
+      throw new Error('lost');
+    }
     if (fate.lost === 'request') throw new Error('lost');
     await pause(fate.delayMs, undefined, { signal: closed.signal });
     if (fate.againAfterMs !== null) {
@@ -110,10 +167,23 @@ export async function openLink(options: {
         .then(() => handOver(message, body, sentIn))
         .catch(() => {});
     }
-    const answer = await handOver(message, body, sentIn);
+    const answer = await (between !== null && usurped
+      ? usurp(between, message, body, sentIn, carried)
+      : handOver(message, body, sentIn));
     await pause(fate.answerDelayMs, undefined, { signal: closed.signal });
+    if (opened !== null) await opened;
     if (fate.lost === 'answer') throw new Error('lost');
-    reply.writeHead(answer.status, { 'content-type': 'application/json' }).end(answer.body);
+    reply.writeHead(answer.status, answer.headers).end(answer.body);
+  }
+
+  function setOpen(on: boolean): void {
+    if (on) {
+      open();
+      opened = null;
+    } else
+      opened ??= new Promise((resolve) => {
+        open = resolve;
+      });
   }
 
   const server = createServer((message, reply) => {
@@ -131,11 +201,21 @@ export async function openLink(options: {
     setWeather(next) {
       weather = next;
     },
+    setImpostor(next) {
+      impostor = next;
+    },
+    setOpen,
+    heal() {
+      weather = null;
+      impostor = null;
+      setOpen(true);
+    },
     cut() {
       epoch += 1;
     },
     async close() {
       closed.abort();
+      setOpen(true);
       server.closeAllConnections();
       await new Promise<void>((resolve) => server.close(() => resolve()));
       await dispatcher.destroy();

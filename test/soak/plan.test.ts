@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { drawFate } from './network.ts';
-import { Dice, KILL_TARGETS, makePlan, type PlanOptions } from './plan.ts';
+import { Dice, type FaultKind, KILL_TARGETS, makePlan, type PlanOptions, sledKind } from './plan.ts';
 
 const anyOptions: fc.Arbitrary<PlanOptions> = fc.record({
   seed: fc.integer({ min: -(2 ** 31), max: 2 ** 31 - 1 }),
@@ -70,6 +70,67 @@ test('a process is not killed again before it can be up', () => {
     upAgainMs.set(key, fault.atMs + fault.downMs);
   }
   expect(new Set([...upAgainMs.keys()].map((key) => key.split('/')[0]))).toEqual(new Set(KILL_TARGETS));
+});
+
+const EVERY_KIND = [
+  ...[
+    'kill',
+    'weather',
+    'guest',
+    'refusal',
+    'migration',
+    'impostor',
+    'full-disk',
+    'silent-sled',
+    'clock',
+    'word',
+    'drain',
+  ],
+  ...['attributes', 'freeze-postgres', 'slip', 'deploy'],
+] as FaultKind[];
+
+test('every kind of fault comes, however short the run and whatever the seed, but for what is left out', () => {
+  fc.assert(
+    fc.property(fc.integer(), fc.subarray(EVERY_KIND), (seed, without) => {
+      const { faults } = makePlan({ ...options, seed, durationMs: 60_000, without });
+      const kinds = new Set(faults.map(({ kind }) => kind));
+      expect(kinds).toEqual(new Set(EVERY_KIND.filter((kind) => !without.includes(kind))));
+      const targets = new Set(faults.flatMap((fault) => (fault.kind === 'kill' ? [fault.target] : [])));
+      expect(targets).toEqual(new Set(without.includes('kill') ? [] : KILL_TARGETS));
+    }),
+    { numRuns: 50 },
+  );
+});
+
+test('a word is only false about a sled whose lease makes it true', () => {
+  fc.assert(
+    fc.property(anyOptions, (given) => {
+      for (const fault of makePlan(given).faults)
+        if (fault.kind === 'word' && fault.state !== 'off') expect(sledKind(fault.sled)).toBe('fenced');
+    }),
+    { numRuns: 50 },
+  );
+});
+
+test('one sled is not silenced twice at a time, and most are there to take the guests', () => {
+  fc.assert(
+    fc.property(anyOptions, (given) => {
+      const silences = makePlan(given).faults.flatMap((fault) =>
+        fault.kind === 'silent-sled'
+          ? [{ sled: fault.sled, fromMs: fault.atMs, untilMs: fault.atMs + fault.durationMs }]
+          : fault.kind === 'word'
+            ? [{ sled: fault.sled, fromMs: fault.atMs, untilMs: fault.atMs + fault.afterMs }]
+            : [],
+      );
+      for (const [index, one] of silences.entries()) {
+        const besides = silences.slice(index + 1).filter((other) => other.fromMs < one.untilMs);
+        expect(besides.map(({ sled }) => sled)).not.toContain(one.sled);
+        const beginning = silences.filter(({ fromMs, untilMs }) => fromMs <= one.fromMs && one.fromMs < untilMs);
+        expect(beginning.length).toBeLessThanOrEqual(Math.max(1, given.sleds - 2));
+      }
+    }),
+    { numRuns: 50 },
+  );
 });
 
 test('a plan for nothing is refused, by the name of the option', () => {

@@ -6,17 +6,22 @@ import { rm } from 'node:fs/promises';
 import { setTimeout as pause } from 'node:timers/promises';
 import { Client, Connection } from '@temporalio/client';
 import { sql } from 'drizzle-orm';
-import { Agent, request } from 'undici';
 import { z } from 'zod';
 import { SledClient } from '../../activities/sled-client.ts';
 import { type OpenDatabase, openDatabase } from '../../db/connect.ts';
 import { installJournal } from '../../db/journal.ts';
 import { type ExamineOptions, examine } from '../../doctor/examine.ts';
 import type { Finding } from '../../doctor/finding.ts';
+import { SEARCH_ATTRIBUTES } from '../../model/search-attributes.ts';
+import { isTerminalVmmState } from '../../model/states.ts';
+import { monotonicMs } from '../../sled-agent/lease-file.ts';
 import { errorResponse } from '../../wire/operator-api/error-response.ts';
 import { instanceView } from '../../wire/operator-api/instances.ts';
 import { operationView } from '../../wire/operator-api/operations.ts';
+import { sledView } from '../../wire/operator-api/sleds.ts';
 import { sledInventory } from '../../wire/sled-protocol.ts';
+import { Adversary, faultName } from './adversary.ts';
+import { type Answer, Caller } from './caller.ts';
 import {
   type CallKind,
   checkHistory,
@@ -28,7 +33,7 @@ import {
 import type { LinkCounts } from './network.ts';
 import type { PlannedFault, PlannedOperation, SoakPlan } from './plan.ts';
 import { SoakSystem } from './system.ts';
-import { testimony } from './witness.ts';
+import { findDoubleRuns, findHalts } from './witness.ts';
 
 export interface SoakRun {
   readonly plan: SoakPlan;
@@ -53,7 +58,12 @@ export interface SoakReport {
   readonly operations: Readonly<Record<string, Readonly<Record<string, number>>>>;
   /** Sagas by kind and outcome, of the operations that were followed. */
   readonly sagas: Readonly<Record<string, number>>;
+  /** How often each fault came, where there was anything for it to befall. */
   readonly faults: Readonly<Record<string, number>>;
+  /** What came of them, by the name of the fault. */
+  readonly consequences: Readonly<Record<string, Readonly<Record<string, number>>>>;
+  /** What became of leases and of instances that were started again by themselves. */
+  readonly happenings: Readonly<Record<string, number>>;
   readonly messages: LinkCounts;
   /** How long it took to come to rest, in milliseconds; `null`: it never did. */
   readonly restMs: number | null;
@@ -63,10 +73,12 @@ export interface SoakReport {
 }
 
 const PROJECT = 'soak';
-const DEFAULT_REST_TIMEOUT_MS = 150_000;
+const DEFAULT_REST_TIMEOUT_MS = 300_000;
 /** A call that takes this much longer than it asked to wait is never answered, in milliseconds. */
 const ANSWER_GRACE_MS = 60_000;
 const EXAMINE_EVERY_MS = 3_000;
+/** Why a VMM failed where no verdict on its sled was the reason: what must have a cause of its own. */
+const FAILED_BY_REPORT = /reported it failed|does not know/;
 
 interface Slot {
   readonly name: string;
@@ -108,12 +120,17 @@ class Soak {
   readonly #calls: HistoryEntry[] = [];
   readonly #outcomes: Record<string, Record<string, number>> = {};
   readonly #faults: Record<string, number> = {};
+  readonly #consequences: Record<string, Record<string, number>> = {};
+  /** Instances that are started again when they fail. */
+  readonly #restarting = new Set<string>();
   readonly #disturbed: GuestEvent[] = [];
   readonly #violations: Violation[] = [];
-  readonly #dispatcher = new Agent({ connections: 512 });
+  readonly #caller = new Caller();
+  readonly #adversary: Adversary;
   readonly #sledClient = new SledClient();
   readonly #database: OpenDatabase;
   #beganAtMs = 0;
+  #beganMonotonicMs = 0;
 
   constructor(system: SoakSystem, run: SoakRun) {
     this.#system = system;
@@ -124,6 +141,17 @@ class Soak {
       id: null,
       lastId: null,
     }));
+    this.#adversary = new Adversary({
+      system,
+      caller: this.#caller,
+      db: this.#database.db,
+      instanceIn: (slot) => this.#slots[slot]?.id ?? null,
+      leftMs: () => run.plan.options.durationMs - this.#now(),
+      now: () => this.#now(),
+      disturbed: (event) => this.#disturbed.push(event),
+      violate: (rule, instanceId, detail) => this.#violate(rule, instanceId, detail),
+      forceStop: (instanceId) => this.#forceStop(instanceId),
+    });
   }
 
   async carryOut(): Promise<Omit<SoakReport, 'kept'>> {
@@ -131,22 +159,34 @@ class Soak {
     await installJournal(this.#database.db);
     await this.#makeProject();
     this.#beganAtMs = Date.now();
+    this.#beganMonotonicMs = monotonicMs();
     print(
       `${plan.operations.length} operations and ${plan.faults.length} faults in ${plan.options.durationMs / 1000} s`,
     );
     await Promise.all([this.#play(), this.#examineNowAndThen()]);
     print('quiet: faults are over, everything comes up');
     await this.#system.calm();
+    const stuck = await this.#system.endOldBuilds();
+    for (const build of stuck)
+      this.#violate('a build that is replaced ends what it began', null, `there is still work of ${build}`);
+    await this.#makeRoom();
     const quietSince = performance.now();
     const unrest = await this.#comeToRest();
     const restMs = unrest.length === 0 ? Math.round(performance.now() - quietSince) : null;
     for (const { rule, instanceId, detail } of unrest) this.#violate(rule, instanceId, detail);
-    await this.#disturbBySledDeaths();
+    await this.#disturbByVerdictsAndEnds();
+    const lives = await this.#system.agentLives();
+    for (const { instanceId, detail } of findDoubleRuns(lives))
+      this.#violate('no guest ever runs twice at a time', instanceId, detail);
+    const halted = findHalts(lives).map(({ instanceId, atMs }) => ({
+      instanceId,
+      atMs: atMs - this.#beganMonotonicMs,
+    }));
     const operations = await this.#readOperations();
     const instances = await this.#readInstances();
-    const history = { calls: this.#calls, operations, instances, disturbed: this.#disturbed };
+    const history = { calls: this.#calls, operations, instances, disturbed: [...this.#disturbed, ...halted], halted };
     this.#violations.push(...checkHistory(history));
-    for (const [name, times] of this.#system.endedByThemselves)
+    for (const [name, times] of await this.#system.endedByThemselves())
       this.#violate('a process runs until it is told to end', null, `${name} ended by itself, ${times} times`);
     const sagas: Record<string, number> = {};
     for (const { outcome } of operations) sagas[outcome ?? 'open'] = (sagas[outcome ?? 'open'] ?? 0) + 1;
@@ -157,6 +197,8 @@ class Soak {
       operations: this.#outcomes,
       sagas,
       faults: this.#faults,
+      consequences: this.#consequences,
+      happenings: await this.#readHappenings(),
       messages: this.#system.messages,
       restMs,
       violations: this.#violations,
@@ -165,7 +207,7 @@ class Soak {
 
   /** Closes what the soak itself holds open. */
   async close(): Promise<void> {
-    await Promise.allSettled([this.#dispatcher.destroy(), this.#sledClient.close(), this.#database.close()]);
+    await Promise.allSettled([this.#caller.close(), this.#sledClient.close(), this.#database.close()]);
   }
 
   #violate(rule: string, instanceId: string | null, detail: string): void {
@@ -215,8 +257,8 @@ class Soak {
     }
     await pause(Math.max(0, options.durationMs - this.#now()));
     for (const { commands, reports } of this.#system.sleds) {
-      commands.setWeather(null);
-      reports.setWeather(null);
+      commands.heal();
+      reports.heal();
     }
     await Promise.all(running);
     if (errors.length > 0) throw errors[0];
@@ -265,6 +307,7 @@ class Soak {
   }
 
   async #create(operation: PlannedOperation, slot: Slot, url: string): Promise<void> {
+    const restarts = operation.restartsAfterSeconds;
     const { status, body } = await this.#call(
       'create',
       url,
@@ -277,17 +320,35 @@ class Soak {
         ncpus: operation.ncpus,
         memory: operation.memoryBytes,
         start: operation.on,
-        // An instance that fails stays so: what is shown in the end is what was asked for.
-        auto_restart_policy: 'never',
+        // One that fails and stays so: what is shown in the end is what was asked for.
+        auto_restart_policy: restarts === null ? 'never' : 'best_effort',
       },
-      { instanceId: null, waitSeconds: operation.waitSeconds },
+      { instanceId: null, waitSeconds: operation.waitSeconds, restarts: restarts !== null },
     );
-    if (status === 201) slot.id = instanceView.parse(body).id;
-    else if (slot.id === null) {
+    if (status === 201) {
+      slot.id = instanceView.parse(body).id;
+      if (restarts !== null) await this.#setCooldown(slot.id, restarts, url);
+    } else if (slot.id === null) {
       // It may have been made by a call that was never answered.
       const found = await this.#send(url, 'GET', `/v1/instances/${slot.name}?project=${PROJECT}`, undefined, 20_000);
       if (found.status === 200) slot.id ??= instanceView.parse(found.body).id;
     }
+  }
+
+  async #setCooldown(instanceId: string, seconds: number, url: string): Promise<void> {
+    this.#restarting.add(instanceId);
+    const body = { auto_restart_cooldown_seconds: seconds };
+    const { status } = await this.#send(url, 'PUT', `/v1/instances/${instanceId}`, body, 20_000);
+    this.#count('set-cooldown', status);
+  }
+
+  /** With an operator's word that its sled is off. */
+  async #forceStop(instanceId: string): Promise<number | null> {
+    const api = this.#system.anyApi();
+    if (api === null) return null;
+    const path = `/v1/instances/${instanceId}/force-stop`;
+    const about = { instanceId, waitSeconds: 0 };
+    return (await this.#call('force-stop', api.url, 'POST', path, { sled_powered_off: true }, about)).status;
   }
 
   async #setPolicy(operation: PlannedOperation, url: string): Promise<void> {
@@ -314,7 +375,7 @@ class Soak {
     method: 'GET' | 'POST' | 'PUT' | 'DELETE',
     path: string,
     body: unknown,
-    about: { instanceId: string | null; waitSeconds: number; size?: HistoryEntry['size'] },
+    about: Pick<HistoryEntry, 'instanceId' | 'size' | 'restarts'> & { waitSeconds: number },
   ): Promise<{ status: number | null; body: unknown }> {
     const sentMs = this.#now();
     const limitMs = about.waitSeconds * 1000 + ANSWER_GRACE_MS;
@@ -331,6 +392,7 @@ class Soak {
       message: error?.message,
       operationId: answer.location?.split('/').at(-1),
       size: about.size,
+      restarts: about.restarts,
     });
     this.#count(kind, answer.status);
     if (answer.tooLate)
@@ -338,80 +400,17 @@ class Soak {
     return answer;
   }
 
-  async #send(
-    url: string,
-    method: 'GET' | 'POST' | 'PUT' | 'DELETE',
-    path: string,
-    body: unknown,
-    limitMs: number,
-    headers: Record<string, string> = {},
-  ): Promise<{ status: number | null; body: unknown; location?: string | undefined; tooLate: boolean }> {
-    try {
-      const response = await request(url + path, {
-        method,
-        dispatcher: this.#dispatcher,
-        headers: { ...headers, ...(body === undefined ? {} : { 'content-type': 'application/json' }) },
-        ...(body === undefined ? {} : { body: JSON.stringify(body) }),
-        signal: AbortSignal.timeout(limitMs),
-      });
-      const text = await response.body.text();
-      const location = [response.headers.location ?? []].flat()[0];
-      return { status: response.statusCode, body: text === '' ? null : JSON.parse(text), location, tooLate: false };
-    } catch (error) {
-      return { status: null, body: null, tooLate: error instanceof Error && error.name === 'TimeoutError' };
-    }
+  #send(...call: Parameters<Caller['send']>): Promise<Answer> {
+    return this.#caller.send(...call);
   }
-
-  // --- Faults ---
 
   async #inject(fault: PlannedFault): Promise<void> {
-    const name =
-      fault.kind === 'kill' ? `kill ${fault.target}` : fault.kind === 'guest' ? `guest ${fault.what}` : fault.kind;
-    if (await this.#befall(fault)) this.#faults[name] = (this.#faults[name] ?? 0) + 1;
-  }
-
-  /** Returns whether there was anyone for the fault to befall. */
-  async #befall(fault: PlannedFault): Promise<boolean> {
-    switch (fault.kind) {
-      case 'kill':
-        return this.#system.kill(fault.target, fault.index, fault.downMs);
-      case 'replace-sled':
-        await this.#system.replaceSled(fault.sled);
-        return true;
-      case 'weather': {
-        const link = this.#system.sleds[fault.sled]?.[fault.direction];
-        link?.setWeather(fault.weather);
-        await pause(Math.max(0, Math.min(fault.durationMs, this.#run.plan.options.durationMs - this.#now())));
-        link?.setWeather(null);
-        return link !== undefined;
-      }
-      case 'guest':
-        return this.#disturbGuest(fault.what, this.#slots[fault.slot]?.id ?? null);
-      case 'refusal':
-        return this.#plant(fault.sled, { call: fault.call, times: 1, act: { type: 'refuse', status: fault.status } });
-      case 'migration':
-        return this.#plant(fault.sled, { migration: { side: fault.side, point: fault.point } });
-    }
-  }
-
-  async #plant(sled: number, planted: unknown): Promise<boolean> {
-    const at = this.#system.sleds[sled]?.agentAddress;
-    return (await this.#send(`http://${at}`, 'POST', '/test/faults', planted, 5_000)).status === 204;
-  }
-
-  async #disturbGuest(what: string, instanceId: string | null): Promise<boolean> {
-    if (instanceId === null) return false;
-    for (const { agentAddress } of this.#system.sleds) {
-      const { status, body } = await this.#send(`http://${agentAddress}`, 'GET', '/vmms', undefined, 5_000);
-      if (status !== 200) continue;
-      const vmm = sledInventory.parse(body).vmms.find((one) => one.instance_id === instanceId);
-      if (vmm === undefined) continue;
-      const path = `/test/vmms/${vmm.vmm_id}/${what}`;
-      const done = await this.#send(`http://${agentAddress}`, 'POST', path, undefined, 5_000);
-      this.#disturbed.push({ instanceId, atMs: this.#now() });
-      return done.status === 204;
-    }
-    return false;
+    const name = faultName(fault);
+    const came = await this.#adversary.befall(fault);
+    const consequences = this.#consequences[name] ?? {};
+    this.#consequences[name] = consequences;
+    consequences[came] = (consequences[came] ?? 0) + 1;
+    if (came !== 'nobody there') this.#faults[name] = (this.#faults[name] ?? 0) + 1;
   }
 
   // --- Afterwards ---
@@ -428,15 +427,17 @@ class Soak {
     }
   }
 
-  async #examine(options: Pick<ExamineOptions, 'atRest' | 'temporal' | 'guestLog'>): Promise<Finding[]> {
+  async #examine(options: Pick<ExamineOptions, 'atRest' | 'temporal'>): Promise<Finding[]> {
     const { findings, checked } = await examine({
       db: this.#database.db,
       sleds: this.#sledClient,
       journal: 'required',
       ...options,
     });
-    if (!options.atRest || checked.silentSleds.length === 0) return findings;
-    throw new Error(`no answer from ${checked.silentSleds.join(', ')}`);
+    // Of those that were expunged, only some are there to answer.
+    const silent = checked.silentSleds.filter((name) => this.#system.sleds.some((sled) => sled.name === name));
+    if (!options.atRest || silent.length === 0) return findings;
+    throw new Error(`no answer from ${silent.join(', ')}`);
   }
 
   /** Waits until the doctor finds nothing and no operation is open. Returns what is left when that takes too long. */
@@ -466,9 +467,98 @@ class Soak {
     }
     for (const { operationId, instanceId, state } of await this.#readOperations())
       if (state === 'running') unrest.push({ rule, instanceId, detail: `operation ${operationId} is still open` });
-    const guestLog = testimony(await this.#system.agentLives());
-    const findings = await this.#examine({ atRest: true, temporal, guestLog });
+    for (const { name, id, kind } of this.#system.sleds) {
+      const sled = sledView.parse(await this.#read(`/v1/system/hardware/sleds/${id}`));
+      const away = sled.declared_dead !== null ? 'is declared dead' : sled.provision_state;
+      if (away !== 'in_service') unrest.push({ rule, instanceId: null, detail: `${name} ${away}` });
+      if (kind === 'fenced' && sled.lease?.standing !== 'held')
+        unrest.push({ rule, instanceId: null, detail: `${name} holds no lease` });
+    }
+    for (const { name, id } of this.#system.retired) {
+      const { provision_state: policy } = sledView.parse(await this.#read(`/v1/system/hardware/sleds/${id}`));
+      if (policy !== 'expunged') unrest.push({ rule, instanceId: null, detail: `${name} is not expunged yet` });
+    }
+    unrest.push(...(await this.#findMissingAttributes(temporal)), ...(await this.#findUnrestarted()));
+    unrest.push(...(await this.#findGuestsOfTheExpunged()));
+    const findings = await this.#examine({ atRest: true, temporal });
     return [...unrest, ...findings.map(asViolation)];
+  }
+
+  /** Search attributes that vanished are made again, by whoever needs them. */
+  async #findMissingAttributes({ connection, options }: Client): Promise<Violation[]> {
+    const { namespace } = options;
+    const { customAttributes } = await (connection as Connection).operatorService.listSearchAttributes({ namespace });
+    return Object.values(SEARCH_ATTRIBUTES)
+      .filter((name) => customAttributes?.[name] === undefined)
+      .map((name) => ({ rule: 'search attributes come back', instanceId: null, detail: `${name} is missing` }));
+  }
+
+  /** Instances that are to run and to be started again by themselves, are down, and would have room. */
+  async #findUnrestarted(): Promise<Violation[]> {
+    const found = await this.#database.db.execute(sql`
+      SELECT instance.id, instance.state FROM instance LEFT JOIN vmm ON vmm.id = instance.active_vmm_id
+      WHERE instance.time_deleted IS NULL AND instance.intended_state = 'running'
+        AND coalesce(instance.auto_restart_policy, 'best_effort') <> 'never'
+        AND (instance.state = 'failed' OR (instance.last_start_reason = 'auto_restart'
+          AND (instance.state = 'no_vmm' OR vmm.state = 'saga_unwound')))
+        AND EXISTS (SELECT 1 FROM sled WHERE policy = 'in_service' AND time_declared_dead IS NULL
+          AND threads - reserved_threads >= instance.ncpus AND memory_bytes - reserved_memory_bytes >= instance.memory_bytes)`);
+    return z
+      .array(z.object({ id: z.string(), state: z.string() }))
+      .parse(found.rows)
+      .map(({ id, state }) => ({
+        rule: 'what is to be started again by itself is',
+        instanceId: id,
+        detail: `it is ${state}`,
+      }));
+  }
+
+  /** Guests on servers that were expunged and are on all the same. */
+  async #findGuestsOfTheExpunged(): Promise<Violation[]> {
+    const found: Violation[] = [];
+    for (const { name, agentAddress, agent } of this.#system.retired) {
+      if (!agent.runs) continue;
+      const { status, body } = await this.#send(`http://${agentAddress}`, 'GET', '/vmms', undefined, 5_000);
+      // One that gets no lease does not say what it has: it has nothing.
+      if (status !== 200) continue;
+      for (const vmm of sledInventory.parse(body).vmms)
+        if (!isTerminalVmmState(vmm.vmm_state.state))
+          found.push({
+            rule: 'an expunged sled that is on runs nothing',
+            instanceId: vmm.instance_id,
+            detail: `VMM ${vmm.vmm_id} is ${vmm.vmm_state.state} on ${name}`,
+          });
+    }
+    return found;
+  }
+
+  /** What operators do when the trouble is over: drains end, sleds take instances again, nothing waits for room. */
+  async #makeRoom(): Promise<void> {
+    const must = (method: 'PUT' | 'DELETE', path: string, body: unknown, statuses: readonly number[]) =>
+      this.#system.persist(async (url) => {
+        const { status } = await this.#send(url, method, path, body, 20_000);
+        if (status === null || !statuses.includes(status)) throw new Error(`${method} ${path}: ${status}`);
+      });
+    for (const { id } of this.#system.sleds) {
+      await must('DELETE', `/v1/system/hardware/sleds/${id}/drain`, undefined, [202, 404]);
+      await must('PUT', `/v1/system/hardware/sleds/${id}/provision-policy`, { state: 'provisionable' }, [200]);
+    }
+    await must('PUT', `/v1/system/projects/${PROJECT}/quota`, { cpus: null, memory: null }, [200]);
+    await inParallel([...this.#restarting], (id) =>
+      must('PUT', `/v1/instances/${id}`, { auto_restart_cooldown_seconds: 0 }, [200, 404]),
+    );
+  }
+
+  async #readHappenings(): Promise<Record<string, number>> {
+    const { rows } = await this.#database.db.execute(sql`
+      SELECT (SELECT coalesce(sum(lease_epoch), 0)::int FROM sled) AS "declared dead",
+        (SELECT count(*)::int FROM sled WHERE policy = 'expunged') AS "expunged",
+        (SELECT count(*)::int FROM instance WHERE time_last_auto_restarted IS NOT NULL) AS "instances restarted",
+        (SELECT count(*)::int FROM sled WHERE lease_epoch > 0 AND time_declared_dead IS NULL) AS "sleds returned"`);
+    return {
+      ...z.record(z.string(), z.number()).parse(rows[0]),
+      'killed by a watchdog': await this.#system.watchdogKills(),
+    };
   }
 
   async #read(path: string): Promise<unknown> {
@@ -509,13 +599,38 @@ class Soak {
     });
   }
 
-  /** Guests end with their sled agent: every instance that had a VMM there. */
-  async #disturbBySledDeaths(): Promise<void> {
-    const result = await this.#database.db.execute(sql`SELECT instance_id, sled_id FROM vmm WHERE sled_id IS NOT NULL`);
-    const vmms = z.array(z.object({ instance_id: z.string(), sled_id: z.string() })).parse(result.rows);
-    for (const { sledId, atMs } of this.#system.deaths)
-      for (const vmm of vmms)
-        if (vmm.sled_id === sledId) this.#disturbed.push({ instanceId: vmm.instance_id, atMs: atMs - this.#beganAtMs });
+  /**
+   * Guests end with their sled agent, and when that powers them off: every instance that had a VMM there then. And they end
+   * by a verdict: their sled was declared dead, expunged, or an operator said that it is off.
+   */
+  async #disturbByVerdictsAndEnds(): Promise<void> {
+    const result = await this.#database.db.execute(sql`
+      SELECT instance_id, sled_id, failure_reason,
+        extract(epoch FROM time_created)::float8 * 1000 AS created_ms,
+        extract(epoch FROM time_deleted)::float8 * 1000 AS deleted_ms,
+        extract(epoch FROM time_state_updated)::float8 * 1000 AS state_ms
+      FROM vmm WHERE sled_id IS NOT NULL`);
+    const vmms = z
+      .array(
+        z.object({
+          instance_id: z.string(),
+          sled_id: z.string(),
+          failure_reason: z.string().nullable(),
+          created_ms: z.number(),
+          deleted_ms: z.number().nullable(),
+          state_ms: z.number(),
+        }),
+      )
+      .parse(result.rows);
+    const disturb = (instanceId: string, atMs: number) =>
+      this.#disturbed.push({ instanceId, atMs: atMs - this.#beganAtMs });
+    for (const vmm of vmms) {
+      if (vmm.failure_reason !== null && !FAILED_BY_REPORT.test(vmm.failure_reason))
+        disturb(vmm.instance_id, vmm.state_ms);
+      for (const { sledId, fromMs, untilMs } of this.#system.ends)
+        if (vmm.sled_id === sledId && vmm.created_ms <= untilMs && (vmm.deleted_ms ?? Infinity) >= fromMs)
+          disturb(vmm.instance_id, untilMs);
+    }
   }
 }
 

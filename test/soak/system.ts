@@ -3,20 +3,24 @@
  * with a network between the APIs and workers on one side and the sled agents on the other.
  */
 import { randomInt } from 'node:crypto';
-import { chmod, mkdtemp, readFile } from 'node:fs/promises';
+import { chmod, mkdtemp, readFile, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
+import { Client, Connection } from '@temporalio/client';
 import { z } from 'zod';
 import { migrateDatabase } from '../../db/migrate.ts';
 import { freePort, waitUntil } from '../../platform/host/child-process.ts';
+import { monotonicMs } from '../../sled-agent/lease-file.ts';
 import { type EmbeddedPostgres, startEmbeddedPostgresAgain } from '../../stack/embedded-postgres.ts';
 import { findTemporalBinary, startTemporalServer, type TemporalServer } from '../../stack/temporal-server.ts';
 import { plainTemporal, type TemporalSettings } from '../../temporal/connection.ts';
-import { spawnMooring } from '../support/command.ts';
+import { runCommand, spawnMooring } from '../support/command.ts';
 import { Supervisor } from '../support/supervisor.ts';
+import { SledDisk } from './disk.ts';
 import { type Link, type LinkCounts, openLink } from './network.ts';
-import type { KillTarget } from './plan.ts';
+import { type KillTarget, LEASE_MS, type SledKind, sledKind } from './plan.ts';
+import { familyOf, signalAll } from './processes.ts';
 import type { AgentLife } from './witness.ts';
 
 export interface SystemOptions {
@@ -27,8 +31,9 @@ export interface SystemOptions {
   readonly print: (message: string) => void;
 }
 
-/** A sled's place in the rack: when its server burns down, another one takes it. */
+/** A server in a sled's place in the rack: when it is gone for good, another one takes the place. */
 export interface SoakSled {
+  readonly kind: SledKind;
   readonly name: string;
   readonly id: string;
   /** `ip:port` of the agent itself, without the network in between. */
@@ -36,13 +41,30 @@ export interface SoakSled {
   readonly commands: Link;
   readonly reports: Link;
   readonly agent: Supervisor;
+  readonly disk: SledDisk | null;
+  /** Says by how much the agent's wall clock is off. */
+  readonly clockFile: string;
+  readonly logFile: string;
 }
 
-/** When a sled's agent died, for whom it may concern, in milliseconds since the epoch. */
-export interface AgentDeath {
+/** When all guests of a sled ended without anybody's asking, between two moments, in milliseconds since the epoch. */
+export interface SledEnd {
   readonly sledId: string;
-  readonly atMs: number;
+  readonly fromMs: number;
+  readonly untilMs: number;
 }
+
+/** Loaded into an agent, and its watchdog, so that their clock can be set. */
+const SETTABLE_CLOCK = new URL('../support/settable-clock.mjs', import.meta.url).href;
+/** What an agent says when it powers its guests off by itself. */
+const POWERS_OFF = /powered off/g;
+const READ_LOGS_EVERY_MS = 500;
+/** A process's end is seen so much later at most, in milliseconds. */
+const DEATH_SEEN_MS = 1_000;
+/** How long a worker may take to end what it has begun, in milliseconds: its own limit, and what a busy machine takes. */
+const WORKER_STOP_TIMEOUT_MS = 60_000;
+/** For so long a build that was replaced is given a worker to end its starts and migrations, in milliseconds. */
+const OLD_BUILD_TIMEOUT_MS = 240_000;
 
 const SLED_THREADS = 96;
 const SLED_MEMORY_BYTES = 128 * 1024 ** 3;
@@ -60,10 +82,21 @@ export class SoakSystem {
   readonly workers: Supervisor[] = [];
   readonly apis: { readonly url: string; readonly address: string; readonly process: Supervisor }[] = [];
   readonly sleds: SoakSled[] = [];
-  readonly deaths: AgentDeath[] = [];
+  /** Servers that were expunged; some are switched on again. */
+  readonly retired: SoakSled[] = [];
+  readonly ends: SledEnd[] = [];
   readonly #options: SystemOptions;
   readonly #lives: { sled: string; file: string; killedAtMs: number | null }[] = [];
-  readonly #retired: SoakSled[] = [];
+  /** Sleds without power: nothing starts their agents. */
+  readonly #off = new Set<SoakSled>();
+  /** How often an agent was stopped for so long that its watchdog had to kill it. */
+  readonly #longFreezes = new Map<Supervisor, number>();
+  readonly #leftWorkers: Supervisor[] = [];
+  readonly #frozenPids = new Set<number>();
+  readonly #disks: SledDisk[] = [];
+  readonly #builds: string[] = ['soak-1'];
+  readonly #readUntil = new Map<string, { bytes: number; atMs: number }>();
+  #reading: NodeJS.Timeout | undefined;
   readonly #killed = new Set<KillTarget>();
   readonly #net = `127.${randomInt(1, 255)}.${randomInt(0, 255)}`;
   #postgres: EmbeddedPostgres | null = null;
@@ -105,15 +138,47 @@ export class SoakSystem {
 
   /** What the network did so far. */
   get messages(): LinkCounts {
-    const links = [...this.sleds, ...this.#retired].flatMap(({ commands, reports }) => [commands, reports]);
+    const links = [...this.sleds, ...this.retired].flatMap(({ commands, reports }) => [commands, reports]);
     const sum = (count: keyof LinkCounts) => links.reduce((total, link) => total + link.counts[count], 0);
-    return { messages: sum('messages'), delayed: sum('delayed'), duplicated: sum('duplicated'), lost: sum('lost') };
+    return {
+      messages: sum('messages'),
+      delayed: sum('delayed'),
+      duplicated: sum('duplicated'),
+      lost: sum('lost'),
+      usurped: sum('usurped'),
+    };
   }
 
-  /** How often a process ended although nobody ended it, by its name. */
-  get endedByThemselves(): Map<string, number> {
-    const all = [...this.workers, ...this.apis.map((api) => api.process), ...this.sleds.map((sled) => sled.agent)];
-    return new Map(all.filter((one) => one.endedByItself > 0).map((one) => [one.name, one.endedByItself]));
+  /** The build whose workers run now. */
+  get build(): string {
+    return this.#builds.at(-1) ?? '';
+  }
+
+  /**
+   * How often a process ended although nobody ended it, by its name. A watchdog that kills an agent which can't keep the
+   * promise of its lease is meant to.
+   */
+  async endedByThemselves(): Promise<Map<string, number>> {
+    const found = new Map<string, number>();
+    const count = (one: Supervisor, excused: number) => {
+      if (one.endedByItself > excused) found.set(one.name, one.endedByItself - excused);
+    };
+    for (const one of [...this.workers, ...this.#leftWorkers, ...this.apis.map((api) => api.process)]) count(one, 0);
+    for (const sled of [...this.sleds, ...this.retired]) count(sled.agent, await this.#watchdogKills(sled));
+    return found;
+  }
+
+  /** How often any sled's watchdog killed its agent. */
+  async watchdogKills(): Promise<number> {
+    const kills = await Promise.all([...this.sleds, ...this.retired].map((sled) => this.#watchdogKills(sled)));
+    return kills.reduce((sum, one) => sum + one, 0);
+  }
+
+  async #watchdogKills({ agent, disk }: SoakSled): Promise<number> {
+    if (disk === null) return 0;
+    const log = await readFile(join(disk.folder, 'watchdog.log'), 'utf8').catch(() => '');
+    // On a full disk it could not say so.
+    return Math.max(log.match(/it is killed/g)?.length ?? 0, this.#longFreezes.get(agent) ?? 0);
   }
 
   async #bringUp(): Promise<void> {
@@ -126,7 +191,7 @@ export class SoakSystem {
     this.#temporalPort = await freePort();
     await this.startTemporal();
     print(`Temporal at 127.0.0.1:${this.#temporalPort}`);
-    for (let index = 0; index < workers; index++) this.workers.push(this.#process(`worker-${index + 1}`, ['worker']));
+    for (let index = 0; index < workers; index++) this.workers.push(this.#worker(`worker-${index + 1}`, this.build));
     for (let index = 0; index < apis; index++) {
       const port = await freePort();
       const name = `api-${index + 1}`;
@@ -139,17 +204,23 @@ export class SoakSystem {
     for (const one of [...this.workers, ...this.apis.map((api) => api.process)]) one.start();
     await this.#untilApisAnswer();
     print(`${workers} workers, ${apis} APIs`);
-    for (let index = 0; index < sleds; index++) this.sleds.push(await this.#addSled());
-    print(`${sleds} sleds`);
+    for (let index = 0; index < sleds; index++) this.sleds.push(await this.#addSled(sledKind(index)));
+    print(`${this.sleds.map(({ kind }) => kind).join(', ')}: ${sleds} sleds`);
+    this.#reading = setInterval(() => void this.#readAgentLogs(), READ_LOGS_EVERY_MS);
   }
 
-  #process(name: string, args: string[]): Supervisor {
+  #worker(name: string, build: string): Supervisor {
+    return this.#process(name, ['worker'], { MOORING_BUILD_ID: build });
+  }
+
+  #process(name: string, args: string[], more: Record<string, string> = {}): Supervisor {
     const logFile = join(this.dataDir, `${name}.log`);
     const env = {
       DATABASE_URL: this.#databaseUrl,
       TEMPORAL_ADDRESS: `127.0.0.1:${this.#temporalPort}`,
       TEMPORAL_NAMESPACE: 'default',
       MOORING_LOG_LEVEL: 'warn',
+      ...more,
     };
     const spawn = () => spawnMooring(args, { env, logFile });
     return new Supervisor({ name, spawn, logFile, restartAfterMs: RESTART_AFTER_MS });
@@ -185,7 +256,7 @@ export class SoakSystem {
     }
   }
 
-  async #addSled(): Promise<SoakSled> {
+  async #addSled(kind: SledKind): Promise<SoakSled> {
     this.#sledsMade += 1;
     const name = `sled-${this.#sledsMade}`;
     const ip = process.platform === 'linux' ? `${this.#net}.${this.#sledsMade}` : '127.0.0.1';
@@ -204,21 +275,32 @@ export class SoakSystem {
       seed,
       name,
       direction: 'reports',
-      receiver: () => this.#anyApi()?.address ?? null,
+      receiver: () => this.anyApi()?.address ?? null,
     });
     let starts = 0;
     let id: string | null = null;
     const lifeOf = () => this.#lives.filter((life) => life.sled === name).at(-1);
     const guestLogFile = () => join(this.dataDir, `guests-${name}-${starts + 1}.jsonl`);
     const logFile = join(this.dataDir, `${name}.log`);
+    const clockFile = join(this.dataDir, `${name}.clock`);
+    const disk = kind === 'bare' ? null : await SledDisk.make(join(this.dataDir, `data-${name}`));
+    if (disk !== null) this.#disks.push(disk);
+    const modules = [SETTABLE_CLOCK, ...(disk?.agentNeeds.modules ?? [])];
+    const env = {
+      NODE_OPTIONS: modules.map((module) => `--import=${module}`).join(' '),
+      MOORING_TEST_CLOCK: clockFile,
+      ...disk?.agentNeeds.env,
+    };
     const args = () => [
       ...['sled-agent', '--name', name, '--address', agentAddress, '--control-plane', `http://${reports.address}`],
       ...['--threads', String(SLED_THREADS), '--memory', String(SLED_MEMORY_BYTES)],
       ...['--transition-ms', String(TRANSITION_MS), '--guest-log', guestLogFile(), '--test-endpoints'],
+      ...(disk === null ? [] : ['--data', disk.folder]),
+      ...(kind === 'fenced' ? ['--fencing', '--lease', String(LEASE_MS / 1000)] : []),
     ];
     const agent = new Supervisor({
       name,
-      spawn: () => spawnMooring(args(), { logFile }),
+      spawn: () => spawnMooring(args(), { logFile, env }),
       logFile,
       restartAfterMs: RESTART_AFTER_MS,
       onStart: () => {
@@ -228,20 +310,20 @@ export class SoakSystem {
       },
       onKill: () => {
         const life = lifeOf();
-        if (life !== undefined) life.killedAtMs = Date.now();
+        if (life !== undefined) life.killedAtMs = monotonicMs();
       },
       onEnd: () => {
         up = false;
         commands.cut();
         const life = lifeOf();
-        if (life !== undefined) life.killedAtMs ??= Date.now();
-        if (id !== null) this.deaths.push({ sledId: id, atMs: Date.now() });
+        if (life !== undefined) life.killedAtMs ??= monotonicMs();
+        if (id !== null) this.ends.push({ sledId: id, fromMs: Date.now() - DEATH_SEEN_MS, untilMs: Date.now() });
       },
     });
     agent.start();
     await untilItAnswers(`http://${agentAddress}/vmms`, UP_TIMEOUT_MS);
     id = await this.#registerSled(name, commands.address);
-    return { name, id, agentAddress, commands, reports, agent };
+    return { kind, name, id, agentAddress, commands, reports, agent, disk, clockFile, logFile };
   }
 
   /** Adds a sled by way of whichever API answers; a call that wasn't answered may have added it. */
@@ -269,7 +351,7 @@ export class SoakSystem {
   async persist<Result>(attempt: (apiUrl: string) => Promise<Result>): Promise<Result> {
     const end = performance.now() + PERSIST_TIMEOUT_MS;
     for (;;) {
-      const api = this.#anyApi();
+      const api = this.anyApi();
       try {
         if (api === null) throw new Error('no API runs');
         return await attempt(api.url);
@@ -280,7 +362,8 @@ export class SoakSystem {
     }
   }
 
-  #anyApi() {
+  /** One of the APIs that are up, each in turn; `null`: none is. */
+  anyApi(): { readonly url: string; readonly address: string } | null {
     const up = this.apis.filter((api) => api.process.ready);
     this.#turn += 1;
     return up[this.#turn % Math.max(1, up.length)] ?? null;
@@ -329,43 +412,185 @@ export class SoakSystem {
         this.#killed.add(target);
         await victim.kill();
         await pause(downMs);
-        victim.start();
+        if (this.#mayRun(victim)) victim.start();
         return true;
       }
     }
   }
 
-  /** A server burns down: its agent is dead for good before the operator says so; another sled takes its place. */
-  async replaceSled(index: number): Promise<void> {
-    const lost = this.sleds[index];
-    if (lost === undefined) return;
-    await lost.agent.kill();
-    await this.persist(async (url) => {
-      const response = await fetch(`${url}/v1/system/hardware/sleds/${lost.id}/expunge`, {
-        method: 'POST',
-        headers: { 'content-type': 'application/json' },
-        body: JSON.stringify({ sled_powered_off: true }),
-        signal: AbortSignal.timeout(15_000),
-      });
-      await response.arrayBuffer();
-      if (!response.ok) throw new Error(`${lost.name} could not be expunged: ${response.status}`);
-    });
-    this.#retired.push(lost);
-    this.sleds[index] = await this.#addSled();
-    await Promise.all([lost.commands.close(), lost.reports.close()]);
+  /** Whether a process is one of those that should run: no worker of a former build, no agent on a server without power. */
+  #mayRun(process: Supervisor): boolean {
+    if (this.#leftWorkers.includes(process)) return false;
+    return ![...this.#off].some(({ agent }) => agent === process);
   }
 
-  /** Ends every fault: fair weather, no planted faults, everything up. */
+  /** Has a sled fall silent. Resolves when it is. */
+  async silence(sled: SoakSled, how: 'off' | 'frozen' | 'cut'): Promise<void> {
+    switch (how) {
+      case 'off':
+        this.#off.add(sled);
+        await sled.agent.kill();
+        break;
+      case 'frozen':
+        sled.agent.signal('SIGSTOP');
+        break;
+      case 'cut':
+        sled.commands.setOpen(false);
+        sled.reports.setOpen(false);
+        break;
+    }
+  }
+
+  /** Ends a silence, which lasted for `forMs` milliseconds. */
+  restore(sled: SoakSled, how: 'off' | 'frozen' | 'cut', forMs: number): void {
+    switch (how) {
+      case 'off':
+        this.#off.delete(sled);
+        sled.agent.start();
+        break;
+      case 'frozen':
+        if (sled.kind === 'fenced' && forMs > LEASE_MS)
+          this.#longFreezes.set(sled.agent, (this.#longFreezes.get(sled.agent) ?? 0) + 1);
+        sled.agent.signal('SIGCONT');
+        break;
+      case 'cut':
+        sled.commands.setOpen(true);
+        sled.reports.setOpen(true);
+        break;
+    }
+  }
+
+  /** Another server takes the place of one that was expunged. */
+  async replaceSled(lost: SoakSled): Promise<void> {
+    const index = this.sleds.indexOf(lost);
+    if (index < 0) return;
+    this.retired.push(lost);
+    this.sleds[index] = await this.#addSled(lost.kind);
+  }
+
+  /** Sets a sled's wall clock; 0 is right. */
+  async setClock(sled: SoakSled, shiftMs: number): Promise<void> {
+    await writeFile(sled.clockFile, String(shiftMs));
+  }
+
+  /**
+   * Stops processes of PostgreSQL for as long as `meanwhile` takes. `pids`: those of the connections to stop. Resolves, when
+   * they go on, with whether there was a server.
+   */
+  async freezePostgres(
+    what: 'connections' | 'postmaster' | 'server',
+    pids: readonly number[],
+    meanwhile: () => Promise<void>,
+  ): Promise<boolean> {
+    const postgres = this.#postgres;
+    if (postgres === null) return false;
+    const frozen = what === 'connections' ? pids : what === 'postmaster' ? [postgres.pid] : familyOf(postgres.pid);
+    for (const pid of frozen) this.#frozenPids.add(pid);
+    signalAll(frozen, 'SIGSTOP');
+    try {
+      await meanwhile();
+    } finally {
+      signalAll(frozen, 'SIGCONT');
+      for (const pid of frozen) this.#frozenPids.delete(pid);
+    }
+    return true;
+  }
+
+  /** The workers of a new build take the place of those that run. Resolves when the old ones have ended; nobody is promoted. */
+  async deploy(): Promise<void> {
+    this.#builds.push(`soak-${this.#builds.length + 1}`);
+    const { build } = this;
+    await Promise.all(
+      this.workers.map(async (old, index) => {
+        this.#leftWorkers.push(old);
+        const next = this.#worker(`worker-${index + 1}-${build}`, build);
+        this.workers[index] = next;
+        await old.stop(WORKER_STOP_TIMEOUT_MS);
+        next.start();
+      }),
+    );
+  }
+
+  /** Promotes the build whose workers run, as an operator does, until it succeeds. Throws after some minutes. */
+  async promote(): Promise<void> {
+    await this.persist(async () => {
+      const { code, stderr } = await runCommand(['deployment', 'promote', this.build], {
+        env: { DATABASE_URL: this.#databaseUrl, TEMPORAL_ADDRESS: `127.0.0.1:${this.#temporalPort}` },
+      });
+      if (code !== 0) throw new Error(`build ${this.build} could not be promoted: ${stderr}`);
+    });
+  }
+
+  /**
+   * Runs a worker of each build that was replaced until it has ended the starts and migrations that it began: they are
+   * pinned to it (docs/deploys.md). Returns the builds that never came to that.
+   */
+  async endOldBuilds(): Promise<string[]> {
+    const stuck: string[] = [];
+    for (const build of this.#builds.slice(0, -1)) {
+      if (!(await this.#hasOpenWork(build))) continue;
+      const worker = this.#worker(`worker-of-old-${build}`, build);
+      this.#leftWorkers.push(worker);
+      worker.start();
+      await waitUntil(async () => !(await this.#hasOpenWork(build)), '', OLD_BUILD_TIMEOUT_MS, 1_000).catch(() =>
+        stuck.push(build),
+      );
+      await worker.stop(WORKER_STOP_TIMEOUT_MS);
+    }
+    return stuck;
+  }
+
+  async #hasOpenWork(build: string): Promise<boolean> {
+    const connection = await Connection.connect(this.temporal.connection).catch(() => null);
+    // Nobody can tell: it is looked at again.
+    if (connection === null) return true;
+    try {
+      const { workflow } = new Client({ connection, namespace: this.temporal.namespace });
+      const query = `ExecutionStatus = "Running" AND (WorkflowType = "instanceStart" OR WorkflowType = "instanceMigrate")`;
+      for await (const { workflowId, runId } of workflow.list({ query })) {
+        const { raw, status } = await workflow.getHandle(workflowId, runId).describe();
+        const on = raw.workflowExecutionInfo?.versioningInfo?.deploymentVersion?.buildId;
+        if (status.name === 'RUNNING' && on === build) return true;
+      }
+      return false;
+    } catch {
+      return true;
+    } finally {
+      await connection.close();
+    }
+  }
+
+  /** Notes when agents said that they powered their guests off: between the last look and this one. */
+  async #readAgentLogs(): Promise<void> {
+    for (const { id, kind, logFile } of [...this.sleds, ...this.retired]) {
+      if (kind !== 'fenced') continue;
+      const atMs = Date.now();
+      const log = await readFile(logFile).catch(() => Buffer.alloc(0));
+      const before = this.#readUntil.get(logFile) ?? { bytes: 0, atMs: 0 };
+      if (POWERS_OFF.test(log.subarray(before.bytes).toString('utf8')))
+        this.ends.push({ sledId: id, fromMs: before.atMs - DEATH_SEEN_MS, untilMs: Date.now() });
+      POWERS_OFF.lastIndex = 0;
+      this.#readUntil.set(logFile, { bytes: log.length, atMs });
+    }
+  }
+
+  /** Ends every fault: fair weather, no planted faults, right clocks, room on every disk, everything up and promoted. */
   async calm(): Promise<void> {
-    for (const { commands, reports } of this.sleds) {
-      commands.setWeather(null);
-      reports.setWeather(null);
+    signalAll([...this.#frozenPids], 'SIGCONT');
+    for (const sled of [...this.sleds, ...this.retired]) {
+      sled.commands.heal();
+      sled.reports.heal();
+      sled.agent.signal('SIGCONT');
+      await sled.disk?.free();
+      await this.setClock(sled, 0);
     }
     await this.startPostgres();
     await this.startTemporal();
+    for (const sled of this.sleds) this.#off.delete(sled);
     for (const one of [...this.workers, ...this.apis.map((api) => api.process), ...this.sleds.map((s) => s.agent)])
       one.start();
     await this.#untilApisAnswer();
+    if (this.#builds.length > 1) await this.promote();
     for (const { agentAddress } of this.sleds) {
       await untilItAnswers(`http://${agentAddress}/vmms`, UP_TIMEOUT_MS);
       await fetch(`http://${agentAddress}/test/faults`, { method: 'DELETE' });
@@ -393,14 +618,19 @@ export class SoakSystem {
 
   /** Stops everything in order. Returns the names of the processes that had to be killed. */
   async stop(): Promise<string[]> {
+    clearInterval(this.#reading);
     const killed: string[] = [];
     const stop = async (one: Supervisor) => {
       if (!(await one.stop(STOP_TIMEOUT_MS))) killed.push(one.name);
     };
+    const sleds = [...this.sleds, ...this.retired];
+    signalAll([...this.#frozenPids], 'SIGCONT');
+    for (const { agent } of sleds) agent.signal('SIGCONT');
     await Promise.all(this.apis.map((api) => stop(api.process)));
-    await Promise.all(this.workers.map(stop));
-    await Promise.all(this.sleds.map((sled) => stop(sled.agent)));
-    await Promise.all(this.sleds.flatMap((sled) => [sled.commands.close(), sled.reports.close()]));
+    await Promise.all([...this.workers, ...this.#leftWorkers].map(stop));
+    await Promise.all(sleds.map((sled) => stop(sled.agent)));
+    await Promise.all(sleds.flatMap((sled) => [sled.commands.close(), sled.reports.close()]));
+    await Promise.all(this.#disks.map((disk) => disk.close()));
     await this.#temporal?.stop();
     await this.#postgres?.stop();
     return killed;

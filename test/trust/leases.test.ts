@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import { eq, sql } from 'drizzle-orm';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { explainNoSled, pickSled } from '../../db/queries/pick-sled.ts';
+import { explainNoSled, pickSled, readDestination } from '../../db/queries/pick-sled.ts';
 import { readInstance } from '../../db/queries/read-instance.ts';
 import { readVmmPlace } from '../../db/queries/read-vmm-place.ts';
 import { migration, sled, vmm } from '../../db/schema.ts';
@@ -306,6 +306,13 @@ describe('placement', () => {
     expect(await placed(), 'late').toBeNull();
     await renew(here);
     expect((await placed())?.id).toBe(here);
+  });
+
+  test('a sled that has never held its lease is no destination, and counts as late where nobody takes an instance', async () => {
+    await renew(here, { held: false });
+    const request = { instanceId: await database.addInstance(project), ncpus: 1, memoryBytes: 1024 };
+    expect(await readDestination(database.db, here, request)).toMatchObject({ takesVmms: false });
+    expect(await explainNoSled(database.db, request)).toMatch(/1 of them dead, or late/);
   });
 
   test('a start says why no sled takes it', async () => {
