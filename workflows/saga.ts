@@ -69,11 +69,9 @@ export async function runSaga<Result>(saga: VmmSaga<Result>): Promise<Result> {
 
 /** Gives an attempt up for another one; `false` where its guest runs after all. */
 async function givesUp<Result>(saga: VmmSaga<Result>, attempt: Attempt, failure: unknown): Promise<boolean> {
-  return CancellationScope.nonCancellable(async () => {
-    log.info('going on elsewhere', { vmm_id: attempt.vmmId, reason: messageOf(failure) });
-    const error = operationError(saga.kind, failure);
-    return (await giveUpAttempt({ ...attempt, spareRunning: saga.sparesRunning(failure), error })) === 'unwound';
-  });
+  log.info('going on elsewhere', { vmm_id: attempt.vmmId, reason: messageOf(failure) });
+  const input = { ...attempt, spareRunning: saga.sparesRunning(failure), error: operationError(saga.kind, failure) };
+  return (await CancellationScope.nonCancellable(() => giveUpAttempt(input))) === 'unwound';
 }
 
 /** Undoes an attempt, and throws what that comes to; returns the saga's result where its guest runs after all. */

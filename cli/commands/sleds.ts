@@ -96,11 +96,11 @@ function printAdded(context: CommandContext, sled: SledAdded): void {
 
 function sledTable(sleds: SledView[]): string {
   return table(
-    ['NAME', 'STATUS', 'POLICY', 'LEASE', 'THREADS', 'MEMORY', 'VMMS', 'AGENT', 'ADDRESS', 'ID'],
+    ['NAME', 'POLICY', 'STATUS', 'LEASE', 'THREADS', 'MEMORY', 'VMMS', 'AGENT', 'ADDRESS', 'ID'],
     sleds.map((one) => [
       one.name,
-      sledStatus(one),
       isLeaving(one) ? colours.red('expunging') : one.provision_state,
+      sledStatus(one),
       one.declared_dead !== null ? colours.red('dead') : (one.lease?.standing ?? '-'),
       `${one.threads_reserved}/${one.threads}`,
       `${formatSize(one.memory_reserved)}/${formatSize(one.memory)}`,

@@ -62,8 +62,8 @@ function drawFleet({ sleds, instances }: Fleet): string {
     .join('  ');
   const rows = sleds.map((sled) => [
     colours.bold(sled.name),
-    sledStatus(sled),
     sled.provision_state === 'in_service' ? 'in service' : colours.yellow(sled.provision_state.replace('_', ' ')),
+    sledStatus(sled),
     bar(sled.threads_reserved, sled.threads),
     `${sled.threads_reserved}/${sled.threads}`,
     bar(sled.memory_reserved, sled.memory),
@@ -80,7 +80,7 @@ function drawFleet({ sleds, instances }: Fleet): string {
   return [
     `${colours.bold(String(sleds.length))} sleds  ${colours.bold(String(instances.length))} instances  ${states}`,
     '',
-    table(['SLED', 'STATUS', 'POLICY', 'THREADS', '', 'MEMORY', '', 'INSTANCES'], rows),
+    table(['SLED', 'POLICY', 'STATUS', 'THREADS', '', 'MEMORY', '', 'INSTANCES'], rows),
     ...(moving.length === 0 ? [] : ['', table(['MIGRATING', 'WAY', 'STATE'], moving)]),
   ].join('\n');
 }

@@ -17,11 +17,12 @@ import { readInstance } from '../../db/queries/read-instance.ts';
 import { applyReport } from '../../db/transactions/apply-report.ts';
 import { claimMigration } from '../../db/transactions/claim-migration.ts';
 import { type ClaimedVmm, claimStart } from '../../db/transactions/claim-start.ts';
+import { recordSledAnswer } from '../../db/transactions/record-sled-answer.ts';
 import { recordStop } from '../../db/transactions/record-stop.ts';
 import type { WireVmmState } from '../../model/states.ts';
 import { Metrics } from '../../platform/telemetry/metrics.ts';
 import type { WorkflowStarter } from '../../temporal/workflow-starter.ts';
-import type { SledVmmState } from '../../wire/sled-protocol.ts';
+import type { AgentDescription, SledVmmState } from '../../wire/sled-protocol.ts';
 import { startTestDatabase, type TestDatabase } from '../support/database.ts';
 
 let database: TestDatabase;
@@ -39,6 +40,7 @@ beforeEach(async () => {
 });
 afterAll(() => database?.stop());
 
+const AGENT_ID = randomUUID();
 const silence = async (): Promise<never> => {
   throw new SledError('unavailable', 'no answer');
 };
@@ -239,6 +241,78 @@ test('the watcher calls a VMM lost only when its sled says so by name', async ()
   expect((await inActivity(1, watchSleds)).found.lost).toEqual([claim.vmmId]);
   expect(await stateOf(claim.vmmId)).toBe('failed');
   expect(signalled).toEqual([claim.instanceId]);
+});
+
+test('an answer from the agent of another sled is not this one’s: nothing is lost by it, and it says what ails it', async () => {
+  const claim = await claimed();
+  await applyReport(database.db, claim.vmmId, vmmReport('running', 3));
+  const other = await database.addSled();
+  const agent = { agent_id: randomUUID(), version: null, trouble: [] };
+  await recordSledAnswer(database.db, { id: other }, agent);
+  const gone = async (): Promise<never> => {
+    throw new SledError('gone', '404 NO_SUCH_INSTANCE');
+  };
+  const { watchSleds } = createReconcilerActivities(
+    context({ readInventory: async () => ({ vmms: [] }), readState: gone, describe: async () => agent }),
+  );
+  for (let pass = 0; pass < 2; pass++) {
+    expect((await inActivity(1, watchSleds)).found).toMatchObject({ lost: [], silent: [claim.sledName] });
+    expect(await stateOf(claim.vmmId)).toBe('running');
+  }
+  const { rows } = await database.db.execute(
+    sql`SELECT silent_since IS NOT NULL AS silent, agent_trouble FROM sled WHERE id = ${claim.sledId}`,
+  );
+  expect(rows).toEqual([{ silent: true, agent_trouble: [expect.stringContaining('one host is one sled')] }]);
+});
+
+test('the watcher writes what it hears of a sled where that is news, and about once a minute', async () => {
+  const sledId = await database.addSled();
+  const readInventory = async () => ({ vmms: [] });
+  const written = async () =>
+    (await database.db.execute(sql`SELECT xmin::text AS written FROM sled WHERE id = ${sledId}`)).rows[0]?.written;
+  const pass = async (sleds: Partial<SledClient>) => {
+    const before = await written();
+    await inActivity(1, createReconcilerActivities(context(sleds)).watchSleds);
+    return (await written()) !== before;
+  };
+  const described = (over: Partial<AgentDescription> = {}) => ({
+    readInventory,
+    describe: async () => ({ agent_id: AGENT_ID, version: '1', trouble: [], ...over }),
+  });
+  expect(await pass(described())).toBe(true);
+  expect(await pass(described())).toBe(false);
+  expect(await pass(described({ version: '2' }))).toBe(true);
+  expect(await pass(described({ version: '2', trouble: ['its disk is full'] }))).toBe(true);
+  expect(await pass(described({ version: '2', trouble: ['its disk is full'] }))).toBe(false);
+  // The question alone was not answered.
+  expect(await pass({ readInventory })).toBe(false);
+  expect(await pass({})).toBe(true);
+  expect(await pass({})).toBe(false);
+  const busy = async (): Promise<never> => {
+    throw new SledError('unavailable', '503 NOT_READY', { answered: true });
+  };
+  expect(await pass({ readInventory: busy })).toBe(true);
+  await database.db.execute(sql`UPDATE sled SET last_answered_at = now() - interval '2 minutes'`);
+  expect(await pass({ readInventory })).toBe(true);
+});
+
+test('a step within the workflow task asks a sled that was busy a moment ago, and not one that gave no answer', async () => {
+  const claim = await claimed();
+  const request = { vmmId: claim.vmmId, sled: { name: claim.sledName, address: claim.sledAddress } };
+  for (const [answered, times] of [
+    [true, 2],
+    [false, 1],
+  ] as const) {
+    let asked = 0;
+    const unregister = async (): Promise<never> => {
+      asked += 1;
+      throw new SledError('unavailable', 'not now', { answered });
+    };
+    const { unregisterVmm } = createSagaActivities(context({ unregister }));
+    for (let time = 0; time < 2; time++)
+      expect(await failureType(atOnce(() => unregisterVmm(request)))).toBe('SledUnavailable');
+    expect(asked).toBe(times);
+  }
 });
 
 test('a sled that is silent loses nothing', async () => {

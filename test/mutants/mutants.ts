@@ -84,6 +84,8 @@ const LIMITS_TEST = 'test/trust/limits.test.ts';
 const AUDIT_TEST = 'test/trust/audit.test.ts';
 const ACCESS_RULES_TEST = 'test/rules/access.test.ts';
 const ORDER_TEST = 'test/sagas/order.test.ts';
+const SILENT_TEST = 'test/sagas/silent-sleds.test.ts';
+const SILENT_DATABASE_TEST = 'test/database/silent-sleds.test.ts';
 const DATABASE_TEST = 'test/database/transactions.test.ts';
 const ACTIVITIES_TEST = 'test/database/activities.test.ts';
 const DECISION_TEST = 'test/rules/update-decision.test.ts';
@@ -179,14 +181,19 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: SAGA,
-        find: "if (failedWith(failure, 'Refusal'))",
-        replace: "if (kind === 'start' && !claimed)",
+        find: 'return undo(saga, attempt, failure, before);',
+        replace:
+          "if (kind === 'start' && !claimed)\n        throw operationFailure(kind, 'refused', operationError(kind, failure), failure);\n      return undo(saga, attempt, failure, before);",
       },
-      { file: SAGA, find: '  try {\n    return await', replace: '  let claimed = false;\n  try {\n    return await' },
+      {
+        file: SAGA,
+        find: '    try {\n      return await',
+        replace: '    let claimed = false;\n    try {\n      return await',
+      },
       {
         file: SAGA,
         find: 'saga.steps(attempt)',
-        replace: 'saga.steps(attempt, () => {\n      claimed = true;\n    })',
+        replace: 'saga.steps(attempt, () => {\n        claimed = true;\n      })',
       },
       {
         file: SAGA,
@@ -196,8 +203,8 @@ export const MUTANTS: readonly Mutant[] = [
       { file: START, find: 'async steps(attempt) {', replace: 'async steps(attempt, claimed) {' },
       {
         file: START,
-        find: 'const lookedAtMs = await register(',
-        replace: 'claimed();\n      const lookedAtMs = await register(',
+        find: 'const lookedAtMs = await registerVmm(',
+        replace: 'claimed();\n      const lookedAtMs = await registerVmm(',
       },
     ],
     caughtBy: [ORDER_TEST],
@@ -209,10 +216,9 @@ export const MUTANTS: readonly Mutant[] = [
       { file: SAGA, find: 'return CancellationScope.nonCancellable(async () => {', replace: 'return (async () => {' },
       {
         file: SAGA,
-        find: '      return saga.spared(attempt);\n    });',
-        replace: '      return saga.spared(attempt);\n    })();',
+        find: '    return saga.spared(attempt);\n  });',
+        replace: '    return saga.spared(attempt);\n  })();',
       },
-      { file: SAGA, find: 'import { CancellationScope, isCancellation,', replace: 'import { isCancellation,' },
     ],
     caughtBy: [ORDER_TEST],
   },
@@ -501,11 +507,89 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: COMMAND,
-        find: 'if (isTriedAgain() || Date.now()',
-        replace: 'if (!isTriedAgain || Date.now()',
+        find: 'const looks = isTriedAgain() || Date.now()',
+        replace: 'const looks = !isTriedAgain || Date.now()',
       },
     ],
     caughtBy: [ACTIVITIES_TEST],
+  },
+  {
+    name: 'start: a sled that gives no answer ends it, whoever else would take it',
+    why: 'one dead sled fails starts for which there is room',
+    edits: [{ file: START, find: 'if (others !== null) {', replace: 'if (others !== null && leftMs < 0) {' }],
+    caughtBy: [SILENT_TEST],
+  },
+  {
+    name: 'start: an attempt that is given up ends the operation',
+    why: 'its caller hears of a failure, and the instance is started all the same',
+    edits: [
+      {
+        file: 'db/transactions/finish-unwind.ts',
+        find: 'FROM linked WHERE NOT ${goesOn}::boolean',
+        replace: 'FROM linked WHERE ${goesOn}::boolean IS NOT NULL',
+      },
+    ],
+    caughtBy: [SILENT_DATABASE_TEST],
+  },
+  {
+    name: 'start: its next attempt does not read the intent',
+    why: 'a stop between two attempts is overrun',
+    edits: [
+      {
+        file: CLAIM,
+        find: "if (request.silentSledIds !== undefined && instance.intendedState !== 'running')",
+        replace: "if (request.silentSledIds === null && instance.intendedState !== 'running')",
+      },
+    ],
+    caughtBy: [SILENT_DATABASE_TEST],
+  },
+  {
+    name: 'start: one that failed through its sled costs the cooldown',
+    why: 'an instance waits for minutes although another sled could run it',
+    edits: [
+      {
+        file: 'db/transactions/finish-unwind.ts',
+        find: 'SET time_last_auto_restarted = time_auto_restarted_before',
+        replace: 'SET time_last_auto_restarted = time_last_auto_restarted',
+      },
+    ],
+    caughtBy: [SILENT_DATABASE_TEST],
+  },
+  {
+    name: 'placement: a silent sled is as good as any',
+    why: 'a dead sled is empty, so it is the best one',
+    edits: [{ file: 'db/queries/pick-sled.ts', find: 'ORDER BY ${ails}, ', replace: 'ORDER BY ' }],
+    caughtBy: [SILENT_DATABASE_TEST],
+  },
+  {
+    name: 'the watcher believes whoever is at the address of a sled',
+    why: 'another host’s "no such VMM" makes guests that run lost',
+    edits: [
+      {
+        file: WATCHER,
+        find: 'owner !== undefined && owner.id !== sled.id',
+        replace: 'owner !== undefined && owner.id === ""',
+      },
+    ],
+    caughtBy: [ACTIVITIES_TEST],
+  },
+  {
+    name: 'one agent may be two sleds',
+    why: 'its room is counted twice, and members of a group share its host',
+    edits: [{ file: SCHEMA, find: 'CREATE UNIQUE INDEX sled_agent ON', replace: 'CREATE INDEX sled_agent ON' }],
+    caughtBy: [SILENT_DATABASE_TEST],
+  },
+  {
+    name: 'a sled with VMMs may be moved to an agent that nothing proves to be its own',
+    why: 'they are not found there, are called lost, and run twice',
+    edits: [
+      {
+        file: 'db/transactions/set-sled-address.ts',
+        find: 'if (livingVmms > 0 && (agent == null',
+        replace: 'if (livingVmms < 0 && (agent == null',
+      },
+    ],
+    caughtBy: [SILENT_DATABASE_TEST],
   },
   {
     name: 'stop: told to one side of a migration only',

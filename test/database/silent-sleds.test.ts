@@ -1,0 +1,286 @@
+/** What is remembered of sleds that answer or don't, and of who they are; each transaction alone. */
+import { randomUUID } from 'node:crypto';
+import { sql } from 'drizzle-orm';
+import fc from 'fast-check';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { pickSled } from '../../db/queries/pick-sled.ts';
+import { readInstance } from '../../db/queries/read-instance.ts';
+import { readOperation } from '../../db/queries/read-operation.ts';
+import { addSled } from '../../db/transactions/add-sled.ts';
+import { applyReport } from '../../db/transactions/apply-report.ts';
+import { beginUnwind } from '../../db/transactions/begin-unwind.ts';
+import { claimStart } from '../../db/transactions/claim-start.ts';
+import { finishUnwind } from '../../db/transactions/finish-unwind.ts';
+import { recordSledAnswer, recordSledSilence } from '../../db/transactions/record-sled-answer.ts';
+import { recordStop } from '../../db/transactions/record-stop.ts';
+import { setSledAddress } from '../../db/transactions/set-sled-address.ts';
+import { errorBody } from '../../model/failures.ts';
+import type { StartReason } from '../../model/states.ts';
+import type { AgentDescription } from '../../wire/sled-protocol.ts';
+import { startTestDatabase, type TestDatabase } from '../support/placement-database.ts';
+
+const GIB = 2 ** 30;
+let database: TestDatabase;
+let projectId: string;
+beforeAll(async () => {
+  database = await startTestDatabase();
+});
+beforeEach(async () => {
+  await database.empty();
+  projectId = await database.project();
+});
+afterAll(() => database?.close());
+
+const db = () => database.db;
+const agent = (over: Partial<AgentDescription> = {}): AgentDescription => ({
+  agent_id: randomUUID(),
+  version: '1.2.3',
+  trouble: [],
+  ...over,
+});
+async function sledRow(id: string) {
+  const { rows } = await db().execute(sql`
+    SELECT silent_since, last_answered_at, agent_id, agent_version, agent_trouble, xmin::text AS written FROM sled WHERE id = ${id}`);
+  return rows[0] ?? {};
+}
+const noAnswer = errorBody('ServiceUnavailable', 'sled "a" gave no answer in time');
+
+/** A start's attempt: its claim, and its end where another one follows or none. */
+async function attempt(
+  instanceId: string,
+  over: { operationId: string; reason?: StartReason; silentSledIds?: string[] },
+) {
+  const own = { kind: 'start' as const, instanceId, vmmId: randomUUID(), workflowId: 'w', ...over };
+  const claim = await claimStart(db(), { reason: 'user', ...own });
+  return {
+    ...own,
+    claim,
+    async end({ goesOn, error = noAnswer }: { goesOn: boolean; error?: typeof noAnswer }) {
+      const begun = await beginUnwind(db(), { ...own, spareRunning: true });
+      await finishUnwind(db(), { ...own, confirmed: false, neverCommanded: !begun.commanded, error, goesOn });
+      return begun;
+    },
+  };
+}
+
+describe('placement', () => {
+  test('takes a sled that is silent, or whose agent is not well, only where no other one fits', async () => {
+    const sleds = [await database.sled(), await database.sled(), await database.sled(), await database.sled()];
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.constantFrom('answers', 'silent', 'trouble', 'full'), { minLength: 4, maxLength: 4 }),
+        async (states) => {
+          for (const [index, id] of sleds.entries()) {
+            const state = states[index];
+            await db().execute(
+              sql`UPDATE sled SET policy = ${state === 'full' ? 'no_provision' : 'in_service'}::sled_policy WHERE id = ${id}`,
+            );
+            await recordSledAnswer(db(), { id }, state === 'trouble' ? agent({ trouble: ['its disk is full'] }) : null);
+            if (state === 'silent') await recordSledSilence(db(), { id });
+          }
+          const picked = await pickSled(db(), { instanceId: randomUUID(), ncpus: 1, memoryBytes: GIB });
+          const state = picked === null ? null : states[sleds.indexOf(picked.id)];
+          if (states.includes('answers')) expect(state).toBe('answers');
+          else if (states.every((one) => one === 'full')) expect(state).toBeNull();
+          else expect(['silent', 'trouble']).toContain(state);
+        },
+      ),
+      { numRuns: 30 },
+    );
+  });
+});
+
+describe('what is remembered of a sled', () => {
+  test('is since when it is silent, from the first time on, until it answers', async () => {
+    const id = await database.sled();
+    await recordSledSilence(db(), { id });
+    const first = await sledRow(id);
+    expect(first.silent_since).not.toBeNull();
+    await recordSledSilence(db(), { id });
+    // Nothing was written.
+    expect(await sledRow(id)).toEqual(first);
+    await recordSledSilence(db(), { id }, ['another host is there']);
+    expect(await sledRow(id)).toMatchObject({
+      silent_since: first.silent_since,
+      agent_trouble: ['another host is there'],
+    });
+    const said = agent({ trouble: ['no room on its disk', 'two "things"'] });
+    await recordSledAnswer(db(), { id }, said);
+    expect(await sledRow(id)).toMatchObject({
+      silent_since: null,
+      agent_id: said.agent_id,
+      agent_version: '1.2.3',
+      agent_trouble: said.trouble,
+    });
+    await recordSledAnswer(db(), { id }, undefined);
+    expect(await sledRow(id)).toMatchObject({ agent_id: said.agent_id, agent_trouble: said.trouble });
+    await recordSledAnswer(db(), { id }, null);
+    expect(await sledRow(id)).toMatchObject({ agent_id: null, agent_version: null, agent_trouble: [] });
+  });
+
+  test('is not an agent that another sled has', async () => {
+    const [here, there] = [await database.sled(), await database.sled()];
+    const said = agent();
+    await recordSledAnswer(db(), { id: here }, said);
+    await recordSledAnswer(db(), { id: there }, said);
+    expect(await sledRow(here)).toMatchObject({ agent_id: said.agent_id });
+    expect(await sledRow(there)).toMatchObject({ agent_id: null });
+    const add = (given: AgentDescription | null | undefined) =>
+      addSled(db(), { name: 'twice', address: '10.9.9.9:8099', threads: 1, memoryBytes: GIB, agent: given });
+    await expect(add(said)).rejects.toThrow(/one host is one sled/);
+    expect(await add(undefined)).toMatchObject({ agentId: null, silentSince: expect.any(Date), lastAnsweredAt: null });
+  });
+});
+
+describe('a start that goes on with another sled', () => {
+  test('is the same operation: the first attempt ends unwound, the second is placed elsewhere, and its end is the outcome', async () => {
+    await database.sled();
+    await database.sled();
+    const instanceId = await database.instance(projectId);
+    const operationId = randomUUID();
+    const first = await attempt(instanceId, { operationId });
+    expect(await first.end({ goesOn: true })).toMatchObject({ spared: false, commanded: false });
+    expect(await readOperation(db(), operationId)).toMatchObject({ timeEnded: null, succeeded: null });
+    expect((await readInstance(db(), instanceId))?.externalState).toBe('stopped');
+    // Once more, as when its workflow task is done again.
+    await first.end({ goesOn: true });
+
+    const second = await attempt(instanceId, { operationId, silentSledIds: [first.claim?.sledId ?? ''] });
+    expect(second.claim?.sledId).not.toBe(first.claim?.sledId);
+    expect(await readOperation(db(), operationId)).toMatchObject({ vmmId: second.vmmId, timeEnded: null });
+    // A late step of the first one changes nothing.
+    await first.end({ goesOn: true });
+    const late = { vmm_state: { state: 'starting' as const, gen: 2, time_updated: new Date().toISOString() } };
+    expect((await applyReport(db(), first.vmmId, late, { markCommanded: true }))?.commanded ?? false).toBe(false);
+    expect((await readInstance(db(), instanceId))?.instance.activeVmmId).toBe(second.vmmId);
+    expect(await database.broken()).toEqual([]);
+
+    await second.end({ goesOn: false });
+    expect(await readOperation(db(), operationId)).toMatchObject({ succeeded: false, error: noAnswer });
+    await expect(attempt(instanceId, { operationId, silentSledIds: [randomUUID()] })).rejects.toMatchObject({
+      body: noAnswer,
+    });
+  });
+
+  test('is refused without ending the operation where no other sled takes it', async () => {
+    const only = await database.sled();
+    const instanceId = await database.instance(projectId);
+    const operationId = randomUUID();
+    await (await attempt(instanceId, { operationId })).end({ goesOn: true });
+    const refused = attempt(instanceId, { operationId, silentSledIds: [only] });
+    await expect(refused).rejects.toMatchObject({ code: 'InsufficientCapacity' });
+    expect(await readOperation(db(), operationId)).toMatchObject({ timeEnded: null });
+  });
+
+  test('does not override a stop between the two', async () => {
+    const [here] = [await database.sled(), await database.sled()];
+    const instanceId = await database.instance(projectId);
+    const operationId = randomUUID();
+    await (await attempt(instanceId, { operationId })).end({ goesOn: true });
+    await recordStop(db(), instanceId);
+    await expect(attempt(instanceId, { operationId, silentSledIds: [here] })).rejects.toMatchObject({
+      code: 'Conflict',
+    });
+    expect((await readInstance(db(), instanceId))?.instance.intendedState).toBe('stopped');
+  });
+});
+
+describe('an automatic start', () => {
+  const restarted = async (instanceId: string) =>
+    (await readInstance(db(), instanceId))?.instance.timeLastAutoRestarted;
+
+  test('that fails through its sled, once or again and again, costs no cooldown; one that was cancelled does', async () => {
+    for (let sleds = 0; sleds < 4; sleds++) await database.sled();
+    await fc.assert(
+      fc.asyncProperty(
+        fc.boolean(),
+        fc.array(fc.boolean(), { maxLength: 3 }),
+        fc.boolean(),
+        async (before, attempts, cancelled) => {
+          const instanceId = await database.instance(projectId);
+          await db().execute(sql`
+            UPDATE instance SET state = 'failed', state_generation = 2, intended_state = 'running', last_start_reason = 'auto_restart',
+              time_last_auto_restarted = ${before ? '2020-01-01T00:00:00Z' : null}::timestamptz WHERE id = ${instanceId}`);
+          const own = { operationId: randomUUID(), reason: 'auto_restart' as const };
+          let silentSledIds: string[] | undefined;
+          for (const _ of attempts) {
+            const one = await attempt(instanceId, {
+              ...own,
+              ...(silentSledIds === undefined ? {} : { silentSledIds }),
+            });
+            expect(await restarted(instanceId)).not.toEqual(before ? new Date('2020-01-01') : null);
+            await one.end({ goesOn: true });
+            silentSledIds = [...(silentSledIds ?? []), one.claim?.sledId ?? ''];
+          }
+          const last = await attempt(instanceId, { ...own, ...(silentSledIds === undefined ? {} : { silentSledIds }) });
+          const charged = await restarted(instanceId);
+          expect(Date.now() - (charged?.getTime() ?? 0)).toBeLessThan(60_000);
+          await last.end({ goesOn: false, error: cancelled ? errorBody('Conflict', 'cancelled') : noAnswer });
+          expect(await restarted(instanceId)).toEqual(cancelled ? charged : before ? new Date('2020-01-01') : null);
+        },
+      ),
+      { numRuns: 12 },
+    );
+  });
+});
+
+describe('a sled whose address changes', () => {
+  const moved = async (id: string) => {
+    const { rows } = await db().execute(sql`SELECT address FROM sled WHERE id = ${id}`);
+    return String(rows[0]?.address);
+  };
+  const said = agent();
+
+  test.each<
+    [
+      string,
+      { known: AgentDescription | null; guests: boolean; found: AgentDescription | null | undefined },
+      RegExp | null,
+    ]
+  >([
+    ['empty, and nobody there', { known: said, guests: false, found: undefined }, null],
+    ['empty, and another agent there', { known: said, guests: false, found: agent() }, null],
+    ['empty, and an agent that others wrote', { known: null, guests: false, found: null }, null],
+    ['with guests, and its own agent there', { known: said, guests: true, found: said }, null],
+    ['with guests, and nobody there', { known: said, guests: true, found: undefined }, /nobody answers there/],
+    ['with guests, and another agent there', { known: said, guests: true, found: agent() }, /another one/],
+    [
+      'with guests, and one that does not say who it is',
+      { known: said, guests: true, found: null },
+      /does not say who it is/,
+    ],
+    ['with guests, of which it is not known who it was', { known: null, guests: true, found: said }, /nothing proves/],
+  ])('%s', async (_, { known, guests, found }, refusal) => {
+    const id = await database.sled();
+    await recordSledAnswer(db(), { id }, known);
+    const address = await moved(id);
+    const instanceId = await database.instance(projectId);
+    if (guests) {
+      await database.start(instanceId);
+      await database.runs(instanceId);
+    }
+    const move = setSledAddress(db(), id, { address: '[2001:db8::7]:8099', silentAddress: address, agent: found });
+    if (refusal !== null) {
+      await expect(move).rejects.toThrow(refusal);
+      expect(await moved(id)).toBe(address);
+      return;
+    }
+    await move;
+    expect(await moved(id)).toBe('[2001:db8::7]:8099');
+    expect((await sledRow(id)).silent_since === null).toBe(found !== undefined);
+    if (guests) expect((await readInstance(db(), instanceId))?.active?.ip).toBe('[2001:db8::7]');
+    expect(await database.broken()).toEqual([]);
+  });
+
+  test('stays where it is while somebody else has changed it, and takes no address or agent of another one', async () => {
+    const [id, other] = [await database.sled(), await database.sled()];
+    await recordSledAnswer(db(), { id: other }, said);
+    const address = await moved(id);
+    const move = (to: string, silentAddress: string, found?: AgentDescription) =>
+      setSledAddress(db(), id, { address: to, silentAddress, agent: found });
+    await expect(move('10.7.7.7:1', '10.8.8.8:1')).rejects.toThrow(/by now/);
+    await expect(move(await moved(other), address)).rejects.toThrow(/already exists/);
+    await expect(move('10.7.7.7:1', address, said)).rejects.toThrow(/one host is one sled/);
+    expect(await moved(id)).toBe(address);
+  });
+});
