@@ -22,6 +22,8 @@ export type ApiApp = FastifyInstance<
 export interface ApiContext {
   readonly db: Database;
   readonly temporal: Client;
+  /** The id of the installation: in the names of its schedules. */
+  readonly installation: string;
   readonly workflows: WorkflowStarter;
   readonly operations: Operations;
   readonly sleds: SledClient;
