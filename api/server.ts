@@ -122,7 +122,7 @@ async function openApi(options: ApiOptions, opened: Opened): Promise<RunningApi>
   );
   const tracing = opened.add(await installTracing('mooring-api'), (exporter) => exporter?.flush());
   const temporal = opened.add(
-    await connectTemporalClient(options.temporal, db, log, { tracing: tracing !== null }),
+    await connectTemporalClient(options.temporal, db, log, { tracing: tracing !== null, distrustMs: options.lookEveryMs }),
     ({ close }) => close(),
   );
   const surroundings = opened.add(
@@ -203,7 +203,7 @@ function createContext(
   return {
     db,
     temporal,
-    installation: parts.temporal.installation.id,
+    installation: async () => (await parts.temporal.installation()).id,
     workflows: new WorkflowStarter(temporal),
     operations: new Operations(temporal, db, parts.outcomes),
     sleds: parts.sleds,

@@ -38,8 +38,8 @@ export interface TemporalClient {
   readonly connection: Connection;
   /** What is known of the namespace's search attributes. */
   readonly searchAttributes: SearchAttributes;
-  /** The installation that the database is. */
-  readonly installation: Installation;
+  /** The installation that the database is: read once. Throws while the database does not answer. */
+  installation(): Promise<Installation>;
   close(): Promise<void>;
 }
 
@@ -48,24 +48,26 @@ export interface TemporalClientOptions {
   readonly tracing?: boolean;
   /** The deadline of every call that has none of its own, in milliseconds; default {@link CALL_TIMEOUT_MS}. */
   readonly callTimeoutMs?: number;
+  /** For how long search attributes are not used after a call was refused for them, in milliseconds; default 10000. */
+  readonly distrustMs?: number | undefined;
 }
 
 /**
- * Connects to Temporal. Throws when it or the database can't be reached; a namespace without search attributes is no error, and
- * neither is one that doesn't exist (yet).
+ * Connects to Temporal. Throws when it can't be reached; a namespace without search attributes is no error, and neither is one that
+ * doesn't exist (yet).
  */
 export async function connectTemporalClient(
   settings: TemporalSettings,
   db: Database,
   log: Logger,
-  { tracing = false, callTimeoutMs = CALL_TIMEOUT_MS }: TemporalClientOptions = {},
+  { tracing = false, callTimeoutMs = CALL_TIMEOUT_MS, distrustMs }: TemporalClientOptions = {},
 ): Promise<TemporalClient> {
-  const installation = await readInstallation(db);
+  const installation = once(() => readInstallation(db));
   const { connection, close } = await connectClient(settings.connection, callTimeoutMs).catch((error: unknown) => {
     throw explainUnreachable(error, settings);
   });
   const { namespace } = settings;
-  const searchAttributes = new SearchAttributes(connection, namespace, log);
+  const searchAttributes = new SearchAttributes(connection, namespace, log, distrustMs);
   await searchAttributes.settle().catch((error: unknown) => {
     log.warn({ err: error }, 'the search attributes could not be looked for yet: workflows run without them meanwhile');
   });
@@ -76,7 +78,7 @@ export async function connectTemporalClient(
       interceptors: {
         workflow: [
           ...(tracing ? [new OpenTelemetryWorkflowClientInterceptor()] : []),
-          new StartInterceptor(installation.id, searchAttributes, new SubjectLookup(db, log)),
+          new StartInterceptor(installation, searchAttributes, new SubjectLookup(db, log)),
         ],
       },
     }),
@@ -84,6 +86,18 @@ export async function connectTemporalClient(
     searchAttributes,
     installation,
     close,
+  };
+}
+
+/** Does the work at the first call that succeeds, and returns what came of it from then on. */
+function once<Result>(work: () => Promise<Result>): () => Promise<Result> {
+  let done: Promise<Result> | null = null;
+  return () => {
+    done ??= work().catch((error: unknown) => {
+      done = null;
+      throw error;
+    });
+    return done;
   };
 }
 
@@ -96,11 +110,11 @@ interface NamedOptions {
 
 /** What every start goes through. */
 class StartInterceptor implements WorkflowClientInterceptor {
-  readonly #installation: string;
+  readonly #installation: () => Promise<Installation>;
   readonly #searchAttributes: SearchAttributes;
   readonly #subjects: SubjectLookup;
 
-  constructor(installation: string, searchAttributes: SearchAttributes, subjects: SubjectLookup) {
+  constructor(installation: () => Promise<Installation>, searchAttributes: SearchAttributes, subjects: SubjectLookup) {
     this.#installation = installation;
     this.#searchAttributes = searchAttributes;
     this.#subjects = subjects;
@@ -116,7 +130,8 @@ class StartInterceptor implements WorkflowClientInterceptor {
     next: (input: Input) => Promise<Result>,
   ): Promise<Result> {
     const { options } = input;
-    const queued = { ...options, taskQueue: queueOf(this.#installation, options.taskQueue) };
+    const { id } = await this.#installation();
+    const queued = { ...options, taskQueue: queueOf(id, options.taskQueue) };
     const without = () => next({ ...input, options: { ...queued, typedSearchAttributes: [] } });
     if (!this.#searchAttributes.usable) return without();
     const enriched = await this.#subjects.enrich(queued, input.workflowType === OFTEN);

@@ -29,15 +29,17 @@ export class SearchAttributes {
   readonly #connection: Connection;
   readonly #namespace: string;
   readonly #log: Logger;
+  readonly #distrustMs: number;
   readonly #onRefused: Set<() => void> = new Set();
   #found: Found = { state: 'missing', problem: 'the search attributes have not been looked for yet' };
   #distrustedUntil = 0;
   #looking: Promise<void> | null = null;
 
-  constructor(connection: Connection, namespace: string, log: Logger) {
+  constructor(connection: Connection, namespace: string, log: Logger, distrustMs = DISTRUST_MS) {
     this.#connection = connection;
     this.#namespace = namespace;
     this.#log = log;
+    this.#distrustMs = distrustMs;
   }
 
   /** Whether a workflow may be started with them, and may write them. */
@@ -85,7 +87,7 @@ export class SearchAttributes {
   }
 
   #distrust(problem: string): void {
-    this.#distrustedUntil = performance.now() + DISTRUST_MS;
+    this.#distrustedUntil = performance.now() + this.#distrustMs;
     this.#found = { state: 'settling', problem };
   }
 
@@ -139,11 +141,8 @@ export class SearchAttributes {
     this.#log.info({ namespace: this.#namespace, added: missing }, 'search attributes registered');
   }
 
-  async #read(): Promise<Record<string, number>> {
-    const { customAttributes } = await this.#connection.operatorService.listSearchAttributes({
-      namespace: this.#namespace,
-    });
-    return { ...customAttributes };
+  #read(): Promise<Record<string, number>> {
+    return readSearchAttributes(this.#connection, this.#namespace);
   }
 
   async #canQuery(): Promise<boolean> {
@@ -155,6 +154,17 @@ export class SearchAttributes {
         () => false,
       );
   }
+}
+
+/** The search attributes that a namespace lacks, or has with another type. Changes nothing. Throws when Temporal can't be asked. */
+export async function missingSearchAttributes(connection: Connection, namespace: string): Promise<string[]> {
+  const known = await readSearchAttributes(connection, namespace);
+  return WANTED.filter((name) => known[name] !== KEYWORD);
+}
+
+async function readSearchAttributes(connection: Connection, namespace: string): Promise<Record<string, number>> {
+  const { customAttributes } = await connection.operatorService.listSearchAttributes({ namespace });
+  return { ...customAttributes };
 }
 
 const HOW = `register ${WANTED.join(', ')} as Keyword on the namespace (docs/web-ui.md); they are used within seconds, without a restart`;

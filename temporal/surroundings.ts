@@ -5,14 +5,17 @@
  * Needed: the namespace; a worker that polls for the build that gets new work; the schedules of the reconciling loops; a schema
  * as new as the code; nobody of another installation on these queues. Optional: the search attributes.
  */
+import type { Client, Connection } from '@temporalio/client';
 import type { Logger } from 'pino';
 import type { Database } from '../db/connect.ts';
+import { readInstallation } from '../db/queries/read-installation.ts';
 import { readSchemaProblem } from '../db/queries/read-schema-problem.ts';
 import { RECONCILERS } from '../model/reconcilers.ts';
 import type { TemporalClient } from './client.ts';
-import { settleBuild } from './deployment.ts';
+import { readPolledBuilds, settleBuild } from './deployment.ts';
 import { isNamespaceMissing } from './errors.ts';
 import { describeForeign, describeUnserved, foreignPollers, readPolledQueues, unservedQueues } from './pollers.ts';
+import { missingSearchAttributes } from './search-attributes.ts';
 import { ensureSchedules, type LoopState, readLoops, type ScheduleOptions } from './schedules.ts';
 
 /** How long it is to the next look, in milliseconds, give or take a fifth: many processes must not look at once. */
@@ -71,13 +74,77 @@ class ForeignInstallation extends Error {
  * Throws, with what to do, where workers of another database poll this installation's queues: to be asked before a process polls
  * there itself. A server that doesn't know the namespace is no error.
  */
-export async function refuseForeign({ client, installation }: Pick<TemporalClient, 'client' | 'installation'>): Promise<void> {
+export async function refuseForeign(temporal: Pick<TemporalClient, 'client' | 'installation'>): Promise<void> {
+  const { client } = temporal;
+  const installation = await temporal.installation();
   const queues = await readPolledQueues(client, installation.id).catch((error: unknown) => {
     if (isNamespaceMissing(error)) return [];
     throw error;
   });
   const foreign = foreignPollers(queues, installation);
   if (foreign.length > 0) throw new ForeignInstallation(describeForeign(installation.id, foreign));
+}
+
+/** What is missing around an installation, for the doctor: it looks at the same, and changes nothing. Throws what it can't ask. */
+export async function examineSurroundings(
+  db: Database,
+  connection: Connection,
+  client: Client,
+): Promise<readonly Missing[]> {
+  const { namespace } = client.options;
+  const installation = await readInstallation(db);
+  try {
+    const [queues, builds, loops, attributes, schema] = await Promise.all([
+      readPolledQueues(client, installation.id),
+      readPolledBuilds(client, installation.id),
+      readLoops(client, installation.id),
+      missingSearchAttributes(connection, namespace),
+      readSchemaProblem(db),
+    ]);
+    const foreign = foreignPollers(queues, installation);
+    return [
+      ...(foreign.length === 0 ? [] : [needed('own_queues', describeForeign(installation.id, foreign))]),
+      ...unservedQueues(queues).map((unserved) => needed('current_build', describeUnserved(unserved))),
+      ...builds
+        .filter(({ status, pollers }) => status === 'draining' && pollers === 0)
+        .map(({ buildId }) => needed('current_build', `build ${buildId} drains, and no worker of it is left to end the sagas that it began: start one`)),
+      ...loopProblems(loops).map((problem) => needed('schedules', problem)),
+      ...(schema === null ? [] : [needed('schema', schema)]),
+      ...(attributes.length === 0
+        ? []
+        : [
+            {
+              what: 'search_attributes' as const,
+              needed: false,
+              problem: `search attributes that the namespace "${namespace}" lacks, so that workflows run without: ${attributes.join(', ')}`,
+            },
+          ]),
+    ];
+  } catch (error) {
+    if (!isNamespaceMissing(error)) throw error;
+    return [needed('namespace', describeMissingNamespace(namespace))];
+  }
+}
+
+function needed(what: SurroundingName, problem: string): Missing {
+  return { what, needed: true, problem };
+}
+
+function describeMissingNamespace(namespace: string): string {
+  return `Temporal has no namespace "${namespace}": create it ("temporal operator namespace create --namespace ${namespace}"), or name another in TEMPORAL_NAMESPACE`;
+}
+
+/** What is wrong with the reconciling loops, as their schedules show it. */
+function loopProblems(states: readonly LoopState[]): string[] {
+  const lost = RECONCILERS.filter((name) => !states.some((state) => state.name === name));
+  return [
+    ...(lost.length === 0
+      ? []
+      : [`the schedules of these reconciling loops are missing: ${lost.join(', ')}; a worker makes them again within seconds`]),
+    ...states
+      .filter(({ isOverdue }) => isOverdue)
+      .map(({ name, lastRun }) => `the reconciling loop "${name}" has not run since ${lastRun?.toISOString()}: no worker takes it`),
+  ];
 }
 
 /** Looks, and says what was found. */
@@ -109,7 +176,7 @@ export class Surroundings {
       await surroundings.#look(true);
     } catch (error) {
       if (options.duties !== null || error instanceof ForeignInstallation) {
-        await surroundings.stop();
+        surroundings.stop();
         throw error;
       }
       options.log.warn({ err: error }, 'the surroundings could not be looked at yet');
@@ -140,12 +207,11 @@ export class Surroundings {
     );
   }
 
-  /** Ends the looks, and waits for the one that is under way. */
-  async stop(): Promise<void> {
+  /** Ends the looks. One that is under way ends with its connections. */
+  stop(): void {
     this.#stopped = true;
     this.#endListening();
     if (this.#timer !== null) clearTimeout(this.#timer);
-    await this.#looking?.catch(() => {});
   }
 
   #schedule(inMs?: number): void {
@@ -182,16 +248,13 @@ export class Surroundings {
         found.push(...(await this.#loops()));
       else found.push(...this.#missing.filter(({ what }) => what === 'schedules'));
       const schema = await readSchemaProblem(db);
-      if (schema !== null) found.push({ what: 'schema', needed: true, problem: schema });
+      if (schema !== null) found.push(needed('schema', schema));
     } catch (error) {
       if (!isNamespaceMissing(error)) throw error;
       const { namespace } = temporal.client.options;
-      found.splice(0, found.length, {
-        what: 'namespace',
-        needed: true,
-        problem: `Temporal has no namespace "${namespace}": create it ("temporal operator namespace create --namespace ${namespace}"), or name another in TEMPORAL_NAMESPACE`,
-      });
-      if (isFirst && this.#options.duties !== null) throw new Error(found[0]?.problem, { cause: error });
+      const problem = describeMissingNamespace(temporal.client.options.namespace);
+      found.splice(0, found.length, needed('namespace', problem));
+      if (isFirst && this.#options.duties !== null) throw new Error(problem, { cause: error });
     }
     this.#looks += 1;
     this.#settle(found, isFirst, log);
@@ -213,14 +276,15 @@ export class Surroundings {
   /** Who polls, and for which build; where none is current, a worker that is versioned sees to it. */
   async #queues(isFirst: boolean): Promise<Missing[]> {
     const { temporal, log, duties } = this.#options;
-    const { client, installation } = temporal;
+    const { client } = temporal;
+    const installation = await temporal.installation();
     let queues = await readPolledQueues(client, installation.id);
     const foreign = foreignPollers(queues, installation);
     const problems: Missing[] = [];
     if (foreign.length > 0) {
       const problem = describeForeign(installation.id, foreign);
       if (isFirst) throw new ForeignInstallation(problem);
-      problems.push({ what: 'own_queues', needed: true, problem });
+      problems.push(needed('own_queues', problem));
     }
     const buildId = duties?.buildId ?? null;
     if (buildId !== null && (isFirst || queues.some(({ currentBuild }) => currentBuild === null))) {
@@ -233,11 +297,7 @@ export class Surroundings {
       this.#otherWasCurrentAt = performance.now();
     return [
       ...problems,
-      ...unservedQueues(queues).map((unserved): Missing => ({
-        what: 'current_build',
-        needed: true,
-        problem: describeUnserved(unserved),
-      })),
+      ...unservedQueues(queues).map((unserved) => needed('current_build', describeUnserved(unserved))),
     ];
   }
 
@@ -248,8 +308,9 @@ export class Surroundings {
 
   async #loops(): Promise<Missing[]> {
     const { temporal, log, duties } = this.#options;
-    const { client, installation, searchAttributes } = temporal;
+    const { client, searchAttributes } = temporal;
     if (duties !== null && duties.schedules === null) return [];
+    const installation = await temporal.installation();
     let states: LoopState[];
     if (duties?.schedules == null) states = await readLoops(client, installation.id);
     else {
@@ -264,13 +325,8 @@ export class Surroundings {
       const made = states.filter((state) => state.made).map(({ name }) => name);
       if (made.length > 0 && this.#looks > 0) log.warn({ loops: made }, 'schedules of reconciling loops were missing: made again');
     }
-    const lost = RECONCILERS.filter((name) => !states.some((state) => state.name === name));
     this.#loopStates = states;
-    return [
-      ...(lost.length === 0 ? [] : [`the schedules of these reconciling loops are missing: ${lost.join(', ')}; a worker makes them again`]),
-      ...states
-        .filter(({ isOverdue }) => isOverdue)
-        .map(({ name, lastRun }) => `the reconciling loop "${name}" has not run since ${lastRun?.toISOString()}: no worker takes it`),
-    ].map((problem): Missing => ({ what: 'schedules', needed: duties !== null, problem }));
+    // An API takes calls without them.
+    return loopProblems(states).map((problem) => ({ what: 'schedules', needed: duties !== null, problem }));
   }
 }

@@ -21,6 +21,7 @@ import { createSagaActivities } from '../activities/sagas.ts';
 import { SledClient } from '../activities/sled-client.ts';
 import { SledDirectory, warnWithoutAuthority } from '../activities/sled-directory.ts';
 import { openDatabase, pingDatabase } from '../db/connect.ts';
+import type { Installation } from '../db/queries/read-installation.ts';
 import type { ReconcilerName } from '../model/reconcilers.ts';
 import { deploymentOf, queueOf, TASK_QUEUE, type TaskQueue, UPDATE_TASK_QUEUE } from '../model/workflow-names.ts';
 import { freePort } from '../platform/host/child-process.ts';
@@ -32,11 +33,12 @@ import { logFields } from '../platform/telemetry/log-fields.ts';
 import { Metrics } from '../platform/telemetry/metrics.ts';
 import { readinessProblems } from '../platform/telemetry/readiness.ts';
 import { installTracing } from '../platform/telemetry/tracing.ts';
-import { connectTemporalClient, type TemporalClient } from '../temporal/client.ts';
+import { connectTemporalClient } from '../temporal/client.ts';
 import { explainUnreachable, type TemporalSettings } from '../temporal/connection.ts';
-import { identityOf } from '../temporal/pollers.ts';
-import { refuseForeign, SURROUNDINGS, Surroundings } from '../temporal/surroundings.ts';
 import { isTemporalUnavailable } from '../temporal/errors.ts';
+import { identityOf } from '../temporal/pollers.ts';
+import type { SearchAttributes } from '../temporal/search-attributes.ts';
+import { refuseForeign, SURROUNDINGS, Surroundings } from '../temporal/surroundings.ts';
 import { WorkflowStarter } from '../temporal/workflow-starter.ts';
 import { attributeNotices, createAttributeActivities } from './attribute-notices.ts';
 import { readBuildId } from './build-id.ts';
@@ -214,7 +216,7 @@ async function openWorker(options: WorkerOptions, opened: Opened): Promise<Runni
     (connection) => connection.close(),
   );
   const connected = opened.add(
-    await connectTemporalClient(options.temporal, database.db, options.log, { tracing: tracing !== null }),
+    await connectTemporalClient(options.temporal, database.db, options.log, { tracing: tracing !== null, distrustMs: options.lookEveryMs }),
     ({ close }) => close(),
   );
   const { searchAttributes } = connected;
@@ -225,8 +227,9 @@ async function openWorker(options: WorkerOptions, opened: Opened): Promise<Runni
   const workflows = new WorkflowStarter(connected.client);
   const context = { db: database.db, sleds, workflows, metrics, auditDays: options.auditDays };
   const versioned = process.env.MOORING_WORKER_VERSIONING !== 'off' && !options.alone;
-  const { common, buildId } = await commonOptions(options, native, versioned, tracing, connected);
-  const queue = (name: TaskQueue) => queueOf(connected.installation.id, name);
+  const installation = await connected.installation();
+  const { common, buildId } = await commonOptions(options, native, versioned, tracing, installation, searchAttributes);
+  const queue = (name: TaskQueue) => queueOf(installation.id, name);
   const sagas = { ...createSagaActivities(context), ...createAttributeActivities(searchAttributes) };
   const listener = (line: string) => {
     if (line.includes('BadSearchAttributes')) searchAttributes.refused();
@@ -316,7 +319,8 @@ async function commonOptions(
   connection: NativeConnection,
   versioned: boolean,
   tracing: Awaited<ReturnType<typeof installTracing>>,
-  { installation, searchAttributes }: Pick<TemporalClient, 'installation' | 'searchAttributes'>,
+  installation: Installation,
+  searchAttributes: SearchAttributes,
 ) {
   const { testInterceptors } = options;
   const bundle =

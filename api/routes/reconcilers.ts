@@ -24,7 +24,7 @@ import { viewReconcilerPass } from '../views/reconciler.ts';
 
 /** Adds the endpoints of the reconciling loops: looked at, switched off and on, and run once by hand. */
 export function addReconcilerRoutes(app: ApiApp, context: ApiContext): void {
-  const { temporal, installation } = context;
+  const { temporal } = context;
   const params = z.object({ name: reconcilerName });
 
   app.get(
@@ -37,7 +37,7 @@ export function addReconcilerRoutes(app: ApiApp, context: ApiContext): void {
     { schema: { tags: ['system'], params, body: reconcilerUpdate, response: { 200: reconcilerView, ...errors } } },
     async (request) => {
       const { name } = request.params;
-      const handle = temporal.schedule.getHandle(scheduleOf(installation, name));
+      const handle = temporal.schedule.getHandle(scheduleOf(await context.installation(), name));
       try {
         if (request.body.enabled) await handle.unpause('switched on through the API');
         else await handle.pause('switched off through the API');
@@ -54,7 +54,7 @@ export function addReconcilerRoutes(app: ApiApp, context: ApiContext): void {
     async (request) => {
       const { name } = request.params;
       const handle = await temporal.workflow.start(RECONCILER_WORKFLOWS[name], {
-        workflowId: workflowIds.reconcileOnce(installation, name),
+        workflowId: workflowIds.reconcileOnce(await context.installation(), name),
         taskQueue: TASK_QUEUE,
         args: [],
         // Two who ask at once get one pass.
@@ -79,7 +79,7 @@ export function addReconcilerRoutes(app: ApiApp, context: ApiContext): void {
   async function show(name: ReconcilerName): Promise<ReconcilerView> {
     const base = { name, purpose: RECONCILER_PURPOSE[name] };
     try {
-      const { spec, state, info } = await temporal.schedule.getHandle(scheduleOf(installation, name)).describe();
+      const { spec, state, info } = await temporal.schedule.getHandle(scheduleOf(await context.installation(), name)).describe();
       const last = info.recentActions.at(-1);
       return {
         ...base,

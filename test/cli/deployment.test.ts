@@ -40,13 +40,13 @@ test('with MOORING_WORKER_VERSIONING=off a worker has no build, and works beside
   for (let count = 0; count < 3; count += 1) await harness.running();
   await worker.stop();
   await harness.running();
-  expect(await readBuilds(harness.temporal)).toEqual([]);
+  expect(await readBuilds(harness.temporal, harness.installation)).toEqual([]);
 });
 
 test('builds are listed with what to do about their workers; promoted, one is current and the other drains', async () => {
   await startBuild('one');
   await startBuild('two');
-  await waitUntil(async () => (await readBuilds(harness.temporal)).length === 2, 'the second build never came up');
+  await waitUntil(async () => (await readBuilds(harness.temporal, harness.installation)).length === 2, 'the second build never came up');
   const before = (await deployment('list')).stdout;
   expect(before).toMatch(/BUILD +STATUS +CREATED +ITS WORKERS/);
   expect(before).toMatch(/one +current .* get new work/);
