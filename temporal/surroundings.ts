@@ -5,12 +5,13 @@
  * Needed: the namespace; a worker that polls for the build that gets new work; the schedules of the reconciling loops; a schema
  * as new as the code; nobody of another installation on these queues. Optional: the search attributes.
  */
+import { setTimeout as pause } from 'node:timers/promises';
 import type { Client, Connection } from '@temporalio/client';
 import type { Logger } from 'pino';
 import type { Database } from '../db/connect.ts';
 import { readInstallation } from '../db/queries/read-installation.ts';
 import { readSchemaProblem } from '../db/queries/read-schema-problem.ts';
-import { RECONCILERS } from '../model/reconcilers.ts';
+import { RECONCILERS, type ReconcilerName } from '../model/reconcilers.ts';
 import type { TemporalClient } from './client.ts';
 import { readPolledBuilds, settleBuild } from './deployment.ts';
 import { isNamespaceMissing } from './errors.ts';
@@ -20,8 +21,11 @@ import { ensureSchedules, type LoopState, readLoops, type ScheduleOptions } from
 
 /** How long it is to the next look, in milliseconds, give or take a fifth: many processes must not look at once. */
 const LOOK_EVERY_MS = 10_000;
-/** The same once something is missing that was there, and after a call was refused for want of something. */
-const LOOK_SOON_MS = 1_000;
+/** The same while something is missing that is needed, in milliseconds. */
+const LOOK_SOON_MS = 3_000;
+/** How long the first look of a worker waits until its own polls are seen, in milliseconds. */
+const POLLING_MS = 3_000;
+const POLLING_LOOK_MS = 100;
 /** Schedules are seldom lost: so many looks go by between two that ask for each of them, while nothing else is missing. */
 const LOOKS_A_SCHEDULE = 3;
 /** How long a worker whose build was not current leaves it to the build that was, in milliseconds, once none is. */
@@ -135,8 +139,8 @@ function describeMissingNamespace(namespace: string): string {
 }
 
 /** What is wrong with the reconciling loops, as their schedules show it. */
-function loopProblems(states: readonly LoopState[]): string[] {
-  const lost = RECONCILERS.filter((name) => !states.some((state) => state.name === name));
+function loopProblems(states: readonly LoopState[], expected: readonly ReconcilerName[] = RECONCILERS): string[] {
+  const lost = expected.filter((name) => !states.some((state) => state.name === name));
   return [
     ...(lost.length === 0
       ? []
@@ -159,6 +163,10 @@ export class Surroundings {
   #stopped = false;
   #otherWasCurrentAt: number | null = null;
   #loopStates: readonly LoopState[] = [];
+  /** Whether the schedules carried attributes when they were last looked at. */
+  #loopsWithAttributes = false;
+  /** The loops whose schedules were seen once. */
+  readonly #seenLoops = new Set<string>();
   readonly #endListening: () => void;
 
   private constructor(options: SurroundingsOptions) {
@@ -218,8 +226,8 @@ export class Surroundings {
     if (this.#stopped) return;
     if (this.#timer !== null) clearTimeout(this.#timer);
     const everyMs = this.#options.everyMs ?? LOOK_EVERY_MS;
-    const isSoon = this.#missing.length > 0 || this.#suspected.size > 0;
-    const ms = inMs ?? Math.min(isSoon ? LOOK_SOON_MS * 3 : everyMs, everyMs) * (0.8 + 0.4 * Math.random());
+    const isSoon = this.#missesNeeded() || [...this.#suspected].some((what) => !this.#missing.some((one) => one.what === what));
+    const ms = inMs ?? Math.min(isSoon ? LOOK_SOON_MS : everyMs, everyMs) * (0.8 + 0.4 * Math.random());
     this.#timer = setTimeout(() => {
       this.#timer = null;
       this.#looking ??= this.#look(false)
@@ -235,6 +243,10 @@ export class Surroundings {
     this.#timer.unref();
   }
 
+  #missesNeeded(): boolean {
+    return this.#missing.some(({ needed }) => needed);
+  }
+
   /** One look at everything. What it misses for the first time is looked at once more before it is said, but for the first look. */
   async #look(isFirst: boolean): Promise<void> {
     const { db, temporal, log } = this.#options;
@@ -244,14 +256,15 @@ export class Surroundings {
       const attributes = temporal.searchAttributes.problem;
       if (attributes !== null) found.push({ what: 'search_attributes', needed: false, problem: attributes });
       found.push(...(await this.#queues(isFirst)));
-      if (isFirst || this.#looks % LOOKS_A_SCHEDULE === 0 || this.#missing.length > 0 || found.length > 0)
+      const isDue = isFirst || this.#looks % LOOKS_A_SCHEDULE === 0 || this.#missesNeeded();
+      // Their action carries an attribute: one that has vanished would keep them from beginning.
+      if (isDue || found.some(({ needed }) => needed) || temporal.searchAttributes.usable !== this.#loopsWithAttributes)
         found.push(...(await this.#loops()));
       else found.push(...this.#missing.filter(({ what }) => what === 'schedules'));
       const schema = await readSchemaProblem(db);
       if (schema !== null) found.push(needed('schema', schema));
     } catch (error) {
       if (!isNamespaceMissing(error)) throw error;
-      const { namespace } = temporal.client.options;
       const problem = describeMissingNamespace(temporal.client.options.namespace);
       found.splice(0, found.length, needed('namespace', problem));
       if (isFirst && this.#options.duties !== null) throw new Error(problem, { cause: error });
@@ -295,6 +308,11 @@ export class Surroundings {
       }
     } else if (buildId !== null && queues.some(({ currentBuild }) => currentBuild !== buildId))
       this.#otherWasCurrentAt = performance.now();
+    const until = performance.now() + POLLING_MS;
+    while (isFirst && duties !== null && unservedQueues(queues).length > 0 && performance.now() < until) {
+      await pause(POLLING_LOOK_MS);
+      queues = await readPolledQueues(client, installation.id);
+    }
     return [
       ...problems,
       ...unservedQueues(queues).map((unserved) => needed('current_build', describeUnserved(unserved))),
@@ -326,7 +344,10 @@ export class Surroundings {
       if (made.length > 0 && this.#looks > 0) log.warn({ loops: made }, 'schedules of reconciling loops were missing: made again');
     }
     this.#loopStates = states;
-    // An API takes calls without them.
-    return loopProblems(states).map((problem) => ({ what: 'schedules', needed: duties !== null, problem }));
+    this.#loopsWithAttributes = searchAttributes.usable;
+    for (const { name } of states) this.#seenLoops.add(name);
+    // An API takes calls without them, and can't know which were ever to be.
+    const expected = duties === null ? RECONCILERS.filter((name) => this.#seenLoops.has(name)) : RECONCILERS;
+    return loopProblems(states, expected).map((problem) => ({ what: 'schedules', needed: duties !== null, problem }));
   }
 }
