@@ -122,7 +122,10 @@ async function openApi(options: ApiOptions, opened: Opened): Promise<RunningApi>
   );
   const tracing = opened.add(await installTracing('mooring-api'), (exporter) => exporter?.flush());
   const temporal = opened.add(
-    await connectTemporalClient(options.temporal, db, log, { tracing: tracing !== null, distrustMs: options.lookEveryMs }),
+    await connectTemporalClient(options.temporal, db, log, {
+      tracing: tracing !== null,
+      distrustMs: options.lookEveryMs,
+    }),
     ({ close }) => close(),
   );
   const surroundings = opened.add(

@@ -441,10 +441,7 @@ export const installation = pgTable(
     id: text('id').notNull().default(sql`substr(replace(gen_random_uuid()::text, '-', ''), 1, 12)`),
     timeCreated: moment('time_created').notNull().defaultNow(),
   },
-  () => [
-    check('installation_one_row', sql`singleton`),
-    check('installation_id', sql`id ~ '^[0-9a-z]{1,32}$'`),
-  ],
+  () => [check('installation_one_row', sql`singleton`), check('installation_id', sql`id ~ '^[0-9a-z]{1,32}$'`)],
 );
 
 /** When the control plane last could take a renewal of a lease: one row, written by every API every second or so. */

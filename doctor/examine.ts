@@ -9,8 +9,8 @@ import type { Client } from '@temporalio/client';
 import type { SledClient } from '../activities/sled-client.ts';
 import type { Database } from '../db/connect.ts';
 import type { GuestLogEntry } from '../sled-agent/hypervisor.ts';
-import { examineDatabase } from './database.ts';
 import type { Missing } from '../temporal/surroundings.ts';
+import { examineDatabase } from './database.ts';
 import type { Finding } from './finding.ts';
 import { findStrangers, findTwins, surveySleds } from './sleds.ts';
 import { findDoubleRuns } from './witness.ts';
@@ -65,8 +65,8 @@ export async function examine(options: ExamineOptions): Promise<Examination> {
     if (atRest) findings.push(...(await findStrangers(db, survey, sleds)));
   }
   const missing = (await options.surroundings?.()) ?? [];
+  // What is asked for waits until it is there again.
   for (const { needed, problem } of missing)
-    // What is asked for waits until it is there again.
     if (needed)
       findings.push({
         invariant: 9,

@@ -123,7 +123,8 @@ class StartInterceptor implements WorkflowClientInterceptor {
   startWithDetails: NonNullable<WorkflowClientInterceptor['startWithDetails']> = (input, next) =>
     this.#start(input, next);
 
-  signalWithStart: NonNullable<WorkflowClientInterceptor['signalWithStart']> = (input, next) => this.#start(input, next);
+  signalWithStart: NonNullable<WorkflowClientInterceptor['signalWithStart']> = (input, next) =>
+    this.#start(input, next);
 
   async #start<Input extends { readonly workflowType: string; readonly options: StartOptions }, Result>(
     input: Input,

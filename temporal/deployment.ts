@@ -48,7 +48,10 @@ export async function readPolledBuilds(client: Client, installation: string): Pr
   return builds.map((build) => ({
     ...build,
     pollers: Math.min(
-      ...queues.map(({ pollers }) => new Set(pollers.filter(({ buildId }) => buildId === build.buildId).map(({ identity }) => identity)).size),
+      ...queues.map(
+        ({ pollers }) =>
+          new Set(pollers.filter(({ buildId }) => buildId === build.buildId).map(({ identity }) => identity)).size,
+      ),
     ),
   }));
 }
@@ -109,7 +112,9 @@ export async function promoteBuild(
     await until(POLLED_TIMEOUT_MS, buildId, async () => {
       const without = queuesWithout(await readPolledQueues(client, installation, ['workflow', 'activity']), buildId);
       const queues = [...new Set(without.map(({ queue }) => `"${queue}"`))];
-      return queues.length === 0 ? null : `no worker of it polls the task queue ${queues.join(' and ')}: start one first`;
+      return queues.length === 0
+        ? null
+        : `no worker of it polls the task queue ${queues.join(' and ')}: start one first`;
     });
   const { namespace, identity } = client.options;
   await until(CURRENT_TIMEOUT_MS, buildId, async () => {

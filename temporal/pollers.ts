@@ -1,4 +1,5 @@
 /** Who takes work from an installation's task queues, and which build of the workers gets new work there. */
+import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
 import type { Client } from '@temporalio/client';
 import type { Installation } from '../db/queries/read-installation.ts';
@@ -13,10 +14,13 @@ type TaskType = keyof typeof TASK_TYPES;
 const VERSIONED = 2;
 
 /**
- * How long ago a worker that still polls may have begun its last poll, in milliseconds: a poll lasts a minute at most. The server
- * remembers pollers for five minutes, so that one whose process is gone is still named.
+ * How long ago a worker that still polls may have begun its last poll, in milliseconds: a poll lasts a minute at most; half a
+ * minute more for clocks that differ. The server remembers pollers for five minutes, so that one whose process is gone is still
+ * named.
  */
-const POLL_MS = 75_000;
+const POLL_MS = 90_000;
+/** `WORKER_STATUS_RUNNING` of temporal.api.enums.v1: a worker that shuts down says so in a last heartbeat. */
+const RUNNING = 1;
 
 /** One worker's poll of one queue. */
 export interface Poller {
@@ -55,11 +59,12 @@ async function readPolledQueue(
   queue: TaskQueue,
   type: TaskType,
 ): Promise<PolledQueue> {
-  const { pollers, versioningInfo } = await client.workflowService.describeTaskQueue({
-    namespace: client.options.namespace,
-    taskQueue: { name: queueOf(installation, queue) },
-    taskQueueType: TASK_TYPES[type],
-  });
+  const { namespace } = client.options;
+  const name = queueOf(installation, queue);
+  const [{ pollers, versioningInfo }, hasEnded] = await Promise.all([
+    client.workflowService.describeTaskQueue({ namespace, taskQueue: { name }, taskQueueType: TASK_TYPES[type] }),
+    readEnded(client, name),
+  ]);
   const deployment = deploymentOf(installation);
   const buildOf = (version: { deploymentName?: string | null; buildId?: string | null } | null | undefined) =>
     version?.deploymentName === deployment ? (version.buildId ?? null) : null;
@@ -70,14 +75,37 @@ async function readPolledQueue(
     pollers: (pollers ?? [])
       .map((poller) => ({
         identity: poller.identity ?? '',
-        buildId: poller.deploymentOptions?.workerVersioningMode === VERSIONED ? buildOf(poller.deploymentOptions) : null,
+        buildId:
+          poller.deploymentOptions?.workerVersioningMode === VERSIONED ? buildOf(poller.deploymentOptions) : null,
         lastPoll: new Date(Number(poller.lastAccessTime?.seconds ?? 0) * 1000),
       }))
-      .filter(({ lastPoll }) => lastPoll.getTime() >= oldest),
+      .filter((poller) => poller.lastPoll.getTime() >= oldest && !hasEnded(poller)),
     currentBuild: buildOf(versioningInfo?.currentDeploymentVersion),
-    rampingBuild: Number(versioningInfo?.rampingVersionPercentage ?? 0) > 0 ? buildOf(versioningInfo?.rampingDeploymentVersion) : null,
+    rampingBuild:
+      Number(versioningInfo?.rampingVersionPercentage ?? 0) > 0
+        ? buildOf(versioningInfo?.rampingDeploymentVersion)
+        : null,
   };
 }
+
+/**
+ * Which pollers of a queue have ended in order, by the last heartbeats of their workers. A server that doesn't know of heartbeats
+ * says of none that it has.
+ */
+async function readEnded(client: Client, queue: string): Promise<(poller: Poller) => boolean> {
+  const running = new Map<string, boolean>();
+  const keyOf = (identity: string, buildId: string | null) => `${buildId ?? ''} ${identity}`;
+  const answer = await client.workflowService
+    .listWorkers({ namespace: client.options.namespace, query: `TaskQueue = "${queue}"`, pageSize: MOST_WORKERS })
+    .catch(() => null);
+  for (const { workerHeartbeat: beat } of answer?.workersInfo ?? []) {
+    if (beat == null || beat.taskQueue !== queue) continue;
+    const key = keyOf(beat.workerIdentity ?? '', beat.deploymentVersion?.buildId || null);
+    running.set(key, (running.get(key) ?? false) || (beat.status ?? RUNNING) === RUNNING);
+  }
+  return ({ identity, buildId }) => running.get(keyOf(identity, buildId)) === false;
+}
+const MOST_WORKERS = 1_000;
 
 /** A queue on which nobody takes the work of the build that gets it. */
 export interface UnservedQueue {
@@ -98,13 +126,15 @@ export function unservedQueues(queues: readonly PolledQueue[]): UnservedQueue[] 
 }
 
 /**
- * The identity of a worker's process on Temporal: the SDK's own, and behind it the mark of the database that it works on, by
+ * The identity of a worker's process on Temporal: the SDK's own, made unique, and behind it the mark of the database that it works on, by
  * which others see whether it is theirs.
  */
 export function identityOf({ mark }: Pick<Installation, 'mark'>): string {
-  return `${process.pid}@${hostname()}${mark === null ? '' : `${MARK}${mark}`}`;
+  return `${process.pid}@${hostname()}/${OWN}${mark === null ? '' : `${MARK}${mark}`}`;
 }
 const MARK = '/db-';
+/** A container that is started again has the number and the host of the one before. */
+const OWN = randomBytes(3).toString('hex');
 
 /** The processes that poll these queues and work on another database, by their identities. */
 export function foreignPollers(queues: readonly PolledQueue[], { mark }: Pick<Installation, 'mark'>): string[] {
@@ -130,6 +160,8 @@ export function describeUnserved({ queue, buildId, polledBy }: UnservedQueue): s
   if (others.length === 0) return `no worker polls the task queue "${queue}" (${gets}): start one`;
   const remedy = polledBy.find((other) => other !== null && other !== undefined);
   return `${gets} on the task queue "${queue}", but only ${others.join(' and ')} polls it: ${
-    remedy === undefined ? 'start a worker of that build' : `"mooring deployment promote ${remedy}", or start a worker of that build`
+    remedy === undefined
+      ? 'start a worker of that build'
+      : `"mooring deployment promote ${remedy}", or start a worker of that build`
   }`;
 }

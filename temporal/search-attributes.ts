@@ -100,7 +100,10 @@ export class SearchAttributes {
     // Found missing, they are not trusted for a while even where they were made again at once: who holds an older view refuses.
     if (before.state === 'usable' && found.state !== 'usable') this.#distrust(problemOf(found));
     else if (found.state === 'usable' && performance.now() < this.#distrustedUntil)
-      this.#found = { state: 'settling', problem: 'the search attributes are there again, and are used in some seconds' };
+      this.#found = {
+        state: 'settling',
+        problem: 'the search attributes are there again, and are used in some seconds',
+      };
     else this.#found = found;
     this.#tell(before);
   }
@@ -118,13 +121,19 @@ export class SearchAttributes {
     const known = await this.#read();
     const mistyped = WANTED.filter((name) => known[name] !== undefined && known[name] !== KEYWORD);
     if (mistyped.length > 0)
-      return { state: 'missing', problem: `the search attributes ${mistyped.join(', ')} are no keywords there: ${HOW}` };
+      return {
+        state: 'missing',
+        problem: `the search attributes ${mistyped.join(', ')} are no keywords there: ${HOW}`,
+      };
     const missing = WANTED.filter((name) => known[name] === undefined);
     if (missing.length > 0) await this.#register(missing);
     else if (this.usable) return { state: 'usable' };
     return (await this.#canQuery())
       ? { state: 'usable' }
-      : { state: 'settling', problem: 'the search attributes were registered, and the server has not taken them into use yet' };
+      : {
+          state: 'settling',
+          problem: 'the search attributes were registered, and the server has not taken them into use yet',
+        };
   }
 
   async #register(missing: readonly string[]): Promise<void> {
@@ -147,12 +156,10 @@ export class SearchAttributes {
 
   async #canQuery(): Promise<boolean> {
     const query = WANTED.map((name) => `${name} = "${OUTCOME_RUNNING}"`).join(' AND ');
-    return this.#connection.workflowService
-      .countWorkflowExecutions({ namespace: this.#namespace, query })
-      .then(
-        () => true,
-        () => false,
-      );
+    return this.#connection.workflowService.countWorkflowExecutions({ namespace: this.#namespace, query }).then(
+      () => true,
+      () => false,
+    );
   }
 }
 

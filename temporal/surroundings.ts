@@ -16,8 +16,8 @@ import type { TemporalClient } from './client.ts';
 import { readPolledBuilds, settleBuild } from './deployment.ts';
 import { isNamespaceMissing } from './errors.ts';
 import { describeForeign, describeUnserved, foreignPollers, readPolledQueues, unservedQueues } from './pollers.ts';
-import { missingSearchAttributes } from './search-attributes.ts';
 import { ensureSchedules, type LoopState, readLoops, type ScheduleOptions } from './schedules.ts';
+import { missingSearchAttributes } from './search-attributes.ts';
 
 /** How long it is to the next look, in milliseconds, give or take a fifth: many processes must not look at once. */
 const LOOK_EVERY_MS = 10_000;
@@ -111,7 +111,12 @@ export async function examineSurroundings(
       ...unservedQueues(queues).map((unserved) => needed('current_build', describeUnserved(unserved))),
       ...builds
         .filter(({ status, pollers }) => status === 'draining' && pollers === 0)
-        .map(({ buildId }) => needed('current_build', `build ${buildId} drains, and no worker of it is left to end the sagas that it began: start one`)),
+        .map(({ buildId }) =>
+          needed(
+            'current_build',
+            `build ${buildId} drains, and no worker of it is left to end the sagas that it began: start one`,
+          ),
+        ),
       ...loopProblems(loops).map((problem) => needed('schedules', problem)),
       ...(schema === null ? [] : [needed('schema', schema)]),
       ...(attributes.length === 0
@@ -144,10 +149,15 @@ function loopProblems(states: readonly LoopState[], expected: readonly Reconcile
   return [
     ...(lost.length === 0
       ? []
-      : [`the schedules of these reconciling loops are missing: ${lost.join(', ')}; a worker makes them again within seconds`]),
+      : [
+          `the schedules of these reconciling loops are missing: ${lost.join(', ')}; a worker makes them again within seconds`,
+        ]),
     ...states
       .filter(({ isOverdue }) => isOverdue)
-      .map(({ name, lastRun }) => `the reconciling loop "${name}" has not run since ${lastRun?.toISOString()}: no worker takes it`),
+      .map(
+        ({ name, lastRun }) =>
+          `the reconciling loop "${name}" has not run since ${lastRun?.toISOString()}: no worker takes it`,
+      ),
   ];
 }
 
@@ -226,7 +236,8 @@ export class Surroundings {
     if (this.#stopped) return;
     if (this.#timer !== null) clearTimeout(this.#timer);
     const everyMs = this.#options.everyMs ?? LOOK_EVERY_MS;
-    const isSoon = this.#missesNeeded() || [...this.#suspected].some((what) => !this.#missing.some((one) => one.what === what));
+    const isSoon =
+      this.#missesNeeded() || [...this.#suspected].some((what) => !this.#missing.some((one) => one.what === what));
     const ms = inMs ?? Math.min(isSoon ? LOOK_SOON_MS : everyMs, everyMs) * (0.8 + 0.4 * Math.random());
     this.#timer = setTimeout(() => {
       this.#timer = null;
@@ -278,11 +289,12 @@ export class Surroundings {
     const sure = found.filter(({ what, needed }) => isFirst || !needed || known.has(what) || this.#suspected.has(what));
     this.#suspected = new Set(found.map(({ what }) => what));
     const before = new Map(this.#missing.map(({ what, problem }) => [what, problem]));
+    // The search attributes have lines of their own.
     for (const { what, needed, problem } of sure)
-      // The search attributes have lines of their own.
       if (needed && before.get(what) !== problem) log.error({ missing: what }, problem);
     for (const what of before.keys())
-      if (!this.#suspected.has(what) && what !== 'search_attributes') log.info({ missing: what }, `${what} is there again`);
+      if (!this.#suspected.has(what) && what !== 'search_attributes')
+        log.info({ missing: what }, `${what} is there again`);
     this.#missing = sure;
   }
 
@@ -341,7 +353,8 @@ export class Surroundings {
         return readLoops(client, installation.id);
       });
       const made = states.filter((state) => state.made).map(({ name }) => name);
-      if (made.length > 0 && this.#looks > 0) log.warn({ loops: made }, 'schedules of reconciling loops were missing: made again');
+      if (made.length > 0 && this.#looks > 0)
+        log.warn({ loops: made }, 'schedules of reconciling loops were missing: made again');
     }
     this.#loopStates = states;
     this.#loopsWithAttributes = searchAttributes.usable;

@@ -1,8 +1,8 @@
 /** How a worker tells the workflows that it runs whether they may write search attributes. */
 import type { ActivityInterceptorsFactory } from '@temporalio/worker';
 import { withNotice } from '../model/attribute-notice.ts';
-import type { SearchAttributes } from '../temporal/search-attributes.ts';
 import { withinTime } from '../platform/host/with-limit.ts';
+import type { SearchAttributes } from '../temporal/search-attributes.ts';
 
 /** Of how many steps it is remembered that they ran within a workflow task. */
 const REMEMBERED = 20_000;

@@ -216,7 +216,10 @@ async function openWorker(options: WorkerOptions, opened: Opened): Promise<Runni
     (connection) => connection.close(),
   );
   const connected = opened.add(
-    await connectTemporalClient(options.temporal, database.db, options.log, { tracing: tracing !== null, distrustMs: options.lookEveryMs }),
+    await connectTemporalClient(options.temporal, database.db, options.log, {
+      tracing: tracing !== null,
+      distrustMs: options.lookEveryMs,
+    }),
     ({ close }) => close(),
   );
   const { searchAttributes } = connected;
@@ -273,7 +276,10 @@ async function openWorker(options: WorkerOptions, opened: Opened): Promise<Runni
   };
   // A worker whose polls are refused ends, and would keep the looks waiting in vain.
   const surroundings = opened.add(
-    await Promise.race([begin(), ended.then(() => Promise.reject(new Error('the worker ended while it started')), unreachable)]),
+    await Promise.race([
+      begin(),
+      ended.then(() => Promise.reject(new Error('the worker ended while it started')), unreachable),
+    ]),
     (looks) => looks.stop(),
   );
   metrics.watchSurroundings(SURROUNDINGS, () => surroundings.missing.map(({ what }) => what));
@@ -323,6 +329,10 @@ async function commonOptions(
   searchAttributes: SearchAttributes,
 ) {
   const { testInterceptors } = options;
+  const activity: ActivityInterceptorsFactory[] = [
+    attributeNotices(searchAttributes),
+    ...(testInterceptors?.activity ?? []),
+  ];
   const bundle =
     options.bundle ??
     (await workflowBundle([
@@ -337,7 +347,7 @@ async function commonOptions(
     identity: identityOf(installation),
     workflowBundle: bundle,
     plugins: tracing === null ? [] : [new OpenTelemetryPlugin(tracing)],
-    interceptors: { activity: [attributeNotices(searchAttributes), ...(testInterceptors?.activity ?? [])] },
+    interceptors: { activity },
     sinks: testInterceptors?.sinks ?? {},
     // A saga waits within its workflow task for PostgreSQL and its sleds: what waits must not keep others from beginning.
     maxConcurrentWorkflowTaskExecutions: 100,

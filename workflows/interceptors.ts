@@ -103,7 +103,11 @@ class ProgressInterceptor implements WorkflowInboundCallsInterceptor, WorkflowOu
     const begin = () => {
       const done = this.#step(input, (summary) => next({ ...input, options: { summary, ...input.options } }));
       // Not at its end, where a signal that arrives while the worker is asked would be lost.
-      return this.#workflowType === SIGNALLED ? done.then(async (result) => (await this.#mayUpsert(), result)) : done;
+      if (this.#workflowType !== SIGNALLED) return done;
+      return done.then(async (result) => {
+        await this.#mayUpsert();
+        return result;
+      });
     };
     const upserted = this.#upsertedOnce ? null : this.#upsert(attributesOf(this.#sure));
     return upserted === null ? begin() : upserted.then(begin);
@@ -222,7 +226,9 @@ class ProgressInterceptor implements WorkflowInboundCallsInterceptor, WorkflowOu
       if (!may) return;
       for (const [attribute, value] of changed) known.set(attribute, value);
       this.#upsertedOnce = true;
-      upsertSearchAttributes(changed.map(([attribute, value]): SearchAttributeUpdatePair => ({ key: keyOf(attribute), value })));
+      upsertSearchAttributes(
+        changed.map(([attribute, value]): SearchAttributeUpdatePair => ({ key: keyOf(attribute), value })),
+      );
     };
     if (!this.#isTold()) return this.#mayUpsert().then(write);
     write(this.#said?.usable ?? false);

@@ -79,7 +79,9 @@ export function addReconcilerRoutes(app: ApiApp, context: ApiContext): void {
   async function show(name: ReconcilerName): Promise<ReconcilerView> {
     const base = { name, purpose: RECONCILER_PURPOSE[name] };
     try {
-      const { spec, state, info } = await temporal.schedule.getHandle(scheduleOf(await context.installation(), name)).describe();
+      const { spec, state, info } = await temporal.schedule
+        .getHandle(scheduleOf(await context.installation(), name))
+        .describe();
       const last = info.recentActions.at(-1);
       return {
         ...base,

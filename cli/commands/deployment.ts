@@ -20,13 +20,13 @@ export function addDeploymentCommands(program: Command): void {
       else {
         console.log(
           table(
-            ['BUILD', 'STATUS', 'CREATED', 'WORKERS', 'ITS WORKERS'],
+            ['BUILD', 'STATUS', 'CREATED', 'ITS WORKERS', 'POLLING'],
             builds.map(({ buildId, status, created, pollers }) => [
               buildId,
               status === 'current' ? colours.green(status) : status,
               created?.toISOString() ?? '-',
-              String(pollers),
               pollers === 0 && NEEDS_WORKERS.has(status) ? colours.red(MISSED[status]) : ADVICE[status],
+              String(pollers),
             ]),
           ),
         );

@@ -21,7 +21,8 @@ const FORBIDDEN = '42501';
 export async function readInstallation(db: Queryable): Promise<Installation> {
   const result = await db.execute(sql`SELECT id FROM installation`);
   const row = idRow.safeParse(result.rows[0]);
-  if (!row.success) throw new Error('the database has no installation id: its row in the table "installation" is missing');
+  if (!row.success)
+    throw new Error('the database has no installation id: its row in the table "installation" is missing');
   return { id: row.data.id, mark: await readMark(db) };
 }
 

@@ -45,7 +45,9 @@ export async function startEndpoint(options: EndpointOptions): Promise<RunningEn
   const { host, port } = splitAddress(options.listen);
   await new Promise<void>((resolve, reject) => {
     server.once('error', (error: Error) =>
-      reject(new Error(`metrics can't be shown at ${options.listen} (${error.message}): name another address in --metrics`)),
+      reject(
+        new Error(`metrics can't be shown at ${options.listen} (${error.message}): name another address in --metrics`),
+      ),
     );
     server.listen(port, host, resolve);
   });

@@ -12,7 +12,10 @@ export interface Readiness {
 }
 
 /** The answer to the question whether a process is ready. */
-export function describeReadiness({ problems, notes }: Readiness): { readonly status: 200 | 503; readonly body: string } {
+export function describeReadiness({ problems, notes }: Readiness): {
+  readonly status: 200 | 503;
+  readonly body: string;
+} {
   const isReady = problems.length === 0;
   const lines = [...(isReady ? ['ready'] : problems), ...notes.map((note) => `note: ${note}`)];
   return { status: isReady ? 200 : 503, body: `${lines.join('\n')}\n` };
@@ -33,7 +36,9 @@ export async function readinessProblems(
     [
       'Temporal',
       () =>
-        connection.withDeadline(Date.now() + ANSWER_MS, () => connection.workflowService.describeNamespace({ namespace })),
+        connection.withDeadline(Date.now() + ANSWER_MS, () =>
+          connection.workflowService.describeNamespace({ namespace }),
+        ),
     ],
   ];
   const found = await Promise.all(

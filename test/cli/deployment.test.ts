@@ -48,7 +48,10 @@ test('with MOORING_WORKER_VERSIONING=off a worker has no build, and works beside
 test('builds are listed with what to do about their workers; promoted, one is current and the other drains', async () => {
   await startBuild('one');
   await startBuild('two');
-  await waitUntil(async () => (await readBuilds(harness.temporal, harness.installation)).length === 2, 'the second build never came up');
+  await waitUntil(
+    async () => (await readBuilds(harness.temporal, harness.installation)).length === 2,
+    'the second build never came up',
+  );
   const before = (await deployment('list')).stdout;
   expect(before).toMatch(/BUILD +STATUS +CREATED +ITS WORKERS/);
   expect(before).toMatch(/one +current .* get new work/);
@@ -94,12 +97,17 @@ test('a build whose workers are gone is not promoted; forced, it is a fault that
       const now = await ready();
       return now.status === 503 ? now : null;
     });
-    expect(unready.text).toMatch(/build one gets the new work .* only .*two polls it: "mooring deployment promote two"/);
-    expect((await deployment('list')).stdout).toMatch(/one +current .* 0 +NOBODY TAKES THE NEW WORK/);
+    expect(unready.text).toMatch(
+      /build one gets the new work .* only .*two polls it: "mooring deployment promote two"/,
+    );
+    expect((await deployment('list')).stdout).toMatch(/one +current .* NOBODY TAKES THE NEW WORK.* 0/);
     const doctor = await runCommand(['doctor'], {
       env: { TEMPORAL_ADDRESS: harness.stack.temporalAddress, DATABASE_URL: harness.stack.databaseUrl },
     });
-    expect([doctor.code, doctor.stdout]).toEqual([1, expect.stringMatching(/surroundings +build one gets the new work/)]);
+    expect([doctor.code, doctor.stdout]).toEqual([
+      1,
+      expect.stringMatching(/surroundings +build one gets the new work/),
+    ]);
 
     expect((await deployment('promote', 'two')).code).toBe(0);
     await until(async () => ((await ready()).status === 200 ? true : null));

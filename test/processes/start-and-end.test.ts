@@ -2,11 +2,11 @@
 import { createServer, type Server } from 'node:net';
 import { sql } from 'drizzle-orm';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { MooringClient } from '../../client/mooring-client.ts';
 import { migrateDatabase, openDatabase } from '../../db/connect.ts';
 import { freePort } from '../../platform/host/child-process.ts';
-import { findTemporalBinary, startTemporalServer, type TemporalServer } from '../../stack/temporal-server.ts';
-import { MooringClient } from '../../client/mooring-client.ts';
 import { type SledAgentHandle, startSledAgent } from '../../sled-agent/server.ts';
+import { findTemporalBinary, startTemporalServer, type TemporalServer } from '../../stack/temporal-server.ts';
 import { type RunningCommand, runCommand, startCommand } from '../support/command.ts';
 import { startTestDatabase, type TestDatabase } from '../support/database.ts';
 import { eventually } from '../support/wait.ts';
@@ -52,11 +52,16 @@ const PROCESSES = { worker: WORKER, api: API };
 describe.each(Object.entries(PROCESSES))('%s', (name, args) => {
   test('nobody at the address of Temporal', async () => {
     const { code, stderr } = await runCommand(args, { env: environment({ TEMPORAL_ADDRESS: '127.0.0.1:1' }) });
-    expect([code, stderr]).toEqual([1, expect.stringMatching(/^error: Temporal at 127\.0\.0\.1:1 can't be used .*TEMPORAL_ADDRESS.*$/m)]);
+    expect([code, stderr]).toEqual([
+      1,
+      expect.stringMatching(/^error: Temporal at 127\.0\.0\.1:1 can't be used .*TEMPORAL_ADDRESS.*$/m),
+    ]);
   });
 
   test('nobody at the address of PostgreSQL', async () => {
-    const { code, stderr } = await runCommand(args, { env: environment({ DATABASE_URL: 'postgres://x@127.0.0.1:1/z' }) });
+    const { code, stderr } = await runCommand(args, {
+      env: environment({ DATABASE_URL: 'postgres://x@127.0.0.1:1/z' }),
+    });
     expect([code, stderr]).toEqual([1, expect.stringMatching(/^error: .*127\.0\.0\.1:1/m)]);
   });
 
@@ -142,7 +147,14 @@ describe('two installations on one namespace', () => {
   test('each does its own work, and a worker of a copy of one of them ends', async () => {
     const otherUrl = await copyOf('other');
     const both = [await bringUp(database.url), await bringUp(otherUrl)];
-    const create = (name: string) => ({ name, hostname: name, description: '', ncpus: 1, memory: 1024 ** 3, start: true });
+    const create = (name: string) => ({
+      name,
+      hostname: name,
+      description: '',
+      ncpus: 1,
+      memory: 1024 ** 3,
+      start: true,
+    });
     const begun = both.flatMap((client) =>
       Array.from({ length: 8 }, (_, index) => client.createInstance(create(`vm-${index}`), { project: 'default' })),
     );
@@ -155,7 +167,10 @@ describe('two installations on one namespace', () => {
     await copy.db.execute(sql`UPDATE installation SET id = ${id}`);
     for (const args of Object.values(PROCESSES)) {
       const { code, stderr } = await runCommand(args, { env: environment({ DATABASE_URL: copyUrl }) });
-      expect([code, stderr]).toEqual([1, expect.stringMatching(/^error: workers of another database poll the queues/m)]);
+      expect([code, stderr]).toEqual([
+        1,
+        expect.stringMatching(/^error: workers of another database poll the queues/m),
+      ]);
     }
     await copy.db.execute(sql`UPDATE installation SET id = DEFAULT`);
     await copy.close();

@@ -5,15 +5,15 @@
 import { randomUUID } from 'node:crypto';
 import type { Connection } from '@temporalio/client';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { examineSurroundings } from '../../temporal/surroundings.ts';
 import { RECONCILERS } from '../../model/reconcilers.ts';
 import { SEARCH_ATTRIBUTES } from '../../model/search-attributes.ts';
 import { scheduleOf, TASK_QUEUE, workflowIds } from '../../model/workflow-names.ts';
 import { freePort } from '../../platform/host/child-process.ts';
+import { createLog } from '../../platform/telemetry/log.ts';
 import { findTemporalBinary, startTemporalServer, type TemporalServer } from '../../stack/temporal-server.ts';
 import { connectTemporalClient } from '../../temporal/client.ts';
 import { readBuilds } from '../../temporal/deployment.ts';
-import { createLog } from '../../platform/telemetry/log.ts';
+import { examineSurroundings } from '../../temporal/surroundings.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
 import { eventually } from '../support/wait.ts';
 
@@ -168,34 +168,39 @@ describe('search attributes', () => {
     { what: 'the outcome', names: [SEARCH_ATTRIBUTES.outcome] },
     { what: 'all of them', names: NAMES },
   ];
-  test.each(
-    removals.flatMap((removal) => [false, true].map((refused) => ({ ...removal, refused }))),
-  )('$what, removed while all kinds of work begin and end (refused: $refused)', async ({ names, refused }) => {
-    await allReady();
-    const prepared: [string, () => Promise<void>][] = [];
-    for (const [name, prepare] of Object.entries(WORK)) prepared.push([name, await prepare()]);
-    await remove(names, refused);
-    for (const [name, work] of prepared)
-      await work().catch((error: unknown) => {
-        throw new Error(`${name}: ${error instanceof Error ? error.message : error}`, { cause: error });
-      });
-    if (refused) {
-      await eventually(
-        async () => (await ready()).every(({ status, text }) => status === 200 && text.includes('search attributes')),
-        'readiness never said what is missing',
-      );
-      const connection = harness.temporal.connection as Connection;
-      expect(await examineSurroundings(harness.database.db, connection, harness.temporal)).toContainEqual(
-        expect.objectContaining({ what: 'search_attributes', needed: false, problem: expect.stringContaining(names[0] ?? '') }),
-      );
-    }
-    await giveBack();
-    await eventually(async () => {
-      const known = await registered();
-      return NAMES.every((name) => known.includes(name));
-    }, 'they were never registered again');
-    await allReady();
-  });
+  test.each(removals.flatMap((removal) => [false, true].map((refused) => ({ ...removal, refused }))))(
+    '$what, removed while all kinds of work begin and end (refused: $refused)',
+    async ({ names, refused }) => {
+      await allReady();
+      const prepared: [string, () => Promise<void>][] = [];
+      for (const [name, prepare] of Object.entries(WORK)) prepared.push([name, await prepare()]);
+      await remove(names, refused);
+      for (const [name, work] of prepared)
+        await work().catch((error: unknown) => {
+          throw new Error(`${name}: ${error instanceof Error ? error.message : error}`, { cause: error });
+        });
+      if (refused) {
+        await eventually(
+          async () => (await ready()).every(({ status, text }) => status === 200 && text.includes('search attributes')),
+          'readiness never said what is missing',
+        );
+        const connection = harness.temporal.connection as Connection;
+        expect(await examineSurroundings(harness.database.db, connection, harness.temporal)).toContainEqual(
+          expect.objectContaining({
+            what: 'search_attributes',
+            needed: false,
+            problem: expect.stringContaining(names[0] ?? ''),
+          }),
+        );
+      }
+      await giveBack();
+      await eventually(async () => {
+        const known = await registered();
+        return NAMES.every((name) => known.includes(name));
+      }, 'they were never registered again');
+      await allReady();
+    },
+  );
 
   test('a workflow that continues as new without them', async () => {
     await allReady();
@@ -208,7 +213,9 @@ describe('search attributes', () => {
       args: [{ sledId: here.id, sledName: here.name, parallel: 1, instancesPerRun: 1 }],
     });
     await eventually(
-      async () => (await harness.client.getInstance(ids[0] ?? '')).run_state === 'migrating' || (await harness.client.getInstance(ids[1] ?? '')).run_state === 'migrating',
+      async () =>
+        (await harness.client.getInstance(ids[0] ?? '')).run_state === 'migrating' ||
+        (await harness.client.getInstance(ids[1] ?? '')).run_state === 'migrating',
       'the drain never began',
     );
     await remove(NAMES, true);

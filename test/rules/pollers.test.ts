@@ -10,7 +10,11 @@ import {
 
 const BUILDS = [null, 'one', 'two'] as const;
 const poller = (buildId: string | null, identity = 'a') => ({ identity, buildId, lastPoll: new Date() });
-const queue = (currentBuild: string | null, rampingBuild: string | null, polling: readonly (string | null)[]): PolledQueue => ({
+const queue = (
+  currentBuild: string | null,
+  rampingBuild: string | null,
+  polling: readonly (string | null)[],
+): PolledQueue => ({
   queue: 'mooring',
   type: 'workflow',
   pollers: polling.map((build) => poller(build)),
@@ -37,7 +41,10 @@ describe.each(BUILDS)('build %s gets new work', (current) => {
 });
 
 test('a build is promoted only if it polls every queue', () => {
-  const both = (first: readonly string[], second: readonly string[]) => [queue('one', null, first), queue('one', null, second)];
+  const both = (first: readonly string[], second: readonly string[]) => [
+    queue('one', null, first),
+    queue('one', null, second),
+  ];
   expect(queuesWithout(both(['two'], ['two']), 'two')).toHaveLength(0);
   expect(queuesWithout(both(['two'], ['one']), 'two')).toHaveLength(1);
   expect(queuesWithout(both(['one'], []), 'two')).toHaveLength(2);

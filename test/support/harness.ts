@@ -93,11 +93,7 @@ export async function startHarness(
     client: temporal,
     close: closeTemporal,
     installation,
-  } = await connectTemporalClient(
-    stack.temporal,
-    database.db,
-    pino({ level: 'silent' }),
-  );
+  } = await connectTemporalClient(stack.temporal, database.db, pino({ level: 'silent' }));
   const client = new MooringClient({
     url: stack.apiUrl,
     ...(options.requireTokens ? { token: stack.adminToken.secret } : {}),
