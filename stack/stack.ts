@@ -8,6 +8,7 @@ import { MooringClient } from '../client/mooring-client.ts';
 import { migrateDatabase, requireCurrentSchema } from '../db/migrate.ts';
 import { requireDatabaseUrl } from '../db/unreachable.ts';
 import { freePort } from '../platform/host/child-process.ts';
+import { withinTime } from '../platform/host/with-limit.ts';
 import { Authority } from '../platform/identity/authority.ts';
 import { createLog } from '../platform/telemetry/log.ts';
 import { plainTemporal, readTemporalSettings, type TemporalSettings } from '../temporal/connection.ts';
@@ -189,16 +190,4 @@ async function sledListenerAt(dataDir: string): Promise<{ host: string; port: nu
   const port = known.success ? known.data.port : await freePort();
   await writeFile(file, JSON.stringify({ port }));
   return { host: '127.0.0.1', port };
-}
-
-/** Waits for work, but no longer than `ms` milliseconds, and whatever becomes of it. */
-export async function withinTime(work: Promise<unknown>, ms: number): Promise<void> {
-  let timer: NodeJS.Timeout | undefined;
-  await Promise.race([
-    work.catch(() => {}),
-    new Promise((resolve) => {
-      timer = setTimeout(resolve, ms);
-    }),
-  ]);
-  clearTimeout(timer);
 }

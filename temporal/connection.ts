@@ -2,6 +2,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { Connection, defaultGrpcRetryOptions, makeGrpcRetryInterceptor } from '@temporalio/client';
 import { loadClientConnectConfig } from '@temporalio/envconfig';
 import type { NativeConnectionOptions } from '@temporalio/worker';
+import { isNamespaceMissing, oneLine } from './errors.ts';
 
 /** How to reach a Temporal namespace. */
 export interface TemporalSettings {
@@ -44,15 +45,24 @@ export function readTemporalSettings(env: NodeJS.ProcessEnv): TemporalSettings {
 /** How long a connection may take to be opened, in milliseconds: TCP, TLS and the server's first answer together. */
 export const CONNECT_TIMEOUT_MS = 10_000;
 
-/** An error that says which Temporal can't be worked with, and where its name comes from. */
-export function unreachableTemporal(settings: TemporalSettings['connection'], error: unknown): Error {
-  let cause: unknown = error;
-  while (cause instanceof Error && cause.cause instanceof Error) cause = cause.cause;
-  const message = cause instanceof Error ? cause.message : String(cause);
-  // The Rust core tells its own types; what the system said is in the middle of them.
-  const said = /message: "([^"]+)"/.exec(message)?.[1] ?? message.split('\n')[0];
-  return new Error(`Temporal at ${settings.address} (TEMPORAL_ADDRESS) can't be reached: ${said}`, { cause: error });
+/**
+ * What kept a process from connecting to Temporal, in one sentence that names what to set. `error` is the client's, or the
+ * worker's, which speaks of transports; one that was explained is returned as it is.
+ */
+export function explainUnreachable(error: unknown, { connection, namespace }: TemporalSettings): Error {
+  if (error instanceof TemporalUnreachable) return error;
+  const address = connection.address ?? 'its address';
+  const line = oneLine(error);
+  // The worker's core tells its own types; what the system said is in the middle of them.
+  const said = /message: "([^"]+)"/.exec(line)?.[1] ?? line;
+  const message =
+    isNamespaceMissing(error) || /namespace .* (was )?not found/i.test(error instanceof Error ? error.message : '')
+      ? `Temporal at ${address} has no namespace "${namespace}": create it ("temporal operator namespace create --namespace ${namespace}"), or name another in TEMPORAL_NAMESPACE`
+      : `Temporal at ${address} can't be used (${said}): is it there, and does TEMPORAL_ADDRESS name it?`;
+  return new TemporalUnreachable(message, { cause: error });
 }
+
+class TemporalUnreachable extends Error {}
 
 /** A client's connection that can be closed at any time. */
 export interface ClientConnection {
@@ -117,7 +127,7 @@ export async function connectClient(
       ),
     ],
   }).catch((error: unknown) => {
-    throw unreachableTemporal(settings, error);
+    throw explainUnreachable(error, { connection: settings, namespace: 'default' });
   });
   return {
     connection,

@@ -1,5 +1,5 @@
 import { NativeConnection } from '@temporalio/worker';
-import { CONNECT_TIMEOUT_MS, type TemporalSettings, unreachableTemporal } from './connection.ts';
+import { CONNECT_TIMEOUT_MS, explainUnreachable, type TemporalSettings } from './connection.ts';
 
 /**
  * Connects a worker. The SDK sets no limit to how long that may take: a server that accepts and says nothing would be waited
@@ -19,7 +19,7 @@ export async function connectNative(
   } catch (error) {
     // One that comes after all is nobody's.
     connecting.then((connection) => connection.close()).catch(() => {});
-    throw unreachableTemporal(settings, error);
+    throw explainUnreachable(error, { connection: settings, namespace: 'default' });
   } finally {
     clearTimeout(timer);
   }

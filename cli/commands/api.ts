@@ -7,8 +7,8 @@ import {
   externalParts,
   noMigrateOption,
   openAuthority,
+  runUntilSignal,
   settleSchema,
-  untilShutdownSignal,
 } from '../processes.ts';
 
 interface ApiCommandOptions {
@@ -80,29 +80,30 @@ export function addApiCommand(program: Command): void {
       const parts = await externalParts();
       const { startApi } = await import('../../api/server.ts');
       const { createLog } = await import('../../platform/telemetry/log.ts');
-      const shutdown = untilShutdownSignal();
-      const authority = await openAuthority(options.authority);
-      const log = createLog('api');
-      await settleSchema(parts.databaseUrl, options.migrate, log);
-      const api = await startApi({
-        ...parts,
-        host: options.host,
-        port: options.port,
-        authentication: options.authentication,
-        tls: await readTls(options),
-        insecure: options.insecure ?? false,
-        limits: { requestsPerMinute: options.requestsPerMinute === 0 ? null : options.requestsPerMinute },
-        temporalUiUrl: options.temporalUiUrl ?? null,
-        metricsListen: options.metrics,
-        leaseBeatMs: options.leaseBeatMs,
-        sledListener: authority && { authority, ...sledListenAddress(options), url: options.sledUrl },
-        plainSleds: options.insecureSleds ?? false,
-        waitMs: options.wait * 1_000,
-        log,
-      });
-      console.log(`API: ${api.url}${api.sledUrl === null ? '' : `, for sleds: ${api.sledUrl}`}`);
-      await shutdown;
-      await api.stop();
+      await runUntilSignal(
+        async () => {
+          const authority = await openAuthority(options.authority);
+          const log = createLog('api');
+          await settleSchema(parts.databaseUrl, options.migrate, log);
+          return startApi({
+            ...parts,
+            host: options.host,
+            port: options.port,
+            authentication: options.authentication,
+            tls: await readTls(options),
+            insecure: options.insecure ?? false,
+            limits: { requestsPerMinute: options.requestsPerMinute === 0 ? null : options.requestsPerMinute },
+            temporalUiUrl: options.temporalUiUrl ?? null,
+            metricsListen: options.metrics,
+            leaseBeatMs: options.leaseBeatMs,
+            sledListener: authority && { authority, ...sledListenAddress(options), url: options.sledUrl },
+            plainSleds: options.insecureSleds ?? false,
+            waitMs: options.wait * 1_000,
+            log,
+          });
+        },
+        ({ url, sledUrl }) => console.log(`API: ${url}${sledUrl === null ? '' : `, for sleds: ${sledUrl}`}`),
+      );
     });
 }
 

@@ -4,8 +4,8 @@ import {
   externalParts,
   noMigrateOption,
   openAuthority,
+  runUntilSignal,
   settleSchema,
-  untilShutdownSignal,
 } from '../processes.ts';
 
 interface WorkerCommandOptions {
@@ -43,21 +43,23 @@ export function addWorkerCommand(program: Command): void {
       const parts = await externalParts();
       const { startWorker } = await import('../../worker/worker.ts');
       const { createLog } = await import('../../platform/telemetry/log.ts');
-      const shutdown = untilShutdownSignal();
-      const authority = await openAuthority(options.authority);
-      const log = createLog('worker');
-      await settleSchema(parts.databaseUrl, options.migrate, log);
-      const worker = await startWorker({
-        ...parts,
-        authority,
-        log,
-        metricsListen: options.metrics,
-        auditDays: options.auditDays,
-        retentionDays: options.retentionDays,
-      });
-      console.log(`worker: running${worker.metricsUrl === null ? '' : `, metrics at ${worker.metricsUrl}/metrics`}`);
-      await Promise.race([shutdown, worker.ended]);
-      await worker.stop();
+      await runUntilSignal(
+        async () => {
+          const authority = await openAuthority(options.authority);
+          const log = createLog('worker');
+          await settleSchema(parts.databaseUrl, options.migrate, log);
+          return startWorker({
+            ...parts,
+            authority,
+            log,
+            metricsListen: options.metrics,
+            auditDays: options.auditDays,
+            retentionDays: options.retentionDays,
+          });
+        },
+        ({ metricsUrl }) =>
+          console.log(`worker: running${metricsUrl === null ? '' : `, metrics at ${metricsUrl}/metrics`}`),
+      );
     });
 }
 

@@ -9,7 +9,7 @@ import { failVmm } from '../../db/transactions/fail-vmm.ts';
 import { recordStop } from '../../db/transactions/record-stop.ts';
 import { RECONCILER_PURPOSE, RECONCILERS } from '../../model/reconcilers.ts';
 import { OUTCOME_RUNNING, SEARCH_ATTRIBUTES } from '../../model/search-attributes.ts';
-import { workflowIds } from '../../model/workflow-names.ts';
+import { scheduleOf, workflowIds } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import type { CallFault } from '../../sled-agent/faults.ts';
 import { ensureSchedules } from '../../temporal/schedules.ts';
@@ -50,7 +50,7 @@ async function leavingHealthyAlone<T>(work: () => Promise<T>): Promise<T> {
 
 describe('switched off and on', () => {
   test('what a schedule starts says of itself what the others do; one of an earlier version is brought up to date', async () => {
-    const handle = harness.temporal.schedule.getHandle('reaper');
+    const handle = harness.temporal.schedule.getHandle(scheduleOf(harness.installation, 'reaper'));
     const now = async () => {
       const { action, state } = await handle.describe();
       const { staticSummary, typedSearchAttributes } = action;
@@ -65,7 +65,7 @@ describe('switched off and on', () => {
       action: { ...action, staticSummary: 'of old', searchAttributes: {}, typedSearchAttributes: [] },
     }));
     expect(await now()).toMatchObject({ staticSummary: 'of old', outcome: [] });
-    await ensureSchedules(harness.temporal, { searchAttributes: true });
+    await ensureSchedules(harness.temporal, harness.installation, { searchAttributes: true });
     expect(await now()).toEqual(made);
 
     const query = `WorkflowType = "reaper" AND ${SEARCH_ATTRIBUTES.outcome} = "done"`;
@@ -86,7 +86,7 @@ describe('switched off and on', () => {
   });
 
   test('the switch is the pause of the Temporal Schedule, and a worker that starts leaves it as it is', async () => {
-    const schedule = harness.temporal.schedule.getHandle('reaper');
+    const schedule = harness.temporal.schedule.getHandle(scheduleOf(harness.installation, 'reaper'));
     expect(await harness.client.setReconciler('reaper', true)).toMatchObject({ enabled: true });
     expect((await schedule.describe()).state.paused).toBe(false);
     await waitUntil(
@@ -95,7 +95,7 @@ describe('switched off and on', () => {
       90_000,
     );
     expect(await harness.client.setReconciler('reaper', false)).toMatchObject({ enabled: false });
-    await ensureSchedules(harness.temporal);
+    await ensureSchedules(harness.temporal, harness.installation);
     expect((await schedule.describe()).state.paused).toBe(true);
   });
 
