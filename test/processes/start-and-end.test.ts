@@ -3,6 +3,7 @@ import { createServer, type Server } from 'node:net';
 import { sql } from 'drizzle-orm';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { MooringClient } from '../../client/mooring-client.ts';
+import { openDatabase } from '../../db/connect.ts';
 import { migrateDatabase } from '../../db/migrate.ts';
 import { freePort } from '../../platform/host/child-process.ts';
 import { type SledAgentHandle, startSledAgent } from '../../sled-agent/server.ts';
