@@ -28,7 +28,7 @@ export function startActivities(context: SagaContext) {
      * Asks the sleds that would take the instance whether they answer. Returns which sleds to pass over, where one of them
      * does; `null` where none does, or none would take it.
      */
-    async findAnsweringSled({
+    async readOtherSleds({
       instanceId,
       silentSledIds,
     }: OtherSledsRequest): Promise<{ silentSledIds: readonly string[] } | null> {

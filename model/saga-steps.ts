@@ -60,7 +60,7 @@ export const SAGA_STEPS = {
       },
       { activity: 'registerVmm', title: 'register the VMM with its sled', summary: 'register {vmm} on {sled}' },
       {
-        activity: 'findAnsweringSled',
+        activity: 'readOtherSleds',
         title: 'ask whether another sled answers, and go on there',
         summary: 'ask whether another sled than {sled} answers, and go on there',
         sometimes: true,

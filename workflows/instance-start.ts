@@ -12,22 +12,19 @@
  */
 import { isCancellation } from '@temporalio/workflow';
 import type { InstanceStartInput, InstanceStartResult } from '../model/workflow-inputs.ts';
-import { failedWith } from './failures.ts';
+import { failedWith, isFinalFailure } from './failures.ts';
 import { runSaga, TryElsewhere } from './saga.ts';
-import { claimStart, DEFAULT_REGISTER_TIMEOUT_MS, findAnsweringSled, registerVmm, runVmm } from './steps.ts';
+import { claimStart, DEFAULT_REGISTER_TIMEOUT_MS, readOtherSleds, registerVmm, runVmm } from './steps.ts';
 
 /**
- * How much of the time for registering one sled gets as long as there are others: a part of it, and two seconds at the least,
- * since one that is only slow should not lose its VMM.
+ * How long one sled has to register the VMM as long as others may take it, in milliseconds: one that is only slow should not
+ * lose it.
  */
-const SLEDS_IN_TIME = 5;
-const LEAST_MS = 2_000;
+const ONE_SLED_MS = 3_000;
 
 export async function instanceStart(input: InstanceStartInput): Promise<InstanceStartResult> {
   const { instanceId, reason } = input;
-  const wholeMs = input.registerTimeoutMs ?? DEFAULT_REGISTER_TIMEOUT_MS;
-  const partMs = Math.max(Math.ceil(wholeMs / SLEDS_IN_TIME), LEAST_MS);
-  let leftMs = wholeMs;
+  let leftMs = input.registerTimeoutMs ?? DEFAULT_REGISTER_TIMEOUT_MS;
   /** Sleds that gave this start no answer: its next attempt passes them over. */
   let silentSledIds: readonly string[] = [];
   return runSaga<InstanceStartResult>({
@@ -38,7 +35,7 @@ export async function instanceStart(input: InstanceStartInput): Promise<Instance
       const claim = await claimStart({ ...attempt, ...elsewhere, reason });
       if (claim === null) return { outcome: 'already started' };
       const request = { ...claim, instanceId };
-      const firstMs = Math.min(partMs, leftMs);
+      const firstMs = Math.min(ONE_SLED_MS, leftMs);
       leftMs -= firstMs;
       const lookedAtMs = await registerVmm(firstMs)(request).catch(async (failure: unknown) => {
         if (leftMs === 0 || !gaveNoAnswer(failure)) throw failure;
@@ -66,8 +63,8 @@ export async function instanceStart(input: InstanceStartInput): Promise<Instance
 
   /** Those to pass over, where another sled answers that takes the instance; `null` where none does, or nobody can say. */
   function otherSleds(passOver: readonly string[]) {
-    return findAnsweringSled({ instanceId, silentSledIds: passOver }).catch((error: unknown) => {
-      if (isCancellation(error)) throw error;
+    return readOtherSleds({ instanceId, silentSledIds: passOver }).catch((error: unknown) => {
+      if (isCancellation(error) || isFinalFailure(error)) throw error;
       return null;
     });
   }

@@ -58,7 +58,7 @@ function within(timeoutMs: number): ActivityOptions {
 }
 
 export const claimStart = step('claimStart', TRANSACTION);
-export const findAnsweringSled = step('findAnsweringSled', BRIEFLY);
+export const readOtherSleds = step('readOtherSleds', BRIEFLY);
 export const claimMigration = step('claimMigration', TRANSACTION);
 export const signalUpdate = step('signalUpdate', TRANSACTION);
 export const registerVmm = (timeoutMs: number) =>

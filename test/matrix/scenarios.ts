@@ -133,6 +133,23 @@ export const SCENARIOS: readonly Scenario[] = [
     },
   },
   {
+    name: 'a start whose sled gives no answer',
+    workflow: 'instanceStart',
+    operation: 'start',
+    before: 'stopped',
+    success: 'running',
+    plain: 'succeeded',
+    prepare: stopped,
+    async act(subject, options) {
+      const lift = subject.onSleds({ call: 'register', act: { type: 'drop_before' } });
+      const asks = subject.plan({ workflowType: 'instanceStart', activity: 'readOtherSleds', observe: true });
+      const call = subject.call('start', options);
+      await asks.waitFor('arrived');
+      lift();
+      return call;
+    },
+  },
+  {
     name: 'a migration',
     workflow: 'instanceMigrate',
     operation: 'migrate',

@@ -249,6 +249,20 @@ export const SCENARIOS: readonly Scenario[] = [
     ...toldFailed('start'),
   },
   {
+    name: 'a start whose sled gives no answer',
+    workflow: 'instanceStart',
+    steps: ['readOtherSleds', 'beginUnwind', 'finishUnwind'],
+    operation: 'start',
+    shows: STARTS,
+    ends: always('succeeded'),
+    prepare: nothing,
+    begin(subject) {
+      subject.onSleds({ call: 'register', act: { type: 'drop_before' } });
+      return subject.beginStart();
+    },
+    lost: (subject) => subject.lift(),
+  },
+  {
     name: 'a migration',
     workflow: 'instanceMigrate',
     steps: ['claimMigration', 'registerVmm', 'migrateIn'],

@@ -6,7 +6,7 @@ import { sql } from 'drizzle-orm';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { type Harness, refused, silence, startHarness, wake } from '../support/harness.ts';
 
-const REGISTER_MS = 4_000;
+const REGISTER_MS = 6_000;
 
 let harness: Harness;
 beforeAll(async () => {
