@@ -8,7 +8,13 @@ import { beginRequestSpan, endRequestSpan, installTracing } from '../platform/te
 import { AgentRefusal, type SledAgent } from './agent.ts';
 import type { SledIdentity } from './sled-identity.ts';
 
-const SERVER_OPTIONS = { forceCloseConnections: true, bodyLimit: 1024 * 1024 };
+/** A request may take half a minute to arrive, and a connection stand still for two, its answer unread. */
+const SERVER_OPTIONS = {
+  forceCloseConnections: true,
+  bodyLimit: 1024 * 1024,
+  requestTimeout: 30_000,
+  connectionTimeout: 120_000,
+};
 
 /**
  * Makes the agent's server, not listening yet. With an identity it takes commands from the control plane alone, over TLS.
