@@ -32,6 +32,12 @@ export const DEFAULT_LIMITS: RequestLimits = {
 /** How often connections are looked at that are too slow, in milliseconds, at most. */
 const CHECK_CONNECTIONS_MS = 1_000;
 
+/**
+ * How long a connection may stand still, in milliseconds, while an answer is waited for or not read: longer than any call waits
+ * for an operation.
+ */
+export const STANDSTILL_MS = 120_000;
+
 /** The options of the HTTP server that hold a caller to the limits. */
 export function limitOptions(
   limits: RequestLimits,
@@ -46,6 +52,7 @@ export function limitOptions(
   return {
     bodyLimit: limits.bodyBytes,
     requestTimeout: limits.requestMs,
+    connectionTimeout: STANDSTILL_MS,
     ...(tls === undefined ? { http } : { https: { ...http, ...tls } }),
     ...refusalOptions(httpErrorBody),
   } as FastifyServerOptions;

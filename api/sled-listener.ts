@@ -16,6 +16,7 @@ import { identifyPeer } from '../platform/identity/peer.ts';
 import { closeApp, configureApp, urlOf } from './app.ts';
 import type { ApiApp, ApiContext } from './context.ts';
 import { httpErrorBody, IdentityRefused } from './errors.ts';
+import { STANDSTILL_MS } from './limits.ts';
 import { addLeaseRoutes } from './routes/leases.ts';
 import { addNetworkRoutes } from './routes/network.ts';
 import { addReportRoutes } from './routes/reports.ts';
@@ -53,6 +54,7 @@ export async function startSledListener(
     ...refusalOptions(httpErrorBody),
     bodyLimit: 1024 * 1024,
     requestTimeout: REQUEST_MS,
+    connectionTimeout: STANDSTILL_MS,
     forceCloseConnections: 'idle',
     https: {
       ...identity.secureContext,

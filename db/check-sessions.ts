@@ -5,13 +5,19 @@ import { NEEDED_SETTINGS, wantedSettings } from './database-client.ts';
 import { databaseTrouble } from './errors.ts';
 import { unreachable } from './unreachable.ts';
 
-const found = z.object({ name: z.string(), setting: z.string(), role: z.string(), pid: z.number() });
+const found = z.object({
+  name: z.string(),
+  setting: z.string(),
+  role: z.string(),
+  pid: z.number(),
+  hasTables: z.boolean(),
+});
 
 /**
  * Checks, as a process starts, that what it needs of its sessions holds: a pooler in transaction mode takes no settings, and
  * what the role or the database has for defaults counts then. What keeps values from being read right is thrown, with what to
- * do; what only bounds how long a statement may take is told to `warn`, likewise. Throws too when PostgreSQL, at `url`, can't be
- * reached: the message says where it was looked for.
+ * do; what only bounds how long a statement may take is told to `warn`, likewise, and that PostgreSQL, at `url`, can't be
+ * reached: a process comes up without it, and is not ready.
  */
 export async function checkSessions(
   { pool, peer }: Pick<OpenDatabase, 'pool' | 'peer'>,
@@ -22,11 +28,15 @@ export async function checkSessions(
     Object.entries(wantedSettings()).map(([name, value]) => [name.toLowerCase(), { name, value }]),
   );
   const settings = await readSettings(pool).catch((error: unknown) => {
-    throw databaseTrouble(error) === null ? error : unreachable(url, error);
+    if (databaseTrouble(error) === null) throw error;
+    warn(`the settings of sessions could not be checked: ${unreachable(url, error).message}`);
+    return [];
   });
-  const wrong = settings.flatMap(({ name, setting, role }) => {
+  const wrong = settings.flatMap(({ name, setting, role, hasTables }) => {
     const want = wanted.get(name.toLowerCase());
-    return want === undefined || holds(want.name, setting, want.value) ? [] : [{ ...want, setting, role }];
+    // Tables in another schema are somebody's wish; tables that are not found are not.
+    const isRight = want === undefined || (name === 'search_path' ? hasTables : holds(want.name, setting, want.value));
+    return isRight ? [] : [{ ...want, setting, role }];
   });
   const needed = wrong.filter(({ name }) => NEEDED_SETTINGS.includes(name));
   if (needed.length > 0)
@@ -51,18 +61,22 @@ const PROBE = 'SELECT $1::int AS probe';
 /** How many connections of a pool try what a pooler keeps, and how often each: more than a pooler can keep apart. */
 const PROBES = 3;
 
-/** The settings of a session; where a pooler is between, it is tried too whether prepared statements survive. */
+/**
+ * The settings of a session by way of a pooler, and tries whether prepared statements survive it. Nothing where none is between:
+ * then each session has what it asked for.
+ */
 async function readSettings(pool: pg.Pool): Promise<z.infer<typeof found>[]> {
   const client = await pool.connect();
   const others: pg.PoolClient[] = [];
   try {
     const { rows } = await client.query(
-      'SELECT name, setting, current_user AS role, pg_backend_pid() AS pid FROM pg_settings',
+      `SELECT name, setting, current_user AS role, pg_backend_pid() AS pid,
+         to_regclass('lease_service') IS NOT NULL AS "hasTables" FROM pg_settings`,
     );
     const settings = z.array(found).parse(rows);
     // A pooler gives its clients numbers of its own.
     const isDirect = settings[0]?.pid === (client as unknown as { processID?: unknown }).processID;
-    if (isDirect) return settings;
+    if (isDirect) return [];
     while (others.length < Math.min(PROBES, (pool.options.max ?? 1) - 1)) others.push(await pool.connect());
     for (let round = 0; round < PROBES; round++)
       for (const each of [client, ...others]) await each.query({ text: PROBE }, [round]);
@@ -77,9 +91,6 @@ function holds(name: string, setting: string, wanted: string): boolean {
   switch (name) {
     case 'DateStyle':
       return setting.startsWith('ISO');
-    case 'search_path':
-      // Somewhere else is somebody's wish; nowhere is not.
-      return setting !== '';
     // 0 is no limit; a shorter one than ours only refuses sooner.
     case 'statement_timeout':
     case 'idle_in_transaction_session_timeout':

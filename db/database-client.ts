@@ -209,7 +209,8 @@ export class DatabaseClient extends pg.Client {
     if (this.#peer.takesSettings || !isBegin(config)) return config;
     const begin = config.text === 'begin' ? 'begin isolation level read committed' : config.text;
     const settings = Object.entries(RUNNING)
-      .filter(([name]) => !/^(default_transaction|idle_session)/.test(name))
+      // Where the tables are, a single statement must know as well: that is left as it is.
+      .filter(([name]) => !/^(default_transaction|idle_session|search_path)/.test(name))
       .map(([name, value]) => `set local ${name} = '${value}'`);
     return { ...config, text: [begin, ...settings].join('; ') };
   }

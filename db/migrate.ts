@@ -168,7 +168,7 @@ async function apply(client: DatabaseClient, migration: Migration, leftMs: numbe
   await client.query(
     [
       'BEGIN ISOLATION LEVEL READ COMMITTED',
-      ...Object.entries({ ...limits, search_path: 'public' }).map(([key, value]) => `SET LOCAL ${key} = ${value}`),
+      ...Object.entries(limits).map(([key, value]) => `SET LOCAL ${key} = ${value}`),
     ].join('; '),
   );
   let why = 'another process migrates the database';

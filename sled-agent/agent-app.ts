@@ -27,11 +27,14 @@ const errorBody: WriteErrorBody = ({ statusCode, message }, requestId) => ({
 /** How long a request, and its headers, may take to arrive, in milliseconds. */
 const REQUEST_MS = 30_000;
 const HEADERS_MS = 10_000;
+/** How long a connection may stand still, its answer unread, in milliseconds. */
+const STANDSTILL_MS = 120_000;
 const SERVER_OPTIONS = {
   ...refusalOptions(errorBody),
   forceCloseConnections: true,
   bodyLimit: 1024 * 1024,
   requestTimeout: REQUEST_MS,
+  connectionTimeout: STANDSTILL_MS,
 };
 const NODE_OPTIONS = { ...NODE_HTTP_OPTIONS, headersTimeout: HEADERS_MS, connectionsCheckingInterval: 1_000 };
 

@@ -232,7 +232,7 @@ describe('behind a pooler in transaction mode', () => {
   test('a role whose values can’t be read right is refused, with what to do', async () => {
     const pooler = await pooled(await roleWith({ search_path: '', bytea_output: 'escape' }));
     await expect(checkSessions(opened(pooler.url), pooler.url, () => {})).rejects.toThrow(
-      /bytea_output is "escape".*ALTER ROLE "r\w+" SET bytea_output = 'hex'/,
+      /bytea_output is "escape", search_path is ""\. .*ALTER ROLE "r\w+" SET bytea_output = 'hex'; .*SET search_path = public/,
     );
   });
 

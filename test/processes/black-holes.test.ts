@@ -166,7 +166,7 @@ const WAITS: Readonly<Record<string, Row>> = {
   'PostgreSQL: the check of its settings': {
     to: POSTGRES_OPEN,
     wait: (hole) => checkSessions(opened(hole), postgres(hole), () => {}),
-    ends: THROWS,
+    ends: undefined,
   },
   'PostgreSQL: whether it takes connections': {
     to: POSTGRES_OPENING,
