@@ -12,7 +12,7 @@ const SERVER_OPTIONS = { forceCloseConnections: true, bodyLimit: 1024 * 1024 };
 
 /**
  * Makes the agent's server, not listening yet. With an identity it takes commands from the control plane alone, over TLS.
- * Until the agent knows what runs here, every call but those below `/test/` is refused.
+ * Until the agent knows what runs here, every call is refused but those below `/test/` and the question who it is.
  */
 export async function makeAgentApp(agent: SledAgent, identity: SledIdentity | undefined): Promise<FastifyInstance> {
   const app = identity === undefined ? fastify(SERVER_OPTIONS) : makeSecureApp(identity);
@@ -25,7 +25,8 @@ export async function makeAgentApp(agent: SledAgent, identity: SledIdentity | un
   });
   if (identity !== undefined) app.addHook('onRequest', async (request) => requireCommander(identity, request));
   app.addHook('onRequest', async (request) => {
-    if (!request.url.startsWith('/test/')) agent.requireReady();
+    const { url } = request.routeOptions;
+    if (!request.url.startsWith('/test/') && url !== AGENT_ROUTE) agent.requireReady();
   });
   return app;
 }
@@ -55,6 +56,8 @@ function describeError(error: unknown): { status: number; code: string; message:
   return { status: (error as Partial<FastifyError>).statusCode ?? 500, code: 'INTERNAL', message };
 }
 
+/** Where the agent says who it is. */
+export const AGENT_ROUTE = '/agent';
 /** What another sled may ask: who has the guest of a migration between the two. */
 const SLED_ROUTE = '/vmms/:vmm_id/state';
 

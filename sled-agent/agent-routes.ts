@@ -3,7 +3,9 @@ import { setTimeout as pause } from 'node:timers/promises';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import { registerRequest, serialConsoleRequest, vmmStateRequest } from '../wire/sled-protocol.ts';
-import type { SledAgent } from './agent.ts';
+import { AgentRefusal, type SledAgent } from './agent.ts';
+import { AGENT_ROUTE } from './agent-app.ts';
+import type { AgentDescriber } from './agent-description.ts';
 import { type FaultCall, fault, type PlantedFaults } from './faults.ts';
 import type { TestFaults } from './test-faults.ts';
 
@@ -41,6 +43,18 @@ export function addVmmRoutes(app: FastifyInstance, agent: SledAgent, faults: Pla
     const { vmm_id } = vmmParams.parse(request.params);
     const { from_start, max_bytes } = serialConsoleRequest.parse(request.query);
     return agent.readConsole(vmm_id, from_start, max_bytes);
+  });
+}
+
+/** Serves what the agent says of itself: beside the protocol, and before the agent knows what runs here. */
+export function addAgentRoute(app: FastifyInstance, describer: AgentDescriber): void {
+  app.get(AGENT_ROUTE, async () => {
+    try {
+      return describer.describe();
+    } catch (error) {
+      const why = error instanceof Error ? error.message : error;
+      throw new AgentRefusal(503, 'NO_AGENT_ID', `the id of this agent can't be kept in its data: ${why}`);
+    }
   });
 }
 

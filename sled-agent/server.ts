@@ -5,7 +5,8 @@ import { join } from 'node:path';
 import { splitAddress, withPort } from '../wire/sled-protocol.ts';
 import { SledAgent } from './agent.ts';
 import { makeAgentApp } from './agent-app.ts';
-import { addTestRoutes, addVmmRoutes } from './agent-routes.ts';
+import { AgentDescriber } from './agent-description.ts';
+import { addAgentRoute, addTestRoutes, addVmmRoutes } from './agent-routes.ts';
 import { PlantedFaults } from './faults.ts';
 import type { WitnessedHypervisor } from './hypervisor.ts';
 import { LeaseKeeper, leasePath } from './lease-keeper.ts';
@@ -107,6 +108,7 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
   const leaseFolder = options.fencing === undefined ? null : await openLeaseFolder(options.dataDir);
   const app = await makeAgentApp(agent, identity);
   const faults = makeTestFaults(agent, hypervisor, planted);
+  addAgentRoute(app, new AgentDescriber(options.dataDir ?? null));
   addVmmRoutes(app, agent, planted);
   if (options.testEndpoints) addTestRoutes(app, faults);
   const network = new NetworkTable(

@@ -1,0 +1,84 @@
+/** What the agent says of itself (`GET /agent`): who it is, its version, and what keeps it from doing its work. */
+import { randomUUID } from 'node:crypto';
+import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { z } from 'zod';
+import type { AgentDescription } from '../wire/sled-protocol.ts';
+
+/** The file of the agent's id, in its data. */
+const AGENT_ID = 'agent-id';
+const PACKAGE = new URL('../package.json', import.meta.url);
+
+/** What changes while the agent runs. */
+export interface AgentCondition {
+  /** What keeps it from doing its work, a sentence each. */
+  readonly trouble?: readonly string[];
+  /** The CPU models that its guests can be given. */
+  readonly cpuModels?: readonly string[] | null;
+}
+
+/** Describes an agent. Its id is made at the first question, and is on disk before anybody hears it. */
+export class AgentDescriber {
+  readonly #dataDir: string | null;
+  readonly #condition: () => AgentCondition;
+  #agentId: string | null = null;
+  #version: string | null = null;
+
+  /** `dataDir`: the agent's data; `null`: none, and its id is another one each time it starts. */
+  constructor(dataDir: string | null, condition: () => AgentCondition = () => ({})) {
+    this.#dataDir = dataDir;
+    this.#condition = condition;
+  }
+
+  /** The agent as it is now. Throws what the file system says while its id can't be kept: an id that may change is none. */
+  describe(): AgentDescription {
+    this.#agentId ??= this.#dataDir === null ? randomUUID() : keepAgentId(this.#dataDir);
+    this.#version ??= readVersion();
+    const { trouble = [], cpuModels = null } = this.#condition();
+    return {
+      agent_id: this.#agentId,
+      version: this.#version,
+      trouble: [...trouble],
+      ...(cpuModels === null ? {} : { cpu_models: [...cpuModels] }),
+    };
+  }
+}
+
+/** The id of the agent whose data these are, made where there is none. Throws what the file system says. */
+export function keepAgentId(dataDir: string): string {
+  const path = join(dataDir, AGENT_ID);
+  const known = readAgentId(path);
+  if (known !== null) return known;
+  const agentId = randomUUID();
+  mkdirSync(dataDir, { recursive: true });
+  const file = openSync(`${path}.new`, 'w');
+  try {
+    writeFileSync(file, `${agentId}\n`);
+    fsyncSync(file);
+  } finally {
+    closeSync(file);
+  }
+  renameSync(`${path}.new`, path);
+  const folder = openSync(dataDir, 'r');
+  try {
+    fsyncSync(folder);
+  } finally {
+    closeSync(folder);
+  }
+  return agentId;
+}
+
+/** The id in a file; `null` where there is no such file, or none in it. */
+function readAgentId(path: string): string | null {
+  try {
+    return z.guid().safeParse(readFileSync(path, 'utf8').trim()).data ?? null;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
+    throw error;
+  }
+}
+
+function readVersion(): string | null {
+  const read = z.object({ version: z.string() }).safeParse(JSON.parse(readFileSync(PACKAGE, 'utf8')));
+  return read.data?.version ?? null;
+}

@@ -1,0 +1,66 @@
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { AgentDescriber } from '../../sled-agent/agent-description.ts';
+import { startSledAgent } from '../../sled-agent/server.ts';
+import { agentDescription } from '../../wire/sled-protocol.ts';
+
+let dataDir: string;
+beforeEach(() => {
+  dataDir = mkdtempSync(join(tmpdir(), 'mooring-test-'));
+});
+afterEach(() => rmSync(dataDir, { recursive: true, force: true }));
+
+const start = (options: { dataDir?: string; leaseMs?: number } = {}) =>
+  startSledAgent({
+    name: 'sled-who',
+    listen: '127.0.0.1:0',
+    controlPlaneUrl: 'http://127.0.0.1:9',
+    threads: 1,
+    memoryBytes: 2 ** 30,
+    networkPollMs: 0,
+    dataDir: options.dataDir,
+    ...(options.leaseMs === undefined ? {} : { fencing: { leaseMs: options.leaseMs } }),
+  });
+
+async function ask(url: string) {
+  const response = await fetch(`${url}/agent`);
+  expect(response.status).toBe(200);
+  return agentDescription.parse(await response.json());
+}
+
+test('an agent keeps its id with its data, through restarts and changes of its address; without data it is another one', async () => {
+  const first = await start({ dataDir });
+  const before = await ask(first.url).finally(() => first.stop());
+  expect(before).toMatchObject({ version: expect.stringMatching(/^\d+\.\d+\.\d+/), trouble: [] });
+  expect(readFileSync(join(dataDir, 'agent-id'), 'utf8').trim()).toBe(before.agent_id);
+
+  const again = await start({ dataDir });
+  expect(await ask(again.url).finally(() => again.stop())).toEqual(before);
+
+  const other = await start();
+  expect((await ask(other.url).finally(() => other.stop())).agent_id).not.toBe(before.agent_id);
+});
+
+test('an agent that knows neither its lease nor what runs here says who it is: it can be added', async () => {
+  const agent = await start({ leaseMs: 60_000 });
+  try {
+    expect((await fetch(`${agent.url}/vmms`)).status).toBe(503);
+    expect((await ask(agent.url)).agent_id).toBeTruthy();
+  } finally {
+    await agent.kill();
+  }
+});
+
+test('an id that can not be kept is told to nobody, and made when it can; a file without one gets one', () => {
+  const unkept = new AgentDescriber(join(dataDir, 'file', 'below'));
+  writeFileSync(join(dataDir, 'file'), '');
+  expect(() => unkept.describe()).toThrow('ENOTDIR');
+  rmSync(join(dataDir, 'file'));
+  expect(unkept.describe().agent_id).toBe(unkept.describe().agent_id);
+
+  writeFileSync(join(dataDir, 'agent-id'), '');
+  const made = new AgentDescriber(dataDir).describe().agent_id;
+  expect(new AgentDescriber(dataDir).describe().agent_id).toBe(made);
+});
