@@ -5,16 +5,27 @@ import { type FastifyError, type FastifyInstance, type FastifyRequest, fastify }
 import { z } from 'zod';
 import { identifyPeer } from '../platform/identity/peer.ts';
 import { beginRequestSpan, endRequestSpan, installTracing } from '../platform/telemetry/tracing.ts';
-import { AgentRefusal, type SledAgent } from './agent.ts';
+import { AgentRefusal } from './agent.ts';
+import { asDiskError } from './disk.ts';
 import type { SledIdentity } from './sled-identity.ts';
 
 const SERVER_OPTIONS = { forceCloseConnections: true, bodyLimit: 1024 * 1024 };
+
+/** What a server without routes must know of its agent. */
+export interface AgentGate {
+  /** Throws while the agent can't answer. */
+  requireReady(): void;
+}
 
 /**
  * Makes the agent's server, not listening yet. With an identity it takes commands from the control plane alone, over TLS.
  * Until the agent knows what runs here, every call is refused but those below `/test/` and the question who it is.
  */
-export async function makeAgentApp(agent: SledAgent, identity: SledIdentity | undefined): Promise<FastifyInstance> {
+export async function makeAgentApp(
+  agent: AgentGate,
+  identity: SledIdentity | undefined,
+  onTrouble: (message: string) => void = () => {},
+): Promise<FastifyInstance> {
   const app = identity === undefined ? fastify(SERVER_OPTIONS) : makeSecureApp(identity);
   app.addHook('onRequest', beginRequestSpan);
   app.addHook('onResponse', endRequestSpan);
@@ -28,6 +39,8 @@ export async function makeAgentApp(agent: SledAgent, identity: SledIdentity | un
     const { url } = request.routeOptions;
     if (!request.url.startsWith('/test/') && url !== AGENT_ROUTE) agent.requireReady();
   });
+  // A connection that can't be taken for want of a file descriptor must not end the agent.
+  app.server.on('error', (error) => onTrouble(`a connection could not be taken: ${error.message}`));
   return app;
 }
 
@@ -52,6 +65,8 @@ function makeSecureApp({ holder }: SledIdentity): FastifyInstance {
 function describeError(error: unknown): { status: number; code: string; message: string } {
   if (error instanceof z.ZodError) return { status: 400, code: 'INVALID_REQUEST', message: z.prettifyError(error) };
   const message = error instanceof Error ? error.message : String(error);
+  const disk = asDiskError(error);
+  if (disk !== null) return { status: disk.answer.status, code: disk.answer.errorCode, message };
   if (error instanceof AgentRefusal) return { status: error.status, code: error.errorCode, message };
   return { status: (error as Partial<FastifyError>).statusCode ?? 500, code: 'INTERNAL', message };
 }

@@ -4,6 +4,7 @@ import { Agent, request } from 'undici';
 import { certificateFingerprint, makeKeyPair, makeRequest } from '../platform/identity/certificates.ts';
 import { expectPeer } from '../platform/identity/peer.ts';
 import { type InviteToken, type JoinRequest, joinAnswer, readInviteToken } from '../wire/sled-identity.ts';
+import { Disk } from './disk.ts';
 import { type StoredIdentity, saveIdentity } from './identity-file.ts';
 import { messageOf } from './sled-identity.ts';
 
@@ -26,7 +27,7 @@ const PAUSE_MS = 500;
 /**
  * Makes a key here, has it signed by the control plane that the token names, and keeps both in `folder`. The token's
  * secret is sent only to a server whose certificate is signed by the authority that the token names. Throws, without the
- * token in the message, when the token is no good or nobody answers.
+ * token in the message, when the token is no good, nobody answers, or `folder` can't be written.
  */
 export async function joinSled(options: JoinOptions): Promise<StoredIdentity> {
   const token = readInviteToken(options.token.trim());
@@ -36,6 +37,10 @@ export async function joinSled(options: JoinOptions): Promise<StoredIdentity> {
     );
   const pair = await makeKeyPair();
   const { address, threads, memoryBytes, folder } = options;
+  // A token is good once: it is not spent for an identity that could not be kept.
+  const disk = new Disk();
+  disk.makeFolder(folder);
+  disk.probe(folder);
   const asked: JoinRequest = {
     secret: token.secret,
     request: await makeRequest(pair),
@@ -58,7 +63,7 @@ export async function joinSled(options: JoinOptions): Promise<StoredIdentity> {
         certificatePem: answer.certificate,
         authorityPem,
       };
-      saveIdentity(folder, identity);
+      saveIdentity(disk, folder, identity);
       return identity;
     } catch (error) {
       // The same key once more is the same call.

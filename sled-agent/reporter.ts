@@ -3,6 +3,7 @@ import { withLimit } from '../platform/host/with-limit.ts';
 import { inCallSpan } from '../platform/telemetry/tracing.ts';
 import type { SledVmmState } from '../wire/sled-protocol.ts';
 import { type ControlPlaneConnections, plainConnections } from './control-plane-connections.ts';
+import { guarded } from './guarded.ts';
 
 const CALL_MS = 5_000;
 const MAX_PAUSE_MS = 2_000;
@@ -19,19 +20,22 @@ export class Reporter {
   readonly #queues = new Map<string, SledVmmState[]>();
   readonly #connections: ControlPlaneConnections;
   readonly #stopped = new AbortController();
+  readonly #onTrouble: (message: string) => void;
   #held = false;
   readonly #heldVmms = new Set<string>();
 
   /**
    * `onDelivered` is called once the control plane has dealt with a report. `connections` are the reporter's from then on; in
-   * plain HTTP by default.
+   * plain HTTP by default. `onTrouble` gets what went wrong and is nobody's answer.
    */
   constructor(
     controlPlaneUrl: string,
     onDelivered: (vmmId: string, report: SledVmmState) => void,
     connections: ControlPlaneConnections | null = null,
+    onTrouble: (message: string) => void = () => {},
   ) {
     this.#url = controlPlaneUrl;
+    this.#onTrouble = onTrouble;
     this.#connections = connections ?? plainConnections(8);
     this.#onDelivered = onDelivered;
   }
@@ -79,7 +83,7 @@ export class Reporter {
       if (!this.#held && !this.#heldVmms.has(vmmId) && (await this.#put(vmmId, next))) {
         queue.shift();
         pauseMs = 50;
-        if (this.#queues.get(vmmId) === queue) this.#onDelivered(vmmId, next);
+        if (this.#queues.get(vmmId) === queue) guarded(this.#onTrouble, () => this.#onDelivered(vmmId, next));
         continue;
       }
       await new Promise((resolve) => setTimeout(resolve, pauseMs * (0.5 + Math.random())).unref());
