@@ -43,13 +43,12 @@ const disk = new Disk();
 let agentGone = false;
 let wake = () => {};
 /** The last lease that the agent told, and the last one that was read. */
-let heard: LeaseFile | null = null;
-let read: LeaseFile | null = null;
+const last: { heard: LeaseFile | null; read: LeaseFile | null } = { heard: null, read: null };
 let rest = '';
 process.stdin.setEncoding('utf8').on('data', (text: string) => {
   const lines = (rest + text).split('\n');
   rest = lines.pop() ?? '';
-  for (const line of lines) heard = parseLease(line) ?? heard;
+  for (const line of lines) last.heard = parseLease(line) ?? last.heard;
   wake();
 });
 for (const event of ['end', 'close', 'error'] as const)
@@ -74,7 +73,8 @@ for (;;) {
     process.exit(0);
   }
   // The agent's successor waited for a watchdog of its own before it wrote its process id to the lease.
-  if (agentGone && read !== null && read.agentPid !== agentPid && read.sequence > firstSequence) process.exit(0);
+  if (agentGone && last.read !== null && last.read.agentPid !== agentPid && last.read.sequence > firstSequence)
+    process.exit(0);
   if (agentGone && values.vms !== undefined && processesBelow(values.vms)?.size === 0) process.exit(0);
   let lease = currentLease();
   let actsAt = actsAtMs(lease);
@@ -102,7 +102,7 @@ for (;;) {
 
 function readFromDisk(): void {
   try {
-    read = readLease(leasePath as string) ?? read;
+    last.read = readLease(leasePath as string) ?? last.read;
   } catch (error) {
     // The last lease that was read, or heard, counts.
     log(`the lease can't be read: ${error instanceof Error ? error.message : error}`);
@@ -111,6 +111,7 @@ function readFromDisk(): void {
 
 /** What counts: of what this agent's own leases are, the newest; before there is one, what an earlier agent has left. */
 function currentLease(): LeaseFile | null {
+  const { heard, read } = last;
   if (heard === null) return read;
   return read !== null && read.agentPid === agentPid && read.sequence > heard.sequence ? read : heard;
 }

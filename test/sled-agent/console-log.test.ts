@@ -80,7 +80,7 @@ test('a guest’s console goes on where it arrives: its end comes along, offsets
     folder = other;
     writesTo = 'console-0.log';
     guestWrites('');
-    const destination = new ConsoleLog(other.path);
+    const destination = new ConsoleLog(new Disk(), other.path);
     await destination.continueFrom(tail, qemu);
     guestWrites('and on');
     expect(await read(destination, 99_998)).toEqual(['xxand on', 100_006]);
