@@ -18,7 +18,7 @@ const files = readdirSync(ROOM, { recursive: true, encoding: 'utf8' }).filter((n
 
 test.each(files.filter((name) => name !== 'disk.ts' && !PREPARATION.has(name)))('%s only reads', (name) => {
   const text = readFileSync(join(ROOM, name), 'utf8');
-  const named = [...text.matchAll(/import (?:type )?(.*?) from 'node:fs(?:\/promises)?'/gs)].flatMap(([, names]) =>
+  const named = [...text.matchAll(/import (?:type )?([^']*?) from 'node:fs(?:\/promises)?'/gs)].flatMap(([, names]) =>
     (names ?? '').replace(/[{}]/g, '').split(','),
   );
   const imported = named.map((one) => one.trim()).filter((one) => one !== '');

@@ -69,7 +69,7 @@ export class FaultyFileSystem implements FileSystem {
       this.#ask('write', path);
     } catch (error) {
       // A disk fills up in the middle of what is written.
-      if (bytes.length > 1) REAL_FILE_SYSTEM.write(file, bytes.subarray(0, bytes.length >> 1), position);
+      if (bytes.length > 1) REAL_FILE_SYSTEM.write(file, bytes.subarray(0, Math.min(100, bytes.length >> 1)), position);
       throw error;
     }
     return REAL_FILE_SYSTEM.write(file, bytes, position);
