@@ -15,7 +15,8 @@ import {
 import { isOfPage } from '../platform/http/web-pages.ts';
 import { identifyPeer } from '../platform/identity/peer.ts';
 import { beginRequestSpan, endRequestSpan, installTracing } from '../platform/telemetry/tracing.ts';
-import { AgentRefusal, type SledAgent } from './agent.ts';
+import { AgentRefusal } from './agent.ts';
+import { asDiskError } from './disk.ts';
 import type { SledIdentity } from './sled-identity.ts';
 
 const errorBody: WriteErrorBody = ({ statusCode, message }, requestId) => ({
@@ -38,11 +39,21 @@ const SERVER_OPTIONS = {
 };
 const NODE_OPTIONS = { ...NODE_HTTP_OPTIONS, headersTimeout: HEADERS_MS, connectionsCheckingInterval: 1_000 };
 
+/** What a server without routes must know of its agent. */
+export interface AgentGate {
+  /** Throws while the agent can't answer. */
+  requireReady(): void;
+}
+
 /**
  * Makes the agent's server, not listening yet. With an identity it takes commands from the control plane alone, over TLS.
  * Until the agent knows what runs here, every call is refused but those below `/test/` and the question who it is.
  */
-export async function makeAgentApp(agent: SledAgent, identity: SledIdentity | undefined): Promise<FastifyInstance> {
+export async function makeAgentApp(
+  agent: AgentGate,
+  identity: SledIdentity | undefined,
+  onTrouble: (message: string) => void = () => {},
+): Promise<FastifyInstance> {
   const app = identity === undefined ? fastify({ ...SERVER_OPTIONS, http: NODE_OPTIONS }) : makeSecureApp(identity);
   const routes = new RouteTable();
   let isClosing = false;
@@ -76,6 +87,8 @@ export async function makeAgentApp(agent: SledAgent, identity: SledIdentity | un
     const { url } = request.routeOptions;
     if (!request.url.startsWith('/test/') && url !== AGENT_ROUTE) agent.requireReady();
   });
+  // A connection that can't be taken for want of a file descriptor must not end the agent.
+  app.server.on('error', (error) => onTrouble(`a connection could not be taken: ${error.message}`));
   return app;
 }
 
@@ -101,6 +114,8 @@ function makeSecureApp({ holder }: SledIdentity): FastifyInstance {
 function describeError(error: unknown): { status: number; code: string; message: string } {
   if (error instanceof z.ZodError) return { status: 400, code: 'INVALID_REQUEST', message: z.prettifyError(error) };
   const message = error instanceof Error ? error.message : String(error);
+  const disk = asDiskError(error);
+  if (disk !== null) return { status: disk.answer.status, code: disk.answer.errorCode, message };
   if (error instanceof AgentRefusal) return { status: error.status, code: error.errorCode, message };
   const status = (error as Partial<FastifyError>).statusCode ?? 500;
   return { status, code: status >= 500 && status !== 503 ? 'INTERNAL' : codeOf(status), message };

@@ -1,9 +1,10 @@
 /** What the agent says of itself (`GET /agent`): who it is, its version, and what keeps it from doing its work. */
 import { randomUUID } from 'node:crypto';
-import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { z } from 'zod';
 import type { AgentDescription } from '../wire/sled-protocol.ts';
+import { Disk } from './disk.ts';
 
 /** The file of the agent's id, in its data. */
 const AGENT_ID = 'agent-id';
@@ -20,19 +21,21 @@ export interface AgentCondition {
 /** Describes an agent. Its id is made at the first question, and is on disk before anybody hears it. */
 export class AgentDescriber {
   readonly #dataDir: string | null;
+  readonly #disk: Disk;
   readonly #condition: () => AgentCondition;
   #agentId: string | null = null;
   #version: string | null = null;
 
   /** `dataDir`: the agent's data; `null`: none, and its id is another one each time it starts. */
-  constructor(dataDir: string | null, condition: () => AgentCondition = () => ({})) {
+  constructor(dataDir: string | null, condition: () => AgentCondition = () => ({}), disk: Disk = new Disk()) {
     this.#dataDir = dataDir;
+    this.#disk = disk;
     this.#condition = condition;
   }
 
   /** The agent as it is now. Throws what the file system says while its id can't be kept: an id that may change is none. */
   describe(): AgentDescription {
-    this.#agentId ??= this.#dataDir === null ? randomUUID() : keepAgentId(this.#dataDir);
+    this.#agentId ??= this.#dataDir === null ? randomUUID() : keepAgentId(this.#dataDir, this.#disk);
     this.#version ??= readVersion();
     const { trouble = [], cpuModels = null } = this.#condition();
     return {
@@ -45,26 +48,13 @@ export class AgentDescriber {
 }
 
 /** The id of the agent whose data these are, made where there is none. Throws what the file system says. */
-export function keepAgentId(dataDir: string): string {
+export function keepAgentId(dataDir: string, disk: Disk): string {
   const path = join(dataDir, AGENT_ID);
   const known = readAgentId(path);
   if (known !== null) return known;
   const agentId = randomUUID();
-  mkdirSync(dataDir, { recursive: true });
-  const file = openSync(`${path}.new`, 'w');
-  try {
-    writeFileSync(file, `${agentId}\n`);
-    fsyncSync(file);
-  } finally {
-    closeSync(file);
-  }
-  renameSync(`${path}.new`, path);
-  const folder = openSync(dataDir, 'r');
-  try {
-    fsyncSync(folder);
-  } finally {
-    closeSync(folder);
-  }
+  disk.makeFolder(dataDir);
+  disk.replaceFile(path, `${agentId}\n`);
   return agentId;
 }
 

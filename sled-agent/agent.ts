@@ -1,7 +1,11 @@
 /**
  * The authority on a sled: which VMMs it has, their states with the generations that only it counts, and which ids are
  * dead. It turns the protocol's commands into the hypervisor's, and the hypervisor's events into reports. Everything is
- * in its store before it is reported, so that a restarted agent goes on where the last one ended.
+ * in its store before it is reported or answered, so that a restarted agent goes on where the last one ended.
+ *
+ * Where the store can't be written (`disk.ts`): what needs no record is done, guests are powered off among it; what has
+ * happened waits in its order, until it can be written; and no answer but 503 or 507 is given about a VMM of which
+ * something waits. So nothing that was acknowledged is lost, and who asks again is answered when it is on disk.
  * Source: section 7 of docs/design.md.
  */
 import { isTerminalMigrationState, isTerminalVmmState } from '../model/states.ts';
@@ -17,7 +21,8 @@ import {
   type VmmRuntime,
   type VmmStateAnswer,
 } from '../wire/sled-protocol.ts';
-import { type Hypervisor, UnfitGuest, type VmEvent, type VmSpec } from './hypervisor.ts';
+import { asDiskError, type Disk } from './disk.ts';
+import { type Hypervisor, UnfitGuest, type Unwritten, type VmEvent, type VmSpec } from './hypervisor.ts';
 import { Reporter } from './reporter.ts';
 import type { SledIdentity } from './sled-identity.ts';
 import { type VmmRecord, VmmStore } from './vmm-store.ts';
@@ -44,19 +49,41 @@ export interface AgentOptions {
   readonly identity?: SledIdentity | undefined;
   /** Where its store is kept; in memory when `null`. */
   readonly dataDir: string | null;
+  /** How it is written; the agent's from then on. */
+  readonly disk: Disk;
+  /** Gets a message for people about what went wrong and is nobody's answer. */
+  readonly onTrouble?: ((message: string) => void) | undefined;
   /** Whether guests may run here now: with fencing, as long as the lease lasts. By default they may. */
   readonly leaseHeld?: () => boolean;
   /** Which sled this is, where the control plane does not say it with each VMM. */
   readonly sledId?: string | undefined;
-  /** Gets a message about what the control plane has said, for the log. */
-  readonly onTrouble?: ((message: string) => void) | undefined;
 }
 
 const REPORT_CONNECTIONS = 8;
 
+/** What becomes of a VMM's record; the same one where nothing does. */
+type Change = (vmm: VmmRecord) => VmmRecord;
+
+/** A change that is not on disk yet. */
+interface UnwrittenChange {
+  change: Change;
+  /** The state that it is about, where it is nothing else. */
+  readonly state: VmmRuntime['state'] | null;
+  /** Those who wait until it is on disk. */
+  readonly waiting: (() => void)[];
+}
+
+/** States that follow each other for as long as a guest lives: of those that could not be written the last one counts. */
+const PASSING: ReadonlySet<VmmRuntime['state'] | null> = new Set(['running', 'rebooting']);
+
 export class SledAgent {
   readonly #options: AgentOptions;
   readonly #store: VmmStore;
+  readonly #disk: Disk;
+  /** The changes of VMMs that are not on disk yet, in their order. */
+  readonly #unwritten = new Map<string, UnwrittenChange[]>();
+  /** Ids that are to be dead, and are not on disk as such yet. */
+  readonly #dying = new Set<string>();
   /** VMMs whose processes are being made. */
   readonly #making = new Map<string, Promise<void>>();
   #ready = false;
@@ -69,17 +96,24 @@ export class SledAgent {
   private constructor(options: AgentOptions, store: VmmStore) {
     this.#options = options;
     this.#store = store;
+    this.#disk = options.disk;
     this.reporter = new Reporter(
       options.controlPlaneUrl,
       (vmmId, report) => this.#onReportDelivered(vmmId, report),
       options.identity?.connectToControlPlane(REPORT_CONNECTIONS),
       (vmmId) => this.#onVmmOfExpungedSled(vmmId),
+      options.onTrouble,
     );
   }
 
-  /** Opens the agent's store. Throws when it can't be read, or another agent has it. It answers 503 until {@link recover}. */
+  /** Opens the agent's store. Throws as {@link VmmStore.open}. It answers 503 until {@link recover}. */
   static async open(options: AgentOptions): Promise<SledAgent> {
-    return new SledAgent(options, await VmmStore.open(options.dataDir));
+    return new SledAgent(options, await VmmStore.open(options.dataDir, options.disk));
+  }
+
+  /** What keeps it from doing its work, in sentences; empty when it is well. */
+  get trouble(): string[] {
+    return this.#disk.trouble;
   }
 
   /** Finds out what runs here, and reports what happened while the agent was away. */
@@ -111,7 +145,7 @@ export class SledAgent {
     throw new AgentRefusal(503, 'NOT_READY', 'the sled agent has just started and is finding out what runs here');
   }
 
-  /** The ids of the VMMs that live here, by the store. */
+  /** The ids of the VMMs that live here: what is over is over, whether or not it could be written down. */
   living(): string[] {
     return this.#living().map((vmm) => vmm.vmmId);
   }
@@ -171,22 +205,27 @@ export class SledAgent {
     await this.#end(this.#living());
   }
 
-  async #end(living: readonly VmmRecord[]): Promise<void> {
-    await Promise.all(living.map((vmm) => this.#options.hypervisor.kill(vmm.vmmId)));
+  async #end(ended: readonly VmmRecord[]): Promise<void> {
+    const living = ended.map(({ vmmId }) => vmmId);
+    await Promise.all(living.map((vmmId) => this.#options.hypervisor.kill(vmmId)));
     // Those whose processes were still being made: once more, when they are there.
     await Promise.allSettled(this.#making.values());
-    await Promise.all(living.map((vmm) => this.#options.hypervisor.kill(vmm.vmmId)));
-    for (const vmm of living) this.#recordKill(vmm);
+    await Promise.all(living.map((vmmId) => this.#options.hypervisor.kill(vmmId)));
+    for (const vmmId of living) this.#recordKill(vmmId);
   }
 
   #living(): VmmRecord[] {
-    return this.#store.all().filter((vmm) => !isTerminalVmmState(vmm.runtime.state));
+    return this.#store.all().filter((vmm) => !isTerminalVmmState(this.#present(vmm).runtime.state));
+  }
+
+  /** What a VMM has come to, written or not. */
+  #present(vmm: VmmRecord): VmmRecord {
+    return (this.#unwritten.get(vmm.vmmId) ?? []).reduce((before, { change }) => change(before), vmm);
   }
 
   /** Records what a VMM has become that was killed. */
-  #recordKill(vmm: VmmRecord): void {
-    if (this.#store.get(vmm.vmmId) !== vmm || isTerminalVmmState(vmm.runtime.state)) return;
-    this.#changeState(vmm, vmm.runtime.state === 'stopped' ? 'destroyed' : 'failed');
+  #recordKill(vmmId: string): void {
+    this.#record(vmmId, null, (vmm) => toState(vmm, vmm.runtime.state === 'stopped' ? 'destroyed' : 'failed'));
   }
 
   /** Refuses, to be tried again, to begin what needs a lease. */
@@ -205,7 +244,7 @@ export class SledAgent {
     throw new AgentRefusal(409, SLED_EXPUNGED, 'this sled was expunged: it takes no VMM any more');
   }
 
-  /** Registers a VMM; the same once more gives its state as it is. */
+  /** Registers a VMM; the same once more gives its state as it is. Throws an {@link AgentRefusal}, or a `DiskError`. */
   async register(vmmId: string, request: RegisterRequest): Promise<SledVmmState> {
     this.#refuseDead(vmmId);
     const known = this.#store.get(vmmId);
@@ -214,7 +253,7 @@ export class SledAgent {
         throw new AgentRefusal(409, 'VMM_OF_ANOTHER_INSTANCE', `VMM ${vmmId} belongs to instance ${known.instanceId}`);
       }
       await this.#making.get(vmmId);
-      return stateOf(known);
+      return this.#writtenState(vmmId);
     }
     const sledId = request.sled_id ?? this.#options.sledId ?? null;
     this.#refuseExpunged(sledId);
@@ -246,39 +285,52 @@ export class SledAgent {
       sledId,
     };
     const powerOffs = this.#powerOffs;
-    this.#store.save(record);
+    try {
+      this.#store.save(record);
+    } catch (error) {
+      // It may have come to the disk without being certain to stay there.
+      this.#store.abandon(vmmId);
+      throw error;
+    }
     const made = this.#make(record, request.vmm_spec.cpu_model ?? null).finally(() => this.#making.delete(vmmId));
     this.#making.set(vmmId, made);
     await made;
     // Unregistered while its process was being made.
-    if (this.#store.isDead(vmmId)) {
+    if (this.#store.isDead(vmmId) || this.#dying.has(vmmId)) {
       await this.#options.hypervisor.kill(vmmId);
       this.#refuseDead(vmmId);
     }
     if (this.#powerOffs !== powerOffs || (sledId !== null && this.#expunged.has(sledId))) {
       await this.#options.hypervisor.kill(vmmId);
-      this.#recordKill(record);
-      return stateOf(record);
+      this.#recordKill(vmmId);
+      return this.#writtenState(vmmId);
     }
-    this.reporter.report(vmmId, stateOf(record));
-    return stateOf(record);
+    const state = this.#writtenState(vmmId);
+    this.reporter.report(vmmId, state);
+    return state;
   }
 
-  /** Ends a VMM and makes its id dead, whether it was known or not. Resolves when its process is gone. */
+  /**
+   * Ends a VMM and makes its id dead, whether it was known or not. Resolves when its process is gone. Throws a `DiskError`
+   * when that can't be written down: its process is gone then all the same, and its id is made dead when that can be done.
+   */
   async unregister(vmmId: string): Promise<SledVmmState | null> {
-    this.#store.markDead(vmmId);
+    this.#dying.add(vmmId);
+    this.#disk.eventually(`that VMM ${vmmId} is dead`, () => this.#markDead(vmmId));
     await this.#making.get(vmmId)?.catch(() => {});
-    const vmm = this.#store.get(vmmId);
-    if (vmm === undefined) return null;
-    await this.#options.hypervisor.kill(vmmId);
-    this.#recordKill(vmm);
-    return stateOf(vmm);
+    if (this.#store.get(vmmId) !== undefined) {
+      await this.#options.hypervisor.kill(vmmId);
+      this.#recordKill(vmmId);
+    }
+    this.#markDead(vmmId);
+    return this.#store.get(vmmId) === undefined ? null : this.#writtenState(vmmId);
   }
 
-  /** Has a VMM do what the control plane commands. Throws an {@link AgentRefusal}. */
+  /** Has a VMM do what the control plane commands. Throws an {@link AgentRefusal}, or a `DiskError`. */
   async command(vmmId: string, command: VmmCommand): Promise<SledVmmState> {
-    const vmm = this.#require(vmmId);
+    this.#require(vmmId);
     await this.#making.get(vmmId);
+    const vmm = this.#require(vmmId);
     switch (command.type) {
       case 'running':
         this.#refuseEnding(vmm);
@@ -291,24 +343,25 @@ export class SledAgent {
           this.#update(vmm, { lastCommand: 'running' });
           this.#options.hypervisor.run(vmmId);
         }
-        return stateOf(vmm);
-      case 'stopped':
-        if ((await this.#options.hypervisor.stop(vmmId)) === 'left') {
-          throw new AgentRefusal(
-            409,
-            'GUEST_LEFT',
-            `the guest of VMM ${vmmId} has left for the destination of its migration`,
-          );
-        }
-        return stateOf(vmm);
+        return this.#writtenState(vmmId);
+      case 'stopped': {
+        const answer = await this.#options.hypervisor.stop(vmmId);
+        const state = this.#writtenState(vmmId);
+        if (answer === 'taken') return state;
+        throw new AgentRefusal(
+          409,
+          'GUEST_LEFT',
+          `the guest of VMM ${vmmId} has left for the destination of its migration`,
+        );
+      }
       case 'reboot':
         this.#refuseEnding(vmm);
         this.#requireLease();
         this.#options.hypervisor.reboot(vmmId);
-        return stateOf(vmm);
+        return this.#writtenState(vmmId);
       case 'migration_target':
         // The same once more, also when it is over.
-        if (vmm.lastCommand === 'migration_target') return stateOf(vmm);
+        if (vmm.lastCommand === 'migration_target') return this.#writtenState(vmmId);
         this.#refuseEnding(vmm);
         this.#requireLease();
         if (vmm.refusedMigration || vmm.migrationId === null || vmm.lastCommand !== 'nothing') {
@@ -317,7 +370,7 @@ export class SledAgent {
         }
         this.#update(vmm, { lastCommand: 'migration_target' });
         this.#options.hypervisor.migrateIn(vmmId, vmm.migrationId, command.value.src_vmm_addr);
-        return stateOf(vmm);
+        return this.#writtenState(vmmId);
     }
   }
 
@@ -327,7 +380,7 @@ export class SledAgent {
     if (vmm !== undefined && vmm.lastCommand === 'nothing') this.#update(vmm, { refusedMigration: true });
   }
 
-  /** A VMM's state as it is, with how far its migration is where the hypervisor knows. */
+  /** A VMM's state as it is on disk, with how far its migration is where the hypervisor knows. */
   read(vmmId: string): VmmStateAnswer {
     const state = stateOf(this.#require(vmmId));
     const progress = this.#options.hypervisor.progress(vmmId);
@@ -359,15 +412,22 @@ export class SledAgent {
 
   /** Test only: forgets a VMM as if it had never been, without a report. Resolves when its process is gone. */
   async lose(vmmId: string): Promise<void> {
-    this.#store.remove(vmmId);
+    this.#store.abandon(vmmId);
     this.reporter.forget(vmmId);
     await this.#options.hypervisor.kill(vmmId);
+  }
+
+  /** Lets another agent have the data: this one has not begun. */
+  leave(): void {
+    void this.reporter.stop();
+    this.#store.close();
   }
 
   /** Stops reporting; ends every VM, or lets go of them as {@link Hypervisor.detach} says. */
   async close(vms: 'end' | 'detach'): Promise<void> {
     await this.reporter.stop();
     await (vms === 'end' ? this.#options.hypervisor.close() : this.#options.hypervisor.detach());
+    this.#disk.stop();
     this.#store.close();
   }
 
@@ -377,7 +437,8 @@ export class SledAgent {
       const spec = { ...specOf(record), cpuModel };
       await this.#options.hypervisor.create(spec, (event) => this.#onVmEvent(vmmId, event));
     } catch (error) {
-      this.#store.remove(vmmId);
+      this.#store.abandon(vmmId);
+      if (asDiskError(error) !== null) throw error;
       const message = `VMM ${vmmId} can't be made at ${record.address}: ${error instanceof Error ? error.message : error}`;
       if (error instanceof UnfitGuest) throw new AgentRefusal(422, 'UNFIT_GUEST', message);
       throw new AgentRefusal(503, 'VMM_NOT_MADE', message);
@@ -390,7 +451,14 @@ export class SledAgent {
     return vmm;
   }
 
+  /** Makes an id dead: on disk when this returns. Throws a `DiskError`. */
+  #markDead(vmmId: string): void {
+    this.#store.markDead(vmmId);
+    this.#dying.delete(vmmId);
+  }
+
   #refuseDead(vmmId: string): void {
+    if (this.#dying.has(vmmId)) this.#markDead(vmmId);
     if (!this.#store.isDead(vmmId)) return;
     throw new AgentRefusal(409, VMM_UNREGISTERED, `VMM ${vmmId} was unregistered: its id stays dead`);
   }
@@ -402,39 +470,89 @@ export class SledAgent {
     }
   }
 
-  #onVmEvent(vmmId: string, event: VmEvent): void {
-    const vmm = this.#store.get(vmmId);
-    if (vmm === undefined || isTerminalVmmState(vmm.runtime.state)) return;
-    if (event.kind === 'state') {
-      this.#changeState(vmm, event.state);
-      return;
-    }
+  /** The one way of a hypervisor's events. Never throws: what can't be written waits. */
+  #onVmEvent(vmmId: string, event: VmEvent): Unwritten {
+    if (event.kind === 'state') return this.#record(vmmId, event.state, (vmm) => toState(vmm, event.state));
     const side = event.kind === 'migration-in' ? 'migrationIn' : 'migrationOut';
-    vmm[side] = sideOf(vmm[side], event.migrationId, event.state);
-    this.#store.save(vmm);
-    this.reporter.report(vmmId, stateOf(vmm));
+    return this.#record(vmmId, null, (vmm) =>
+      isTerminalVmmState(vmm.runtime.state)
+        ? vmm
+        : { ...vmm, [side]: sideOf(vmm[side], event.migrationId, event.state) },
+    );
   }
 
-  #changeState(vmm: VmmRecord, state: VmmRuntime['state']): void {
-    vmm.runtime = { state, gen: vmm.runtime.gen + 1, time_updated: now() };
-    // A VMM that dies before its guest has arrived: its side of the migration failed.
-    const arrivalOver = vmm.migrationIn !== null && isTerminalMigrationState(vmm.migrationIn.state);
-    if (isTerminalVmmState(state) && vmm.migrationId !== null && !arrivalOver)
-      vmm.migrationIn = sideOf(vmm.migrationIn, vmm.migrationId, 'failed');
-    this.#store.save(vmm);
-    this.reporter.report(vmm.vmmId, stateOf(vmm));
+  /**
+   * Writes down and reports what has happened to a VMM, after all that happened to it before: now, or as soon as it can be
+   * written. `null`: it is on disk. Never throws.
+   */
+  #record(vmmId: string, state: UnwrittenChange['state'], change: Change): Unwritten {
+    if (this.#store.get(vmmId) === undefined) return null;
+    const changes = this.#unwritten.get(vmmId) ?? [];
+    this.#unwritten.set(vmmId, changes);
+    let last = changes.at(-1);
+    // A guest that reboots again and again on a full disk must not fill the memory too.
+    if (last !== undefined && PASSING.has(last.state) && PASSING.has(state)) last.change = change;
+    else {
+      last = { change, state, waiting: [] };
+      changes.push(last);
+    }
+    const { waiting } = last;
+    if (this.#disk.eventually(`VMM ${vmmId}`, () => this.#writeChanges(vmmId))) return null;
+    return new Promise((resolve) => waiting.push(resolve));
   }
 
+  /** Writes down what waits of a VMM, in its order, and reports each. Throws a `DiskError`; then the rest waits on. */
+  #writeChanges(vmmId: string): void {
+    const changes = this.#unwritten.get(vmmId) ?? [];
+    for (let next = changes[0]; next !== undefined; next = changes[0]) {
+      const before = this.#store.get(vmmId);
+      const after = before === undefined ? undefined : next.change(before);
+      if (after !== undefined && after !== before) {
+        this.#store.save(after);
+        this.reporter.report(vmmId, stateOf(after));
+      }
+      changes.shift();
+      for (const written of next.waiting) written();
+    }
+    this.#unwritten.delete(vmmId);
+  }
+
+  /** A VMM's state, when nothing of it waits to be written. Throws a `DiskError`: then nobody may be told that it is done. */
+  #writtenState(vmmId: string): SledVmmState {
+    this.#writeChanges(vmmId);
+    return stateOf(this.#require(vmmId));
+  }
+
+  /** Writes down what was commanded. Throws a `DiskError`: then nothing was. */
   #update(vmm: VmmRecord, change: Partial<Pick<VmmRecord, 'lastCommand' | 'refusedMigration'>>): void {
-    this.#store.save(Object.assign(vmm, change));
+    this.#writeChanges(vmm.vmmId);
+    this.#store.save({ ...this.#require(vmm.vmmId), ...change });
   }
 
   /** A terminal state is forgotten only when the control plane has dealt with its report and nothing of the VMM is left. */
   #onReportDelivered(vmmId: string, report: SledVmmState): void {
     if (!isTerminalVmmState(report.vmm_state.state)) return;
-    this.#store.markDead(vmmId);
-    void this.#options.hypervisor.kill(vmmId).then(() => this.#store.remove(vmmId));
+    this.#disk.eventually(`that VMM ${vmmId} is over`, async () => {
+      this.#markDead(vmmId);
+      await this.#options.hypervisor.kill(vmmId);
+      this.#store.remove(vmmId);
+    });
   }
+}
+
+/** A VMM in its next state. What is over stays as it is. */
+function toState(vmm: VmmRecord, state: VmmRuntime['state']): VmmRecord {
+  if (isTerminalVmmState(vmm.runtime.state)) return vmm;
+  // A VMM that dies before its guest has arrived: its side of the migration failed.
+  const arrivalOver = vmm.migrationIn !== null && isTerminalMigrationState(vmm.migrationIn.state);
+  const { migrationId } = vmm;
+  return {
+    ...vmm,
+    runtime: { state, gen: vmm.runtime.gen + 1, time_updated: now() },
+    ...(isTerminalVmmState(state) && migrationId !== null && !arrivalOver
+      ? { migrationIn: sideOf(vmm.migrationIn, migrationId, 'failed') }
+      : {}),
+  };
 }
 
 function specOf(vmm: VmmRecord): VmSpec {

@@ -22,8 +22,14 @@ export type VmEvent =
   | { readonly kind: 'state'; readonly state: WireVmmState }
   | { readonly kind: 'migration-in' | 'migration-out'; readonly migrationId: string; readonly state: MigrationState };
 
-/** Gets the events of a VM. When it returns the event is on disk: a hypervisor may act on having reported it. */
-export type VmListener = (event: VmEvent) => void;
+/** `null`: it is on disk. Else it is not yet, since the disk can't be written, and this resolves when it is. */
+export type Unwritten = Promise<void> | null;
+
+/**
+ * Gets the events of a VM, and never throws. A hypervisor may act on having reported an event only when it is on disk; what
+ * has happened to a guest in any case needs no waiting.
+ */
+export type VmListener = (event: VmEvent) => Unwritten;
 
 /** Whether a stop was taken: `left` means that the guest has gone to the destination of its migration. */
 export type StopAnswer = 'taken' | 'left';

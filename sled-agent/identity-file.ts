@@ -1,8 +1,8 @@
 /** A sled's identity on its own disk: one file, readable by its owner alone. The private key is nowhere else. */
-import { closeSync, fsyncSync, mkdirSync, openSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
+import type { Disk } from './disk.ts';
 
 const FILE = 'identity.json';
 
@@ -45,18 +45,8 @@ export async function loadIdentity(folder: string): Promise<StoredIdentity | nul
   }
 }
 
-/** Writes the identity, on disk and whole before this returns. */
-export function saveIdentity(folder: string, identity: StoredIdentity): void {
-  mkdirSync(folder, { recursive: true });
-  const path = join(folder, FILE);
-  const temporary = `${path}.new`;
-  rmSync(temporary, { force: true });
-  const file = openSync(temporary, 'wx', 0o600);
-  try {
-    writeFileSync(file, JSON.stringify(identity));
-    fsyncSync(file);
-  } finally {
-    closeSync(file);
-  }
-  renameSync(temporary, path);
+/** Writes the identity, on disk and whole before this returns. Throws a `DiskError`: then what was there is there. */
+export function saveIdentity(disk: Disk, folder: string, identity: StoredIdentity): void {
+  disk.makeFolder(folder);
+  disk.replaceFile(join(folder, FILE), JSON.stringify(identity), 0o600);
 }

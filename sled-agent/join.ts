@@ -7,6 +7,7 @@ import { expectPeer } from '../platform/identity/peer.ts';
 import { readControlPlaneAnswer } from '../wire/answer-mark.ts';
 import { type InviteToken, type JoinRequest, joinAnswer, readInviteToken } from '../wire/sled-identity.ts';
 import { keepAgentId } from './agent-description.ts';
+import { Disk } from './disk.ts';
 import { type StoredIdentity, saveIdentity } from './identity-file.ts';
 
 export interface JoinOptions {
@@ -30,7 +31,7 @@ const PAUSE_MS = 500;
 /**
  * Makes a key here, has it signed by the control plane that the token names, and keeps both in `folder`. The token's
  * secret is sent only to a server whose certificate is signed by the authority that the token names. Throws, without the
- * token in the message, when the token is no good or nobody answers.
+ * token in the message, when the token is no good, nobody answers, or `folder` can't be written.
  */
 export async function joinSled(options: JoinOptions): Promise<StoredIdentity> {
   const token = readInviteToken(options.token.trim());
@@ -40,11 +41,15 @@ export async function joinSled(options: JoinOptions): Promise<StoredIdentity> {
     );
   const pair = await makeKeyPair();
   const { address, threads, memoryBytes, folder, callTimeoutMs = CALL_MS } = options;
+  // A token is good once: it is not spent for an identity that could not be kept.
+  const disk = new Disk();
+  disk.makeFolder(folder);
+  disk.probe(folder);
   const asked: JoinRequest = {
     secret: token.secret,
     request: await makeRequest(pair),
     address,
-    agent_id: keepAgentId(folder),
+    agent_id: keepAgentId(folder, disk),
     threads,
     memory: memoryBytes,
   };
@@ -63,7 +68,7 @@ export async function joinSled(options: JoinOptions): Promise<StoredIdentity> {
         certificatePem: answer.certificate,
         authorityPem,
       };
-      saveIdentity(folder, identity);
+      saveIdentity(disk, folder, identity);
       return identity;
     } catch (error) {
       // The same key once more is the same call.

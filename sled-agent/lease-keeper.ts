@@ -2,9 +2,12 @@
  * The sled agent's side of its lease (section 10 of docs/design.md): renews it, and powers every guest off when it has lapsed.
  * A lease lasts from the moment at which the renewal was sent, by the monotonic clock. It is renewed only while a watchdog
  * watches, which does the same if this process can't.
+ *
+ * The watchdog hears each lease twice: from the file, and from this process, so that a disk that fails costs no guest its
+ * life. That there is a lease must be on disk before it counts, for the agent that is started after this one; that it was
+ * extended need not: that agent would count an earlier end.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { closeSync, mkdirSync, openSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -23,7 +26,8 @@ import {
 } from '../wire/lease-protocol.ts';
 import { SLED_EXPUNGED } from '../wire/sled-protocol.ts';
 import { type ControlPlaneConnections, plainConnections } from './control-plane-connections.ts';
-import { bootId, monotonicMs, readLease, writeLease } from './lease-file.ts';
+import type { Disk } from './disk.ts';
+import { bootId, type LeaseFile, LeaseWriter, monotonicMs, readLease } from './lease-file.ts';
 
 export interface LeaseKeeperOptions {
   readonly controlPlaneUrl: string;
@@ -35,6 +39,7 @@ export interface LeaseKeeperOptions {
   readonly connections?: ControlPlaneConnections | undefined;
   /** Where the lease is written down; made where it isn't there. */
   readonly directory: string;
+  readonly disk: Disk;
   /** The folder below which the VMs' processes work (a real path); `null` where they are a part of this process. */
   readonly vmsFolder: string | null;
   readonly guestLogFile?: string | undefined;
@@ -61,7 +66,10 @@ export function leasePath(directory: string): string {
 export class LeaseKeeper {
   readonly #options: LeaseKeeperOptions;
   readonly #path: string;
+  readonly #writer: LeaseWriter;
   readonly #bootId = bootId();
+  /** Whether the file says that there is a lease of this boot, which ends sooner or later. */
+  #endIsOnDisk: boolean;
   readonly #connections: ControlPlaneConnections;
   readonly #stopped = new AbortController();
   #sledId: string | null;
@@ -81,13 +89,17 @@ export class LeaseKeeper {
     this.#firstHeld = resolve;
   });
 
-  /** Throws when the directory can't be made, or a lease in it can't be read. */
+  /** Throws when the directory can't be made, or a lease in it can't be read; a `DiskError` where that may pass. */
   constructor(options: LeaseKeeperOptions) {
     this.#options = options;
     this.#connections = options.connections ?? plainConnections(2);
-    mkdirSync(options.directory, { recursive: true });
+    options.disk.makeFolder(options.directory);
     this.#path = leasePath(options.directory);
     const earlier = readLease(this.#path);
+    this.#writer = new LeaseWriter(options.disk, this.#path, earlier);
+    // Where there is one already it need not be written before the first renewal.
+    if (earlier === null) this.#writer.open();
+    this.#endIsOnDisk = earlier !== null && earlier.bootId === this.#bootId && earlier.endsAtMs !== null;
     this.#sledId = options.sledId ?? earlier?.sledId ?? null;
     this.#epoch = earlier?.epoch ?? null;
     if (earlier !== null && earlier.bootId === this.#bootId) this.#powerOffAtMs = earlier.endsAtMs;
@@ -114,7 +126,9 @@ export class LeaseKeeper {
     await this.#connections.destroy();
     await this.#renewing;
     await this.#poweringOff;
-    if (nothingLives) this.#write({ endsAtMs: null });
+    if (nothingLives) this.#settle(null);
+    this.#options.disk.forget('the lease');
+    this.#writer.close();
     // The watchdog's standard input ends: it ends too where nothing is left to watch, and else when the lease does.
     this.#watchdog?.child.stdin?.destroy();
   }
@@ -185,7 +199,10 @@ export class LeaseKeeper {
     await this.#poweringOff;
     if (endsAtMs <= monotonicMs()) throw new Error('the answer came after the lease that it grants was over');
     const end = Math.max(endsAtMs, this.#endsAtMs);
-    this.#write({ endsAtMs: end });
+    const lease = this.#makeLease(end);
+    if (!this.#write(lease) && !this.#endIsOnDisk)
+      throw new Error("the lease can't be written down, and the disk knows of none before it");
+    this.#tell(lease);
     this.#endsAtMs = end;
     this.#powerOffAtMs = end;
     this.#trouble = null;
@@ -211,7 +228,7 @@ export class LeaseKeeper {
       .powerOff()
       .then(() => {
         this.#powerOffAtMs = null;
-        this.#write({ endsAtMs: null });
+        this.#settle(null);
       })
       .catch((error: unknown) => {
         // The watchdog sees that nobody wrote that all is off, and kills this process.
@@ -225,15 +242,39 @@ export class LeaseKeeper {
     return this.#poweringOff;
   }
 
-  /** Writes down when everything is powered off; `null` where nothing is left that could be. */
-  #write({ endsAtMs }: { endsAtMs: number | null }): void {
-    writeLease(this.#path, {
+  /** A lease at whose end everything is powered off; `null` where nothing is left that could be. */
+  #makeLease(endsAtMs: number | null): LeaseFile {
+    return this.#writer.number({
       bootId: this.#bootId,
       endsAtMs,
       leaseMs: this.#options.leaseMs,
       sledId: this.#sledId,
       epoch: this.#epoch,
       agentPid: process.pid,
+    });
+  }
+
+  /** Writes a lease down. Returns whether it is on disk: what keeps it from being there is the disk's trouble. */
+  #write(lease: LeaseFile): boolean {
+    try {
+      this.#writer.write(lease);
+      this.#endIsOnDisk = lease.endsAtMs !== null;
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  #tell(lease: LeaseFile): void {
+    this.#watchdog?.child.stdin?.write(`${JSON.stringify(lease)}\n`);
+  }
+
+  /** Tells and writes down what is so in any case: when it can be written, unless there is something newer then. */
+  #settle(endsAtMs: number | null): void {
+    const lease = this.#makeLease(endsAtMs);
+    this.#tell(lease);
+    this.#options.disk.eventually('the lease', () => {
+      if (this.#writer.sequence === lease.sequence && !this.#write(lease)) throw new Error('it is not written down');
     });
   }
 
@@ -285,21 +326,22 @@ export class LeaseKeeper {
 
   #startWatchdog() {
     const { directory, vmsFolder, guestLogFile } = this.#options;
-    const log = openSync(join(directory, 'watchdog.log'), 'a');
+    const log = this.#openLog(join(directory, 'watchdog.log'));
     const child = spawn(
       process.execPath,
       [
         ...['--import', TYPESCRIPT_LOADER, WATCHDOG],
-        ...['--lease', this.#path, '--agent-pid', String(process.pid)],
+        ...['--lease', this.#path, '--agent-pid', String(process.pid), '--sequence', String(this.#writer.sequence)],
         ...(vmsFolder === null ? [] : ['--vms', vmsFolder]),
         ...(guestLogFile === undefined ? [] : ['--guest-log', guestLogFile]),
       ],
-      { detached: true, stdio: ['pipe', 'pipe', log] },
+      { detached: true, stdio: ['pipe', 'pipe', log ?? 'ignore'] },
     );
-    closeSync(log);
+    if (log !== null) this.#options.disk.close(log);
     child.unref();
     child.stdin?.on('error', () => {});
-    for (const stream of [child.stdin, child.stdout]) (stream as unknown as { unref?: () => void }).unref?.();
+    // There are none where the process could not be made for want of file descriptors.
+    for (const stream of [child.stdin, child.stdout]) (stream as unknown as { unref?: () => void } | null)?.unref?.();
     let wasUp = false;
     const ready = new Promise<boolean>((resolve) => {
       child.stdout?.once('data', () => {
@@ -320,10 +362,19 @@ export class LeaseKeeper {
     // With this agent's id in the lease, the watchdog of an earlier agent ends: this one is up.
     void ready
       .then((up) => {
-        if (up && this.#poweringOff === null) this.#write({ endsAtMs: this.#powerOffAtMs });
+        if (up && this.#poweringOff === null) this.#settle(this.#powerOffAtMs);
       })
       .catch((error: unknown) => this.#logTrouble(`the lease can't be written down: ${error}`));
     return { child, ready };
+  }
+
+  /** A watchdog watches with or without a log. */
+  #openLog(path: string): number | null {
+    try {
+      return this.#options.disk.openToAppend(path, false);
+    } catch {
+      return null;
+    }
   }
 
   /** Passes on what is in the way, once for as long as it is the same. */

@@ -1,10 +1,11 @@
 /** Runs VMs as QEMU processes, one each, in folders of their own below the agent's data. */
-import { mkdirSync, readdirSync, realpathSync } from 'node:fs';
-import { rm } from 'node:fs/promises';
+import { readdirSync, realpathSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
 import type { MigrationProgress } from '../wire/sled-protocol.ts';
+import { asDiskError, Disk, removalOf } from './disk.ts';
 import type { PlantedFaults } from './faults.ts';
-import { appendGuestLog, guestLogNow } from './guest-log.ts';
+import { GuestLog, guestLogNow } from './guest-log.ts';
 import {
   type ConsolePiece,
   type GuestLogEntry,
@@ -50,6 +51,8 @@ export interface QemuHypervisorOptions {
   readonly onTrouble?: (message: string) => void;
   /** The guest log is also appended to this file, a line of JSON an entry, so that it outlives this process. */
   readonly guestLogFile?: string | undefined;
+  /** How all of it is written; the agent's own. */
+  readonly disk?: Disk;
 }
 
 /** With less memory Debian's kernel never boots, and prints nothing. */
@@ -57,31 +60,38 @@ const LEAST_MEMORY_MIB = 96;
 const MIB = 1024 ** 2;
 const STOP_TIMEOUT_MS = 30_000;
 const STALL_MS = 30_000;
+/** How often it is tried again to see which processes there are, in milliseconds. */
+const LOOK_AGAIN_MS = 500;
 
 export class QemuHypervisor implements WitnessedHypervisor {
-  readonly guestLog: GuestLogEntry[] = [];
   readonly cpuModels: readonly string[] | null;
+  readonly #log: GuestLog;
+  readonly #disk: Disk;
   readonly #options: QemuHypervisorOptions;
   readonly #folder: string;
   readonly #context: QemuVmContext;
   readonly #vms = new Map<string, QemuVm>();
 
-  /** The folder (a real path) below which the VMs' processes work. Throws when it can't be made. */
-  static vmsFolder(dataDir: string): string {
+  /** The folder (a real path) below which the VMs' processes work. Throws a `DiskError` when it can't be made. */
+  static vmsFolder(dataDir: string, disk: Disk = new Disk()): string {
     const folder = join(dataDir, 'vms');
-    mkdirSync(folder, { recursive: true });
+    disk.makeFolder(folder);
     return realpathSync(folder);
   }
 
   /** Throws when the folder of the VMs can't be made. */
   constructor(options: QemuHypervisorOptions) {
+    const disk = options.disk ?? new Disk();
     this.#options = options;
     this.cpuModels = options.cpuModels ?? null;
-    this.#folder = QemuHypervisor.vmsFolder(options.dataDir);
+    this.#disk = disk;
+    this.#log = new GuestLog(disk, options.guestLogFile);
+    this.#folder = QemuHypervisor.vmsFolder(options.dataDir, disk);
     this.#context = {
       program: options.program,
       image: options.image,
       faults: options.faults,
+      disk,
       migrationMode: options.migrationMode ?? (options.accelerator === 'kvm' ? 'pre_copy' : 'stop_and_copy'),
       agentAddress: options.agentAddress,
       transport: options.transport ?? PLAIN_TRANSPORT,
@@ -91,12 +101,12 @@ export class QemuHypervisor implements WitnessedHypervisor {
       stallMs: options.stallMs ?? STALL_MS,
       endWithAgent: options.endWithAgent,
       onTrouble: options.onTrouble ?? (() => {}),
-      log: (entry) => {
-        const timed = guestLogNow(entry);
-        this.guestLog.push(timed);
-        if (options.guestLogFile !== undefined) appendGuestLog(options.guestLogFile, timed);
-      },
+      log: (entry) => this.#log.add(guestLogNow(entry)),
     };
+  }
+
+  get guestLog(): readonly GuestLogEntry[] {
+    return this.#log.entries;
   }
 
   async create(spec: VmSpec, listener: VmListener): Promise<void> {
@@ -109,7 +119,12 @@ export class QemuHypervisor implements WitnessedHypervisor {
     const cpuModel = this.cpuModels === null ? null : (spec.cpuModel ?? this.cpuModels[0] ?? null);
     const shape = { machine: program.machine, accelerator, memoryMib, ncpus: spec.ncpus, cpuModel };
     const folder = join(this.#folder, spec.vmmId);
-    mkdirSync(folder, { recursive: true });
+    // What is left of an earlier try would be removed later, and this one with it.
+    if (this.#disk.waits(removalOf(folder))) {
+      await this.#disk.removeTree(folder);
+      this.#disk.forget(removalOf(folder));
+    }
+    this.#disk.makeFolder(folder);
     const vm = new QemuVm(spec, folder, shape, this.#context, listener);
     this.#vms.set(spec.vmmId, vm);
     try {
@@ -122,11 +137,11 @@ export class QemuHypervisor implements WitnessedHypervisor {
   }
 
   async recover(stored: readonly StoredVm[]): Promise<void> {
-    const processes = findProcessesBelow(this.#folder);
+    const processes = await this.#untilRead(() => findProcessesBelow(this.#folder));
     const known = new Set(stored.map(({ spec }) => spec.vmmId));
     for (const [vmmId, pid] of processes) if (!known.has(vmmId)) await endProcess(pid, join(this.#folder, vmmId));
-    for (const vmmId of readdirSync(this.#folder))
-      if (!known.has(vmmId)) await rm(join(this.#folder, vmmId), { recursive: true, force: true });
+    for (const vmmId of await this.#untilRead(() => readdirSync(this.#folder)))
+      if (!known.has(vmmId)) await this.#disk.removeTreeSoon(join(this.#folder, vmmId));
     await Promise.all(stored.map((vm) => this.#takeUp(vm, processes.get(vm.spec.vmmId))));
   }
 
@@ -136,13 +151,13 @@ export class QemuHypervisor implements WitnessedHypervisor {
     if (pid === undefined) {
       // Off already, or its guest had left: the process was ended in order.
       const inOrder = state === 'stopped' || stored.migrationOut?.state === 'completed';
-      await rm(folder, { recursive: true, force: true });
+      await this.#disk.removeTreeSoon(folder);
       listener({ kind: 'state', state: inOrder ? 'destroyed' : 'failed' });
       return;
     }
     let vm: QemuVm;
     try {
-      vm = new QemuVm(spec, folder, null, this.#context, listener);
+      vm = await this.#untilRead(() => new QemuVm(spec, folder, null, this.#context, listener));
     } catch (error) {
       // The agent ended while the process was being made: no command has come for it.
       this.#context.onTrouble(`VMM ${spec.vmmId} is ended: ${error instanceof Error ? error.message : error}`);
@@ -188,11 +203,31 @@ export class QemuHypervisor implements WitnessedHypervisor {
     const folder = join(this.#folder, vmmId);
     const pid = findProcessesBelow(this.#folder).get(vmmId);
     if (pid !== undefined) await endProcess(pid, folder);
-    await rm(folder, { recursive: true, force: true });
+    await this.#disk.removeTreeSoon(folder);
+  }
+
+  /**
+   * Reads what must be known before the agent can answer for its guests: where the disk can't be read, or there is no file
+   * descriptor, it tries until there is. Throws what `read` throws besides.
+   */
+  async #untilRead<Read>(read: () => Read): Promise<Read> {
+    let said: string | null = null;
+    for (;;) {
+      try {
+        return read();
+      } catch (error) {
+        const trouble = asDiskError(error);
+        if (trouble === null) throw error;
+        if (said !== trouble.message) this.#context.onTrouble(`what runs here can't be seen: ${trouble.message}`);
+        said = trouble.message;
+        await pause(LOOK_AGAIN_MS);
+      }
+    }
   }
 
   async close(): Promise<void> {
     await Promise.all([...this.#vms.keys()].map((vmmId) => this.kill(vmmId)));
+    this.#log.close();
   }
 
   async detach(): Promise<void> {

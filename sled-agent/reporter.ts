@@ -5,6 +5,7 @@ import { inCallSpan } from '../platform/telemetry/tracing.ts';
 import { isMarked, nothing, type ReceivedAnswer, readControlPlaneAnswer } from '../wire/answer-mark.ts';
 import type { SledVmmState } from '../wire/sled-protocol.ts';
 import { type ControlPlaneConnections, plainConnections, saysExpunged } from './control-plane-connections.ts';
+import { guarded } from './guarded.ts';
 
 const CALL_MS = 5_000;
 const MAX_PAUSE_MS = 2_000;
@@ -20,6 +21,7 @@ export class Reporter {
   readonly #queues = new Map<string, SledVmmState[]>();
   readonly #connections: ControlPlaneConnections;
   readonly #stopped = new AbortController();
+  readonly #onTrouble: (message: string) => void;
   #held = false;
   /** The control plane marks the answers that have no body: from then on a 204 without a mark is somebody else's. */
   #marks = false;
@@ -27,15 +29,18 @@ export class Reporter {
 
   /**
    * `onDelivered` is called once the control plane has dealt with a report, `onExpunged` when it answers that the VMM's sled
-   * was expunged. `connections` are the reporter's from then on; in plain HTTP by default.
+   * was expunged. `connections` are the reporter's from then on; in plain HTTP by default. `onTrouble` gets what went wrong and
+   * is nobody's answer.
    */
   constructor(
     controlPlaneUrl: string,
     onDelivered: (vmmId: string, report: SledVmmState) => void,
     connections: ControlPlaneConnections | null = null,
     onExpunged: (vmmId: string) => void = () => {},
+    onTrouble: (message: string) => void = () => {},
   ) {
     this.#url = controlPlaneUrl;
+    this.#onTrouble = onTrouble;
     this.#connections = connections ?? plainConnections(8);
     this.#onDelivered = onDelivered;
     this.#onExpunged = onExpunged;
@@ -84,7 +89,7 @@ export class Reporter {
       if (!this.#held && !this.#heldVmms.has(vmmId) && (await this.#put(vmmId, next))) {
         queue.shift();
         pauseMs = 50;
-        if (this.#queues.get(vmmId) === queue) this.#onDelivered(vmmId, next);
+        if (this.#queues.get(vmmId) === queue) guarded(this.#onTrouble, () => this.#onDelivered(vmmId, next));
         continue;
       }
       await new Promise((resolve) => setTimeout(resolve, pauseMs * (0.5 + Math.random())).unref());

@@ -1,20 +1,22 @@
-import { existsSync } from 'node:fs';
-import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
 import { splitAddress, withPort } from '../wire/sled-protocol.ts';
 import { SledAgent } from './agent.ts';
 import { makeAgentApp } from './agent-app.ts';
 import { AgentDescriber } from './agent-description.ts';
 import { addAgentRoute, addTestRoutes, addVmmRoutes } from './agent-routes.ts';
+import { asDiskError, Disk, type DiskError, type FileSystem } from './disk.ts';
 import { PlantedFaults } from './faults.ts';
 import type { WitnessedHypervisor } from './hypervisor.ts';
+import { readLease } from './lease-file.ts';
 import { LeaseKeeper, leasePath } from './lease-keeper.ts';
 import { NetworkTable } from './network-table.ts';
 import { identifiedTransport, type PeerTransport, PLAIN_TRANSPORT } from './peer-transport.ts';
 import { SimulatedHypervisor } from './simulated-hypervisor.ts';
 import type { SledIdentity } from './sled-identity.ts';
 import { makeTestFaults, type TestFaults } from './test-faults.ts';
+import { holdsRecords } from './vmm-store.ts';
 
 export interface SledAgentOptions {
   readonly name: string;
@@ -34,12 +36,14 @@ export interface SledAgentOptions {
   readonly guestLogFile?: string;
   /**
    * Makes what runs the VMs; simulated ones by default. `faults` are those planted on the agent; `agentAddress` is its
-   * `ip:port`, known once it listens; `transport` is how guests are handed over to other sleds.
+   * `ip:port`, known once it listens; `transport` is how guests are handed over to other sleds; all that it writes goes
+   * through `disk`.
    */
   readonly makeHypervisor?: (
     faults: PlantedFaults,
     agentAddress: () => string,
     transport: PeerTransport,
+    disk: Disk,
   ) => WitnessedHypervisor;
   /**
    * The identity that the sled has joined with: then the agent speaks only over TLS, and only the control plane commands
@@ -52,8 +56,10 @@ export interface SledAgentOptions {
   readonly dataDir?: string | undefined;
   /** Serves the endpoints below `/test/`, by which faults are planted. */
   readonly testEndpoints?: boolean;
-  /** Gets a message about what goes wrong, for the log; that of fencing by default. */
+  /** Gets a message for people about each thing that went wrong; by default nobody does. */
   readonly onTrouble?: ((message: string) => void) | undefined;
+  /** What the agent's data are kept on; this machine's by default. For tests. */
+  readonly fileSystem?: FileSystem | undefined;
 }
 
 export interface FencingOptions {
@@ -63,6 +69,7 @@ export interface FencingOptions {
   readonly sledId?: string | undefined;
   /** The folder below which the VMs' processes work, where they are processes of their own. */
   readonly vmsFolder?: string | undefined;
+  /** Gets what concerns the lease; by default what the agent's own `onTrouble` is. */
   readonly onTrouble?: (message: string) => void;
 }
 
@@ -88,40 +95,71 @@ export interface SledAgentHandle {
 const DEFAULT_TRANSITION_MS = 50;
 const DEFAULT_NETWORK_POLL_MS = 1_000;
 
+/** How often a start is tried again for which the disk can't be used, in milliseconds. */
+const START_AGAIN_MS = 500;
+
 /**
  * Starts a sled agent, with simulated VMs unless `makeHypervisor` is given. It listens at once, and answers 503 until it
- * knows what runs here; then this resolves. With fencing it resolves at once, and answers 503 until it has a lease. Throws
- * when it can't listen, or its data can't be used.
+ * knows what runs here; then this resolves. With fencing it resolves at once, and answers 503 until it has a lease. An agent
+ * whose data are there, on a disk that can't be used at the moment, waits for it and says so (503 or 507): guests of its may
+ * run, and nobody else knows of them. Throws when it can't listen, or its data can't be used or made.
  */
 export async function startSledAgent(options: SledAgentOptions): Promise<SledAgentHandle> {
-  const { identity } = options;
+  const { identity, onTrouble = options.fencing?.onTrouble ?? (() => {}) } = options;
+  const dataDir = options.dataDir ?? null;
+  const disk = new Disk({ folder: dataDir, onTrouble, ...pickDefined('fileSystem', options.fileSystem) });
   const planted = new PlantedFaults();
   let address = options.listen;
   const transport = identity === undefined ? PLAIN_TRANSPORT : identifiedTransport(identity);
   const hypervisor =
-    options.makeHypervisor?.(planted, () => address, transport) ??
+    options.makeHypervisor?.(planted, () => address, transport, disk) ??
     new SimulatedHypervisor(
       options.transitionMs ?? DEFAULT_TRANSITION_MS,
       planted,
       options.guestLogFile,
       transport,
       options.cpuModels,
+      disk,
+      onTrouble,
     );
   let lease: LeaseKeeper | null = null;
   const ownSledId = identity?.sledId ?? options.fencing?.sledId;
-  const agent = await SledAgent.open({
-    ...options,
-    hypervisor,
-    dataDir: options.dataDir ?? null,
-    sledId: ownSledId,
-    onTrouble: options.onTrouble ?? options.fencing?.onTrouble,
-    leaseHeld: () => lease === null || lease.held,
+  const { agent, leaseFolder, keeper } = await whenDiskAllows(options, async () => {
+    const opened = await SledAgent.open({
+      ...options,
+      hypervisor,
+      dataDir,
+      disk,
+      sledId: ownSledId,
+      onTrouble,
+      leaseHeld: () => lease === null || lease.held,
+    });
+    try {
+      if (options.fencing === undefined) {
+        refuseDataWithLease(options.dataDir);
+        return { agent: opened, leaseFolder: null, keeper: null };
+      }
+      const folder = openLeaseFolder(options.dataDir, disk);
+      return {
+        agent: opened,
+        leaseFolder: folder,
+        keeper: makeLeaseKeeper(options, options.fencing, folder.path, opened, disk),
+      };
+    } catch (error) {
+      opened.leave();
+      throw error;
+    }
+  }).catch((error: unknown) => {
+    disk.stop();
+    throw error;
   });
-  if (options.fencing === undefined) await refuseDataWithLease(agent, options.dataDir);
-  const leaseFolder = options.fencing === undefined ? null : await openLeaseFolder(options.dataDir);
-  const app = await makeAgentApp(agent, identity);
+  lease = keeper;
+  const app = await makeAgentApp(agent, identity, onTrouble);
   const faults = makeTestFaults(agent, hypervisor, planted);
-  addAgentRoute(app, new AgentDescriber(options.dataDir ?? null, () => ({ cpuModels: hypervisor.cpuModels })));
+  addAgentRoute(
+    app,
+    new AgentDescriber(dataDir, () => ({ trouble: agent.trouble, cpuModels: hypervisor.cpuModels }), disk),
+  );
   addVmmRoutes(app, agent, planted);
   if (options.testEndpoints) addTestRoutes(app, faults);
   const network = new NetworkTable(
@@ -139,7 +177,7 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
   const end = async (vms: 'end' | 'detach') => {
     await network.stop();
     await agent.close(vms);
-    await lease?.stop(vms === 'end' || options.fencing?.vmsFolder === undefined);
+    await keeper?.stop(vms === 'end' || options.fencing?.vmsFolder === undefined);
     await leaseFolder?.close();
     app.server.closeAllConnections();
     await app.close();
@@ -150,10 +188,8 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
     await app.listen(splitAddress(options.listen));
     const bound = app.server.address();
     address = withPort(options.listen, typeof bound === 'object' && bound !== null ? bound.port : 0);
-    if (options.fencing === undefined || leaseFolder === null) await agent.recover();
+    if (keeper === null) await agent.recover();
     else {
-      const keeper = makeLeaseKeeper(options, options.fencing, leaseFolder.path, agent);
-      lease = keeper;
       // Nothing is taken up on an earlier agent's lease: when that lapses, the watchdog still powers its guests off.
       ready = keeper.firstHeld.then(async () => {
         await agent.recover();
@@ -178,20 +214,74 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
   };
 }
 
-/** Throws when the data are of a sled with fencing, having let go of them. */
-async function refuseDataWithLease(agent: SledAgent, dataDir: string | undefined): Promise<void> {
-  if (dataDir === undefined || !existsSync(leasePath(dataDir))) return;
-  await agent.close('detach');
+function pickDefined<Key extends string, Value>(key: Key, value: Value | undefined): { [K in Key]?: Value } {
+  return value === undefined ? {} : ({ [key]: value } as { [K in Key]?: Value });
+}
+
+/**
+ * Opens what an agent needs of its disk. Where that can't be used at the moment, and an agent has worked with it before, it
+ * listens, refuses every call with the reason, and tries again until it can. Throws what can't pass, and what it is at once
+ * where nothing runs: with a sentence for whoever starts it.
+ */
+async function whenDiskAllows<Opened>(options: SledAgentOptions, open: () => Promise<Opened>): Promise<Opened> {
+  let waiting: { trouble: DiskError; close: () => Promise<void> } | null = null;
+  try {
+    for (;;) {
+      try {
+        return await open();
+      } catch (error) {
+        const trouble = asDiskError(error);
+        const { dataDir } = options;
+        if (trouble === null || !trouble.mayPass || dataDir === undefined) throw error;
+        if (!holdsRecords(dataDir))
+          throw new Error(`no sled agent can work with ${dataDir} yet: ${trouble.message}`, { cause: error });
+        if (waiting === null) {
+          waiting = await refuseAll(options, trouble);
+          options.onTrouble?.(`the agent waits until it can use its data: ${trouble.message}`);
+        } else waiting.trouble = trouble;
+        await pause(START_AGAIN_MS);
+      }
+    }
+  } finally {
+    await waiting?.close();
+  }
+}
+
+/** Answers every call with what keeps the agent from starting. Throws when it can't listen. */
+async function refuseAll(options: SledAgentOptions, trouble: DiskError) {
+  const waiting = {
+    trouble,
+    close: async () => {
+      app.server.closeAllConnections();
+      await app.close();
+    },
+  };
+  const app = await makeAgentApp(
+    {
+      requireReady() {
+        throw waiting.trouble;
+      },
+    },
+    options.identity,
+    options.onTrouble,
+  );
+  await app.listen(splitAddress(options.listen));
+  return waiting;
+}
+
+/** Throws when the data are of a sled with fencing. */
+function refuseDataWithLease(dataDir: string | undefined): void {
+  if (dataDir === undefined || readLease(leasePath(dataDir)) === null) return;
   throw new Error(
     `${dataDir} is of a sled with fencing: the control plane counts on its lease. Start it with fencing; to be without, expunge the sled and add it anew, with an empty directory`,
   );
 }
 
-/** Where the lease is written down: the agent's data, or, without any, a folder that `close` removes. */
-async function openLeaseFolder(dataDir: string | undefined): Promise<{ path: string; close: () => Promise<void> }> {
+/** Where the lease is written down: the agent's data, or, without any, a folder that `close` removes. Throws a `DiskError`. */
+function openLeaseFolder(dataDir: string | undefined, disk: Disk): { path: string; close: () => Promise<void> } {
   if (dataDir !== undefined) return { path: dataDir, close: async () => {} };
-  const path = await mkdtemp(join(tmpdir(), 'mooring-lease-'));
-  return { path, close: () => rm(path, { recursive: true, force: true }) };
+  const path = disk.makeTemporaryFolder(join(tmpdir(), 'mooring-lease-'));
+  return { path, close: () => disk.removeTree(path) };
 }
 
 /** The keeper of the agent's lease, not renewing yet. Throws as {@link LeaseKeeper}. */
@@ -200,11 +290,12 @@ function makeLeaseKeeper(
   fencing: FencingOptions,
   directory: string,
   agent: SledAgent,
+  disk: Disk,
 ): LeaseKeeper {
   const { controlPlaneUrl, name: sledName, guestLogFile, identity } = options;
-  const { leaseMs, sledId, vmsFolder = null, onTrouble = () => {} } = fencing;
+  const { leaseMs, sledId, vmsFolder = null, onTrouble = options.onTrouble ?? (() => {}) } = fencing;
   return new LeaseKeeper({
-    ...{ controlPlaneUrl, sledName, sledId, leaseMs, directory, vmsFolder, guestLogFile, onTrouble },
+    ...{ controlPlaneUrl, sledName, sledId, leaseMs, directory, vmsFolder, guestLogFile, onTrouble, disk },
     connections: identity?.connectToControlPlane(2),
     living: () => agent.living(),
     powerOff: () => agent.powerOff(),

@@ -16,8 +16,10 @@ import type { Server, Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 import { z } from 'zod';
 import { splitAddress } from '../wire/sled-protocol.ts';
+import { Disk } from './disk.ts';
 import type { PlantedFaults } from './faults.ts';
-import { appendGuestLog, closeGuestLog, guestLogNow } from './guest-log.ts';
+import { guarded } from './guarded.ts';
+import { GuestLog, guestLogNow } from './guest-log.ts';
 import {
   type GuestLogEntry,
   requireCpuModel,
@@ -55,8 +57,10 @@ interface SimulatedVm {
   readonly timers: Set<NodeJS.Timeout>;
   guest: Guest | null;
   state: 'made' | 'starting' | 'running' | 'rebooting' | 'migrating-out' | 'migrating-in' | 'stopping' | 'ended';
-  /** Migrations whose guest this VM has let go. */
+  /** Migrations whose guest this VM has let go, on disk. */
   readonly given: Set<string>;
+  /** The migration whose guest it is letting go: decided, and not on disk yet. */
+  giving: string | null;
   outgoing: { migrationId: string; socket: Socket } | null;
   stopOnArrival: boolean;
 }
@@ -65,18 +69,18 @@ const COUNTS_PER_SECOND = 50;
 const SETTLE_EVERY_MS = 200;
 
 export class SimulatedHypervisor implements WitnessedHypervisor {
-  readonly guestLog: GuestLogEntry[] = [];
   readonly cpuModels: readonly string[] | null;
   readonly #vms = new Map<string, SimulatedVm>();
   readonly #transitionMs: number;
   readonly #faults: PlantedFaults;
-  readonly #guestLogFile: string | undefined;
+  readonly #log: GuestLog;
   readonly #transport: PeerTransport;
+  readonly #onTrouble: (message: string) => void;
 
   /**
    * `transitionMs`: how long each transition takes, in milliseconds. `guestLogFile`: the guest log is also appended to
    * this file, a line of JSON an entry, so that it outlives this process. `transport`: how guests are handed over.
-   * `cpuModels`: those that it says it offers, and takes guests of.
+   * `cpuModels`: those that it says it offers, and takes guests of. `disk`: how the guest log is written.
    */
   constructor(
     transitionMs: number,
@@ -84,12 +88,19 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
     guestLogFile?: string,
     transport: PeerTransport = PLAIN_TRANSPORT,
     cpuModels: readonly string[] | null = null,
+    disk: Disk = new Disk(),
+    onTrouble: (message: string) => void = () => {},
   ) {
     this.cpuModels = cpuModels;
     this.#transitionMs = transitionMs;
     this.#faults = faults;
-    this.#guestLogFile = guestLogFile;
+    this.#log = new GuestLog(disk, guestLogFile);
     this.#transport = transport;
+    this.#onTrouble = onTrouble;
+  }
+
+  get guestLog(): readonly GuestLogEntry[] {
+    return this.#log.entries;
   }
 
   async create(spec: VmSpec, emit: VmListener): Promise<void> {
@@ -105,6 +116,7 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
       guest: null,
       state: 'made',
       given: new Set(),
+      giving: null,
       outgoing: null,
       stopOnArrival: false,
     };
@@ -113,12 +125,14 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
       server.once('error', reject);
       server.listen(port, host, resolve);
     });
+    // A connection that can't be taken for want of a file descriptor is no end of the agent.
+    server.on('error', (error) => this.#onTrouble(`VMM ${spec.vmmId}: ${error.message}`));
     this.#vms.set(spec.vmmId, vm);
   }
 
   /** Simulated VMs die with the process of their agent. What their guests were doing then, nobody can know. */
   async recover(stored: readonly StoredVm[]): Promise<void> {
-    if (this.#guestLogFile !== undefined) closeGuestLog(this.#guestLogFile, 'its sled agent ended');
+    this.#log.closeEarlier('its sled agent ended');
     for (const { listener } of stored) listener({ kind: 'state', state: 'failed' });
   }
 
@@ -138,7 +152,7 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
   stop(vmmId: string): StopAnswer {
     const vm = this.#vms.get(vmmId);
     if (vm === undefined || vm.state === 'stopping' || vm.state === 'ended') {
-      return vm !== undefined && vm.given.size > 0 ? 'left' : 'taken';
+      return vm !== undefined && (vm.given.size > 0 || vm.giving !== null) ? 'left' : 'taken';
     }
     if (vm.state === 'migrating-in') {
       vm.stopOnArrival = true;
@@ -214,6 +228,7 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
 
   async close(): Promise<void> {
     await Promise.all([...this.#vms.keys()].map((vmmId) => this.kill(vmmId)));
+    this.#log.close();
   }
 
   /** They can't live without the agent. */
@@ -251,7 +266,9 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
     this.#track(vm, socket);
     this.#listen(socket, (received) => {
       if ('settle' in received) {
-        send(socket, vm.given.has(received.settle) ? { yours: true } : { error: 'the guest did not leave' });
+        // Neither answer is true before it is on disk: it is asked again.
+        if (vm.giving === received.settle) socket.destroy();
+        else send(socket, vm.given.has(received.settle) ? { yours: true } : { error: 'the guest did not leave' });
       }
       if ('fetch' in received) {
         // An address is used again: a late call must not get another instance's guest.
@@ -261,17 +278,24 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
       if ('complete' in received && vm.outgoing?.socket === socket) {
         const { migrationId } = vm.outgoing;
         vm.outgoing = null;
-        vm.given.add(migrationId);
+        vm.giving = migrationId;
         vm.guest = null;
         vm.state = 'stopping';
-        vm.emit({ kind: 'migration-out', migrationId, state: 'completed' });
-        send(socket, { yours: true });
-        this.#after(vm, () => this.#end(vm));
+        void this.#letGo(vm, migrationId, socket);
       }
     });
     socket.once('close', () => {
       if (vm.outgoing?.socket === socket) this.#keepGuest(vm, 'the connection to the destination broke');
     });
+  }
+
+  /** The commit point: that the guest has left is on disk before the destination gets to know it. */
+  async #letGo(vm: SimulatedVm, migrationId: string, socket: Socket): Promise<void> {
+    await vm.emit({ kind: 'migration-out', migrationId, state: 'completed' });
+    vm.given.add(migrationId);
+    vm.giving = null;
+    send(socket, { yours: true });
+    if (this.#vms.get(vm.spec.vmmId) === vm) this.#after(vm, () => this.#end(vm));
   }
 
   async #giveToDestination(vm: SimulatedVm, migrationId: string, socket: Socket): Promise<void> {
@@ -293,7 +317,11 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
     vm.state = 'migrating-out';
     vm.outgoing = { migrationId, socket };
     vm.emit({ kind: 'state', state: 'migrating' });
-    vm.emit({ kind: 'migration-out', migrationId, state: 'in_progress' });
+    if (vm.emit({ kind: 'migration-out', migrationId, state: 'in_progress' }) !== null) {
+      // A guest must not stand still, half-way, for want of room to write down where it is.
+      this.#keepGuest(vm, 'its migration could not be written down');
+      return;
+    }
     if (this.#faults.takeMigrationFailure('source', vm.spec.name) !== null) {
       socket.destroy();
       return;
@@ -376,27 +404,25 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
   #pause(vm: SimulatedVm, reason: string): void {
     if (vm.guest === null || vm.guest.since === null) return;
     vm.guest = { count: counted(vm.guest), since: null };
-    this.#log(vm, 'ceased', reason);
+    this.#witness(vm, 'ceased', reason);
   }
 
   #resume(vm: SimulatedVm, reason: string): void {
     if (vm.guest === null || vm.guest.since !== null) return;
     vm.guest = { count: vm.guest.count, since: performance.now() };
-    this.#log(vm, 'began', reason);
+    this.#witness(vm, 'began', reason);
   }
 
-  #log(vm: SimulatedVm, event: GuestLogEntry['event'], reason: string): void {
+  #witness(vm: SimulatedVm, event: GuestLogEntry['event'], reason: string): void {
     const { instanceId, vmmId } = vm.spec;
     const entry = guestLogNow({ instance_id: instanceId, vmm_id: vmmId, event, reason });
-    this.guestLog.push(entry);
-    // Written before it is reported: the log must hold what a process that is killed next has done.
-    if (this.#guestLogFile !== undefined) appendGuestLog(this.#guestLogFile, entry);
+    this.#log.add(entry);
   }
 
   #after(vm: SimulatedVm, act: () => void, ms = this.#transitionMs): void {
     const timer = setTimeout(() => {
       vm.timers.delete(timer);
-      act();
+      guarded(this.#onTrouble, act);
     }, ms);
     vm.timers.add(timer);
   }

@@ -7,6 +7,7 @@ import { expectPeer } from '../platform/identity/peer.ts';
 import { RenewableAgent, type RenewableAgentOptions } from '../platform/identity/renewable-agent.ts';
 import { readControlPlaneAnswer } from '../wire/answer-mark.ts';
 import { migrationDestination, renewAnswer, revokedCertificates } from '../wire/sled-identity.ts';
+import { Disk } from './disk.ts';
 import { type StoredIdentity, saveIdentity } from './identity-file.ts';
 
 const CALL_MS = 10_000;
@@ -27,6 +28,7 @@ export class SledIdentity {
     this.sledId = stored.sledId;
     this.controlPlaneUrl = stored.controlPlaneUrl;
     let now = stored;
+    const disk = new Disk();
     this.holder = new IdentityHolder(
       stored,
       async () => {
@@ -34,8 +36,14 @@ export class SledIdentity {
         const { certificate, authority } = await this.#call('POST', '/sled-identity/renew', renewAnswer, {
           request: await makeRequest(pair),
         });
-        now = { ...now, privateKeyPem: pair.privateKeyPem, certificatePem: certificate, authorityPem: authority };
-        saveIdentity(folder, now);
+        const next = {
+          ...now,
+          privateKeyPem: pair.privateKeyPem,
+          certificatePem: certificate,
+          authorityPem: authority,
+        };
+        saveIdentity(disk, folder, next);
+        now = next;
         return now;
       },
       (trouble) => onTrouble(`sled agent "${stored.name}": ${trouble}`),

@@ -3,25 +3,30 @@
  * lapsed and the agent has not powered its guests off, it kills the agent (stuck or paused, it must not come back to
  * half-done work), and then every process that works below the folder of the VMs. Simulated guests end with the agent.
  *
- * It knows that the agent is gone by the end of its standard input, which only the agent holds open. It reads the lease
- * from the file, so that an agent that is started again has the clock of the one before until it has renewed.
+ * It knows that the agent is gone by the end of its standard input, which only the agent holds open. There it also hears
+ * each lease, so that a disk that is full or fails ends no guest whose lease is renewed. It reads the lease from the file too,
+ * so that an agent that is started again has the clock of the one before until it has renewed.
  */
 import { constants, setPriority } from 'node:os';
 import { parseArgs } from 'node:util';
 import { watchdogGraceMs } from '../model/lease.ts';
-import { closeGuestLog } from './guest-log.ts';
-import { bootId, type LeaseFile, monotonicMs, readLease } from './lease-file.ts';
+import { asDiskError, Disk } from './disk.ts';
+import { closingOf } from './guest-log.ts';
+import { bootId, type LeaseFile, monotonicMs, parseLease, readLease } from './lease-file.ts';
 import { findProcessesBelow, worksIn } from './qemu/qemu-program.ts';
 
 const { values } = parseArgs({
   options: {
     lease: { type: 'string' },
     'agent-pid': { type: 'string' },
+    sequence: { type: 'string' },
     vms: { type: 'string' },
     'guest-log': { type: 'string' },
   },
 });
 const agentPid = Number(values['agent-pid']);
+/** The number of the lease that was the last one when the agent started this watchdog. */
+const firstSequence = Number(values.sequence ?? 0);
 const leasePath = values.lease;
 if (leasePath === undefined || !Number.isInteger(agentPid) || agentPid <= 1)
   throw new Error('the watchdog is started by a sled agent with fencing');
@@ -30,11 +35,22 @@ if (leasePath === undefined || !Number.isInteger(agentPid) || agentPid <= 1)
 const IDLE_MS = 100;
 /** How long it waits before it looks again whether what it has killed is gone, in milliseconds. */
 const KILL_AGAIN_MS = 20;
+/** How often it tries again to write to the guest log, in milliseconds. */
+const WRITE_AGAIN_MS = 1_000;
 
 const boot = bootId();
+const disk = new Disk();
 let agentGone = false;
 let wake = () => {};
-process.stdin.resume();
+/** The last lease that the agent told, and the last one that was read. */
+const last: { heard: LeaseFile | null; read: LeaseFile | null } = { heard: null, read: null };
+let rest = '';
+process.stdin.setEncoding('utf8').on('data', (text: string) => {
+  const lines = (rest + text).split('\n');
+  rest = lines.pop() ?? '';
+  for (const line of lines) last.heard = parseLease(line) ?? last.heard;
+  wake();
+});
 for (const event of ['end', 'close', 'error'] as const)
   process.stdin.on(event, () => {
     agentGone = true;
@@ -49,30 +65,31 @@ try {
   // This user may not raise a priority.
 }
 
-let lease: LeaseFile | null = null;
 process.stdout.write('watching\n');
 for (;;) {
-  try {
-    lease = readLease(leasePath) ?? lease;
-  } catch (error) {
-    // The last lease that was read counts: an agent that can't write down its renewals has none.
-    log(`the lease can't be read: ${error instanceof Error ? error.message : error}`);
-  }
+  readFromDisk();
   if (agentGone && values.vms === undefined) {
-    endGuestLog('its sled agent ended');
+    await endGuestLog('its sled agent ended');
     process.exit(0);
   }
   // The agent's successor waited for a watchdog of its own before it wrote its process id to the lease.
-  if (agentGone && lease !== null && lease.agentPid !== agentPid) process.exit(0);
-  if (agentGone && values.vms !== undefined && findProcessesBelow(values.vms).size === 0) process.exit(0);
-  const endsAt = lease !== null && lease.bootId === boot ? lease.endsAtMs : null;
-  // A dead agent does nothing by itself: there is nothing to wait for.
-  const actsAt = endsAt === null ? null : endsAt + (agentGone ? 0 : watchdogGraceMs(lease?.leaseMs ?? 0));
-  const now = monotonicMs();
-  if (actsAt !== null && now >= actsAt) {
-    await powerOff();
+  if (agentGone && last.read !== null && last.read.agentPid !== agentPid && last.read.sequence > firstSequence)
     process.exit(0);
+  if (agentGone && values.vms !== undefined && processesBelow(values.vms)?.size === 0) process.exit(0);
+  let lease = currentLease();
+  let actsAt = actsAtMs(lease);
+  if (actsAt !== null && monotonicMs() >= actsAt) {
+    // What the agent has told meanwhile, where this process was paused, is heard first.
+    for (let turn = 0; turn < 2; turn++) await new Promise((resolve) => setImmediate(resolve));
+    readFromDisk();
+    lease = currentLease();
+    actsAt = actsAtMs(lease);
+    if (actsAt !== null && monotonicMs() >= actsAt) {
+      await powerOff();
+      process.exit(0);
+    }
   }
+  const now = monotonicMs();
   const untilMs = actsAt === null ? IDLE_MS : Math.min(actsAt - now, (lease?.leaseMs ?? 0) / 10);
   await new Promise<void>((resolve) => {
     const timer = setTimeout(resolve, Math.max(1, untilMs));
@@ -81,6 +98,39 @@ for (;;) {
       resolve();
     };
   });
+}
+
+function readFromDisk(): void {
+  try {
+    last.read = readLease(leasePath as string) ?? last.read;
+  } catch (error) {
+    // The last lease that was read, or heard, counts.
+    log(`the lease can't be read: ${error instanceof Error ? error.message : error}`);
+  }
+}
+
+/** What counts: of what this agent's own leases are, the newest; before there is one, what an earlier agent has left. */
+function currentLease(): LeaseFile | null {
+  const { heard, read } = last;
+  if (heard === null) return read;
+  return read !== null && read.agentPid === agentPid && read.sequence > heard.sequence ? read : heard;
+}
+
+/** When the guests are powered off, by the monotonic clock; `null` where there is no lease to wait for. */
+function actsAtMs(lease: LeaseFile | null): number | null {
+  const endsAt = lease !== null && lease.bootId === boot ? lease.endsAtMs : null;
+  // A dead agent does nothing by itself: there is nothing to wait for.
+  return endsAt === null ? null : endsAt + (agentGone ? 0 : watchdogGraceMs(lease?.leaseMs ?? 0));
+}
+
+/** The processes of guests; `null` when that can't be known now: then there may be some. */
+function processesBelow(folder: string): Map<string, number> | null {
+  try {
+    return findProcessesBelow(folder);
+  } catch (error) {
+    if (asDiskError(error) === null) throw error;
+    return null;
+  }
 }
 
 async function powerOff(): Promise<void> {
@@ -93,16 +143,30 @@ async function powerOff(): Promise<void> {
     await new Promise((resolve) => setTimeout(resolve, KILL_AGAIN_MS));
   }
   for (;;) {
-    const left = values.vms === undefined ? [] : [...findProcessesBelow(values.vms)];
-    if (left.length === 0) break;
+    const found = values.vms === undefined ? new Map<string, number>() : processesBelow(values.vms);
+    if (found?.size === 0) break;
+    const left = found ?? [];
     for (const [folder, pid] of left) if (worksIn(pid, `${values.vms}/${folder}`)) kill(pid);
     await new Promise((resolve) => setTimeout(resolve, KILL_AGAIN_MS));
   }
-  endGuestLog('its lease lapsed: the watchdog powered it off');
+  await endGuestLog('its lease lapsed: the watchdog powered it off');
 }
 
-function endGuestLog(reason: string): void {
-  if (values['guest-log'] !== undefined) closeGuestLog(values['guest-log'], reason);
+/** Writes that no guest executes any more; as long as the disk takes nothing, again and again: there is nothing else to do. */
+async function endGuestLog(reason: string): Promise<void> {
+  const file = values['guest-log'];
+  if (file === undefined) return;
+  const close = closingOf(disk, file, reason);
+  for (;;) {
+    try {
+      close();
+      return;
+    } catch (error) {
+      log(`the guest log can't be written: ${error instanceof Error ? error.message : error}`);
+      if (asDiskError(error)?.mayPass !== true) return;
+      await new Promise((resolve) => setTimeout(resolve, WRITE_AGAIN_MS));
+    }
+  }
 }
 
 function kill(pid: number): void {

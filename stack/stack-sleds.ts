@@ -55,13 +55,14 @@ export async function startSleds(
     const name = `sled-${index + 1}`;
     const folder = join(dataDir, name);
     const joined = joins ? await joinedSled(client, folder, name, listen, size) : null;
-    const makeHypervisor: SledAgentOptions['makeHypervisor'] = (faults, agentAddress, transport) =>
+    const makeHypervisor: SledAgentOptions['makeHypervisor'] = (faults, agentAddress, transport, disk) =>
       new QemuHypervisor({
         ...(qemu as NonNullable<typeof qemu>),
         dataDir: folder,
         faults,
         agentAddress,
         transport,
+        disk,
         endWithAgent: true,
         migrationBandwidth: options.migrationBandwidth,
       });

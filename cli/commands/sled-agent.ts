@@ -238,10 +238,12 @@ interface ServeOptions extends AgentOptions {
 /** Runs an agent until a signal ends it. */
 async function serve(options: ServeOptions): Promise<void> {
   const { startSledAgent } = await import('../../sled-agent/server.ts');
+  const { surviveStrayErrors } = await import('../../sled-agent/guarded.ts');
+  const onTrouble = (message: string) => console.error(`${new Date().toISOString()} ${message}`);
   const shutdown = untilShutdownSignal();
   const real = options.hypervisor === 'qemu';
   const vms = real ? await prepareRealVms(options) : null;
-  const agent = await startSledAgent({
+  const starting = startSledAgent({
     name: options.name,
     listen: options.listen,
     controlPlaneUrl: options.controlPlaneUrl,
@@ -251,20 +253,23 @@ async function serve(options: ServeOptions): Promise<void> {
     networkPollMs: options.networkPollMs,
     ...(options.guestLog === undefined ? {} : { guestLogFile: options.guestLog }),
     testEndpoints: options.testEndpoints ?? false,
-    onTrouble: (message) => console.error(`${new Date().toISOString()} ${message}`),
     ...(options.fencing
       ? {
           fencing: {
             leaseMs: Math.round(options.lease * 1000),
             sledId: options.sledId,
             vmsFolder: vms?.vmsFolder,
-            onTrouble: (message) => console.error(`${new Date().toISOString()} ${message}`),
           },
         }
       : {}),
     dataDir: options.data ?? vms?.dataDir,
     ...(vms === null ? {} : { makeHypervisor: vms.makeHypervisor }),
+    onTrouble,
   });
+  // It may wait for its disk for as long as that takes.
+  const agent = await Promise.race([starting, shutdown.then(() => null)]);
+  if (agent === null) process.exit(0);
+  surviveStrayErrors(onTrouble);
   console.log(`sled agent "${options.name}": ${agent.address}${vms === null ? '' : `, ${vms.description}`}`);
   if (options.fencing) {
     // Without its lease the agent must not go on: its watchdog counts the time.
@@ -305,6 +310,7 @@ async function prepareRealVms(options: AgentOptions) {
       faults: import('../../sled-agent/faults.ts').PlantedFaults,
       agentAddress: () => string,
       transport: import('../../sled-agent/peer-transport.ts').PeerTransport,
+      disk: import('../../sled-agent/disk.ts').Disk,
     ): import('../../sled-agent/hypervisor.ts').WitnessedHypervisor =>
       new QemuHypervisor({
         ...qemu,
@@ -312,6 +318,7 @@ async function prepareRealVms(options: AgentOptions) {
         faults,
         agentAddress,
         transport,
+        disk,
         endWithAgent: options.data === undefined,
         stopTimeoutMs: options.stopTimeout * 1000,
         guestLogFile: options.guestLog,

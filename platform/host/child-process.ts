@@ -7,13 +7,16 @@ import { createServer } from 'node:net';
 
 /**
  * Ends the process `pid` when this process is gone, even if it was killed: a shell waits on a pipe that only this process holds
- * open, and sends `signal` when the pipe is closed. Returns a function that ends the guard.
+ * open, and sends `signal` when the pipe is closed. Returns a function that ends the guard. Throws when none can be made.
  */
 export function guardChild(pid: number, signal: 'TERM' | 'INT' | 'KILL'): () => void {
   const guard = spawn('/bin/sh', ['-c', `read -r line; [ "$line" = off ] || kill -${signal} ${pid}`], {
     stdio: ['pipe', 'ignore', 'ignore'],
     detached: true,
   });
+  // Without a file descriptor, or a process, to be had there is no guard, and no pipe to it: whoever is in need of it hears so.
+  guard.on('error', () => {});
+  if (guard.pid === undefined) throw new Error(`nothing can watch over process ${pid}: no process could be made`);
   guard.unref();
   guard.stdin.on('error', () => {});
   (guard.stdin as unknown as { unref?: () => void }).unref?.();

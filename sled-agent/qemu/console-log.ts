@@ -4,8 +4,9 @@
  * moved on to a new one when that has grown, so that a talkative guest doesn't fill the disk.
  */
 import { readdirSync, readFileSync } from 'node:fs';
-import { open, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { type Disk, readPiece } from '../disk.ts';
 import { CONSOLE_CHARDEV } from './qemu-program.ts';
 import type { QmpClient } from './qmp-client.ts';
 
@@ -31,11 +32,13 @@ export interface ConsoleTail {
 
 export class ConsoleLog {
   readonly #folder: string;
+  readonly #disk: Disk;
   readonly #rotateBytes: number;
   #changing = Promise.resolve();
 
   /** `rotateBytes`: how large a file may grow; two files are kept. */
-  constructor(folder: string, rotateBytes = 512 * 1024) {
+  constructor(disk: Disk, folder: string, rotateBytes = 512 * 1024) {
+    this.#disk = disk;
     this.#folder = folder;
     this.#rotateBytes = rotateBytes;
   }
@@ -50,7 +53,7 @@ export class ConsoleLog {
     for (const file of files) {
       const left = maxBytes - (at - from);
       if (left <= 0 || at < file.start || at >= file.start + file.size) continue;
-      const piece = await readPiece(file.path, at - file.start, Math.min(left, file.start + file.size - at));
+      const piece = readPiece(file.path, at - file.start, Math.min(left, file.start + file.size - at));
       parts.push(piece);
       at += piece.length;
     }
@@ -81,9 +84,9 @@ export class ConsoleLog {
   async continueFrom(tail: ConsoleTail, qmp: Commands): Promise<void> {
     const data = Buffer.from(tail.base64, 'base64');
     const before = await this.#files();
-    await writeFile(join(this.#folder, nameFor(tail.endOffset - data.length)), data);
+    this.#disk.writeFile(join(this.#folder, nameFor(tail.endOffset - data.length)), data);
     await this.#switchTo(nameFor(tail.endOffset), qmp);
-    for (const { path, start } of before) if (start !== tail.endOffset - data.length) await rm(path, { force: true });
+    for (const { path, start } of before) if (start !== tail.endOffset - data.length) this.#disk.remove(path);
   }
 
   /** Moves QEMU on to a new file when the last one has grown; drops all but two. */
@@ -93,18 +96,16 @@ export class ConsoleLog {
     await this.#switchTo(NEXT_FILE, qmp);
     await this.mend();
     const files = await this.#files();
-    for (const { path } of files.slice(0, -2)) await rm(path, { force: true });
+    for (const { path } of files.slice(0, -2)) this.#disk.remove(path);
   }
 
   /** Names the file that QEMU was moved on to, where that was not done yet: only then is the offset of its first byte known. */
   async mend(): Promise<void> {
     const last = (await this.#files()).at(-1);
-    await rename(
+    this.#disk.rename(
       join(this.#folder, NEXT_FILE),
       join(this.#folder, nameFor(last === undefined ? 0 : last.start + last.size)),
-    ).catch((error: NodeJS.ErrnoException) => {
-      if (error.code !== 'ENOENT') throw error;
-    });
+    );
   }
 
   async #switchTo(file: string, qmp: Commands): Promise<void> {
@@ -123,11 +124,11 @@ export class ConsoleLog {
 
   async #files(): Promise<ConsoleFile[]> {
     const files: ConsoleFile[] = [];
-    for (const name of await readdir(this.#folder).catch(() => [])) {
+    for (const name of await readdir(this.#folder).catch(ifGone<string[]>([]))) {
       const start = /^console-(\d+)\.log$/.exec(name)?.[1];
       if (start === undefined) continue;
       const path = join(this.#folder, name);
-      const found = await stat(path).catch(() => null);
+      const found = await stat(path).catch(ifGone(null));
       if (found !== null) files.push({ path, start: Number(start), size: found.size });
     }
     return files.sort((one, other) => one.start - other.start);
@@ -138,13 +139,10 @@ function nameFor(offset: number): string {
   return `console-${offset}.log`;
 }
 
-async function readPiece(path: string, position: number, length: number): Promise<Buffer> {
-  const file = await open(path, 'r').catch(() => null);
-  if (file === null) return Buffer.alloc(0);
-  try {
-    const { buffer, bytesRead } = await file.read(Buffer.alloc(length), 0, length, position);
-    return buffer.subarray(0, bytesRead);
-  } finally {
-    await file.close();
-  }
+/** What stands for a file that has just gone; any other error is thrown: a file that can't be read is not one that isn't there. */
+function ifGone<Value>(value: Value): (error: NodeJS.ErrnoException) => Value {
+  return (error) => {
+    if (error.code !== 'ENOENT') throw error;
+    return value;
+  };
 }

@@ -1,4 +1,5 @@
 /** Runs, resets and powers off the guest of a VM, outside of migrations. */
+import { monotonicMs } from '../lease-file.ts';
 import type { QemuProcess } from './qemu-process.ts';
 import type { VmJournal } from './vm-journal.ts';
 import type { VmState } from './vm-state.ts';
@@ -12,6 +13,8 @@ export interface PoweredVm {
 }
 
 const POWER_BUTTON_EVERY_MS = 1_000;
+/** Why a guest is off that did not power itself off. */
+const OVERDUE = 'it did not power off in time';
 /** How long after its last reset a guest counts as running again; how long after its start it can be reset; in milliseconds. */
 const CALM_MS = 1_000;
 const FIRST_MOMENTS_MS = 500;
@@ -26,6 +29,8 @@ export class GuestPower {
   #ranAt = Number.NEGATIVE_INFINITY;
   #calmAt = 0;
   #poweringOff = false;
+  /** When the guest was asked to power off, by the monotonic clock, whether or not that could be written down. */
+  #stopAskedAtMs: number | null = null;
 
   /** `stopTimeoutMs`: how long the guest may take to power off, in milliseconds. */
   constructor(vm: PoweredVm, state: VmState, journal: VmJournal, process: QemuProcess, stopTimeoutMs: number) {
@@ -34,6 +39,11 @@ export class GuestPower {
     this.#journal = journal;
     this.#process = process;
     this.#stopTimeoutMs = stopTimeoutMs;
+  }
+
+  /** Whether the guest is off for good. */
+  get isOff(): boolean {
+    return this.#poweringOff;
   }
 
   /** Runs the guest of a VM that was made. */
@@ -68,7 +78,10 @@ export class GuestPower {
     if (this.#state.phase === 'running' || this.#state.phase === 'rebooting') this.#rebootUntilCalm();
   }
 
-  /** Asks the guest to power off, and ends its process when that takes too long. A guest that never ran is off at once. */
+  /**
+   * Asks the guest to power off, and ends its process when that takes too long. A guest that never ran is off at once. It is
+   * done in any case; that it was asked is not on disk until {@link recordStop}.
+   */
   shutDown(): void {
     const neverRan = this.#state.phase === 'made';
     this.#state.enter('stopping');
@@ -77,17 +90,27 @@ export class GuestPower {
       this.onPoweredOff('it had not run');
       return;
     }
-    if (this.#journal.entries.stopAskedAt === null) this.#journal.write({ stopAskedAt: Date.now() });
+    this.#stopAskedAtMs = this.#journal.entries.stopAskedAtMs ?? monotonicMs();
     this.#vm.runInBackground(() => this.#pressPowerButton());
+  }
+
+  /** Writes down that the guest was asked to power off, for the agent that is started after this one. Throws a `DiskError`. */
+  recordStop(): void {
+    if (this.#stopAskedAtMs !== null && this.#journal.entries.stopAskedAtMs === null)
+      this.#journal.write({ stopAskedAtMs: this.#stopAskedAtMs });
   }
 
   /** Goes on with the {@link shutDown} that an earlier agent began. */
   continueShutDown(): void {
+    this.#stopAskedAtMs = this.#journal.entries.stopAskedAtMs;
     this.#state.enter('stopping');
     this.#vm.runInBackground(() => this.#pressPowerButton());
   }
 
-  /** The guest is off: its process is of no more use. */
+  /**
+   * The guest is off: its process is of no more use. Where the guest did that itself, the process stays, as the only one that
+   * can tell a restarted agent so, until it is on disk.
+   */
   onPoweredOff(reason: string): void {
     const { phase } = this.#state;
     // In a hand-over, QEMU's states at its end decide: an arriving guest may have powered off before it was sent.
@@ -96,8 +119,12 @@ export class GuestPower {
     this.#poweringOff = true;
     if (phase !== 'stopping') this.#state.emit({ kind: 'state', state: 'stopping' });
     this.#state.logCeased(reason);
-    this.#state.emit({ kind: 'state', state: 'stopped' });
-    this.#vm.endInOrder();
+    const unwritten = this.#state.emit({ kind: 'state', state: 'stopped' });
+    if (unwritten === null || reason === OVERDUE) this.#vm.endInOrder();
+    else
+      void unwritten.then(() => {
+        if (!this.#state.over) this.#vm.endInOrder();
+      });
   }
 
   /** Test only: the guest's power button is pressed until it powers itself off. */
@@ -133,14 +160,14 @@ export class GuestPower {
 
   /** Presses the power button again and again: a guest that boots doesn't notice it. */
   async #pressPowerButton(): Promise<void> {
-    const deadline = (this.#journal.entries.stopAskedAt ?? Date.now()) + this.#stopTimeoutMs;
-    while (this.#state.phase === 'stopping' && !this.#state.released) {
-      if (Date.now() > deadline) {
-        this.onPoweredOff('it did not power off in time');
+    const deadline = (this.#stopAskedAtMs ?? monotonicMs()) + this.#stopTimeoutMs;
+    while (this.#state.phase === 'stopping' && !this.#state.released && !this.#poweringOff) {
+      if (monotonicMs() > deadline) {
+        this.onPoweredOff(OVERDUE);
         return;
       }
       await this.#process.execute('system_powerdown').catch(() => {});
-      await this.#process.sleep(Math.min(POWER_BUTTON_EVERY_MS, Math.max(1, deadline - Date.now() + 1)));
+      await this.#process.sleep(Math.min(POWER_BUTTON_EVERY_MS, Math.max(1, deadline - monotonicMs() + 1)));
     }
   }
 }

@@ -25,6 +25,7 @@ import {
   sledVmmState,
   socketAddress,
 } from '../../wire/sled-protocol.ts';
+import { guarded } from '../guarded.ts';
 import type { PeerTransport } from '../peer-transport.ts';
 import { ACCELERATORS } from './qemu-program.ts';
 
@@ -98,7 +99,12 @@ export class HandOverPeer {
           return;
         }
         this.#silence.refresh();
-        if (!('alive' in message)) onMessage(message, this);
+        if ('alive' in message) return;
+        // Who can't go on with a message breaks the conversation: then each side asks, or keeps what it has.
+        guarded(
+          () => socket.destroy(),
+          () => onMessage(message, this),
+        );
       });
   }
 

@@ -1,8 +1,8 @@
 /** How two QEMUs encrypt the stream of a migration, and know that the other end is of the same authority. */
-import { mkdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { certificateSubject } from '../../platform/identity/certificates.ts';
 import type { IdentityHolder } from '../../platform/identity/holder.ts';
+import { type Disk, removalOf } from '../disk.ts';
 import type { QemuProcess } from './qemu-process.ts';
 
 const FOLDER = 'migration-tls';
@@ -10,11 +10,12 @@ const FOLDER = 'migration-tls';
 /**
  * Gives a QEMU the sled's key and certificate for one migration, and has that migration use them; without an identity
  * (`null`) does nothing. QEMU reads them when it is given their folder; from then on they are only in its memory. Throws
- * what QEMU answers.
+ * what QEMU answers, or a `DiskError`.
  * Source: https://www.qemu.org/docs/master/system/tls.html
  */
 export async function secureMigration(
   process: Pick<QemuProcess, 'execute' | 'folder'>,
+  disk: Disk,
   holder: IdentityHolder | null,
   side: { readonly endpoint: 'server' } | { readonly endpoint: 'client'; readonly serverHost: string },
 ): Promise<void> {
@@ -22,16 +23,16 @@ export async function secureMigration(
   const { material } = holder;
   const dir = join(process.folder, FOLDER);
   const id = 'migration-tls';
-  await rm(dir, { recursive: true, force: true });
-  await mkdir(dir, { mode: 0o700 });
+  disk.forget(removalOf(dir));
+  await disk.removeTree(dir);
+  disk.makeFolder(dir, 0o700);
   try {
     const files = {
       'ca-cert.pem': material.authorityPem,
       [`${side.endpoint}-cert.pem`]: material.certificatePem,
       [`${side.endpoint}-key.pem`]: material.privateKeyPem,
     };
-    for (const [name, content] of Object.entries(files))
-      await writeFile(join(dir, name), content, { mode: 0o600, flag: 'wx' });
+    for (const [name, content] of Object.entries(files)) disk.writePrivateFile(join(dir, name), content);
     // Left by an earlier migration, with a certificate that may have expired.
     await process.execute('object-del', { id }).catch(() => {});
     await process.execute('object-add', {
@@ -43,7 +44,8 @@ export async function secureMigration(
       priority: 'NORMAL:-VERS-ALL:+VERS-TLS1.3',
     });
   } finally {
-    await rm(dir, { recursive: true, force: true });
+    // The key goes, now or when it can be removed.
+    await disk.removeTreeSoon(dir);
   }
   await process.execute('migrate-set-parameters', {
     'tls-creds': id,

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { z } from 'zod';
 import { guardChild } from '../../platform/host/child-process.ts';
+import { guarded } from '../guarded.ts';
 import { ConsoleLog, type ConsoleTail } from './console-log.ts';
 import { COUNT_LINE } from './guest-image.ts';
 import { endProcess, QEMU_LOG, QMP_SOCKET, spawnQemu, worksIn } from './qemu-program.ts';
@@ -59,7 +60,7 @@ const QUIT_MS = 5_000;
 export class QemuProcess {
   /** The VM's folder: the process's working directory. */
   readonly folder: string;
-  readonly #context: Pick<QemuVmContext, 'program' | 'endWithAgent'>;
+  readonly #context: Pick<QemuVmContext, 'program' | 'endWithAgent' | 'disk' | 'onTrouble'>;
   readonly #owner: QemuProcessOwner;
   readonly #console: ConsoleLog;
   #pid = 0;
@@ -71,23 +72,28 @@ export class QemuProcess {
   readonly #wakers = new Set<() => void>();
 
   /** `folder` must be a real path, the VM's own. */
-  constructor(folder: string, context: Pick<QemuVmContext, 'program' | 'endWithAgent'>, owner: QemuProcessOwner) {
+  constructor(
+    folder: string,
+    context: Pick<QemuVmContext, 'program' | 'endWithAgent' | 'disk' | 'onTrouble'>,
+    owner: QemuProcessOwner,
+  ) {
     this.folder = folder;
     this.#context = context;
     this.#owner = owner;
-    this.#console = new ConsoleLog(folder);
+    this.#console = new ConsoleLog(context.disk, folder);
   }
 
   /** Starts QEMU with these arguments and connects to it. Throws with what QEMU printed when it doesn't come up. */
   async start(args: readonly string[]): Promise<void> {
-    const child = spawnQemu(this.#context.program, this.folder, args);
+    const child = spawnQemu(this.#context.program, this.folder, args, this.#context.disk);
     let early: string | null = null;
     child.once('error', (error) => {
       early ??= error.message;
     });
     child.once('exit', (code, signal) => {
       early ??= signal === null ? `it ended with exit code ${code}` : `it was ended by ${signal}`;
-      this.#owner.onEnd(early);
+      const reason = early;
+      guarded(this.#context.onTrouble, () => this.#owner.onEnd(reason));
     });
     this.#pid = child.pid ?? 0;
     if (this.#context.endWithAgent && this.#pid !== 0) this.#callOffGuard = guardChild(this.#pid, 'KILL');
@@ -106,7 +112,10 @@ export class QemuProcess {
   /** Takes the process `pid`, which an earlier agent started, for this VM's. {@link takeUp} connects to it. */
   adopt(pid: number): void {
     this.#pid = pid;
-    if (this.#context.endWithAgent) this.#callOffGuard = guardChild(pid, 'KILL');
+    if (this.#context.endWithAgent)
+      guarded(this.#context.onTrouble, () => {
+        this.#callOffGuard = guardChild(pid, 'KILL');
+      });
   }
 
   /**
@@ -115,7 +124,12 @@ export class QemuProcess {
    */
   async takeUp(onKnown: (found: TakenUp) => void): Promise<void> {
     this.#keepConsoleSmall();
-    await this.#console.mend();
+    // A console that can't be put in order is no reason to let go of its guest.
+    await this.#console
+      .mend()
+      .catch((error: Error) =>
+        this.#context.onTrouble(`${this.folder}: its console is not in order: ${error.message}`),
+      );
     this.#takingUp = true;
     if (await this.#tryTakeUp(onKnown)) return;
     void this.#keepTakingUp(onKnown);
@@ -234,7 +248,7 @@ export class QemuProcess {
         // Through the process's own working directory: short enough for a socket's path, and never another's socket.
         path: `/proc/${this.#pid}/cwd/${QMP_SOCKET}`,
         onEvent: (event) => {
-          this.#owner.onEvent(event);
+          guarded(this.#context.onTrouble, () => this.#owner.onEvent(event));
           this.wake();
         },
         onClose: () => {

@@ -1,11 +1,12 @@
 /** The QEMU of this machine: where it is, which machine type and accelerator it is run with, and how its processes are found. */
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
-import { closeSync, mkdirSync, openSync, readdirSync, readlinkSync, realpathSync } from 'node:fs';
-import { access, constants, mkdtemp, readFile, rm } from 'node:fs/promises';
+import { readdirSync, readlinkSync, realpathSync } from 'node:fs';
+import { access, constants, readFile } from 'node:fs/promises';
 import { platform, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { processExists, waitUntil } from '../../platform/host/child-process.ts';
+import { Disk } from '../disk.ts';
 import { COUNT_LINE, type GuestImage } from './guest-image.ts';
 
 const run = promisify(execFile);
@@ -75,7 +76,8 @@ export async function chooseAccelerator(
     () => false,
   );
   if (!usable) return { accelerator: 'tcg', reason: 'there is no /dev/kvm that this user may open' };
-  const folder = await mkdtemp(join(tmpdir(), 'mooring-kvm-'));
+  const disk = new Disk();
+  const folder = disk.makeTemporaryFolder(join(tmpdir(), 'mooring-kvm-'));
   const shape: MachineShape = {
     machine: program.machine,
     accelerator: 'kvm',
@@ -87,6 +89,7 @@ export async function chooseAccelerator(
     program,
     folder,
     qemuArguments('kvm-probe', shape, image, { paused: false, incoming: false }),
+    disk,
   );
   let ended = false;
   child.once('exit', () => {
@@ -110,7 +113,7 @@ export async function chooseAccelerator(
   } finally {
     child.kill('SIGKILL');
     if (!ended && child.pid !== undefined) await new Promise((resolve) => child.once('exit', resolve));
-    await rm(folder, { recursive: true, force: true });
+    await disk.removeTree(folder);
   }
 }
 
@@ -153,17 +156,20 @@ export function qemuArguments(
   ];
 }
 
-/** Starts a VM's process in its folder. It lives on when this process ends, and what it prints goes to a file. */
-export function spawnQemu(program: QemuProgram, folder: string, args: readonly string[]): ChildProcess {
-  mkdirSync(folder, { recursive: true });
-  const log = openSync(join(folder, QEMU_LOG), 'a');
+/**
+ * Starts a VM's process in its folder. It lives on when this process ends, and what it prints goes to a file. Throws a
+ * `DiskError`.
+ */
+export function spawnQemu(program: QemuProgram, folder: string, args: readonly string[], disk: Disk): ChildProcess {
+  disk.makeFolder(folder);
+  const log = disk.openToAppend(join(folder, QEMU_LOG), false);
   try {
     const child = spawn(program.path, args, { cwd: folder, detached: true, stdio: ['ignore', log, log] });
     child.on('error', () => {});
     child.unref();
     return child;
   } finally {
-    closeSync(log);
+    disk.close(log);
   }
 }
 

@@ -12,7 +12,6 @@
  * writes then, and corrupts it. Under KVM it runs on, and stands still for the rest only.
  */
 
-import { rm } from 'node:fs/promises';
 import type { MigrationProgress } from '../../wire/sled-protocol.ts';
 import type { StopAnswer, StoredVm, VmListener, VmSpec } from '../hypervisor.ts';
 import { GuestPower, type PoweredVm } from './guest-power.ts';
@@ -38,6 +37,11 @@ export class QemuVm {
   readonly #receiver: GuestReceiver;
   /** The guest has gone to the destination of its migration. */
   #left = false;
+  #leave: (outcome: 'given') => void = () => {};
+  /** Resolves when it is decided that the guest has gone. */
+  readonly #leaving = new Promise<'given'>((resolve) => {
+    this.#leave = resolve;
+  });
 
   /**
    * `folder` must be a real path, the VM's own. `shape` is what it is made with; `null` reads it from the folder, and throws
@@ -46,7 +50,8 @@ export class QemuVm {
   constructor(spec: VmSpec, folder: string, shape: MachineShape | null, context: QemuVmContext, listener: VmListener) {
     this.#context = context;
     const state = new VmState(spec, context, listener);
-    const journal = shape === null ? VmJournal.read(folder) : VmJournal.begin(folder, shape);
+    const { disk } = context;
+    const journal = shape === null ? VmJournal.read(disk, folder) : VmJournal.begin(disk, folder, shape);
     const process = new QemuProcess(folder, context, {
       isOver: () => state.over,
       onEvent: (event) => this.#onEvent(event),
@@ -102,9 +107,11 @@ export class QemuVm {
   async stop(): Promise<StopAnswer> {
     switch (this.#state.phase) {
       case 'migrating_out': {
+        // Decided, though not on disk yet: it is not waited for here.
+        if (this.#left) return 'left';
         const outcome = this.#sender.cancel();
-        if (outcome !== null && (await outcome) === 'given') return 'left';
-        if (!this.#state.over) this.#power.shutDown();
+        if (outcome !== null && (await Promise.race([outcome, this.#leaving])) === 'given') return 'left';
+        if (!this.#state.over) this.#shutDown();
         return 'taken';
       }
       case 'migrating_in':
@@ -113,9 +120,11 @@ export class QemuVm {
       case 'made':
       case 'running':
       case 'rebooting':
-        this.#power.shutDown();
+        this.#shutDown();
         return 'taken';
       case 'stopping':
+        this.#power.recordStop();
+        return this.#left ? 'left' : 'taken';
       case 'ending':
       case 'ended':
         return this.#left ? 'left' : 'taken';
@@ -150,7 +159,7 @@ export class QemuVm {
     this.#process.dismiss();
     this.#state.logCeased('killed');
     this.#state.enter('ended');
-    await rm(this.#process.folder, { recursive: true, force: true });
+    await this.#context.disk.removeTreeSoon(this.#process.folder);
   }
 
   /** Lets go of the process, which lives on. */
@@ -203,12 +212,20 @@ export class QemuVm {
     this.#process.wake();
   }
 
-  #guestLeft(migrationId: string): void {
+  /** Powers the guest off, and writes down that it was asked. Throws a `DiskError` when that can't be written: it is asked all the same. */
+  #shutDown(): void {
+    this.#power.shutDown();
+    this.#power.recordStop();
+  }
+
+  async #guestLeft(migrationId: string): Promise<void> {
     this.#left = true;
-    this.#state.emit({ kind: 'migration-out', migrationId, state: 'completed' });
+    this.#leave('given');
+    await this.#state.emit({ kind: 'migration-out', migrationId, state: 'completed' });
   }
 
   async #guestArrived(): Promise<void> {
+    // The agent that is started after this one has `stopOnArrival` on disk.
     if (this.#journal.entries.stopOnArrival) this.#power.shutDown();
     await this.#lookAgain();
   }
@@ -235,7 +252,7 @@ export class QemuVm {
   /** The process is gone. A dead source can't report who has the guest of a migration under way: its destination does. */
   #ended(reason: string): void {
     if (this.#state.phase === 'ended') return;
-    const inOrder = this.#state.phase === 'ending';
+    const inOrder = this.#state.phase === 'ending' || this.#power.isOff;
     this.#state.enter('ended');
     this.#process.dismiss();
     this.#state.logCeased(reason);
@@ -277,13 +294,13 @@ export class QemuVm {
         if (this.#state.over) return;
         this.#state.enter('running');
         if (step === 'powered_off') this.#power.onPoweredOff('it powered off while the agent was away');
-        else if (this.#journal.entries.stopAskedAt !== null) this.#power.continueShutDown();
+        else if (this.#journal.entries.stopAskedAtMs !== null) this.#power.continueShutDown();
         else if (outgoing === null && stored.state !== 'running') this.#state.emit({ kind: 'state', state: 'running' });
         return;
       case 'gave':
         if (outgoing === null) this.#left = true;
-        else this.#guestLeft(outgoing.migrationId);
-        this.#endInOrder();
+        else await this.#guestLeft(outgoing.migrationId);
+        if (!this.#state.over) this.#endInOrder();
         return;
       case 'cancel':
         this.#state.enter('migrating_out');

@@ -119,7 +119,8 @@ export class GuestReceiver {
   async #openPort(): Promise<string> {
     const { address } = this.#state.spec;
     await this.#process.execute('migrate-set-capabilities', { capabilities: MIGRATION_CAPABILITIES });
-    await secureMigration(this.#process, this.#context.transport.holder, { endpoint: 'server' });
+    const { disk, transport } = this.#context;
+    await secureMigration(this.#process, disk, transport.holder, { endpoint: 'server' });
     await this.#process.execute('migrate-incoming', { uri: `tcp:${withPort(address, 0)}` });
     const port = (await this.#process.migration())['socket-address']?.[0]?.port;
     if (port === undefined) throw new Error('QEMU does not say where it takes a guest in');
@@ -135,6 +136,7 @@ export class GuestReceiver {
   ): void {
     const { migrationId } = incoming;
     if ('hello' in message) {
+      // Without it on disk the guest is not asked for: what this throws breaks the conversation.
       this.#journal.write({ source: { vmmId: message.hello.vmm_id, agent: message.hello.agent } });
       const { instanceId } = this.#state.spec;
       const { shape } = this.#journal.entries;

@@ -18,8 +18,8 @@ import type { VmState } from './vm-state.ts';
 
 /** What a source needs of its VM. */
 export interface SendingVm extends MigratingVm {
-  /** The guest has left for good. On disk when this returns. */
-  guestLeft(migrationId: string): void;
+  /** The guest has left for good. Resolves when that is on disk. */
+  guestLeft(migrationId: string): Promise<void>;
   /** Ends the process in order. */
   endInOrder(): void;
   /** Looks whether the guest is off: events may be missing. */
@@ -194,15 +194,16 @@ export class GuestSender {
     this.#meter.record(null);
     this.#state.enter('migrating_out');
     this.#state.emit({ kind: 'state', state: 'migrating' });
-    this.#state.emit({ kind: 'migration-out', migrationId, state: 'in_progress' });
+    const unwritten = this.#state.emit({ kind: 'migration-out', migrationId, state: 'in_progress' });
     peer.send({ begin: true });
-    const cancelled = this.#context.faults.takeMigrationFailure('source') !== null;
+    // A guest must not stand still, half-way, for want of room to write down where it is.
+    const cancelled = unwritten !== null || this.#context.faults.takeMigrationFailure('source') !== null;
     this.#watchOver(migrationId, peer, cancelled, (outgoing) => this.#send(outgoing, uri));
   }
 
   /** Begins the migration to `uri`, unless it was cancelled meanwhile. Throws what QEMU answers. */
   async #send(outgoing: Outgoing, uri: string): Promise<void> {
-    const { migrationMode, migrationBandwidth, transport } = this.#context;
+    const { disk, migrationMode, migrationBandwidth, transport } = this.#context;
     await this.#process.execute('migrate-set-capabilities', {
       capabilities: [
         ...MIGRATION_CAPABILITIES,
@@ -215,7 +216,7 @@ export class GuestSender {
       'downtime-limit': 20,
     });
     const { host: serverHost } = splitAddress(uri.slice('tcp:'.length));
-    await secureMigration(this.#process, transport.holder, { endpoint: 'client', serverHost });
+    await secureMigration(this.#process, disk, transport.holder, { endpoint: 'client', serverHost });
     if (migrationMode === 'stop_and_copy') {
       await this.#process.execute('stop');
       // It may have powered off meanwhile: then there is nothing to migrate.
@@ -248,13 +249,13 @@ export class GuestSender {
       }
       const outcome = await this.#awaitOutcome(outgoing, begunAt);
       if (outcome === 'given') {
-        this.#outgoing = null;
         this.#meter.recordDowntime(outgoing.pausedAt);
         // On disk before the destination gets to know it: from here on this process never runs the guest.
-        this.#vm.guestLeft(migrationId);
+        await this.#vm.guestLeft(migrationId);
+        this.#outgoing = null;
         peer?.send({ yours: true, progress: this.#meter.progress });
         settle(outcome);
-        this.#vm.endInOrder();
+        if (!this.#state.over) this.#vm.endInOrder();
         return;
       }
       if (outcome === 'kept') {

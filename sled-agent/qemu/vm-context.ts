@@ -1,4 +1,5 @@
 /** What all VMs of a QEMU hypervisor share. */
+import type { Disk } from '../disk.ts';
 import type { PlantedFaults } from '../faults.ts';
 import type { GuestLogEntry } from '../hypervisor.ts';
 import type { PeerTransport } from '../peer-transport.ts';
@@ -9,6 +10,8 @@ export interface QemuVmContext {
   readonly program: QemuProgram;
   readonly image: GuestImage;
   readonly faults: PlantedFaults;
+  /** How all that an agent writes of its VMs is written. */
+  readonly disk: Disk;
   /** `stop_and_copy`: the guest stands still while its memory is copied. `pre_copy`: only for the rest. */
   readonly migrationMode: 'stop_and_copy' | 'pre_copy';
   /** The agent's own `ip:port`. */

@@ -1,5 +1,5 @@
 /** The phase of a VM, and what others learn of it: the agent by events, the guest log, and the operator by messages. */
-import type { GuestLogEntry, VmEvent, VmListener, VmSpec } from '../hypervisor.ts';
+import type { GuestLogEntry, Unwritten, VmEvent, VmListener, VmSpec } from '../hypervisor.ts';
 import type { QemuVmContext } from './vm-context.ts';
 
 export type VmPhase =
@@ -31,8 +31,9 @@ export class VmState {
     return this.#phase;
   }
 
+  /** Enters a phase. What has ended stays so, whatever was on its way when it did. */
   enter(phase: VmPhase): void {
-    this.#phase = phase;
+    if (this.#phase !== 'ended') this.#phase = phase;
   }
 
   /** The agent has let go of the VM, or is ending it: nothing more is reported or done. */
@@ -49,9 +50,9 @@ export class VmState {
     return this.#released || this.#phase === 'ended';
   }
 
-  /** Reports an event to the agent: it is on disk when this returns. */
-  emit(event: VmEvent): void {
-    if (!this.#released) this.#listener(event);
+  /** Reports an event to the agent. `null`: it is on disk; else this resolves when it is. */
+  emit(event: VmEvent): Unwritten {
+    return this.#released ? null : this.#listener(event);
   }
 
   /** Writes to the guest log that the guest executes here, unless that is there. */

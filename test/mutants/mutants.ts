@@ -68,6 +68,9 @@ const STARTER = 'temporal/workflow-starter.ts';
 const SURROUNDINGS_TEST = 'test/processes/surroundings.test.ts';
 const PROTOCOL = 'wire/sled-protocol.ts';
 const AGENT = 'sled-agent/agent.ts';
+const STORE = 'sled-agent/vmm-store.ts';
+const DISK = 'sled-agent/disk.ts';
+const SIMULATED = 'sled-agent/simulated-hypervisor.ts';
 const LEASE = 'model/lease.ts';
 const RENEW = 'db/transactions/renew-lease.ts';
 const DECLARE = 'db/transactions/declare-dead.ts';
@@ -110,6 +113,10 @@ const SESSIONS_TEST = 'test/database/sessions.test.ts';
 const MIGRATIONS_TEST = 'test/database/migrations.test.ts';
 const PLACEMENT_TEST = 'test/placement/groups.test.ts';
 const AGENT_TEST = 'test/sled-agent/protocol.test.ts';
+const DISK_TEST = 'test/sled-agent/disk-faults.test.ts';
+const DISK_FULL_TEST = 'test/sled-agent/disk-full.test.ts';
+const QEMU_DISK_TEST = 'test/sled-agent/qemu-disk-faults.test.ts';
+const GUEST_POWER_TEST = 'test/sled-agent/guest-power.test.ts';
 
 /** A trigger's rule on its own: taken away where the sabotage is to get past it. */
 const NO_GENERATION_TRIGGER: Edit = {
@@ -1401,8 +1408,201 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'agent: an unregistered id may be registered again',
     why: 'a late register brings back what was unwound',
-    edits: [{ file: AGENT, find: '    this.#store.markDead(vmmId);\n    await', replace: '    await' }],
+    edits: [
+      { file: AGENT, find: '    this.#dying.add(vmmId);\n', replace: '' },
+      {
+        file: AGENT,
+        find: '    this.#disk.eventually(`that VMM ${vmmId} is dead`, () => this.#markDead(vmmId));\n',
+        replace: '',
+      },
+      {
+        file: AGENT,
+        find: '    this.#markDead(vmmId);\n    return this.#store.get',
+        replace: '    return this.#store.get',
+      },
+    ],
     caughtBy: [AGENT_TEST],
+  },
+  {
+    name: 'agent: a dead id is in memory before it is on disk',
+    why: 'the second try is acknowledged from memory, and a restarted agent registers the id again (newcomer report F3)',
+    edits: [
+      {
+        file: STORE,
+        find: '    this.#deadFile?.append(vmmId, true);\n    this.#dead.add(vmmId);',
+        replace: '    this.#dead.add(vmmId);\n    this.#deadFile?.append(vmmId, true);',
+      },
+    ],
+    caughtBy: [DISK_FULL_TEST, DISK_TEST],
+  },
+  {
+    name: 'agent: a record is in memory before it is on disk',
+    why: 'what could not be written is answered from memory, and stands still for ever',
+    edits: [
+      {
+        file: STORE,
+        find: '    const path = this.#pathOf(record.vmmId);\n    if (path !== null) {',
+        replace:
+          '    const path = this.#pathOf(record.vmmId);\n    this.#vmms.set(record.vmmId, record);\n    if (path !== null) {',
+      },
+    ],
+    caughtBy: [DISK_TEST],
+  },
+  {
+    name: 'agent: a register that could not be written leaves its record',
+    why: 'the retry finds a VMM that has no process, and is answered 200',
+    edits: [
+      {
+        file: AGENT,
+        find: '      this.#store.abandon(vmmId);\n      if (asDiskError(error) !== null) throw error;',
+        replace: '      if (asDiskError(error) !== null) throw error;',
+      },
+    ],
+    caughtBy: [QEMU_DISK_TEST],
+  },
+  {
+    name: 'agent: answers for a VMM of which something is not on disk',
+    why: 'a stop is acknowledged that a restart undoes',
+    edits: [
+      {
+        file: AGENT,
+        find: '    this.#writeChanges(vmmId);\n    return stateOf(this.#require(vmmId));',
+        replace: '    return stateOf(this.#require(vmmId));',
+      },
+    ],
+    caughtBy: [DISK_FULL_TEST],
+  },
+  {
+    name: 'agent: an event that could not be written is lost',
+    why: 'the guest is off, and its VMM is Stopping for ever (newcomer report F2)',
+    edits: [
+      {
+        file: DISK,
+        find: '      failed(error);\n    }\n  }',
+        replace: '      failed(error);\n      done();\n    }\n  }',
+      },
+    ],
+    caughtBy: [DISK_FULL_TEST, DISK_TEST],
+  },
+  {
+    name: 'agent: a terminal report that was delivered is forgotten though its dead id is not on disk',
+    why: 'a late register brings back a VMM whose end the control plane has taken',
+    edits: [
+      {
+        file: AGENT,
+        find: '      this.#markDead(vmmId);\n      await this.#options.hypervisor.kill(vmmId);',
+        replace:
+          '      try {\n        this.#markDead(vmmId);\n      } catch {}\n      await this.#options.hypervisor.kill(vmmId);',
+      },
+    ],
+    caughtBy: [DISK_TEST],
+  },
+  {
+    name: 'agent: a torn line of the dead ids is gone on with',
+    why: 'two ids become one that nobody knows',
+    edits: [
+      { file: DISK, find: '        this.#files.truncate(file, before);\n', replace: '' },
+      { file: DISK, find: "`${wasTorn ? '\\n' : ''}${line}\\n`", replace: '`${line}\\n`' },
+    ],
+    caughtBy: [DISK_TEST],
+  },
+  {
+    name: 'simulated: the destination gets the guest before that is on disk',
+    why: 'an agent that ends then says that the guest is its own: two copies',
+    edits: [
+      {
+        file: SIMULATED,
+        find: "    await vm.emit({ kind: 'migration-out', migrationId, state: 'completed' });\n    vm.given.add(migrationId);",
+        replace:
+          "    void vm.emit({ kind: 'migration-out', migrationId, state: 'completed' });\n    vm.given.add(migrationId);",
+      },
+    ],
+    caughtBy: [DISK_FULL_TEST],
+  },
+  {
+    name: 'watchdog: believes the file alone',
+    why: 'a disk that fails powers off every guest of a sled that renews',
+    edits: [
+      {
+        file: 'sled-agent/watchdog.ts',
+        find: 'last.heard = parseLease(line) ?? last.heard;',
+        replace: 'parseLease(line);',
+      },
+    ],
+    caughtBy: [DISK_FULL_TEST],
+  },
+  {
+    name: 'lease: is replaced as a whole',
+    why: 'it needs room, and a full disk powers off every guest',
+    edits: [
+      {
+        file: 'sled-agent/lease-file.ts',
+        find: 'this.#disk.writeAt(this.#file, this.#path, `${line}\\n`, next * PLACE_BYTES);',
+        replace: 'this.#disk.replaceFile(this.#path, `${line}\\n`);',
+      },
+    ],
+    caughtBy: [DISK_FULL_TEST],
+  },
+  {
+    name: 'lease: is written over the only whole one',
+    why: 'a torn write leaves none, and the agent can not start again',
+    edits: [
+      {
+        file: 'sled-agent/lease-file.ts',
+        find: 'const next = (this.#whole + 1) % PLACES;',
+        replace: 'const next = this.#whole;',
+      },
+    ],
+    caughtBy: [DISK_FULL_TEST],
+  },
+  {
+    name: 'QEMU: its time to power off counts on the clock of the day',
+    why: 'a clock that is put back by an hour makes a stop take an hour',
+    edits: [
+      {
+        file: 'sled-agent/qemu/guest-power.ts',
+        find: 'monotonicMs()',
+        replace: 'Date.now()',
+        times: 4,
+      },
+    ],
+    caughtBy: [GUEST_POWER_TEST],
+  },
+  {
+    name: 'QEMU: its journal is in memory before it is on disk',
+    why: 'a stop on arrival is acknowledged that a restarted agent knows nothing of',
+    edits: [
+      {
+        file: 'sled-agent/qemu/vm-journal.ts',
+        find: '    this.#disk.replaceFile(this.#path, JSON.stringify(entries));\n    this.#entries = entries;',
+        replace: '    this.#entries = entries;\n    this.#disk.replaceFile(this.#path, JSON.stringify(entries));',
+      },
+    ],
+    caughtBy: [GUEST_POWER_TEST],
+  },
+  {
+    name: 'QEMU: the process of a guest that is off ends before that is on disk',
+    why: 'a restarted agent calls a guest failed that powered itself off, and it is started again',
+    edits: [
+      {
+        file: 'sled-agent/qemu/guest-power.ts',
+        find: 'if (unwritten === null || reason === OVERDUE) this.#vm.endInOrder();',
+        replace: 'if (unwritten !== undefined) this.#vm.endInOrder();',
+      },
+    ],
+    caughtBy: [GUEST_POWER_TEST],
+  },
+  {
+    name: 'QEMU: a VM that has ended goes on',
+    why: 'a process that dies while it is taken up is shown running',
+    edits: [
+      {
+        file: 'sled-agent/qemu/vm-state.ts',
+        find: "if (this.#phase !== 'ended') this.#phase = phase;",
+        replace: 'this.#phase = phase;',
+      },
+    ],
+    caughtBy: [GUEST_POWER_TEST],
   },
   {
     name: 'agent: starts at a generation of its own',

@@ -3,6 +3,7 @@ import { appendFileSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { Disk } from '../../sled-agent/disk.ts';
 import { ConsoleLog } from '../../sled-agent/qemu/console-log.ts';
 import { temporaryFolder } from '../support/qemu.ts';
 
@@ -28,7 +29,7 @@ beforeEach(async () => {
 afterEach(() => folder.close());
 
 test('it is read from any offset, in pieces, and from its end', async () => {
-  const log = new ConsoleLog(folder.path);
+  const log = new ConsoleLog(new Disk(), folder.path);
   expect(await read(log)).toEqual(['', 0]);
   guestWrites('0123456789');
   expect(await read(log)).toEqual(['0123456789', 10]);
@@ -39,7 +40,7 @@ test('it is read from any offset, in pieces, and from its end', async () => {
 });
 
 test('QEMU is moved on to a new file when one has grown: no byte is lost, two files are kept', async () => {
-  const log = new ConsoleLog(folder.path, 10);
+  const log = new ConsoleLog(new Disk(), folder.path, 10);
   guestWrites('short');
   await log.rotate(qemu);
   expect(writesTo).toBe('console-0.log');
@@ -61,14 +62,14 @@ test('an agent that ended between the two steps of it is mended by the next one'
   guestWrites('first');
   writesTo = 'console-next.log';
   guestWrites('second');
-  const log = new ConsoleLog(folder.path);
+  const log = new ConsoleLog(new Disk(), folder.path);
   await log.mend();
   await log.mend();
   expect(await read(log)).toEqual(['firstsecond', 11]);
 });
 
 test('a guest’s console goes on where it arrives: its end comes along, offsets are the same', async () => {
-  const source = new ConsoleLog(folder.path);
+  const source = new ConsoleLog(new Disk(), folder.path);
   guestWrites('x'.repeat(100_000));
   const tail = await source.tail();
   expect(tail.endOffset).toBe(100_000);
@@ -79,7 +80,7 @@ test('a guest’s console goes on where it arrives: its end comes along, offsets
     folder = other;
     writesTo = 'console-0.log';
     guestWrites('');
-    const destination = new ConsoleLog(other.path);
+    const destination = new ConsoleLog(new Disk(), other.path);
     await destination.continueFrom(tail, qemu);
     guestWrites('and on');
     expect(await read(destination, 99_998)).toEqual(['xxand on', 100_006]);

@@ -2,6 +2,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { Disk } from '../../sled-agent/disk.ts';
 import type { PlantedFaults } from '../../sled-agent/faults.ts';
 import { type PeerTransport, PLAIN_TRANSPORT } from '../../sled-agent/peer-transport.ts';
 import { type GuestImage, makeGuestImage } from '../../sled-agent/qemu/guest-image.ts';
@@ -32,8 +33,8 @@ export function qemuHypervisor(
   qemu: QemuForTests,
   dataDir: string,
   options: Partial<QemuHypervisorOptions> = {},
-): (faults: PlantedFaults, agentAddress: () => string, transport?: PeerTransport) => QemuHypervisor {
-  return (faults, agentAddress, transport = PLAIN_TRANSPORT) =>
+): (faults: PlantedFaults, agentAddress: () => string, transport?: PeerTransport, disk?: Disk) => QemuHypervisor {
+  return (faults, agentAddress, transport = PLAIN_TRANSPORT, disk = undefined) =>
     new QemuHypervisor({
       ...qemu,
       accelerator: 'tcg',
@@ -41,6 +42,7 @@ export function qemuHypervisor(
       faults,
       agentAddress,
       transport,
+      ...(disk === undefined ? {} : { disk }),
       endWithAgent: true,
       ...options,
     });
