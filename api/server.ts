@@ -24,6 +24,7 @@ import { WorkflowStarter } from '../temporal/workflow-starter.ts';
 import { type AuthenticationMode, addAccessHooks } from './access.ts';
 import { closeApp, configureApp, urlOf } from './app.ts';
 import type { ApiApp, ApiContext, SledJoining } from './context.ts';
+import { describeDocument } from './document.ts';
 import { addRateLimit, checkListening, DEFAULT_LIMITS, limitOptions, type RequestLimits } from './limits.ts';
 import { Operations } from './operations.ts';
 import { addKeyHook } from './request-key.ts';
@@ -259,6 +260,7 @@ async function createApp(options: ApiOptions, { db, log, metrics }: ApiContext):
       security: [{ token: [] }],
     },
     transform: jsonSchemaTransform,
+    transformObject: (made) => describeDocument('openapiObject' in made ? made.openapiObject : made.swaggerObject),
   });
   configureApp(app, log, metrics);
   return app;
