@@ -431,7 +431,8 @@ class Soak {
     while (this.#now() < durationMs) {
       await pause(Math.min(EXAMINE_EVERY_MS, Math.max(0, durationMs - this.#now())));
       // PostgreSQL may be down at the moment: the next look will tell.
-      const findings = await this.#examine({ atRest: false }).catch(() => []);
+      const look = this.#examine({ atRest: false }).catch(() => []);
+      const findings = await Promise.race([look, pause(LOOK_LIMIT_MS).then(() => [])]);
       for (const violation of findings.map(asViolation))
         if (!this.#violations.some((known) => known.detail === violation.detail)) this.#violations.push(violation);
     }
