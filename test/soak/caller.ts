@@ -1,5 +1,7 @@
 /** How the soak makes a call: whatever comes of it is an outcome, never an error. */
+import { setMaxListeners } from 'node:events';
 import { Agent, request } from 'undici';
+import { withLimit } from '../../platform/host/with-limit.ts';
 
 export interface Answer {
   /** `null`: none. */
@@ -12,6 +14,12 @@ export interface Answer {
 
 export class Caller {
   readonly #dispatcher = new Agent({ connections: 512 });
+  readonly #closed = new AbortController();
+
+  constructor() {
+    // One listener for each call on its way.
+    setMaxListeners(0, this.#closed.signal);
+  }
 
   /** Makes a call, and waits `limitMs` milliseconds for its answer. A body that is no JSON is given as text. */
   async send(
@@ -23,22 +31,25 @@ export class Caller {
     headers: Readonly<Record<string, string>> = {},
   ): Promise<Answer> {
     try {
-      const response = await request(url + path, {
-        method,
-        dispatcher: this.#dispatcher,
-        headers: { ...headers, ...(body === undefined ? {} : { 'content-type': 'application/json' }) },
-        ...(body === undefined ? {} : { body: JSON.stringify(body) }),
-        signal: AbortSignal.timeout(limitMs),
+      return await withLimit(limitMs, this.#closed.signal, async (signal) => {
+        const response = await request(url + path, {
+          method,
+          dispatcher: this.#dispatcher,
+          headers: { ...headers, ...(body === undefined ? {} : { 'content-type': 'application/json' }) },
+          ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+          signal,
+        });
+        const text = await response.body.text();
+        const location = [response.headers.location ?? []].flat()[0];
+        return { status: response.statusCode, body: parse(text), location, tooLate: false };
       });
-      const text = await response.body.text();
-      const location = [response.headers.location ?? []].flat()[0];
-      return { status: response.statusCode, body: parse(text), location, tooLate: false };
     } catch (error) {
       return { status: null, body: null, tooLate: error instanceof Error && error.name === 'TimeoutError' };
     }
   }
 
   close(): Promise<void> {
+    this.#closed.abort();
     return this.#dispatcher.destroy();
   }
 }

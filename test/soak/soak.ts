@@ -77,6 +77,9 @@ const DEFAULT_REST_TIMEOUT_MS = 300_000;
 /** A call that takes this much longer than it asked to wait is never answered, in milliseconds. */
 const ANSWER_GRACE_MS = 60_000;
 const EXAMINE_EVERY_MS = 3_000;
+const PRINT_EVERY_MS = 30_000;
+const LOOK_LIMIT_MS = 60_000;
+const CLOSE_LIMIT_MS = 10_000;
 /** Why a VMM failed where no verdict on its sled was the reason: what must have a cause of its own. */
 const FAILED_BY_REPORT = /reported it failed|does not know/;
 
@@ -94,7 +97,13 @@ export async function runSoak(run: SoakRun): Promise<SoakReport> {
   let stopped = false;
   try {
     const soak = new Soak(system, run);
-    const report = await soak.carryOut().finally(() => soak.close());
+    const report = await soak
+      .carryOut()
+      .catch((error: unknown) => {
+        run.print(`the soak can't go on: ${error instanceof Error ? error.stack : error}`);
+        throw error;
+      })
+      .finally(() => soak.close());
     const killed = await system.stop();
     stopped = true;
     const violations = [
@@ -205,9 +214,10 @@ class Soak {
     };
   }
 
-  /** Closes what the soak itself holds open. */
+  /** Closes what the soak itself holds open, for a few seconds at most: a connection to what was killed may never end. */
   async close(): Promise<void> {
-    await Promise.allSettled([this.#caller.close(), this.#sledClient.close(), this.#database.close()]);
+    const closed = Promise.allSettled([this.#caller.close(), this.#sledClient.close(), this.#database.close()]);
+    await Promise.race([closed, pause(CLOSE_LIMIT_MS)]);
   }
 
   #violate(rule: string, instanceId: string | null, detail: string): void {
@@ -240,7 +250,7 @@ class Soak {
     ].sort((one, other) => one.atMs - other.atMs);
     const running = new Set<Promise<void>>();
     const errors: unknown[] = [];
-    let nextPrintMs = 30_000;
+    let nextPrintMs = PRINT_EVERY_MS;
     for (const event of events) {
       await pause(Math.max(0, event.atMs - this.#now()));
       const work: Promise<void> = event
@@ -252,7 +262,7 @@ class Soak {
         this.#run.print(
           `${Math.round(nextPrintMs / 1000)} s: ${this.#calls.length} calls, ${running.size} on their way`,
         );
-        nextPrintMs += 30_000;
+        nextPrintMs += PRINT_EVERY_MS;
       }
     }
     await pause(Math.max(0, options.durationMs - this.#now()));
@@ -421,7 +431,8 @@ class Soak {
     while (this.#now() < durationMs) {
       await pause(Math.min(EXAMINE_EVERY_MS, Math.max(0, durationMs - this.#now())));
       // PostgreSQL may be down at the moment: the next look will tell.
-      const findings = await this.#examine({ atRest: false }).catch(() => []);
+      const look = this.#examine({ atRest: false }).catch(() => []);
+      const findings = await Promise.race([look, pause(LOOK_LIMIT_MS).then(() => [])]);
       for (const violation of findings.map(asViolation))
         if (!this.#violations.some((known) => known.detail === violation.detail)) this.#violations.push(violation);
     }
@@ -443,14 +454,21 @@ class Soak {
   /** Waits until the doctor finds nothing and no operation is open. Returns what is left when that takes too long. */
   async #comeToRest(): Promise<Violation[]> {
     const end = performance.now() + (this.#run.restTimeoutMs ?? DEFAULT_REST_TIMEOUT_MS);
+    let nextPrintMs = performance.now() + PRINT_EVERY_MS;
     const connection = await Connection.connect(this.#system.temporal.connection);
     try {
       const temporal = new Client({ connection, namespace: this.#system.temporal.namespace });
       for (;;) {
-        const unrest = await this.#findUnrest(temporal).catch((error: unknown) => [
-          { rule: 'everything comes to rest', instanceId: null, detail: String(error) },
-        ]);
+        const look = this.#findUnrest(temporal).catch((error: unknown) => [unrestOf(String(error))]);
+        // Whoever looks may hang too, on a connection that was killed.
+        const late = pause(LOOK_LIMIT_MS).then(() => [unrestOf(`nobody could say within ${LOOK_LIMIT_MS / 1000} s`)]);
+        const unrest = await Promise.race([look, late]);
         if (unrest.length === 0 || performance.now() > end) return unrest;
+        if (performance.now() > nextPrintMs) {
+          const [first] = unrest;
+          this.#run.print(`no rest yet: ${first?.rule}: ${first?.detail} (${unrest.length} in all)`);
+          nextPrintMs += PRINT_EVERY_MS;
+        }
         await pause(1_000);
       }
     } finally {
@@ -632,6 +650,10 @@ class Soak {
           disturb(vmm.instance_id, untilMs);
     }
   }
+}
+
+function unrestOf(detail: string): Violation {
+  return { rule: 'everything comes to rest', instanceId: null, detail };
 }
 
 function asViolation(finding: Finding): Violation {
