@@ -11,6 +11,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import { Authority } from '../../platform/identity/authority.ts';
 import { readRequest } from '../../platform/identity/certificates.ts';
+import { Disk } from '../../sled-agent/disk.ts';
 import { joinSled } from '../../sled-agent/join.ts';
 import { LeaseKeeper } from '../../sled-agent/lease-keeper.ts';
 import { type SledAgentHandle, startSledAgent } from '../../sled-agent/server.ts';
@@ -120,11 +121,13 @@ test('a lease is renewed, refused and lost by nobody but the control plane', asy
     sledName: 's',
     leaseMs: 600,
     directory: await folders.make(),
+    disk: new Disk(),
     vmsFolder: null,
     living: () => [],
     powerOff: async () => {
       poweredOff += 1;
     },
+    onExpunged: async () => {},
     onTrouble: (message) => troubles.push(message),
   });
   try {
