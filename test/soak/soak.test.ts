@@ -24,8 +24,18 @@ test('nothing is wrong after operations on many instances while everything was k
   expect(report.restMs).not.toBeNull();
   // It was no idle walk.
   for (const target of KILL_TARGETS) expect(report.faults[`kill ${target}`]).toBeGreaterThan(0);
-  for (const fault of ['silent sled', 'expunge', 'attributes', 'drain', 'impostor', 'freeze postgres', 'clock'])
-    expect(Object.keys(report.faults).filter((name) => name.startsWith(fault))).not.toEqual([]);
+  // On a busy machine some find nobody at that moment.
+  for (const fault of [
+    'silent sled',
+    'expunge',
+    'attributes',
+    'drain',
+    'impostor',
+    'freeze postgres',
+    'full-disk',
+    'clock',
+  ])
+    expect(Object.keys(report.consequences).filter((name) => name.startsWith(fault))).not.toEqual([]);
   expect(report.messages.delayed + report.messages.duplicated + report.messages.lost).toBeGreaterThan(0);
   expect(report.sagas.succeeded ?? 0).toBeGreaterThan(0);
 });
