@@ -6,11 +6,9 @@ import {
   ScheduleNotFoundError,
   ScheduleOverlapPolicy,
 } from '@temporalio/client';
-import { defineSearchAttributeKey, SearchAttributeType, TypedSearchAttributes } from '@temporalio/common';
+import { TypedSearchAttributes } from '@temporalio/common';
 import { RECONCILER_PURPOSE, RECONCILERS, type ReconcilerName } from '../model/reconcilers.ts';
-import { OUTCOME_RUNNING, SEARCH_ATTRIBUTES } from '../model/search-attributes.ts';
 import { queueOf, RECONCILER_WORKFLOWS, scheduleOf, TASK_QUEUE } from '../model/workflow-names.ts';
-import { refusesSearchAttributes } from './errors.ts';
 
 /** How often each loop runs where nothing else is asked for, in milliseconds. */
 const EVERY_MS: Readonly<Record<ReconcilerName, number>> = {
@@ -20,17 +18,6 @@ const EVERY_MS: Readonly<Record<ReconcilerName, number>> = {
   fencing: 5_000,
   'auto-restart': 5_000,
 };
-const OUTCOME = defineSearchAttributeKey(SEARCH_ATTRIBUTES.outcome, SearchAttributeType.KEYWORD);
-
-/** What the Web UI shows of a loop's workflows: what the client adds to those that it starts itself. */
-function metadataOf(id: ReconcilerName, searchAttributes: boolean) {
-  return {
-    staticSummary: RECONCILER_PURPOSE[id],
-    typedSearchAttributes: new TypedSearchAttributes(
-      searchAttributes ? [{ key: OUTCOME, value: OUTCOME_RUNNING }] : [],
-    ),
-  };
-}
 
 /** What a look at one loop's schedule found. */
 export interface LoopState {
@@ -53,8 +40,6 @@ export interface ScheduleOptions {
   readonly everyMs?: number | undefined;
   /** Which are created paused. */
   readonly off?: readonly ReconcilerName[] | undefined;
-  /** Whether the namespace has them; a workflow can't be started with one that it doesn't know. */
-  readonly searchAttributes?: boolean | undefined;
 }
 
 /**
@@ -69,7 +54,7 @@ export async function ensureSchedules(
 ): Promise<LoopState[]> {
   const states: LoopState[] = [];
   for (const name of RECONCILERS) {
-    const state = await readLoop(client, installation, name, options.searchAttributes ?? false);
+    const state = await readLoop(client, installation, name, true);
     states.push(state ?? (await createSchedule(client, installation, name, options)));
   }
   return states;
@@ -77,16 +62,25 @@ export async function ensureSchedules(
 
 /** How the schedules of an installation's loops are; those that are missing are left out. Throws when Temporal can't be asked. */
 export async function readLoops(client: Client, installation: string): Promise<LoopState[]> {
-  const states = await Promise.all(RECONCILERS.map((name) => readLoop(client, installation, name, null)));
+  const states = await Promise.all(RECONCILERS.map((name) => readLoop(client, installation, name, false)));
   return states.filter((state) => state !== null);
 }
 
-/** One loop's schedule, brought up to date unless `searchAttributes` is `null`; `null` where there is none. */
+/**
+ * What the Web UI shows of a loop's workflows. No search attribute: one that vanished would keep the schedule from starting them,
+ * and the server from telling of it. A pass writes its outcome itself.
+ */
+function whatItSays(name: ReconcilerName) {
+  // As the server tells it, an action has its attributes twice: in the SDK's former shape as well.
+  return { staticSummary: RECONCILER_PURPOSE[name], searchAttributes: {}, typedSearchAttributes: [] };
+}
+
+/** One loop's schedule, brought up to date where that is asked for; `null` where there is none. */
 async function readLoop(
   client: Client,
   installation: string,
   name: ReconcilerName,
-  searchAttributes: boolean | null,
+  bringUpToDate: boolean,
 ): Promise<LoopState | null> {
   const handle = client.schedule.getHandle(scheduleOf(installation, name));
   let found: ScheduleDescription;
@@ -97,17 +91,10 @@ async function readLoop(
     throw error;
   }
   const { action, spec, state, info } = found;
-  if (searchAttributes !== null) {
-    const wanted = metadataOf(name, searchAttributes);
-    const known = action.typedSearchAttributes;
-    const outcome = known instanceof TypedSearchAttributes ? known.get(OUTCOME) : undefined;
-    if (action.staticSummary !== wanted.staticSummary || outcome !== wanted.typedSearchAttributes.get(OUTCOME))
-      // As the server tells it, the action has its attributes twice: in the SDK's former shape as well.
-      await handle.update((schedule) => ({
-        ...schedule,
-        action: { ...schedule.action, searchAttributes: {}, ...wanted },
-      }));
-  }
+  const known = action.typedSearchAttributes;
+  const hasAttributes = known instanceof TypedSearchAttributes && known.getAll().length > 0;
+  if (bringUpToDate && (hasAttributes || action.staticSummary !== RECONCILER_PURPOSE[name]))
+    await handle.update((schedule) => ({ ...schedule, action: { ...schedule.action, ...whatItSays(name) } }));
   const everyMs = spec.intervals?.[0]?.every ?? 0;
   // A schedule that was changed or just made has its time anew.
   const since = Math.max(
@@ -124,11 +111,11 @@ async function createSchedule(
   client: Client,
   installation: string,
   name: ReconcilerName,
-  { everyMs, off, searchAttributes = false }: ScheduleOptions,
+  { everyMs, off }: ScheduleOptions,
 ): Promise<LoopState> {
   const id = scheduleOf(installation, name);
-  const create = (attributes: boolean) =>
-    client.schedule.create({
+  try {
+    await client.schedule.create({
       scheduleId: id,
       spec: { intervals: [{ every: everyMs ?? EVERY_MS[name] }] },
       policies: { overlap: ScheduleOverlapPolicy.SKIP, catchupWindow: '1m' },
@@ -139,13 +126,8 @@ async function createSchedule(
         taskQueue: queueOf(installation, TASK_QUEUE),
         args: [],
         workflowId: id,
-        ...metadataOf(name, attributes),
+        ...whatItSays(name),
       },
-    });
-  try {
-    await create(searchAttributes).catch((error: unknown) => {
-      if (!searchAttributes || !refusesSearchAttributes(error)) throw error;
-      return create(false);
     });
   } catch (error) {
     // Another worker was quicker.

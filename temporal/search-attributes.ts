@@ -126,8 +126,12 @@ export class SearchAttributes {
         problem: `the search attributes ${mistyped.join(', ')} are no keywords there: ${HOW}`,
       };
     const missing = WANTED.filter((name) => known[name] === undefined);
+    const wereUsable = this.usable;
     if (missing.length > 0) await this.#register(missing);
-    else if (this.usable) return { state: 'usable' };
+    if (wereUsable)
+      return missing.length === 0
+        ? { state: 'usable' }
+        : { state: 'settling', problem: `${missing.join(', ')} had vanished, and were registered again` };
     return (await this.#canQuery())
       ? { state: 'usable' }
       : {

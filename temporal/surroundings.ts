@@ -173,8 +173,6 @@ export class Surroundings {
   #stopped = false;
   #otherWasCurrentAt: number | null = null;
   #loopStates: readonly LoopState[] = [];
-  /** Whether the schedules carried attributes when they were last looked at. */
-  #loopsWithAttributes = false;
   /** The loops whose schedules were seen once. */
   readonly #seenLoops = new Set<string>();
   readonly #endListening: () => void;
@@ -268,9 +266,7 @@ export class Surroundings {
       if (attributes !== null) found.push({ what: 'search_attributes', needed: false, problem: attributes });
       found.push(...(await this.#queues(isFirst)));
       const isDue = isFirst || this.#looks % LOOKS_A_SCHEDULE === 0 || this.#missesNeeded();
-      // Their action carries an attribute: one that has vanished would keep them from beginning.
-      if (isDue || found.some(({ needed }) => needed) || temporal.searchAttributes.usable !== this.#loopsWithAttributes)
-        found.push(...(await this.#loops()));
+      if (isDue || found.some((one) => one.needed)) found.push(...(await this.#loops()));
       else found.push(...this.#missing.filter(({ what }) => what === 'schedules'));
       const schema = await readSchemaProblem(db);
       if (schema !== null) found.push(needed('schema', schema));
@@ -338,16 +334,13 @@ export class Surroundings {
 
   async #loops(): Promise<Missing[]> {
     const { temporal, log, duties } = this.#options;
-    const { client, searchAttributes } = temporal;
+    const { client } = temporal;
     if (duties !== null && duties.schedules === null) return [];
     const installation = await temporal.installation();
     let states: LoopState[];
     if (duties?.schedules == null) states = await readLoops(client, installation.id);
     else {
-      states = await ensureSchedules(client, installation.id, {
-        ...duties.schedules,
-        searchAttributes: searchAttributes.usable,
-      }).catch((error: unknown) => {
+      states = await ensureSchedules(client, installation.id, duties.schedules).catch((error: unknown) => {
         if (this.#looks === 0 || isNamespaceMissing(error)) throw error;
         log.warn({ err: error }, 'the schedules of the reconciling loops could not be seen to');
         return readLoops(client, installation.id);
@@ -357,7 +350,6 @@ export class Surroundings {
         log.warn({ loops: made }, 'schedules of reconciling loops were missing: made again');
     }
     this.#loopStates = states;
-    this.#loopsWithAttributes = searchAttributes.usable;
     for (const { name } of states) this.#seenLoops.add(name);
     // An API takes calls without them, and can't know which were ever to be.
     const expected = duties === null ? RECONCILERS.filter((name) => this.#seenLoops.has(name)) : RECONCILERS;

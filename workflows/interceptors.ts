@@ -4,7 +4,7 @@
  *
  * Summaries and details are metadata: they add no event, and no history depends on them. An upsert is a command, and made
  * once, at the end; also when a step goes on as an activity, since it may then be looked for. It is made only in a run whose
- * first event carries the attributes: one on a server that doesn't know them runs without.
+ * first event carries the attributes (one on a server that doesn't know them runs without), and in those of schedules.
  *
  * The attributes are optional, and may vanish from the server at any moment: then an upsert fails the workflow task that it is
  * made in, and a task that fails is done again, for ever. So one is made only where a step of the same task has said that they
@@ -36,6 +36,7 @@ import { readNotice } from '../model/attribute-notice.ts';
 import { operationOutcomeOf } from '../model/failures.ts';
 import { collectFacts, describeStep, type SagaFacts, SagaStory } from '../model/saga-story.ts';
 import { SEARCH_ATTRIBUTES, type SearchAttribute } from '../model/search-attributes.ts';
+import { RECONCILER_WORKFLOWS } from '../model/workflow-names.ts';
 import { failureTypeOf, messageOf } from './failures.ts';
 
 /** The worker's own activity (worker/attribute-notices.ts): a local one, once; who gets no answer goes without. */
@@ -45,6 +46,8 @@ const { [ASK]: askUsable } = proxyLocalActivities<{ [ASK](): Promise<boolean> }>
   retry: { maximumAttempts: 1 },
 });
 
+/** The workflows that schedules start, which carry no attributes: so that a schedule can't be kept from starting them. */
+const SCHEDULED: ReadonlySet<string> = new Set(Object.values(RECONCILER_WORKFLOWS));
 /** The workflow that must end in the moment in which it finds that nobody has signalled it. */
 const SIGNALLED = 'instanceUpdate';
 
@@ -70,7 +73,7 @@ class ProgressInterceptor implements WorkflowInboundCallsInterceptor, WorkflowOu
   async execute(input: WorkflowExecuteInput, next: Next<WorkflowInboundCallsInterceptor, 'execute'>): Promise<unknown> {
     // Not in the constructor: the first event has not been read by then.
     const known = knownAttributes();
-    if (known.has('outcome')) this.#known = known;
+    if (known.has('outcome') || SCHEDULED.has(this.#workflowType)) this.#known = known;
     this.#sure = factsOf(known);
     this.#story = new SagaStory(this.#workflowType, this.#sure);
     this.#collect(input.args[0]);
