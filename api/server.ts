@@ -18,6 +18,7 @@ import { installTracing } from '../platform/telemetry/tracing.ts';
 import { connectTemporalClient, type TemporalClient } from '../temporal/client.ts';
 import type { TemporalSettings } from '../temporal/connection.ts';
 import { WorkflowStarter } from '../temporal/workflow-starter.ts';
+import { writeProbes } from '../temporal/write-probes.ts';
 import { type AuthenticationMode, addAccessHooks } from './access.ts';
 import { closeApp, configureApp, urlOf } from './app.ts';
 import type { ApiApp, ApiContext, SledJoining } from './context.ts';
@@ -121,7 +122,8 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
   const joining = (): SledJoining | null =>
     sledListener === undefined || listening === null ? null : { authority: sledListener.authority, url: listening.url };
   const context = createContext(options, { database, outcomes, temporal, metrics, sleds, joining });
-  const problems = () => readinessProblems(() => pingDatabase(db), temporal.connection);
+  const probes = writeProbes(db, temporal.connection, options.temporal.namespace);
+  const problems = () => readinessProblems(() => pingDatabase(db), temporal.connection, probes);
 
   const app = await createApp(options, context);
   addRoutes(app, context, leaseBeatMs);

@@ -36,6 +36,7 @@ import type { TemporalSettings } from '../temporal/connection.ts';
 import { DEPLOYMENT_NAME, settleBuild } from '../temporal/deployment.ts';
 import { ensureSchedules } from '../temporal/schedules.ts';
 import { WorkflowStarter } from '../temporal/workflow-starter.ts';
+import { writeProbes } from '../temporal/write-probes.ts';
 import { readBuildId } from './build-id.ts';
 
 export interface WorkerOptions {
@@ -207,6 +208,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
       off: options.reconcilersOff,
       searchAttributes: connected.searchAttributes,
     });
+  const probes = writeProbes(database.db, connected.connection, options.temporal.namespace);
   const endpoint =
     options.metricsListen === undefined
       ? null
@@ -218,7 +220,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
           },
           problems: async () => [
             ...(main.getState() === 'RUNNING' ? [] : [`the worker is ${main.getState().toLowerCase()}`]),
-            ...(await readinessProblems(() => pingDatabase(database.db), connected.connection)),
+            ...(await readinessProblems(() => pingDatabase(database.db), connected.connection, probes)),
           ],
         });
 

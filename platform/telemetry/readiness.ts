@@ -1,13 +1,18 @@
 import type { Connection } from '@temporalio/client';
+import type { WriteProbe } from './write-probe.ts';
 
 /** How long PostgreSQL and Temporal may take to answer, in milliseconds. */
-const ANSWER_MS = 2_000;
+export const ANSWER_MS = 2_000;
 
 /**
- * What keeps a process from doing its work: PostgreSQL (as `pingDatabase` finds it) or Temporal that does not answer. Empty
- * when it is ready.
+ * What keeps a process from doing its work: PostgreSQL (as `pingDatabase` finds it) or Temporal that does not answer, or one
+ * of them that takes no writes, as `probes` try where both answer. Empty when it is ready.
  */
-export async function readinessProblems(pingDatabase: () => Promise<void>, connection: Connection): Promise<string[]> {
+export async function readinessProblems(
+  pingDatabase: () => Promise<void>,
+  connection: Connection,
+  probes: readonly WriteProbe[] = [],
+): Promise<string[]> {
   const checks: [string, () => Promise<unknown>][] = [
     ['PostgreSQL', pingDatabase],
     ['Temporal', () => connection.withDeadline(Date.now() + ANSWER_MS, () => connection.healthService.check({}))],
@@ -25,5 +30,7 @@ export async function readinessProblems(pingDatabase: () => Promise<void>, conne
       return Promise.race([answered, late]).finally(() => clearTimeout(timer));
     }),
   );
-  return found.filter((problem) => problem !== null);
+  const silent = found.filter((problem) => problem !== null);
+  if (silent.length > 0) return silent;
+  return (await Promise.all(probes.map((probe) => probe.problem()))).filter((problem) => problem !== null);
 }
