@@ -255,22 +255,31 @@ describe('the lease of a sled whose disk fails', () => {
     agent.once('exit', () => watchdog.stdin?.end());
     await new Promise<void>((up) => watchdog.stdout?.once('data', () => up()));
     const tell = (end: number) => watchdog.stdin?.write(`${JSON.stringify(make(end))}\n`);
-    return { tell, lives: () => processExists(agentPid) && agent.signalCode === null, path };
+    /** The disk has an earlier lease of this agent, and takes none any more. */
+    const leaveBehind = (end: number) => {
+      rmSync(path, { force: true });
+      const stale = new LeaseWriter(new Disk(), path, null);
+      stale.write(stale.number({ ...lease(end), leaseMs, agentPid }));
+      stale.close();
+    };
+    return { tell, leaveBehind, lives: () => processExists(agentPid) && agent.signalCode === null, path };
   }
 
   test('is what its agent tells: the watchdog ends no guest while renewals succeed, and every one when they do not', async () => {
     const leaseMs = 2_000;
     // Long enough for a watchdog to come up on a busy machine.
-    const { tell, lives, path } = await watched(monotonicMs() + 20_000, leaseMs);
+    const { tell, leaveBehind, lives, path } = await watched(monotonicMs() + 20_000, leaseMs);
     const begun = monotonicMs();
-    let end = 0;
+    let end = begun + leaseMs;
+    tell(end);
+    leaveBehind(end);
     while (monotonicMs() < begun + 3 * leaseMs) {
       end = monotonicMs() + leaseMs;
       tell(end);
       await new Promise((resolve) => setTimeout(resolve, leaseMs / 10));
-      // The file is of long ago, then gone, then nonsense.
-      if (monotonicMs() > begun + leaseMs) rmSync(path, { force: true });
-      if (monotonicMs() > begun + 2 * leaseMs) writeFileSync(path, 'x');
+      // What the file says is over, then it is gone, then it is nonsense.
+      if (monotonicMs() > begun + 2 * leaseMs) rmSync(path, { force: true });
+      if (monotonicMs() > begun + 2.5 * leaseMs) writeFileSync(path, 'x');
       // A test that was held up for a whole lease has not renewed.
       if (monotonicMs() < end) expect(lives()).toBe(true);
     }
