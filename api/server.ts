@@ -21,6 +21,7 @@ import { connectTemporalClient, type TemporalClient } from '../temporal/client.t
 import type { TemporalSettings } from '../temporal/connection.ts';
 import { SURROUNDINGS, Surroundings } from '../temporal/surroundings.ts';
 import { WorkflowStarter } from '../temporal/workflow-starter.ts';
+import { writeProbes } from '../temporal/write-probes.ts';
 import { type AuthenticationMode, addAccessHooks } from './access.ts';
 import { closeApp, configureApp, urlOf } from './app.ts';
 import type { ApiApp, ApiContext, SledJoining } from './context.ts';
@@ -156,9 +157,10 @@ async function openApi(options: ApiOptions, opened: Opened): Promise<RunningApi>
   const joining = (): SledJoining | null =>
     sledListener === undefined || listening === null ? null : { authority: sledListener.authority, url: listening.url };
   const context = createContext(options, { database, outcomes, temporal, metrics, sleds, joining });
+  const probes = writeProbes(db, temporal.connection, options.temporal.namespace);
   const readiness = async (): Promise<Readiness> => ({
     problems: [
-      ...(await readinessProblems(() => pingDatabase(db), temporal.connection, options.temporal.namespace)),
+      ...(await readinessProblems(() => pingDatabase(db), temporal.connection, options.temporal.namespace, probes)),
       ...surroundings.problems,
     ],
     notes: surroundings.notes,

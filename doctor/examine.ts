@@ -1,6 +1,6 @@
 /**
  * The doctor: checks every invariant of section 8 of docs/design.md on a live installation, by what its database, its Temporal
- * namespace and its sleds say. It changes nothing.
+ * namespace and its sleds say. It changes nothing; trial writes leave nothing.
  *
  * What each part can show: the stored state 1, 7, 8, 9 and 10; the journal, where one is installed, 2, 3, 5, 6 and 7; the
  * sleds 4 and 8; Temporal 8. That every step can fail anywhere (5) is for a test to provoke and for the doctor to look at.
@@ -8,6 +8,7 @@
 import type { Client } from '@temporalio/client';
 import type { SledClient } from '../activities/sled-client.ts';
 import type { Database } from '../db/connect.ts';
+import type { WriteProbe } from '../platform/telemetry/write-probe.ts';
 import type { GuestLogEntry } from '../sled-agent/hypervisor.ts';
 import type { Missing } from '../temporal/surroundings.ts';
 import { examineDatabase } from './database.ts';
@@ -24,6 +25,8 @@ export interface ExamineOptions {
   readonly sleds?: SledClient | undefined;
   /** What is missing around the installation; without it, that is not asked. */
   readonly surroundings?: (() => Promise<readonly Missing[]>) | undefined;
+  /** Tries whether what the installation writes to takes writes, each with a sentence where it doesn't; not tried without. */
+  readonly probes?: readonly Pick<WriteProbe, 'problem'>[] | undefined;
   /** Nothing is under way any more: then more must hold. */
   readonly atRest: boolean;
   /** Whether to read the journal; by default if it is installed. `required` throws when it isn't. */
@@ -66,17 +69,14 @@ export async function examine(options: ExamineOptions): Promise<Examination> {
     if (atRest) findings.push(...(await findStrangers(db, survey, sleds)));
   }
   const missing = (await options.surroundings?.()) ?? [];
-  // What is asked for waits until it is there again.
-  for (const { needed, problem } of missing)
-    if (needed)
-      findings.push({
-        invariant: 9,
-        rule: 'surroundings',
-        holds: 'always',
-        instanceId: null,
-        sledId: null,
-        message: problem,
-      });
+  const unwritable = await Promise.all((options.probes ?? []).map((probe) => probe.problem()));
+  // What is asked for waits until it is there, and takes writes, again.
+  const around = [
+    ...missing.filter(({ needed }) => needed).map(({ problem }) => ({ rule: 'surroundings', message: problem })),
+    ...unwritable.filter((message) => message !== null).map((message) => ({ rule: 'takes writes', message })),
+  ];
+  for (const problem of around)
+    findings.push({ invariant: 9, holds: 'always', instanceId: null, sledId: null, ...problem });
   if (atRest && temporal !== undefined) findings.push(...(await findOpenWorkflows(db, temporal)));
   return {
     findings,

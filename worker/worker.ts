@@ -43,6 +43,7 @@ import { identityOf } from '../temporal/pollers.ts';
 import type { SearchAttributes } from '../temporal/search-attributes.ts';
 import { refuseForeign, SURROUNDINGS, Surroundings } from '../temporal/surroundings.ts';
 import { WorkflowStarter } from '../temporal/workflow-starter.ts';
+import { writeProbes } from '../temporal/write-probes.ts';
 import { attributeNotices, createAttributeActivities } from './attribute-notices.ts';
 import { readBuildId } from './build-id.ts';
 
@@ -292,6 +293,7 @@ async function openWorker(options: WorkerOptions, opened: Opened): Promise<Runni
   );
   metrics.watchSurroundings(SURROUNDINGS, () => surroundings.missing.map(({ what }) => what));
   metrics.watchLoops(() => surroundings.loops);
+  const probes = writeProbes(database.db, connected.connection, options.temporal.namespace);
   const endpoint =
     options.metricsListen === undefined
       ? null
@@ -311,6 +313,7 @@ async function openWorker(options: WorkerOptions, opened: Opened): Promise<Runni
                   () => pingDatabase(database.db),
                   connected.connection,
                   options.temporal.namespace,
+                  probes,
                 )),
                 ...surroundings.problems,
               ],

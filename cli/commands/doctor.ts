@@ -20,7 +20,7 @@ export function addDoctorCommand(program: Command): void {
     .option('--json', 'print JSON, for programs')
     .addHelpText(
       'after',
-      '\nPrints one line for each thing that is wrong, by the number of its invariant, and exits 1 if there is any.\nIt changes nothing.',
+      '\nPrints one line for each thing that is wrong, by the number of its invariant, and exits 1 if there is any.\nIt changes nothing; whether PostgreSQL and Temporal take writes it tries with one of each that leaves nothing.',
     )
     .action(async (options: { atRest?: boolean; apiUrl: string; authority?: string; json?: boolean }) => {
       const { Client } = await import('@temporalio/client');
@@ -31,6 +31,7 @@ export function addDoctorCommand(program: Command): void {
       const { becomeControlPlane } = await import('../../platform/identity/control-plane.ts');
       const { examine } = await import('../../doctor/examine.ts');
       const { examineSurroundings } = await import('../../temporal/surroundings.ts');
+      const { writeProbes } = await import('../../temporal/write-probes.ts');
       const { databaseUrl, temporal, authorityDir } = await findParts(options.apiUrl);
       const authority = await openAuthority(options.authority ?? authorityDir);
       const database = openDatabase(databaseUrl, { maxConnections: 2, applicationName: 'mooring-doctor' });
@@ -45,6 +46,7 @@ export function addDoctorCommand(program: Command): void {
           temporal: client,
           sleds,
           surroundings: () => examineSurroundings(database.db, connection, client),
+          probes: writeProbes(database.db, connection, temporal.namespace),
           atRest: options.atRest ?? false,
         });
         if (options.json) printJson(asJson(examination));

@@ -1,7 +1,8 @@
 import type { Connection } from '@temporalio/client';
+import type { WriteProbe } from './write-probe.ts';
 
 /** How long PostgreSQL and Temporal may take to answer, in milliseconds. */
-const ANSWER_MS = 2_000;
+export const ANSWER_MS = 2_000;
 
 /** What a process says of its readiness, one line each for people. */
 export interface Readiness {
@@ -23,12 +24,14 @@ export function describeReadiness({ problems, notes }: Readiness): {
 
 /**
  * What keeps a process from doing its work: PostgreSQL (as `pingDatabase` finds it), or Temporal that does not answer, does not
- * know the namespace or does not let us in. Empty when it is ready.
+ * know the namespace or does not let us in; or one of them that takes no writes, as `probes` try where both answer. Empty when it
+ * is ready.
  */
 export async function readinessProblems(
   pingDatabase: () => Promise<void>,
   connection: Connection,
   namespace: string,
+  probes: readonly WriteProbe[] = [],
 ): Promise<string[]> {
   const checks: [string, () => Promise<unknown>][] = [
     ['PostgreSQL', pingDatabase],
@@ -54,5 +57,7 @@ export async function readinessProblems(
       return Promise.race([answered, late]).finally(() => clearTimeout(timer));
     }),
   );
-  return found.filter((problem) => problem !== null);
+  const silent = found.filter((problem) => problem !== null);
+  if (silent.length > 0) return silent;
+  return (await Promise.all(probes.map((probe) => probe.problem()))).filter((problem) => problem !== null);
 }

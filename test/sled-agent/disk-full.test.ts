@@ -1,7 +1,7 @@
 /** A real disk that is really full, and what a sled agent's processes do about it. */
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
@@ -16,6 +16,7 @@ import { startCommand } from '../support/command.ts';
 import { type FaultCode, FaultyFileSystem } from '../support/faulty-file-system.ts';
 import { temporaryFolder } from '../support/qemu.ts';
 import { executing, ListeningControlPlane, loopbackAddress, SledCaller } from '../support/sled.ts';
+import { canMount, empty, fill, mountSmallDisk } from '../support/small-disk.ts';
 import { eventually } from '../support/wait.ts';
 
 const plane = new ListeningControlPlane();
@@ -46,36 +47,14 @@ async function trouble(url: string): Promise<string[]> {
   return agentDescription.parse(await (await fetch(`${url}/agent`)).json()).trouble;
 }
 
-/** A disk of 256 KiB; `null` where this user may mount none. */
-async function smallDisk(): Promise<string | null> {
-  const folder = await newFolder();
-  try {
-    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=256k', 'tmpfs', folder], { stdio: 'pipe' });
-  } catch {
-    return null;
-  }
-  ends.push(() => execFileSync('umount', ['-l', folder]));
-  return folder;
-}
-const mounts = await smallDisk();
-for (const end of ends.splice(0).reverse()) await end();
-if (mounts === null) console.warn('SKIPPED: a disk that is full: only root may mount one');
+/** A disk of 256 KiB. */
+const smallDisk = async () => mountSmallDisk(await newFolder(), '256k', ends);
 
-/** Fills a disk to its last byte. */
-function fill(folder: string): void {
-  try {
-    for (let piece = 0; ; piece++) writeFileSync(join(folder, `fill-${piece}`), Buffer.alloc(4096));
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') throw error;
-  }
-}
-function empty(folder: string): void {
-  for (let piece = 0; existsSync(join(folder, `fill-${piece}`)); piece++) rmSync(join(folder, `fill-${piece}`));
-}
+const mounts = await canMount('a sled whose disk is full');
 
-describe.skipIf(mounts === null)('a disk that is full', () => {
+describe.skipIf(!mounts)('a disk that is full', () => {
   test('the agent says so, takes no VMM, keeps its guests, loses nothing, and goes on when there is room', async () => {
-    const disk = (await smallDisk()) as string;
+    const disk = await smallDisk();
     const said: string[] = [];
     const { agent, caller } = await start(disk, { onTrouble: (message) => said.push(message) });
     expect(await trouble(agent.url)).toEqual([]);
@@ -113,7 +92,7 @@ describe.skipIf(mounts === null)('a disk that is full', () => {
   });
 
   test('an agent that is started on it answers for what it has; where none has worked before, it says what to do', async () => {
-    const disk = (await smallDisk()) as string;
+    const disk = await smallDisk();
     const first = await start(disk);
     await trouble(first.agent.url);
     const { vmmId } = await first.caller.running();
@@ -276,22 +255,31 @@ describe('the lease of a sled whose disk fails', () => {
     agent.once('exit', () => watchdog.stdin?.end());
     await new Promise<void>((up) => watchdog.stdout?.once('data', () => up()));
     const tell = (end: number) => watchdog.stdin?.write(`${JSON.stringify(make(end))}\n`);
-    return { tell, lives: () => processExists(agentPid) && agent.signalCode === null, path };
+    /** The disk has an earlier lease of this agent, and takes none any more. */
+    const leaveBehind = (end: number) => {
+      rmSync(path, { force: true });
+      const stale = new LeaseWriter(new Disk(), path, null);
+      stale.write(stale.number({ ...lease(end), leaseMs, agentPid }));
+      stale.close();
+    };
+    return { tell, leaveBehind, lives: () => processExists(agentPid) && agent.signalCode === null, path };
   }
 
   test('is what its agent tells: the watchdog ends no guest while renewals succeed, and every one when they do not', async () => {
     const leaseMs = 2_000;
     // Long enough for a watchdog to come up on a busy machine.
-    const { tell, lives, path } = await watched(monotonicMs() + 20_000, leaseMs);
+    const { tell, leaveBehind, lives, path } = await watched(monotonicMs() + 20_000, leaseMs);
     const begun = monotonicMs();
-    let end = 0;
+    let end = begun + leaseMs;
+    tell(end);
+    leaveBehind(end);
     while (monotonicMs() < begun + 3 * leaseMs) {
       end = monotonicMs() + leaseMs;
       tell(end);
       await new Promise((resolve) => setTimeout(resolve, leaseMs / 10));
-      // The file is of long ago, then gone, then nonsense.
-      if (monotonicMs() > begun + leaseMs) rmSync(path, { force: true });
-      if (monotonicMs() > begun + 2 * leaseMs) writeFileSync(path, 'x');
+      // What the file says is over, then it is gone, then it is nonsense.
+      if (monotonicMs() > begun + 2 * leaseMs) rmSync(path, { force: true });
+      if (monotonicMs() > begun + 2.5 * leaseMs) writeFileSync(path, 'x');
       // A test that was held up for a whole lease has not renewed.
       if (monotonicMs() < end) expect(lives()).toBe(true);
     }
@@ -300,7 +288,7 @@ describe('the lease of a sled whose disk fails', () => {
   });
 });
 
-describe.skipIf(mounts === null)('a sled with fencing whose disk is full', () => {
+describe.skipIf(!mounts)('a sled with fencing whose disk is full', () => {
   const control: FastifyInstance = fastify();
   let granted = 0;
   let url = '';
@@ -316,7 +304,7 @@ describe.skipIf(mounts === null)('a sled with fencing whose disk is full', () =>
   afterAll(() => control.close());
 
   test('renews its lease, and keeps its guests, for as long as the disk is full', async () => {
-    const disk = (await smallDisk()) as string;
+    const disk = await smallDisk();
     const leaseMs = 6_000;
     const ip = loopbackAddress();
     const address = `${ip}:${await freePort(ip)}`;
