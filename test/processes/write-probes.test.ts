@@ -49,6 +49,7 @@ const problems = () =>
   readinessProblems(
     () => pingDatabase(database.db),
     connection.connection,
+    'default',
     writeProbes(database.db, connection.connection, 'default'),
   );
 
