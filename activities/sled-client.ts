@@ -357,10 +357,11 @@ function shakesHands(address: string, timeoutMs: number): Promise<boolean> {
   return new Promise((resolve) => {
     const socket = connect({ ...splitAddress(address), rejectUnauthorized: false });
     const end = (answers: boolean) => {
+      clearTimeout(late);
       resolve(answers);
       socket.destroy();
     };
-    socket.setTimeout(timeoutMs, () => end(false));
+    const late = setTimeout(() => end(false), timeoutMs);
     socket.once('secureConnect', () => end(true));
     socket.on('error', (error) => end(isAnswer(error)));
     socket.once('close', () => end(false));

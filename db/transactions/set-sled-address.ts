@@ -54,9 +54,9 @@ function requireMovable(row: SledRow, livingVmms: number, { address, silentAddre
   const { name } = row;
   if (row.policy === 'expunged' || row.expungingSince !== null)
     throw Refusal.conflict(`sled "${name}" was expunged: add it as a new sled`);
-  if (row.identified)
+  if (row.identified && livingVmms > 0)
     throw Refusal.conflict(
-      `sled "${name}" has joined, and its certificate names its address: invite it again ("mooring sled invite ${name}") and join it with the new one`,
+      `sled "${name}" has joined, and its certificate names the address that its VMMs are found at: invite it again ("mooring sled invite ${name}") and join it with the new one, or drain it first`,
     );
   if (row.address !== silentAddress)
     throw Refusal.conflict(`sled "${name}" is at ${row.address} by now: look at it, and try again`);

@@ -242,6 +242,11 @@ const WAITS: Readonly<Record<string, Row>> = {
     wait: async (hole) => typeof (await sledClient(hole).answers(sledAt(hole), LIMIT_MS)),
     ends: 'boolean',
   },
+  'sled: whether one that has joined answers': {
+    to: HTTP,
+    wait: (hole) => sledClient(hole).answers({ ...sledAt(hole), identified: true }, LIMIT_MS),
+    ends: undefined,
+  },
   'sled agent: a report': {
     to: HTTP,
     wait(hole) {
