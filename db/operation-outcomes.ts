@@ -38,12 +38,17 @@ const DEFAULT_PROVE_EVERY_MS = 5_000;
 const PROOF_MS = 2_000;
 /** How long until a proof is tried again that could not be given, in milliseconds. */
 const PROVE_AGAIN_MS = 1_000;
-/** How long until it connects again, in milliseconds: twice as long each time, up to the second. */
-const FIRST_PAUSE_MS = 200;
-const MAX_PAUSE_MS = 5_000;
+/** The first and the longest pause until it connects again, in milliseconds. */
+const PAUSES_MS = { first: 200, longest: 5_000 };
 /** The same where it connects and hears nothing: a pooler stays what it is, until somebody changes it. */
-const FIRST_DEAF_PAUSE_MS = 5_000;
-const MAX_DEAF_PAUSE_MS = 60_000;
+const DEAF_PAUSES_MS = { first: 5_000, longest: 60_000 };
+
+/** How long until it connects again, in milliseconds, after `failures` others in a row: twice as long each time. Pure. */
+export function listenAgainMs(failures: number, isDeaf: boolean): number {
+  const { first, longest } = isDeaf ? DEAF_PAUSES_MS : PAUSES_MS;
+  return Math.min(longest, first * 2 ** failures);
+}
+
 /** How many outcomes it keeps in mind: a saga may be over before its caller knows the id of its run. */
 const KEPT = 10_000;
 
@@ -125,23 +130,20 @@ export class OperationOutcomes implements OutcomeListener {
 
   async #run(): Promise<void> {
     const { signal } = this.#closing;
-    let pauseMs = FIRST_PAUSE_MS;
-    let deafPauseMs = FIRST_DEAF_PAUSE_MS;
+    let failures = 0;
     while (!signal.aborted) {
       let isDeaf = false;
       try {
         await this.#listen(() => {
-          pauseMs = FIRST_PAUSE_MS;
-          deafPauseMs = FIRST_DEAF_PAUSE_MS;
+          failures = 0;
         });
       } catch (error) {
         isDeaf = error instanceof HearsNothing;
         if (refusesSettings(error)) this.#peer.takesSettings = false;
         else if (!signal.aborted) this.#sayDeaf(error);
       }
-      await pause(isDeaf ? deafPauseMs : pauseMs, undefined, { signal }).catch(() => {});
-      if (isDeaf) deafPauseMs = Math.min(deafPauseMs * 2, MAX_DEAF_PAUSE_MS);
-      else pauseMs = Math.min(pauseMs * 2, MAX_PAUSE_MS);
+      await pause(listenAgainMs(failures, isDeaf), undefined, { signal }).catch(() => {});
+      failures += 1;
     }
   }
 
