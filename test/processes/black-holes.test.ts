@@ -244,8 +244,8 @@ const WAITS: Readonly<Record<string, Row>> = {
   },
   'sled: whether one that has joined answers': {
     to: HTTP,
-    wait: (hole) => sledClient(hole).answers({ ...sledAt(hole), identified: true }, LIMIT_MS),
-    ends: undefined,
+    wait: async (hole) => typeof (await sledClient(hole).answers({ ...sledAt(hole), identified: true }, LIMIT_MS)),
+    ends: 'boolean',
   },
   'sled agent: a report': {
     to: HTTP,
