@@ -26,8 +26,9 @@ export async function checkStillWanted(
   const place = await readVmmPlace(db, vmmId);
   if (place === null) return;
   if (readIntent && place.intendedState !== 'running') throw stopRequested();
-  if (place.givenUp) {
-    const what = place.sledPolicy === 'expunged' ? 'expunged' : 'declared dead or stated to be powered off';
+  if (place.givenUp || place.sledLeaves) {
+    const what =
+      place.sledPolicy === 'expunged' || place.sledLeaves ? 'expunged' : 'declared dead or stated to be powered off';
     throw stepFailure('SledExpunged', `sled "${place.sledName}" was ${what}`);
   }
   if (place.unwinding) throw vmmEnded(place.sledName ?? 'unknown');

@@ -1,11 +1,13 @@
 /**
  * Fencing: declares the sleds dead whose guests are off for certain, so that auto-restart can bring these up elsewhere; and
  * takes back those without fencing that have come back and prove what they run. A sled with fencing proves it when it
- * renews its lease. Each verdict is one transaction (`db/transactions/declare-dead.ts`).
+ * renews its lease. Of a sled that was expunged while its guests could run it sees the end. Each verdict is one transaction
+ * (`db/transactions/declare-dead.ts`, `expunge-sled.ts`).
  */
-import { readDeadSledsWithoutFencing, readFencedSleds } from '../db/queries/read-fenced-sleds.ts';
+import { readDeadSledsWithoutFencing, readFencedSleds, readLeavingSleds } from '../db/queries/read-fenced-sleds.ts';
 import { forgetOldGaps } from '../db/transactions/beat-lease-service.ts';
 import { judgeLease, returnDeadSled } from '../db/transactions/declare-dead.ts';
+import { settleExpunge } from '../db/transactions/expunge-sled.ts';
 import { MAX_LEASE_MS } from '../model/lease.ts';
 import type { FencingFindings } from '../model/reconcilers.ts';
 import { isTerminalVmmState } from '../model/states.ts';
@@ -36,6 +38,17 @@ export async function judgeLeases({ db, sleds, workflows }: ActivityContext): Pr
       found.failed.push(...judged.declaration.failed);
       // Should a signal be lost, the scan finds whom it was for.
       await Promise.all(judged.declaration.instanceIds.map((instanceId) => workflows.signalUpdate(instanceId)));
+    } catch (error) {
+      errors.push(error);
+    }
+  }
+  for (const { id, name } of await readLeavingSleds(db)) {
+    try {
+      const settled = await settleExpunge(db, id, automaticActor('fencing'));
+      if (settled === null) continue;
+      if (settled.failed.length > 0) found.dead.push(name);
+      found.failed.push(...settled.failed);
+      await Promise.all(settled.instanceIds.map((instanceId) => workflows.signalUpdate(instanceId)));
     } catch (error) {
       errors.push(error);
     }

@@ -30,6 +30,7 @@ export function registerActivities(context: SagaContext) {
           },
           vmm_spec: { name: claim.instanceName, ncpus: claim.ncpus, memory_bytes: claim.memoryBytes },
           vmm_addr: claim.vmmAddress,
+          sled_id: claim.sledId,
         },
         SLED_CALL_MS,
       );

@@ -32,9 +32,10 @@ export async function unregisterFromSled(
   sleds: Pick<StepSledCalls, 'unregister'>,
   sled: SledAddress,
   vmmId: string,
+  timeoutMs = BRIEF_SLED_CALL_MS,
 ): Promise<SledVmmState | null> {
   try {
-    return (await sleds.unregister(sled, vmmId, BRIEF_SLED_CALL_MS)).updated_runtime;
+    return (await sleds.unregister(sled, vmmId, timeoutMs)).updated_runtime;
   } catch (error) {
     if (error instanceof SledError && error.kind === 'gone') return null;
     throw error;

@@ -1,3 +1,4 @@
+import { connect } from 'node:tls';
 import { Agent, type Dispatcher, request } from 'undici';
 import type { z } from 'zod';
 import { classifySledAnswer, type SledCommand } from '../model/sled-answer.ts';
@@ -14,6 +15,7 @@ import {
   serialConsoleData,
   sledInventory,
   sledVmmState,
+  splitAddress,
   type UpdatedRuntime,
   updatedRuntime,
   type VmmCommand,
@@ -26,6 +28,21 @@ export interface SledAddress {
   readonly name: string;
   /** `ip:port`. */
   readonly address: string;
+}
+
+/**
+ * A sled that is spoken to although it was expunged: only to hear what it still has, and to end that. `identified`: its
+ * agent must show that it is that sled, though its certificate is good for nothing else.
+ */
+export interface ExpungedSledAddress extends SledAddress {
+  readonly id: string;
+  readonly identified: boolean;
+  readonly expunged: true;
+}
+
+/** A sled that is only asked for a sign of life. `identified`: it has joined, whether or not its certificate is good. */
+export interface ProbedSled extends SledAddress {
+  readonly identified?: boolean | undefined;
 }
 
 /** How an answer, or the lack of one, is to be taken: see `classifySledAnswer`. */
@@ -88,7 +105,7 @@ export class SledClient {
   }
 
   /** Unregisters a VMM: a known one is killed, and its id stays dead. Only success and `gone` are definitive. */
-  unregister(sled: SledAddress, vmmId: string, timeoutMs: number): Promise<UpdatedRuntime> {
+  unregister(sled: SledAddress | ExpungedSledAddress, vmmId: string, timeoutMs: number): Promise<UpdatedRuntime> {
     return this.#call(sled, 'unregister', 'DELETE', `/vmms/${vmmId}`, undefined, updatedRuntime, timeoutMs);
   }
 
@@ -122,25 +139,30 @@ export class SledClient {
   }
 
   /** Asks for all that a sled has. */
-  readInventory(sled: SledAddress, timeoutMs: number): Promise<SledInventory> {
+  readInventory(sled: SledAddress | ExpungedSledAddress, timeoutMs: number): Promise<SledInventory> {
     return this.#call(sled, 'read', 'GET', '/vmms', undefined, sledInventory, timeoutMs);
   }
 
   /**
-   * Whether an agent answers at a sled's address, whatever it says: then the sled is powered on. A connection that is
-   * refused is no agent's answer: it says nothing of the guests. Never throws.
+   * Whether something answers at a sled's address, whatever it says and whoever it shows to be: then the sled is powered on.
+   * A connection that is refused is no agent's answer: it says nothing of the guests. Never throws.
    */
-  async answers(sled: SledAddress, timeoutMs: number): Promise<boolean> {
+  async answers({ address, identified }: ProbedSled, timeoutMs: number): Promise<boolean> {
+    // Nothing is told to one that has joined, and nothing believed: even with another's certificate it is powered on.
+    if (identified ?? (await this.#directory?.identityAt(address).catch(() => null)) != null)
+      return shakesHands(address, timeoutMs);
+    const dispatcher = new Agent({ connect: { timeout: timeoutMs } });
     try {
-      const { origin, dispatcher } = await this.#routeTo(sled);
-      const { body } = await request(`${origin}/vmms`, {
+      const { body } = await request(`http://${address}/vmms`, {
         dispatcher,
         signal: AbortSignal.timeout(timeoutMs),
       });
       await body.dump().catch(() => {});
       return true;
-    } catch {
-      return false;
+    } catch (error) {
+      return isAnswer(error);
+    } finally {
+      await dispatcher.destroy();
     }
   }
 
@@ -150,20 +172,25 @@ export class SledClient {
     this.#identified.clear();
   }
 
-  async #routeTo(sled: SledAddress): Promise<Route> {
-    const sledId = (await this.#directory?.identityAt(sled.address)) ?? null;
-    if (this.#directory === null || sledId === null)
-      return { origin: `http://${sled.address}`, dispatcher: this.#plain };
+  async #routeTo(sled: SledAddress | ExpungedSledAddress): Promise<Route> {
+    const directory = this.#directory;
+    const expunged = 'expunged' in sled;
+    const sledId = expunged
+      ? sled.identified
+        ? sled.id
+        : null
+      : ((await directory?.identityAt(sled.address)) ?? null);
+    if (directory === null || sledId === null) return { origin: `http://${sled.address}`, dispatcher: this.#plain };
     // By the sled, not only by its address: another one may come to live there.
-    const key = `${sledId} ${sled.address}`;
+    const key = `${sledId} ${sled.address}${expunged ? ' expunged' : ''}`;
     let agent = this.#identified.get(key);
     if (agent === undefined) {
-      const directory = this.#directory;
       agent = new RenewableAgent(directory.holder, {
         ...CONNECTIONS,
         checkServerIdentity: expectPeer(
           `sled "${sled.name}"`,
-          (identity, serial) => identity.kind === 'sled' && identity.sledId === sledId && !directory.isRevoked(serial),
+          (identity, serial) =>
+            identity.kind === 'sled' && identity.sledId === sledId && (expunged || !directory.isRevoked(serial)),
         ),
       });
       this.#identified.set(key, agent);
@@ -249,6 +276,27 @@ export class SledClient {
         throw new SledError('unavailable', `${what}: answered ${describe(status, error_code, message)}`);
     }
   }
+}
+
+/** Whether a process at an address speaks TLS, whatever it shows. Never throws. */
+function shakesHands(address: string, timeoutMs: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect({ ...splitAddress(address), rejectUnauthorized: false });
+    const end = (answers: boolean) => {
+      resolve(answers);
+      socket.destroy();
+    };
+    socket.setTimeout(timeoutMs, () => end(false));
+    socket.once('secureConnect', () => end(true));
+    socket.on('error', (error) => end(isAnswer(error)));
+    socket.once('close', () => end(false));
+  });
+}
+
+/** Whether an error is made of what the other end sent: a refusal by TLS, or what is no HTTP. */
+function isAnswer(error: unknown): boolean {
+  const { code } = error as { code?: unknown };
+  return typeof code === 'string' && /^(ERR_SSL_|HPE_|EPROTO$)/.test(code);
 }
 
 async function readLimited(body: AsyncIterable<Buffer>): Promise<string> {

@@ -1,17 +1,19 @@
 /** The watcher: asks every sled what it has, and sets right what disagrees with the database. */
 
 import { readSledVmms } from '../db/queries/read-sled-vmms.ts';
-import { readWatchedSleds } from '../db/queries/read-watched-sleds.ts';
+import { readExpungedSleds, readVmmsOfExpunged, readWatchedSleds } from '../db/queries/read-watched-sleds.ts';
 import { applyReport } from '../db/transactions/apply-report.ts';
 import { failVmm } from '../db/transactions/fail-vmm.ts';
 import { releaseUnwound } from '../db/transactions/release-unwound.ts';
 import type { WatcherFindings } from '../model/reconcilers.ts';
-import { isGoneVmmState } from '../model/states.ts';
+import { isGoneVmmState, isTerminalVmmState } from '../model/states.ts';
 import { signalAfterReport, signalIfNeeded } from '../temporal/signal-update.ts';
+import type { SledVmmState } from '../wire/sled-protocol.ts';
 import type { ActivityContext } from './context.ts';
 import { forEach } from './for-each.ts';
 import { automaticActor, recordAction } from './record-action.ts';
-import { type SledAddress, SledError } from './sled-client.ts';
+import { unregisterFromSled } from './sled-calls.ts';
+import { type ExpungedSledAddress, type SledAddress, SledError } from './sled-client.ts';
 
 /** How many sleds are asked at a time: more than can be silent at once in a rack, so that these delay nobody. */
 const CONCURRENT_SLEDS = 32;
@@ -19,6 +21,8 @@ const CONCURRENT_SLEDS = 32;
 const POLL_MS = 3_000;
 /** How long one sled may take of a pass, in milliseconds: what is not looked at by then is looked at in the next one. */
 const SLED_BUDGET_MS = 6_000;
+/** How many expunged sleds are asked in a pass, in turn: there should be none that answers, and there may be many. */
+const EXPUNGED_SLEDS = 16;
 
 type Found = { -readonly [Key in keyof WatcherFindings]: WatcherFindings[Key] extends number ? number : string[] };
 
@@ -30,10 +34,35 @@ export async function watchSleds({ db, sleds, workflows, metrics }: ActivityCont
   const found: Found = { sleds: 0, silent: [], slow: [], lost: [], unregistered: [], released: [] };
   const watched = shuffled(await readWatchedSleds(db));
   found.sleds = watched.length;
-  await forEach(watched, CONCURRENT_SLEDS, (one) => watchSled(one.id, one));
+  const expunged = shuffled(await readExpungedSleds(db)).slice(0, EXPUNGED_SLEDS);
+  await forEach(
+    [
+      ...watched.map((one) => () => watchSled(one.id, one, one.leaves)),
+      ...expunged.map((one) => () => endWhatIsLeft({ ...one, expunged: true })),
+    ],
+    CONCURRENT_SLEDS,
+    (look) => look(),
+  );
   return found;
 
-  async function watchSled(sledId: string, address: SledAddress): Promise<void> {
+  /**
+   * A sled that is expunged, and answers: the operator was wrong, or it came back. What it still has of its own is ended;
+   * nothing that it says is believed.
+   */
+  async function endWhatIsLeft(sled: ExpungedSledAddress): Promise<void> {
+    try {
+      const { vmms } = await sleds.readInventory(sled, POLL_MS);
+      const living = vmms.filter((vmm) => !isTerminalVmmState(vmm.vmm_state.state)).map((vmm) => vmm.vmm_id);
+      for (const vmmId of living.length === 0 ? [] : await readVmmsOfExpunged(db, living)) {
+        await unregister(sled, vmmId);
+        found.unregistered.push(vmmId);
+      }
+    } catch (error) {
+      if (!(error instanceof SledError)) throw error;
+    }
+  }
+
+  async function watchSled(sledId: string, address: SledAddress, leaves: boolean): Promise<void> {
     const deadline = performance.now() + SLED_BUDGET_MS;
     try {
       const { vmms: reported } = await sleds.readInventory(address, POLL_MS);
@@ -55,6 +84,8 @@ export async function watchSleds({ db, sleds, workflows, metrics }: ActivityCont
           await unregister(address, vmm_id);
           found.unregistered.push(vmm_id);
           await settleUnwound(vmm_id, vmm?.instance_id);
+        } else if (leaves && !vmm.unwinding && !isTerminalVmmState(state.vmm_state.state)) {
+          await endOnLeavingSled(address, vmm);
         } else if (vmm.newer) {
           const applied = await applyReport(db, vmm_id, state);
           if (applied === null) await signalIfNeeded({ db, workflows }, vmm.instance_id);
@@ -93,24 +124,30 @@ export async function watchSleds({ db, sleds, workflows, metrics }: ActivityCont
     await signalIfNeeded({ db, workflows }, vmm.instance_id);
   }
 
-  async function unregister(address: SledAddress, vmmId: string): Promise<void> {
+  /** An operator has expunged a sled that answers: its own answer that it has ended a VMM is what makes that one Failed. */
+  async function endOnLeavingSled(address: SledAddress, vmm: { id: string; instance_id: string }): Promise<void> {
+    const ended = await unregister(address, vmm.id);
+    found.unregistered.push(vmm.id);
+    if (ended !== null) await applyReport(db, vmm.id, ended);
+    await failVmm(db, vmm.id, `sled "${address.name}" was expunged`, automaticActor('watcher'));
+    await signalIfNeeded({ db, workflows }, vmm.instance_id);
+  }
+
+  /** The state in which a VMM ended, where its sled knew it. */
+  async function unregister(address: SledAddress, vmmId: string): Promise<SledVmmState | null> {
     const action = {
       operation: 'vmm_unregister',
       subjectKind: 'vmm' as const,
       subject: vmmId,
       ...automaticActor('watcher'),
     };
-    await recordAction(db, action, () => sleds.unregister(address, vmmId, POLL_MS).catch(ignoreGone));
+    return recordAction(db, action, () => unregisterFromSled(sleds, address, vmmId, POLL_MS));
   }
 
   async function settleUnwound(vmmId: string, instanceId: string | undefined): Promise<void> {
     if (await releaseUnwound(db, vmmId)) found.released.push(vmmId);
     if (instanceId !== undefined) await signalIfNeeded({ db, workflows }, instanceId);
   }
-}
-
-function ignoreGone(error: unknown): void {
-  if (!(error instanceof SledError) || error.kind !== 'gone') throw error;
 }
 
 function shuffled<T>(items: readonly T[]): T[] {

@@ -1,12 +1,12 @@
-import type { SledClient } from '../activities/sled-client.ts';
+import type { ProbedSled, SledClient } from '../activities/sled-client.ts';
 
 /** How long a sled that is reported to be powered off has to answer, in milliseconds. */
 const PROBE_MS = 3_000;
 
-/** Whether a sled that is reported to be powered off answers all the same. */
-export function probeSled(
-  sleds: SledClient,
-  sled: { readonly name: string; readonly address: string },
-): Promise<boolean> {
+/**
+ * Whether a sled that is reported to be powered off answers all the same, whoever it shows to be: a sled whose certificates
+ * were revoked is sent nothing, and is powered on nevertheless.
+ */
+export function probeSled(sleds: SledClient, sled: ProbedSled): Promise<boolean> {
   return sleds.answers(sled, PROBE_MS);
 }

@@ -55,7 +55,13 @@ import {
   reconcilerPassView,
   reconcilerView,
 } from '../wire/operator-api/reconcilers.ts';
-import { type SledAdd, type SledDeclareDead, type SledView, sledView } from '../wire/operator-api/sleds.ts';
+import {
+  type SledAdd,
+  type SledDeclareDead,
+  type SledExpunge,
+  type SledView,
+  sledView,
+} from '../wire/operator-api/sleds.ts';
 import {
   type SledCertificateView,
   type SledInviteCreate,
@@ -412,9 +418,14 @@ export class MooringClient {
     const path = `/v1/system/hardware/sleds/${encodeURIComponent(sledId)}/declare-dead`;
     return this.#call('POST', path, { body: statement, ...options }, sledView);
   }
-  /** States that a sled is gone for good: what ran there becomes Failed. It can't be taken back. */
-  expungeSled(sledId: string, options: CallOptions = {}): Promise<SledView> {
-    return this.#call('POST', `/v1/system/hardware/sleds/${encodeURIComponent(sledId)}/expunge`, options, sledView);
+  /**
+   * States that a sled is gone for good. What ran there becomes Failed when it can't run any more; until then its `state` is
+   * `active`. It can't be taken back. Throws {@link MooringApiError} (409) for a sled that answers, may hold a lease, or has
+   * VMMs, where `sled_powered_off` is not stated.
+   */
+  expungeSled(sledId: string, statement: SledExpunge = {}, options: CallOptions = {}): Promise<SledView> {
+    const path = `/v1/system/hardware/sleds/${encodeURIComponent(sledId)}/expunge`;
+    return this.#call('POST', path, { body: statement, ...options }, sledView);
   }
 
   /** Who the API takes this client for. */

@@ -122,6 +122,8 @@ export const sled = pgTable(
     timeCreated: moment('time_created').notNull().defaultNow(),
     timeModified: moment('time_modified').notNull().defaultNow(),
     timeExpunged: moment('time_expunged'),
+    /** When an operator expunged it; until nothing of it can run any more its policy is not `expunged` yet. */
+    expungingSince: moment('expunging_since'),
   },
   (table) => [
     uniqueIndex('sled_name').on(table.name).where(sql`policy <> 'expunged'`),
@@ -132,6 +134,7 @@ export const sled = pgTable(
     check('sled_lease_length', sql`lease_ms >= 1`),
     check('sled_death_whole', sql`(time_declared_dead IS NULL) = (declared_dead_by IS NULL)`),
     check('sled_expunged_time', sql`(policy = 'expunged') = (time_expunged IS NOT NULL)`),
+    check('sled_expunging', sql`expunging_since IS NULL OR policy <> 'in_service'`),
   ],
 );
 

@@ -11,7 +11,7 @@ import type { Database } from '../db/connect.ts';
 import type { GuestLogEntry } from '../sled-agent/hypervisor.ts';
 import { examineDatabase } from './database.ts';
 import type { Finding } from './finding.ts';
-import { findStrangers, findTwins, surveySleds } from './sleds.ts';
+import { findGuestsOfExpunged, findStrangers, findTwins, surveySleds } from './sleds.ts';
 import { findDoubleRuns } from './witness.ts';
 import { findOpenWorkflows } from './workflows.ts';
 
@@ -57,6 +57,7 @@ export async function examine(options: ExamineOptions): Promise<Examination> {
   const findings = [...stored.findings, ...findDoubleRuns(options.guestLog ?? [])];
   if (sleds !== undefined && survey !== null) {
     findings.push(...(await findTwins(survey, sleds, atRest)));
+    findings.push(...(await findGuestsOfExpunged(db, survey, sleds)));
     if (atRest) findings.push(...(await findStrangers(db, survey, sleds)));
   }
   if (atRest && temporal !== undefined) findings.push(...(await findOpenWorkflows(db, temporal)));

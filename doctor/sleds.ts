@@ -5,10 +5,11 @@
  * seem to run one instance's guest, the first sled is asked again after the second: when its VMM has the same generations
  * before and after, it was in that state all the while, and both ran at the moment when the second sled was asked.
  */
-import { type SledClient, SledError } from '../activities/sled-client.ts';
+import { type ExpungedSledAddress, type SledAddress, type SledClient, SledError } from '../activities/sled-client.ts';
 import type { Database } from '../db/connect.ts';
 import { type PlacedVmm, readPlacedVmms } from '../db/queries/read-placed-vmms.ts';
 import { type DirectoryEntry, readSledDirectory } from '../db/queries/read-sled-directory.ts';
+import { readExpungedSleds } from '../db/queries/read-watched-sleds.ts';
 import { isGoneVmmState, isTerminalVmmState } from '../model/states.ts';
 import type { SledInventory } from '../wire/sled-protocol.ts';
 import type { Finding } from './finding.ts';
@@ -19,7 +20,7 @@ const CONCURRENT_SLEDS = 16;
 
 type ReportedVmm = SledInventory['vmms'][number];
 
-type Sled = Pick<DirectoryEntry, 'id' | 'name' | 'address'>;
+type Sled = Pick<DirectoryEntry, 'id'> & (SledAddress | ExpungedSledAddress);
 
 /** What every sled reported of itself, at about one moment. */
 export interface SledSurvey {
@@ -28,16 +29,23 @@ export interface SledSurvey {
   readonly silent: readonly Sled[];
 }
 
-/** Reads the inventory of every sled that isn't expunged. A sled without an answer is not an error. */
+const isExpunged = (sled: Sled) => 'expunged' in sled;
+
+/**
+ * Reads the inventory of every sled, of those that were expunged too: should one answer, its guests may be second copies. A
+ * sled without an answer is not an error, and an expunged one is expected to have none.
+ */
 export async function surveySleds(db: Database, client: SledClient): Promise<SledSurvey> {
-  const queue = await readSledDirectory(db);
+  const expunged = (await readExpungedSleds(db)).map((sled) => ({ ...sled, expunged: true as const }));
+  const queue: Sled[] = [...(await readSledDirectory(db)), ...expunged];
   const inventories: { sled: Sled; vmms: ReportedVmm[] }[] = [];
   const silent: Sled[] = [];
   const work = async () => {
     for (let sled = queue.shift(); sled !== undefined; sled = queue.shift()) {
       const vmms = await inventoryOf(client, sled);
-      if (vmms === null) silent.push(sled);
-      else inventories.push({ sled, vmms });
+      if (vmms === null) {
+        if (!isExpunged(sled)) silent.push(sled);
+      } else inventories.push({ sled, vmms });
     }
   };
   await Promise.all(Array.from({ length: CONCURRENT_SLEDS }, work));
@@ -110,6 +118,8 @@ export async function findTwins(survey: SledSurvey, client: SledClient, atRest: 
   for (const [instanceId, places] of running) {
     for (const [index, first] of places.entries()) {
       for (const second of places.slice(index + 1)) {
+        // One agent at two addresses, as when a sled was expunged and added anew: it has one VMM.
+        if (first.vmm.vmm_id === second.vmm.vmm_id && (isExpunged(first.sled) || isExpunged(second.sled))) continue;
         if (!atRest && (handsOver(first.vmm, second.vmm) || handsOver(second.vmm, first.vmm))) continue;
         if (!(await runAtOnce(client, first, second, atRest))) continue;
         findings.push({
@@ -121,6 +131,35 @@ export async function findTwins(survey: SledSurvey, client: SledClient, atRest: 
           message: `instance ${instanceId} runs twice: ${describe(first)}, and ${describe(second)}`,
         });
       }
+    }
+  }
+  return findings;
+}
+
+/**
+ * Invariant 4 as well: an expunged sled runs nothing, whatever the database has of what it reports. Two looks, since what it
+ * has may be ended between them; of VMMs that are not placed on that sled nothing is known.
+ */
+export async function findGuestsOfExpunged(db: Database, survey: SledSurvey, client: SledClient): Promise<Finding[]> {
+  const findings: Finding[] = [];
+  for (const { sled, vmms } of survey.inventories.filter((one) => isExpunged(one.sled))) {
+    const guests = vmms.filter(runsGuest);
+    if (guests.length === 0) continue;
+    const known = await readPlacedVmms(
+      db,
+      guests.map((vmm) => vmm.vmm_id),
+    );
+    const still = new Set(((await inventoryOf(client, sled)) ?? []).filter(runsGuest).map((vmm) => vmm.vmm_id));
+    for (const vmm of guests) {
+      if (known.get(vmm.vmm_id)?.sled_id !== sled.id || !still.has(vmm.vmm_id)) continue;
+      findings.push({
+        invariant: 4,
+        rule: 'no guest on an expunged sled',
+        holds: 'always',
+        instanceId: vmm.instance_id,
+        sledId: sled.id,
+        message: `sled ${sled.name} was expunged, and answers: it still runs instance ${vmm.instance_id} in VMM ${vmm.vmm_id} (${vmm.vmm_state.state})`,
+      });
     }
   }
   return findings;
@@ -167,7 +206,7 @@ async function compare(db: Database, survey: SledSurvey): Promise<(Finding & { k
     survey.inventories.flatMap(({ vmms }) => vmms.map((vmm) => vmm.vmm_id)),
   );
   const findings: (Finding & { key: string })[] = [];
-  for (const { sled, vmms } of survey.inventories) {
+  for (const { sled, vmms } of survey.inventories.filter((one) => !isExpunged(one.sled))) {
     const present = new Set(vmms.map((vmm) => vmm.vmm_id));
     for (const vmm of vmms.filter(({ vmm_state }) => !isTerminalVmmState(vmm_state.state))) {
       const why = strangeness(known.get(vmm.vmm_id), sled, vmm);

@@ -70,7 +70,7 @@ export function describeIdentityRefusal(refusal: IdentityRefusal): string {
     case 'wrong_identity':
       return 'the certificate is not that of a sled';
     case 'expunged':
-      return 'the sled was expunged: it is no part of this installation any more';
+      return 'the sled was expunged: it is no part of this installation any more, and ends its guests';
     case 'foreign_sled':
       return 'a sled speaks only for itself: the certificate that was shown is another sled’s';
     case 'foreign_vmm':

@@ -10,6 +10,7 @@ import {
   NO_SUCH_INSTANCE,
   type RegisterRequest,
   type SerialConsoleData,
+  SLED_EXPUNGED,
   type SledVmmState,
   VMM_UNREGISTERED,
   type VmmCommand,
@@ -45,6 +46,10 @@ export interface AgentOptions {
   readonly dataDir: string | null;
   /** Whether guests may run here now: with fencing, as long as the lease lasts. By default they may. */
   readonly leaseHeld?: () => boolean;
+  /** Which sled this is, where the control plane does not say it with each VMM. */
+  readonly sledId?: string | undefined;
+  /** Gets a message about what the control plane has said, for the log. */
+  readonly onTrouble?: ((message: string) => void) | undefined;
 }
 
 const REPORT_CONNECTIONS = 8;
@@ -57,6 +62,8 @@ export class SledAgent {
   #ready = false;
   /** How often every guest was powered off: what was begun before such a moment is not finished after it. */
   #powerOffs = 0;
+  /** The sleds that were expunged, of those that this agent was or is. */
+  readonly #expunged = new Set<string>();
   readonly reporter: Reporter;
 
   private constructor(options: AgentOptions, store: VmmStore) {
@@ -66,6 +73,7 @@ export class SledAgent {
       options.controlPlaneUrl,
       (vmmId, report) => this.#onReportDelivered(vmmId, report),
       options.identity?.connectToControlPlane(REPORT_CONNECTIONS),
+      (vmmId) => this.#onVmmOfExpungedSled(vmmId),
     );
   }
 
@@ -108,10 +116,62 @@ export class SledAgent {
     return this.#living().map((vmm) => vmm.vmmId);
   }
 
+  /** The sleds whose VMMs live here, by what the control plane has called this one: one, unless it was added anew. */
+  sledIds(): string[] {
+    const ids = this.#living().map((vmm) => this.#sledOf(vmm));
+    return [...new Set(ids.filter((id) => id !== null))];
+  }
+
+  /**
+   * The control plane has said that a sled was expunged: what lives here of it is ended, and no VMM is taken for it any more.
+   * Said again it means the same. Resolves when no process of its guests is left.
+   */
+  async endExpunged(sledId: string): Promise<void> {
+    this.#expunged.add(sledId);
+    const living = this.#living().filter((vmm) => this.#sledOf(vmm) === sledId);
+    if (living.length === 0) return;
+    this.#options.onTrouble?.(
+      `this sled (${sledId}) was expunged: its ${living.length} guest${living.length === 1 ? ' is' : 's are'} powered off, and it takes no more`,
+    );
+    await this.#end(living);
+  }
+
+  #sledOf(vmm: VmmRecord): string | null {
+    return vmm.sledId ?? this.#options.sledId ?? null;
+  }
+
+  #onVmmOfExpungedSled(vmmId: string): void {
+    const vmm = this.#store.get(vmmId);
+    const sledId = vmm === undefined ? null : this.#sledOf(vmm);
+    if (vmm === undefined) return;
+    if (sledId !== null) {
+      this.hearExpunged(sledId);
+    } else if (!isTerminalVmmState(vmm.runtime.state)) {
+      this.#options.onTrouble?.(`the sled of VMM ${vmmId} was expunged: its guest is powered off`);
+      this.#orSayWhy(this.#end([vmm]));
+    }
+  }
+
+  /** Does as {@link endExpunged}, in its own time. Never throws: what is left is ended when it is heard again. */
+  hearExpunged(sledId: string): void {
+    this.#orSayWhy(this.endExpunged(sledId));
+  }
+
+  #orSayWhy(ending: Promise<void>): void {
+    ending.catch((error: unknown) =>
+      this.#options.onTrouble?.(
+        `not every guest could be powered off: ${error instanceof Error ? error.message : error}`,
+      ),
+    );
+  }
+
   /** Powers off every guest at once; their VMMs are Failed. Resolves when no process of theirs is left. */
   async powerOff(): Promise<void> {
     this.#powerOffs += 1;
-    const living = this.#living();
+    await this.#end(this.#living());
+  }
+
+  async #end(living: readonly VmmRecord[]): Promise<void> {
     await Promise.all(living.map((vmm) => this.#options.hypervisor.kill(vmm.vmmId)));
     // Those whose processes were still being made: once more, when they are there.
     await Promise.allSettled(this.#making.values());
@@ -139,6 +199,12 @@ export class SledAgent {
     );
   }
 
+  /** Refuses for good a VMM of a sled that was expunged. */
+  #refuseExpunged(sledId: string | null): void {
+    if (sledId === null || !this.#expunged.has(sledId)) return;
+    throw new AgentRefusal(409, SLED_EXPUNGED, 'this sled was expunged: it takes no VMM any more');
+  }
+
   /** Registers a VMM; the same once more gives its state as it is. */
   async register(vmmId: string, request: RegisterRequest): Promise<SledVmmState> {
     this.#refuseDead(vmmId);
@@ -150,6 +216,8 @@ export class SledAgent {
       await this.#making.get(vmmId);
       return stateOf(known);
     }
+    const sledId = request.sled_id ?? this.#options.sledId ?? null;
+    this.#refuseExpunged(sledId);
     this.#requireLease();
     const { ncpus, memory_bytes: memoryBytes, name } = request.vmm_spec;
     const used = this.#living();
@@ -175,6 +243,7 @@ export class SledAgent {
       migrationOut: null,
       lastCommand: 'nothing',
       refusedMigration: false,
+      sledId,
     };
     const powerOffs = this.#powerOffs;
     this.#store.save(record);
@@ -186,7 +255,7 @@ export class SledAgent {
       await this.#options.hypervisor.kill(vmmId);
       this.#refuseDead(vmmId);
     }
-    if (this.#powerOffs !== powerOffs) {
+    if (this.#powerOffs !== powerOffs || (sledId !== null && this.#expunged.has(sledId))) {
       await this.#options.hypervisor.kill(vmmId);
       this.#recordKill(record);
       return stateOf(record);
@@ -217,6 +286,7 @@ export class SledAgent {
           throw new AgentRefusal(409, 'MIGRATING_IN', `VMM ${vmmId} runs when its guest has arrived`);
         }
         if (vmm.lastCommand === 'nothing') {
+          this.#refuseExpunged(this.#sledOf(vmm));
           this.#requireLease();
           this.#update(vmm, { lastCommand: 'running' });
           this.#options.hypervisor.run(vmmId);

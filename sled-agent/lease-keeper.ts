@@ -17,9 +17,9 @@ import {
   leaseGranted,
   leaseRefused,
   SLED_DECLARED_DEAD,
-  SLED_EXPUNGED,
   sledIdentity,
 } from '../wire/lease-protocol.ts';
+import { SLED_EXPUNGED } from '../wire/sled-protocol.ts';
 import { type ControlPlaneConnections, plainConnections } from './control-plane-connections.ts';
 import { bootId, monotonicMs, readLease, writeLease } from './lease-file.ts';
 
@@ -40,6 +40,8 @@ export interface LeaseKeeperOptions {
   readonly living: () => string[];
   /** Powers off every guest; resolves when none executes any more. */
   readonly powerOff: () => Promise<void>;
+  /** The control plane has said that this sled was expunged. Resolves when its guests are off. */
+  readonly onExpunged: (sledId: string) => Promise<void>;
   readonly onTrouble: (message: string) => void;
 }
 
@@ -162,7 +164,12 @@ export class LeaseKeeper {
       await this.#powerOff();
       return 'powered-off';
     }
-    if (statusCode === 409 && code === SLED_EXPUNGED) throw new Error(message ?? 'the sled was expunged');
+    if (code === SLED_EXPUNGED && statusCode >= 400 && statusCode < 500) {
+      await this.#options.onExpunged(sledId);
+      // Its lease ends with it, and whatever else runs on it.
+      if (this.#powerOffAtMs !== null || this.#options.living().length > 0) await this.#powerOff();
+      throw new Error(message ?? 'the sled was expunged');
+    }
     throw new Error(`the control plane answered ${statusCode}${message === undefined ? '' : `: ${message}`}`);
   }
 

@@ -2,11 +2,21 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { request } from 'undici';
 import { withLimit } from '../platform/host/with-limit.ts';
 import { type NetworkEntry, networkPage } from '../wire/network-protocol.ts';
-import { type ControlPlaneConnections, plainConnections } from './control-plane-connections.ts';
+import { type ControlPlaneConnections, plainConnections, saysExpunged } from './control-plane-connections.ts';
 
 const CALL_MS = 5_000;
 /** The longest pause after a failure, in milliseconds, where polling itself is not slower. */
 const MAX_PAUSE_MS = 10_000;
+
+/** Whom the table speaks for, and who hears that it was expunged. */
+export interface NetworkSubscriber {
+  /** The sleds whose VMMs live here. */
+  readonly sledIds: () => readonly string[];
+  /** The control plane has said that this sled was expunged; `null`: the one that the connection shows. */
+  readonly onExpunged: (sledId: string | null) => void;
+}
+
+const NOBODY: NetworkSubscriber = { sledIds: () => [], onExpunged: () => {} };
 
 /**
  * What a sled knows of where instances live, kept by polling the control plane. While it can't be reached the table stays
@@ -18,6 +28,9 @@ export class NetworkTable {
   readonly #connections: ControlPlaneConnections;
   readonly #stopped = new AbortController();
   readonly #running: Promise<void>;
+  readonly #subscriber: NetworkSubscriber;
+  /** Counts the polls: each names one of its sleds, in turn. */
+  #polls = 0;
   #entries = new Map<string, NetworkEntry>();
   #passes = 0;
 
@@ -25,7 +38,13 @@ export class NetworkTable {
    * Polls `controlPlaneUrl` every `everyMs` milliseconds until stopped; 0 never does. `connections` are the table's from
    * then on; in plain HTTP by default.
    */
-  constructor(controlPlaneUrl: string, everyMs: number, connections: ControlPlaneConnections | null = null) {
+  constructor(
+    controlPlaneUrl: string,
+    everyMs: number,
+    connections: ControlPlaneConnections | null = null,
+    subscriber: NetworkSubscriber = NOBODY,
+  ) {
+    this.#subscriber = subscriber;
     this.#url = controlPlaneUrl;
     this.#connections = connections ?? plainConnections(1);
     this.#everyMs = everyMs;
@@ -79,14 +98,20 @@ export class NetworkTable {
   }
 
   async #poll(after: string | null) {
-    const query = after === null ? '' : `?after=${encodeURIComponent(after)}`;
+    const sledIds = this.#subscriber.sledIds();
+    const sledId = sledIds[this.#polls++ % Math.max(1, sledIds.length)] ?? null;
+    const query = new URLSearchParams({
+      ...(after === null ? {} : { after }),
+      ...(sledId === null ? {} : { sled_id: sledId }),
+    });
     return withLimit(CALL_MS, this.#stopped.signal, async (signal) => {
-      const { statusCode, body } = await request(`${this.#url}/network/instances${query}`, {
+      const { statusCode, body } = await request(`${this.#url}/network/instances?${query}`, {
         dispatcher: this.#connections.dispatcher,
         signal,
       });
       if (statusCode === 200) return networkPage.parse(await body.json());
-      await body.dump();
+      if (statusCode >= 400 && statusCode < 500 && saysExpunged(await body.text())) this.#subscriber.onExpunged(sledId);
+      else await body.dump();
       if (statusCode === 400 && after !== null) throw new CursorRefused();
       throw new Error(`the control plane answered ${statusCode}`);
     });

@@ -2,7 +2,7 @@ import { request } from 'undici';
 import { withLimit } from '../platform/host/with-limit.ts';
 import { inCallSpan } from '../platform/telemetry/tracing.ts';
 import type { SledVmmState } from '../wire/sled-protocol.ts';
-import { type ControlPlaneConnections, plainConnections } from './control-plane-connections.ts';
+import { type ControlPlaneConnections, plainConnections, saysExpunged } from './control-plane-connections.ts';
 
 const CALL_MS = 5_000;
 const MAX_PAUSE_MS = 2_000;
@@ -16,6 +16,7 @@ const TRY_AGAIN: ReadonlySet<number> = new Set([401, 408, 425, 429]);
 export class Reporter {
   readonly #url: string;
   readonly #onDelivered: (vmmId: string, report: SledVmmState) => void;
+  readonly #onExpunged: (vmmId: string) => void;
   readonly #queues = new Map<string, SledVmmState[]>();
   readonly #connections: ControlPlaneConnections;
   readonly #stopped = new AbortController();
@@ -23,17 +24,19 @@ export class Reporter {
   readonly #heldVmms = new Set<string>();
 
   /**
-   * `onDelivered` is called once the control plane has dealt with a report. `connections` are the reporter's from then on; in
-   * plain HTTP by default.
+   * `onDelivered` is called once the control plane has dealt with a report, `onExpunged` when it answers that the VMM's sled
+   * was expunged. `connections` are the reporter's from then on; in plain HTTP by default.
    */
   constructor(
     controlPlaneUrl: string,
     onDelivered: (vmmId: string, report: SledVmmState) => void,
     connections: ControlPlaneConnections | null = null,
+    onExpunged: (vmmId: string) => void = () => {},
   ) {
     this.#url = controlPlaneUrl;
     this.#connections = connections ?? plainConnections(8);
     this.#onDelivered = onDelivered;
+    this.#onExpunged = onExpunged;
   }
 
   /** Queues a report. */
@@ -98,8 +101,10 @@ export class Reporter {
             dispatcher: this.#connections.dispatcher,
             signal,
           });
-          await answer.body.dump();
-          return answer.statusCode;
+          const { statusCode } = answer;
+          if (statusCode < 400 || statusCode >= 500) await answer.body.dump();
+          else if (saysExpunged(await answer.body.text())) this.#onExpunged(vmmId);
+          return statusCode;
         }),
       );
       return statusCode === 204 || (statusCode >= 400 && statusCode < 500 && !TRY_AGAIN.has(statusCode));

@@ -49,6 +49,8 @@ export interface SledAgentOptions {
   readonly dataDir?: string | undefined;
   /** Serves the endpoints below `/test/`, by which faults are planted. */
   readonly testEndpoints?: boolean;
+  /** Gets a message about what goes wrong, for the log; that of fencing by default. */
+  readonly onTrouble?: ((message: string) => void) | undefined;
 }
 
 export interface FencingOptions {
@@ -97,10 +99,13 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
     options.makeHypervisor?.(planted, () => address, transport) ??
     new SimulatedHypervisor(options.transitionMs ?? DEFAULT_TRANSITION_MS, planted, options.guestLogFile, transport);
   let lease: LeaseKeeper | null = null;
+  const ownSledId = identity?.sledId ?? options.fencing?.sledId;
   const agent = await SledAgent.open({
     ...options,
     hypervisor,
     dataDir: options.dataDir ?? null,
+    sledId: ownSledId,
+    onTrouble: options.onTrouble ?? options.fencing?.onTrouble,
     leaseHeld: () => lease === null || lease.held,
   });
   if (options.fencing === undefined) await refuseDataWithLease(agent, options.dataDir);
@@ -113,6 +118,13 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
     options.controlPlaneUrl,
     options.networkPollMs ?? DEFAULT_NETWORK_POLL_MS,
     identity?.connectToControlPlane(1),
+    {
+      sledIds: () => agent.sledIds(),
+      onExpunged(sledId) {
+        const expunged = sledId ?? ownSledId;
+        if (expunged !== undefined) agent.hearExpunged(expunged);
+      },
+    },
   );
   const end = async (vms: 'end' | 'detach') => {
     await network.stop();
@@ -186,5 +198,6 @@ function makeLeaseKeeper(
     connections: identity?.connectToControlPlane(2),
     living: () => agent.living(),
     powerOff: () => agent.powerOff(),
+    onExpunged: (expungedId) => agent.endExpunged(expungedId),
   });
 }

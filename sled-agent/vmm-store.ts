@@ -36,6 +36,8 @@ const vmmRecord = z.object({
   /** The last command, so that the same once more is recognized. */
   lastCommand: z.enum(['nothing', 'running', 'migration_target']),
   refusedMigration: z.boolean(),
+  /** As which sled the agent was spoken to; `null` where the control plane did not say it. */
+  sledId: z.string().nullable().default(null),
 });
 export type VmmRecord = z.infer<typeof vmmRecord>;
 

@@ -73,6 +73,7 @@ export async function startSleds(
       controlPlaneUrl: api.sledUrl ?? api.url,
       identity: joined === null ? undefined : new SledIdentity(joined, folder, report),
       dataDir: qemu === null && options.dataDir === undefined ? undefined : folder,
+      onTrouble: (message) => report(`${name}: ${message}`),
       ...(qemu === null ? {} : { makeHypervisor }),
     });
     stops.push(agent.stop);

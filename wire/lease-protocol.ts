@@ -30,8 +30,6 @@ export const leaseGranted = z.object({
 
 /** The sled was declared dead: nothing of what is listed may run there. */
 export const SLED_DECLARED_DEAD = 'SLED_DECLARED_DEAD';
-/** The sled was expunged: it never gets a lease again. */
-export const SLED_EXPUNGED = 'SLED_EXPUNGED';
 
 /** Why a renewal failed, where the answer is the control plane's own. */
 export const leaseRefused = z.object({

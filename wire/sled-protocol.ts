@@ -105,6 +105,8 @@ export const registerRequest = z.object({
     memory_bytes: z.number().int().min(1),
   }),
   vmm_addr: socketAddress,
+  /** As which sled the agent is spoken to: what it hears of that sled later is about this VMM. */
+  sled_id: z.guid().nullish(),
 });
 export type RegisterRequest = z.infer<typeof registerRequest>;
 
@@ -146,6 +148,9 @@ export type AgentDescription = z.infer<typeof agentDescription>;
 export const NO_SUCH_INSTANCE = 'NO_SUCH_INSTANCE';
 /** A register for an id that was unregistered before: it stays dead. */
 export const VMM_UNREGISTERED = 'VMM_UNREGISTERED';
+
+/** The sled was expunged: it never gets a lease again, takes no VMM, and ends those that it has. */
+export const SLED_EXPUNGED = 'SLED_EXPUNGED';
 
 export const errorBody = z.looseObject({
   error_code: z.string().optional(),

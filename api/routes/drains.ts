@@ -34,7 +34,7 @@ export function addDrainRoutes(app: ApiApp, context: ApiContext): void {
       const { sled_id: sledId } = request.params;
       const found = await readSled(db, sledId);
       if (found === null) throw Refusal.notFound('sled', sledId);
-      if (found.policy === 'expunged')
+      if (found.policy === 'expunged' || found.expungingSince !== null)
         throw Refusal.conflict(`sled "${found.name}" was expunged: there is nothing on it to move`);
       // Before the answer, so that nothing is placed there from then on.
       await setSledPolicy(changing(request, db), sledId, 'no_provision');

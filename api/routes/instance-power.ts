@@ -1,11 +1,12 @@
 import { SledError } from '../../activities/sled-client.ts';
 import { readSled } from '../../db/queries/read-sled.ts';
+import { readSledFacts } from '../../db/queries/read-sled-facts.ts';
 import { readLinkedVmms, type VmmPlace } from '../../db/queries/read-vmm-place.ts';
 import { applyReport } from '../../db/transactions/apply-report.ts';
 import { failVmm } from '../../db/transactions/fail-vmm.ts';
 import { recordForceStop } from '../../db/transactions/force-stop.ts';
 import { recordStop } from '../../db/transactions/record-stop.ts';
-import { type ForceStopSide, judgeForceStop } from '../../model/force-stop.ts';
+import { type ForceStopSide, judgeForceStop, standingOf } from '../../model/force-stop.ts';
 import { requireLegal } from '../../model/legality.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { isGoneVmmState } from '../../model/states.ts';
@@ -84,11 +85,12 @@ export function addInstancePowerRoutes(app: ApiApp, context: ApiContext): void {
 }
 
 /** Asks a VMM's sled for a sign of life. */
-async function lookAt({ sleds }: ApiContext, vmm: VmmPlace): Promise<ForceStopSide> {
+async function lookAt({ db, sleds }: ApiContext, vmm: VmmPlace): Promise<ForceStopSide> {
   const side = { vmmId: vmm.vmmId, sledName: vmm.sledName ?? '' };
-  if (vmm.givenUp || vmm.sledAddress === null) return { ...side, standing: 'given-up' };
-  const answers = await probeSled(sleds, { name: side.sledName, address: vmm.sledAddress });
-  return { ...side, standing: answers ? 'answers' : 'silent' };
+  const sled = vmm.givenUp || vmm.sledId === null ? null : await readSled(db, vmm.sledId);
+  if (sled === null) return { ...side, standing: 'given-up' };
+  const facts = { answers: await probeSled(sleds, sled), ...(await readSledFacts(db, sled.id)) };
+  return { ...side, standing: standingOf(facts) };
 }
 
 /** Has a sled reboot a VMM, and applies what it answers. Throws a {@link Refusal} when the VMM is lost or the sled can't. */

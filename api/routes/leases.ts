@@ -11,11 +11,11 @@ import {
   leaseRefused,
   leaseRenewal,
   SLED_DECLARED_DEAD,
-  SLED_EXPUNGED,
   sledIdentity,
 } from '../../wire/lease-protocol.ts';
 import { errorResponse } from '../../wire/operator-api/error-response.ts';
 import { resourceName } from '../../wire/operator-api/names.ts';
+import { SLED_EXPUNGED } from '../../wire/sled-protocol.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
 import { errors, IdentityRefused } from '../errors.ts';
 import type { SledCaller } from './sled-identity.ts';

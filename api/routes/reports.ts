@@ -38,6 +38,8 @@ export function addReportRoutes(
       if (applied === null) throw Refusal.notFound('VMM', vmmId);
       // Judged by what is stored, not by what this report changed; only a signal that was taken may be answered with 204.
       if (applied.verdict === 'applied') await signalAfterReport(context, applied);
+      // What it says of its guests is taken; that it should have none is its answer.
+      if (applied.sledExpunged) throw new IdentityRefused('expunged');
       return reply.status(204).send(null);
     },
   );

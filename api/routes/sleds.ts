@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { listSleds } from '../../db/queries/list-sleds.ts';
-import { readCountedSled } from '../../db/queries/read-sled.ts';
+import { readCountedSled, readSled } from '../../db/queries/read-sled.ts';
 import { addSled } from '../../db/transactions/add-sled.ts';
 import { declareSledDead } from '../../db/transactions/declare-dead.ts';
 import { expungeSled } from '../../db/transactions/expunge-sled.ts';
@@ -12,6 +12,7 @@ import {
   provisionPolicyResponse,
   sledAdd,
   sledDeclareDead,
+  sledExpunge,
   sledView,
 } from '../../wire/operator-api/sleds.ts';
 import { changing } from '../audit.ts';
@@ -30,6 +31,14 @@ export function addSledRoutes(app: ApiApp, context: ApiContext): void {
     const found = await readCountedSled(db, sledId);
     if (found === null) throw Refusal.notFound('sled', sledId);
     return viewSled(found);
+  }
+
+  /** An operator's word about a sled, beside what the sled has to say: asked before the transaction that decides. */
+  async function wordAbout(sledId: string, poweredOff = false) {
+    const found = await readSled(db, sledId);
+    if (found === null) throw Refusal.notFound('sled', sledId);
+    const answers = found.policy !== 'expunged' && (await probeSled(sleds, found));
+    return { id: found.id, word: { answers, poweredOff } };
   }
 
   /** The sled is dead already: should a signal be lost, the scan finds whom it was for. */
@@ -92,25 +101,21 @@ export function addSledRoutes(app: ApiApp, context: ApiContext): void {
     '/v1/system/hardware/sleds/:sled_id/declare-dead',
     { schema: { ...sledRoute, body: sledDeclareDead.nullish(), response: { 200: sledView, ...errors } } },
     async (request) => {
-      const found = await requireSled(request.params.sled_id);
-      if (!request.body?.sled_powered_off)
-        throw Refusal.conflict(
-          `sled "${found.name}" can't be declared dead without your word for it: its guests are started elsewhere, and run twice if they still run there. Power it off and say so (sled_powered_off: true)`,
-        );
-      if (found.policy.kind !== 'expunged' && (await probeSled(sleds, found)))
-        throw Refusal.conflict(`sled "${found.name}" answers, so it is powered on: power it off first, or drain it`);
-      const { instanceIds } = await declareSledDead(changing(request, db), found.id);
+      const { id, word } = await wordAbout(request.params.sled_id, request.body?.sled_powered_off);
+      const { instanceIds } = await declareSledDead(changing(request, db), id, word);
       await signalAll(instanceIds, 'instances of a dead sled wait for the scan');
-      return requireSled(found.id);
+      return requireSled(id);
     },
   );
   app.post(
     '/v1/system/hardware/sleds/:sled_id/expunge',
-    { schema: { ...sledRoute, response: { 200: sledView, ...errors } } },
+    { schema: { ...sledRoute, body: sledExpunge.nullish(), response: { 200: sledView, ...errors } } },
     async (request) => {
-      const affected = await expungeSled(changing(request, db), request.params.sled_id);
-      await signalAll(affected, 'instances of an expunged sled wait for the scan');
-      return requireSled(request.params.sled_id);
+      const { id, word } = await wordAbout(request.params.sled_id, request.body?.sled_powered_off);
+      const { instanceIds, awaits } = await expungeSled(changing(request, db), id, word);
+      if (awaits !== null) log.warn({ sled_id: id, awaits }, 'an expunged sled may still run its guests');
+      await signalAll(instanceIds, 'instances of an expunged sled wait for the scan');
+      return requireSled(id);
     },
   );
 }

@@ -5,14 +5,15 @@ import { RACK_ID } from './oxide-ids.ts';
 
 /** A sled as the API answers it. */
 export function viewSled({ sled: row, vmmCount }: CountedSled): SledView {
+  // As with Oxide's sleds: the policy is what the operator decided, the state is what has come of it.
+  const expunged = row.policy === 'expunged' || row.expungingSince !== null;
   return {
     id: row.id,
     baseboard: { part: 'mooring', serial: row.name, revision: 0 },
     rack_id: RACK_ID,
-    policy:
-      row.policy === 'expunged'
-        ? { kind: 'expunged' }
-        : { kind: 'in_service', provision_policy: row.policy === 'in_service' ? 'provisionable' : 'non_provisionable' },
+    policy: expunged
+      ? { kind: 'expunged' }
+      : { kind: 'in_service', provision_policy: row.policy === 'in_service' ? 'provisionable' : 'non_provisionable' },
     state: row.policy === 'expunged' ? 'decommissioned' : 'active',
     usable_hardware_threads: row.threads,
     usable_physical_ram: row.memoryBytes,
@@ -25,7 +26,7 @@ export function viewSled({ sled: row, vmmCount }: CountedSled): SledView {
     threads_reserved: row.reservedThreads,
     memory_reserved: row.reservedMemoryBytes,
     vmm_count: vmmCount,
-    provision_state: row.policy,
+    provision_state: expunged ? 'expunged' : row.policy,
     lease: viewLease(row),
     declared_dead:
       row.timeDeclaredDead === null || row.declaredDeadBy === null

@@ -230,6 +230,7 @@ async function serve(options: ServeOptions): Promise<void> {
     networkPollMs: options.networkPollMs,
     ...(options.guestLog === undefined ? {} : { guestLogFile: options.guestLog }),
     testEndpoints: options.testEndpoints ?? false,
+    onTrouble: (message) => console.error(`${new Date().toISOString()} ${message}`),
     ...(options.fencing
       ? {
           fencing: {

@@ -37,9 +37,13 @@ export function addSledCommands(program: Command): void {
     .action(async (name: string, options: ApiOptions & { yes?: boolean }) => {
       const context = contextOf(options);
       const found = await findSled(context.client, name);
-      if (!options.yes) await confirmDeclareDead(found);
+      if (!options.yes) await confirmPoweredOff(found, 'declared', DECLARE_DEAD);
       const dead = await context.client.declareSledDead(found.id, { sled_powered_off: true });
-      context.print(dead, () => `${sledTable([dead])}\n\n${describeFencing(dead)}`);
+      context.print(
+        dead,
+        () =>
+          `${sledTable([dead])}\n\n${describeFencing(dead)}${dead.declared_dead === null ? `\n${dead.name}: it may hold its lease: it is declared dead when that has lapsed` : ''}`,
+      );
     });
   sub('set-policy <sled> <policy>', 'provisionable or non_provisionable').action(
     async (name: string, policy: 'provisionable' | 'non_provisionable', options: ApiOptions) => {
@@ -50,13 +54,15 @@ export function addSledCommands(program: Command): void {
       context.print(now, () => sledTable([now]));
     },
   );
-  sub('expunge <sled>', 'state that a sled is gone for good: what ran there becomes Failed').action(
-    async (name: string, options: ApiOptions) => {
+  sub('expunge <sled>', 'state that a sled is powered off or removed, for good: what ran there becomes Failed')
+    .option('--yes', 'give your word without being asked')
+    .action(async (name: string, options: ApiOptions & { yes?: boolean }) => {
       const context = contextOf(options);
-      const gone = await context.client.expungeSled((await findSled(context.client, name)).id);
-      context.print(gone, () => sledTable([gone]));
-    },
-  );
+      const found = await findSled(context.client, name);
+      if (!options.yes) await confirmPoweredOff(found, 'expunged', EXPUNGE);
+      const gone = await context.client.expungeSled(found.id, { sled_powered_off: true });
+      context.print(gone, () => `${sledTable([gone])}\n\n${describeExpunge(gone)}`);
+    });
   addDrainCommands(sled);
   addSledIdentityCommands(sled);
 }
@@ -66,7 +72,7 @@ function sledTable(sleds: SledView[]): string {
     ['NAME', 'POLICY', 'LEASE', 'THREADS', 'MEMORY', 'VMMS', 'ADDRESS', 'ID'],
     sleds.map((one) => [
       one.name,
-      one.provision_state,
+      isLeaving(one) ? colours.red('expunging') : one.provision_state,
       one.declared_dead !== null ? colours.red('dead') : (one.lease?.standing ?? '-'),
       `${one.threads_reserved}/${one.threads}`,
       `${formatSize(one.memory_reserved)}/${formatSize(one.memory)}`,
@@ -74,6 +80,23 @@ function sledTable(sleds: SledView[]): string {
       one.address,
       one.id,
     ]),
+  );
+}
+
+/** It was expunged, and guests of it may run still. */
+function isLeaving({ policy, state }: SledView): boolean {
+  return policy.kind === 'expunged' && state === 'active';
+}
+
+/** Describes what came of an expunge. */
+function describeExpunge(gone: SledView): string {
+  const { name, vmm_count, lease } = gone;
+  if (!isLeaving(gone)) return `${name}: expunged; what ran there is Failed`;
+  const vmms = `its ${vmm_count} VMM${vmm_count === 1 ? '' : 's'}`;
+  return colours.red(
+    lease === null
+      ? `${name}: it answers, so it is powered on: ${vmms} become Failed when it has ended them. If it does not, power it off and expunge it again`
+      : `${name}: it may hold its lease: ${vmms} become Failed when that has lapsed`,
   );
 }
 
@@ -97,21 +120,33 @@ function describeFencing({ name, lease, declared_dead: dead }: SledView): string
   return lines.map((line) => `${name}: ${line}`).join('\n');
 }
 
+const DECLARE_DEAD = {
+  vouch: (name: string) => `You vouch that sled "${name}" is powered off, or that nothing runs on it any more.`,
+  leased: 'This sled has fencing: it is declared dead by itself when its lease has lapsed, and no sooner.',
+};
+const EXPUNGE = {
+  vouch: (name: string) =>
+    `You vouch that sled "${name}" is powered off, or was removed. It never comes back: its server can only be added as a new sled.`,
+  leased: 'This sled has fencing: its VMMs become Failed when its lease has lapsed, and no sooner.',
+};
+
 /** Asks the operator to confirm. Throws when that is refused, or standard input is no terminal. */
-async function confirmDeclareDead({ name, vmm_count, lease }: SledView): Promise<void> {
+async function confirmPoweredOff(
+  { name, vmm_count, lease }: SledView,
+  done: string,
+  { vouch, leased }: { vouch: (name: string) => string; leased: string },
+): Promise<void> {
   const warning = [
-    `You vouch that sled "${name}" is powered off, or that nothing runs on it any more.`,
+    vouch(name),
     `Its ${vmm_count} VMM${vmm_count === 1 ? '' : 's'} become Failed, and their instances may be started on other sleds.`,
     'If a guest still runs there, it runs twice from then on, and both write to what they share.',
-    ...(lease === null
-      ? []
-      : ['This sled has fencing: it is declared dead by itself when its lease has lapsed. Waiting is safer.']),
+    ...(lease === null ? [] : [leased]),
   ];
   if (!process.stdin.isTTY) throw new Error(`${warning.join(' ')} Say so with --yes.`);
   const terminal = createInterface({ input: process.stdin, output: process.stderr });
   try {
     const answer = await terminal.question(`${warning.join('\n')}\nType the name of the sled to give your word: `);
-    if (answer.trim() !== name) throw new Error('nothing was declared: that is not the name of the sled');
+    if (answer.trim() !== name) throw new Error(`nothing was ${done}: that is not the name of the sled`);
   } finally {
     terminal.close();
   }

@@ -205,6 +205,17 @@ export const STATE_RULES: readonly DatabaseRule[] = [
       WHERE sled.time_declared_dead IS NOT NULL AND vmm.time_deleted IS NULL AND vmm.state NOT IN ${GONE} AND vmm.unwinding_since IS NULL`,
   },
   {
+    name: 'an expunge comes to its end',
+    invariant: 9,
+    holds: 'at rest',
+    query: `
+      SELECT NULL::uuid, sled.id, format('sled %s was expunged at %s, and VMMs are still placed there: it answers and ends them not, or has fallen silent since: power it off, and expunge it once more', sled.name, sled.expunging_since)
+      FROM sled
+      WHERE sled.policy <> 'expunged' AND sled.expunging_since IS NOT NULL
+        -- A minute beyond what its lease and margin take: the loops come every few seconds.
+        AND sled.expunging_since + coalesce(sled.lease_ms, 0) * 1.5 * interval '1 millisecond' < now() - interval '1 minute'`,
+  },
+  {
     name: 'lapsed lease judged',
     invariant: 9,
     holds: 'at rest',

@@ -59,12 +59,14 @@ CREATE TABLE sled (
   time_created timestamptz NOT NULL DEFAULT now(),
   time_modified timestamptz NOT NULL DEFAULT now(),
   time_expunged timestamptz,
+  expunging_since timestamptz,
   CONSTRAINT sled_capacity CHECK (reserved_threads <= threads AND reserved_memory_bytes <= memory_bytes),
   CONSTRAINT sled_reserved_not_negative CHECK (reserved_threads >= 0 AND reserved_memory_bytes >= 0),
   CONSTRAINT sled_lease_whole CHECK (num_nulls(lease_ms, lease_renewed_at, fencing_since) IN (0, 3)),
   CONSTRAINT sled_lease_length CHECK (lease_ms >= 1),
   CONSTRAINT sled_death_whole CHECK ((time_declared_dead IS NULL) = (declared_dead_by IS NULL)),
-  CONSTRAINT sled_expunged_time CHECK ((policy = 'expunged') = (time_expunged IS NOT NULL))
+  CONSTRAINT sled_expunged_time CHECK ((policy = 'expunged') = (time_expunged IS NOT NULL)),
+  CONSTRAINT sled_expunging CHECK (expunging_since IS NULL OR policy <> 'in_service')
 );
 CREATE UNIQUE INDEX sled_name ON sled (name) WHERE policy <> 'expunged';
 CREATE UNIQUE INDEX sled_address ON sled (address) WHERE policy <> 'expunged';

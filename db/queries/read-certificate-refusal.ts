@@ -13,7 +13,8 @@ export async function readCertificateRefusal(
   const result = await db.execute(sql`/* sled-identity */
     SELECT CASE
       WHEN (SELECT policy FROM sled WHERE id = ${sledId}) = 'expunged' THEN 'expunged'
-      WHEN NOT EXISTS (SELECT 1 FROM sled_certificate WHERE serial = ${serial} AND sled_id = ${sledId} AND time_revoked IS NULL) THEN 'revoked'
+      WHEN NOT EXISTS (SELECT 1 FROM sled_certificate WHERE serial = ${serial} AND sled_id = ${sledId} AND time_revoked IS NULL)
+        THEN CASE WHEN (SELECT expunging_since FROM sled WHERE id = ${sledId}) IS NULL THEN 'revoked' ELSE 'expunged' END
     END AS refusal`);
   return refusalRow.parse(result.rows[0]).refusal;
 }

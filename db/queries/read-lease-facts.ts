@@ -14,9 +14,9 @@ const factsRow = z.object({
 const ms = (moment: string) => sql.raw(`extract(epoch FROM ${moment}) * 1000`);
 
 /**
- * Reads what a verdict on a sled's lease depends on, in one statement; `null` for a sled that has none, is expunged or was
- * declared dead. Times are
- * milliseconds on the database's clock, which is read after the sled's row was: a caller that has locked it has the last renewal.
+ * Reads what a verdict on a sled's lease depends on, in one statement; `null` for a sled that has none, or is expunged. Times
+ * are milliseconds on the database's clock, which is read after the sled's row was: a caller that has locked it has the last
+ * renewal.
  */
 export async function readLeaseFacts(db: Queryable, sledId: string): Promise<LeaseFacts | null> {
   const result = await db.execute(sql`
@@ -25,7 +25,7 @@ export async function readLeaseFacts(db: Queryable, sledId: string): Promise<Lea
       coalesce((SELECT jsonb_agg(jsonb_build_object('began_ms', ${ms('gap.began_at')}, 'ended_ms', ${ms('gap.ended_at')}))
         FROM lease_service_gap gap WHERE gap.ended_at > sled.lease_renewed_at), '[]'::jsonb) AS gaps
     FROM sled CROSS JOIN lease_service
-    WHERE sled.id = ${sledId} AND sled.lease_ms IS NOT NULL AND sled.policy <> 'expunged' AND sled.time_declared_dead IS NULL`);
+    WHERE sled.id = ${sledId} AND sled.lease_ms IS NOT NULL AND sled.policy <> 'expunged'`);
   const found = result.rows[0];
   if (found === undefined) return null;
   const row = factsRow.parse(found);

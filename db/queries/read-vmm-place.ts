@@ -13,7 +13,10 @@ const placeRow = z.object({
   commanded: z.boolean(),
   /** Its sled is expunged, was declared dead, or is powered off, as an operator stated: no answer is awaited from there. */
   givenUp: z.boolean(),
+  /** Its sled was expunged, though its guests may run still: nothing new is begun there. */
+  sledLeaves: z.boolean(),
   intendedState: z.enum(INTENDED_STATES),
+  sledId: z.string().nullable(),
   sledName: z.string().nullable(),
   sledAddress: z.string().nullable(),
   sledPolicy: z.enum(SLED_POLICIES).nullable(),
@@ -29,7 +32,8 @@ const columns = sql.raw(`
     vmm.time_deleted IS NOT NULL AS deleted, coalesce(vmm.id IN (instance.active_vmm_id, instance.target_vmm_id), false) AS linked,
     vmm.commanded_at IS NOT NULL AS commanded,
     vmm.vouched_gone_at IS NOT NULL OR sled.policy IS NOT DISTINCT FROM 'expunged' AS "givenUp", instance.intended_state AS "intendedState",
-    sled.name AS "sledName", sled.address AS "sledAddress", sled.policy AS "sledPolicy",
+    coalesce(sled.expunging_since IS NOT NULL, false) AS "sledLeaves",
+    vmm.sled_id AS "sledId", sled.name AS "sledName", sled.address AS "sledAddress", sled.policy AS "sledPolicy",
     (SELECT source.ip || ':' || source.port FROM migration JOIN vmm source ON source.id = migration.source_vmm_id
       WHERE migration.target_vmm_id = vmm.id) AS "sourceAddress",
     (SELECT id FROM migration WHERE target_vmm_id = vmm.id) AS "migrationId"

@@ -18,6 +18,7 @@ const subjectRow = z.object({
   instance_name: z.string(),
   project_name: z.string(),
   refusal: z.enum(IDENTITY_REFUSALS).nullable(),
+  sled_expunged: z.boolean(),
 });
 
 /**
@@ -49,6 +50,8 @@ export interface AppliedReport {
   readonly names: InstanceNames;
   /** Why the report is refused for the sake of who made it; then nothing was written. `null`: it is not. */
   readonly refusal: IdentityRefusal | null;
+  /** An operator has expunged the sled that the VMM is placed on: whoever reports of it is to end it. */
+  readonly sledExpunged: boolean;
 }
 
 const NO_MIGRATION = { migration_id: null, state: 'pending', gen: 0 } as const;
@@ -60,7 +63,7 @@ const NO_MIGRATION = { migration_id: null, state: 'pending', gen: 0 } as const;
  *
  * `source` says who reports: the check that it may report on this VMM is part of the statement.
  * `saga` is for the sagas' own steps: `markCommanded` marks, in the same statement, that the sled is about to be commanded
- * to run the guest or migrate it in (only while the user wants it to run, and the VMM is not gone); `succeed` records the
+ * to run the guest or migrate it in (only while the user wants it to run, the VMM is not gone, and its sled not expunged); `succeed` records the
  * operation's success. Neither is written of a VMM that is being unwound, or was: of an operation's success and the unwind
  * of its VMM, whichever takes the lock of the VMM's row first is the only one.
  */
@@ -76,6 +79,7 @@ export async function applyReport(
   const result = await db.execute(sql`/* apply-report */
     WITH subject AS (
       SELECT vmm.id, instance_id, state, commanded_at, unwinding_since IS NOT NULL AS unwinding, time_deleted IS NOT NULL AS deleted,
+        coalesce(sled.policy = 'expunged' OR sled.expunging_since IS NOT NULL, false) AS sled_expunged,
         state NOT IN ('destroyed', 'failed') AS alive, state_generation < ${reported.gen}::bigint AS newer,
         CASE
           WHEN ${source.kind} = 'control_plane' THEN NULL
@@ -90,7 +94,7 @@ export async function applyReport(
       SELECT id, newer AND alive AS takes_state FROM subject
       WHERE NOT unwinding AND NOT deleted AND state <> 'saga_unwound' AND refusal IS NULL
     ), wanted AS (
-      SELECT instance.id, instance.name, instance.project_id, instance.intended_state, instance.intended_state = 'running' AND subject.alive AS runs,
+      SELECT instance.id, instance.name, instance.project_id, instance.intended_state, instance.intended_state = 'running' AND subject.alive AND NOT subject.sled_expunged AS runs,
         instance.state = 'vmm' AND instance.active_vmm_id = subject.id AND instance.migration_id IS NULL
           AND NOT EXISTS (SELECT 1 FROM vmm other WHERE other.instance_id = instance.id AND other.time_deleted IS NULL
             AND other.id <> subject.id) AS alone
@@ -113,7 +117,7 @@ export async function applyReport(
     )
     SELECT subject.instance_id, coalesce((SELECT wrote.state FROM wrote), subject.state) AS state, subject.unwinding, subject.deleted,
       wanted.intended_state, coalesce((SELECT wrote.commanded_at FROM wrote), subject.commanded_at) IS NOT NULL AS commanded,
-      coalesce(wanted.alone, false) AS alone, subject.refusal, wanted.name AS instance_name,
+      coalesce(wanted.alone, false) AS alone, subject.refusal, subject.sled_expunged, wanted.name AS instance_name,
       (SELECT name FROM project WHERE id = wanted.project_id) AS project_name,
       EXISTS (SELECT 1 FROM wrote) OR EXISTS (SELECT 1 FROM side_out) OR EXISTS (SELECT 1 FROM side_in) AS wrote
     FROM subject, wanted`);
@@ -131,6 +135,7 @@ export async function applyReport(
     needsUpdate: row.alone ? isGoneVmmState(row.state) : null,
     names: { instance: row.instance_name, project: row.project_name },
     refusal: row.refusal,
+    sledExpunged: row.sled_expunged,
   };
 }
 

@@ -1,8 +1,10 @@
 import { randomUUID } from 'node:crypto';
 import { and, eq, ne, sql } from 'drizzle-orm';
+import { judgeWord } from '../../model/operator-word.ts';
 import { Refusal } from '../../model/refusal.ts';
-import type { Database } from '../connect.ts';
+import type { Database, Queryable } from '../connect.ts';
 import { violatedConstraint } from '../errors.ts';
+import { readSledFacts } from '../queries/read-sled-facts.ts';
 import { sled, sledCertificate, sledInvite } from '../schema.ts';
 
 export interface JoiningSled {
@@ -17,8 +19,9 @@ export interface JoiningSled {
 
 /**
  * Uses an invitation up and puts the sled in service, all in one transaction with the record of its certificate, which
- * `sign` makes. A sled of that name that is there already keeps its id, and its former certificates are revoked. The same
- * key with the same invitation again is the same call, whose answer was lost. Throws a {@link Refusal}.
+ * `sign` makes. A sled of that name that is there already keeps its id, and its former certificates are revoked; at another
+ * address it may join only when no VMM lives at the former one. The same key with the same invitation again is the same call,
+ * whose answer was lost. Throws a {@link Refusal}.
  */
 export async function joinSled<Certificate extends { readonly serial: string; readonly notAfter: Date }>(
   db: Database,
@@ -40,11 +43,16 @@ export async function joinSled<Certificate extends { readonly serial: string; re
       if (invite.timeUsed !== null && invite.keyFingerprint !== keyFingerprint) throw refuseToken('was used before');
       const size = { address, threads, memoryBytes, identified: true };
       const [known] = await transaction
-        .select({ id: sled.id })
+        .select({ id: sled.id, address: sled.address, expungingSince: sled.expungingSince })
         .from(sled)
         .where(and(eq(sled.name, invite.sledName), ne(sled.policy, 'expunged')))
         .for('update');
       if (invite.timeUsed !== null && known?.id !== invite.sledId) throw refuseToken('was used before');
+      if (known !== undefined && known.expungingSince !== null)
+        throw Refusal.conflict(
+          `sled "${invite.sledName}" was expunged, and its guests may run still: join again when it is gone for good, or as a sled of another name`,
+        );
+      if (known !== undefined && known.address !== address) await refuseWithGuests(transaction, known, invite.sledName);
       const sledId = known?.id ?? randomUUID();
       if (known === undefined) await transaction.insert(sled).values({ id: sledId, name: invite.sledName, ...size });
       else {
@@ -79,6 +87,22 @@ export async function joinSled<Certificate extends { readonly serial: string; re
         throw error;
     }
   }
+}
+
+/**
+ * Its VMMs would be looked for at the new address, not be found, and be called lost while they run at the former one. Nobody
+ * gives a word for that here: "declare-dead" takes it.
+ */
+async function refuseWithGuests(
+  transaction: Queryable,
+  known: { readonly id: string; readonly address: string },
+  name: string,
+): Promise<void> {
+  const facts = { answers: false, ...(await readSledFacts(transaction, known.id)) };
+  if (judgeWord('rejoin', facts, false).verdict !== 'refuse') return;
+  throw Refusal.conflict(
+    `address: VMs of sled "${name}" live at ${known.address}: drain it or, when it is powered off, declare it dead first; to renew its certificate, join with that address`,
+  );
 }
 
 function refuseToken(why: string): Refusal {

@@ -26,6 +26,7 @@ const standing = z.object({
   policy: z.enum(SLED_POLICIES),
   epoch: z.coerce.number(),
   dead: z.boolean(),
+  leaving: z.boolean(),
 });
 
 /**
@@ -41,11 +42,11 @@ export async function renewLease(db: Database, request: RenewalRequest): Promise
   if (renewed !== null) return { outcome: 'granted', epoch: renewed, returned: false };
   return db.transaction(async (transaction) => {
     const found = await transaction.execute(sql`/* renew-lease */
-      SELECT name, policy, lease_epoch AS epoch, time_declared_dead IS NOT NULL AS dead FROM sled WHERE id = ${sledId} FOR UPDATE`);
+      SELECT name, policy, lease_epoch AS epoch, time_declared_dead IS NOT NULL AS dead, expunging_since IS NOT NULL AS leaving FROM sled WHERE id = ${sledId} FOR UPDATE`);
     const row = found.rows[0];
     if (row === undefined) return { outcome: 'unknown' };
     const sled = standing.parse(row);
-    if (sled.policy === 'expunged') return { outcome: 'expunged', sledName: sled.name };
+    if (sled.policy === 'expunged' || sled.leaving) return { outcome: 'expunged', sledName: sled.name };
     const lostVmmIds = await lostAmong(transaction, sledId, request.livingVmmIds);
     if (sled.dead && (epoch !== sled.epoch || lostVmmIds.length > 0))
       return { outcome: 'declared-dead', epoch: sled.epoch, lostVmmIds };
@@ -63,7 +64,7 @@ async function extend(db: Queryable, { sledId, leaseMs, held }: RenewalRequest):
       lease_confirmed_at = CASE WHEN ${held} THEN clock_timestamp() ELSE lease_confirmed_at END,
       lease_ms = CASE WHEN ${laterEnd(leaseMs)} THEN ${leaseMs}::int ELSE lease_ms END,
       lease_renewed_at = CASE WHEN ${laterEnd(leaseMs)} THEN clock_timestamp() ELSE lease_renewed_at END
-    WHERE id = ${sledId} AND time_declared_dead IS NULL AND policy <> 'expunged'
+    WHERE id = ${sledId} AND time_declared_dead IS NULL AND policy <> 'expunged' AND expunging_since IS NULL
     RETURNING lease_epoch AS epoch`);
   const row = result.rows[0];
   return row === undefined ? null : Number(row.epoch);

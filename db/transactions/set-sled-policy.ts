@@ -9,7 +9,7 @@ export async function setSledPolicy(db: Database, sledId: string, policy: 'in_se
     await transaction.execute(sql`/* set-sled-policy */ SELECT 1 FROM sled WHERE id = ${sledId} FOR UPDATE`);
     const [before] = await transaction.select().from(sled).where(eq(sled.id, sledId));
     if (before === undefined) throw Refusal.notFound('sled', sledId);
-    if (before.policy === 'expunged')
+    if (before.policy === 'expunged' || before.expungingSince !== null)
       throw Refusal.conflict(`sled "${before.name}" was expunged: its policy can't change; add it as a new sled`);
     await transaction.update(sled).set({ policy, timeModified: sql`now()` }).where(eq(sled.id, sledId));
     return before.policy;

@@ -36,6 +36,7 @@ export const sledView = z.object({
     z.object({ kind: z.literal('in_service'), provision_policy: provisionPolicy }),
     z.object({ kind: z.literal('expunged') }),
   ]),
+  /** With the policy `expunged`: `active` as long as guests of it may still run. */
   state: z.enum(['active', 'decommissioned']),
   usable_hardware_threads: z.number().int(),
   /** In bytes. */
@@ -69,3 +70,7 @@ export type SledView = z.infer<typeof sledView>;
 /** `sled_powered_off: true`: the operator states that the sled is powered off, and runs nothing any more. */
 export const sledDeclareDead = z.object({ sled_powered_off: z.boolean().default(false) });
 export type SledDeclareDead = z.input<typeof sledDeclareDead>;
+
+/** `sled_powered_off: true`: the operator states that the sled is powered off or removed. An empty, silent one needs no word. */
+export const sledExpunge = z.object({ sled_powered_off: z.boolean().default(false) });
+export type SledExpunge = z.input<typeof sledExpunge>;
