@@ -393,6 +393,12 @@ const CASES: Readonly<Record<string, Case>> = {
   'nobody on an expunged sled': {
     plant: () => plant(`UPDATE sled SET policy = 'expunged', time_expunged = now() WHERE id = '${world.here}'`),
   },
+  'an expunge comes to its end': {
+    plant: () =>
+      plant(
+        `UPDATE sled SET policy = 'no_provision', expunging_since = now() - interval '2 minutes' WHERE id = '${world.here}'`,
+      ),
+  },
   // Invariant 10
   'unwound holds nothing': {
     plant: async () => {

@@ -222,7 +222,7 @@ test('a sled that is expunged needs no confirmation', async () => {
   for (const sled of harness.stack.sleds) await harness.client.setSledPolicy(sled.id, 'non_provisionable');
   begin(harness.client.startInstance(id));
   await harness.shows(id, 'starting');
-  await harness.client.expungeSled(sledId);
+  await harness.client.expungeSled(sledId, off);
   await harness.client.forceStopInstance(id);
   await ends(id);
   for (const sled of harness.stack.sleds) await harness.client.setSledPolicy(sled.id, 'provisionable');

@@ -82,7 +82,7 @@ test('it ends although a sled has vanished: with its time, or with an operatorâ€
   });
   expect(brief).toMatchObject({ outcome: 'unwatched', targetState: 'pending' });
   expect((await watch.describe()).status.name).toBe('RUNNING');
-  await harness.client.expungeSled(there.id);
+  await harness.client.expungeSled(there.id, { sled_powered_off: true });
   expect(await watch.result()).toMatchObject({ outcome: 'failed' });
   await harness.rests(id);
   wake(there);

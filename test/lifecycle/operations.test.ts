@@ -9,7 +9,7 @@ import { type Harness, refused, silence, startHarness, wake } from '../support/h
 
 let harness: Harness;
 beforeAll(async () => {
-  harness = await startHarness({ sleds: 4, transitionMs: 100, reconcileEveryMs: 3_000 });
+  harness = await startHarness({ sleds: 4, transitionMs: 100, reconcileEveryMs: 3_000, networkPollMs: 0 });
 });
 afterEach(() => harness.everywhere(wake));
 afterAll(() => harness?.close());
@@ -168,7 +168,8 @@ test('expunge: what ran there is Failed, and a migration out of it is decided by
   there.agent.faults.plant({ call: 'state:migration_target', act: { type: 'delay', ms: 1_000 }, times: 1 });
   const migration = harness.client.migrateInstance(leaves, there.id);
   await harness.shows(leaves, 'migrating');
-  await harness.client.expungeSled(here.id);
+  silence(here);
+  await harness.client.expungeSled(here.id, { sled_powered_off: true });
   await harness.shows(stays, 'failed');
   expect(await harness.holds(stays)).toEqual({ reservations: [], charge: false });
   await migration;
@@ -189,7 +190,7 @@ test('expunge: a migration towards it is over, and stays where it was', async ()
   // Told nothing: the destination is registered with for as long as that may take.
   const migration = refused(harness.client.migrateInstance(inbound, doomed.id));
   await harness.shows(inbound, 'migrating');
-  await harness.client.expungeSled(doomed.id);
+  await harness.client.expungeSled(doomed.id, { sled_powered_off: true });
   expect((await migration).status).toBe(503);
   const stayed = await harness.shows(inbound, 'running');
   expect(stayed.active?.sledId).toBe(here.id);
@@ -208,7 +209,7 @@ test('an unwind that waits for a silent sled ends when the sled is expunged', as
   const host = harness.sled((await harness.record(id)).active?.sledId);
   silence(host);
   expect((await harness.record(id)).externalState).toBe('starting');
-  await harness.client.expungeSled(host.id);
+  await harness.client.expungeSled(host.id, { sled_powered_off: true });
   await start;
   await harness.shows(id, 'stopped');
   expect(await harness.holds(id)).toEqual({ reservations: [], charge: false });

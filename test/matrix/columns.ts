@@ -455,6 +455,23 @@ export const COLUMNS: readonly Column[] = [
       };
     },
   },
+  {
+    head: 'said to be off',
+    title:
+      'an operator says of every sled that it is off, while they answer: nobody believes it, and nothing is changed',
+    notApplicable: ALWAYS,
+    expects: () => 'same',
+    arrange(subject, row) {
+      const seen = subject.plan({ ...step(row), observe: true });
+      return {
+        async during() {
+          await seen.waitFor('arrived');
+          await subject.sayThatSledsAreOff();
+          await seen.waitFor('ended');
+        },
+      };
+    },
+  },
   disaster(
     'PostgreSQL before',
     'PostgreSQL is killed, and comes back, before the step takes effect',

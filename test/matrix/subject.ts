@@ -163,6 +163,23 @@ export class Subject {
     return found;
   }
 
+  /** Takes every word about sleds that answer, each of which must be refused. */
+  async sayThatSledsAreOff(): Promise<void> {
+    const { client, sleds } = this.stack;
+    for (const sled of sleds)
+      for (const word of [
+        () => client.expungeSled(sled.id),
+        () => client.declareSledDead(sled.id, { sled_powered_off: true }),
+      ]) {
+        const error = await word().then(
+          () => null,
+          (reason: unknown) => reason,
+        );
+        if (!(error instanceof MooringApiError) || error.status !== 409)
+          throw error ?? new Error(`it was believed that sled ${sled.name} is off, which answers`);
+      }
+  }
+
   /** A sled that the instance is not on. */
   async elsewhere(): Promise<StackSled> {
     const { active, target } = await this.record();

@@ -66,6 +66,14 @@ const RENEW = 'db/transactions/renew-lease.ts';
 const DECLARE = 'db/transactions/declare-dead.ts';
 const BEAT = 'db/transactions/beat-lease-service.ts';
 
+const WORD = 'model/operator-word.ts';
+const EXPUNGE = 'db/transactions/expunge-sled.ts';
+const DOCTOR_SLEDS = 'doctor/sleds.ts';
+const JOIN_SLED = 'db/transactions/join-sled.ts';
+const WORD_RULES_TEST = 'test/rules/operator-word.test.ts';
+const WORD_TEST = 'test/trust/operator-word.test.ts';
+const EXPUNGED_AGENT_TEST = 'test/sled-agent/expunged.test.ts';
+const IDENTITY_TEST = 'test/trust/sled-identity.test.ts';
 const LEASE_TEST = 'test/rules/lease.test.ts';
 const LEASES_TEST = 'test/trust/leases.test.ts';
 const ACCESS = 'api/access.ts';
@@ -894,6 +902,98 @@ export const MUTANTS: readonly Mutant[] = [
     caughtBy: [DATABASE_TEST],
   },
 
+  // --- An operator's word ---
+  {
+    name: 'expunge: the word is believed of a sled that answers',
+    why: 'its guests are started elsewhere while they run there',
+    edits: [{ file: WORD, find: "answers ? 'when told' : 'at once'", replace: "'at once'" }],
+    caughtBy: [WORD_RULES_TEST],
+  },
+  {
+    name: 'expunge: no word is asked for of a sled that answers',
+    why: 'a typo takes a sled that works out of service for ever',
+    edits: [
+      {
+        file: WORD,
+        find: "        if (answers) return refuse('answers');\n        if (leased)",
+        replace: '        if (leased)',
+      },
+    ],
+    caughtBy: [WORD_RULES_TEST],
+  },
+  {
+    name: 'expunge: a lease that is held counts for nothing',
+    why: 'its guests are started elsewhere while it may run them',
+    edits: [{ file: WORD, find: "if (leased) return take('when lapsed');", replace: '' }],
+    caughtBy: [WORD_RULES_TEST],
+  },
+  {
+    name: 'declare-dead and force-stop: a lease that is held counts for nothing',
+    why: 'its guests are started elsewhere while it may run them',
+    edits: [{ file: WORD, find: "leased ? 'when lapsed' : 'at once'", replace: "'at once'" }],
+    caughtBy: [WORD_RULES_TEST],
+  },
+  {
+    name: 'expunge: completed whatever lives there',
+    why: 'what the sled has not ended, and no lease has, is called lost',
+    edits: [{ file: EXPUNGE, find: "if (guests && lease !== 'dead') return null;", replace: '' }],
+    caughtBy: [LEASES_TEST],
+  },
+  {
+    name: 'expunge: a sled that leaves renews its lease',
+    why: 'it runs its guests for ever, and the expunge waits for ever',
+    edits: [
+      {
+        file: RENEW,
+        find: " AND policy <> 'expunged' AND expunging_since IS NULL",
+        replace: " AND policy <> 'expunged'",
+      },
+    ],
+    caughtBy: [LEASES_TEST],
+  },
+  {
+    name: 'expunge: an agent that hears of it keeps its guests',
+    why: 'they run for ever without fencing, and elsewhere too where the operator was wrong',
+    edits: [{ file: AGENT, find: '    await this.#end(living);\n  }\n\n  #sledOf', replace: '  }\n\n  #sledOf' }],
+    caughtBy: [EXPUNGED_AGENT_TEST],
+  },
+  {
+    name: 'expunge: a sled that answers afterwards is not told to end what it has',
+    why: 'a second copy of a guest runs for ever on an agent that does not hear of it',
+    edits: [{ file: WATCHER, find: '        await unregister(sled, vmmId);\n', replace: '' }],
+    caughtBy: [WORD_TEST],
+  },
+  {
+    name: 'doctor: expunged sleds are not asked',
+    why: 'the second copies of guests there are found by nobody',
+    edits: [
+      {
+        file: DOCTOR_SLEDS,
+        find: '[...(await readSledDirectory(db)), ...expunged]',
+        replace: '[...(await readSledDirectory(db)), ...expunged.slice(0, 0)]',
+      },
+    ],
+    caughtBy: [WORD_TEST],
+  },
+  {
+    name: 'probe: who shows no good certificate is silent',
+    why: 'a sled whose certificates were revoked is believed to be off',
+    edits: [
+      {
+        file: CLIENT,
+        find: "socket.once('secureConnect', () => end(true));",
+        replace: "socket.once('secureConnect', () => end(socket.authorized));",
+      },
+    ],
+    caughtBy: [IDENTITY_TEST],
+  },
+  {
+    name: 'join: a sled moves away from its VMMs',
+    why: 'they are not found at the new address, and started elsewhere while they run at the old one',
+    edits: [{ file: JOIN_SLED, find: 'known.address !== address', replace: 'false' }],
+    caughtBy: [IDENTITY_TEST],
+  },
+
   // --- Leases ---
   {
     name: 'lease: no margin',
@@ -937,8 +1037,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: DECLARE,
-        find: 'SELECT 1 FROM sled WHERE id = ${sledId} FOR UPDATE`);\n      const facts',
-        replace: 'SELECT 1`);\n      const facts',
+        find: 'AS judged FROM sled WHERE id = ${sledId} FOR UPDATE`);\n      const facts',
+        replace: 'AS judged FROM sled WHERE id = ${sledId}`);\n      const facts',
       },
     ],
     caughtBy: [LEASES_TEST],

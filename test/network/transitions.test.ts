@@ -262,7 +262,7 @@ test('a dead agent and an expunged sled hold nothing up', async () => {
   const elsewhere = await harness.placed(other);
   await everyAgentKnows(other, elsewhere.here.id, [here.id]);
 
-  await harness.client.expungeSled(here.id);
+  await harness.client.expungeSled(here.id, { sled_powered_off: true });
   await harness.shows(id, 'failed');
   expect(await entryOf(id)).toEqual({ sled_id: null, vmm_id: null, generation: 2 });
   await everyAgentKnows(id, null, [here.id]);

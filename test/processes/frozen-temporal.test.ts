@@ -134,5 +134,6 @@ test('what PostgreSQL has taken is answered as a success: a delete over a leftov
   const other = await database.addInstance(await database.addProject());
   const running = { instanceId: other, vmmId: randomUUID(), operationId: randomUUID(), workflowId: 'w' };
   await claimStart(db, { ...running, reason: 'user' });
-  expect(await send('POST', `/v1/system/hardware/sleds/${sledId}/expunge`)).toBe(200);
+  const off = { sled_powered_off: true };
+  expect(await send('POST', `/v1/system/hardware/sleds/${sledId}/expunge`, off)).toBe(200);
 });

@@ -3,21 +3,28 @@
  * the sled agents run them, decisions between them included. A step returns the name of the next one, `null` at the end,
  * or `WAIT` when it can't happen yet.
  */
+import { sql } from 'drizzle-orm';
 import type { Database } from '../../db/connect.ts';
+import { isSledExpunged } from '../../db/queries/is-sled-expunged.ts';
 import { readInstance } from '../../db/queries/read-instance.ts';
 import { readOperation } from '../../db/queries/read-operation.ts';
+import { readSledFacts } from '../../db/queries/read-sled-facts.ts';
 import { readLinkedVmms, readVmmPlace } from '../../db/queries/read-vmm-place.ts';
 import { beginUnwind } from '../../db/transactions/begin-unwind.ts';
 import { claimMigration } from '../../db/transactions/claim-migration.ts';
 import { claimStart } from '../../db/transactions/claim-start.ts';
 import { commitUpdate } from '../../db/transactions/commit-update.ts';
+import { declareSledDead, judgeLease } from '../../db/transactions/declare-dead.ts';
 import { deleteInstance } from '../../db/transactions/delete-instance.ts';
-import { expungeSled } from '../../db/transactions/expunge-sled.ts';
+import { expungeSled, settleExpunge } from '../../db/transactions/expunge-sled.ts';
 import { failVmm } from '../../db/transactions/fail-vmm.ts';
 import { finishUnwind } from '../../db/transactions/finish-unwind.ts';
+import { recordForceStop } from '../../db/transactions/force-stop.ts';
 import { recordStop } from '../../db/transactions/record-stop.ts';
 import { AlreadyUnwound } from '../../db/transactions/refuse-operation.ts';
+import { renewLease } from '../../db/transactions/renew-lease.ts';
 import { recordSucceededOperation } from '../../db/transactions/succeed-operation.ts';
+import { type ForceStopSide, judgeForceStop, standingOf } from '../../model/force-stop.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { isGoneVmmState } from '../../model/states.ts';
 import type { SledVmmState } from '../../wire/sled-protocol.ts';
@@ -469,8 +476,142 @@ export function expunge(which: 'here' | 'there'): Actor {
     steps: {
       async expunge(db, world) {
         sleds.loseSled(world, world[which]);
-        await expungeSled(db, world[which]);
+        await expungeSled(db, world[which], { answers: false, poweredOff: true });
         return null;
+      },
+    },
+  };
+}
+
+/** An operator says of the sled `here` that it is off, whether or not it answers: the API asks it before it decides. */
+export function word(about: 'expunge' | 'declare-dead' | 'force-stop'): Actor {
+  return {
+    name: `operator's word: ${about}`,
+    first: 'probe',
+    steps: {
+      async probe(_, world) {
+        world.notes[`${about}: answers`] = String(sleds.answers(world, world.here));
+        return 'decide';
+      },
+      async decide(db, world) {
+        const said = { answers: world.notes[`${about}: answers`] === 'true', poweredOff: true };
+        await unlessRefused<unknown>(() => {
+          if (about === 'expunge') return expungeSled(db, world.here, said);
+          if (about === 'declare-dead') return declareSledDead(db, world.here, said);
+          return forceStop(db, world, said.answers);
+        });
+        return null;
+      },
+    },
+  };
+}
+
+/** The handler of a force-stop, in one go. `answers`: whether the sled `here` did, a moment ago. */
+async function forceStop(db: Database, world: World, answers: boolean): Promise<void> {
+  const living = (await readLinkedVmms(db, world.instanceId)).filter((vmm) => !isGoneVmmState(vmm.state));
+  const sides = await Promise.all(
+    living.map(async (vmm): Promise<ForceStopSide> => {
+      const { vmmId, sledId, sledName } = vmm;
+      const heard = sledId === world.here ? answers : sleds.answers(world, sledId ?? '');
+      const standing = vmm.givenUp
+        ? 'given-up'
+        : standingOf({ answers: heard, ...(await readSledFacts(db, sledId ?? '')) });
+      return { vmmId, sledName: sledName ?? '', standing };
+    }),
+  );
+  const judged = judgeForceStop('vm', sides, true);
+  if (judged.verdict === 'refuse') throw Refusal.conflict(judged.message);
+  await recordForceStop(db, world.instanceId, {
+    seen: living.map((vmm) => vmm.vmmId),
+    vouched: judged.vouched,
+  });
+}
+
+/** The agent of a sled that was expunged hears of it: it ends its guests, and reports that. */
+export function sledHears(which: 'here' | 'there'): Actor {
+  return {
+    name: 'sled hears that it was expunged',
+    first: 'hear',
+    steps: {
+      async hear(db, world) {
+        if (!(await isSledExpunged(db, world[which]))) return WAIT;
+        sleds.endAll(world, world[which]);
+        return 'report';
+      },
+      async report(db, world) {
+        for (const vmm of Object.values(world.vmms))
+          if (vmm.sledId === world[which]) await sleds.deliver(db, world, vmm.id);
+        return null;
+      },
+    },
+  };
+}
+
+/** Time passes: a sled that is cut off powers its guests off, and then the control plane's margin is over too. */
+export function leaseLapses(which: 'here' | 'there'): Actor {
+  return {
+    name: 'lease lapses',
+    first: 'guests off',
+    steps: {
+      async 'guests off'(_, world) {
+        if (!world.silentSleds.includes(world[which])) return WAIT;
+        sleds.loseSled(world, world[which]);
+        return 'margin over';
+      },
+      async 'margin over'(db, world) {
+        await lapse(db, world[which]);
+        return null;
+      },
+    },
+  };
+}
+
+/** As if the last renewal of a sled's lease had come two leases ago. */
+export async function lapse(db: Database, sledId: string): Promise<void> {
+  await db.execute(sql`UPDATE sled SET lease_renewed_at = clock_timestamp() - 2 * lease_ms * interval '1 millisecond',
+    lease_confirmed_at = clock_timestamp() - 2 * lease_ms * interval '1 millisecond' WHERE id = ${sledId}`);
+}
+
+/** What the fencing loop does about one sled. */
+export function fencingPass(which: 'here' | 'there'): Actor {
+  return {
+    name: 'fencing',
+    first: 'judge',
+    steps: {
+      async judge(db, world) {
+        await judgeLease(db, world[which]);
+        return 'settle';
+      },
+      async settle(db, world) {
+        await settleExpunge(db, world[which]);
+        return null;
+      },
+    },
+  };
+}
+
+/** A sled that was cut off is heard again: it renews its lease, and does as it is answered. */
+export function sledIsHeard(which: 'here' | 'there'): Actor {
+  return {
+    name: 'sled is heard again',
+    first: 'renew',
+    steps: {
+      async renew(db, world) {
+        const sledId = world[which];
+        if (world.lostSleds.includes(sledId)) return WAIT;
+        world.silentSleds = world.silentSleds.filter((silent) => silent !== sledId);
+        const livingVmmIds = Object.values(world.vmms)
+          .filter((vmm) => vmm.sledId === sledId && vmm.state !== 'failed' && vmm.state !== 'destroyed')
+          .map((vmm) => vmm.id);
+        const renewed = await renewLease(db, {
+          ...{ sledId, leaseMs: sleds.LEASE_MS, held: true, livingVmmIds },
+          epoch: world.notes.epoch === undefined ? null : Number(world.notes.epoch),
+        });
+        if (renewed.outcome === 'granted') return null;
+        if (renewed.outcome === 'declared-dead') world.notes.epoch = String(renewed.epoch);
+        sleds.endAll(world, sledId);
+        for (const vmm of Object.values(world.vmms)) if (vmm.sledId === sledId) await sleds.deliver(db, world, vmm.id);
+        return renewed.outcome === 'declared-dead' ? 'renew' : null;
       },
     },
   };

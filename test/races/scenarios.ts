@@ -6,23 +6,29 @@ import { sled } from '../../db/schema.ts';
 import { createInstance } from '../../db/transactions/create-instance.ts';
 import { createProject } from '../../db/transactions/create-project.ts';
 import { recordStop } from '../../db/transactions/record-stop.ts';
+import { renewLease } from '../../db/transactions/renew-lease.ts';
 import { newAttempt } from '../support/saga-steps.ts';
 import {
   type Actor,
   DELETE,
   expunge,
+  fencingPass,
   guestEnds,
   handOver,
   lateAttemptsOf,
+  leaseLapses,
   migrate,
   type SagaFault,
   STOP,
+  sledHears,
+  sledIsHeard,
   start,
   UPDATE,
   WAIT,
   watcher,
+  word,
 } from './actors.ts';
-import { command, type World } from './world.ts';
+import { command, LEASE_MS, type World } from './world.ts';
 
 export interface Scenario {
   readonly name: string;
@@ -73,6 +79,7 @@ export async function newWorld(db: Database): Promise<World> {
     vmms: {},
     dead: [],
     lostSleds: [],
+    silentSleds: [],
     at: {},
     notes: {},
     wrongs: [],
@@ -99,6 +106,13 @@ async function migrating(db: Database, world: World): Promise<void> {
   await running(db, world);
   await play(db, world, migrate('first migration'));
   await play(db, world, handOver('completes'), 'end');
+}
+
+/** The sled `here` holds a lease, and nothing gets through to it. */
+async function cutOff(db: Database, world: World): Promise<void> {
+  await db.execute(sql`UPDATE lease_service SET last_beat_at = clock_timestamp()`);
+  await renewLease(db, { sledId: world.here, leaseMs: LEASE_MS, held: true, epoch: null, livingVmmIds: [] });
+  world.silentSleds.push(world.here);
 }
 
 const startsWith = (...faults: SagaFault[]) => faults.map((fault) => start('start', fault));
@@ -248,6 +262,62 @@ export const SCENARIOS: readonly Scenario[] = [
       guestEnds('halts'),
       expunge('here'),
       expunge('there'),
+    ],
+  },
+  {
+    name: 'running on a sled that answers, and an operator says that it is off',
+    prepare: running,
+    doneAgain: true,
+    inProgress: ["operator's word: expunge", 'update'],
+    actors: [
+      word('expunge'),
+      word('declare-dead'),
+      word('force-stop'),
+      sledHears('here'),
+      fencingPass('here'),
+      start('start'),
+      migrate('migrate'),
+      handOver('completes'),
+      STOP,
+      UPDATE,
+    ],
+  },
+  {
+    name: 'running on a sled that is cut off and holds a lease, and an operator says that it is off',
+    prepare: async (db, world) => {
+      await running(db, world);
+      await cutOff(db, world);
+    },
+    doneAgain: true,
+    inProgress: ["operator's word: expunge", 'lease lapses', 'update'],
+    actors: [
+      word('expunge'),
+      word('declare-dead'),
+      word('force-stop'),
+      leaseLapses('here'),
+      sledIsHeard('here'),
+      fencingPass('here'),
+      start('start'),
+      STOP,
+      UPDATE,
+    ],
+  },
+  {
+    name: 'the same, and the sled comes back',
+    prepare: async (db, world) => {
+      await running(db, world);
+      await cutOff(db, world);
+    },
+    doneAgain: true,
+    inProgress: ['sled is heard again', 'update'],
+    actors: [
+      sledIsHeard('here'),
+      word('expunge'),
+      word('declare-dead'),
+      word('force-stop'),
+      fencingPass('here'),
+      start('start'),
+      UPDATE,
     ],
   },
   {

@@ -1,6 +1,7 @@
 /** Quiet: what the reconcilers, the update saga and the sleds do until nothing is left to do, and what must hold then. */
 import { sql } from 'drizzle-orm';
 import type { Database } from '../../db/connect.ts';
+import { isSledExpunged } from '../../db/queries/is-sled-expunged.ts';
 import { readInstance } from '../../db/queries/read-instance.ts';
 import { readSledVmms } from '../../db/queries/read-sled-vmms.ts';
 import { readVmmPlace } from '../../db/queries/read-vmm-place.ts';
@@ -8,11 +9,13 @@ import { applyReport } from '../../db/transactions/apply-report.ts';
 import { claimMigration } from '../../db/transactions/claim-migration.ts';
 import { claimStart } from '../../db/transactions/claim-start.ts';
 import { commitUpdate } from '../../db/transactions/commit-update.ts';
+import { judgeLease } from '../../db/transactions/declare-dead.ts';
+import { settleExpunge } from '../../db/transactions/expunge-sled.ts';
 import { failVmm } from '../../db/transactions/fail-vmm.ts';
 import { releaseUnwound } from '../../db/transactions/release-unwound.ts';
 import { isGoneVmmState } from '../../model/states.ts';
 import { newAttempt } from '../support/saga-steps.ts';
-import { deliverStop } from './actors.ts';
+import { deliverStop, lapse } from './actors.ts';
 import type { World } from './world.ts';
 import * as sleds from './world.ts';
 
@@ -28,7 +31,8 @@ export async function fingerprint(db: Database): Promise<string> {
       (SELECT string_agg(concat_ws(',', vmm_id, kind), ';' ORDER BY vmm_id) FROM sled_reservation),
       (SELECT string_agg(instance_id::text, ';' ORDER BY instance_id) FROM provisioning_charge),
       (SELECT string_agg(concat_ws(',', id, vmm_id, succeeded), ';' ORDER BY id) FROM operation),
-      (SELECT string_agg(concat_ws(',', id, policy), ';' ORDER BY id) FROM sled))) AS print`);
+      (SELECT string_agg(concat_ws(',', id, policy, expunging_since IS NULL, time_declared_dead IS NULL, lease_epoch,
+        lease_renewed_at < now() - lease_ms * interval '1 millisecond'), ';' ORDER BY id) FROM sled))) AS print`);
   return String(result.rows[0]?.print);
 }
 
@@ -36,8 +40,13 @@ export async function fingerprint(db: Database): Promise<string> {
 export async function settle(db: Database, world: World): Promise<void> {
   for (let round = 1; ; round++) {
     const before = `${await fingerprint(db)} ${JSON.stringify(world)}`;
+    await timePasses(db, world);
     await sledEvents(db, world);
     await watch(db, world);
+    for (const sledId of [world.here, world.there, world.spare]) {
+      await judgeLease(db, sledId);
+      await settleExpunge(db, sledId);
+    }
     await update(db, world);
     if (`${await fingerprint(db)} ${JSON.stringify(world)}` === before) return;
     if (round === MAX_ROUNDS) {
@@ -45,6 +54,16 @@ export async function settle(db: Database, world: World): Promise<void> {
       return;
     }
   }
+}
+
+/** Whoever is cut off loses its lease, and its guests with it; whoever was expunged, and answers, hears so. */
+async function timePasses(db: Database, world: World): Promise<void> {
+  for (const sledId of world.silentSleds) {
+    if (!world.lostSleds.includes(sledId)) sleds.loseSled(world, sledId);
+    await lapse(db, sledId);
+  }
+  for (const sledId of [world.here, world.there, world.spare])
+    if (sleds.answers(world, sledId) && (await isSledExpunged(db, sledId))) sleds.endAll(world, sledId);
 }
 
 /** What happens on the sleds by itself; each is reported. */
@@ -64,7 +83,7 @@ async function sledEvents(db: Database, world: World): Promise<void> {
 /** One pass of the watcher over every sled that answers. */
 async function watch(db: Database, world: World): Promise<void> {
   for (const sledId of [world.here, world.there, world.spare]) {
-    if (world.lostSleds.includes(sledId)) continue;
+    if (!sleds.answers(world, sledId)) continue;
     const present = Object.values(world.vmms).filter((vmm) => vmm.sledId === sledId);
     const known = await readSledVmms(
       db,

@@ -9,6 +9,9 @@ import type { MigrationState, WireVmmState } from '../../model/states.ts';
 import type { SledVmmState } from '../../wire/sled-protocol.ts';
 import { type SagaAttempt, vmmReport } from '../support/saga-steps.ts';
 
+/** The lease of a sled that has one, in milliseconds: no test lasts as long. */
+export const LEASE_MS = 3_600_000;
+
 interface SledSide {
   state: MigrationState;
   gen: number;
@@ -42,6 +45,8 @@ export interface World {
   dead: string[];
   /** Sleds that were expunged: nothing runs there, and nothing answers. */
   lostSleds: string[];
+  /** Sleds that are cut off: nothing answers, and their guests go on. */
+  silentSleds: string[];
   /** Where each actor is in its script: `null` when it has ended. */
   at: Record<string, string | null>;
   /** What actors remember from one step to the next. */
@@ -51,6 +56,9 @@ export interface World {
 }
 
 export const isOver = (side: SledSide | null): boolean => side?.state === 'completed' || side?.state === 'failed';
+/** No call reaches the sled. */
+const isSilent = (world: World, sledId: string): boolean =>
+  world.lostSleds.includes(sledId) || world.silentSleds.includes(sledId);
 const isEnded = (vmm: SledVmm): boolean => vmm.state === 'destroyed' || vmm.state === 'failed';
 
 function become(vmm: SledVmm, state: WireVmmState): void {
@@ -75,7 +83,7 @@ function reportOf(vmm: SledVmm): SledVmmState {
 /** A report arrives: a VMM's state as its sled has it. A terminal one is forgotten by the sled once it was taken. */
 export async function deliver(db: Database, world: World, vmmId: string): Promise<void> {
   const vmm = world.vmms[vmmId];
-  if (vmm === undefined) return;
+  if (vmm === undefined || isSilent(world, vmm.sledId)) return;
   await applyReport(db, vmmId, reportOf(vmm));
   if (isEnded(vmm)) forget(world, vmmId);
 }
@@ -88,7 +96,7 @@ function forget(world: World, vmmId: string): void {
 export type SledReply = SledVmmState | 'gone' | 'refused' | 'silent';
 
 export function register(world: World, vmmId: string, sledId: string, incoming: SledVmm['incoming'] = null): SledReply {
-  if (world.lostSleds.includes(sledId)) return 'silent';
+  if (isSilent(world, sledId)) return 'silent';
   if (world.dead.includes(vmmId)) return 'refused';
   world.vmms[vmmId] ??= {
     id: vmmId,
@@ -107,7 +115,7 @@ export function register(world: World, vmmId: string, sledId: string, incoming: 
 
 /** Commands a VMM to run, or to migrate in: it takes note; what comes of it are events of their own. */
 export function command(world: World, vmmId: string, sledId: string): SledReply {
-  if (world.lostSleds.includes(sledId)) return 'silent';
+  if (isSilent(world, sledId)) return 'silent';
   const vmm = world.vmms[vmmId];
   if (vmm === undefined) return 'gone';
   if (!vmm.commanded && (isEnded(vmm) || vmm.state === 'stopping' || vmm.state === 'stopped')) return 'silent';
@@ -156,7 +164,7 @@ function keepGuest(world: World, sourceVmmId: string): void {
 }
 
 export function stop(world: World, vmmId: string, sledId: string): SledReply {
-  if (world.lostSleds.includes(sledId)) return 'silent';
+  if (isSilent(world, sledId)) return 'silent';
   const vmm = world.vmms[vmmId];
   if (vmm === undefined) return 'gone';
   if (vmm.out?.state === 'completed') return 'refused';
@@ -241,6 +249,16 @@ export function lose(world: World, vmmId: string): void {
 export function loseSled(world: World, sledId: string): void {
   world.lostSleds.push(sledId);
   for (const vmm of Object.values(world.vmms)) if (vmm.sledId === sledId) lose(world, vmm.id);
+}
+
+/** Whether a sled answers who asks for a sign of life. */
+export function answers(world: World, sledId: string): boolean {
+  return !isSilent(world, sledId);
+}
+
+/** A sled ends all that it has, and can say so. */
+export function endAll(world: World, sledId: string): void {
+  for (const vmm of Object.values(world.vmms)) if (vmm.sledId === sledId) end(world, vmm, 'failed');
 }
 
 /** Where the guest executes, by the sleds' truth. */

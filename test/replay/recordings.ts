@@ -5,7 +5,7 @@ import { TASK_QUEUE, workflowIds } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import type { CallFault, Fault, FaultCall } from '../../sled-agent/faults.ts';
 import type { StackSled } from '../../stack/stack-sleds.ts';
-import { type Harness, refused } from '../support/harness.ts';
+import { type Harness, refused, silence } from '../support/harness.ts';
 import type { HeldStep, Recorder } from './recorder.ts';
 
 /** Brings about what is to be recorded; returns the workflow, and its run where the id has several. */
@@ -579,7 +579,8 @@ export const RECORDINGS: Readonly<Record<string, Recording>> = {
     const started = harness.client.startInstance(id).catch(() => {});
     await untilDoing(harness, workflowIds.start(id), 'runVmm');
     const { active } = await harness.record(id);
-    await harness.client.expungeSled(active?.sledId ?? '');
+    silence(harness.sled(active?.sledId));
+    await harness.client.expungeSled(active?.sledId ?? '', { sled_powered_off: true });
     await started;
     return { workflowId: workflowIds.start(id) };
   },

@@ -9,6 +9,8 @@ describe('a stop by force with one living VMM', () => {
     ['answers', true, 'refuse: use stop'],
     ['silent', false, 'refuse: sled_powered_off'],
     ['silent', true, 'stop: v1'],
+    ['leased', false, 'refuse: sled_powered_off'],
+    ['leased', true, 'stop: '],
     ['given-up', false, 'stop: '],
     ['given-up', true, 'stop: '],
   ];
@@ -22,7 +24,7 @@ describe('a stop by force with both sides of a migration', () => {
   test.each(cells)('%s and %s', (a, b) => {
     for (const off of [false, true]) {
       const judged = judgeForceStop('web', [side(a, 1), side(b, 2)], off);
-      const silent = [a, b].filter((standing) => standing === 'silent').length;
+      const silent = [a, b].filter((standing) => standing === 'silent' || standing === 'leased').length;
       const answers = [a, b].includes('answers');
       if (silent === 0) expect(judged.verdict).toBe(answers ? 'refuse' : 'stop');
       else expect(judged.verdict).toBe(off ? 'stop' : 'refuse');

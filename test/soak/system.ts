@@ -343,6 +343,8 @@ export class SoakSystem {
     await this.persist(async (url) => {
       const response = await fetch(`${url}/v1/system/hardware/sleds/${lost.id}/expunge`, {
         method: 'POST',
+        headers: { 'content-type': 'application/json' },
+        body: JSON.stringify({ sled_powered_off: true }),
         signal: AbortSignal.timeout(15_000),
       });
       await response.arrayBuffer();

@@ -95,6 +95,7 @@ export interface RegisterChanges {
   readonly ncpus?: number;
   readonly memory_bytes?: number;
   readonly migration_id?: string;
+  readonly sled_id?: string;
 }
 
 /** Speaks the protocol to one agent, as the control plane does. */

@@ -133,6 +133,7 @@ export const BODIES: Readonly<Record<string, (belongings: Belongings) => unknown
   reconciler_update: () => ({ enabled: true }),
   access_token_create: ({ project }) => ({ name: unique('t'), role: 'viewer', project, expires_in_seconds: 60 }),
   sled_declare_dead: () => ({ sled_powered_off: true }),
+  sled_expunge: () => ({ sled_powered_off: true }),
   sled_invite_create: () => ({ name: unique('s') }),
   sled_lease_renew: () => ({ lease_ms: 30_000, held: false, epoch: null, vmms: [] }),
   vmm_report: () => ({ vmm_state: { state: 'running', gen: 3, time_updated: new Date().toISOString() } }),

@@ -11,7 +11,8 @@ import { beginUnwind } from '../../db/transactions/begin-unwind.ts';
 import { claimStart } from '../../db/transactions/claim-start.ts';
 import { commitUpdate } from '../../db/transactions/commit-update.ts';
 import { declareSledDead, judgeLease, returnDeadSled } from '../../db/transactions/declare-dead.ts';
-import { expungeSled } from '../../db/transactions/expunge-sled.ts';
+import { expungeSled, settleExpunge } from '../../db/transactions/expunge-sled.ts';
+import { failVmm } from '../../db/transactions/fail-vmm.ts';
 import { finishUnwind } from '../../db/transactions/finish-unwind.ts';
 import { type Renewal, renewLease } from '../../db/transactions/renew-lease.ts';
 import { examine } from '../../doctor/examine.ts';
@@ -377,6 +378,65 @@ describe('an operator’s confirmation', () => {
     expect((await row(here)).timeDeclaredDead).not.toBeNull();
     expect(await returnDeadSled(database.db, here, [])).toEqual([]);
     expect((await row(here)).timeDeclaredDead).toBeNull();
+  });
+
+  test('waits for the lease of a sled that may hold it: nothing is written until that has lapsed', async () => {
+    const kept = await startedOn(here);
+    await renew(here);
+    for (const silentMs of [0, LEASE_MS * 0.9, LEASE_MS * 1.4]) {
+      await silentFor(here, silentMs);
+      expect(await declareSledDead(database.db, here)).toEqual({ failed: [], instanceIds: [] });
+      expect(await row(here)).toMatchObject({ timeDeclaredDead: null, leaseEpoch: 0 });
+      expect((await vmmRow(kept.vmmId))?.state).not.toBe('failed');
+    }
+    // It was wrong, and the sled comes back: nothing has happened.
+    expect(await renew(here, { livingVmmIds: [kept.vmmId] })).toMatchObject({ outcome: 'granted', returned: false });
+    await silentFor(here, LEASE_MS * 1.6);
+    expect(await declareSledDead(database.db, here)).toMatchObject({ failed: [kept.vmmId] });
+  });
+
+  test('that a sled is gone takes it out of service at once; its VMMs are failed when its lease has lapsed', async () => {
+    const lost = await startedOn(here);
+    await renew(here);
+    const said = { answers: false, poweredOff: true };
+    await expect(expungeSled(database.db, here, { ...said, poweredOff: false })).rejects.toThrow(/lease/);
+    expect(await expungeSled(database.db, here, said)).toEqual({ awaits: 'lease', failed: [], instanceIds: [] });
+    expect(await renew(here, { livingVmmIds: [lost.vmmId] })).toMatchObject({ outcome: 'expunged' });
+    for (const silentMs of [0, LEASE_MS * 0.9, LEASE_MS * 1.4]) {
+      await silentFor(here, silentMs);
+      expect(await settleExpunge(database.db, here)).toBeNull();
+      expect(await judgeLease(database.db, here)).toBeNull();
+      expect(await expungeSled(database.db, here, said)).toMatchObject({ awaits: 'lease' });
+      expect((await vmmRow(lost.vmmId))?.state).not.toBe('failed');
+      expect(await findings()).toEqual([]);
+    }
+    await silentFor(here, LEASE_MS * 1.6);
+    expect(await settleExpunge(database.db, here)).toMatchObject({ failed: [lost.vmmId] });
+    expect(await row(here)).toMatchObject({ policy: 'expunged' });
+    expect(await settleExpunge(database.db, here)).toBeNull();
+    expect(await findings()).toEqual([]);
+  });
+
+  test('about a sled whose control plane was away is good for nothing until that is made up for', async () => {
+    const kept = await startedOn(here);
+    await renew(here);
+    await silentFor(here, LEASE_MS * 3);
+    await away(LEASE_MS * 2.9, LEASE_MS * 0.5);
+    expect(await expungeSled(database.db, here, { answers: false, poweredOff: true })).toMatchObject({
+      awaits: 'lease',
+    });
+    expect(await settleExpunge(database.db, here)).toBeNull();
+    expect((await vmmRow(kept.vmmId))?.state).not.toBe('failed');
+  });
+
+  test('about a sled that answers fails nothing: what lives there ends by its sled’s own word', async () => {
+    const told = await startedOn(here);
+    expect(await expungeSled(database.db, here, { answers: true, poweredOff: true })).toMatchObject({ awaits: 'sled' });
+    expect(await settleExpunge(database.db, here)).toBeNull();
+    expect((await readVmmPlace(database.db, told.vmmId))?.givenUp).toBe(false);
+    await failVmm(database.db, told.vmmId, 'its sled has ended it');
+    expect(await settleExpunge(database.db, here)).toMatchObject({ awaits: null });
+    expect(await row(here)).toMatchObject({ policy: 'expunged' });
   });
 
   test('is not taken of a sled that is not there or expunged', async () => {

@@ -262,6 +262,66 @@ async function joinedAgain(name: string, address: string) {
   return joinSled({ token, folder: await folders.make(), address, threads: 1, memoryBytes: GIBIBYTE / 8 });
 }
 
+test('a sled whose certificates were revoked is powered on all the same: no word that it is off is believed', async () => {
+  const sled = await joinedWithoutAgent(harness.client, folders, 'revoked-alive');
+  const server = await listenAs(sled, sled.address, () => ({ vmms: [] }));
+  await harness.client.revokeSledCertificates(sled.sledId);
+  try {
+    const off = { sled_powered_off: true };
+    expect((await refused(harness.client.declareSledDead(sled.sledId, off))).message).toMatch(/answers/);
+    expect((await refused(harness.client.expungeSled(sled.sledId))).message).toMatch(/answers/);
+    // Nor by a process that has no authority, and could not speak to any sled that has joined.
+    const stranger = new SledClient();
+    expect(await stranger.answers({ name: sled.name, address: sled.address, identified: true }, 5_000)).toBe(true);
+    await stranger.close();
+  } finally {
+    server.close();
+    server.closeAllConnections();
+  }
+  expect(await harness.client.expungeSled(sled.sledId)).toMatchObject({ state: 'decommissioned' });
+});
+
+test('an expunged sled is heard only where it shows that it is that sled', async () => {
+  const sled = await joinedWithoutAgent(harness.client, folders, 'heard');
+  const other = await joinedWithoutAgent(harness.client, folders, 'not-heard');
+  for (const { sledId } of [sled, other]) await harness.client.expungeSled(sledId);
+  const directory = await SledDirectory.open(harness.database.db, await becomeControlPlane(authority));
+  const client = new SledClient(undefined, directory);
+  const asked = { id: sled.sledId, name: 'heard', address: sled.address, identified: true, expunged: true } as const;
+  try {
+    for (const [shown, heard] of [
+      [sled, true],
+      [other, false],
+    ] as const) {
+      const server = await listenAs(shown, sled.address, () => ({ vmms: [] }));
+      const answer = await client.readInventory(asked, 5_000).catch((error: unknown) => error);
+      expect(answer instanceof SledError).toBe(!heard);
+      await new Promise((resolve) => {
+        server.close(resolve);
+        server.closeAllConnections();
+      });
+    }
+  } finally {
+    await client.close();
+    directory.close();
+  }
+});
+
+test('a sled whose VMs live at its address joins nowhere else: they would be called lost while they run', async () => {
+  const id = await harness.running();
+  const { here } = await harness.placed(id);
+  const good = (await harness.client.listSledCertificates(here.id)).filter((one) => one.time_revoked === null);
+  const elsewhere = loopbackAddress();
+  await expect(joinedAgain(here.name, `${elsewhere}:${await freePort(elsewhere)}`)).rejects.toThrow(
+    /VMs of sled .* live at .*drain it.*declare it dead/,
+  );
+  expect(await harness.client.getSled(here.id)).toMatchObject({ address: here.agent.address });
+  // Its identity is as good as before.
+  expect((await harness.client.listSledCertificates(here.id)).filter((one) => one.time_revoked === null)).toEqual(good);
+  await harness.client.stopInstance(id);
+  await harness.shows(id, 'stopped');
+});
+
 test('the certificate of an expunged sled ends with it; a sled of the same name is another one', async () => {
   const sled = await joinedWithoutAgent(harness.client, folders, 'gone');
   await harness.client.expungeSled(sled.sledId);
