@@ -246,7 +246,6 @@ export const MUTANTS: readonly Mutant[] = [
         find: "sparesRunning: (failure) => !failedWith(failure, 'NoSuchVmm'),",
         replace: 'sparesRunning: () => true,',
       },
-      { file: START, find: "import { failedWith } from './failures.ts';\n", replace: '' },
     ],
     caughtBy: [ORDER_TEST],
   },
