@@ -21,6 +21,7 @@ const LONGEST = [
   'test/trust/fuzz.test.ts',
   'test/lifecycle/reconcilers.test.ts',
   'test/trust/fencing.test.ts',
+  'test/sagas/silent-sleds.test.ts',
 ].map((file) => {
   const path = fileURLToPath(new URL(file, import.meta.url));
   if (!existsSync(path)) throw new Error(`vitest.config.ts puts ${file} first, which is not there: correct its list`);

@@ -141,11 +141,15 @@ export const SCENARIOS: readonly Scenario[] = [
     plain: 'succeeded',
     prepare: stopped,
     async act(subject, options) {
-      const lift = subject.onSleds({ call: 'register', act: { type: 'drop_before' } });
-      const asks = subject.plan({ workflowType: 'instanceStart', activity: 'readOtherSleds', observe: true });
+      const lifts = subject.stack.sleds.map(({ id, agent }) => ({
+        id,
+        lift: agent.faults.plant({ call: 'register', act: { type: 'drop_before' }, instance_name: subject.name }),
+      }));
       const call = subject.call('start', options);
-      await asks.waitFor('arrived');
-      lift();
+      await subject.waitForState(['starting']);
+      const { active } = await subject.record();
+      // The one that it is placed on stays silent to it; every other one would do.
+      for (const { id, lift } of lifts) if (id !== active?.sledId) lift();
       return call;
     },
   },
