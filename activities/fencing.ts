@@ -25,26 +25,27 @@ export async function judgeLeases({ db, sleds, workflows }: ActivityContext): Pr
   const fenced = await readFencedSleds(db);
   const found: Found = { sleds: fenced.length, late: [], unattended: [], dead: [], failed: [], returned: [] };
   const errors: unknown[] = [];
-  for (const { id, name } of fenced.filter(({ late }) => late)) {
-    try {
+  const collect = (error: unknown) => void errors.push(error);
+  await forEach(
+    fenced.filter(({ late }) => late),
+    1,
+    async ({ id, name }) => {
       const judged = await judgeLease(db, id, automaticActor('fencing'));
-      if (judged === null) continue;
+      if (judged === null) return;
       if (judged.standing === 'late' || judged.standing === 'lapsed') found.late.push(name);
       if (judged.standing === 'unattended') found.unattended.push(name);
-      if (judged.declaration === null) continue;
+      if (judged.declaration === null) return;
       found.dead.push(name);
       found.failed.push(...judged.declaration.failed);
       // Should a signal be lost, the scan finds whom it was for.
       await Promise.all(judged.declaration.instanceIds.map((instanceId) => workflows.signalUpdate(instanceId)));
-    } catch (error) {
-      errors.push(error);
-    }
-  }
+    },
+  ).catch(collect);
   await forEach(await readDeadSledsWithoutFencing(db), CONCURRENT_SLEDS, async (sled) => {
     const living = await livingVmms(sled);
     if (living !== null && (await returnDeadSled(db, sled.id, living, automaticActor('fencing'))).length === 0)
       found.returned.push(sled.name);
-  }).catch((error: unknown) => errors.push(error));
+  }).catch(collect);
   await forgetOldGaps(db, 4 * MAX_LEASE_MS);
   throwAll(errors);
   return found;

@@ -9,7 +9,7 @@ import type { UpdaterFindings } from '../model/reconcilers.ts';
 import { Refusal } from '../model/refusal.ts';
 import { needsAction } from '../model/update-decision.ts';
 import type { ActivityContext } from './context.ts';
-import { throwAll } from './for-each.ts';
+import { forEach, throwAll } from './for-each.ts';
 
 /** A saga younger than this is not looked at, in milliseconds: its workflow may be about to be seen. */
 const OPERATION_GRACE_MS = 5_000;
@@ -29,16 +29,15 @@ export async function scanForUpdates({
   const candidates = await findUpdateCandidates(db);
   const errors: unknown[] = [];
   /** One that can't be looked at must not hide those behind it. */
-  const each = async (look: () => Promise<void>) => look().catch((error: unknown) => void errors.push(error));
-  for (const instanceId of candidates) {
-    await each(async () => {
-      const snapshot = await readSnapshot(db, instanceId);
-      if (snapshot === null || !needsAction(snapshot)) return;
-      await workflows.signalUpdate(instanceId, snapshot.names);
-      signalled.push(instanceId);
-    });
-  }
-  for (const operation of await findOpenOperations(db, OPERATION_GRACE_MS)) await each(() => settle(operation));
+  const eachInTurn = <Item>(items: readonly Item[], look: (item: Item) => Promise<void>) =>
+    forEach(items, 1, look).catch((error: unknown) => void errors.push(error));
+  await eachInTurn(candidates, async (instanceId) => {
+    const snapshot = await readSnapshot(db, instanceId);
+    if (snapshot === null || !needsAction(snapshot)) return;
+    await workflows.signalUpdate(instanceId, snapshot.names);
+    signalled.push(instanceId);
+  });
+  await eachInTurn(await findOpenOperations(db, OPERATION_GRACE_MS), settle);
   throwAll(errors);
   return { candidates: candidates.length, signalled, unwinding };
 

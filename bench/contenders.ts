@@ -4,6 +4,13 @@ import type { Contender } from './system/arena.ts';
 const POSTGRES = 'PostgreSQL with fsync and synchronous_commit on';
 const SQLITE = 'SQLite file of the development server, as it is shipped';
 
+const engineMinimum = {
+  front: 'peers/engine-minimum.ts',
+  workers: null,
+  workflowId: (id: string) => `engine-minimum/${id}`,
+  hasDatabase: false,
+} as const;
+
 const mooring = {
   durability: `${POSTGRES}; workflow histories: ${SQLITE}`,
   temporal: 'embedded',
@@ -25,14 +32,11 @@ export const CONTENDERS: readonly Contender[] = [
     hasDatabase: true,
   },
   {
+    ...engineMinimum,
     id: 'engine-minimum',
     title: 'Temporal, empty workflow with one empty activity (the engine’s minimum)',
     durability: SQLITE,
     temporal: 'embedded',
-    front: 'peers/engine-minimum.ts',
-    workers: null,
-    workflowId: (id) => `engine-minimum/${id}`,
-    hasDatabase: false,
   },
   { ...mooring, id: 'mooring', title: 'Mooring', workers: { file: 'processes/mooring-worker.ts', count: 1 } },
   {
@@ -40,6 +44,13 @@ export const CONTENDERS: readonly Contender[] = [
     id: 'mooring-3-workers',
     title: 'Mooring, three workers',
     workers: { file: 'processes/mooring-worker.ts', count: 3 },
+  },
+  {
+    ...engineMinimum,
+    id: 'engine-minimum-external',
+    title: 'The engine’s minimum on the Temporal server at --temporal',
+    durability: 'as that server keeps histories',
+    temporal: 'external',
   },
   {
     ...mooring,

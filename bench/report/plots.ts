@@ -6,6 +6,7 @@ const COLOURS: Readonly<Record<string, string>> = {
   'engine-minimum': '#5b6470',
   mooring: '#0f7b6c',
   'mooring-3-workers': '#3aa796',
+  'engine-minimum-external': '#98a0ab',
   'mooring-external': '#79c7bb',
   'plain-temporal': '#b4532a',
   dbos: '#7a4fa3',

@@ -964,8 +964,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: UPDATER,
-        find: '      await workflows.signalUpdate(instanceId, snapshot.names);\n      signalled',
-        replace: '      signalled',
+        find: '    await workflows.signalUpdate(instanceId, snapshot.names);\n    signalled',
+        replace: '    signalled',
       },
     ],
     caughtBy: [ACTIVITIES_TEST],
