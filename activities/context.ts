@@ -12,6 +12,8 @@ export interface ActivityContext {
   readonly metrics?: Metrics;
   /** How long audit records are kept, in days; default 90. */
   readonly auditDays?: number | undefined;
+  /** How long what is over (operations, VMMs, migrations, deleted instances) is kept, in days; default 30. */
+  readonly retentionDays?: number | undefined;
 }
 
 /** What the steps of sagas work with. */

@@ -128,6 +128,8 @@ export const sled = pgTable(
     agentVersion: text('agent_version'),
     /** What keeps its agent from doing its work, a sentence each. */
     agentTrouble: text('agent_trouble').array().notNull().default(sql`'{}'::text[]`),
+    /** The CPU models that guests there can be given, the default first; `null`: its agent doesn't tell them apart. */
+    cpuModels: text('cpu_models').array(),
     timeCreated: moment('time_created').notNull().defaultNow(),
     timeModified: moment('time_modified').notNull().defaultNow(),
     timeExpunged: moment('time_expunged'),
@@ -229,6 +231,9 @@ export const instance = pgTable(
     index('instance_auto_restart')
       .on(table.id)
       .where(sql`intended_state = 'running' AND last_start_reason = 'auto_restart' AND time_deleted IS NULL`),
+    // What the reaper looks for, the oldest first; and what a project that was deleted still has.
+    index('instance_deleted').on(table.timeDeleted).where(sql`time_deleted IS NOT NULL`),
+    index('instance_deleted_project').on(table.projectId).where(sql`time_deleted IS NOT NULL`),
     check('instance_vmm_iff_active', sql`(state = 'vmm') = (active_vmm_id IS NOT NULL)`),
     check('instance_target_iff_migration', sql`(target_vmm_id IS NOT NULL) = (migration_id IS NOT NULL)`),
     check('instance_target_needs_vmm', sql`target_vmm_id IS NULL OR state = 'vmm'`),
@@ -253,6 +258,8 @@ export const vmm = pgTable(
     stateGeneration: exact('state_generation').notNull().default(1),
     unwindingSince: moment('unwinding_since'),
     failureReason: text('failure_reason'),
+    /** The CPU that its guest sees, by the name that sleds offer it by; `null`: its sled doesn't tell them apart. */
+    cpuModel: text('cpu_model'),
     /** Set before the sled is commanded to run the guest or to migrate it in: from then on only its answer settles a doubt. */
     commandedAt: moment('commanded_at'),
     /** The VMM's sled is off, as an operator stated or by its lease: its answer is awaited no more, as with an expunged sled. */
@@ -264,6 +271,9 @@ export const vmm = pgTable(
   (table) => [
     index('vmm_instance').on(table.instanceId).where(sql`time_deleted IS NULL`),
     index('vmm_sled').on(table.sledId).where(sql`time_deleted IS NULL`),
+    // An instance's history, and whether anything is left of an instance that is reaped.
+    index('vmm_history').on(table.instanceId, table.timeCreated),
+    index('vmm_deleted').on(table.timeDeleted).where(sql`time_deleted IS NOT NULL`),
     index('vmm_gone')
       .on(table.instanceId)
       .where(sql`time_deleted IS NULL AND state IN ('destroyed', 'failed', 'saga_unwound')`),
@@ -302,6 +312,7 @@ export const migration = pgTable(
     index('migration_instance').on(table.instanceId),
     index('migration_source').on(table.sourceVmmId),
     uniqueIndex('migration_target').on(table.targetVmmId),
+    index('migration_created').on(table.timeCreated),
     check('migration_two_vmms', sql`source_vmm_id <> target_vmm_id`),
   ],
 );
@@ -411,9 +422,23 @@ export const instanceNetwork = pgTable(
   },
   (table) => [
     index('instance_network_changed').on(table.changedIn, table.instanceId),
+    index('instance_network_vmm').on(table.vmmId).where(sql`vmm_id IS NOT NULL`),
     check('instance_network_whole', sql`num_nulls(sled_id, vmm_id, ip, port) IN (0, 4)`),
     check('instance_network_generation', sql`generation >= 1`),
   ],
+);
+
+/** Up to where the network's past is forgotten, one row: a poller that has not read as far begins anew. */
+export const networkHorizon = pgTable(
+  'network_horizon',
+  {
+    singleton: boolean('singleton').primaryKey().default(true),
+    /** The newest change among the entries that went with their instances. */
+    forgottenTo: transactionNumber('forgotten_to').notNull().default(sql`'0'`),
+    /** The run of transaction numbers that the network's changes are numbered in: `database_history()` of then. */
+    databaseHistory: text('database_history').notNull().default(''),
+  },
+  () => [check('network_horizon_one_row', sql`singleton`)],
 );
 
 /** One run of a saga, by the run id of its workflow. Its outcome is written in the saga's own last transaction. */
@@ -438,6 +463,7 @@ export const operation = pgTable(
     index('operation_started').on(table.timeStarted),
     index('operation_open').on(table.timeStarted).where(sql`time_ended IS NULL`),
     index('operation_vmm').on(table.vmmId),
+    index('operation_ended').on(table.timeEnded).where(sql`time_ended IS NOT NULL`),
     check('operation_outcome', sql`(time_ended IS NULL) = (succeeded IS NULL)`),
     check('operation_error', sql`(error IS NOT NULL) = (succeeded IS NOT DISTINCT FROM false)`),
   ],
@@ -477,7 +503,11 @@ export const idempotencyKey = pgTable(
     operationId: uuid('operation_id'),
     timeCreated: moment('time_created').notNull().defaultNow(),
   },
-  (table) => [index('idempotency_key_age').on(table.timeCreated)],
+  (table) => [
+    index('idempotency_key_age').on(table.timeCreated),
+    index('idempotency_key_instance').on(table.instanceId),
+    index('idempotency_key_operation').on(table.operationId).where(sql`operation_id IS NOT NULL`),
+  ],
 );
 
 /** An operator's token. The secret itself is nowhere: only its hash. */

@@ -8,7 +8,7 @@ export type ReconcilerName = (typeof RECONCILERS)[number];
 export const RECONCILER_PURPOSE: Readonly<Record<ReconcilerName, string>> = {
   watcher: 'poll every sled and compare its inventory with the database',
   updater: 'signal every instance that needs an update, and find sagas that were cut off',
-  reaper: 'delete abandoned VMM rows and orphan reservations and charges',
+  reaper: 'delete abandoned VMM rows and orphan reservations and charges, and what has been over for long',
   fencing: 'declare sleds dead whose lease has lapsed, and take back those that prove what they run',
   'auto-restart': 'start instances again that failed and are meant to run',
 };
@@ -53,6 +53,15 @@ export interface ReaperFindings {
   readonly oldRecords?: number;
   /** How many audit records were completed as `unknown`, since nobody was left to write how their action ended. */
   readonly openRecords?: number;
+  /** How many rows were deleted of what has been over for longer than it is kept. */
+  readonly oldOperations?: number;
+  readonly oldMigrations?: number;
+  readonly oldVmms?: number;
+  readonly oldInstances?: number;
+  readonly oldProjects?: number;
+  readonly oldTokens?: number;
+  readonly oldCertificates?: number;
+  readonly oldInvites?: number;
 }
 
 /** What a pass of fencing found and did; sleds by name, VMMs by id. */
@@ -101,6 +110,17 @@ export function summarizePass<Name extends ReconcilerName>(name: Name, found: Re
   return SUMMARIES[name](found);
 }
 
+const OLD_ROWS = [
+  ['oldOperations', 'operation'],
+  ['oldMigrations', 'migration'],
+  ['oldVmms', 'VMM'],
+  ['oldInstances', 'deleted instance'],
+  ['oldProjects', 'deleted project'],
+  ['oldTokens', 'token'],
+  ['oldCertificates', 'certificate'],
+  ['oldInvites', 'invitation'],
+] as const satisfies readonly (readonly [keyof ReaperFindings, string])[];
+
 const SUMMARIES: { readonly [Name in ReconcilerName]: (found: ReconcilerFindings[Name]) => string } = {
   watcher: (found) =>
     sentence(`asked ${count(found.sleds, 'sled')}`, [
@@ -125,6 +145,10 @@ const SUMMARIES: { readonly [Name in ReconcilerName]: (found: ReconcilerFindings
       found.oldKeys > 0 && `forgot ${count(found.oldKeys, 'old idempotency key')}`,
       found.oldRecords !== undefined && `deleted ${count(found.oldRecords, 'old audit record')}`,
       found.openRecords !== undefined && `closed ${count(found.openRecords, 'audit record')} whose end is unknown`,
+      ...OLD_ROWS.map(([finding, noun]) => {
+        const rows = found[finding];
+        return rows !== undefined && `forgot ${count(rows, `old ${noun}`)}`;
+      }),
     ]),
   fencing: (found) =>
     sentence(`looked at the leases of ${count(found.sleds, 'sled')}`, [

@@ -121,6 +121,19 @@ export class WorkflowStarter {
     return this.isOpen(workflowIds.start(instanceId));
   }
 
+  /**
+   * The run ids of the starts and migrations that are open and began more than `ageMs` milliseconds ago: of a run that old
+   * Temporal's list, which lags behind by a moment, is complete.
+   */
+  async findOpenSagas(ageMs: number): Promise<string[]> {
+    const before = new Date(Date.now() - ageMs).toISOString();
+    const ids: string[] = [];
+    // By what they are not: a run that is paused is open, and not every server knows that status by its name.
+    const query = `WorkflowType IN ("instanceStart", "instanceMigrate") AND StartTime < "${before}" AND ExecutionStatus NOT IN ("Completed", "Failed", "Canceled", "Terminated", "ContinuedAsNew", "TimedOut")`;
+    for await (const run of this.#client.workflow.list({ query })) ids.push(run.runId);
+    return ids;
+  }
+
   /** Whether a run of a workflow, by default the last one, is still open. A run that Temporal has forgotten is not. */
   async isOpen(workflowId: string, runId?: string): Promise<boolean> {
     try {

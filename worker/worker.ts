@@ -66,6 +66,8 @@ export interface WorkerOptions {
   readonly testInterceptors?: TestInterceptors;
   /** How long audit records are kept, in days; default 90. */
   readonly auditDays?: number | undefined;
+  /** How long what is over (operations, VMMs, migrations, deleted instances) is kept, in days; default 30. */
+  readonly retentionDays?: number | undefined;
 }
 
 /** How a test gets between Temporal and the steps. */
@@ -184,7 +186,8 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     tracing: tracing !== null,
   });
   const workflows = new WorkflowStarter(connected.client);
-  const context = { db: database.db, sleds, workflows, metrics, auditDays: options.auditDays };
+  const { auditDays, retentionDays } = options;
+  const context = { db: database.db, sleds, workflows, metrics, auditDays, retentionDays };
   const versioned = process.env.MOORING_WORKER_VERSIONING !== 'off' && !options.alone;
   const { common, buildId } = await commonOptions(options, native, versioned, tracing);
   const sagas = createSagaActivities(context);

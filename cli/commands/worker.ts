@@ -1,6 +1,13 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { authorityOption, externalParts, openAuthority, untilShutdownSignal } from '../processes.ts';
 
+interface WorkerCommandOptions {
+  readonly metrics?: string;
+  readonly authority?: string;
+  readonly auditDays: number;
+  readonly retentionDays: number;
+}
+
 /** Adds `mooring worker`. Heavy modules are loaded when it runs. */
 export function addWorkerCommand(program: Command): void {
   program
@@ -14,7 +21,16 @@ export function addWorkerCommand(program: Command): void {
         .default(90)
         .env('MOORING_AUDIT_DAYS'),
     )
-    .action(async (options: { metrics?: string; authority?: string; auditDays: number }) => {
+    .addOption(
+      new Option(
+        '--retention-days <n>',
+        'how long deleted instances, operations, migrations and VMMs that are over are kept, in days',
+      )
+        .argParser(parseRetention)
+        .default(30)
+        .env('MOORING_RETENTION_DAYS'),
+    )
+    .action(async (options: WorkerCommandOptions) => {
       const parts = await externalParts();
       const { startWorker } = await import('../../worker/worker.ts');
       const { migrateDatabase } = await import('../../db/connect.ts');
@@ -28,6 +44,7 @@ export function addWorkerCommand(program: Command): void {
         log: createLog('worker'),
         metricsListen: options.metrics,
         auditDays: options.auditDays,
+        retentionDays: options.retentionDays,
       });
       console.log(`worker: running${worker.metricsUrl === null ? '' : `, metrics at ${worker.metricsUrl}/metrics`}`);
       await Promise.race([shutdown, worker.ended]);
@@ -38,5 +55,12 @@ export function addWorkerCommand(program: Command): void {
 function parseDays(text: string): number {
   const days = Number(text);
   if (!Number.isFinite(days) || days <= 0) throw new InvalidArgumentError('a number of days above 0 is needed');
+  return days;
+}
+
+/** Operations can be read for at least a day: section 5 of docs/design.md. */
+function parseRetention(text: string): number {
+  const days = Number(text);
+  if (!Number.isFinite(days) || days < 1) throw new InvalidArgumentError('a number of days, at least 1, is needed');
   return days;
 }

@@ -21,6 +21,8 @@ export const WRITERS = {
   charges: ['claim-start'],
   /** The reaper only what is orphaned. */
   refunds: ['commit-update', 'finish-unwind', 'reap'],
+  /** Rows go for good only when what they tell of has long been over. */
+  forgets: ['reap-expired'],
 } as const;
 
 const tags = (...lists: (readonly string[])[]) => `(${[...new Set(lists.flat())].map((tag) => `'${tag}'`).join(', ')})`;
@@ -181,8 +183,23 @@ export const HISTORY_RULES: readonly DatabaseRule[] = [
     query: `
       SELECT entry.instance_id, (${old('sled_id')})::uuid, format('VMM %s was unwound, and then %s wrote %s, generation %s (journal entry %s)', row_id, entry.writer,
         coalesce(${now('state')}, 'nothing'), coalesce(${now('state_generation')}, 'none'), sequence)
-      ${FROM} WHERE relation = 'vmm' AND ${old('state')} = 'saga_unwound'
-        AND (entry.after IS NULL OR entry.before - 'time_deleted' <> entry.after - 'time_deleted' OR ${old('time_deleted')} IS NOT NULL)`,
+      -- That it may be forgotten once it is deleted is the next rule's.
+      ${FROM} WHERE relation = 'vmm' AND ${old('state')} = 'saga_unwound' AND change <> 'delete'
+        AND (entry.before - 'time_deleted' <> entry.after - 'time_deleted' OR ${old('time_deleted')} IS NOT NULL)`,
+  },
+  {
+    name: 'only what is over is forgotten',
+    invariant: 6,
+    holds: 'always',
+    query: `
+      SELECT entry.instance_id, (${old('sled_id')})::uuid, format('%s %s was forgotten by %s (journal entry %s)%s', relation, row_id, entry.writer, sequence,
+        CASE WHEN entry.writer IN ${tags(WRITERS.forgets)} THEN ', but it was not over' ELSE '' END)
+      ${FROM} WHERE change = 'delete' AND relation IN ('instance', 'vmm', 'migration', 'operation')
+        AND NOT (entry.writer IN ${tags(WRITERS.forgets)} AND CASE relation
+          WHEN 'operation' THEN ${old('time_ended')} IS NOT NULL
+          -- Its VMMs tell: a side of it may never have been settled.
+          WHEN 'migration' THEN true
+          ELSE ${old('time_deleted')} IS NOT NULL END)`,
   },
   {
     name: 'unwinding row closed to others',

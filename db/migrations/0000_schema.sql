@@ -61,6 +61,7 @@ CREATE TABLE sled (
   agent_id uuid,
   agent_version text,
   agent_trouble text[] NOT NULL DEFAULT '{}'::text[],
+  cpu_models text[],
   time_created timestamptz NOT NULL DEFAULT now(),
   time_modified timestamptz NOT NULL DEFAULT now(),
   time_expunged timestamptz,
@@ -141,6 +142,9 @@ CREATE INDEX instance_failed_list ON instance (project_id, name) WHERE state = '
 CREATE INDEX instance_failed ON instance (id) WHERE state = 'failed' AND time_deleted IS NULL;
 CREATE INDEX instance_auto_restart ON instance (id)
   WHERE intended_state = 'running' AND last_start_reason = 'auto_restart' AND time_deleted IS NULL;
+-- What the reaper looks for, the oldest first; and what a project that was deleted still has.
+CREATE INDEX instance_deleted ON instance (time_deleted) WHERE time_deleted IS NOT NULL;
+CREATE INDEX instance_deleted_project ON instance (project_id) WHERE time_deleted IS NOT NULL;
 
 CREATE TABLE vmm (
   id uuid PRIMARY KEY,
@@ -152,6 +156,7 @@ CREATE TABLE vmm (
   state_generation bigint NOT NULL DEFAULT 1,
   unwinding_since timestamptz,
   failure_reason text,
+  cpu_model text,
   commanded_at timestamptz,
   vouched_gone_at timestamptz,
   time_state_updated timestamptz NOT NULL DEFAULT now(),
@@ -164,6 +169,9 @@ CREATE TABLE vmm (
 );
 CREATE INDEX vmm_instance ON vmm (instance_id) WHERE time_deleted IS NULL;
 CREATE INDEX vmm_sled ON vmm (sled_id) WHERE time_deleted IS NULL;
+-- An instance's history, and whether anything is left of an instance that is reaped.
+CREATE INDEX vmm_history ON vmm (instance_id, time_created);
+CREATE INDEX vmm_deleted ON vmm (time_deleted) WHERE time_deleted IS NOT NULL;
 CREATE INDEX vmm_gone ON vmm (instance_id) WHERE time_deleted IS NULL AND state IN ('destroyed', 'failed', 'saga_unwound');
 CREATE UNIQUE INDEX vmm_address ON vmm (ip, port) WHERE time_deleted IS NULL AND state NOT IN ('destroyed', 'failed', 'saga_unwound');
 
@@ -184,6 +192,7 @@ CREATE TABLE migration (
 CREATE INDEX migration_instance ON migration (instance_id);
 CREATE INDEX migration_source ON migration (source_vmm_id);
 CREATE UNIQUE INDEX migration_target ON migration (target_vmm_id);
+CREATE INDEX migration_created ON migration (time_created);
 
 ALTER TABLE instance
   ADD CONSTRAINT instance_active_vmm_id_vmm_id_fk FOREIGN KEY (active_vmm_id) REFERENCES vmm (id),
@@ -247,6 +256,15 @@ CREATE TABLE instance_network (
   CONSTRAINT instance_network_generation CHECK (generation >= 1)
 );
 CREATE INDEX instance_network_changed ON instance_network (changed_in, instance_id);
+CREATE INDEX instance_network_vmm ON instance_network (vmm_id) WHERE vmm_id IS NOT NULL;
+
+CREATE TABLE network_horizon (
+  singleton boolean PRIMARY KEY DEFAULT true,
+  forgotten_to xid8 NOT NULL DEFAULT '0',
+  database_history text NOT NULL DEFAULT '',
+  CONSTRAINT network_horizon_one_row CHECK (singleton)
+);
+INSERT INTO network_horizon DEFAULT VALUES;
 
 CREATE TABLE operation (
   id uuid PRIMARY KEY,
@@ -265,6 +283,7 @@ CREATE INDEX operation_instance ON operation (instance_id, time_started);
 CREATE INDEX operation_started ON operation (time_started);
 CREATE INDEX operation_open ON operation (time_started) WHERE time_ended IS NULL;
 CREATE INDEX operation_vmm ON operation (vmm_id);
+CREATE INDEX operation_ended ON operation (time_ended) WHERE time_ended IS NOT NULL;
 
 CREATE TABLE lease_service (
   singleton boolean PRIMARY KEY DEFAULT true,
@@ -288,6 +307,8 @@ CREATE TABLE idempotency_key (
   time_created timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX idempotency_key_age ON idempotency_key (time_created);
+CREATE INDEX idempotency_key_instance ON idempotency_key (instance_id);
+CREATE INDEX idempotency_key_operation ON idempotency_key (operation_id) WHERE operation_id IS NOT NULL;
 
 CREATE TABLE access_token (
   id uuid PRIMARY KEY,
@@ -547,6 +568,16 @@ BEGIN
   RETURN NEW;
 END $$;
 CREATE TRIGGER instance_network_guard BEFORE UPDATE ON instance_network FOR EACH ROW EXECUTE FUNCTION guard_instance_network();
+
+-- Which run of transaction numbers this is: another after a dump was restored, here or in another cluster, and after another
+-- server took over. Pollers hold numbers, which mean nothing in any other. Empty where the server doesn't say.
+CREATE FUNCTION database_history() RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+  RETURN concat_ws('/', (SELECT system_identifier FROM pg_control_system()), substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8),
+    (SELECT oid FROM pg_database WHERE datname = current_database()), to_regclass('instance_network')::oid);
+EXCEPTION WHEN OTHERS THEN
+  RETURN '';
+END $$;
 
 -- === Operations ===
 

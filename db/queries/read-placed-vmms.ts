@@ -15,7 +15,8 @@ export type PlacedVmm = z.infer<typeof placedVmm>;
 /** Every VMM that isn't deleted, and those with one of these ids whatever has become of them, by their ids. */
 export async function readPlacedVmms(db: Queryable, ids: readonly string[]): Promise<Map<string, PlacedVmm>> {
   const result = await db.execute(sql`
-    SELECT id, instance_id, sled_id, state, time_deleted IS NOT NULL AS deleted FROM vmm
-    WHERE time_deleted IS NULL OR id IN (SELECT value::uuid FROM jsonb_array_elements_text(${JSON.stringify(ids)}::jsonb))`);
+    SELECT id, instance_id, sled_id, state, false AS deleted FROM vmm WHERE time_deleted IS NULL
+    UNION ALL SELECT id, instance_id, sled_id, state, true FROM vmm WHERE time_deleted IS NOT NULL
+      AND id IN (SELECT value::uuid FROM jsonb_array_elements_text(${JSON.stringify(ids)}::jsonb))`);
   return new Map(result.rows.map((row) => placedVmm.parse(row)).map((vmm) => [vmm.id, vmm]));
 }

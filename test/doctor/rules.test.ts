@@ -285,6 +285,13 @@ const CASES: Readonly<Record<string, Case>> = {
       await plant(`/* apply-report */ UPDATE vmm SET state_generation = 99 WHERE id = '${vmmId}'`);
     },
   },
+  'only what is over is forgotten': {
+    plant: async () => {
+      await plant(`/* reap-expired */ DELETE FROM vmm WHERE id = '${world.ended.vmmId}'`);
+      await plant(`/* reap-expired */ DELETE FROM operation WHERE id = '${world.ended.operationId}'`);
+      await plant(`/* reap-expired */ DELETE FROM vmm WHERE ${runningVmm()}`);
+    },
+  },
   'unwinding row closed to others': {
     plant: async () => {
       await plant(`UPDATE vmm SET unwinding_since = now() WHERE ${runningVmm()}`);

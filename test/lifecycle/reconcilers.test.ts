@@ -4,6 +4,7 @@ import { connect, createServer, type Socket } from 'node:net';
 import { sql } from 'drizzle-orm';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { restartInstances } from '../../activities/auto-restart.ts';
+import { checkInvariants } from '../../db/invariants/check-invariants.ts';
 import { applyReport } from '../../db/transactions/apply-report.ts';
 import { failVmm } from '../../db/transactions/fail-vmm.ts';
 import { recordStop } from '../../db/transactions/record-stop.ts';
@@ -13,6 +14,7 @@ import { workflowIds } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import type { CallFault } from '../../sled-agent/faults.ts';
 import { ensureSchedules } from '../../temporal/schedules.ts';
+import { WorkflowStarter } from '../../temporal/workflow-starter.ts';
 import { type RunningCommand, runCommand, startCommand } from '../support/command.ts';
 import { type Harness, refused, silence, startHarness, wake } from '../support/harness.ts';
 
@@ -406,6 +408,90 @@ describe('the reaper', () => {
     expect((await harness.client.getQuota('default')).cpus_in_use).toBe(before);
     await harness.client.startInstance(id);
     await harness.shows(id, 'running');
+  });
+
+  /** As if all that has ended of an instance had done so more than a month ago. */
+  async function age(id: string): Promise<void> {
+    for (const [table, column] of [
+      ['operation', 'time_ended'],
+      ['vmm', 'time_deleted'],
+      ['instance', 'time_deleted'],
+    ] as const)
+      await db().execute(sql`
+        UPDATE ${sql.identifier(table)} SET ${sql.identifier(column)} = ${sql.identifier(column)} - interval '31 days'
+        WHERE ${sql.identifier(table === 'instance' ? 'id' : 'instance_id')} = ${id} AND ${sql.identifier(column)} IS NOT NULL`);
+  }
+  async function ranOnce(): Promise<{ id: string; operationId: string }> {
+    const id = await harness.create();
+    await harness.client.startInstance(id);
+    await harness.shows(id, 'running');
+    await harness.client.stopInstance(id);
+    await harness.shows(id, 'stopped');
+    await harness.rests(id);
+    const { rows } = await db().execute(sql`SELECT id FROM operation WHERE instance_id = ${id}`);
+    return { id, operationId: String(rows[0]?.id) };
+  }
+
+  test('what has long been over is forgotten, and is 404 from then on; the rest of a history stays', async () => {
+    const [stays, goes, keyed] = [await ranOnce(), await ranOnce(), await ranOnce()];
+    await harness.client.startInstance(stays.id);
+    await harness.shows(stays.id, 'running');
+    await harness.client.deleteInstance(goes.id);
+    await harness.rests(goes.id);
+    await harness.client.deleteInstance(keyed.id);
+    await harness.rests(keyed.id);
+    for (const { id } of [stays, goes, keyed]) await age(id);
+    // The client has given each call a key: those of two are forgotten, in the same pass.
+    await db().execute(sql`
+      UPDATE idempotency_key SET time_created = now() - interval '8 days' WHERE instance_id IN (${stays.id}, ${goes.id})`);
+    // The start of the one that runs is of today.
+    await db().execute(sql`
+      UPDATE operation SET time_ended = now() WHERE instance_id = ${stays.id} AND id <> ${stays.operationId}`);
+    const pass = await leavingHealthyAlone(() => run('reaper'));
+    expect(pass.found).toMatchObject({ old_keys: 5, old_operations: 2, old_vmms: 3, old_instances: 1 });
+    expect(pass.summary).toContain('forgot 2 old operations, forgot 3 old VMMs, forgot 1 old deleted instance');
+
+    for (const gone of [stays.operationId, goes.operationId]) {
+      const error = await refused(harness.client.getOperation(gone));
+      expect(error).toMatchObject({ status: 404, errorCode: 'NotFound', requestId: expect.any(String) });
+      expect(error.message).toContain(gone);
+    }
+    expect((await refused(harness.client.getInstanceHistory(goes.id))).status).toBe(404);
+    const { items } = await harness.client.getInstanceHistory(stays.id);
+    expect(items.filter(({ kind }) => kind === 'operation').length).toBeGreaterThan(0);
+    // A key names the operation: the same call again is still that one, and gets its outcome.
+    expect(await harness.client.getOperation(keyed.operationId)).toMatchObject({ outcome: 'succeeded' });
+    // What was done is on record, whatever has become of its subject.
+    const { rows } = await db().execute(
+      sql`SELECT 1 FROM audit_log WHERE subject = ${goes.id} AND operation = 'instance_delete'`,
+    );
+    expect(rows).toHaveLength(1);
+    // Without the journal, which has what these tests have planted.
+    expect((await checkInvariants(db(), { atRest: false, journal: 'ignored' })).violations).toEqual([]);
+  });
+
+  test('a start whose workflow is open is known as open, whatever is on record of it', async () => {
+    const workflows = new WorkflowStarter(harness.temporal);
+    const id = await harness.create();
+    harness.everywhere(({ agent }) => agent.faults.plant({ call: 'state:running', act: { type: 'drop_before' } }));
+    const start = harness.client.startInstance(id);
+    await waitUntil(async () => (await harness.record(id)).active?.commandedAt != null, 'it was never commanded');
+    const { runId } = await harness.temporal.workflow.getHandle(workflowIds.start(id)).describe();
+    await waitUntil(
+      async () => (await workflows.findOpenSagas(0)).includes(runId),
+      'it is not found open',
+      60_000,
+      200,
+    );
+    expect(await workflows.findOpenSagas(3_600_000)).toEqual([]);
+    harness.everywhere(wake);
+    await start;
+    await waitUntil(
+      async () => !(await workflows.findOpenSagas(0)).includes(runId),
+      'it is found open for ever',
+      60_000,
+      200,
+    );
   });
 });
 

@@ -58,6 +58,10 @@ const UPDATER = 'activities/updater.ts';
 const REPORTS = 'api/routes/reports.ts';
 const OPERATIONS = 'api/operations.ts';
 const OUTCOMES = 'db/operation-outcomes.ts';
+const REAP_EXPIRED = 'db/transactions/reap-expired.ts';
+const NETWORK_CHANGES = 'db/queries/read-network-changes.ts';
+const RETENTION_TEST = 'test/database/retention.test.ts';
+const POLLING_TEST = 'test/network/polling.test.ts';
 const STARTER = 'temporal/workflow-starter.ts';
 const PROTOCOL = 'wire/sled-protocol.ts';
 const AGENT = 'sled-agent/agent.ts';
@@ -1446,6 +1450,48 @@ export const MUTANTS: readonly Mutant[] = [
       },
     ],
     caughtBy: [AUDIT_TEST],
+  },
+  {
+    name: 'retention: an operation is forgotten that a key still names',
+    why: 'the same call again, which is to get the outcome of the first, begins another operation',
+    edits: [{ file: REAP_EXPIRED, find: 'WHERE key.operation_id = operation.id', replace: 'WHERE false' }],
+    caughtBy: [RETENTION_TEST],
+  },
+  {
+    name: 'retention: an operation is forgotten whose workflow is open',
+    why: 'its saga runs again from its beginning, and starts an instance that was stopped long ago',
+    edits: [{ file: REAP_EXPIRED, find: 'AND operation.id NOT IN (${openOperations(request)})', replace: '' }],
+    caughtBy: [RETENTION_TEST],
+  },
+  {
+    name: 'retention: a VMM is forgotten whose operation is open',
+    why: 'its id is no longer burnt, and its claim can still arrive',
+    edits: [{ file: REAP_EXPIRED, find: 'AND (maker.time_ended IS NULL OR', replace: 'AND (' }],
+    caughtBy: [RETENTION_TEST],
+  },
+  {
+    name: 'retention: a migration is forgotten whose source has given the guest away and lives',
+    why: 'the guest that left it counts as one that shut itself down',
+    edits: [{ file: REAP_EXPIRED, find: "past.source_state <> 'completed' AND target_due", replace: 'target_due' }],
+    caughtBy: [RETENTION_TEST],
+  },
+  {
+    name: 'retention: nobody writes down which removals were forgotten',
+    why: 'a sled that was away keeps an instance in its network for ever',
+    edits: [{ file: REAP_EXPIRED, find: 'WHERE newest.changed_in > forgotten_to', replace: 'WHERE false' }],
+    caughtBy: [RETENTION_TEST],
+  },
+  {
+    name: 'network: a restored table is not numbered anew',
+    why: 'every poll of every sled lists all of it',
+    edits: [{ file: NETWORK_CHANGES, find: 'if (page.foreign) {', replace: "if (page.xmin === '') {" }],
+    caughtBy: [POLLING_TEST],
+  },
+  {
+    name: 'network: a cursor of another history goes on',
+    why: 'what has a lower number here is never read',
+    edits: [{ file: NETWORK_CHANGES, find: "if ((at.history ?? '') !== history || ", replace: 'if (' }],
+    caughtBy: [POLLING_TEST],
   },
 ];
 

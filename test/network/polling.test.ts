@@ -1,6 +1,6 @@
 import { sql } from 'drizzle-orm';
 import pg from 'pg';
-import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { Queryable } from '../../db/connect.ts';
 import { network } from '../../db/network.ts';
 import { type NetworkCursor, type NetworkEntry, readNetworkChanges } from '../../db/queries/read-network-changes.ts';
@@ -206,4 +206,74 @@ test('a cursor from a future that this database never had begins anew', async ()
   await poller.pass();
   expect(poller.resets).toBe(1);
   expect(poller.living()).toEqual(new Map([[instance, `${vmm} 1`]]));
+});
+
+describe('after the database was restored elsewhere', () => {
+  /** As pg_restore leaves it in a cluster that is younger than the dumped one: numbers of transactions still to come. */
+  async function restore(): Promise<void> {
+    await database.db.transaction(async (transaction) => {
+      await transaction.execute(sql`SET LOCAL session_replication_role = replica`);
+      await transaction.execute(sql`
+        UPDATE instance_network SET changed_in = (pg_current_xact_id()::text::bigint + 1000000)::text::xid8`);
+      await transaction.execute(sql`
+        UPDATE network_horizon SET database_history = 'another', forgotten_to = (pg_current_xact_id()::text::bigint + 1000000)::text::xid8`);
+    });
+  }
+
+  test('one reset numbers the table anew: the polls after it list nothing that was read', async () => {
+    const instances = await Promise.all(Array.from({ length: 26 }, () => database.instance(project)));
+    for (const id of instances) await vmmOf(id);
+    await restore();
+    for (const poller of [new Poller(100), new Poller(7)]) {
+      await poller.pass();
+      expect(poller.living()).toEqual(await stored());
+      const before = poller.delivered;
+      for (let n = 0; n < 3; n++) await poller.pass();
+      expect(poller.delivered).toBe(before);
+      expect(poller.resets).toBe(1);
+    }
+    // What changes from then on is heard of.
+    const poller = new Poller(7);
+    await poller.pass();
+    await remove(database.db, instances[3] ?? '');
+    await poller.pass();
+    expect(poller.table.get(instances[3] ?? '')?.vmm_id).toBeNull();
+  });
+
+  test('many pollers at once number it anew together', async () => {
+    for (let n = 0; n < 12; n++) await vmmOf(await database.instance(project));
+    await restore();
+    const pollers = Array.from({ length: 8 }, () => new Poller(5));
+    await Promise.all(pollers.map((poller) => poller.pass()));
+    for (const poller of pollers) {
+      await poller.pass();
+      const before = poller.delivered;
+      await poller.pass();
+      expect(poller.delivered).toBe(before);
+      expect(poller.living()).toEqual(await stored());
+    }
+  });
+
+  test.each([
+    ['by another cluster', 0],
+    ['after another server took over', 1],
+    ['as another database', 2],
+    ['into a table that was made anew', 3],
+  ])('a cursor that was given out %s begins anew, whatever its number', async (_, part) => {
+    const instance = await database.instance(project);
+    await vmmOf(instance);
+    const poller = new Poller(10);
+    await poller.pass();
+    const { history = '' } = poller.cursor ?? {};
+    const parts = history.split('/');
+    expect(parts).toHaveLength(4);
+    parts[part] = `${parts[part]}1`;
+    // The removal that it has not read has a lower number than its own, as in a cluster that has come further.
+    await remove(database.db, instance);
+    const { rows } = await database.db.execute(sql`SELECT pg_current_xact_id()::text AS now`);
+    poller.cursor = { history: parts.join('/'), since: String(rows[0]?.now), initial: false, page: null };
+    await poller.pass();
+    expect(poller.resets).toBe(2);
+    expect(poller.living()).toEqual(await stored());
+  });
 });
