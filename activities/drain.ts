@@ -57,6 +57,7 @@ export function createDrainActivities({ db, metrics }: Pick<ActivityContext, 'db
           instanceId: instance.id,
           ncpus: instance.ncpus,
           memoryBytes: instance.memoryBytes,
+          cpuModel: active?.cpuModel,
           excludeSledIds: [request.sledId],
         };
         const avoiding = { ...placement, excludeSledIds: [request.sledId, ...request.avoidSledIds] };

@@ -28,7 +28,12 @@ export function registerActivities(context: SagaContext) {
             gen: claim.registerGeneration,
             time_updated: new Date().toISOString(),
           },
-          vmm_spec: { name: claim.instanceName, ncpus: claim.ncpus, memory_bytes: claim.memoryBytes },
+          vmm_spec: {
+            name: claim.instanceName,
+            ncpus: claim.ncpus,
+            memory_bytes: claim.memoryBytes,
+            ...(claim.cpuModel == null ? {} : { cpu_model: claim.cpuModel }),
+          },
           vmm_addr: claim.vmmAddress,
         },
         SLED_CALL_MS,

@@ -112,7 +112,8 @@ export async function watchSleds({ db, sleds, workflows, metrics }: ActivityCont
       agent === undefined ||
       (sled.agentId === (agent?.agent_id ?? null) &&
         sled.agentVersion === (agent?.version ?? null) &&
-        sameTexts(sled.agentTrouble, agent?.trouble ?? []));
+        sameTexts(sled.agentTrouble, agent?.trouble ?? []) &&
+        sameModels(sled.cpuModels, agent?.cpu_models ?? null));
     if (sled.silent || !sled.answeredLately || !known) await recordSledAnswer(db, sled, agent);
     return true;
   }
@@ -150,6 +151,10 @@ export async function watchSleds({ db, sleds, workflows, metrics }: ActivityCont
 
 function saidSomething(error: unknown): boolean {
   return error instanceof SledError && error.answered === true;
+}
+
+function sameModels(some: readonly string[] | null, others: readonly string[] | null): boolean {
+  return some === null || others === null ? some === others : sameTexts(some, others);
 }
 
 function sameTexts(some: readonly string[], others: readonly string[]): boolean {

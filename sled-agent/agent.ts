@@ -178,7 +178,7 @@ export class SledAgent {
     };
     const powerOffs = this.#powerOffs;
     this.#store.save(record);
-    const made = this.#make(record).finally(() => this.#making.delete(vmmId));
+    const made = this.#make(record, request.vmm_spec.cpu_model ?? null).finally(() => this.#making.delete(vmmId));
     this.#making.set(vmmId, made);
     await made;
     // Unregistered while its process was being made.
@@ -301,10 +301,11 @@ export class SledAgent {
     this.#store.close();
   }
 
-  async #make(record: VmmRecord): Promise<void> {
+  async #make(record: VmmRecord, cpuModel: string | null): Promise<void> {
     const { vmmId } = record;
     try {
-      await this.#options.hypervisor.create(specOf(record), (event) => this.#onVmEvent(vmmId, event));
+      const spec = { ...specOf(record), cpuModel };
+      await this.#options.hypervisor.create(spec, (event) => this.#onVmEvent(vmmId, event));
     } catch (error) {
       this.#store.remove(vmmId);
       const message = `VMM ${vmmId} can't be made at ${record.address}: ${error instanceof Error ? error.message : error}`;

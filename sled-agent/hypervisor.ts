@@ -13,6 +13,8 @@ export interface VmSpec {
   readonly address: string;
   /** The VM is made to be migrated into. */
   readonly incoming: boolean;
+  /** The CPU that its guest is to see; `null` or absent: the hypervisor's own choice. */
+  readonly cpuModel?: string | null;
 }
 
 /** A change of a VM, reported by its hypervisor when it happens. */
@@ -51,11 +53,19 @@ export class UnfitGuest extends Error {
   override readonly name = 'UnfitGuest';
 }
 
+/** Throws {@link UnfitGuest} for a guest with a CPU that is not among those of a hypervisor that tells them apart. */
+export function requireCpuModel(offered: readonly string[] | null, wanted: string | null | undefined): void {
+  if (wanted == null || offered === null || offered.includes(wanted)) return;
+  throw new UnfitGuest(`the guest's CPU model is ${wanted}, which this sled does not offer`);
+}
+
 /**
  * Runs VMs. It knows nothing of generations, reports or the control plane: those are the agent's. Every method is
  * harmless when repeated. Events come in the order in which things happen.
  */
 export interface Hypervisor {
+  /** The CPU models that guests here can be given, the one that they get by default first; `null`: they aren't told apart. */
+  readonly cpuModels: readonly string[] | null;
   /** Makes a VM's process without running its guest. Throws {@link UnfitGuest}, or another error when it can't be made now. */
   create(spec: VmSpec, listener: VmListener): Promise<void>;
   /**

@@ -8,6 +8,7 @@ import { appendGuestLog, guestLogNow } from './guest-log.ts';
 import {
   type ConsolePiece,
   type GuestLogEntry,
+  requireCpuModel,
   type StopAnswer,
   type StoredVm,
   UnfitGuest,
@@ -25,6 +26,8 @@ import type { QemuVmContext } from './qemu/vm-context.ts';
 export interface QemuHypervisorOptions {
   readonly program: QemuProgram;
   readonly accelerator: Accelerator;
+  /** The CPU models that guests can be given, the default first; absent: QEMU's own choice, of which nothing is told. */
+  readonly cpuModels?: readonly string[] | undefined;
   readonly image: GuestImage;
   /** Where the VMs' folders are; made when it isn't there. */
   readonly dataDir: string;
@@ -57,6 +60,7 @@ const STALL_MS = 30_000;
 
 export class QemuHypervisor implements WitnessedHypervisor {
   readonly guestLog: GuestLogEntry[] = [];
+  readonly cpuModels: readonly string[] | null;
   readonly #options: QemuHypervisorOptions;
   readonly #folder: string;
   readonly #context: QemuVmContext;
@@ -72,6 +76,7 @@ export class QemuHypervisor implements WitnessedHypervisor {
   /** Throws when the folder of the VMs can't be made. */
   constructor(options: QemuHypervisorOptions) {
     this.#options = options;
+    this.cpuModels = options.cpuModels ?? null;
     this.#folder = QemuHypervisor.vmsFolder(options.dataDir);
     this.#context = {
       program: options.program,
@@ -99,8 +104,10 @@ export class QemuHypervisor implements WitnessedHypervisor {
     const memoryMib = Math.ceil(spec.memoryBytes / MIB);
     if (memoryMib < LEAST_MEMORY_MIB)
       throw new UnfitGuest(`a guest needs at least ${LEAST_MEMORY_MIB} MiB of memory here, not ${memoryMib}`);
+    requireCpuModel(this.cpuModels, spec.cpuModel);
     const { accelerator, program } = this.#options;
-    const shape = { machine: program.machine, accelerator, memoryMib, ncpus: spec.ncpus };
+    const cpuModel = this.cpuModels === null ? null : (spec.cpuModel ?? this.cpuModels[0] ?? null);
+    const shape = { machine: program.machine, accelerator, memoryMib, ncpus: spec.ncpus, cpuModel };
     const folder = join(this.#folder, spec.vmmId);
     mkdirSync(folder, { recursive: true });
     const vm = new QemuVm(spec, folder, shape, this.#context, listener);

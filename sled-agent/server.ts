@@ -26,6 +26,8 @@ export interface SledAgentOptions {
   readonly memoryBytes: number;
   /** How long each transition of a simulated VM takes, in milliseconds; default 50. */
   readonly transitionMs?: number;
+  /** The CPU models that simulated VMs are said to be given, the default first; by default they aren't told apart. */
+  readonly cpuModels?: readonly string[] | undefined;
   /** How often it asks where instances live, in milliseconds; default 1000, 0 never. */
   readonly networkPollMs?: number;
   /** Appends when a guest began or ceased to execute to this file, a line of JSON each; nowhere when absent. */
@@ -96,7 +98,13 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
   const transport = identity === undefined ? PLAIN_TRANSPORT : identifiedTransport(identity);
   const hypervisor =
     options.makeHypervisor?.(planted, () => address, transport) ??
-    new SimulatedHypervisor(options.transitionMs ?? DEFAULT_TRANSITION_MS, planted, options.guestLogFile, transport);
+    new SimulatedHypervisor(
+      options.transitionMs ?? DEFAULT_TRANSITION_MS,
+      planted,
+      options.guestLogFile,
+      transport,
+      options.cpuModels,
+    );
   let lease: LeaseKeeper | null = null;
   const agent = await SledAgent.open({
     ...options,
@@ -108,7 +116,7 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
   const leaseFolder = options.fencing === undefined ? null : await openLeaseFolder(options.dataDir);
   const app = await makeAgentApp(agent, identity);
   const faults = makeTestFaults(agent, hypervisor, planted);
-  addAgentRoute(app, new AgentDescriber(options.dataDir ?? null));
+  addAgentRoute(app, new AgentDescriber(options.dataDir ?? null, () => ({ cpuModels: hypervisor.cpuModels })));
   addVmmRoutes(app, agent, planted);
   if (options.testEndpoints) addTestRoutes(app, faults);
   const network = new NetworkTable(

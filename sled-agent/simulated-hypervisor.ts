@@ -18,7 +18,15 @@ import { z } from 'zod';
 import { splitAddress } from '../wire/sled-protocol.ts';
 import type { PlantedFaults } from './faults.ts';
 import { appendGuestLog, closeGuestLog, guestLogNow } from './guest-log.ts';
-import type { GuestLogEntry, StopAnswer, StoredVm, VmListener, VmSpec, WitnessedHypervisor } from './hypervisor.ts';
+import {
+  type GuestLogEntry,
+  requireCpuModel,
+  type StopAnswer,
+  type StoredVm,
+  type VmListener,
+  type VmSpec,
+  type WitnessedHypervisor,
+} from './hypervisor.ts';
 import { type PeerTransport, PLAIN_TRANSPORT } from './peer-transport.ts';
 
 const message = z.union([
@@ -58,6 +66,7 @@ const SETTLE_EVERY_MS = 200;
 
 export class SimulatedHypervisor implements WitnessedHypervisor {
   readonly guestLog: GuestLogEntry[] = [];
+  readonly cpuModels: readonly string[] | null;
   readonly #vms = new Map<string, SimulatedVm>();
   readonly #transitionMs: number;
   readonly #faults: PlantedFaults;
@@ -67,13 +76,16 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
   /**
    * `transitionMs`: how long each transition takes, in milliseconds. `guestLogFile`: the guest log is also appended to
    * this file, a line of JSON an entry, so that it outlives this process. `transport`: how guests are handed over.
+   * `cpuModels`: those that it says it offers, and takes guests of.
    */
   constructor(
     transitionMs: number,
     faults: PlantedFaults,
     guestLogFile?: string,
     transport: PeerTransport = PLAIN_TRANSPORT,
+    cpuModels: readonly string[] | null = null,
   ) {
+    this.cpuModels = cpuModels;
     this.#transitionMs = transitionMs;
     this.#faults = faults;
     this.#guestLogFile = guestLogFile;
@@ -82,6 +94,7 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
 
   async create(spec: VmSpec, emit: VmListener): Promise<void> {
     if (this.#vms.has(spec.vmmId)) return;
+    requireCpuModel(this.cpuModels, spec.cpuModel);
     const server = this.#transport.serve((socket) => this.#serve(vm, socket));
     const vm: SimulatedVm = {
       spec,

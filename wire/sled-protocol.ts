@@ -108,6 +108,8 @@ export const registerRequest = z.object({
     name: z.string(),
     ncpus: z.number().int().min(1),
     memory_bytes: z.number().int().min(1),
+    /** The CPU that the guest is to see, one of those that its sled says it offers; absent where sleds don't say. */
+    cpu_model: z.string().max(100).nullish(),
   }),
   vmm_addr: socketAddress,
 });
@@ -142,7 +144,7 @@ export const agentDescription = z.object({
   version: z.string().max(100).nullish(),
   /** What keeps it from doing its work, a sentence each, for example that its disk is full; empty when it is well. */
   trouble: z.array(z.string().max(1000)).max(100).default([]),
-  /** The CPU models that its guests can be given, where they are told apart. */
+  /** The CPU models that its guests can be given, where they are told apart: what a new guest gets is the first. */
   cpu_models: z.array(z.string().max(100)).max(1000).nullish(),
 });
 export type AgentDescription = z.infer<typeof agentDescription>;

@@ -38,6 +38,7 @@ export function viewSled({ sled: row, vmmCount }: CountedSled): SledView {
       row.agentId === null && row.agentTrouble.length === 0
         ? null
         : { id: row.agentId, version: row.agentVersion, trouble: [...row.agentTrouble] },
+    cpu_models: row.cpuModels,
   };
 }
 

@@ -20,6 +20,7 @@ interface AgentOptions {
   readonly stopTimeout: number;
   readonly migrationBandwidth?: number;
   readonly accelerator: 'auto' | 'kvm' | 'tcg';
+  readonly cpuModel?: string;
   readonly kernel?: string;
   readonly initramfs?: string;
   readonly fencing?: boolean;
@@ -52,6 +53,11 @@ function withAgentOptions(command: Command): Command {
       )
         .choices(['auto', 'kvm', 'tcg'])
         .default('auto'),
+    )
+    .option(
+      '--cpu-model <name>',
+      'the CPU that real VMs see: "baseline", a named model that is old enough for most servers, so that guests can migrate; "host", this one with all that it can (KVM), for guests that stay among servers with the very same; or a name of "qemu-system-x86_64 -cpu help"',
+      'baseline',
     )
     .option('--kernel <file>', 'the kernel that real VMs boot; by default one is made from Debian’s packages')
     .option('--initramfs <file>', 'the initramfs to go with it')
@@ -293,7 +299,7 @@ async function prepareRealVms(options: AgentOptions) {
   return {
     dataDir,
     vmsFolder: QemuHypervisor.vmsFolder(dataDir),
-    description: `QEMU ${qemu.program.version} with ${qemu.accelerator.toUpperCase()} (${qemu.reason})`,
+    description: `QEMU ${qemu.program.version} with ${qemu.accelerator.toUpperCase()} (${qemu.reason}), CPU ${qemu.cpuModels[0]}`,
     makeHypervisor: (
       faults: import('../../sled-agent/faults.ts').PlantedFaults,
       agentAddress: () => string,

@@ -22,9 +22,17 @@ export interface PlacementRequest {
   readonly memoryBytes: number;
   /** Sleds that must not be picked, for example the one that is drained. */
   readonly excludeSledIds?: readonly string[];
+  /** The CPU that its guest sees, where it runs already: only where that is offered it can go on. `null` or absent: any. */
+  readonly cpuModel?: string | null | undefined;
 }
 
-const pickedSled = z.object({ id: z.string(), name: z.string(), address: z.string() });
+const pickedSled = z.object({
+  id: z.string(),
+  name: z.string(),
+  address: z.string(),
+  /** The CPU that a guest gets which starts there; `null`: its agent doesn't tell them apart. */
+  cpuModel: z.string().nullable(),
+});
 export type PickedSled = z.infer<typeof pickedSled>;
 
 /** Where the other members of an instance's groups are, or may soon be. */
@@ -41,6 +49,10 @@ const forbids = sql.raw(`peer.policy = 'fail' AND (peer.kind = 'affinity') <> (p
 
 const fits = (request: PlacementRequest) => sql`
   reserved_threads + ${request.ncpus}::int <= threads AND reserved_memory_bytes + ${request.memoryBytes}::bigint <= memory_bytes`;
+
+/** Whether a guest that runs can go on there. A sled that doesn't say what it offers may be anything. */
+const offersCpu = ({ cpuModel = null }: PlacementRequest) => sql`
+  (${cpuModel}::text IS NULL OR sled.cpu_models IS NULL OR ${cpuModel}::text = ANY(sled.cpu_models))`;
 
 const excluded = (request: PlacementRequest) => sql`
   SELECT value::uuid FROM jsonb_array_elements_text(${JSON.stringify(request.excludeSledIds ?? [])}::jsonb)`;
@@ -61,13 +73,13 @@ export async function pickSled(db: Queryable, request: PlacementRequest): Promis
 export async function listPlaces(db: Queryable, request: PlacementRequest, limit: number): Promise<PickedSled[]> {
   const result = await db.execute(sql`
     WITH peer AS (${peers(request.instanceId)})
-    SELECT sled.id, sled.name, sled.address FROM sled
+    SELECT sled.id, sled.name, sled.address, sled.cpu_models[1] AS "cpuModel" FROM sled
     CROSS JOIN LATERAL (
       SELECT count(*) FILTER (WHERE peer.kind = 'affinity') AS wanted,
         count(*) FILTER (WHERE peer.kind = 'anti_affinity') AS unwanted
       FROM peer WHERE peer.sled_id = sled.id
     ) here
-    WHERE ${takesVmms} AND ${fits(request)} AND sled.id NOT IN (${excluded(request)})
+    WHERE ${takesVmms} AND ${fits(request)} AND ${offersCpu(request)} AND sled.id NOT IN (${excluded(request)})
       AND NOT EXISTS (SELECT 1 FROM peer WHERE ${forbids})
     ORDER BY ${ails}, sign(here.wanted) - sign(here.unwanted) DESC, here.unwanted,
       floor(10 * greatest((reserved_threads + ${request.ncpus}::int)::float8 / threads,
@@ -81,33 +93,37 @@ type ForbiddingGroup = z.infer<typeof forbiddingGroup>;
 
 const countRow = z.object({
   in_service: z.number(),
+  with_cpu: z.number(),
   silent: z.number(),
   with_room: z.number(),
   groups: z.array(forbiddingGroup),
 });
 
 /**
- * Why no sled can be picked, and what to do: no sled in service, no room, or which groups forbid the sleds that have room.
+ * Why no sled can be picked, and what to do: no sled in service, none with the guest's CPU, no room, or which groups forbid the
+ * sleds that have room.
  * For a message; by the time it is read it may have changed.
  */
 export async function explainNoSled(db: Queryable, request: PlacementRequest): Promise<string> {
   const result = await db.execute(sql`
     WITH peer AS (${peers(request.instanceId)}), candidate AS (
-      SELECT sled.id, ${fits(request)} AS room FROM sled
+      SELECT sled.id, ${fits(request)} AND ${offersCpu(request)} AS room, ${offersCpu(request)} AS cpu FROM sled
       WHERE ${takesVmms} AND id NOT IN (${excluded(request)})
     )
-    SELECT count(*)::int AS in_service,
+    SELECT count(*)::int AS in_service, count(*) FILTER (WHERE cpu)::int AS with_cpu,
       (SELECT count(*)::int FROM sled WHERE policy = 'in_service' AND NOT ${takesVmms}) AS silent, count(*) FILTER (WHERE room)::int AS with_room,
       coalesce((SELECT jsonb_agg(DISTINCT jsonb_build_object('name', peer.name, 'kind', peer.kind))
         FROM peer, candidate sled WHERE sled.room AND ${forbids}), '[]'::jsonb) AS groups
     FROM candidate`);
-  const { in_service, silent, with_room, groups } = countRow.parse(result.rows[0]);
+  const { in_service, with_cpu, silent, with_room, groups } = countRow.parse(result.rows[0]);
   const size = `${request.ncpus} CPUs, ${request.memoryBytes} bytes`;
   const passedOver = silent === 0 ? '' : ` (${silent} of them dead, or late with the renewal of their lease)`;
   if (in_service === 0)
     return silent === 0
       ? `no sled is in service: add one, or make one provisionable`
       : `no sled takes instances${passedOver}: see "mooring sled list", or try again in a moment`;
+  if (with_cpu === 0)
+    return `no sled that takes instances offers the CPU model ${request.cpuModel}, which its guest runs with: stop it and start it again, and it gets another one, or add a sled that offers it`;
   if (with_room === 0)
     return `no sled has room (${size})${silent === 0 ? '' : `, ${silent} being dead or late with the renewal of their lease`}: add a sled, or stop or move other instances`;
   return `${describeGroups(groups)} every sled that has room (${size}): stop or move other members, take the instance out of the group, or add a sled`;
@@ -125,6 +141,8 @@ const destinationRow = z.object({
   policy: z.enum(SLED_POLICIES),
   takes_vmms: z.boolean(),
   room: z.boolean(),
+  offers_cpu: z.boolean(),
+  cpu_models: z.array(z.string()).nullable(),
   source_name: z.string().nullable(),
   forbidden_by: z.array(forbiddingGroup),
 });
@@ -135,6 +153,10 @@ export interface Destination extends PickedSled {
   readonly takesVmms: boolean;
   /** It fits there. */
   readonly room: boolean;
+  /** The CPU that the guest sees is among those that it offers. */
+  readonly offersCpu: boolean;
+  /** Those; `null`: it doesn't say. */
+  readonly cpuModels: readonly string[] | null;
   /** The name of the sled that the instance is on; `null` when it is on none. */
   readonly sourceName: string | null;
   /** Which groups forbid it, in words; `null` when none does. */
@@ -150,6 +172,7 @@ export async function readDestination(
   const result = await db.execute(sql`
     WITH peer AS (${peers(request.instanceId)})
     SELECT id, name, address, policy, ${takesVmms} AS takes_vmms, ${fits(request)} AS room,
+      ${offersCpu(request)} AS offers_cpu, cpu_models,
       (SELECT source.name FROM instance JOIN vmm ON vmm.id = instance.active_vmm_id JOIN sled source ON source.id = vmm.sled_id
         WHERE instance.id = ${request.instanceId}) AS source_name,
       coalesce((SELECT jsonb_agg(DISTINCT jsonb_build_object('name', peer.name, 'kind', peer.kind))
@@ -157,10 +180,13 @@ export async function readDestination(
     FROM sled WHERE id = ${sledId}`);
   const found = result.rows[0];
   if (found === undefined) return null;
-  const { forbidden_by, takes_vmms, source_name, ...row } = destinationRow.parse(found);
+  const { forbidden_by, takes_vmms, source_name, offers_cpu, cpu_models, ...row } = destinationRow.parse(found);
   return {
     ...row,
+    cpuModel: request.cpuModel ?? null,
     takesVmms: takes_vmms,
+    offersCpu: offers_cpu,
+    cpuModels: cpu_models,
     sourceName: source_name,
     forbiddenBy: forbidden_by.length === 0 ? null : describeGroups(forbidden_by),
   };

@@ -13,6 +13,7 @@ export interface WatchedSled {
   readonly agentId: string | null;
   readonly agentVersion: string | null;
   readonly agentTrouble: readonly string[];
+  readonly cpuModels: readonly string[] | null;
 }
 
 /** The sleds that the watcher asks what runs there, with what is known of them: all but those that an operator has expunged. */
@@ -27,6 +28,7 @@ export async function readWatchedSleds(db: Database): Promise<WatchedSled[]> {
       agentId: sled.agentId,
       agentVersion: sled.agentVersion,
       agentTrouble: sled.agentTrouble,
+      cpuModels: sled.cpuModels,
     })
     .from(sled)
     .where(ne(sled.policy, 'expunged'));

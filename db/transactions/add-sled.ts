@@ -50,6 +50,7 @@ export function answerOf(agent: AgentDescription | null | undefined) {
     agentId: agent?.agent_id ?? null,
     agentVersion: agent?.version ?? null,
     agentTrouble: agent?.trouble ?? [],
+    cpuModels: agent?.cpu_models ?? null,
   };
 }
 

@@ -58,7 +58,9 @@ export async function checkMigration(
   if (verdict === 'invalid') throw Refusal.invalid(refusalMessage('migrate', instance.name, externalState));
 
   const { name, ncpus, memoryBytes } = instance;
-  const destination = await readDestination(db, destinationSledId, { instanceId: instance.id, ncpus, memoryBytes });
+  const cpuModel = active?.cpuModel ?? null;
+  const placement = { instanceId: instance.id, ncpus, memoryBytes, cpuModel };
+  const destination = await readDestination(db, destinationSledId, placement);
   if (destination === null) throw Refusal.notFound('sled', destinationSledId);
   if (active?.sledId === destinationSledId) {
     throw Refusal.invalid(
@@ -75,6 +77,11 @@ export async function checkMigration(
       `dst_sled_id: sled "${destination.name}" takes no instances: it was declared dead, or is late with the renewal of its lease; name another sled`,
     );
   }
+  if (!destination.offersCpu) {
+    throw Refusal.conflict(
+      `dst_sled_id: sled "${destination.name}" does not offer the CPU model ${cpuModel}, which the guest of "${name}" runs with (it offers ${describeModels(destination.cpuModels)}); name another sled, or stop the instance and start it again`,
+    );
+  }
   if (!destination.room) {
     throw Refusal.noCapacity(
       `dst_sled_id: sled "${destination.name}" has no room for "${name}" (${ncpus} CPUs, ${memoryBytes} bytes); name another sled, or make room`,
@@ -87,6 +94,12 @@ export async function checkMigration(
     );
   }
   return destination;
+}
+
+/** A sled offers dozens: the first ones tell what kind of machine it is. */
+function describeModels(models: readonly string[] | null): string {
+  if (models === null || models.length === 0) return 'none';
+  return models.length <= 5 ? models.join(', ') : `${models.slice(0, 5).join(', ')} and ${models.length - 5} more`;
 }
 
 /**
@@ -176,8 +189,8 @@ async function claimOnce(db: Queryable, request: ClaimMigrationRequest): Promise
       ON CONFLICT (id) DO UPDATE SET vmm_id = excluded.vmm_id
       RETURNING id
     ), made AS (
-      INSERT INTO vmm (id, instance_id, sled_id, ip, port, state)
-      SELECT ${request.vmmId}, id, ${destination.id}, ${ip}, ${port}, 'creating' FROM claimed WHERE EXISTS (SELECT 1 FROM begun)
+      INSERT INTO vmm (id, instance_id, sled_id, ip, port, state, cpu_model)
+      SELECT ${request.vmmId}, id, ${destination.id}, ${ip}, ${port}, 'creating', ${active.cpuModel}::text FROM claimed WHERE EXISTS (SELECT 1 FROM begun)
       RETURNING id
     ), migrating AS (
       INSERT INTO migration (id, instance_id, source_vmm_id, target_vmm_id)
@@ -203,6 +216,7 @@ async function claimOnce(db: Queryable, request: ClaimMigrationRequest): Promise
       instanceName: instance.name,
       ncpus: instance.ncpus,
       memoryBytes: instance.memoryBytes,
+      cpuModel: active.cpuModel,
       registerGeneration: 2,
       migrationId: request.migrationId,
       sourceAddress: `${active.ip}:${active.port}`,

@@ -42,6 +42,8 @@ export interface ClaimedVmm {
   readonly instanceName: string;
   readonly ncpus: number;
   readonly memoryBytes: number;
+  /** The CPU that its guest is to see; `null` or absent: the sled's choice. */
+  readonly cpuModel?: string | null;
   /** What `register` carries: the row's generation plus one. */
   readonly registerGeneration: number;
 }
@@ -208,8 +210,8 @@ async function claimOnce(db: Queryable, request: ClaimStartRequest): Promise<Cla
       ON CONFLICT (id) DO UPDATE SET vmm_id = excluded.vmm_id
       RETURNING id
     ), made AS (
-      INSERT INTO vmm (id, instance_id, sled_id, ip, port, state)
-      SELECT ${request.vmmId}, id, ${sled.id}, ${ip}, ${port}, 'creating' FROM claimed WHERE EXISTS (SELECT 1 FROM begun)
+      INSERT INTO vmm (id, instance_id, sled_id, ip, port, state, cpu_model)
+      SELECT ${request.vmmId}, id, ${sled.id}, ${ip}, ${port}, 'creating', ${sled.cpuModel}::text FROM claimed WHERE EXISTS (SELECT 1 FROM begun)
       RETURNING id
     ), reserved AS (
       INSERT INTO sled_reservation (vmm_id, instance_id, sled_id, threads, memory_bytes, kind)
@@ -238,6 +240,7 @@ async function claimOnce(db: Queryable, request: ClaimStartRequest): Promise<Cla
     instanceName: instance.name,
     ncpus: instance.ncpus,
     memoryBytes: instance.memoryBytes,
+    cpuModel: sled.cpuModel,
     registerGeneration: 2,
   };
 }
@@ -277,6 +280,7 @@ const claimRow = z.object({
   instanceName: z.string(),
   ncpus: z.number(),
   memoryBytes: z.coerce.number(),
+  cpuModel: z.string().nullable(),
   succeeded: z.boolean(),
 });
 
@@ -292,6 +296,7 @@ export async function readClaim(
     SELECT vmm.id AS "vmmId", sled.id AS "sledId", sled.name AS "sledName", sled.address AS "sledAddress",
       vmm.ip || ':' || vmm.port AS "vmmAddress", instance.name AS "instanceName",
       coalesce(held.threads, instance.ncpus) AS ncpus, coalesce(held.memory_bytes, instance.memory_bytes) AS "memoryBytes",
+      vmm.cpu_model AS "cpuModel",
       EXISTS (SELECT 1 FROM operation WHERE operation.id = ${operationId} AND succeeded) AS succeeded
     FROM vmm JOIN sled ON sled.id = vmm.sled_id JOIN instance ON instance.id = vmm.instance_id
     LEFT JOIN sled_reservation held ON held.vmm_id = vmm.id WHERE vmm.id = ${vmmId} AND vmm.state <> 'saga_unwound'`);

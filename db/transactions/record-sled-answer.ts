@@ -23,7 +23,7 @@ export async function recordSledAnswer(
     agent === undefined
       ? sql``
       : sql`, agent_id = ${agent?.agent_id ?? null}::uuid, agent_version = ${agent?.version ?? null},
-        agent_trouble = ${textArray(agent?.trouble ?? [])}`;
+        agent_trouble = ${textArray(agent?.trouble ?? [])}, cpu_models = ${agent?.cpu_models == null ? sql`NULL` : textArray(agent.cpu_models)}`;
   try {
     await db.execute(sql`/* sled-answer */
       UPDATE sled SET last_answered_at = now(), silent_since = NULL${described} WHERE ${isThat(key)}`);

@@ -33,6 +33,7 @@ const shape = z.object({
   accelerator: z.enum(ACCELERATORS),
   memoryMib: z.number(),
   ncpus: z.number(),
+  cpuModel: z.string().nullable().default(null),
 });
 
 const fetchRequest = z.object({

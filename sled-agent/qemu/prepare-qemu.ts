@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
+import { findCpuModels } from './cpu-models.ts';
 import { type GuestImage, makeGuestImage } from './guest-image.ts';
 import { ACCELERATORS, type Accelerator, chooseAccelerator, findQemu, type QemuProgram } from './qemu-program.ts';
 
@@ -14,12 +15,16 @@ export interface QemuPreparation {
   readonly accelerator: Accelerator;
   /** Why this accelerator, for people. */
   readonly reason: string;
+  /** The CPU models that guests can be given here, the default first. */
+  readonly cpuModels: readonly string[];
 }
 
 export interface QemuWishes {
   /** Where the guest is made and the probe's verdict is kept. */
   readonly cacheDir: string;
   readonly accelerator?: (typeof ACCELERATOR_CHOICES)[number];
+  /** The CPU model that guests get by default: a name of QEMU's, `host`, or `baseline` (the default), which can migrate. */
+  readonly cpuModel?: string | undefined;
   /** A kernel and an initramfs to boot, in place of the guest that is made from Debian's packages. */
   readonly kernel?: string | undefined;
   readonly initramfs?: string | undefined;
@@ -27,7 +32,7 @@ export interface QemuWishes {
 
 /** Finds or makes what is needed. Throws an error that says what is missing, and what to install. */
 export async function prepareQemu(wishes: QemuWishes): Promise<QemuPreparation> {
-  const { cacheDir, kernel, initramfs, accelerator = 'auto' } = wishes;
+  const { cacheDir, kernel, initramfs, accelerator = 'auto', cpuModel } = wishes;
   if ((kernel === undefined) !== (initramfs === undefined))
     throw new Error('--kernel and --initramfs belong together: give both, or neither');
   const program = await findQemu();
@@ -35,8 +40,11 @@ export async function prepareQemu(wishes: QemuWishes): Promise<QemuPreparation> 
     kernel !== undefined && initramfs !== undefined
       ? { kernel, initramfs, commandLine: 'console=ttyS0' }
       : await makeGuestImage(cacheDir);
-  if (accelerator !== 'auto') return { program, image, accelerator, reason: 'as it was asked for' };
-  return { program, image, ...(await rememberedChoice(cacheDir, program, image)) };
+  const chosen =
+    accelerator === 'auto'
+      ? await rememberedChoice(cacheDir, program, image)
+      : { accelerator, reason: 'as it was asked for' };
+  return { program, image, ...chosen, cpuModels: await findCpuModels(program, chosen.accelerator, cpuModel) };
 }
 
 const choice = z.object({ accelerator: z.enum(ACCELERATORS), reason: z.string() });

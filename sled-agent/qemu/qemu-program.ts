@@ -27,6 +27,8 @@ export interface MachineShape {
   readonly accelerator: Accelerator;
   readonly memoryMib: number;
   readonly ncpus: number;
+  /** The CPU that the guest sees, by the name that sleds tell it by; `null`: what this accelerator gives without a word. */
+  readonly cpuModel: string | null;
 }
 
 const PREFERRED_MACHINE = 'pc-q35-7.2';
@@ -74,7 +76,13 @@ export async function chooseAccelerator(
   );
   if (!usable) return { accelerator: 'tcg', reason: 'there is no /dev/kvm that this user may open' };
   const folder = await mkdtemp(join(tmpdir(), 'mooring-kvm-'));
-  const shape: MachineShape = { machine: program.machine, accelerator: 'kvm', memoryMib: 128, ncpus: 1 };
+  const shape: MachineShape = {
+    machine: program.machine,
+    accelerator: 'kvm',
+    memoryMib: 128,
+    ncpus: 1,
+    cpuModel: null,
+  };
   const child = spawnQemu(
     program,
     folder,
@@ -113,6 +121,13 @@ export const QEMU_LOG = 'qemu.log';
 /** The id of the serial console's back end. */
 export const CONSOLE_CHARDEV = 'console';
 
+/** What QEMU is told of a VM's CPU. A named model is enforced: QEMU starts only where the machine has all of it. */
+export function cpuArguments({ accelerator, cpuModel }: Pick<MachineShape, 'accelerator' | 'cpuModel'>): string[] {
+  if (cpuModel === null) return accelerator === 'kvm' ? ['-cpu', 'host'] : [];
+  const [name = '', exactly] = cpuModel.split('/');
+  return ['-cpu', exactly === undefined ? `${name},enforce` : name];
+}
+
 /** The arguments of a VM's process. Paths in them are relative to the VM's folder: a socket's may have 107 bytes only. */
 export function qemuArguments(
   vmmId: string,
@@ -123,7 +138,7 @@ export function qemuArguments(
   return [
     ...['-name', vmmId, '-nodefaults', '-no-user-config', '-display', 'none'],
     ...['-machine', shape.machine, '-accel', shape.accelerator],
-    ...(shape.accelerator === 'kvm' ? ['-cpu', 'host'] : []),
+    ...cpuArguments(shape),
     ...['-m', `${shape.memoryMib}M`, '-smp', String(shape.ncpus)],
     ...['-kernel', image.kernel, '-initrd', image.initramfs, '-append', image.commandLine],
     ...['-chardev', `file,id=${CONSOLE_CHARDEV},path=${FIRST_CONSOLE_FILE},append=on`],

@@ -338,8 +338,9 @@ export class GuestSender {
   }
 }
 
-function describeDifference(here: MachineShape, there: MachineShape): string | null {
-  for (const field of ['machine', 'accelerator', 'memoryMib', 'ncpus'] as const)
+/** Why a guest can't move between two machines of these shapes; `null`: it can. */
+export function describeDifference(here: MachineShape, there: MachineShape): string | null {
+  for (const field of ['machine', 'accelerator', 'memoryMib', 'ncpus', 'cpuModel'] as const)
     if (here[field] !== there[field])
       return `the two VMs are unlike: ${field} is ${here[field]} at the source and ${there[field]} at the destination`;
   return null;

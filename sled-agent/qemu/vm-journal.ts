@@ -10,6 +10,7 @@ const journalEntries = z.object({
     accelerator: z.enum(ACCELERATORS),
     memoryMib: z.number(),
     ncpus: z.number(),
+    cpuModel: z.string().nullable().default(null),
   }),
   /** The source of the guest that is arriving: its VMM, and the agent to ask about it. */
   source: z.object({ vmmId: z.string(), agent: z.string() }).nullable(),

@@ -13,10 +13,12 @@ import { OUTCOME_RUNNING, SEARCH_ATTRIBUTES } from '../../model/search-attribute
 import { workflowIds } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import type { CallFault } from '../../sled-agent/faults.ts';
+import { type SledAgentHandle, startSledAgent } from '../../sled-agent/server.ts';
 import { ensureSchedules } from '../../temporal/schedules.ts';
 import { WorkflowStarter } from '../../temporal/workflow-starter.ts';
 import { type RunningCommand, runCommand, startCommand } from '../support/command.ts';
 import { type Harness, refused, silence, startHarness, wake } from '../support/harness.ts';
+import { loopbackAddress } from '../support/sled.ts';
 
 const commands: RunningCommand[] = [];
 let harness: Harness;
@@ -659,4 +661,55 @@ describe('auto-restart', () => {
     expect(second.found.started).toHaveLength(2);
     for (const id of ids) await harness.shows(id, 'running');
   });
+});
+
+// The last one, since its sleds are gone after it.
+test('what CPU models a sled offers is learnt from its agent, and a guest goes only where its own is offered', async () => {
+  const agents: SledAgentHandle[] = [];
+  const begin = async (name: string, listen: string, cpuModels: readonly string[]) => {
+    const agent = await startSledAgent({
+      ...{ name, listen, cpuModels, controlPlaneUrl: harness.stack.apiUrl, transitionMs: 10 },
+      ...{ threads: 8, memoryBytes: 2 ** 34 },
+    });
+    agents.push(agent);
+    return agent;
+  };
+  const add = async (name: string, cpuModels: readonly string[]) => {
+    const agent = await begin(name, `${loopbackAddress()}:0`, cpuModels);
+    const sled = await harness.client.addSled({ name, address: agent.address, threads: 8, memory: 2 ** 34 });
+    return { agent, sled };
+  };
+  const modelsOf = async (id: string) => (await harness.client.getSled(id)).cpu_models;
+  try {
+    const here = await add('cpu-here', ['EPYC-v1', 'Nehalem-v1']);
+    const there = await add('cpu-there', ['Nehalem-v1']);
+    expect([await modelsOf(here.sled.id), await modelsOf(there.sled.id)]).toEqual([
+      ['EPYC-v1', 'Nehalem-v1'],
+      ['Nehalem-v1'],
+    ]);
+    for (const { id } of [...harness.stack.sleds, there.sled])
+      await harness.client.setSledPolicy(id, 'non_provisionable');
+    const id = await harness.running();
+    expect((await harness.record(id)).active).toMatchObject({ sledId: here.sled.id, cpuModel: 'EPYC-v1' });
+    await harness.client.setSledPolicy(there.sled.id, 'provisionable');
+    const error = await refused(harness.client.migrateInstance(id, there.sled.id));
+    expect([error.status, error.message]).toEqual([409, expect.stringContaining('EPYC-v1')]);
+
+    // Its server is replaced by one that can do more: the watcher learns of it, and the guest goes there with what it has.
+    const { address } = there.agent;
+    await there.agent.stop();
+    await begin('cpu-there', address, ['Nehalem-v1', 'EPYC-v1']);
+    await run('watcher');
+    expect(await modelsOf(there.sled.id)).toEqual(['Nehalem-v1', 'EPYC-v1']);
+    await harness.client.migrateInstance(id, there.sled.id);
+    await waitUntil(
+      async () => (await harness.record(id)).active?.sledId === there.sled.id,
+      'the guest never moved',
+      60_000,
+    );
+    expect((await harness.record(id)).active?.cpuModel).toBe('EPYC-v1');
+    await harness.shows(id, 'running');
+  } finally {
+    for (const agent of agents) await agent.stop();
+  }
 });

@@ -60,6 +60,12 @@ const OPERATIONS = 'api/operations.ts';
 const OUTCOMES = 'db/operation-outcomes.ts';
 const REAP_EXPIRED = 'db/transactions/reap-expired.ts';
 const NETWORK_CHANGES = 'db/queries/read-network-changes.ts';
+const PICK_SLED = 'db/queries/pick-sled.ts';
+const CLAIM_MIGRATION = 'db/transactions/claim-migration.ts';
+const SEND_GUEST = 'sled-agent/qemu/send-guest.ts';
+const CPU_MODELS = 'sled-agent/qemu/cpu-models.ts';
+const CPU_PLACEMENT_TEST = 'test/placement/cpu-models.test.ts';
+const CPU_RULES_TEST = 'test/rules/cpu-models.test.ts';
 const RETENTION_TEST = 'test/database/retention.test.ts';
 const POLLING_TEST = 'test/network/polling.test.ts';
 const STARTER = 'temporal/workflow-starter.ts';
@@ -1492,6 +1498,44 @@ export const MUTANTS: readonly Mutant[] = [
     why: 'what has a lower number here is never read',
     edits: [{ file: NETWORK_CHANGES, find: "if ((at.history ?? '') !== history || ", replace: 'if (' }],
     caughtBy: [POLLING_TEST],
+  },
+  {
+    name: 'CPU: placement takes any sled for a guest that runs',
+    why: 'a drain moves it to where its CPU is not offered, and it dies there',
+    edits: [{ file: PICK_SLED, find: 'AND ${offersCpu(request)} AND sled.id NOT IN', replace: 'AND sled.id NOT IN' }],
+    caughtBy: [CPU_PLACEMENT_TEST],
+  },
+  {
+    name: 'CPU: a migration is not refused',
+    why: 'its guest is paused and sent, and dies there',
+    edits: [{ file: CLAIM_MIGRATION, find: 'if (!destination.offersCpu)', replace: 'if (false)' }],
+    caughtBy: [CPU_PLACEMENT_TEST],
+  },
+  {
+    name: 'CPU: the target of a migration gets the model of a new guest there',
+    why: 'two machines that could exchange the guest refuse each other',
+    edits: [{ file: CLAIM_MIGRATION, find: "'creating', ${active.cpuModel}::text", replace: "'creating', NULL::text" }],
+    caughtBy: [CPU_PLACEMENT_TEST],
+  },
+  {
+    name: 'CPU: an agent makes a guest with a CPU that it does not offer',
+    why: 'QEMU ends, or leaves features out that the guest has found before',
+    edits: [
+      { file: 'sled-agent/hypervisor.ts', find: 'if (wanted == null || offered === null ||', replace: 'if (true ||' },
+    ],
+    caughtBy: ['test/sled-agent/qemu-cpu.test.ts'],
+  },
+  {
+    name: 'CPU: two hosts of one maker count as the same',
+    why: 'a guest that was given all of one of them dies on the other',
+    edits: [{ file: CPU_MODELS, find: "field('flags')", replace: "field('vendor_id')" }],
+    caughtBy: [CPU_RULES_TEST],
+  },
+  {
+    name: 'CPU: a source gives its guest to a machine with another one',
+    why: 'it is the last who can refuse, where sleds do not say what they offer',
+    edits: [{ file: SEND_GUEST, find: "'ncpus', 'cpuModel'] as const", replace: "'ncpus'] as const" }],
+    caughtBy: [CPU_RULES_TEST],
   },
 ];
 

@@ -1,9 +1,12 @@
 import { describe, expect, test } from 'vitest';
+import { findCpuModels } from '../../sled-agent/qemu/cpu-models.ts';
 import { makeGuestImage } from '../../sled-agent/qemu/guest-image.ts';
 import { directory, executable, packNewc } from '../../sled-agent/qemu/newc.ts';
 import { prepareQemu } from '../../sled-agent/qemu/prepare-qemu.ts';
-import { findProcessesBelow, findQemu, worksIn } from '../../sled-agent/qemu/qemu-program.ts';
+import { findProcessesBelow, findQemu, type QemuProgram, worksIn } from '../../sled-agent/qemu/qemu-program.ts';
 import { temporaryFolder } from '../support/qemu.ts';
+
+const program = await findQemu().catch(() => null);
 
 describe('an error names what is missing for real VMs, and what to do about it', () => {
   test('QEMU', async () => {
@@ -53,4 +56,25 @@ test.skipIf(process.platform !== 'linux')('a process is known by where it works,
   const folder = await temporaryFolder();
   expect(findProcessesBelow(folder.path).size).toBe(0);
   await folder.close();
+});
+
+describe.skipIf(program === null)('the CPU models of this machine’s QEMU, under TCG', () => {
+  const models = (wish?: string) => findCpuModels(program as QemuProgram, 'tcg', wish);
+
+  test('are told by their own names, the default first', async () => {
+    const offered = await models();
+    expect(offered[0]).toBe('qemu64-v1');
+    expect(offered).toContain(`max/${program?.version}`);
+    // Not the aliases, which mean another model with another machine.
+    expect(offered).not.toContain('qemu64');
+    for (const name of offered) expect(name.length).toBeLessThanOrEqual(100);
+  });
+
+  test('one on request comes first, by its own name; one that it lacks is refused with what there is', async () => {
+    expect((await models('kvm64'))[0]).toBe('kvm64-v1');
+    await expect(models('SapphireRapids')).rejects.toThrow(
+      /--cpu-model: "SapphireRapids" is not offered here.*qemu64-v1/,
+    );
+    await expect(models('host')).rejects.toThrow(/needs KVM/);
+  });
 });

@@ -95,6 +95,9 @@ export interface RegisterChanges {
   readonly ncpus?: number;
   readonly memory_bytes?: number;
   readonly migration_id?: string;
+  /** In place of the one that is made of the others. */
+  readonly vmm_spec?: Readonly<Record<string, unknown>>;
+  readonly vmm_addr?: string;
 }
 
 /** Speaks the protocol to one agent, as the control plane does. */

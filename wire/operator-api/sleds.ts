@@ -69,6 +69,8 @@ export const sledView = z.object({
   silent_since: timestamp.nullish(),
   /** What its agent says of itself; `null`: nothing, as one that others wrote. */
   agent: z.object({ id: uuid.nullable(), version: z.string().nullable(), trouble: z.array(z.string()) }).nullish(),
+  /** The CPU models that guests there can be given, the one of a new guest first; `null`: its agent doesn't tell them apart. */
+  cpu_models: z.array(z.string()).nullish(),
 });
 export type SledView = z.infer<typeof sledView>;
 
