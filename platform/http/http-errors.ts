@@ -182,7 +182,9 @@ function answerOnSocket(
   if (answered.has(socket)) return;
   answered.add(socket);
   socket.on('error', () => {});
-  if (!socket.writable) {
+  // Nothing is written into the middle of the answer to an earlier request. Source: `socketOnError` in Node's _http_server.js.
+  const { _httpMessage: earlier } = socket as Socket & { readonly _httpMessage?: ServerResponse | null };
+  if (!socket.writable || earlier?.headersSent) {
     socket.destroy();
     return;
   }
