@@ -4,8 +4,8 @@ import { classifySledAnswer, type SledCommand } from '../model/sled-answer.ts';
 import { expectPeer } from '../platform/identity/peer.ts';
 import { RenewableAgent } from '../platform/identity/renewable-agent.ts';
 import { inCallSpan } from '../platform/telemetry/tracing.ts';
+import { describeAnswer, parseJson, readSledError } from '../wire/answer-mark.ts';
 import {
-  errorBody,
   type MigrationProgress,
   type RegisterRequest,
   type SerialConsoleData,
@@ -59,6 +59,8 @@ const CONNECTIONS = { connections: 16, keepAliveTimeoutMs: 10_000, connectTimeou
 interface Route {
   readonly origin: string;
   readonly dispatcher: Dispatcher;
+  /** The agent shows by its certificate that it is this sled. */
+  readonly identified: boolean;
 }
 
 /**
@@ -128,17 +130,24 @@ export class SledClient {
 
   /**
    * Whether an agent answers at a sled's address, whatever it says: then the sled is powered on. A connection that is
-   * refused is no agent's answer: it says nothing of the guests. Never throws.
+   * refused is no agent's answer: it says nothing of the guests. Nor is one by somebody else, such as a proxy that says that
+   * nobody is there; but whoever shows the sled's own certificate is the sled. Never throws.
    */
   async answers(sled: SledAddress, timeoutMs: number): Promise<boolean> {
     try {
-      const { origin, dispatcher } = await this.#routeTo(sled);
-      const { body } = await request(`${origin}/vmms`, {
+      const { origin, dispatcher, identified } = await this.#routeTo(sled);
+      const { statusCode, body } = await request(`${origin}/vmms`, {
         dispatcher,
         signal: AbortSignal.timeout(timeoutMs),
       });
-      await body.dump().catch(() => {});
-      return true;
+      if (identified) {
+        await body.dump().catch(() => {});
+        return true;
+      }
+      const text = await readLimited(body);
+      return statusCode >= 200 && statusCode < 300
+        ? sledInventory.safeParse(parseJson(text)).success
+        : statusCode >= 400 && readSledError(text) !== null;
     } catch {
       return false;
     }
@@ -153,7 +162,7 @@ export class SledClient {
   async #routeTo(sled: SledAddress): Promise<Route> {
     const sledId = (await this.#directory?.identityAt(sled.address)) ?? null;
     if (this.#directory === null || sledId === null)
-      return { origin: `http://${sled.address}`, dispatcher: this.#plain };
+      return { origin: `http://${sled.address}`, dispatcher: this.#plain, identified: false };
     // By the sled, not only by its address: another one may come to live there.
     const key = `${sledId} ${sled.address}`;
     let agent = this.#identified.get(key);
@@ -168,7 +177,7 @@ export class SledClient {
       });
       this.#identified.set(key, agent);
     }
-    return { origin: `https://${sled.address}`, dispatcher: agent.dispatcher };
+    return { origin: `https://${sled.address}`, dispatcher: agent.dispatcher, identified: true };
   }
 
   /** After a change in the directory every connection is made anew: each shows again that it is good. */
@@ -233,11 +242,11 @@ export class SledClient {
     } catch (error) {
       throw new SledError('unavailable', `${what}: no answer (${reasonOf(error)})`, { cause: error });
     }
-    const parsed = parseJson(text);
-    const { error_code, message } = errorBody.safeParse(parsed).data ?? {};
+    const error = readSledError(text);
+    const { error_code, message } = error ?? {};
     switch (classifySledAnswer(command, status, error_code)) {
       case 'accepted': {
-        const answer = schema.safeParse(parsed);
+        const answer = schema.safeParse(parseJson(text));
         if (answer.success) return answer.data;
         throw new SledError('unavailable', `${what}: answered ${status} with what the protocol does not know`);
       }
@@ -246,7 +255,12 @@ export class SledClient {
       case 'refused':
         throw new SledError('refused', `${what}: refused with ${describe(status, error_code, message)}`);
       case 'retry':
-        throw new SledError('unavailable', `${what}: answered ${describe(status, error_code, message)}`);
+        if (error !== null)
+          throw new SledError('unavailable', `${what}: answered ${describe(status, error_code, message)}`);
+        throw new SledError(
+          'unavailable',
+          `${what}: what answers there is no sled agent (${describeAnswer({ status, text })})`,
+        );
     }
   }
 }
@@ -260,14 +274,6 @@ async function readLimited(body: AsyncIterable<Buffer>): Promise<string> {
     chunks.push(chunk);
   }
   return Buffer.concat(chunks).toString('utf8');
-}
-
-function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
 }
 
 function describe(status: number, errorCode: string | undefined, message: string | undefined): string {

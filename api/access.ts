@@ -13,6 +13,7 @@ import { type Caller, judgeAccess, type TokenIdentity } from '../model/access.ts
 import { type Permission, permissionOf, type Subject } from '../model/permissions.ts';
 import { Refusal } from '../model/refusal.ts';
 import { type AffinityKind, assertNever, groupNoun } from '../model/states.ts';
+import { isOfForeignPage, isOfPage, isOwnHost } from '../platform/http/web-pages.ts';
 import { isUuid } from '../wire/operator-api/names.ts';
 import { RequestAudit } from './audit.ts';
 
@@ -67,8 +68,12 @@ export function addAccessHooks(app: FastifyInstance, options: AccessOptions): vo
   });
   app.addHook('onRequest', async (request, reply) => {
     const permission = request.routeOptions.config.permission;
-    if (request.is404 || permission === undefined || permission.needs === 'anyone') return;
+    if (request.is404 || permission === undefined) return;
     try {
+      if (permission.needs === 'anyone') {
+        if (options.mode === 'open' && isOfForeignPage(request.headers)) throw foreignPage();
+        return;
+      }
       request.caller = await identify(request, permission, options);
     } catch (error) {
       if (error instanceof Refusal && error.code === 'Unauthorized') {
@@ -109,7 +114,7 @@ async function identify(
   const forSleds = permission.needs === 'sled' || permission.needs === 'sled or viewer';
   if (authorization === undefined) {
     const sled = forSleds ? sledOf(request) : null;
-    if (sled !== null) return sled;
+    if (sled !== null) return unseenByPages(request, mode, sled);
     if (mode === 'open' && !forSleds) return localOperator(request);
     throw Refusal.unauthorized(`a token is needed: ${HOW_TO_LOG_IN}`);
   }
@@ -127,29 +132,23 @@ async function identify(
   return { kind: 'operator', token: { id, name, role, projectId } };
 }
 
-/**
- * A page of some site in the operator's browser can send requests to the loopback address, too: such a request names the
- * page as its origin, or the site's name as its host (DNS rebinding). Neither is the local operator.
- */
-function localOperator(request: FastifyRequest): Caller {
-  const { origin, host } = request.headers;
-  const foreign =
-    (origin !== undefined && !isLocalUrl(origin)) || (host !== undefined && !isLocalUrl(`http://${host}`));
-  if (foreign)
-    throw Refusal.unauthorized(`a token is needed by what comes from a page of another site: ${HOW_TO_LOG_IN}`);
+/** The local operator, who is no page of some site in the operator's browser. */
+function localOperator({ headers }: FastifyRequest): Caller {
+  const { host } = headers;
+  const foreign = isOfForeignPage(headers) || (host !== undefined && !isOwnHost(host));
+  if (foreign) throw foreignPage();
   return { kind: 'local' };
 }
 
-/** Whether a URL names this machine: by an address or a bare name, which no site on the internet has. */
-function isLocalUrl(url: string): boolean {
-  if (!URL.canParse(url)) return false;
-  const { hostname } = new URL(url);
-  return (
-    hostname.startsWith('[') ||
-    /^\d+(\.\d+){3}$/.test(hostname) ||
-    !hostname.includes('.') ||
-    hostname.endsWith('.localhost')
-  );
+/** A sled agent that proves nothing: no page, and where callers need no token, no other host's. */
+function unseenByPages({ headers }: FastifyRequest, mode: AuthenticationMode, sled: Caller): Caller {
+  const { host } = headers;
+  if (isOfPage(headers) || (mode === 'open' && host !== undefined && !isOwnHost(host))) throw foreignPage();
+  return sled;
+}
+
+function foreignPage(): Refusal {
+  return Refusal.unauthorized(`a token is needed by what comes from a page of another site: ${HOW_TO_LOG_IN}`);
 }
 
 async function authorize(

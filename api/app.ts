@@ -1,11 +1,11 @@
 /** What the two listeners of the API have in common: how they trace, log, count, parse and answer errors. */
 import { serializerCompiler, validatorCompiler } from 'fastify-type-provider-zod';
 import type { Logger } from 'pino';
-import { Refusal } from '../model/refusal.ts';
+import { answerUnseenRequests, HttpError, RouteTable, refuseByHttp } from '../platform/http/http-errors.ts';
 import type { Metrics } from '../platform/telemetry/metrics.ts';
 import { beginRequestSpan, endRequestSpan } from '../platform/telemetry/tracing.ts';
 import type { ApiApp } from './context.ts';
-import { describeError, errorAnswer, HttpError } from './errors.ts';
+import { describeError, errorAnswer, httpErrorBody } from './errors.ts';
 import { refuseNul } from './limits.ts';
 
 /** Reports and renewals come by the thousand. */
@@ -30,7 +30,7 @@ export async function closeApp(app: ApiApp): Promise<void> {
   clearTimeout(cut);
 }
 
-/** Gives a listener its hooks, its error bodies and its parser. */
+/** Gives a listener its hooks, its error bodies and its parser; before its routes are added. */
 export function configureApp(app: ApiApp, log: Logger, metrics: Metrics): void {
   app.setValidatorCompiler(validatorCompiler);
   app.setSerializerCompiler(serializerCompiler);
@@ -38,10 +38,21 @@ export function configureApp(app: ApiApp, log: Logger, metrics: Metrics): void {
   app.addHook('onResponse', endRequestSpan);
   app.addHook('onSend', async (request, reply) => {
     reply.header('x-request-id', request.id);
+    // What a cache would give somebody else later carries the mark, and is not this API's word any more.
+    if (!reply.hasHeader('cache-control')) reply.header('cache-control', 'no-store');
   });
+  const routes = new RouteTable();
+  let isClosing = false;
+  app.addHook('onRoute', (route) => routes.add(route.method, route.url));
+  app.addHook('preClose', async () => {
+    isClosing = true;
+  });
+  app.addHook('onRequest', async (request) => refuseByHttp(request, isClosing));
+  answerUnseenRequests(app.server, httpErrorBody);
   app.setNotFoundHandler((request, reply) => {
-    const refusal = describeError(new Refusal('NotFound', `no such endpoint: ${request.method} ${request.url}`));
-    void reply.status(refusal.status).send(errorAnswer(refusal, request.id));
+    const { error, allow } = routes.refuse(request);
+    if (allow.length > 0) reply.header('allow', allow.join(', '));
+    void reply.status(error.statusCode).send(httpErrorBody(error, request.id));
   });
   app.setErrorHandler((error, request, reply) => {
     const described = describeError(error);
@@ -65,7 +76,7 @@ export function configureApp(app: ApiApp, log: Logger, metrics: Metrics): void {
   app.addHook('onResponse', async (request, reply) => {
     const route = request.routeOptions.url ?? 'none';
     if (request.method !== 'GET') {
-      const { instance, sled_id, vmm_id, project } = request.params as Record<string, string | undefined>;
+      const { instance, sled_id, vmm_id, project } = (request.params ?? {}) as Record<string, string | undefined>;
       const subject = { instance, sled_id, vmm_id, project };
       const call = { method: request.method, route, status: reply.statusCode, ms: Math.round(reply.elapsedTime) };
       // What people ask for is worth a line.

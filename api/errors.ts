@@ -3,33 +3,13 @@ import { hasZodFastifySchemaValidationErrors } from 'fastify-type-provider-zod';
 import { isDatabaseUnavailable } from '../db/errors.ts';
 import { describeIdentityRefusal, type IdentityRefusal } from '../model/identity.ts';
 import { Refusal } from '../model/refusal.ts';
+import { HTTP_ERROR_CODES, HttpError, type WriteErrorBody } from '../platform/http/http-errors.ts';
 import { isTemporalUnavailable } from '../temporal/errors.ts';
 import { errorResponse } from '../wire/operator-api/error-response.ts';
 import { OperationFailed } from './operations.ts';
 
 /** The error responses that every endpoint declares. */
 export const errors = { '4xx': errorResponse, '5xx': errorResponse };
-
-/** What the HTTP library itself refuses, by status. */
-const HTTP_CODES: Readonly<Record<number, string>> = {
-  408: 'RequestTimeout',
-  413: 'PayloadTooLarge',
-  415: 'UnsupportedMediaType',
-  429: 'TooManyRequests',
-  431: 'RequestHeaderFieldsTooLarge',
-};
-
-/** A request that HTTP itself has no answer for but a status. */
-export class HttpError extends Error {
-  override readonly name = 'HttpError';
-  readonly statusCode: number;
-
-  /** `statusCode` is between 400 and 499. */
-  constructor(statusCode: number, message: string) {
-    super(message);
-    this.statusCode = statusCode;
-  }
-}
 
 /** Thrown for the sake of who asks: 403 to a sled that may not do this, 401 to whoever has no good certificate. */
 export class IdentityRefused extends Error {
@@ -75,10 +55,10 @@ export function describeError(error: unknown): DescribedError {
     return { status: 400, code: 'InvalidRequest', message: details.join('; ') };
   }
   const { statusCode } = error as { statusCode?: unknown };
-  if (typeof statusCode === 'number' && statusCode >= 400 && statusCode < 500) {
+  if (typeof statusCode === 'number' && (error instanceof HttpError || (statusCode >= 400 && statusCode < 500))) {
     return {
       status: statusCode,
-      code: HTTP_CODES[statusCode] ?? 'InvalidRequest',
+      code: HTTP_ERROR_CODES[statusCode] ?? 'InvalidRequest',
       message: error instanceof Error ? error.message : String(error),
     };
   }
@@ -91,6 +71,9 @@ export function describeError(error: unknown): DescribedError {
   }
   return { status: 500, code: 'Internal', message: 'an internal error; the request_id finds it in the log' };
 }
+
+/** The body of the answer to a request that HTTP itself refuses. */
+export const httpErrorBody: WriteErrorBody = (error, requestId) => errorAnswer(describeError(error), requestId);
 
 /** The body of the answer to the request `requestId`. */
 export function errorAnswer({ code, message }: DescribedError, requestId: string) {

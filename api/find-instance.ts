@@ -11,13 +11,13 @@ import {
 import { requireProject } from '../db/queries/require-project.ts';
 import { type CalledInstance, findForCall } from '../db/transactions/find-for-call.ts';
 import { readInstanceAndRecord } from '../db/transactions/read-instance-and-record.ts';
-import { requireSameCall } from '../db/transactions/take-key.ts';
+import { type RequestKey, requireSameRequest } from '../db/transactions/take-key.ts';
 import { Refusal } from '../model/refusal.ts';
 import type { KeyedCall } from '../model/states.ts';
 import type { InstanceView } from '../wire/operator-api/instances.ts';
 import { isUuid, nameOrId } from '../wire/operator-api/names.ts';
 import type { RequestAudit } from './audit.ts';
-import { idempotencyKey } from './headers.ts';
+import { requestKey } from './request-key.ts';
 import { viewInstance } from './views/instance.ts';
 
 /** An instance by name needs its project. */
@@ -61,27 +61,37 @@ export async function subjectInstance(db: Database, request: InstanceRequest): P
 
 /**
  * The instance that a request may begin a saga on, as {@link subjectInstance}; with the same statement its audit record is
- * begun and its key taken. Throws as that one, and a {@link Refusal} for a key that is none or another call's.
+ * begun and its key taken. `asked`: what the body asks for. Throws as that one, and a {@link Refusal} for a key that is none,
+ * or names another request.
  */
-export async function calledInstance(db: Database, request: InstanceRequest, call: KeyedCall): Promise<CalledInstance> {
+export async function calledInstance(
+  db: Database,
+  request: InstanceRequest,
+  call: KeyedCall,
+  asked: unknown,
+): Promise<CalledInstance & { readonly key: RequestKey | undefined }> {
   const { audit } = request;
   const { instance, project } = { ...request.params, ...request.query };
-  const value = await keyOf(db, request);
-  const key = value === undefined ? undefined : { value, call };
+  const key = await keyOf(db, request, call, asked);
   const begun = audit?.begun() ?? null;
   const found = await findForCall(db, await nameInstance(db, instance, project), { key, audit: begun });
   if (found === null) throw Refusal.notFound('instance', instance);
   const { id: instanceId, projectId } = found.record.instance;
   audit?.about(instanceId, projectId);
-  if (found.taken !== null && key !== undefined) requireSameCall(found.taken, { key: key.value, call, instanceId });
   if (begun !== null) audit?.noted(begun);
-  return found;
+  if (found.taken !== null && key !== undefined) requireSameRequest(found.taken, key, instanceId);
+  return { ...found, key };
 }
 
 /** The key of a request. Throws for one that is none; its audit record says what the request was about all the same. */
-async function keyOf(db: Database, request: InstanceRequest): Promise<string | undefined> {
+async function keyOf(
+  db: Database,
+  request: InstanceRequest,
+  call: KeyedCall,
+  asked: unknown,
+): Promise<RequestKey | undefined> {
   try {
-    return idempotencyKey(request);
+    return requestKey(request, call, asked);
   } catch (error) {
     await subjectInstance(db, request);
     throw error;

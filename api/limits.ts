@@ -1,11 +1,11 @@
 /** Where the API may listen, and how much one caller may ask of it. */
-import type { Socket } from 'node:net';
 import rateLimit from '@fastify/rate-limit';
 import type { FastifyInstance, FastifyRequest, FastifyServerOptions } from 'fastify';
 import { Refusal } from '../model/refusal.ts';
 import { isLoopback } from '../platform/host/loopback.ts';
+import { HttpError, NODE_HTTP_OPTIONS, refusalOptions } from '../platform/http/http-errors.ts';
 import type { AuthenticationMode } from './access.ts';
-import { describeError, errorAnswer, HttpError } from './errors.ts';
+import { httpErrorBody } from './errors.ts';
 
 export interface RequestLimits {
   /** The largest body, in bytes. */
@@ -38,6 +38,7 @@ export function limitOptions(
   tls: { readonly cert: string | Buffer; readonly key: string | Buffer } | undefined,
 ): FastifyServerOptions {
   const http = {
+    ...NODE_HTTP_OPTIONS,
     maxHeaderSize: limits.headerBytes,
     headersTimeout: limits.headersMs,
     connectionsCheckingInterval: Math.min(CHECK_CONNECTIONS_MS, limits.headersMs),
@@ -46,25 +47,8 @@ export function limitOptions(
     bodyLimit: limits.bodyBytes,
     requestTimeout: limits.requestMs,
     ...(tls === undefined ? { http } : { https: { ...http, ...tls } }),
-    clientErrorHandler: answerBrokenRequest,
+    ...refusalOptions(httpErrorBody),
   } as FastifyServerOptions;
-}
-
-/** Answers what never became a request, with the API's own error body. */
-function answerBrokenRequest(error: Error & { code?: string }, socket: Socket): void {
-  if (error.code === 'ECONNRESET' || socket.destroyed) return;
-  const [status, reason, message]: [number, string, string] =
-    error.code === 'ERR_HTTP_REQUEST_TIMEOUT'
-      ? [408, 'Request Timeout', 'the request took too long to arrive: send it faster, or in smaller parts']
-      : error.code === 'HPE_HEADER_OVERFLOW'
-        ? [431, 'Request Header Fields Too Large', 'the headers are too large: send fewer, or shorter ones']
-        : [400, 'Bad Request', 'this is not HTTP: send a request of HTTP/1.1'];
-  const body = JSON.stringify(errorAnswer(describeError(new HttpError(status, message)), crypto.randomUUID()));
-  if (socket.writable)
-    socket.write(
-      `HTTP/1.1 ${status} ${reason}\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
-    );
-  socket.destroySoon();
 }
 
 /** Counts the requests of each token, and refuses more than the limit with 429 and `Retry-After`. */

@@ -2,6 +2,7 @@
  * How a call becomes a run of a saga and gets its outcome: two calls that are one operation join one workflow and get one
  * outcome; a call that would wait too long gets the operation to follow instead.
  */
+import { randomUUID } from 'node:crypto';
 import { setTimeout as pause } from 'node:timers/promises';
 import {
   type Client,
@@ -15,9 +16,10 @@ import type { z } from 'zod';
 import type { Database } from '../db/connect.ts';
 import type { OutcomeListener } from '../db/operation-outcomes.ts';
 import { readOperation } from '../db/queries/read-operation.ts';
-import { recordOperation } from '../db/transactions/record-operation.ts';
+import { giveKeyBack } from '../db/transactions/give-key-back.ts';
+import { recordFailedOperation, recordOperation } from '../db/transactions/record-operation.ts';
 import { settleKey } from '../db/transactions/settle-key.ts';
-import type { TakenKey } from '../db/transactions/take-key.ts';
+import { KEY_TURN_MS, type RequestKey, type TakenKey, takeKey } from '../db/transactions/take-key.ts';
 import { errorBody, type OperationError } from '../model/failures.ts';
 import { Refusal } from '../model/refusal.ts';
 import type { OperationKind } from '../model/states.ts';
@@ -31,10 +33,12 @@ import { within } from './time-limit.ts';
 export class OperationFailed extends Error {
   override readonly name = 'OperationFailed';
   readonly body: OperationError;
+  readonly operationId: string;
 
-  constructor(body: OperationError) {
+  constructor(body: OperationError, operationId: string) {
     super(body.message);
     this.body = body;
+    this.operationId = operationId;
   }
 }
 
@@ -46,8 +50,8 @@ export type OperationRequest = Saga & {
   readonly names?: SubjectNames | undefined;
   /** How long the call waits for the outcome, in milliseconds. */
   readonly waitMs: number;
-  /** The client's key for this call, which it has taken: see {@link Operations.repeated}. */
-  readonly key?: string | undefined;
+  /** The client's key for this call, which it has taken: see {@link Operations.once}. */
+  readonly key?: RequestKey | undefined;
   /** Which open run may be joined by this call: one with such an input. The call is refused beside any other. Default: any. */
   readonly joinable?: { readonly input: z.ZodType; readonly refusal: string };
   /** The audit record of the call, which is written already: it gets the operation. */
@@ -72,6 +76,9 @@ interface OpenRun {
 
 /** How long until a Temporal server that did not answer is asked again, in milliseconds. */
 const ASK_AGAIN_MS = 250;
+/** How long until it is looked again whether another sending of the same request has begun its saga, in milliseconds: at first, and at most. */
+const LOOK_AGAIN_MS = 100;
+const MAX_LOOK_AGAIN_MS = 1_000;
 /**
  * How long an outcome is only listened for before Temporal is asked too, in milliseconds: most are there by then, and a call
  * less is held open.
@@ -99,17 +106,54 @@ export class Operations {
   }
 
   /**
-   * Waits for the outcome of the operation that an earlier call began under the same key: the same call again, after its
-   * answer was lost, is the same operation. `null` when nothing was begun under it yet, or there is no key. Throws
+   * Answers a request once, however often it is sent under its key: with what `begin` does, by {@link run} or
+   * {@link joinOpen}, or with the outcome of the operation that another sending of it began. Of two at once, one begins, and
+   * the other waits to hear what; where nothing was begun, it has the turn. Throws what `begin` throws, and
    * {@link OperationFailed} with the operation's error.
    */
-  async repeated(request: OperationRequest, taken: TakenKey | null): Promise<OperationAnswer | null> {
+  async once<Answer extends OperationAnswer | null>(
+    request: OperationRequest,
+    taken: TakenKey | null,
+    begin: () => Promise<Answer>,
+  ): Promise<Answer | OperationAnswer> {
     const { key } = request;
-    if (key === undefined || taken === null || taken.fresh) return null;
-    const operationId = taken.operationId ?? (await this.#findByKey(workflowIdOf(request), key));
-    if (operationId === null) return null;
-    if (taken.operationId === null) await settleKey(this.#db, key, operationId);
-    return this.#follow(request, operationId, performance.now() + request.waitMs);
+    if (key === undefined || taken === null) return begin();
+    const repeated = await this.#repeated(request, key, taken);
+    if (repeated !== null) return repeated;
+    const giveBack = () =>
+      // Where the database is away, the turn is over in a while.
+      giveKeyBack(this.#db, key).catch(() => {});
+    try {
+      const begun = await begin();
+      if (begun === null) await giveBack();
+      return begun;
+    } catch (error) {
+      // After any other error a saga may have begun.
+      if (error instanceof Refusal) await giveBack();
+      throw error;
+    }
+  }
+
+  /**
+   * The outcome of the operation that an earlier sending of a request began; `null` when it is this one's turn to begin.
+   * Throws a {@link Refusal} when another one is at it for longer than it may.
+   */
+  async #repeated(request: OperationRequest, key: RequestKey, taken: TakenKey): Promise<OperationAnswer | null> {
+    const begunMs = performance.now();
+    const deadline = begunMs + request.waitMs;
+    let known = taken;
+    for (let lookMs = LOOK_AGAIN_MS; !known.fresh; lookMs = Math.min(2 * lookMs, MAX_LOOK_AGAIN_MS)) {
+      const operationId = known.operationId ?? (await this.#findByKey(workflowIdOf(request), key.value));
+      if (operationId !== null) {
+        if (known.operationId === null) await settleKey(this.#db, key.value, operationId);
+        return this.#follow(request, operationId, deadline);
+      }
+      if (known.mine) return null;
+      if (performance.now() > Math.max(deadline, begunMs + 2 * KEY_TURN_MS)) throw stillAtIt(request.kind);
+      await pause(lookMs);
+      known = await takeKey(this.#db, key, request.input.instanceId);
+    }
+    return null;
   }
 
   /** Finds the run that an API began under a key and could not record: it ended between the two. */
@@ -131,8 +175,23 @@ export class Operations {
   async run(request: OperationRequest): Promise<OperationAnswer> {
     const deadline = performance.now() + request.waitMs;
     const { handle, runId } = await this.#startOrJoin(request, deadline);
-    if (request.key !== undefined) await settleKey(this.#db, request.key, runId, request.audit?.id);
+    if (request.key !== undefined) await settleKey(this.#db, request.key.value, runId, request.audit?.id);
     return { operationId: runId, done: await this.#wait(handle, request, runId, deadline) };
+  }
+
+  /**
+   * Records that a request's saga could not be begun, and why, as an operation that has failed, since it has no run that could
+   * say so. Returns its id.
+   */
+  async recordNotBegun(request: OperationRequest, error: OperationError): Promise<string> {
+    const id = randomUUID();
+    const { kind, input } = request;
+    await recordFailedOperation(
+      this.#db,
+      { id, kind, instanceId: input.instanceId, workflowId: workflowIdOf(request) },
+      error,
+    );
+    return id;
   }
 
   /** Joins the open run of a workflow, if there is one that it may join. Returns `null` when there is none. */
@@ -147,7 +206,7 @@ export class Operations {
     const { joinable, key, audit } = request;
     if (joinable !== undefined && !joinable.input.safeParse(await this.#inputOf(workflowId, operationId)).success)
       return null;
-    if (key !== undefined) await settleKey(this.#db, key, operationId, audit?.id);
+    if (key !== undefined) await settleKey(this.#db, key.value, operationId, audit?.id);
     return this.#follow(request, operationId, deadline);
   }
 
@@ -163,7 +222,7 @@ export class Operations {
   /** The outcome of an operation that is on record; `null` when none is. */
   async #recorded(operationId: string): Promise<Outcome | null> {
     const row = await readOperation(this.#db, operationId);
-    if (row?.error) return new OperationFailed(row.error);
+    if (row?.error) return new OperationFailed(row.error, operationId);
     return row?.succeeded ? 'succeeded' : null;
   }
 
@@ -186,12 +245,18 @@ export class Operations {
       const runId = await this.#openRunId(workflowId);
       // It closed between the two calls: begin anew.
       if (runId === null) {
+        const other = await this.#begunElsewhere(request);
+        if (other !== null) return other;
         if (performance.now() < closingDeadline) continue;
         throw Refusal.unavailable(`gave way to other requests to ${request.kind} this instance: try again in a moment`);
       }
       // One whose outcome is known is an earlier call's: it is only closing, and stands in nobody's way.
       if ((await readOperation(this.#db, runId))?.timeEnded != null) {
-        if (await this.#closes(workflowId, runId, closingDeadline)) continue;
+        if (await this.#closes(workflowId, runId, closingDeadline)) {
+          const other = await this.#begunElsewhere(request);
+          if (other !== null) return other;
+          continue;
+        }
         throw Refusal.unavailable(
           `the last ${request.kind} of this instance is over, but its workflow has not closed yet: try again in a moment`,
         );
@@ -203,6 +268,22 @@ export class Operations {
     }
   }
 
+  /**
+   * Before a saga is begun that could not be begun at once: whether the turn has passed to another sending of the same request,
+   * which has begun it. `null`: it is this one's turn still. Throws a {@link Refusal} where the other has not begun it yet.
+   */
+  async #begunElsewhere(request: OperationRequest): Promise<OpenRun | null> {
+    const { key, input, kind } = request;
+    if (key === undefined) return null;
+    const { mine, operationId } = await takeKey(this.#db, key, input.instanceId);
+    if (operationId !== null) {
+      const handle = this.#client.workflow.getHandle(workflowIdOf(request), operationId);
+      return { handle, runId: operationId };
+    }
+    if (mine) return null;
+    throw stillAtIt(kind);
+  }
+
   #start(request: OperationRequest) {
     const options = {
       workflowId: workflowIdOf(request),
@@ -210,7 +291,7 @@ export class Operations {
       workflowIdConflictPolicy: WorkflowIdConflictPolicy.FAIL,
       staticSummary: request.summary,
       typedSearchAttributes: namedSubject(request.input.instanceId, request.names),
-      ...(request.key === undefined ? {} : { memo: { idempotencyKey: request.key } }),
+      ...(request.key === undefined ? {} : { memo: { idempotencyKey: request.key.value } }),
     };
     const { workflow } = this.#client;
     return request.kind === 'start'
@@ -302,7 +383,7 @@ export class Operations {
       } catch (error) {
         if (error instanceof WorkflowFailedError) {
           const body = bodyOf(error);
-          if (body !== null) return new OperationFailed(body);
+          if (body !== null) return new OperationFailed(body, operationId);
           ended = error;
         }
         signal.throwIfAborted();
@@ -310,13 +391,19 @@ export class Operations {
       // A workflow that somebody ended may have recorded its outcome before.
       const recorded = await this.#recorded(operationId).catch(() => 'unknown' as const);
       if (recorded !== null && recorded !== 'unknown') return recorded;
-      if (ended !== null && recorded === null) return endedByOperator(ended, request.kind);
+      if (ended !== null && recorded === null) return endedByOperator(ended, request.kind, operationId);
       await pause(ASK_AGAIN_MS, undefined, { signal });
     }
   }
 }
 
 type Outcome = 'succeeded' | OperationFailed;
+
+function stillAtIt(kind: OperationKind): Refusal {
+  return Refusal.unavailable(
+    `another request with the same Idempotency-Key is about to ${kind} this instance: try again in a moment`,
+  );
+}
 
 function workflowIdOf({ kind, input }: Saga): string {
   return workflowIds[kind](input.instanceId);
@@ -327,7 +414,7 @@ function bodyOf({ cause }: WorkflowFailedError): OperationError | null {
   return cause instanceof ApplicationFailure ? ((cause.details?.[0] as OperationError | undefined) ?? null) : null;
 }
 
-function endedByOperator(error: WorkflowFailedError, kind: OperationKind): OperationFailed {
+function endedByOperator(error: WorkflowFailedError, kind: OperationKind, operationId: string): OperationFailed {
   const message = `the ${kind} was ended by an operator (${error.message}); what it left is being undone: try again in a moment`;
-  return new OperationFailed(errorBody('Conflict', message));
+  return new OperationFailed(errorBody('Conflict', message), operationId);
 }

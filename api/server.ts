@@ -1,5 +1,4 @@
 /** The API: operators and their programs, and the reports of sled agents. */
-import { randomUUID } from 'node:crypto';
 import swagger from '@fastify/swagger';
 import { fastify } from 'fastify';
 import { jsonSchemaTransform, type ZodTypeProvider } from 'fastify-type-provider-zod';
@@ -21,8 +20,10 @@ import { WorkflowStarter } from '../temporal/workflow-starter.ts';
 import { type AuthenticationMode, addAccessHooks } from './access.ts';
 import { closeApp, configureApp, urlOf } from './app.ts';
 import type { ApiApp, ApiContext, SledJoining } from './context.ts';
+import { describeDocument } from './document.ts';
 import { addRateLimit, checkListening, DEFAULT_LIMITS, limitOptions, type RequestLimits } from './limits.ts';
 import { Operations } from './operations.ts';
+import { addKeyHook } from './request-key.ts';
 import { addAccessTokenRoutes } from './routes/access-tokens.ts';
 import { addAffinityGroupRoutes } from './routes/affinity-groups.ts';
 import { addAuditLogRoutes } from './routes/audit-log.ts';
@@ -190,7 +191,6 @@ function createContext(
 async function createApp(options: ApiOptions, { db, log, metrics }: ApiContext): Promise<ApiApp> {
   const limits = { ...DEFAULT_LIMITS, ...options.limits };
   const app = fastify({
-    genReqId: () => randomUUID(),
     forceCloseConnections: 'idle',
     ...limitOptions(limits, options.tls),
   }).withTypeProvider<ZodTypeProvider>() as ApiApp;
@@ -206,6 +206,7 @@ async function createApp(options: ApiOptions, { db, log, metrics }: ApiContext):
     onAuditLost: (request, error) =>
       log.error({ err: error, request_id: request.id }, 'the audit record of a request could not be written'),
   });
+  addKeyHook(app, db);
   await addRateLimit(app, limits);
   await app.register(swagger, {
     openapi: {
@@ -215,6 +216,7 @@ async function createApp(options: ApiOptions, { db, log, metrics }: ApiContext):
       security: [{ token: [] }],
     },
     transform: jsonSchemaTransform,
+    transformObject: (made) => describeDocument('openapiObject' in made ? made.openapiObject : made.swaggerObject),
   });
   configureApp(app, log, metrics);
   return app;

@@ -2,19 +2,20 @@
  * The sled-facing listener: HTTPS with client certificates of the installation's authority. Without one there is a single
  * endpoint, by which a sled joins; every other request must be of a sled whose certificate is good.
  */
-import { constants, randomUUID } from 'node:crypto';
+import { constants } from 'node:crypto';
 import type { Server } from 'node:https';
 import type { TLSSocket } from 'node:tls';
 import { type FastifyRequest, fastify } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { readCertificateRefusal } from '../db/queries/read-certificate-refusal.ts';
 import type { IdentityRefusal } from '../model/identity.ts';
+import { NODE_HTTP_OPTIONS, refusalOptions } from '../platform/http/http-errors.ts';
 import type { Authority } from '../platform/identity/authority.ts';
 import type { IdentityHolder } from '../platform/identity/holder.ts';
 import { identifyPeer } from '../platform/identity/peer.ts';
 import { closeApp, configureApp, urlOf } from './app.ts';
 import type { ApiApp, ApiContext } from './context.ts';
-import { IdentityRefused } from './errors.ts';
+import { httpErrorBody, IdentityRefused } from './errors.ts';
 import { addLeaseRoutes } from './routes/leases.ts';
 import { addNetworkRoutes } from './routes/network.ts';
 import { addReportRoutes } from './routes/reports.ts';
@@ -36,8 +37,9 @@ export interface RunningSledListener {
   stop(): Promise<void>;
 }
 
-/** How long a request may take to arrive, in milliseconds. */
+/** How long a request, and its headers, may take to arrive, in milliseconds. */
 const REQUEST_MS = 30_000;
+const HEADERS_MS = 10_000;
 const REPORT_ROUTE = '/vmms/:vmm_id';
 
 /** Starts the listener. `leaseBeatMs`: how often the API writes down that leases can be renewed. Throws when the port is taken. */
@@ -48,12 +50,15 @@ export async function startSledListener(
   leaseBeatMs: number,
 ): Promise<RunningSledListener> {
   const secure = fastify({
-    genReqId: () => randomUUID(),
+    ...refusalOptions(httpErrorBody),
     bodyLimit: 1024 * 1024,
     requestTimeout: REQUEST_MS,
     forceCloseConnections: 'idle',
     https: {
       ...identity.secureContext,
+      ...NODE_HTTP_OPTIONS,
+      headersTimeout: HEADERS_MS,
+      connectionsCheckingInterval: 1_000,
       requestCert: true,
       // Who shows none, or a bad one, is refused by the hook below, with a reason; and may join.
       rejectUnauthorized: false,

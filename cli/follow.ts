@@ -25,8 +25,11 @@ export class StillRunning extends Error {
   }
 }
 
+/** The operation that was followed has failed: its error. */
+export class FailedOperation extends MooringApiError {}
+
 /**
- * Waits for an operation's outcome. Throws the operation's error as a {@link MooringApiError}, or {@link StillRunning}
+ * Waits for an operation's outcome. Throws the operation's error as a {@link FailedOperation}, or {@link StillRunning}
  * after Ctrl-C or the time-out, neither of which stops the operation.
  */
 export async function followOperation(
@@ -56,7 +59,7 @@ export async function followOperation(
       onProgress: (seen) => line.show(describeProgress(options.what, seen)),
     });
     if (operation.error !== null) {
-      throw new MooringApiError(operation.error.status, operation.error);
+      throw new FailedOperation(operation.error.status, operation.error);
     }
     return operation;
   } finally {

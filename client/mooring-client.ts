@@ -9,6 +9,7 @@
 import { z } from 'zod';
 import type { ReconcilerName } from '../model/reconcilers.ts';
 import type { AffinityKind } from '../model/states.ts';
+import { nothing, readControlPlaneAnswer } from '../wire/answer-mark.ts';
 import { type NetworkEntry, networkPage } from '../wire/network-protocol.ts';
 import {
   type AccessTokenCreate,
@@ -29,13 +30,14 @@ import {
 } from '../wire/operator-api/affinity-groups.ts';
 import { type AuditLogEntry, auditLogEntry } from '../wire/operator-api/audit-log.ts';
 import { type DrainBegin, type DrainView, drainView } from '../wire/operator-api/drains.ts';
-import { errorResponse } from '../wire/operator-api/error-response.ts';
 import { type HistoryView, historyView } from '../wire/operator-api/history.ts';
 import {
   type InstanceCreate,
+  type InstanceCreated,
   type InstanceForceStop,
   type InstanceUpdate,
   type InstanceView,
+  instanceCreated,
   instanceView,
 } from '../wire/operator-api/instances.ts';
 import { type MigrationView, migrationView } from '../wire/operator-api/migrations.ts';
@@ -55,7 +57,13 @@ import {
   reconcilerPassView,
   reconcilerView,
 } from '../wire/operator-api/reconcilers.ts';
-import { type SledAdd, type SledDeclareDead, type SledView, sledView } from '../wire/operator-api/sleds.ts';
+import {
+  provisionPolicyResponse,
+  type SledAdd,
+  type SledDeclareDead,
+  type SledView,
+  sledView,
+} from '../wire/operator-api/sleds.ts';
 import {
   type SledCertificateView,
   type SledInviteCreate,
@@ -83,7 +91,7 @@ export class MooringApiError extends Error {
   }
 }
 
-/** No API answered at the address. */
+/** No API answered at the address: nobody did, or somebody else, such as a proxy or a captive portal. */
 export class MooringConnectionError extends Error {
   override readonly name = 'MooringConnectionError';
   /** Nothing listens there: the call was not done. Otherwise it may have been. */
@@ -206,7 +214,7 @@ export class MooringClient {
     return this.#call('GET', `/v1/projects/${encodeURIComponent(project)}`, options, projectView);
   }
   async deleteProject(project: string, options: CallOptions = {}): Promise<void> {
-    await this.#call('DELETE', `/v1/projects/${encodeURIComponent(project)}`, options, z.unknown());
+    await this.#call('DELETE', `/v1/projects/${encodeURIComponent(project)}`, options, nothing);
   }
   getQuota(project: string, options: CallOptions = {}): Promise<QuotaView> {
     return this.#call('GET', `/v1/system/projects/${encodeURIComponent(project)}/quota`, options, quotaView);
@@ -225,19 +233,22 @@ export class MooringClient {
     const { project, state, signal } = options;
     return this.#pages('/v1/instances', { project, state }, instanceView, { signal });
   }
-  /** Creates an instance and, unless `start` is false, starts it. A first start that fails leaves it stopped. */
-  createInstance(instance: InstanceCreate, options: OperationCallOptions & { project: string }): Promise<InstanceView> {
-    return this.#call(
-      'POST',
-      '/v1/instances',
-      {
-        ...options,
-        idempotencyKey: options.idempotencyKey ?? crypto.randomUUID(),
-        query: { project: options.project },
-        body: instance,
-      },
-      instanceView,
-    );
+  /**
+   * Creates an instance and, unless `start` is false, starts it. A first start that fails leaves it stopped, and doesn't throw:
+   * `start_error` says why. One that goes on is followed by `start_operation_id`.
+   */
+  async createInstance(
+    instance: InstanceCreate,
+    options: OperationCallOptions & { project: string },
+  ): Promise<InstanceCreated> {
+    const parts = {
+      ...options,
+      idempotencyKey: options.idempotencyKey ?? crypto.randomUUID(),
+      query: { project: options.project },
+      body: instance,
+    };
+    const { headers, value } = await this.#request('POST', '/v1/instances', parts, instanceCreated);
+    return { ...value, start_operation_id: value.start_operation_id ?? operationIn(headers) };
   }
   getInstance(instance: string, options: InstanceCallOptions = {}): Promise<InstanceView> {
     return this.#call('GET', instancePath(instance), instanceQuery(options), instanceView);
@@ -254,7 +265,7 @@ export class MooringClient {
     return this.#call('PUT', instancePath(instance), { ...instanceQuery(options), body: changes }, instanceView);
   }
   async deleteInstance(instance: string, options: InstanceCallOptions = {}): Promise<void> {
-    await this.#call('DELETE', instancePath(instance), instanceQuery(options), z.unknown());
+    await this.#call('DELETE', instancePath(instance), instanceQuery(options), nothing);
   }
   /**
    * Starts an instance; returns when its sled has accepted to run it. Throws {@link MooringApiError} when the start was
@@ -318,7 +329,7 @@ export class MooringClient {
   }
   /** Deletes a group; its members stay where they are. */
   async deleteAffinityGroup(kind: AffinityKind, group: string, options: InstanceCallOptions = {}): Promise<void> {
-    await this.#call('DELETE', groupsPath(kind, group), instanceQuery(options), z.unknown());
+    await this.#call('DELETE', groupsPath(kind, group), instanceQuery(options), nothing);
   }
   listAffinityMembers(
     kind: AffinityKind,
@@ -343,7 +354,7 @@ export class MooringClient {
     instance: string,
     options: InstanceCallOptions = {},
   ): Promise<void> {
-    await this.#call('DELETE', memberPath(kind, group, instance), instanceQuery(options), z.unknown());
+    await this.#call('DELETE', memberPath(kind, group, instance), instanceQuery(options), nothing);
   }
   /** Lists the groups that an instance is in. */
   listAffinityGroupsOf(
@@ -405,7 +416,7 @@ export class MooringClient {
     options: CallOptions = {},
   ): Promise<void> {
     const path = `/v1/system/hardware/sleds/${encodeURIComponent(sledId)}/provision-policy`;
-    await this.#call('PUT', path, { body: { state: policy }, ...options }, z.unknown());
+    await this.#call('PUT', path, { body: { state: policy }, ...options }, provisionPolicyResponse);
   }
   /** States that nothing runs on a sled any more: what ran there becomes Failed, and may come up elsewhere. */
   declareSledDead(sledId: string, statement: SledDeclareDead, options: CallOptions = {}): Promise<SledView> {
@@ -431,7 +442,7 @@ export class MooringClient {
   }
   /** Revokes a token, by its id or name: the next request that carries it is refused. */
   async revokeToken(token: string, options: CallOptions = {}): Promise<void> {
-    await this.#call('DELETE', `/v1/system/access-tokens/${encodeURIComponent(token)}`, options, z.unknown());
+    await this.#call('DELETE', `/v1/system/access-tokens/${encodeURIComponent(token)}`, options, nothing);
   }
 
   /**
@@ -520,13 +531,14 @@ export class MooringClient {
     body: unknown,
     options: OperationCallOptions,
   ): Promise<OperationStarted> {
-    const { headers, value } = await this.#request('POST', `${instancePath(instance)}/${what}`, {
+    const parts = {
       ...instanceQuery(options),
       waitSeconds: options.waitSeconds,
       idempotencyKey: options.idempotencyKey,
       body,
-    });
-    return { instance: instanceView.parse(value), operationId: headers.get('location')?.split('/').at(-1) ?? null };
+    };
+    const { headers, value } = await this.#request('POST', `${instancePath(instance)}/${what}`, parts, instanceView);
+    return { instance: value, operationId: operationIn(headers) };
   }
 
   async *#pages<Item>(path: string, query: Query, schema: z.ZodType<Item>, options: CallOptions): AsyncGenerator<Item> {
@@ -544,14 +556,18 @@ export class MooringClient {
   }
 
   async #call<Answer>(method: string, path: string, request: RequestParts, schema: z.ZodType<Answer>): Promise<Answer> {
-    const { value } = await this.#request(method, path, request);
-    return schema.parse(value);
+    return (await this.#request(method, path, request, schema)).value;
   }
 
-  async #request(method: string, path: string, request: RequestParts): Promise<{ headers: Headers; value: unknown }> {
+  async #request<Answer>(
+    method: string,
+    path: string,
+    request: RequestParts,
+    schema: z.ZodType<Answer>,
+  ): Promise<Answered<Answer>> {
     for (let sent = 1; ; sent++) {
       try {
-        return await this.#send(method, path, request);
+        return await this.#send(method, path, request, schema);
       } catch (error) {
         // Only a call with a key may be sent again after it was perhaps done already.
         const resendable = error instanceof MooringConnectionError && request.idempotencyKey !== undefined;
@@ -562,7 +578,12 @@ export class MooringClient {
     }
   }
 
-  async #send(method: string, path: string, request: RequestParts): Promise<{ headers: Headers; value: unknown }> {
+  async #send<Answer>(
+    method: string,
+    path: string,
+    request: RequestParts,
+    schema: z.ZodType<Answer>,
+  ): Promise<Answered<Answer>> {
     const url = new URL(this.#url + path);
     for (const [name, value] of Object.entries(request.query ?? {}))
       if (value !== undefined) url.searchParams.set(name, value);
@@ -581,6 +602,8 @@ export class MooringClient {
         headers,
         body: request.body === undefined ? null : JSON.stringify(request.body),
         signal: request.signal ?? null,
+        // The API sends nobody elsewhere: who does is somebody else, who need not be told the token and the body again.
+        redirect: 'manual',
       });
       text = await response.text();
     } catch (error) {
@@ -593,16 +616,30 @@ export class MooringClient {
         { cause: error },
       );
     }
-    const value = parseJson(text);
-    if (!response.ok) {
-      const body = errorResponse.partial({ request_id: true }).safeParse(value);
-      throw new MooringApiError(
-        response.status,
-        body.success ? body.data : { message: `the API answered ${response.status}: ${text.slice(0, 200)}` },
-      );
-    }
-    return { headers: response.headers, value };
+    const { status, headers: received } = response;
+    const answer = readControlPlaneAnswer({ status, text, requestId: received.get('x-request-id') }, schema);
+    if (answer.kind === 'refused') throw new MooringApiError(status, answer.error);
+    if (answer.kind === 'done') return { headers: received, value: answer.value };
+    const elsewhere = received.get('location');
+    const hint =
+      status >= 300 && status < 400 && elsewhere !== null
+        ? `it points to ${elsewhere}: is the API there?`
+        : 'a proxy or a portal may stand in between, or the address be another one';
+    throw new MooringConnectionError(
+      `what answers at ${this.#url} is not the Mooring API (${answer.why}): ${hint}`,
+      false,
+    );
   }
+}
+
+interface Answered<Answer> {
+  readonly headers: Headers;
+  readonly value: Answer;
+}
+
+/** The operation that an answer points to; `null` where it points to none. */
+function operationIn(headers: Headers): string | null {
+  return headers.get('location')?.split('/').at(-1) ?? null;
 }
 
 type Query = Record<string, string | undefined>;
@@ -633,14 +670,6 @@ function memberPath(kind: AffinityKind, group: string, instance: string): string
 
 function instanceQuery(options: InstanceCallOptions): { query: Query; signal?: AbortSignal | undefined } {
   return { query: { project: options.project }, signal: options.signal };
-}
-
-function parseJson(text: string): unknown {
-  try {
-    return text === '' ? undefined : JSON.parse(text);
-  } catch {
-    return undefined;
-  }
 }
 
 function drainPath(sledId: string): string {

@@ -460,11 +460,19 @@ export const idempotencyKey = pgTable(
     instanceId: uuid('instance_id')
       .notNull()
       .references(() => instance.id),
+    /** What the request asked for, as a SHA-256 hash: the key names that alone. */
+    requestDigest: hash('request_digest').notNull(),
+    /** The sending of the request that may begin its saga, and until when another one may not; `null`: it is over. */
+    takenBy: uuid('taken_by').notNull(),
+    takenUntil: moment('taken_until'),
     /** `null` until the saga has begun, and for a call that needed none. */
     operationId: uuid('operation_id'),
     timeCreated: moment('time_created').notNull().defaultNow(),
   },
-  (table) => [index('idempotency_key_age').on(table.timeCreated)],
+  (table) => [
+    index('idempotency_key_age').on(table.timeCreated),
+    check('idempotency_key_digest', sql`octet_length(request_digest) = 32`),
+  ],
 );
 
 /** An operator's token. The secret itself is nowhere: only its hash. */

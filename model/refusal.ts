@@ -6,6 +6,7 @@ export const REFUSAL_STATUS = {
   Forbidden: 403,
   NotFound: 404,
   Conflict: 409,
+  IdempotencyKeyReused: 422,
   ServiceUnavailable: 503,
   InsufficientCapacity: 507,
 } as const;
@@ -48,6 +49,13 @@ export class Refusal extends Error {
   }
   static conflict(message: string): Refusal {
     return new Refusal('Conflict', message);
+  }
+  /** A key that a client gave another request before; nothing is done. */
+  static keyReused(key: string): Refusal {
+    return new Refusal(
+      'IdempotencyKeyReused',
+      `Idempotency-Key: ${key} was given to another request before, and nothing was done: give each new request a new key`,
+    );
   }
   static unavailable(message: string): Refusal {
     return new Refusal('ServiceUnavailable', message);

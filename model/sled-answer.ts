@@ -9,11 +9,12 @@ const FINAL_STATUSES: ReadonlySet<number> = new Set([400, 401, 403, 409, 413, 42
 
 /**
  * Classes an answer: `gone` is the only one that means "no such VMM"; `refused` is final; everything else that is not
- * a success is to be tried again, since it proves nothing. To `unregister` nothing is final but success and `gone`.
+ * a success is to be tried again, since it proves nothing. An error without a code is not a sled agent's: a proxy's, or
+ * whoever lives at the address now. To `unregister` nothing is final but success and `gone`.
  */
 export function classifySledAnswer(command: SledCommand, status: number, errorCode: string | undefined): SledAnswer {
   if (status >= 200 && status < 300) return 'accepted';
   if (status === 404) return errorCode === 'NO_SUCH_INSTANCE' ? 'gone' : 'retry';
   if (command === 'unregister') return 'retry';
-  return FINAL_STATUSES.has(status) ? 'refused' : 'retry';
+  return FINAL_STATUSES.has(status) && errorCode !== undefined ? 'refused' : 'retry';
 }

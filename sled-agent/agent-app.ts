@@ -3,19 +3,60 @@ import { constants } from 'node:crypto';
 import type { TLSSocket } from 'node:tls';
 import { type FastifyError, type FastifyInstance, type FastifyRequest, fastify } from 'fastify';
 import { z } from 'zod';
+import {
+  answerUnseenRequests,
+  HTTP_ERROR_CODES,
+  NODE_HTTP_OPTIONS,
+  RouteTable,
+  refusalOptions,
+  refuseByHttp,
+  type WriteErrorBody,
+} from '../platform/http/http-errors.ts';
+import { isOfPage } from '../platform/http/web-pages.ts';
 import { identifyPeer } from '../platform/identity/peer.ts';
 import { beginRequestSpan, endRequestSpan, installTracing } from '../platform/telemetry/tracing.ts';
 import { AgentRefusal, type SledAgent } from './agent.ts';
 import type { SledIdentity } from './sled-identity.ts';
 
-const SERVER_OPTIONS = { forceCloseConnections: true, bodyLimit: 1024 * 1024 };
+const errorBody: WriteErrorBody = ({ statusCode, message }, requestId) => ({
+  error_code: codeOf(statusCode),
+  message,
+  request_id: requestId,
+});
+
+/** How long a request, and its headers, may take to arrive, in milliseconds. */
+const REQUEST_MS = 30_000;
+const HEADERS_MS = 10_000;
+const SERVER_OPTIONS = {
+  ...refusalOptions(errorBody),
+  forceCloseConnections: true,
+  bodyLimit: 1024 * 1024,
+  requestTimeout: REQUEST_MS,
+};
+const NODE_OPTIONS = { ...NODE_HTTP_OPTIONS, headersTimeout: HEADERS_MS, connectionsCheckingInterval: 1_000 };
 
 /**
  * Makes the agent's server, not listening yet. With an identity it takes commands from the control plane alone, over TLS.
  * Until the agent knows what runs here, every call but those below `/test/` is refused.
  */
 export async function makeAgentApp(agent: SledAgent, identity: SledIdentity | undefined): Promise<FastifyInstance> {
-  const app = identity === undefined ? fastify(SERVER_OPTIONS) : makeSecureApp(identity);
+  const app = identity === undefined ? fastify({ ...SERVER_OPTIONS, http: NODE_OPTIONS }) : makeSecureApp(identity);
+  const routes = new RouteTable();
+  let isClosing = false;
+  app.addHook('onRoute', (route) => routes.add(route.method, route.url));
+  app.addHook('preClose', async () => {
+    isClosing = true;
+  });
+  app.addHook('onRequest', async (request) => refuseByHttp(request, isClosing));
+  app.addHook('onSend', async (request, reply) => {
+    reply.header('x-request-id', request.id);
+  });
+  answerUnseenRequests(app.server, errorBody);
+  app.setNotFoundHandler((request, reply) => {
+    const { error, allow } = routes.refuse(request);
+    if (allow.length > 0) reply.header('allow', allow.join(', '));
+    void reply.status(error.statusCode).send(errorBody(error, request.id));
+  });
   app.addHook('onRequest', beginRequestSpan);
   app.addHook('onResponse', endRequestSpan);
   await installTracing('mooring-sled-agent');
@@ -23,7 +64,11 @@ export async function makeAgentApp(agent: SledAgent, identity: SledIdentity | un
     const { status, code, message } = describeError(error);
     void reply.status(status).send({ error_code: code, message, request_id: request.id });
   });
-  if (identity !== undefined) app.addHook('onRequest', async (request) => requireCommander(identity, request));
+  app.addHook('onRequest', async (request) => {
+    if (identity !== undefined) requireCommander(identity, request);
+    else if (isOfPage(request.headers))
+      throw new AgentRefusal(403, 'NOT_THE_CONTROL_PLANE', 'no page in a browser commands a sled agent');
+  });
   app.addHook('onRequest', async (request) => {
     if (!request.url.startsWith('/test/')) agent.requireReady();
   });
@@ -36,6 +81,7 @@ function makeSecureApp({ holder }: SledIdentity): FastifyInstance {
     ...SERVER_OPTIONS,
     https: {
       ...holder.secureContext,
+      ...NODE_OPTIONS,
       requestCert: true,
       rejectUnauthorized: true,
       // A resumed session would bring back what was verified when it was new.
@@ -52,7 +98,14 @@ function describeError(error: unknown): { status: number; code: string; message:
   if (error instanceof z.ZodError) return { status: 400, code: 'INVALID_REQUEST', message: z.prettifyError(error) };
   const message = error instanceof Error ? error.message : String(error);
   if (error instanceof AgentRefusal) return { status: error.status, code: error.errorCode, message };
-  return { status: (error as Partial<FastifyError>).statusCode ?? 500, code: 'INTERNAL', message };
+  const status = (error as Partial<FastifyError>).statusCode ?? 500;
+  return { status, code: status >= 500 && status !== 503 ? 'INTERNAL' : codeOf(status), message };
+}
+
+/** The error code of a status of HTTP itself, as agents write theirs: `METHOD_NOT_ALLOWED`. */
+function codeOf(status: number): string {
+  const name = HTTP_ERROR_CODES[status] ?? 'InvalidRequest';
+  return name.replace(/(?<=.)[A-Z]/g, (letter) => `_${letter}`).toUpperCase();
 }
 
 /** What another sled may ask: who has the guest of a migration between the two. */

@@ -1,11 +1,12 @@
 /** How a server becomes a sled: by the one-time token of an invitation. */
 import { type ConnectionOptions, connect, type DetailedPeerCertificate } from 'node:tls';
 import { Agent, request } from 'undici';
+import { isFinalRefusal } from '../model/report-answer.ts';
 import { certificateFingerprint, makeKeyPair, makeRequest } from '../platform/identity/certificates.ts';
 import { expectPeer } from '../platform/identity/peer.ts';
+import { readControlPlaneAnswer } from '../wire/answer-mark.ts';
 import { type InviteToken, type JoinRequest, joinAnswer, readInviteToken } from '../wire/sled-identity.ts';
 import { type StoredIdentity, saveIdentity } from './identity-file.ts';
-import { messageOf } from './sled-identity.ts';
 
 export interface JoinOptions {
   /** What `mooring sled invite` printed. */
@@ -136,10 +137,11 @@ async function ask(url: string, authorityPem: string, body: JoinRequest) {
       body: JSON.stringify(body),
       signal: AbortSignal.timeout(CALL_MS),
     });
-    const text = await answer.text();
-    if (statusCode === 200) return joinAnswer.parse(JSON.parse(text));
-    const message = `it answered ${statusCode}: ${messageOf(text)}`;
-    throw statusCode >= 400 && statusCode < 500 ? new JoinRefused(message) : new Error(message);
+    const read = readControlPlaneAnswer({ status: statusCode, text: await answer.text() }, joinAnswer);
+    if (read.kind === 'done') return read.value;
+    if (read.kind === 'none') throw new Error(`what answers there is not the control plane: ${read.why}`);
+    const message = `it answered ${read.status}: ${read.error.message}`;
+    throw isFinalRefusal(read.status) || read.status === 401 ? new JoinRefused(message) : new Error(message);
   } finally {
     await dispatcher.close();
   }

@@ -10,8 +10,10 @@ import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { request } from 'undici';
+import type { z } from 'zod';
 import { RENEWALS_PER_LEASE } from '../model/lease.ts';
 import { withLimit } from '../platform/host/with-limit.ts';
+import { type ControlPlaneAnswer, readControlPlaneAnswer } from '../wire/answer-mark.ts';
 import {
   type LeaseRenewal,
   leaseGranted,
@@ -148,22 +150,26 @@ export class LeaseKeeper {
     const { held } = this;
     const renewal: LeaseRenewal = { lease_ms: leaseMs, held, epoch: this.#epoch, vmms: this.#options.living() };
     const sentAtMs = monotonicMs();
-    const { statusCode, body } = await this.#call('PUT', `/sleds/${sledId}/lease`, renewal);
-    if (statusCode === 200) {
-      this.#epoch = leaseGranted.parse(body).epoch;
+    const answer = await this.#call('PUT', `/sleds/${sledId}/lease`, leaseGranted, renewal);
+    if (answer.kind === 'done') {
+      this.#epoch = answer.value.epoch;
       await this.#extend(sentAtMs + leaseMs);
       return held ? 'renewed' : 'begun';
     }
-    const refused = leaseRefused.partial({ request_id: true }).safeParse(body);
-    const { error_code: code, message, epoch } = refused.success ? refused.data : {};
+    const { status: statusCode } = answer;
+    const {
+      error_code: code,
+      message,
+      epoch,
+    } = leaseRefused.safeParse(answer.error).data ?? { ...answer.error, epoch: null };
     if (statusCode === 409 && code === SLED_DECLARED_DEAD && typeof epoch === 'number') {
       this.#options.onTrouble(`this sled was declared dead: its guests are powered off`);
       this.#epoch = epoch;
       await this.#powerOff();
       return 'powered-off';
     }
-    if (statusCode === 409 && code === SLED_EXPUNGED) throw new Error(message ?? 'the sled was expunged');
-    throw new Error(`the control plane answered ${statusCode}${message === undefined ? '' : `: ${message}`}`);
+    if (statusCode === 409 && code === SLED_EXPUNGED) throw new Error(message);
+    throw new Error(`the control plane answered ${statusCode}: ${message}`);
   }
 
   /** Extends the lease: the watchdog can read the new end before this agent counts on it. */
@@ -227,30 +233,37 @@ export class LeaseKeeper {
   async #findSledId(): Promise<string> {
     if (this.#sledId !== null) return this.#sledId;
     const { sledName } = this.#options;
-    const { statusCode, body } = await this.#call('GET', `/sleds/by-name/${encodeURIComponent(sledName)}`);
-    if (statusCode === 404) throw new Error(`there is no sled "${sledName}" yet: add it with "mooring sled add"`);
-    if (statusCode !== 200) throw new Error(`the control plane answered ${statusCode}`);
-    this.#sledId = sledIdentity.parse(body).sled_id;
+    const answer = await this.#call('GET', `/sleds/by-name/${encodeURIComponent(sledName)}`, sledIdentity);
+    if (answer.kind === 'refused') {
+      const { status, error } = answer;
+      if (status === 404) throw new Error(`there is no sled "${sledName}" yet: add it with "mooring sled add"`);
+      throw new Error(`the control plane answered ${status}: ${error.message}`);
+    }
+    this.#sledId = answer.value.sled_id;
     return this.#sledId;
   }
 
-  async #call(method: 'GET' | 'PUT', path: string, sent?: unknown): Promise<{ statusCode: number; body: unknown }> {
+  /** Calls the control plane. Throws where it gave no answer, or somebody else did. */
+  async #call<Value>(
+    method: 'GET' | 'PUT',
+    path: string,
+    schema: z.ZodType<Value>,
+    sent?: unknown,
+  ): Promise<Exclude<ControlPlaneAnswer<Value>, { kind: 'none' }>> {
     // Short enough that another attempt, and one more, can succeed within the lease.
     const limitMs = Math.min(5_000, this.#options.leaseMs / 4);
-    const { statusCode, text } = await withLimit(limitMs, this.#stopped.signal, async (signal) => {
+    const received = await withLimit(limitMs, this.#stopped.signal, async (signal) => {
       const answer = await request(`${this.#options.controlPlaneUrl}${path}`, {
         method,
         dispatcher: this.#connections.dispatcher,
         signal,
         ...(sent === undefined ? {} : { headers: { 'content-type': 'application/json' }, body: JSON.stringify(sent) }),
       });
-      return { statusCode: answer.statusCode, text: await answer.body.text() };
+      return { status: answer.statusCode, text: await answer.body.text() };
     });
-    try {
-      return { statusCode, body: JSON.parse(text) };
-    } catch {
-      return { statusCode, body: undefined };
-    }
+    const read = readControlPlaneAnswer(received, schema);
+    if (read.kind === 'none') throw new Error(`what answers there is not the control plane: ${read.why}`);
+    return read;
   }
 
   /** Whether a watchdog watches; starts one where none does. */

@@ -1,6 +1,7 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import { request } from 'undici';
 import { withLimit } from '../platform/host/with-limit.ts';
+import { readControlPlaneAnswer } from '../wire/answer-mark.ts';
 import { type NetworkEntry, networkPage } from '../wire/network-protocol.ts';
 import { type ControlPlaneConnections, plainConnections } from './control-plane-connections.ts';
 
@@ -85,10 +86,11 @@ export class NetworkTable {
         dispatcher: this.#connections.dispatcher,
         signal,
       });
-      if (statusCode === 200) return networkPage.parse(await body.json());
-      await body.dump();
-      if (statusCode === 400 && after !== null) throw new CursorRefused();
-      throw new Error(`the control plane answered ${statusCode}`);
+      const read = readControlPlaneAnswer({ status: statusCode, text: await body.text() }, networkPage);
+      if (read.kind === 'done') return read.value;
+      if (read.kind === 'none') throw new Error(`what answers there is not the control plane: ${read.why}`);
+      if (read.status === 400 && after !== null) throw new CursorRefused();
+      throw new Error(`the control plane answered ${read.status}: ${read.error.message}`);
     });
   }
 }

@@ -1,17 +1,17 @@
 import { request } from 'undici';
+import { isFinalRefusal } from '../model/report-answer.ts';
 import { withLimit } from '../platform/host/with-limit.ts';
 import { inCallSpan } from '../platform/telemetry/tracing.ts';
+import { isMarked, nothing, type ReceivedAnswer, readControlPlaneAnswer } from '../wire/answer-mark.ts';
 import type { SledVmmState } from '../wire/sled-protocol.ts';
 import { type ControlPlaneConnections, plainConnections } from './control-plane-connections.ts';
 
 const CALL_MS = 5_000;
 const MAX_PAUSE_MS = 2_000;
-/** Statuses of a 4xx answer that ask for another try. 401: the certificate is about to be renewed, or the sled to join again. */
-const TRY_AGAIN: ReadonlySet<number> = new Set([401, 408, 425, 429]);
 
 /**
  * Reports every change to the control plane, in order for each VMM, until it acknowledges the report (204) or refuses it for
- * good (4xx). VMMs don't wait for each other.
+ * good (4xx with its mark). What somebody else answers in its place is no answer. VMMs don't wait for each other.
  */
 export class Reporter {
   readonly #url: string;
@@ -20,6 +20,8 @@ export class Reporter {
   readonly #connections: ControlPlaneConnections;
   readonly #stopped = new AbortController();
   #held = false;
+  /** The control plane marks the answers that have no body: from then on a 204 without a mark is somebody else's. */
+  #marks = false;
   readonly #heldVmms = new Set<string>();
 
   /**
@@ -89,7 +91,7 @@ export class Reporter {
 
   async #put(vmmId: string, report: SledVmmState): Promise<boolean> {
     try {
-      const statusCode = await inCallSpan('report VMM', { 'mooring.vmm_id': vmmId }, (headers) =>
+      const received = await inCallSpan('report VMM', { 'mooring.vmm_id': vmmId }, (headers) =>
         withLimit(CALL_MS, this.#stopped.signal, async (signal) => {
           const answer = await request(`${this.#url}/vmms/${vmmId}`, {
             method: 'PUT',
@@ -98,13 +100,24 @@ export class Reporter {
             dispatcher: this.#connections.dispatcher,
             signal,
           });
-          await answer.body.dump();
-          return answer.statusCode;
+          const { statusCode: status, body, headers: received } = answer;
+          return { status, text: await body.text(), requestId: received['x-request-id'] };
         }),
       );
-      return statusCode === 204 || (statusCode >= 400 && statusCode < 500 && !TRY_AGAIN.has(statusCode));
+      return this.#isHeard(received);
     } catch {
       return false;
     }
+  }
+
+  /** Whether an answer is the control plane's last word on a report. */
+  #isHeard(answer: ReceivedAnswer): boolean {
+    if (answer.status === 204) {
+      // The protocol asks for a 204 and no more; but who has marked one marks them all.
+      this.#marks ||= isMarked(answer);
+      return isMarked(answer) || !this.#marks;
+    }
+    const read = readControlPlaneAnswer(answer, nothing);
+    return read.kind === 'refused' && isFinalRefusal(read.status);
   }
 }

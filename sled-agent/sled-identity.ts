@@ -1,11 +1,12 @@
 /** The identity of a sled agent that has joined: it calls and answers by it, and renews it in time. */
 import { request } from 'undici';
+import type { z } from 'zod';
 import { makeKeyPair, makeRequest } from '../platform/identity/certificates.ts';
 import { IdentityHolder } from '../platform/identity/holder.ts';
 import { expectPeer } from '../platform/identity/peer.ts';
 import { RenewableAgent, type RenewableAgentOptions } from '../platform/identity/renewable-agent.ts';
+import { readControlPlaneAnswer } from '../wire/answer-mark.ts';
 import { migrationDestination, renewAnswer, revokedCertificates } from '../wire/sled-identity.ts';
-import { errorBody } from '../wire/sled-protocol.ts';
 import { type StoredIdentity, saveIdentity } from './identity-file.ts';
 
 const CALL_MS = 10_000;
@@ -30,9 +31,9 @@ export class SledIdentity {
       stored,
       async () => {
         const pair = await makeKeyPair();
-        const { certificate, authority } = renewAnswer.parse(
-          await this.#call('POST', '/sled-identity/renew', { request: await makeRequest(pair) }),
-        );
+        const { certificate, authority } = await this.#call('POST', '/sled-identity/renew', renewAnswer, {
+          request: await makeRequest(pair),
+        });
         now = { ...now, privateKeyPem: pair.privateKeyPem, certificatePem: certificate, authorityPem: authority };
         saveIdentity(folder, now);
         return now;
@@ -42,10 +43,10 @@ export class SledIdentity {
     this.#agent = this.connectToControlPlane(2);
     let lastRefusal: number | null = null;
     const askForRevoked = () =>
-      this.#call('GET', '/sled-identity/revoked').then(
-        (answer) => {
+      this.#call('GET', '/sled-identity/revoked', revokedCertificates).then(
+        ({ serials }) => {
           lastRefusal = null;
-          this.#revoked = new Set(revokedCertificates.parse(answer).serials);
+          this.#revoked = new Set(serials);
         },
         (error: unknown) => {
           // The last list holds until the control plane answers again. A refusal is passed on once, until it is another one.
@@ -77,8 +78,8 @@ export class SledIdentity {
   /** The sled that a migration out of a VMM goes to, by the control plane; `null` when it knows of none, or does not answer. */
   async destinationOf(vmmId: string, migrationId: string): Promise<string | null> {
     const path = `/sled-identity/vmms/${vmmId}/migrations/${migrationId}`;
-    return this.#call('GET', path).then(
-      (answer) => migrationDestination.parse(answer).sled_id,
+    return this.#call('GET', path, migrationDestination).then(
+      (answer) => answer.sled_id,
       () => null,
     );
   }
@@ -95,16 +96,18 @@ export class SledIdentity {
     await Promise.all([...this.#agents].map((agent) => agent.destroy()));
   }
 
-  async #call(method: 'GET' | 'POST', path: string, body?: unknown): Promise<unknown> {
+  /** Calls the control plane. Throws {@link ControlPlaneRefusal}, and where it gave no answer, or somebody else did. */
+  async #call<Value>(method: 'GET' | 'POST', path: string, schema: z.ZodType<Value>, body?: unknown): Promise<Value> {
     const { statusCode, body: answer } = await request(this.controlPlaneUrl + path, {
       method,
       dispatcher: this.#agent.dispatcher,
       ...(body === undefined ? {} : { headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) }),
       signal: AbortSignal.timeout(CALL_MS),
     });
-    const text = await answer.text();
-    if (statusCode === 200) return JSON.parse(text);
-    throw new ControlPlaneRefusal(statusCode, messageOf(text));
+    const read = readControlPlaneAnswer({ status: statusCode, text: await answer.text() }, schema);
+    if (read.kind === 'done') return read.value;
+    if (read.kind === 'refused') throw new ControlPlaneRefusal(read.status, read.error.message);
+    throw new Error(`what answers there is not the control plane: ${read.why}`);
   }
 }
 
@@ -116,14 +119,5 @@ class ControlPlaneRefusal extends Error {
   constructor(status: number, message: string) {
     super(`the control plane answered ${status}: ${message}`);
     this.status = status;
-  }
-}
-
-/** The message in an error body; of any other text its beginning. Never throws. */
-export function messageOf(text: string): string {
-  try {
-    return errorBody.parse(JSON.parse(text)).message ?? text.slice(0, 300);
-  } catch {
-    return text.slice(0, 300);
   }
 }

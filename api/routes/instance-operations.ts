@@ -3,13 +3,14 @@ import { z } from 'zod';
 import type { InstanceRecord } from '../../db/queries/read-instance.ts';
 import { checkMigration } from '../../db/transactions/claim-migration.ts';
 import { recordRunningIntent } from '../../db/transactions/record-running-intent.ts';
+import type { RequestKey } from '../../db/transactions/take-key.ts';
 import { requireLegal } from '../../model/legality.ts';
 import type { SubjectNames } from '../../temporal/subject-names.ts';
 import { instanceMigrate, instanceView } from '../../wire/operator-api/instances.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
 import { errors } from '../errors.ts';
 import { calledInstance, instanceRoute, showInstance } from '../find-instance.ts';
-import { idempotencyKey, linkOperation, waitMs } from '../headers.ts';
+import { linkOperation, waitMs } from '../headers.ts';
 import type { OperationAnswer, OperationRequest } from '../operations.ts';
 
 /** Adds the endpoints that run a saga on an instance: start and migrate. */
@@ -21,9 +22,10 @@ export function addInstanceOperationRoutes(app: ApiApp, context: ApiContext): vo
     '/v1/instances/:instance/start',
     { schema: { ...instanceRoute, response: accepted } },
     async (request, reply) => {
-      const { record, taken } = await calledInstance(db, request, 'start');
-      const start = startRequest(context, request, { id: record.instance.id, names: namesOf(record) }, 'start');
-      const answer = (await operations.repeated(start, taken)) ?? (await beginStart(record, start));
+      const { record, taken, key } = await calledInstance(db, request, 'start', bodyOfStart(request));
+      const subject = { id: record.instance.id, names: namesOf(record) };
+      const start = startRequest(context, request, subject, { call: 'start', key });
+      const answer = await operations.once(start, taken, () => beginStart(record, start));
       if (answer !== null) linkOperation(reply, answer.operationId);
       return reply.status(202).send(await showInstance(db, record.instance.id, request.audit));
     },
@@ -43,11 +45,12 @@ export function addInstanceOperationRoutes(app: ApiApp, context: ApiContext): vo
     '/v1/instances/:instance/migrate',
     { schema: { ...instanceRoute, body: instanceMigrate, response: accepted } },
     async (request, reply) => {
-      const { record, taken } = await calledInstance(db, request, 'migrate');
-      const { id, name } = record.instance;
       const destinationSledId = request.body.dst_sled_id.toLowerCase();
+      const { record, taken, key } = await calledInstance(db, request, 'migrate', { destinationSledId });
+      const { id, name } = record.instance;
       const migrate: OperationRequest = {
-        ...callOf(context, request),
+        key,
+        waitMs: waitMs(request, context.waitLimitMs),
         kind: 'migrate',
         input: { instanceId: id, destinationSledId, ...registerTimeout(context) },
         summary: `migrate instance "${name}" to sled ${destinationSledId}`,
@@ -57,8 +60,7 @@ export function addInstanceOperationRoutes(app: ApiApp, context: ApiContext): vo
         },
         audit: request.audit,
       };
-      const answer =
-        (await operations.repeated(migrate, taken)) ?? (await beginMigration(record, migrate, destinationSledId));
+      const answer = await operations.once(migrate, taken, () => beginMigration(record, migrate, destinationSledId));
       if (answer !== null) linkOperation(reply, answer.operationId);
       return reply.status(202).send(await showInstance(db, id, request.audit));
     },
@@ -83,10 +85,11 @@ export function startRequest(
   context: ApiContext,
   request: FastifyRequest,
   { id, names }: { readonly id: string; readonly names: SubjectNames },
-  call: 'start' | 'create',
+  { call, key }: { readonly call: 'start' | 'create'; readonly key: RequestKey | undefined },
 ): OperationRequest {
   return {
-    ...callOf(context, request),
+    key,
+    waitMs: waitMs(request, context.waitLimitMs),
     kind: 'start',
     input: { instanceId: id, reason: 'user', ...registerTimeout(context) },
     summary: `start instance "${names.instance}"`,
@@ -95,13 +98,15 @@ export function startRequest(
   };
 }
 
-function namesOf({ instance, projectName }: InstanceRecord): SubjectNames {
+/** The names by which a workflow of an instance is found. */
+export function namesOf({ instance, projectName }: InstanceRecord): SubjectNames {
   return { instance: instance.name, project: projectName };
 }
 
-/** How long a request waits for its operation, and the key that it has. */
-function callOf(context: ApiContext, request: FastifyRequest): Pick<OperationRequest, 'key' | 'waitMs'> {
-  return { key: idempotencyKey(request), waitMs: waitMs(request, context.waitLimitMs) };
+/** A start has no body; what a client sends as one all the same is a part of what its key names. */
+function bodyOfStart({ body }: FastifyRequest): unknown {
+  const empty = body == null || (typeof body === 'object' && Object.keys(body).length === 0);
+  return empty ? null : body;
 }
 
 function registerTimeout({ registerTimeoutMs }: ApiContext): { registerTimeoutMs?: number } {

@@ -60,14 +60,18 @@ export function addInstanceOperationCommands(instance: Command): void {
     });
 }
 
-interface FollowFlags {
+/** How far a command follows what it has begun. */
+export interface FollowFlags {
   readonly wait?: boolean;
   readonly follow: boolean;
   readonly timeout?: number;
 }
 
-/** Follows the operation that a call began, as far as its flags ask, and prints the instance. */
-async function followAndPrint(
+/**
+ * Follows the operation that a call began, as far as its flags ask, and prints the instance. Throws
+ * what {@link followOperation} throws; then nothing is printed.
+ */
+export async function followAndPrint(
   context: CommandContext,
   { instance, operationId }: OperationStarted,
   what: string,

@@ -1,9 +1,11 @@
 import type { Command } from 'commander';
 import { MooringApiError } from '../../client/mooring-client.ts';
+import type { InstanceCreated } from '../../wire/operator-api/instances.ts';
 import { type ApiOptions, type CommandContext, collect, contextOf, subcommandsOf } from '../context.ts';
+import { FailedOperation } from '../follow.ts';
 import { parseSize } from '../format.ts';
 import { addInstanceObservationCommands } from './instance-observation.ts';
-import { addInstanceOperationCommands } from './instance-operations.ts';
+import { addInstanceOperationCommands, type FollowFlags, followAndPrint } from './instance-operations.ts';
 import { instanceTable, printInstance } from './instance-table.ts';
 
 /** Adds `mooring instance …`. */
@@ -15,7 +17,7 @@ export function addInstanceCommands(program: Command): void {
   addInstanceObservationCommands(instance);
 }
 
-interface CreateOptions extends ApiOptions {
+interface CreateOptions extends ApiOptions, FollowFlags {
   readonly ncpus: number;
   readonly memory: number;
   readonly description: string;
@@ -33,6 +35,9 @@ function addCreateCommand(instance: Command): void {
     .option('--description <text>', 'what it is for', '')
     .option('--hostname <name>', 'its host name; the name by default')
     .option('--no-start', 'leave it stopped')
+    .option('--wait', 'wait until it runs')
+    .option('--no-follow', 'return at once, with the operation of its start to follow')
+    .option('--timeout <seconds>', 'how long to wait', Number)
     .option('--auto-restart-policy <policy>', 'never or best_effort')
     .option('--restart-priority <priority>', 'who comes back first when a sled dies: critical, normal or low')
     .option('--anti-affinity-group <group...>', 'anti-affinity groups to join, by name or id')
@@ -40,7 +45,7 @@ function addCreateCommand(instance: Command): void {
       const context = contextOf(options);
       await ensureDefaultProject(context);
       const { hostname = name, description, ncpus, memory, start } = options;
-      const made = await context.client.createInstance(
+      const created = await context.client.createInstance(
         {
           name,
           hostname,
@@ -52,10 +57,38 @@ function addCreateCommand(instance: Command): void {
           restart_priority: options.restartPriority,
           anti_affinity_groups: options.antiAffinityGroup,
         },
-        { project: context.project },
+        { project: context.project, waitSeconds: 0 },
       );
-      printInstance(context, made);
+      await followCreated(context, created, options);
     });
+}
+
+/**
+ * Follows the first start of an instance that was created, and prints the instance. Throws where it was not started, with the
+ * reason: it is there all the same.
+ */
+async function followCreated(context: CommandContext, created: InstanceCreated, flags: CreateOptions): Promise<void> {
+  const { start_operation_id: operationId, start_error: refused } = created;
+  const notStarted = (error: MooringApiError) =>
+    new MooringApiError(error.status, {
+      error_code: error.errorCode,
+      request_id: error.requestId,
+      message: `created, but not started: ${error.message}`,
+    });
+  const printNow = async () => printInstance(context, await context.client.getInstance(created.id));
+  if (refused != null) {
+    await printNow();
+    throw notStarted(new MooringApiError(refused.status, refused));
+  }
+  if (!flags.start) return printInstance(context, created);
+  const started = { instance: created, operationId: operationId ?? null };
+  try {
+    await followAndPrint(context, started, `start ${created.name}`, flags, (now) => now.run_state === 'running');
+  } catch (error) {
+    if (!(error instanceof FailedOperation)) throw error;
+    await printNow();
+    throw notStarted(error);
+  }
 }
 
 function addRecordCommands(instance: Command): void {

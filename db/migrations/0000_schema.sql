@@ -276,6 +276,9 @@ CREATE TABLE idempotency_key (
   key uuid PRIMARY KEY,
   call keyed_call NOT NULL,
   instance_id uuid NOT NULL CONSTRAINT idempotency_key_instance_id_instance_id_fk REFERENCES instance (id),
+  request_digest bytea NOT NULL CONSTRAINT idempotency_key_digest CHECK (octet_length(request_digest) = 32),
+  taken_by uuid NOT NULL,
+  taken_until timestamptz,
   operation_id uuid,
   time_created timestamptz NOT NULL DEFAULT now()
 );

@@ -8,7 +8,7 @@ import { findCreated } from '../queries/find-created-instance.ts';
 import { requireAffinityGroup } from '../queries/require-affinity-group.ts';
 import { type AffinityGroupRow, instance } from '../schema.ts';
 import { addAffinityMember } from './add-affinity-member.ts';
-import { takeKey } from './take-key.ts';
+import { type RequestKey, takeKey } from './take-key.ts';
 
 /** The same call was quicker: this one's transaction is given up. */
 class CreatedMeanwhile extends Error {}
@@ -25,7 +25,7 @@ export interface NewInstance {
   readonly autoRestartPolicy: AutoRestartPolicy | null;
   readonly restartPriority?: RestartPriority | undefined;
   /** The client's key for this call. */
-  readonly idempotencyKey?: string | undefined;
+  readonly key?: RequestKey | undefined;
   /** The anti-affinity groups that it joins, by id or by name within its project. */
   readonly antiAffinityGroups?: readonly ({ readonly id: string } | { readonly name: string })[];
 }
@@ -35,9 +35,9 @@ export interface NewInstance {
  * again returns the instance that the first one made. Throws a {@link Refusal}.
  */
 export async function createInstance(db: Database, values: NewInstance): Promise<string> {
-  const { id = randomUUID(), antiAffinityGroups = [], idempotencyKey, ...columns } = values;
-  if (idempotencyKey !== undefined) {
-    const made = await findCreated(db, idempotencyKey, values.projectId);
+  const { id = randomUUID(), antiAffinityGroups = [], key, ...columns } = values;
+  if (key !== undefined) {
+    const made = await findCreated(db, key);
     if (made !== null) return made;
   }
   let created: string = id;
@@ -49,8 +49,8 @@ export async function createInstance(db: Database, values: NewInstance): Promise
       );
       if (found.rows.length === 0) throw Refusal.notFound('project', values.projectId);
       await transaction.insert(instance).values({ id, ...columns, state: 'no_vmm', intendedState: 'stopped' });
-      if (idempotencyKey !== undefined) {
-        const taken = await takeKey(transaction, { key: idempotencyKey, call: 'create', instanceId: id });
+      if (key !== undefined) {
+        const taken = await takeKey(transaction, key, id);
         if (!taken.fresh) throw new CreatedMeanwhile();
       }
       const groups = new Map<string, AffinityGroupRow>();
@@ -67,8 +67,8 @@ export async function createInstance(db: Database, values: NewInstance): Promise
   ).catch(async (error: unknown) => {
     // The same call at the same time: it has the key, or the name that this one found taken.
     const made =
-      idempotencyKey !== undefined && (error instanceof CreatedMeanwhile || error instanceof Refusal)
-        ? await findCreated(db, idempotencyKey, values.projectId)
+      key !== undefined && (error instanceof CreatedMeanwhile || error instanceof Refusal)
+        ? await findCreated(db, key)
         : null;
     if (made === null) throw error;
     created = made;

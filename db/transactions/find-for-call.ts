@@ -1,5 +1,4 @@
 import { type SQL, sql } from 'drizzle-orm';
-import type { KeyedCall } from '../../model/states.ts';
 import { type AuditRecord, auditStatement } from '../audit-record.ts';
 import type { Database } from '../connect.ts';
 import {
@@ -10,7 +9,7 @@ import {
   withExternalState,
 } from '../queries/read-instance.ts';
 import { instance } from '../schema.ts';
-import { readTakenKey, type TakenKey, takeKeyStatement } from './take-key.ts';
+import { type RequestKey, readTakenKey, restOf, type TakenKey, takeKeyStatement } from './take-key.ts';
 
 /** The instance that a call is about. */
 export interface CalledInstance {
@@ -26,7 +25,7 @@ export interface CalledInstance {
 export async function findForCall(
   db: Database,
   named: NamedInstance,
-  { key, audit }: { readonly key: { value: string; call: KeyedCall } | undefined; readonly audit: AuditRecord | null },
+  { key, audit }: { readonly key: RequestKey | undefined; readonly audit: AuditRecord | null },
 ): Promise<CalledInstance | null> {
   const subject = db
     .$with('subject')
@@ -37,13 +36,13 @@ export async function findForCall(
     written.push(part(db, 'recorded', auditStatement(audit, within)));
   }
   if (key !== undefined) {
-    const rows = sql`SELECT ${key.value}::uuid, ${key.call}::keyed_call, id FROM subject`;
+    const rows = sql`SELECT ${key.value}::uuid, ${key.call}::keyed_call, id, ${restOf(key)} FROM subject`;
     written.push(part(db, 'taken', takeKeyStatement(rows)));
   }
   const taken = key === undefined ? sql`NULL` : sql`(SELECT to_jsonb(taken) FROM taken)`;
   const [row] = await selectInstances(db.with(subject, ...written), { taken }).where(isNamed(named));
   if (row === undefined) return null;
-  return { record: withExternalState(row), taken: key === undefined ? null : readTakenKey(row.taken) };
+  return { record: withExternalState(row), taken: key === undefined ? null : readTakenKey(row.taken, key) };
 }
 
 function part(db: Database, name: string, statement: SQL) {

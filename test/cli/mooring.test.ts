@@ -63,6 +63,25 @@ test('a failed start exits with 1 and says what failed; with --json the error is
   harness.everywhere(({ agent }) => agent.faults.clear());
 });
 
+test('a create whose start fails exits with 1 and says why; the instance is there, and shown', async () => {
+  const huge = await mooring('instance', 'create', 'huge', '--memory', '1TiB');
+  expect([huge.code, huge.stdout]).toEqual([1, expect.stringMatching(/huge +stopped/)]);
+  expect(huge.stderr).toMatch(/^error: created, but not started: .*no sled has room/);
+  harness.everywhere(({ agent }) => agent.faults.plant({ call: 'register', act: { type: 'refuse', status: 409 } }));
+  const program = await mooring('instance', 'create', 'unlucky', '--json');
+  harness.everywhere(({ agent }) => agent.faults.clear());
+  expect([program.code, JSON.parse(program.stdout)]).toEqual([
+    1,
+    expect.objectContaining({ name: 'unlucky', run_state: 'stopped' }),
+  ]);
+  expect(JSON.parse(program.stderr)).toMatchObject({
+    status: 503,
+    error_code: 'ServiceUnavailable',
+    message: expect.stringMatching(/^created, but not started: the start failed and was undone/),
+  });
+  expect(await json('instance', 'create', 'lucky', '--wait')).toMatchObject({ name: 'lucky', run_state: 'running' });
+});
+
 test('Ctrl-C and a time-out leave the operation running and say how to follow it', async () => {
   const { id } = await json('instance', 'create', 'slow', '--no-start');
   harness.everywhere(({ agent }) => agent.faults.plant({ call: 'register', act: { type: 'refuse', status: 503 } }));

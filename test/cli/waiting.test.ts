@@ -49,7 +49,7 @@ beforeAll(async () => {
 });
 afterAll(() => app.close());
 
-const failure = (status: number) => ({ status, body: { message: 'ask again', request_id: 'r' } });
+const failure = (status: number) => ({ status, body: { error_code: 'Some', message: 'ask again', request_id: 'r' } });
 const waits = {
   drain: { over: drain, wait: () => client.waitForDrain(ID) },
   operation: { over: operation, wait: () => client.waitForOperation(ID) },

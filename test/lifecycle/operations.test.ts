@@ -5,6 +5,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { type OperationRequest, Operations } from '../../api/operations.ts';
 import { workflowIds } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
+import type { InstanceCreated } from '../../wire/operator-api/instances.ts';
 import { type Harness, refused, silence, startHarness, wake } from '../support/harness.ts';
 
 let harness: Harness;
@@ -52,6 +53,78 @@ describe('create', () => {
     );
     expect(made.run_state).toBe('stopped');
     expect(await harness.holds(made.id)).toEqual({ reservations: [], charge: false });
+  });
+
+  test('says why its first start failed, whatever the reason: in the answer, by its operation, and in the history', async () => {
+    const { client, stack } = harness;
+    await client.createProject({ name: 'narrow', description: '' });
+    await client.setQuota('narrow', { cpus: 1, memory: null });
+    await client.createAffinityGroup(
+      'anti_affinity',
+      { name: 'apart', description: '', policy: 'fail', failure_domain: 'sled' },
+      { project: 'default' },
+    );
+    for (let member = 0; member < stack.sleds.length; member++)
+      await client.startInstance(
+        await harness.create(`apart-${member}`, { ncpus: 1, anti_affinity_groups: ['apart'] }),
+      );
+    const size = { hostname: 'x', description: '', ncpus: 1, memory: 2 ** 30, auto_restart_policy: 'never' as const };
+    const refuse = (status: number) => () =>
+      harness.everywhere(({ agent }) => agent.faults.plant({ call: 'register', act: { type: 'refuse', status } }));
+    for (const { why, project = 'default', values = {}, plant = () => {}, status, message } of [
+      { why: 'refused-409', plant: refuse(409), status: 503, message: /the start failed and was undone: sled "sled-/ },
+      { why: 'refused-400', plant: refuse(400), status: 503, message: /the start failed and was undone: sled "sled-/ },
+      {
+        why: 'no-room',
+        values: { ncpus: 200 },
+        status: 507,
+        message: /no sled has room/,
+      },
+      { why: 'no-memory', values: { memory: 2 ** 40 }, status: 507, message: /no sled has room/ },
+      { why: 'over-quota', project: 'narrow', values: { ncpus: 2 }, status: 507, message: /quota/ },
+      { why: 'no-place-apart', values: { anti_affinity_groups: ['apart'] }, status: 507, message: /apart/ },
+    ]) {
+      plant();
+      const response = await fetch(`${stack.apiUrl}/v1/instances?project=${project}`, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json' },
+        body: JSON.stringify({ ...size, name: why, ...values }),
+      });
+      harness.everywhere(wake);
+      const body = (await response.json()) as InstanceCreated;
+      expect([why, response.status, body.run_state, body.start_error]).toEqual([
+        why,
+        201,
+        'stopped',
+        { status, error_code: expect.any(String), message: expect.stringMatching(message) },
+      ]);
+      const location = response.headers.get('location');
+      expect([why, location]).toEqual([why, `/v1/operations/${body.start_operation_id}`]);
+      const operation = await client.getOperation(body.start_operation_id ?? '');
+      expect(operation).toMatchObject({
+        ...{ kind: 'start', instance_id: body.id, state: 'done', outcome: 'failed' },
+        error: { status, error_code: body.start_error?.error_code },
+      });
+      // Whoever is quicker tells it: the operation's row, or its workflow, which says "refused" before it.
+      expect(body.start_error?.message).toContain(operation.error?.message);
+      const told = (await client.getInstanceHistory(body.id)).items.map((item) => item.text);
+      expect(told).toContain(`start failed: ${operation.error?.message}`);
+    }
+  });
+
+  test('whose start succeeds, goes on or was not asked for says so, too', async () => {
+    const { client } = harness;
+    const values = { hostname: 'x', description: '', ncpus: 1, memory: 2 ** 30, auto_restart_policy: 'never' as const };
+    const inProject = { project: 'default' };
+    const started = await client.createInstance({ ...values, name: 'told-started' }, inProject);
+    expect([started.start_error, started.start_operation_id]).toEqual([null, expect.any(String)]);
+    const left = await client.createInstance({ ...values, name: 'told-left', start: false }, inProject);
+    expect([left.start_error, left.start_operation_id]).toEqual([null, null]);
+    harness.everywhere(({ agent }) => agent.faults.plant({ call: 'register', act: { type: 'refuse', status: 503 } }));
+    const open = await client.createInstance({ ...values, name: 'told-open' }, { ...inProject, waitSeconds: 0 });
+    expect([open.start_error, open.start_operation_id]).toEqual([null, expect.any(String)]);
+    harness.everywhere(wake);
+    expect((await client.waitForOperation(open.start_operation_id ?? '')).outcome).toBe('succeeded');
   });
 });
 

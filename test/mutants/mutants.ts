@@ -69,6 +69,9 @@ const BEAT = 'db/transactions/beat-lease-service.ts';
 const LEASE_TEST = 'test/rules/lease.test.ts';
 const LEASES_TEST = 'test/trust/leases.test.ts';
 const ACCESS = 'api/access.ts';
+const PAGES = 'platform/http/web-pages.ts';
+const MARKS = 'wire/answer-mark.ts';
+const TAKE_KEY = 'db/transactions/take-key.ts';
 const ACCESS_RULES = 'model/access.ts';
 const WRITE_AUDIT = 'db/transactions/write-audit.ts';
 
@@ -87,6 +90,7 @@ const ANSWERS_TEST = 'test/rules/sled-answers.test.ts';
 const FORCE_STOP_TEST = 'test/rules/force-stop.test.ts';
 const AUTO_RESTART_TEST = 'test/rules/auto-restart.test.ts';
 const OPERATIONS_TEST = 'test/lifecycle/operations.test.ts';
+const KEYS_TEST = 'test/sagas/idempotency.test.ts';
 const OUTCOMES_TEST = 'test/database/operation-outcomes.test.ts';
 const PLACEMENT_TEST = 'test/placement/groups.test.ts';
 const AGENT_TEST = 'test/sled-agent/protocol.test.ts';
@@ -1277,8 +1281,91 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'access: a page of another site is the local operator',
     why: 'a page that an operator looks at commands the stack on this machine',
-    edits: [{ file: ACCESS, find: '  if (foreign)\n', replace: '  if (foreign && origin === host)\n' }],
+    edits: [{ file: ACCESS, find: '  if (foreign) throw', replace: '  if (foreign && host === headers.origin) throw' }],
     caughtBy: [LIMITS_TEST],
+  },
+  {
+    name: 'access: what a browser marks as another site’s is the local operator’s',
+    why: 'a page that shows no origin commands the stack on this machine',
+    edits: [{ file: PAGES, find: '    default:\n      return true;', replace: '    default:\n      return false;' }],
+    caughtBy: ['test/rules/web-pages.test.ts'],
+  },
+  {
+    name: 'access: a page of any address is this machine’s',
+    why: 'a page at http://203.0.113.7 commands the stack on this machine',
+    edits: [
+      { file: PAGES, find: 'return isAddress(nameIn(url)) && host', replace: 'return isAddress(nameIn(url)) || host' },
+    ],
+    caughtBy: ['test/rules/web-pages.test.ts'],
+  },
+  {
+    name: 'marks: a gateway’s refusal is the control plane’s',
+    why: 'a proxy’s 404 makes an agent forget that its guest has ended: it is called failed, and started again',
+    edits: [{ file: MARKS, find: '  request_id: z.string().min(1),\n', replace: '' }],
+    caughtBy: ['test/rules/answer-marks.test.ts'],
+  },
+  {
+    name: 'marks: an error without a code is the control plane’s',
+    why: 'as for the one without a request id',
+    edits: [
+      {
+        file: MARKS,
+        find: '  error_code: z.string().min(1),\n  message: z.string(),',
+        replace: '  error_code: z.string().optional(),\n  message: z.string(),',
+      },
+    ],
+    caughtBy: ['test/rules/answer-marks.test.ts'],
+  },
+  {
+    name: 'marks: what answers at a sled’s address is the sled',
+    why: 'a proxy that says that the sled is gone keeps its operator from saying that it is off',
+    edits: [{ file: CLIENT, find: 'statusCode >= 400 && readSledError(text) !== null', replace: 'statusCode >= 400' }],
+    caughtBy: ['test/rules/answer-marks.test.ts'],
+  },
+  {
+    name: 'marks: a 403 without a code is a sled’s refusal',
+    why: 'a gateway ends a saga in the sled’s place',
+    edits: [{ file: ANSWER, find: " && errorCode !== undefined ? 'refused'", replace: " ? 'refused'" }],
+    caughtBy: [ANSWERS_TEST],
+  },
+  {
+    name: 'marks: a 204 of anybody is the control plane’s',
+    why: 'the report of a guest’s end is lost to who answers in its place',
+    edits: [
+      {
+        file: 'sled-agent/reporter.ts',
+        find: 'return isMarked(answer) || !this.#marks;',
+        replace: 'return true;',
+      },
+    ],
+    caughtBy: ['test/rules/answer-marks.test.ts'],
+  },
+  {
+    name: 'keys: what a request asks for is not compared',
+    why: 'another request under the same key is answered with the first one’s success, and is not done',
+    edits: [
+      { file: TAKE_KEY, find: ' && taken.digest === key.digest', replace: '' },
+      { file: 'db/queries/find-created-instance.ts', find: ' || row.digest !== key.digest', replace: '' },
+    ],
+    caughtBy: [KEYS_TEST],
+  },
+  {
+    name: 'keys: every sending of a request may begin its saga',
+    why: 'two at once under one key are two attempts where the first is refused in between',
+    edits: [{ file: TAKE_KEY, find: 'mine: takenBy === sending', replace: "mine: takenBy !== '' && sending !== ''" }],
+    caughtBy: [KEYS_TEST],
+  },
+  {
+    name: 'create: says nothing of a start that failed',
+    why: 'its caller takes the instance for started',
+    edits: [
+      {
+        file: 'api/routes/instance-records.ts',
+        find: 'return { operationId: error.operationId, error: error.body };',
+        replace: 'return { operationId: error.operationId, error: null };',
+      },
+    ],
+    caughtBy: [OPERATIONS_TEST],
   },
   {
     name: 'audit: a record is written beside the transaction of its change',

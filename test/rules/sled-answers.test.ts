@@ -21,11 +21,15 @@ describe('an answer', () => {
   });
   test.each([400, 401, 403, 409, 413, 422])('%i is final, but not to unregister', (status) => {
     for (const command of ['register', 'state', 'read'] as const)
-      expect(classifySledAnswer(command, status, undefined)).toBe('refused');
-    expect(classifySledAnswer('unregister', status, undefined)).toBe('retry');
+      expect(classifySledAnswer(command, status, 'REFUSED')).toBe('refused');
+    expect(classifySledAnswer('unregister', status, 'REFUSED')).toBe('retry');
+  });
+  test.each([400, 401, 403, 409, 413, 422])('%i without a code is nobody’s word', (status) => {
+    for (const command of COMMANDS) expect(classifySledAnswer(command, status, undefined)).toBe('retry');
   });
   test.each([408, 410, 425, 429, 500, 502, 503, 504])('%i is to be tried again', (status) => {
-    for (const command of COMMANDS) expect(classifySledAnswer(command, status, undefined)).toBe('retry');
+    for (const command of COMMANDS)
+      for (const code of [undefined, 'BUSY']) expect(classifySledAnswer(command, status, code)).toBe('retry');
   });
 });
 

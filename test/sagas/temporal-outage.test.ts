@@ -64,6 +64,32 @@ test('a start whose Temporal server is killed and comes back ends as one success
   await waitUntil(async () => (await client.getInstance(held.id)).run_state === 'running', 'it never ran');
 });
 
+test('a create says that its start could not be begun, and so does its history', async () => {
+  await server.kill();
+  const created = await client.createInstance(
+    {
+      name: 'unbegun',
+      hostname: 'unbegun',
+      description: '',
+      ncpus: 1,
+      memory: 1024 ** 3,
+      auto_restart_policy: 'never',
+    },
+    { project: 'default' },
+  );
+  server = await startTemporal();
+  expect(created).toMatchObject({
+    run_state: 'stopped',
+    start_operation_id: expect.any(String),
+    start_error: { status: 503, message: expect.stringMatching(/may have begun all the same/) },
+  });
+  expect(await client.getOperation(created.start_operation_id ?? '')).toMatchObject({
+    ...{ state: 'done', outcome: 'failed', error: created.start_error },
+  });
+  const told = async () => (await client.getInstanceHistory(created.id)).items.map((item) => item.text);
+  expect(await told()).toContain(`start failed: ${created.start_error?.message}`);
+});
+
 test('a start that may wait no longer while Temporal is away is answered with the operation to follow', async () => {
   const held = await startHeldAtRegister('db', 2);
   await server.kill();

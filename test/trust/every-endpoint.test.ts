@@ -130,6 +130,37 @@ describe('the OpenAPI document', () => {
     expect(unrecorded.map(({ route }) => route)).toEqual(['PUT /vmms/:vmm_id', 'PUT /sleds/:sled_id/lease']);
   });
 
+  test('says of every endpoint that its errors have a request id, also those of HTTP itself, and which calls take a key', async () => {
+    const header = z.object({ description: z.string() });
+    const described = z.object({
+      operationId: z.string(),
+      parameters: z.array(z.object({ name: z.string(), in: z.string() })).default([]),
+      responses: z.record(z.string(), z.object({ description: z.string(), headers: z.record(z.string(), header) })),
+    });
+    const whole = z.object({ paths: z.record(z.string(), z.record(z.string(), described)) });
+    const { paths } = whole.parse(await (await fetch(`${harness.stack.apiUrl}/openapi.json`)).json());
+    const keyed: string[] = [];
+    for (const operation of Object.values(paths).flatMap((methods) => Object.values(methods))) {
+      const { operationId, responses, parameters } = operation;
+      for (const [status, { headers }] of Object.entries(responses))
+        expect([operationId, status, Object.keys(headers)]).toEqual([
+          operationId,
+          status,
+          expect.arrayContaining(['x-request-id']),
+        ]);
+      for (const status of ['405', '408', '413', '414', '415', '417', '422', '429', '431'])
+        expect([operationId, responses['4XX']?.description]).toEqual([operationId, expect.stringContaining(status)]);
+      expect(Object.keys(responses['4XX']?.headers ?? {})).toContain('Allow');
+      expect(responses['5XX']?.description).toContain('503');
+      if (parameters.some(({ name, in: where }) => name === 'Idempotency-Key' && where === 'header')) {
+        keyed.push(operationId);
+        const success = Object.entries(responses).find(([status]) => status.startsWith('2'));
+        expect(Object.keys(success?.[1].headers ?? {})).toContain('Location');
+      }
+    }
+    expect(keyed.sort()).toEqual(['instance_create', 'instance_migrate', 'instance_start']);
+  });
+
   test('has no endpoint with a body that these tests don’t send', async () => {
     const withBody = (await all()).filter(({ requestBody }) => requestBody !== undefined);
     expect(withBody.map(({ operationId }) => operationId).sort()).toEqual(Object.keys(BODIES).sort());
@@ -310,7 +341,7 @@ test('an idempotency key of another project’s call tells nothing', async () =>
   );
   const first = (await (await create(own, mine?.secret ?? '')).json()) as { id: string };
   const second = await create(foreign, theirs?.secret ?? '');
-  expect(second.status).toBe(400);
+  expect(second.status).toBe(422);
   expect(await second.text()).not.toContain(first.id);
 });
 

@@ -1,7 +1,9 @@
 /** Slow, huge and malformed requests: each gets a clear answer in the API's own format, and none holds up the others. */
 import { connect, type Socket } from 'node:net';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { PERMISSIONS } from '../../model/permissions.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
+import { brokenBodies, brokenRequests, readMark, sendRaw } from '../support/broken-requests.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
 
 /** Short, so that the test need not wait long for what is too slow. */
@@ -136,6 +138,43 @@ test('what is too large, no JSON, no HTTP or of another kind is refused in the s
   expect(await answers()).toBe(true);
 });
 
+test('what HTTP itself refuses has the API’s error body and a request id, whatever it is', async () => {
+  const target = {
+    url: harness.stack.apiUrl,
+    headerBytes: 8 * 1024,
+    bodyBytes: BODY_BYTES,
+    path: '/v1/projects',
+    allow: ['GET', 'HEAD', 'POST'],
+    parent: '/v1/projects',
+    put: { method: 'POST', path: '/v1/projects' },
+  };
+  for (const [what, { text, status, allow }] of [
+    ...Object.entries(brokenRequests(target)),
+    ...Object.entries(brokenBodies(target)),
+  ]) {
+    const answer = await sendRaw(target.url, text);
+    expect([what, answer.status, answer.text]).toEqual([what, status, expect.stringContaining('error_code')]);
+    const mark = readMark(answer, (name) => name);
+    if (allow !== undefined) expect([what, mark.allow]).toEqual([what, [...allow].sort()]);
+  }
+});
+
+test('every path says which methods it takes', async () => {
+  const paths = new Map<string, string[]>();
+  for (const route of Object.keys(PERMISSIONS)) {
+    const [method = '', path = ''] = route.split(' ');
+    paths.set(path, [...(paths.get(path) ?? []), method, ...(method === 'GET' ? ['HEAD'] : [])]);
+  }
+  for (const [path, methods] of paths) {
+    const there = path.replace(/:\w+/g, 'x');
+    const answer = await fetch(harness.stack.apiUrl + there, { method: 'PATCH', body: 'no JSON' });
+    expect([path, answer.status, answer.headers.get('allow')?.split(', ').sort()]).toEqual([path, 405, methods.sort()]);
+    expect(await answer.json()).toMatchObject({ error_code: 'MethodNotAllowed', request_id: expect.any(String) });
+  }
+  for (const path of ['/', '/v1', '/v1/projects/', '/v1/projects/a/b', '/vmms', '//v1/projects'])
+    expect([path, (await fetch(harness.stack.apiUrl + path, { method: 'PATCH' })).status]).toEqual([path, 404]);
+});
+
 test('a page has no more than its limit, and a larger one is refused', async () => {
   expect((await fetch(`${harness.stack.apiUrl}/v1/instances?limit=10001`)).status).toBe(400);
 });
@@ -169,8 +208,26 @@ test('a page of another site is not the local operator, in whosever browser it i
     'Host: 127.0.0.1\r\nOrigin: null\r\n',
   ])
     expect((await ask(foreign)).status).toBe(401);
+  // Every route, whatever it needs.
+  for (const foreign of [
+    'Host: 127.0.0.1\r\nOrigin: http://203.0.113.7\r\n',
+    'Host: 127.0.0.1\r\nOrigin: http://[2001:db8::7]\r\n',
+    'Host: 127.0.0.1\r\nOrigin: http://evil\r\n',
+    'Host: 127.0.0.1\r\nSec-Fetch-Site: cross-site\r\n',
+    'Host: 127.0.0.1\r\nSec-Fetch-Site: same-site\r\n',
+    'Host: 127.0.0.1\r\nOrigin: http://localhost:5173\r\nSec-Fetch-Site: cross-site\r\n',
+    'Host: 127.0.0.1\r\nOrigin: http://203.0.113.7\r\nSec-Fetch-Site: same-site\r\n',
+  ])
+    for (const route of Object.keys(PERMISSIONS)) {
+      const [method = '', path = ''] = route.split(' ');
+      const request = `${method} ${path.replace(/:\w+/g, 'x')} HTTP/1.1\r\n${foreign}Connection: close\r\nContent-Length: 0\r\n\r\n`;
+      expect([route, foreign, (await sendRaw(harness.stack.apiUrl, request)).status]).toEqual([route, foreign, 401]);
+    }
   for (const own of [
     'Host: localhost:12220\r\n',
+    'Host: 127.0.0.1\r\nOrigin: http://127.8.8.8:1\r\nSec-Fetch-Site: same-site\r\n',
+    'Host: 127.0.0.1\r\nOrigin: http://app.localhost\r\nSec-Fetch-Site: same-origin\r\n',
+    'Host: 127.0.0.1\r\nSec-Fetch-Site: none\r\n',
     'Host: [::1]:12220\r\n',
     'Host: control-plane\r\nOrigin: http://localhost:5173\r\n',
   ])

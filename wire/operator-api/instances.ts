@@ -112,6 +112,15 @@ export const instanceView = z.object({
 });
 export type InstanceView = z.infer<typeof instanceView>;
 
+/** What a create answers: the instance, and what became of its first start. */
+export const instanceCreated = instanceView.extend({
+  /** The operation of its first start; `null` when none was asked for. Ours, as the next one. */
+  start_operation_id: uuid.nullish(),
+  /** Why its first start failed: it was created all the same. `null` where it has succeeded, or goes on. */
+  start_error: z.object({ status: z.number().int(), error_code: z.string(), message: z.string() }).nullish(),
+});
+export type InstanceCreated = z.infer<typeof instanceCreated>;
+
 export const instanceMigrate = z.object({ dst_sled_id: uuid });
 
 /** `sled_powered_off: true`: the operator states that the silent sled is powered off, and runs nothing any more. */
