@@ -75,6 +75,7 @@ test('a migration that meets a dump keeps no reader waiting, says so, and is don
     folder: await later(ADDS_A_COLUMN),
     onProgress: (message) => said.push(message),
   });
+  migrating.catch(() => {});
   const { db, close } = openDatabase(url);
   try {
     await eventually(async () => {
