@@ -22,6 +22,8 @@ export type ApiApp = FastifyInstance<
 export interface ApiContext {
   readonly db: Database;
   readonly temporal: Client;
+  /** The id of the installation, which is in the names of its schedules. Throws while the database does not answer. */
+  installation(): Promise<string>;
   readonly workflows: WorkflowStarter;
   readonly operations: Operations;
   readonly sleds: SledClient;

@@ -10,13 +10,15 @@ import { type OpenDatabase, openDatabase, pingDatabase } from '../db/connect.ts'
 import { OperationOutcomes } from '../db/operation-outcomes.ts';
 import { readCapacity } from '../db/queries/read-capacity.ts';
 import { DEFAULT_BEAT_MS } from '../model/lease.ts';
+import { type Opened, openAll } from '../platform/host/opened.ts';
 import { becomeControlPlane } from '../platform/identity/control-plane.ts';
 import { startEndpoint } from '../platform/telemetry/endpoint.ts';
 import { Metrics } from '../platform/telemetry/metrics.ts';
-import { readinessProblems } from '../platform/telemetry/readiness.ts';
+import { describeReadiness, type Readiness, readinessProblems } from '../platform/telemetry/readiness.ts';
 import { installTracing } from '../platform/telemetry/tracing.ts';
 import { connectTemporalClient, type TemporalClient } from '../temporal/client.ts';
 import type { TemporalSettings } from '../temporal/connection.ts';
+import { SURROUNDINGS, Surroundings } from '../temporal/surroundings.ts';
 import { WorkflowStarter } from '../temporal/workflow-starter.ts';
 import { type AuthenticationMode, addAccessHooks } from './access.ts';
 import { closeApp, configureApp, urlOf } from './app.ts';
@@ -76,6 +78,8 @@ export interface ApiOptions {
   readonly sledListener?: SledListenerOptions | undefined;
   /** Lets sleds be added whose agents use plain HTTP, without an identity; default false. */
   readonly plainSleds?: boolean;
+  /** How often it looks at what it needs around it, in milliseconds; default 10000. */
+  readonly lookEveryMs?: number | undefined;
 }
 
 export interface RunningApi {
@@ -93,59 +97,93 @@ const DEFAULT_WAIT_MS = 60_000;
 const UNPROVEN_SLED = { kind: 'sled', sledId: null } as const;
 
 /**
- * Starts the API. Throws when Temporal can't be reached or the port is taken, and for an address that it must not listen on:
- * see {@link checkListening}.
+ * Starts the API. Throws when the database or Temporal can't be reached, the port is taken, or workers of another database poll
+ * this installation's queues; and for an address that it must not listen on: see {@link checkListening}. What it had opened is
+ * closed then.
  */
 export async function startApi(options: ApiOptions): Promise<RunningApi> {
   checkListening(options);
+  return openAll((opened) => openApi(options, opened));
+}
+
+async function openApi(options: ApiOptions, opened: Opened): Promise<RunningApi> {
   const { log, sledListener, leaseBeatMs = DEFAULT_BEAT_MS } = options;
   const applicationName = 'mooring-api';
-  const database = openDatabase(options.databaseUrl, { maxConnections: 20, applicationName });
-  const { db } = database;
-  const outcomes = new OperationOutcomes(
-    { url: options.databaseUrl, db, log, applicationName: `${applicationName}-listener` },
-    { proveEveryMs: options.outcomeProofMs },
+  const database = opened.add(openDatabase(options.databaseUrl, { maxConnections: 20, applicationName }), ({ close }) =>
+    close(),
   );
-  const tracing = await installTracing('mooring-api');
-  const temporal = await connectTemporalClient(options.temporal, db, log, { tracing: tracing !== null });
+  const { db } = database;
+  const outcomes = opened.add(
+    new OperationOutcomes(
+      { url: options.databaseUrl, db, log, applicationName: `${applicationName}-listener` },
+      { proveEveryMs: options.outcomeProofMs },
+    ),
+    (listener) => listener.close(),
+  );
+  const tracing = opened.add(await installTracing('mooring-api'), (exporter) => exporter?.flush());
+  const temporal = opened.add(
+    await connectTemporalClient(options.temporal, db, log, {
+      tracing: tracing !== null,
+      distrustMs: options.lookEveryMs,
+    }),
+    ({ close }) => close(),
+  );
+  const surroundings = opened.add(
+    await Surroundings.begin({ temporal, db, log, duties: null, everyMs: options.lookEveryMs }),
+    (looks) => looks.stop(),
+  );
   const metrics = new Metrics();
   metrics.watchCapacity(() => readCapacity(db));
+  metrics.watchSurroundings(SURROUNDINGS, () => surroundings.missing.map(({ what }) => what));
   const identity = sledListener === undefined ? null : await becomeControlPlane(sledListener.authority);
-  const directory = identity === null ? null : await SledDirectory.open(db, identity);
+  const directory =
+    identity === null ? null : opened.add(await SledDirectory.open(db, identity), (open) => open.close());
   if (directory === null) await warnWithoutAuthority(db, log);
-  const sleds = new SledClient(
-    (sled, call, answer, seconds) => metrics.sledCallSeconds.observe({ sled: sled.name, call, answer }, seconds),
-    directory,
+  const sleds = opened.add(
+    new SledClient(
+      (sled, call, answer, seconds) => metrics.sledCallSeconds.observe({ sled: sled.name, call, answer }, seconds),
+      directory,
+    ),
+    (client) => client.close(),
   );
   let listening: RunningSledListener | null = null;
   const joining = (): SledJoining | null =>
     sledListener === undefined || listening === null ? null : { authority: sledListener.authority, url: listening.url };
   const context = createContext(options, { database, outcomes, temporal, metrics, sleds, joining });
-  const problems = () => readinessProblems(() => pingDatabase(db), temporal.connection);
+  const readiness = async (): Promise<Readiness> => ({
+    problems: [
+      ...(await readinessProblems(() => pingDatabase(db), temporal.connection, options.temporal.namespace)),
+      ...surroundings.problems,
+    ],
+    notes: surroundings.notes,
+  });
 
-  const app = await createApp(options, context);
+  const app = opened.add(await createApp(options, context), closeApp);
   addRoutes(app, context, leaseBeatMs);
-  addPlainRoutes(app, problems);
+  addPlainRoutes(app, readiness);
   const endpoint =
     options.metricsListen === undefined
       ? null
-      : await startEndpoint({ listen: options.metricsListen, metrics: () => metrics.registry.metrics(), problems });
+      : opened.add(
+          await startEndpoint({
+            listen: options.metricsListen,
+            metrics: () => metrics.registry.metrics(),
+            readiness,
+          }),
+          (open) => open.stop(),
+        );
   if (sledListener !== undefined && identity !== null)
-    listening = await startSledListener(sledListener, identity, context, leaseBeatMs);
+    listening = opened.add(await startSledListener(sledListener, identity, context, leaseBeatMs), (open) =>
+      open.stop(),
+    );
   await app.listen({ host: options.host, port: options.port });
-  const stopBeating = startBeating(context, leaseBeatMs);
+  opened.add(startBeating(context, leaseBeatMs), (stopBeating) => stopBeating());
   outcomes.start();
   return {
     url: urlOf(app, options.tls === undefined ? 'http' : 'https', options.host),
     metricsUrl: endpoint?.url ?? null,
     sledUrl: listening?.url ?? null,
-    async stop() {
-      await Promise.all([endpoint?.stop(), listening?.stop(), stopBeating()]);
-      await closeApp(app);
-      directory?.close();
-      await outcomes.close();
-      await Promise.allSettled([temporal.close(), database.close(), sleds.close(), tracing?.flush()]);
-    },
+    stop: () => opened.close(),
   };
 }
 
@@ -168,6 +206,7 @@ function createContext(
   return {
     db,
     temporal,
+    installation: async () => (await parts.temporal.installation()).id,
     workflows: new WorkflowStarter(temporal),
     operations: new Operations(temporal, db, parts.outcomes),
     sleds: parts.sleds,
@@ -243,11 +282,11 @@ function addRoutes(app: ApiApp, context: ApiContext, leaseBeatMs: number): void 
 }
 
 /** The endpoints beside it: the document itself, and for those who watch over the process. */
-function addPlainRoutes(app: ApiApp, problemsOf: () => Promise<string[]>): void {
+function addPlainRoutes(app: ApiApp, readiness: () => Promise<Readiness>): void {
   app.get('/openapi.json', { schema: { hide: true } }, async () => app.swagger());
   app.get('/healthz', { schema: { hide: true } }, async () => 'ok\n');
   app.get('/readyz', { schema: { hide: true } }, async (_, reply) => {
-    const problems = await problemsOf();
-    return reply.status(problems.length === 0 ? 200 : 503).send(`${problems.join('\n') || 'ready'}\n`);
+    const { status, body } = describeReadiness(await readiness());
+    return reply.status(status).send(body);
   });
 }

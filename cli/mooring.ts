@@ -74,5 +74,6 @@ try {
         : {};
     console.error(JSON.stringify({ message, ...details }));
   } else console.error(`${colours.red('error:')} ${message}`);
-  process.exitCode = error instanceof StillRunning ? error.exitCode : 1;
+  // What a command has left open must not keep it: a service manager waits for its end.
+  process.exit(error instanceof StillRunning ? error.exitCode : 1);
 }

@@ -52,3 +52,38 @@ export async function untilShutdownSignal(): Promise<void> {
     process.on('SIGTERM', onSignal);
   });
 }
+
+/** How long a process may take to end once it was told to, in milliseconds: what is still open then would keep it for ever. */
+const STOP_MS = 25_000;
+/** 128 and the number of SIGTERM: the code of a process that a signal ended. */
+const ENDED_BY_SIGNAL = 143;
+
+/** A process that is up. */
+interface Running {
+  stop(): Promise<void>;
+  /** Rejects when it has ended by itself. */
+  readonly ended?: Promise<void>;
+}
+
+/**
+ * Runs a process of `mooring` until a signal ends it: one that comes while it still starts ends it at once, and one that it can't
+ * follow in time ends it all the same. Throws what keeps it from starting, and what ended it.
+ */
+export async function runUntilSignal<Process extends Running>(
+  start: () => Promise<Process>,
+  isUp: (process: Process) => void,
+): Promise<void> {
+  const shutdown = untilShutdownSignal();
+  const starting = start();
+  const running = await Promise.race([starting, shutdown.then(() => null)]);
+  if (running === null) process.exit(ENDED_BY_SIGNAL);
+  isUp(running);
+  try {
+    await Promise.race([shutdown, ...(running.ended === undefined ? [] : [running.ended])]);
+  } finally {
+    const late = setTimeout(() => process.exit(process.exitCode ?? 1), STOP_MS);
+    await running.stop();
+    // Whatever is still open does not keep the process.
+    late.unref();
+  }
+}

@@ -430,6 +430,20 @@ export const operation = pgTable(
   ],
 );
 
+/**
+ * Which installation this database is: one row, made with the database. Its id is in the names of what the installation has on a
+ * Temporal namespace, so that several can share one.
+ */
+export const installation = pgTable(
+  'installation',
+  {
+    singleton: boolean('singleton').primaryKey().default(true),
+    id: text('id').notNull().default(sql`substr(replace(gen_random_uuid()::text, '-', ''), 1, 12)`),
+    timeCreated: moment('time_created').notNull().defaultNow(),
+  },
+  () => [check('installation_one_row', sql`singleton`), check('installation_id', sql`id ~ '^[0-9a-z]{1,32}$'`)],
+);
+
 /** When the control plane last could take a renewal of a lease: one row, written by every API every second or so. */
 export const leaseService = pgTable(
   'lease_service',

@@ -9,6 +9,7 @@ import type { Client } from '@temporalio/client';
 import type { SledClient } from '../activities/sled-client.ts';
 import type { Database } from '../db/connect.ts';
 import type { GuestLogEntry } from '../sled-agent/hypervisor.ts';
+import type { Missing } from '../temporal/surroundings.ts';
 import { examineDatabase } from './database.ts';
 import type { Finding } from './finding.ts';
 import { findStrangers, findTwins, surveySleds } from './sleds.ts';
@@ -21,6 +22,8 @@ export interface ExamineOptions {
   readonly temporal?: Client | undefined;
   /** Without it, the sleds are not asked. */
   readonly sleds?: SledClient | undefined;
+  /** What is missing around the installation; without it, that is not asked. */
+  readonly surroundings?: (() => Promise<readonly Missing[]>) | undefined;
   /** Nothing is under way any more: then more must hold. */
   readonly atRest: boolean;
   /** Whether to read the journal; by default if it is installed. `required` throws when it isn't. */
@@ -42,6 +45,8 @@ export interface Examination {
     /** The names of sleds that gave no answer: nothing is known of what runs there. */
     readonly silentSleds: readonly string[];
     readonly temporal: boolean;
+    /** What the installation does without, in words. */
+    readonly notes: readonly string[];
   };
 }
 
@@ -59,6 +64,18 @@ export async function examine(options: ExamineOptions): Promise<Examination> {
     findings.push(...(await findTwins(survey, sleds, atRest)));
     if (atRest) findings.push(...(await findStrangers(db, survey, sleds)));
   }
+  const missing = (await options.surroundings?.()) ?? [];
+  // What is asked for waits until it is there again.
+  for (const { needed, problem } of missing)
+    if (needed)
+      findings.push({
+        invariant: 9,
+        rule: 'surroundings',
+        holds: 'always',
+        instanceId: null,
+        sledId: null,
+        message: problem,
+      });
   if (atRest && temporal !== undefined) findings.push(...(await findOpenWorkflows(db, temporal)));
   return {
     findings,
@@ -71,6 +88,7 @@ export async function examine(options: ExamineOptions): Promise<Examination> {
       sleds: survey?.inventories.length ?? 0,
       silentSleds: survey?.silent.map((sled) => sled.name) ?? [],
       temporal: atRest && temporal !== undefined,
+      notes: missing.filter(({ needed }) => !needed).map(({ problem }) => problem),
     },
   };
 }

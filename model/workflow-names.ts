@@ -1,9 +1,33 @@
 import type { ReconcilerName } from './reconcilers.ts';
 
-/** Names that the processes share on a Temporal namespace: task queues, workflow types and workflow ids. */
+/**
+ * Names that the processes share on a Temporal namespace: task queues, workflow types and workflow ids.
+ *
+ * Several installations may share one namespace: whatever is not named by an id of its own (an instance's, a VMM's, a sled's)
+ * carries the installation's id. The client of an installation (`temporal/client.ts`) starts its workflows on its own queues.
+ */
 export const TASK_QUEUE = 'mooring';
 /** The update saga has a queue of its own: it can be held back, or given workers of its own. */
 export const UPDATE_TASK_QUEUE = 'mooring-update';
+export type TaskQueue = typeof TASK_QUEUE | typeof UPDATE_TASK_QUEUE;
+export const TASK_QUEUES: readonly TaskQueue[] = [TASK_QUEUE, UPDATE_TASK_QUEUE];
+
+/** The name on the namespace of an installation's queue. A name that is none of ours stays as it is. */
+export function queueOf(installation: string, queue: string): string {
+  return TASK_QUEUES.some((known) => known === queue) ? `${queue}-${installation}` : queue;
+}
+
+/** The worker deployment of an installation. */
+export function deploymentOf(installation: string): string {
+  return `${DEPLOYMENT_PREFIX}${installation}`;
+}
+/** What the names of all installations' deployments begin with. */
+export const DEPLOYMENT_PREFIX = 'mooring-';
+
+/** The schedule of a reconciling loop, and the beginning of the ids of its workflows. */
+export function scheduleOf(installation: string, name: ReconcilerName): string {
+  return `${name}-${installation}`;
+}
 
 /** The workflow type of each reconciling loop. */
 export const RECONCILER_WORKFLOWS = {
@@ -25,5 +49,5 @@ export const workflowIds = {
   unregister: (vmmId: string) => `vmm-unregister/${vmmId}`,
   drain: (sledId: string) => `sled-drain/${sledId}`,
   /** A pass that was asked for by hand. */
-  reconcileOnce: (name: ReconcilerName) => `${name}/by-hand`,
+  reconcileOnce: (installation: string, name: ReconcilerName) => `${scheduleOf(installation, name)}/by-hand`,
 } as const;

@@ -11,9 +11,17 @@ export const WORKER_OPTIONS = [
   'metricsListen',
   'testInterceptors',
   'bundle',
+  'lookEveryMs',
 ] as const;
 /** The options that are handed on to the API. */
-export const API_OPTIONS = ['waitMs', 'registerTimeoutMs', 'leaseBeatMs', 'outcomeProofMs', 'limits'] as const;
+export const API_OPTIONS = [
+  'waitMs',
+  'registerTimeoutMs',
+  'leaseBeatMs',
+  'outcomeProofMs',
+  'limits',
+  'lookEveryMs',
+] as const;
 /** The options that are handed on to each sled agent. */
 export const SLED_AGENT_OPTIONS = ['transitionMs', 'networkPollMs', 'testEndpoints'] as const;
 

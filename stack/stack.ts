@@ -7,6 +7,7 @@ import { type RunningApi, startApi } from '../api/server.ts';
 import { MooringClient } from '../client/mooring-client.ts';
 import { migrateDatabase } from '../db/connect.ts';
 import { freePort } from '../platform/host/child-process.ts';
+import { withinTime } from '../platform/host/with-limit.ts';
 import { Authority } from '../platform/identity/authority.ts';
 import { createLog } from '../platform/telemetry/log.ts';
 import { plainTemporal, readTemporalSettings, type TemporalSettings } from '../temporal/connection.ts';
@@ -185,16 +186,4 @@ async function sledListenerAt(dataDir: string): Promise<{ host: string; port: nu
   const port = known.success ? known.data.port : await freePort();
   await writeFile(file, JSON.stringify({ port }));
   return { host: '127.0.0.1', port };
-}
-
-/** Waits for work, but no longer than `ms` milliseconds, and whatever becomes of it. */
-export async function withinTime(work: Promise<unknown>, ms: number): Promise<void> {
-  let timer: NodeJS.Timeout | undefined;
-  await Promise.race([
-    work.catch(() => {}),
-    new Promise((resolve) => {
-      timer = setTimeout(resolve, ms);
-    }),
-  ]);
-  clearTimeout(timer);
 }

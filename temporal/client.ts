@@ -1,15 +1,21 @@
-/** The Temporal client of every process that starts workflows: it gives each the search attributes that are known. */
+/**
+ * The Temporal client of every process that starts workflows: it starts each on a queue of its own installation, with the search
+ * attributes that are known. A start that is refused for the sake of an attribute is made again without.
+ */
 import { Client, type Connection, type WorkflowClientInterceptor } from '@temporalio/client';
 import { type SearchAttributePair, TypedSearchAttributes } from '@temporalio/common';
 import { OpenTelemetryWorkflowClientInterceptor } from '@temporalio/interceptors-opentelemetry';
 import type { Logger } from 'pino';
 import { z } from 'zod';
 import type { Database } from '../db/connect.ts';
+import { type Installation, readInstallation } from '../db/queries/read-installation.ts';
 import { readNames } from '../db/queries/read-names.ts';
 import { OUTCOME_RUNNING, SEARCH_ATTRIBUTES, type SearchAttribute } from '../model/search-attributes.ts';
 import type { WorkflowTypes } from '../model/workflow-inputs.ts';
-import { CALL_TIMEOUT_MS, connectClient, type TemporalSettings } from './connection.ts';
-import { ensureSearchAttributes } from './search-attributes.ts';
+import { queueOf } from '../model/workflow-names.ts';
+import { CALL_TIMEOUT_MS, connectClient, explainUnreachable, type TemporalSettings } from './connection.ts';
+import { refusesSearchAttributes } from './errors.ts';
+import { SearchAttributes } from './search-attributes.ts';
 import { searchAttributePairs } from './subject-names.ts';
 
 /** How long a name may be out of date in the search attributes of a signalled update, in milliseconds. */
@@ -30,8 +36,10 @@ type Subject = z.infer<typeof subjectOf>;
 export interface TemporalClient {
   readonly client: Client;
   readonly connection: Connection;
-  /** Whether the namespace has the search attributes. */
-  readonly searchAttributes: boolean;
+  /** What is known of the namespace's search attributes. */
+  readonly searchAttributes: SearchAttributes;
+  /** The installation that the database is: read once. Throws while the database does not answer. */
+  installation(): Promise<Installation>;
   close(): Promise<void>;
 }
 
@@ -40,20 +48,29 @@ export interface TemporalClientOptions {
   readonly tracing?: boolean;
   /** The deadline of every call that has none of its own, in milliseconds; default {@link CALL_TIMEOUT_MS}. */
   readonly callTimeoutMs?: number;
+  /** For how long search attributes are not used after a call was refused for them, in milliseconds; default 10000. */
+  readonly distrustMs?: number | undefined;
 }
 
 /**
- * Connects to Temporal. Throws when it can't be reached; a namespace without search attributes is no error.
+ * Connects to Temporal. Throws when it can't be reached; a namespace without search attributes is no error, and neither is one that
+ * doesn't exist (yet).
  */
 export async function connectTemporalClient(
   settings: TemporalSettings,
   db: Database,
   log: Logger,
-  { tracing = false, callTimeoutMs = CALL_TIMEOUT_MS }: TemporalClientOptions = {},
+  { tracing = false, callTimeoutMs = CALL_TIMEOUT_MS, distrustMs }: TemporalClientOptions = {},
 ): Promise<TemporalClient> {
-  const { connection, close } = await connectClient(settings.connection, callTimeoutMs);
+  const installation = once(() => readInstallation(db));
+  const { connection, close } = await connectClient(settings.connection, callTimeoutMs).catch((error: unknown) => {
+    throw explainUnreachable(error, settings);
+  });
   const { namespace } = settings;
-  const usable = await ensureSearchAttributes(connection, namespace, log);
+  const searchAttributes = new SearchAttributes(connection, namespace, log, distrustMs);
+  await searchAttributes.settle().catch((error: unknown) => {
+    log.warn({ err: error }, 'the search attributes could not be looked for yet: workflows run without them meanwhile');
+  });
   return {
     client: new Client({
       connection,
@@ -61,13 +78,26 @@ export async function connectTemporalClient(
       interceptors: {
         workflow: [
           ...(tracing ? [new OpenTelemetryWorkflowClientInterceptor()] : []),
-          usable ? new SearchAttributeSetter(db, log) : new SearchAttributeRemover(),
+          new StartInterceptor(installation, searchAttributes, new SubjectLookup(db, log)),
         ],
       },
     }),
     connection,
-    searchAttributes: usable,
+    searchAttributes,
+    installation,
     close,
+  };
+}
+
+/** Does the work at the first call that succeeds, and returns what came of it from then on. */
+function once<Result>(work: () => Promise<Result>): () => Promise<Result> {
+  let done: Promise<Result> | null = null;
+  return () => {
+    done ??= work().catch((error: unknown) => {
+      done = null;
+      throw error;
+    });
+    return done;
   };
 }
 
@@ -78,24 +108,55 @@ interface NamedOptions {
   staticSummary?: string;
 }
 
-/** For a namespace that does not have the search attributes: there no workflow can be started with them. */
-class SearchAttributeRemover implements WorkflowClientInterceptor {
-  startWithDetails: NonNullable<WorkflowClientInterceptor['startWithDetails']> = async (input, next) =>
-    next({ ...input, options: withoutAttributes(input.options) });
+/** What every start goes through. */
+class StartInterceptor implements WorkflowClientInterceptor {
+  readonly #installation: () => Promise<Installation>;
+  readonly #searchAttributes: SearchAttributes;
+  readonly #subjects: SubjectLookup;
 
-  signalWithStart: NonNullable<WorkflowClientInterceptor['signalWithStart']> = async (input, next) =>
-    next({ ...input, options: withoutAttributes(input.options) });
+  constructor(installation: () => Promise<Installation>, searchAttributes: SearchAttributes, subjects: SubjectLookup) {
+    this.#installation = installation;
+    this.#searchAttributes = searchAttributes;
+    this.#subjects = subjects;
+  }
+
+  startWithDetails: NonNullable<WorkflowClientInterceptor['startWithDetails']> = (input, next) =>
+    this.#start(input, next);
+
+  signalWithStart: NonNullable<WorkflowClientInterceptor['signalWithStart']> = (input, next) =>
+    this.#start(input, next);
+
+  async #start<Input extends { readonly workflowType: string; readonly options: StartOptions }, Result>(
+    input: Input,
+    next: (input: Input) => Promise<Result>,
+  ): Promise<Result> {
+    const { options } = input;
+    const { id } = await this.#installation();
+    const queued = { ...options, taskQueue: queueOf(id, options.taskQueue) };
+    const without = () => next({ ...input, options: { ...queued, typedSearchAttributes: [] } });
+    if (!this.#searchAttributes.usable) return without();
+    const enriched = await this.#subjects.enrich(queued, input.workflowType === OFTEN);
+    try {
+      return await next({ ...input, options: enriched });
+    } catch (error) {
+      if (!refusesSearchAttributes(error)) throw error;
+      // They have vanished since they were last looked for. A call that was refused has begun nothing.
+      this.#searchAttributes.refused();
+      return without();
+    }
+  }
 }
 
-function withoutAttributes<Options extends NamedOptions>(options: Options): Options {
-  return { ...options, typedSearchAttributes: [] };
+/** What of a start's options is changed. */
+interface StartOptions extends NamedOptions {
+  taskQueue: string;
 }
 
 /**
  * Adds what the input's ids and the database say of a workflow's subject; what its starter says of it is not read again. A
  * workflow starts without it when that fails.
  */
-class SearchAttributeSetter implements WorkflowClientInterceptor {
+class SubjectLookup {
   readonly #db: Database;
   readonly #log: Logger;
   readonly #names = new Map<string, { readonly until: number; readonly names: Names }>();
@@ -105,13 +166,8 @@ class SearchAttributeSetter implements WorkflowClientInterceptor {
     this.#log = log;
   }
 
-  startWithDetails: NonNullable<WorkflowClientInterceptor['startWithDetails']> = async (input, next) =>
-    next({ ...input, options: await this.#enrich(input.options, input.workflowType === OFTEN) });
-
-  signalWithStart: NonNullable<WorkflowClientInterceptor['signalWithStart']> = async (input, next) =>
-    next({ ...input, options: await this.#enrich(input.options, input.workflowType === OFTEN) });
-
-  async #enrich<Options extends NamedOptions>(options: Options, often: boolean): Promise<Options> {
+  /** `often`: for a workflow that is signalled time and again, names may be a little old. */
+  async enrich<Options extends NamedOptions>(options: Options, often: boolean): Promise<Options> {
     const subject = subjectOf.safeParse(options.args[0]).data ?? {};
     const given = givenNames(options.typedSearchAttributes);
     const found = isNamed(subject, given)

@@ -2,6 +2,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { Connection, defaultGrpcRetryOptions, makeGrpcRetryInterceptor } from '@temporalio/client';
 import { loadClientConnectConfig } from '@temporalio/envconfig';
 import type { NativeConnectionOptions } from '@temporalio/worker';
+import { isNamespaceMissing, oneLine } from './errors.ts';
 
 /** How to reach a Temporal namespace. */
 export interface TemporalSettings {
@@ -39,6 +40,19 @@ export function readTemporalSettings(env: NodeJS.ProcessEnv): TemporalSettings {
       `the Temporal settings in the environment (TEMPORAL_*) can't be read: ${error instanceof Error ? error.message : error}`,
     );
   }
+}
+
+/**
+ * What kept a process from connecting to Temporal, in one sentence that names what to set. `error` is the client's, or the
+ * worker's, which speaks of transports.
+ */
+export function explainUnreachable(error: unknown, { connection, namespace }: TemporalSettings): Error {
+  const address = connection.address ?? 'its address';
+  const message =
+    isNamespaceMissing(error) || /namespace .* (was )?not found/i.test(error instanceof Error ? error.message : '')
+      ? `Temporal at ${address} has no namespace "${namespace}": create it ("temporal operator namespace create --namespace ${namespace}"), or name another in TEMPORAL_NAMESPACE`
+      : `Temporal at ${address} can't be used (${oneLine(error)}): is it there, and does TEMPORAL_ADDRESS name it?`;
+  return new Error(message, { cause: error });
 }
 
 /** A client's connection that can be closed at any time. */

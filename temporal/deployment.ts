@@ -4,14 +4,20 @@
  */
 import type { Client } from '@temporalio/client';
 import type { Logger } from 'pino';
+import { DEPLOYMENT_PREFIX, deploymentOf } from '../model/workflow-names.ts';
 import { waitUntil } from '../platform/host/child-process.ts';
+import { isNotFound, oneLine } from './errors.ts';
+import { queuesWithout, readPolledQueues } from './pollers.ts';
 
-export const DEPLOYMENT_NAME = 'mooring';
-
-/** `DESCRIBE…` and `SET…` of a deployment that no worker has polled for yet. */
-const NOT_FOUND = 5;
+/** `SET…` of a build that no worker has polled for yet. */
 const FAILED_PRECONDITION = 9;
+const NOT_FOUND = 5;
+/** How long a worker that has just begun may take to poll all of its queues, in milliseconds. */
+const POLLED_TIMEOUT_MS = 5_000;
 const CURRENT_TIMEOUT_MS = 60_000;
+const LOOK_MS = 100;
+/** `ROUTING_CONFIG_UPDATE_STATE_IN_PROGRESS` of temporal.api.enums.v1: queues learn of a promotion one after the other. */
+const IN_PROGRESS = 1;
 
 /** What Temporal says of a build. Source: `WorkerDeploymentVersionStatus` of temporal.api.enums.v1. */
 export const BUILD_STATUSES = ['unknown', 'inactive', 'current', 'ramping', 'draining', 'drained', 'created'] as const;
@@ -23,79 +29,151 @@ export interface Build {
   readonly created: Date | null;
 }
 
-/** The builds of the deployment, the newest first; none when no versioned worker has ever run here. */
-export async function readBuilds(client: Client): Promise<Build[]> {
+/** A build, and how many workers of it poll: on the queue where there are fewest. */
+export interface PolledBuild extends Build {
+  readonly pollers: number;
+}
+
+/** The builds of an installation's deployment, the newest first; none when no versioned worker has ever run here. */
+export async function readBuilds(client: Client, installation: string): Promise<Build[]> {
+  return (await readDeployment(client, installation)).builds;
+}
+
+/** The builds, each with whether anybody runs it. Throws when Temporal can't be asked. */
+export async function readPolledBuilds(client: Client, installation: string): Promise<PolledBuild[]> {
+  const [builds, queues] = await Promise.all([
+    readBuilds(client, installation),
+    readPolledQueues(client, installation),
+  ]);
+  return builds.map((build) => ({
+    ...build,
+    pollers: Math.min(
+      ...queues.map(
+        ({ pollers }) =>
+          new Set(pollers.filter(({ buildId }) => buildId === build.buildId).map(({ identity }) => identity)).size,
+      ),
+    ),
+  }));
+}
+
+/** The installations that have a worker deployment on the client's namespace, by their ids. */
+export async function findDeployedInstallations(client: Client): Promise<string[]> {
+  const found: string[] = [];
+  let nextPageToken: Uint8Array | null | undefined;
+  do {
+    const page = await client.workflowService.listWorkerDeployments({
+      namespace: client.options.namespace,
+      ...(nextPageToken == null ? {} : { nextPageToken }),
+    });
+    for (const { name } of page.workerDeployments ?? [])
+      if (name?.startsWith(DEPLOYMENT_PREFIX)) found.push(name.slice(DEPLOYMENT_PREFIX.length));
+    ({ nextPageToken } = page);
+  } while (nextPageToken != null && nextPageToken.length > 0);
+  return found;
+}
+
+async function readDeployment(
+  client: Client,
+  installation: string,
+): Promise<{ readonly builds: Build[]; readonly isSettled: boolean }> {
   const { namespace } = client.options;
   try {
     const { workerDeploymentInfo } = await client.workflowService.describeWorkerDeployment({
       namespace,
-      deploymentName: DEPLOYMENT_NAME,
+      deploymentName: deploymentOf(installation),
     });
     const builds = (workerDeploymentInfo?.versionSummaries ?? []).map((summary) => ({
       buildId: summary.deploymentVersion?.buildId ?? '',
       status: BUILD_STATUSES[summary.status ?? 0] ?? 'unknown',
       created: summary.createTime?.seconds == null ? null : new Date(Number(summary.createTime.seconds) * 1000),
     }));
-    return builds.sort((one, other) => (other.created?.getTime() ?? 0) - (one.created?.getTime() ?? 0));
+    return {
+      builds: builds.sort((one, other) => (other.created?.getTime() ?? 0) - (one.created?.getTime() ?? 0)),
+      isSettled: workerDeploymentInfo?.routingConfigUpdateState !== IN_PROGRESS,
+    };
   } catch (error) {
-    if (codeOf(error) === NOT_FOUND) return [];
+    if (isNotFound(error)) return { builds: [], isSettled: true };
     throw error;
   }
 }
 
 /**
- * Makes a build the one that gets new work, and the next step of every workflow that isn't pinned. Throws when no worker
- * of it polls in time.
+ * Makes a build the one that gets new work, and the next step of every workflow that isn't pinned, and returns when every queue
+ * gives it its work. Throws when no worker of the build polls both queues, for both types of tasks, within five seconds (unless
+ * `unpolled` does not ask), and when it has not become current within a minute.
  */
-export async function promoteBuild(client: Client, buildId: string): Promise<void> {
-  const { namespace } = client.options;
-  let reason = '';
+export async function promoteBuild(
+  client: Client,
+  installation: string,
+  buildId: string,
+  { unpolled = false }: { unpolled?: boolean } = {},
+): Promise<void> {
+  if (!unpolled)
+    await until(POLLED_TIMEOUT_MS, buildId, async () => {
+      const without = queuesWithout(await readPolledQueues(client, installation, ['workflow', 'activity']), buildId);
+      const queues = [...new Set(without.map(({ queue }) => `"${queue}"`))];
+      return queues.length === 0
+        ? null
+        : `no worker of it polls the task queue ${queues.join(' and ')}: start one first`;
+    });
+  const { namespace, identity } = client.options;
+  await until(CURRENT_TIMEOUT_MS, buildId, async () => {
+    await client.workflowService.setWorkerDeploymentCurrentVersion({
+      namespace,
+      deploymentName: deploymentOf(installation),
+      buildId,
+      // Who polls was asked above. The update queue may be held back, or have workers of its own that come later.
+      ignoreMissingTaskQueues: true,
+      allowNoPollers: unpolled,
+      identity,
+    });
+    return null;
+  });
+  await until(CURRENT_TIMEOUT_MS, buildId, async () => {
+    const { builds, isSettled } = await readDeployment(client, installation);
+    const isCurrent = builds.some((build) => build.buildId === buildId && build.status === 'current');
+    return isCurrent && isSettled ? null : 'not every task queue knows of it yet';
+  });
+}
+
+/** Tries until nothing stands in the way any more; throws what does, in words, after `timeoutMs` milliseconds. */
+async function until(timeoutMs: number, buildId: string, obstacle: () => Promise<string | null>): Promise<void> {
+  let reason: string | null = null;
   await waitUntil(
     async () => {
       try {
-        await client.workflowService.setWorkerDeploymentCurrentVersion({
-          namespace,
-          deploymentName: DEPLOYMENT_NAME,
-          buildId,
-          // The update queue may be held back, or have workers of its own that come later.
-          ignoreMissingTaskQueues: true,
-          identity: client.options.identity,
-        });
-        return true;
+        reason = await obstacle();
       } catch (error) {
-        const code = codeOf(error);
+        const { code } = error as { code?: unknown };
         if (code !== NOT_FOUND && code !== FAILED_PRECONDITION) throw error;
-        reason = error instanceof Error ? error.message : String(error);
-        return false;
+        reason = oneLine(error);
       }
+      return reason === null;
     },
     '',
-    CURRENT_TIMEOUT_MS,
-    50,
+    timeoutMs,
+    LOOK_MS,
   ).catch((error: unknown) => {
-    if (reason === '') throw error;
+    if (reason === null) throw error;
     throw new Error(`build ${buildId} could not be made current: ${reason}`);
   });
 }
 
 /**
- * What a new worker does about its build: where none is current yet, it becomes current; otherwise the operator decides,
- * and the log says how.
+ * What a worker does about its build: where none is current, it becomes current, once it polls; otherwise the operator decides,
+ * and the log says how. Returns the build that is current. Throws what {@link promoteBuild} throws.
  */
-export async function settleBuild(client: Client, buildId: string, log: Logger): Promise<void> {
-  const current = (await readBuilds(client)).find((build) => build.status === 'current');
-  if (current?.buildId === buildId) return;
+export async function settleBuild(client: Client, installation: string, buildId: string, log: Logger): Promise<string> {
+  const current = (await readBuilds(client, installation)).find((build) => build.status === 'current');
+  if (current?.buildId === buildId) return buildId;
   if (current !== undefined) {
     log.warn(
       { build_id: buildId, current: current.buildId },
       `build ${buildId} gets no new work yet: build ${current.buildId} is current. When it is to take over: mooring deployment promote ${buildId}`,
     );
-    return;
+    return current.buildId;
   }
-  await promoteBuild(client, buildId);
+  await promoteBuild(client, installation, buildId, { unpolled: true });
   log.info({ build_id: buildId }, 'this build is current: it gets new work');
-}
-
-function codeOf(error: unknown): unknown {
-  return (error as { code?: unknown } | null)?.code;
+  return buildId;
 }

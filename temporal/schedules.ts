@@ -1,9 +1,14 @@
 /** The schedules of the reconciling loops: created by every worker, seen, paused and run by hand by operators. */
-import { type Client, ScheduleAlreadyRunning, ScheduleOverlapPolicy } from '@temporalio/client';
-import { defineSearchAttributeKey, SearchAttributeType, TypedSearchAttributes } from '@temporalio/common';
+import {
+  type Client,
+  ScheduleAlreadyRunning,
+  type ScheduleDescription,
+  ScheduleNotFoundError,
+  ScheduleOverlapPolicy,
+} from '@temporalio/client';
+import { TypedSearchAttributes } from '@temporalio/common';
 import { RECONCILER_PURPOSE, RECONCILERS, type ReconcilerName } from '../model/reconcilers.ts';
-import { OUTCOME_RUNNING, SEARCH_ATTRIBUTES } from '../model/search-attributes.ts';
-import { RECONCILER_WORKFLOWS, TASK_QUEUE } from '../model/workflow-names.ts';
+import { queueOf, RECONCILER_WORKFLOWS, scheduleOf, TASK_QUEUE } from '../model/workflow-names.ts';
 
 /** How often each loop runs where nothing else is asked for, in milliseconds. */
 const EVERY_MS: Readonly<Record<ReconcilerName, number>> = {
@@ -13,63 +18,120 @@ const EVERY_MS: Readonly<Record<ReconcilerName, number>> = {
   fencing: 5_000,
   'auto-restart': 5_000,
 };
-const OUTCOME = defineSearchAttributeKey(SEARCH_ATTRIBUTES.outcome, SearchAttributeType.KEYWORD);
 
-/** What the Web UI shows of a loop's workflows: what the client adds to those that it starts itself. */
-function metadataOf(id: ReconcilerName, searchAttributes: boolean) {
-  return {
-    staticSummary: RECONCILER_PURPOSE[id],
-    typedSearchAttributes: new TypedSearchAttributes(
-      searchAttributes ? [{ key: OUTCOME, value: OUTCOME_RUNNING }] : [],
-    ),
-  };
+/** What a look at one loop's schedule found. */
+export interface LoopState {
+  readonly name: ReconcilerName;
+  /** Whether its schedule was missing, and was made by this look. */
+  readonly made: boolean;
+  /** When it last ran, was changed or was made; `null` where it is switched off. */
+  readonly lastRun: Date | null;
+  /** Whether it has not run for much longer than its interval. */
+  readonly isOverdue: boolean;
 }
 
-/** A schedule that was made before the namespace had the search attributes, or with another summary. */
-async function bringUpToDate(client: Client, id: ReconcilerName, searchAttributes: boolean): Promise<void> {
-  const wanted = metadataOf(id, searchAttributes);
-  const handle = client.schedule.getHandle(id);
-  const { action } = await handle.describe();
-  const known = action.typedSearchAttributes;
-  const outcome = known instanceof TypedSearchAttributes ? known.get(OUTCOME) : undefined;
-  if (action.staticSummary === wanted.staticSummary && outcome === wanted.typedSearchAttributes.get(OUTCOME)) return;
-  // As the server tells it, the action has its attributes twice: in the SDK's former shape as well.
-  await handle.update((schedule) => ({ ...schedule, action: { ...schedule.action, searchAttributes: {}, ...wanted } }));
+/** A loop that has not run for so many of its intervals, and a minute more, stands still. */
+const OVERDUE_INTERVALS = 3;
+const OVERDUE_MORE_MS = 60_000;
+
+/** How the schedules are to be. */
+export interface ScheduleOptions {
+  /** The pace of all of them, in milliseconds; by default each has its own. */
+  readonly everyMs?: number | undefined;
+  /** Which are created paused. */
+  readonly off?: readonly ReconcilerName[] | undefined;
 }
 
 /**
- * Creates the schedules of the reconciling loops where they are missing: several workers may do so at once. One that is
- * there is left as an operator has set it (paused, or at another pace); what its workflows say of themselves is brought up
- * to date. `everyMs`, in milliseconds, is the pace of all of them where it is given. `off` are created paused.
- * `searchAttributes`: whether the namespace has them; a workflow can't be started with one that it doesn't know.
+ * Creates the schedules of an installation's reconciling loops where they are missing: several workers may do so at once. One
+ * that is there is left as an operator has set it (paused, or at another pace); what its workflows say of themselves is brought
+ * up to date. Throws when Temporal can't be asked.
  */
 export async function ensureSchedules(
   client: Client,
-  options: {
-    everyMs?: number | undefined;
-    off?: readonly ReconcilerName[] | undefined;
-    searchAttributes?: boolean | undefined;
-  } = {},
-): Promise<void> {
-  for (const id of RECONCILERS) {
-    try {
-      await client.schedule.create({
-        scheduleId: id,
-        spec: { intervals: [{ every: options.everyMs ?? EVERY_MS[id] }] },
-        policies: { overlap: ScheduleOverlapPolicy.SKIP, catchupWindow: '1m' },
-        ...(options.off?.includes(id) ? { state: { paused: true, note: 'created switched off' } } : {}),
-        action: {
-          type: 'startWorkflow',
-          workflowType: RECONCILER_WORKFLOWS[id],
-          taskQueue: TASK_QUEUE,
-          args: [],
-          workflowId: id,
-          ...metadataOf(id, options.searchAttributes ?? false),
-        },
-      });
-    } catch (error) {
-      if (!(error instanceof ScheduleAlreadyRunning)) throw error;
-      await bringUpToDate(client, id, options.searchAttributes ?? false);
-    }
+  installation: string,
+  options: ScheduleOptions = {},
+): Promise<LoopState[]> {
+  const states: LoopState[] = [];
+  for (const name of RECONCILERS) {
+    const state = await readLoop(client, installation, name, true);
+    states.push(state ?? (await createSchedule(client, installation, name, options)));
   }
+  return states;
+}
+
+/** How the schedules of an installation's loops are; those that are missing are left out. Throws when Temporal can't be asked. */
+export async function readLoops(client: Client, installation: string): Promise<LoopState[]> {
+  const states = await Promise.all(RECONCILERS.map((name) => readLoop(client, installation, name, false)));
+  return states.filter((state) => state !== null);
+}
+
+/**
+ * What the Web UI shows of a loop's workflows. No search attribute: one that vanished would keep the schedule from starting them,
+ * and the server from telling of it. A pass writes its outcome itself.
+ */
+function whatItSays(name: ReconcilerName) {
+  // As the server tells it, an action has its attributes twice: in the SDK's former shape as well.
+  return { staticSummary: RECONCILER_PURPOSE[name], searchAttributes: {}, typedSearchAttributes: [] };
+}
+
+/** One loop's schedule, brought up to date where that is asked for; `null` where there is none. */
+async function readLoop(
+  client: Client,
+  installation: string,
+  name: ReconcilerName,
+  bringUpToDate: boolean,
+): Promise<LoopState | null> {
+  const handle = client.schedule.getHandle(scheduleOf(installation, name));
+  let found: ScheduleDescription;
+  try {
+    found = await handle.describe();
+  } catch (error) {
+    if (error instanceof ScheduleNotFoundError) return null;
+    throw error;
+  }
+  const { action, spec, state, info } = found;
+  const known = action.typedSearchAttributes;
+  const hasAttributes = known instanceof TypedSearchAttributes && known.getAll().length > 0;
+  if (bringUpToDate && (hasAttributes || action.staticSummary !== RECONCILER_PURPOSE[name]))
+    await handle.update((schedule) => ({ ...schedule, action: { ...schedule.action, ...whatItSays(name) } }));
+  const everyMs = spec.intervals?.[0]?.every ?? 0;
+  // A schedule that was changed or just made has its time anew.
+  const since = Math.max(
+    info.createdAt.getTime(),
+    info.lastUpdatedAt?.getTime() ?? 0,
+    info.recentActions.at(-1)?.takenAt.getTime() ?? 0,
+  );
+  if (state.paused || everyMs === 0) return { name, made: false, lastRun: null, isOverdue: false };
+  const isOverdue = Date.now() - since > OVERDUE_INTERVALS * everyMs + OVERDUE_MORE_MS;
+  return { name, made: false, lastRun: new Date(since), isOverdue };
+}
+
+async function createSchedule(
+  client: Client,
+  installation: string,
+  name: ReconcilerName,
+  { everyMs, off }: ScheduleOptions,
+): Promise<LoopState> {
+  const id = scheduleOf(installation, name);
+  try {
+    await client.schedule.create({
+      scheduleId: id,
+      spec: { intervals: [{ every: everyMs ?? EVERY_MS[name] }] },
+      policies: { overlap: ScheduleOverlapPolicy.SKIP, catchupWindow: '1m' },
+      ...(off?.includes(name) ? { state: { paused: true, note: 'created switched off' } } : {}),
+      action: {
+        type: 'startWorkflow',
+        workflowType: RECONCILER_WORKFLOWS[name],
+        taskQueue: queueOf(installation, TASK_QUEUE),
+        args: [],
+        workflowId: id,
+        ...whatItSays(name),
+      },
+    });
+  } catch (error) {
+    // Another worker was quicker.
+    if (!(error instanceof ScheduleAlreadyRunning)) throw error;
+  }
+  return { name, made: true, lastRun: null, isOverdue: false };
 }

@@ -21,9 +21,11 @@ import { createSagaActivities } from '../activities/sagas.ts';
 import { SledClient } from '../activities/sled-client.ts';
 import { SledDirectory, warnWithoutAuthority } from '../activities/sled-directory.ts';
 import { openDatabase, pingDatabase } from '../db/connect.ts';
+import type { Installation } from '../db/queries/read-installation.ts';
 import type { ReconcilerName } from '../model/reconcilers.ts';
-import { TASK_QUEUE, UPDATE_TASK_QUEUE } from '../model/workflow-names.ts';
+import { deploymentOf, queueOf, TASK_QUEUE, type TaskQueue, UPDATE_TASK_QUEUE } from '../model/workflow-names.ts';
 import { freePort } from '../platform/host/child-process.ts';
+import { type Opened, openAll } from '../platform/host/opened.ts';
 import type { Authority } from '../platform/identity/authority.ts';
 import { becomeControlPlane } from '../platform/identity/control-plane.ts';
 import { startEndpoint } from '../platform/telemetry/endpoint.ts';
@@ -32,10 +34,13 @@ import { Metrics } from '../platform/telemetry/metrics.ts';
 import { readinessProblems } from '../platform/telemetry/readiness.ts';
 import { installTracing } from '../platform/telemetry/tracing.ts';
 import { connectTemporalClient } from '../temporal/client.ts';
-import type { TemporalSettings } from '../temporal/connection.ts';
-import { DEPLOYMENT_NAME, settleBuild } from '../temporal/deployment.ts';
-import { ensureSchedules } from '../temporal/schedules.ts';
+import { explainUnreachable, type TemporalSettings } from '../temporal/connection.ts';
+import { isTemporalUnavailable } from '../temporal/errors.ts';
+import { identityOf } from '../temporal/pollers.ts';
+import type { SearchAttributes } from '../temporal/search-attributes.ts';
+import { refuseForeign, SURROUNDINGS, Surroundings } from '../temporal/surroundings.ts';
 import { WorkflowStarter } from '../temporal/workflow-starter.ts';
+import { attributeNotices, createAttributeActivities } from './attribute-notices.ts';
 import { readBuildId } from './build-id.ts';
 
 export interface WorkerOptions {
@@ -65,6 +70,8 @@ export interface WorkerOptions {
   readonly testInterceptors?: TestInterceptors;
   /** How long audit records are kept, in days; default 90. */
   readonly auditDays?: number | undefined;
+  /** How often it looks at what it needs around it, in milliseconds; default 10000. */
+  readonly lookEveryMs?: number | undefined;
 }
 
 /** How a test gets between Temporal and the steps. */
@@ -83,7 +90,7 @@ export interface RunningWorker {
   setUpdates(on: boolean): Promise<void>;
   /** Where its metrics are; `null` when nowhere. */
   readonly metricsUrl: string | null;
-  /** Resolves when the worker has ended by itself, which it does only by failing. */
+  /** Rejects when the worker has ended by itself, which it does only by failing; resolves when it was stopped. */
   readonly ended: Promise<void>;
   /** Takes no new work, lets what runs finish, then closes every connection. */
   stop(): Promise<void>;
@@ -122,17 +129,22 @@ export function bundleWorkflows(
   });
 }
 
+/** Called with each line of the SDK's core, which knows no other way to tell why the server refused a task. */
+const coreListeners = new Set<(line: string) => void>();
+
 /**
- * Makes the SDK's log lines ours (its own below warnings are left out), and has it show its metrics at `sdkMetricsListen` (`ip:port`); the first
- * call of a process decides.
+ * Makes the SDK's log lines ours, those of its core too (below warnings they are left out), and has it show its metrics at
+ * `sdkMetricsListen` (`ip:port`); the first call of a process decides.
  */
 export function installRuntime(log: Logger, sdkMetricsListen?: string): void {
   try {
     Runtime.install({
-      ...(sdkMetricsListen === undefined
-        ? {}
-        : {
-            telemetryOptions: {
+      telemetryOptions: {
+        // Without this its core writes lines of its own, coloured, to the console.
+        logging: { forward: {}, filter: { core: 'WARN', other: 'ERROR' } },
+        ...(sdkMetricsListen === undefined
+          ? {}
+          : {
               metrics: {
                 prometheus: {
                   bindAddress: sdkMetricsListen,
@@ -141,12 +153,16 @@ export function installRuntime(log: Logger, sdkMetricsListen?: string): void {
                   useSecondsForDurations: true,
                 },
               },
-            },
-          }),
+            }),
+      },
       logger: new DefaultLogger('INFO', ({ level, message, meta }) => {
         // Every step that fails has a line of ours, with its reason and what follows (activities/instrumented.ts).
         if (message === 'Activity failed') return;
         const fields = logFields(meta ?? {});
+        if (meta?.sdkComponent === 'core') {
+          const line = `${message} ${JSON.stringify(fields)}`;
+          for (const listener of coreListeners) listener(line);
+        }
         if (level === 'ERROR') log.error(fields, message);
         else if (level === 'WARN') log.warn(fields, message);
         // What workflows and activities log themselves is kept; what the SDK logs below a warning is not worth a line.
@@ -160,35 +176,71 @@ export function installRuntime(log: Logger, sdkMetricsListen?: string): void {
   }
 }
 
-/** Starts a worker. Throws when the database or Temporal can't be reached. */
-export async function startWorker(options: WorkerOptions): Promise<RunningWorker> {
+/**
+ * Starts a worker. Throws when the database or Temporal can't be reached or has no such namespace, and when workers of another
+ * database poll its queues; what it had opened is closed then.
+ */
+export function startWorker(options: WorkerOptions): Promise<RunningWorker> {
+  return openAll((opened) => openWorker(options, opened));
+}
+
+async function openWorker(options: WorkerOptions, opened: Opened): Promise<RunningWorker> {
   // The SDK shows its metrics by a server of its own: ours passes them on, so that there is one place to scrape.
   const sdkMetrics = options.metricsListen === undefined ? undefined : `127.0.0.1:${await freePort()}`;
   installRuntime(options.log, sdkMetrics);
   const metrics = new Metrics();
-  const database = openDatabase(options.databaseUrl, { maxConnections: 20, applicationName: 'mooring-worker' });
+  const database = opened.add(
+    openDatabase(options.databaseUrl, { maxConnections: 20, applicationName: 'mooring-worker' }),
+    ({ close }) => close(),
+  );
   const directory =
     options.authority === undefined
       ? null
-      : await SledDirectory.open(database.db, await becomeControlPlane(options.authority));
+      : opened.add(await SledDirectory.open(database.db, await becomeControlPlane(options.authority)), (open) =>
+          open.close(),
+        );
   if (directory === null) await warnWithoutAuthority(database.db, options.log);
-  const sleds = new SledClient(
-    (sled, call, answer, seconds) => metrics.sledCallSeconds.observe({ sled: sled.name, call, answer }, seconds),
-    directory,
+  const sleds = opened.add(
+    new SledClient(
+      (sled, call, answer, seconds) => metrics.sledCallSeconds.observe({ sled: sled.name, call, answer }, seconds),
+      directory,
+    ),
+    (client) => client.close(),
   );
-  const tracing = await installTracing('mooring-worker');
-  const native = await NativeConnection.connect(options.temporal.connection);
-  const connected = await connectTemporalClient(options.temporal, database.db, options.log, {
-    tracing: tracing !== null,
+  const tracing = opened.add(await installTracing('mooring-worker'), (exporter) => exporter?.flush());
+  const unreachable = (error: unknown): never => {
+    throw explainUnreachable(error, options.temporal);
+  };
+  const native = opened.add(
+    await NativeConnection.connect(options.temporal.connection).catch(unreachable),
+    (connection) => connection.close(),
+  );
+  const connected = opened.add(
+    await connectTemporalClient(options.temporal, database.db, options.log, {
+      tracing: tracing !== null,
+      distrustMs: options.lookEveryMs,
+    }),
+    ({ close }) => close(),
+  );
+  const { searchAttributes } = connected;
+  await refuseForeign(connected).catch((error: unknown) => {
+    if (isTemporalUnavailable(error)) unreachable(error);
+    throw error;
   });
   const workflows = new WorkflowStarter(connected.client);
   const context = { db: database.db, sleds, workflows, metrics, auditDays: options.auditDays };
   const versioned = process.env.MOORING_WORKER_VERSIONING !== 'off' && !options.alone;
-  const { common, buildId } = await commonOptions(options, native, versioned, tracing);
-  const sagas = createSagaActivities(context);
+  const installation = await connected.installation();
+  const { common, buildId } = await commonOptions(options, native, versioned, tracing, installation, searchAttributes);
+  const queue = (name: TaskQueue) => queueOf(installation.id, name);
+  const sagas = { ...createSagaActivities(context), ...createAttributeActivities(searchAttributes) };
+  const listener = (line: string) => {
+    if (line.includes('BadSearchAttributes')) searchAttributes.refused();
+  };
+  coreListeners.add(opened.add(listener, () => coreListeners.delete(listener)));
   const main = await Worker.create({
     ...common,
-    taskQueue: TASK_QUEUE,
+    taskQueue: queue(TASK_QUEUE),
     activities: {
       ...sagas,
       ...createReconcilerActivities(context),
@@ -196,44 +248,74 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
       ...createWatchActivities(context),
     },
     maxConcurrentActivityTaskExecutions: 200,
-  });
+  }).catch(unreachable);
   const mainRun = main.run();
-  const updates = new UpdateWorker(() => Worker.create({ ...common, taskQueue: UPDATE_TASK_QUEUE, activities: sagas }));
-  if (options.updates ?? true) await updates.set(true);
-  if (versioned) await settleBuild(connected.client, buildId, options.log);
-  if (options.reconcileEveryMs !== 0)
-    await ensureSchedules(connected.client, {
-      everyMs: options.reconcileEveryMs,
-      off: options.reconcilersOff,
-      searchAttributes: connected.searchAttributes,
+  const updates = new UpdateWorker(() =>
+    Worker.create({ ...common, taskQueue: queue(UPDATE_TASK_QUEUE), activities: sagas }),
+  );
+  // What fails is thrown to who waits for the end: until somebody does, it is nobody's.
+  const ended = Promise.race([mainRun, updates.failed]);
+  ended.catch(() => {});
+  opened.add(main, async () => {
+    if (main.getState() === 'RUNNING') main.shutdown();
+    await Promise.allSettled([updates.set(false), mainRun]);
+  });
+  const begin = async () => {
+    if (options.updates ?? true) await updates.set(true);
+    return Surroundings.begin({
+      temporal: connected,
+      db: database.db,
+      log: options.log,
+      everyMs: options.lookEveryMs,
+      duties: {
+        buildId: versioned ? buildId : null,
+        schedules:
+          options.reconcileEveryMs === 0 ? null : { everyMs: options.reconcileEveryMs, off: options.reconcilersOff },
+      },
     });
+  };
+  // A worker whose polls are refused ends, and would keep the looks waiting in vain.
+  const surroundings = opened.add(
+    await Promise.race([
+      begin(),
+      ended.then(() => Promise.reject(new Error('the worker ended while it started')), unreachable),
+    ]),
+    (looks) => looks.stop(),
+  );
+  metrics.watchSurroundings(SURROUNDINGS, () => surroundings.missing.map(({ what }) => what));
+  metrics.watchLoops(() => surroundings.loops);
   const endpoint =
     options.metricsListen === undefined
       ? null
-      : await startEndpoint({
-          listen: options.metricsListen,
-          metrics: async () => {
-            const fromSdk = await fetch(`http://${sdkMetrics}/metrics`).then((response) => response.text());
-            return `${await metrics.registry.metrics()}\n${fromSdk}`;
-          },
-          problems: async () => [
-            ...(main.getState() === 'RUNNING' ? [] : [`the worker is ${main.getState().toLowerCase()}`]),
-            ...(await readinessProblems(() => pingDatabase(database.db), connected.connection)),
-          ],
-        });
+      : opened.add(
+          await startEndpoint({
+            listen: options.metricsListen,
+            metrics: async () => {
+              const fromSdk = await fetch(`http://${sdkMetrics}/metrics`).then((response) => response.text());
+              return `${await metrics.registry.metrics()}\n${fromSdk}`;
+            },
+            readiness: async () => ({
+              problems: [
+                ...(main.getState() === 'RUNNING' ? [] : [`the worker is ${main.getState().toLowerCase()}`]),
+                ...(await readinessProblems(
+                  () => pingDatabase(database.db),
+                  connected.connection,
+                  options.temporal.namespace,
+                )),
+                ...surroundings.problems,
+              ],
+              notes: surroundings.notes,
+            }),
+          }),
+          (open) => open.stop(),
+        );
 
   return {
     buildId,
     setUpdates: (on) => updates.set(on),
     metricsUrl: endpoint?.url ?? null,
-    ended: mainRun,
-    async stop() {
-      await endpoint?.stop();
-      if (main.getState() === 'RUNNING') main.shutdown();
-      await Promise.allSettled([updates.set(false), mainRun]);
-      directory?.close();
-      await Promise.allSettled([native.close(), connected.close(), tracing?.flush(), database.close(), sleds.close()]);
-    },
+    ended,
+    stop: () => opened.close(),
   };
 }
 
@@ -243,8 +325,14 @@ async function commonOptions(
   connection: NativeConnection,
   versioned: boolean,
   tracing: Awaited<ReturnType<typeof installTracing>>,
+  installation: Installation,
+  searchAttributes: SearchAttributes,
 ) {
   const { testInterceptors } = options;
+  const activity: ActivityInterceptorsFactory[] = [
+    attributeNotices(searchAttributes),
+    ...(testInterceptors?.activity ?? []),
+  ];
   const bundle =
     options.bundle ??
     (await workflowBundle([
@@ -256,9 +344,10 @@ async function commonOptions(
   const common = {
     connection,
     namespace: options.temporal.namespace,
+    identity: identityOf(installation),
     workflowBundle: bundle,
     plugins: tracing === null ? [] : [new OpenTelemetryPlugin(tracing)],
-    interceptors: { activity: testInterceptors?.activity ?? [] },
+    interceptors: { activity },
     sinks: testInterceptors?.sinks ?? {},
     // A saga waits within its workflow task for PostgreSQL and its sleds: what waits must not keep others from beginning.
     maxConcurrentWorkflowTaskExecutions: 100,
@@ -268,7 +357,7 @@ async function commonOptions(
     ...(versioned
       ? {
           workerDeploymentOptions: {
-            version: { deploymentName: DEPLOYMENT_NAME, buildId },
+            version: { deploymentName: deploymentOf(installation.id), buildId },
             useWorkerVersioning: true as const,
             defaultVersioningBehavior: 'PINNED' as const,
           },
@@ -282,9 +371,15 @@ async function commonOptions(
 class UpdateWorker {
   readonly #create: () => Promise<Worker>;
   #running: { readonly worker: Worker; readonly run: Promise<void> } | null = null;
+  #fail: (error: unknown) => void = () => {};
+  /** Rejects when it has ended by itself. */
+  readonly failed = new Promise<never>((_, reject) => {
+    this.#fail = reject;
+  });
 
   constructor(create: () => Promise<Worker>) {
     this.#create = create;
+    this.failed.catch(() => {});
   }
 
   /** Lets the process work on the queue, or not; off when nothing of it runs any more. */
@@ -292,12 +387,14 @@ class UpdateWorker {
     if (on === (this.#running !== null)) return;
     if (this.#running === null) {
       const worker = await this.#create();
-      this.#running = { worker, run: worker.run() };
+      const run = worker.run();
+      run.catch(this.#fail);
+      this.#running = { worker, run };
       return;
     }
     const { worker, run } = this.#running;
     this.#running = null;
-    worker.shutdown();
+    if (worker.getState() === 'RUNNING') worker.shutdown();
     await run;
   }
 }

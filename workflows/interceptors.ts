@@ -4,16 +4,25 @@
  *
  * Summaries and details are metadata: they add no event, and no history depends on them. An upsert is a command, and made
  * once, at the end; also when a step goes on as an activity, since it may then be looked for. It is made only in a run whose
- * first event carries the attributes: one on a server that doesn't know them runs without.
+ * first event carries the attributes (one on a server that doesn't know them runs without), and in those of schedules.
+ *
+ * The attributes are optional, and may vanish from the server at any moment: then an upsert fails the workflow task that it is
+ * made in, and a task that fails is done again, for ever. So one is made only where a step of the same task has said that they
+ * are there: the worker adds to a step's result when they are not (model/attribute-notice.ts), and where no step has just
+ * spoken it is asked. If they vanish after that, the task fails, its steps run again, and say so. What a step says is
+ * recorded with its result, so that a replay decides the same.
  */
 import { defineSearchAttributeKey, SearchAttributeType, type SearchAttributeUpdatePair } from '@temporalio/common';
 import {
   type ActivityInput,
+  CancellationScope,
   ContinueAsNew,
+  type ContinueAsNewInput,
   isCancellation,
   type LocalActivityInput,
   metricMeter,
   type Next,
+  proxyLocalActivities,
   setCurrentDetails,
   type TimerInput,
   upsertSearchAttributes,
@@ -23,10 +32,24 @@ import {
   type WorkflowOutboundCallsInterceptor,
   workflowInfo,
 } from '@temporalio/workflow';
+import { readNotice } from '../model/attribute-notice.ts';
 import { operationOutcomeOf } from '../model/failures.ts';
 import { collectFacts, describeStep, type SagaFacts, SagaStory } from '../model/saga-story.ts';
 import { SEARCH_ATTRIBUTES, type SearchAttribute } from '../model/search-attributes.ts';
+import { RECONCILER_WORKFLOWS } from '../model/workflow-names.ts';
 import { failureTypeOf, messageOf } from './failures.ts';
+
+/** The worker's own activity (worker/attribute-notices.ts): a local one, once; who gets no answer goes without. */
+const ASK = 'searchAttributesUsable';
+const { [ASK]: askUsable } = proxyLocalActivities<{ [ASK](): Promise<boolean> }>({
+  startToCloseTimeout: '2s',
+  retry: { maximumAttempts: 1 },
+});
+
+/** The workflows that schedules start, which carry no attributes: so that a schedule can't be kept from starting them. */
+const SCHEDULED: ReadonlySet<string> = new Set(Object.values(RECONCILER_WORKFLOWS));
+/** The workflow that must end in the moment in which it finds that nobody has signalled it. */
+const SIGNALLED = 'instanceUpdate';
 
 const keyOf = (attribute: SearchAttribute) =>
   defineSearchAttributeKey(SEARCH_ATTRIBUTES[attribute], SearchAttributeType.KEYWORD);
@@ -39,6 +62,8 @@ class ProgressInterceptor implements WorkflowInboundCallsInterceptor, WorkflowOu
   /** What is sure of the subject: an argument may speak of a VMM that is never made. */
   #sure: SagaFacts = {};
   #upsertedOnce = false;
+  /** What a step last said of the attributes, and in which workflow task: the length of the history tells tasks apart. */
+  #said: { readonly usable: boolean; readonly at: number } | null = null;
   /**
    * The story as it is when somebody asks: making Markdown of it at each step would be work that nobody looks at. The SDK keeps
    * the details as they are, and makes JSON of them to answer a query.
@@ -48,7 +73,7 @@ class ProgressInterceptor implements WorkflowInboundCallsInterceptor, WorkflowOu
   async execute(input: WorkflowExecuteInput, next: Next<WorkflowInboundCallsInterceptor, 'execute'>): Promise<unknown> {
     // Not in the constructor: the first event has not been read by then.
     const known = knownAttributes();
-    if (known.has('outcome')) this.#known = known;
+    if (known.has('outcome') || SCHEDULED.has(this.#workflowType)) this.#known = known;
     this.#sure = factsOf(known);
     this.#story = new SagaStory(this.#workflowType, this.#sure);
     this.#collect(input.args[0]);
@@ -57,27 +82,47 @@ class ProgressInterceptor implements WorkflowInboundCallsInterceptor, WorkflowOu
     try {
       const result = await next(input);
       this.#collect(result);
-      this.#end({ outcome: outcomeOf(result) });
+      await this.#end({ outcome: outcomeOf(result) });
       return result;
     } catch (error) {
-      if (!(error instanceof ContinueAsNew)) this.#fail(error);
+      if (!(error instanceof ContinueAsNew)) await this.#fail(error);
       throw error;
     }
+  }
+
+  /** The next run begins with this one's attributes, which the server would refuse as it refuses an upsert. */
+  async continueAsNew(
+    input: ContinueAsNewInput,
+    next: Next<WorkflowOutboundCallsInterceptor, 'continueAsNew'>,
+  ): Promise<never> {
+    if (this.#known === null || (await this.#mayUpsert())) return next(input);
+    return next({ ...input, options: { ...input.options, typedSearchAttributes: [] } });
   }
 
   scheduleActivity(
     input: ActivityInput,
     next: Next<WorkflowOutboundCallsInterceptor, 'scheduleActivity'>,
   ): Promise<unknown> {
-    if (!this.#upsertedOnce) this.#upsert(attributesOf(this.#sure));
-    return this.#step(input, (summary) => next({ ...input, options: { summary, ...input.options } }));
+    const begin = () => {
+      const done = this.#step(input, (summary) => next({ ...input, options: { summary, ...input.options } }));
+      // Not at its end, where a signal that arrives while the worker is asked would be lost.
+      if (this.#workflowType !== SIGNALLED) return done;
+      return done.then(async (result) => {
+        await this.#mayUpsert();
+        return result;
+      });
+    };
+    const upserted = this.#upsertedOnce ? null : this.#upsert(attributesOf(this.#sure));
+    return upserted === null ? begin() : upserted.then(begin);
   }
 
   scheduleLocalActivity(
     input: LocalActivityInput,
     next: Next<WorkflowOutboundCallsInterceptor, 'scheduleLocalActivity'>,
   ): Promise<unknown> {
-    return this.#step(input, (summary) => next({ ...input, options: { summary, ...input.options } }));
+    if (input.activityType === ASK)
+      return next({ ...input, options: { summary: 'ask whether search attributes can be written', ...input.options } });
+    return this.#step(input, (summary) => next({ ...input, options: { summary, ...input.options } }), true);
   }
 
   async startTimer(input: TimerInput, next: Next<WorkflowOutboundCallsInterceptor, 'startTimer'>): Promise<void> {
@@ -94,12 +139,14 @@ class ProgressInterceptor implements WorkflowInboundCallsInterceptor, WorkflowOu
   #step(
     { activityType, args }: { activityType: string; args: unknown[] },
     run: (summary: string) => Promise<unknown>,
+    inTask = false,
   ): Promise<unknown> {
     this.#story.facts = collectFacts(this.#story.facts, args[0]);
     const summary = describeStep(this.#workflowType, activityType, this.#story.facts);
     const end = this.#story.begin(activityType, summary);
     return run(summary).then(
-      (result) => {
+      (answer) => {
+        const result = inTask ? this.#hear(answer) : answer;
         this.#collect(result);
         end('done', typeof result === 'string' ? result : '');
         return result;
@@ -111,19 +158,41 @@ class ProgressInterceptor implements WorkflowInboundCallsInterceptor, WorkflowOu
     );
   }
 
-  #fail(error: unknown): void {
+  /** Takes what the worker has added to the result of a step of this task. */
+  #hear(answer: unknown): unknown {
+    const { usable, result } = readNotice(answer);
+    this.#said = { usable, at: workflowInfo().historyLength };
+    return result;
+  }
+
+  /** Whether an upsert that is made in this workflow task can't fail it, as far as anybody knows. */
+  async #mayUpsert(): Promise<boolean> {
+    if (!this.#isTold()) {
+      // Also of a workflow that is cancelled; and no answer is no reason to fail it.
+      const answer = await CancellationScope.nonCancellable(() => askUsable()).catch(() => false);
+      const { usable, result } = readNotice(answer);
+      this.#said = { usable: usable && result === true, at: workflowInfo().historyLength };
+    }
+    return this.#said?.usable ?? false;
+  }
+
+  #isTold(): boolean {
+    return this.#said?.at === workflowInfo().historyLength;
+  }
+
+  async #fail(error: unknown): Promise<void> {
     const outcome = isCancellation(error) ? 'cancelled' : (operationOutcomeOf(failureTypeOf(error)) ?? 'failed');
     const cause = error instanceof Error && error.cause !== undefined ? error.cause : error;
-    this.#end(
+    await this.#end(
       { outcome, message: messageOf(error) },
       { failedStep: this.#story.failedStep ?? undefined, reason: failureTypeOf(cause) ?? undefined },
     );
   }
 
-  #end(
+  async #end(
     ending: { outcome: string; message?: string },
     more: Partial<Record<SearchAttribute, string | undefined>> = {},
-  ): void {
+  ): Promise<void> {
     this.#story.end(ending);
     if (ending.message !== undefined) this.#show();
     // Counted once a run: the SDK leaves out what a replay counts again.
@@ -133,7 +202,7 @@ class ProgressInterceptor implements WorkflowInboundCallsInterceptor, WorkflowOu
       failed_step: more.failedStep ?? '',
       reason: more.reason ?? '',
     });
-    this.#upsert({ ...attributesOf(this.#sure), ...more, outcome: ending.outcome });
+    await this.#upsert({ ...attributesOf(this.#sure), ...more, outcome: ending.outcome });
   }
 
   #collect(value: unknown): void {
@@ -145,18 +214,28 @@ class ProgressInterceptor implements WorkflowInboundCallsInterceptor, WorkflowOu
     setCurrentDetails(this.#details as string);
   }
 
-  /** Writes what the server does not have yet: one event, in the workflow task that is under way. */
-  #upsert(attributes: Partial<Record<SearchAttribute, string | undefined>>): void {
-    if (this.#known === null) return;
-    const pairs: SearchAttributeUpdatePair[] = [];
-    for (const [attribute, value] of Object.entries(attributes) as [SearchAttribute, string | undefined][]) {
-      if (value === undefined || this.#known.get(attribute) === value) continue;
-      this.#known.set(attribute, value);
-      pairs.push({ key: keyOf(attribute), value });
-    }
-    if (pairs.length === 0) return;
-    this.#upsertedOnce = true;
-    upsertSearchAttributes(pairs);
+  /**
+   * Writes what the server does not have yet: one event, in the workflow task that is under way. `null` where it is done, or there
+   * is nothing to write; a promise where the worker is asked first.
+   */
+  #upsert(attributes: Partial<Record<SearchAttribute, string | undefined>>): Promise<void> | null {
+    const known = this.#known;
+    if (known === null) return null;
+    const changed = (Object.entries(attributes) as [SearchAttribute, string | undefined][]).filter(
+      (entry): entry is [SearchAttribute, string] => entry[1] !== undefined && known.get(entry[0]) !== entry[1],
+    );
+    if (changed.length === 0) return null;
+    const write = (may: boolean) => {
+      if (!may) return;
+      for (const [attribute, value] of changed) known.set(attribute, value);
+      this.#upsertedOnce = true;
+      upsertSearchAttributes(
+        changed.map(([attribute, value]): SearchAttributeUpdatePair => ({ key: keyOf(attribute), value })),
+      );
+    };
+    if (!this.#isTold()) return this.#mayUpsert().then(write);
+    write(this.#said?.usable ?? false);
+    return null;
   }
 }
 

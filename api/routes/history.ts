@@ -6,6 +6,7 @@ import { declaredSteps } from '../../model/saga-steps.ts';
 import { type TimelineFacts, timeline } from '../../model/timeline.ts';
 import type { WorkflowTypes } from '../../model/workflow-inputs.ts';
 import { workflowIds } from '../../model/workflow-names.ts';
+import { RunLister } from '../../temporal/run-lister.ts';
 import { historyView } from '../../wire/operator-api/history.ts';
 import { isUuid } from '../../wire/operator-api/names.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
@@ -19,6 +20,7 @@ const MOST_VMMS = 20;
 
 /** Adds the endpoint of an instance's history. */
 export function addHistoryRoutes(app: ApiApp, context: ApiContext): void {
+  const lister = new RunLister(context.temporal);
   app.get(
     '/v1/instances/:instance/history',
     {
@@ -32,7 +34,7 @@ export function addHistoryRoutes(app: ApiApp, context: ApiContext): void {
       if (stored === null) throw Refusal.notFound('instance', named);
       const vmmIds = stored.vmms.slice(0, MOST_VMMS).map((vmm) => vmm.id);
       const migrationIds = stored.migrations.slice(0, MOST_VMMS).map((migration) => migration.id);
-      const runs = await readRuns(context.temporal, id, vmmIds, migrationIds).catch((error: unknown) => {
+      const runs = await readRuns(context.temporal, lister, id, vmmIds, migrationIds).catch((error: unknown) => {
         context.log.warn({ err: error, instance_id: id }, 'a history is answered without its workflows');
         return null;
       });
@@ -55,6 +57,7 @@ export function addHistoryRoutes(app: ApiApp, context: ApiContext): void {
 /** The runs of an instance's workflows that are no operations; Temporal keeps them for its namespace's retention. */
 async function readRuns(
   temporal: Client,
+  lister: RunLister,
   instanceId: string,
   vmmIds: string[],
   migrationIds: string[],
@@ -62,9 +65,8 @@ async function readRuns(
   const ofVmms = vmmIds.flatMap((id) => [workflowIds.unwind(id), workflowIds.unregister(id)]);
   const watches = migrationIds.map((id) => workflowIds.watchMigration(id));
   const ids = [workflowIds.update(instanceId), workflowIds.stop(instanceId), ...ofVmms, ...watches];
-  const query = `WorkflowId IN (${ids.map((id) => `"${id}"`).join(', ')})`;
   const runs: TimelineFacts['runs'][number][] = [];
-  for await (const run of temporal.workflow.list({ query, pageSize: MOST_RUNS })) {
+  for (const run of await lister.list(ids, MOST_RUNS)) {
     const watch = watches.includes(run.workflowId);
     runs.push({
       workflowId: run.workflowId,
@@ -75,7 +77,6 @@ async function readRuns(
       timeStarted: run.startTime,
       timeEnded: run.closeTime ?? null,
     });
-    if (runs.length === MOST_RUNS) break;
   }
   return runs;
 }

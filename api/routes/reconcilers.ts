@@ -8,7 +8,7 @@ import { WorkflowIdConflictPolicy } from '@temporalio/common';
 import { z } from 'zod';
 import { RECONCILER_PURPOSE, RECONCILERS, type ReconcilerName, type ReconcilerPass } from '../../model/reconcilers.ts';
 import { Refusal } from '../../model/refusal.ts';
-import { RECONCILER_WORKFLOWS, TASK_QUEUE, workflowIds } from '../../model/workflow-names.ts';
+import { RECONCILER_WORKFLOWS, scheduleOf, TASK_QUEUE, workflowIds } from '../../model/workflow-names.ts';
 import {
   type ReconcilerView,
   reconcilerName,
@@ -37,13 +37,13 @@ export function addReconcilerRoutes(app: ApiApp, context: ApiContext): void {
     { schema: { tags: ['system'], params, body: reconcilerUpdate, response: { 200: reconcilerView, ...errors } } },
     async (request) => {
       const { name } = request.params;
-      const handle = temporal.schedule.getHandle(name);
+      const handle = temporal.schedule.getHandle(scheduleOf(await context.installation(), name));
       try {
         if (request.body.enabled) await handle.unpause('switched on through the API');
         else await handle.pause('switched off through the API');
       } catch (error) {
         if (!(error instanceof ScheduleNotFoundError)) throw error;
-        throw Refusal.conflict(`reconciler "${name}" has no schedule yet: a worker makes it when it starts; start one`);
+        throw Refusal.conflict(`reconciler "${name}" has no schedule yet: a worker makes it within seconds; start one`);
       }
       return show(name);
     },
@@ -54,7 +54,7 @@ export function addReconcilerRoutes(app: ApiApp, context: ApiContext): void {
     async (request) => {
       const { name } = request.params;
       const handle = await temporal.workflow.start(RECONCILER_WORKFLOWS[name], {
-        workflowId: workflowIds.reconcileOnce(name),
+        workflowId: workflowIds.reconcileOnce(await context.installation(), name),
         taskQueue: TASK_QUEUE,
         args: [],
         // Two who ask at once get one pass.
@@ -79,7 +79,9 @@ export function addReconcilerRoutes(app: ApiApp, context: ApiContext): void {
   async function show(name: ReconcilerName): Promise<ReconcilerView> {
     const base = { name, purpose: RECONCILER_PURPOSE[name] };
     try {
-      const { spec, state, info } = await temporal.schedule.getHandle(name).describe();
+      const { spec, state, info } = await temporal.schedule
+        .getHandle(scheduleOf(await context.installation(), name))
+        .describe();
       const last = info.recentActions.at(-1);
       return {
         ...base,

@@ -2,7 +2,7 @@ import { type Command, Option } from 'commander';
 import { DEFAULT_BEAT_MS } from '../../model/lease.ts';
 import { splitAddress } from '../../wire/sled-protocol.ts';
 import { DEFAULT_API_PORT, DEFAULT_SLED_PORT } from '../context.ts';
-import { authorityOption, externalParts, openAuthority, untilShutdownSignal } from '../processes.ts';
+import { authorityOption, externalParts, openAuthority, runUntilSignal } from '../processes.ts';
 
 interface ApiCommandOptions {
   readonly host: string;
@@ -63,27 +63,28 @@ export function addApiCommand(program: Command): void {
       const { startApi } = await import('../../api/server.ts');
       const { migrateDatabase } = await import('../../db/connect.ts');
       const { createLog } = await import('../../platform/telemetry/log.ts');
-      const shutdown = untilShutdownSignal();
-      const authority = await openAuthority(options.authority);
-      await migrateDatabase(parts.databaseUrl);
-      const api = await startApi({
-        ...parts,
-        host: options.host,
-        port: options.port,
-        authentication: options.authentication,
-        tls: await readTls(options),
-        insecure: options.insecure ?? false,
-        limits: { requestsPerMinute: options.requestsPerMinute === 0 ? null : options.requestsPerMinute },
-        temporalUiUrl: options.temporalUiUrl ?? null,
-        metricsListen: options.metrics,
-        leaseBeatMs: options.leaseBeatMs,
-        sledListener: authority && { authority, ...sledListenAddress(options), url: options.sledUrl },
-        plainSleds: options.insecureSleds ?? false,
-        log: createLog('api'),
-      });
-      console.log(`API: ${api.url}${api.sledUrl === null ? '' : `, for sleds: ${api.sledUrl}`}`);
-      await shutdown;
-      await api.stop();
+      await runUntilSignal(
+        async () => {
+          const authority = await openAuthority(options.authority);
+          await migrateDatabase(parts.databaseUrl);
+          return startApi({
+            ...parts,
+            host: options.host,
+            port: options.port,
+            authentication: options.authentication,
+            tls: await readTls(options),
+            insecure: options.insecure ?? false,
+            limits: { requestsPerMinute: options.requestsPerMinute === 0 ? null : options.requestsPerMinute },
+            temporalUiUrl: options.temporalUiUrl ?? null,
+            metricsListen: options.metrics,
+            leaseBeatMs: options.leaseBeatMs,
+            sledListener: authority && { authority, ...sledListenAddress(options), url: options.sledUrl },
+            plainSleds: options.insecureSleds ?? false,
+            log: createLog('api'),
+          });
+        },
+        ({ url, sledUrl }) => console.log(`API: ${url}${sledUrl === null ? '' : `, for sleds: ${sledUrl}`}`),
+      );
     });
 }
 

@@ -13,38 +13,41 @@ export function addDeploymentCommands(program: Command): void {
     .description('list the builds, the newest first')
     .option('--json', 'print JSON, for programs')
     .action(async (options: { json?: boolean }) => {
-      const { readBuilds } = await import('../../temporal/deployment.ts');
-      const builds = await withClient(readBuilds);
+      const { readPolledBuilds } = await import('../../temporal/deployment.ts');
+      const builds = await withClient(readPolledBuilds);
       if (options.json) printJson({ items: builds });
       else if (builds.length === 0) console.log('no versioned worker has run here yet');
-      else
+      else {
         console.log(
           table(
-            ['BUILD', 'STATUS', 'CREATED', 'ITS WORKERS'],
-            builds.map(({ buildId, status, created }) => [
+            ['BUILD', 'STATUS', 'CREATED', 'ITS WORKERS', 'POLLING'],
+            builds.map(({ buildId, status, created, pollers }) => [
               buildId,
               status === 'current' ? colours.green(status) : status,
               created?.toISOString() ?? '-',
-              ADVICE[status],
+              pollers === 0 && NEEDS_WORKERS.has(status) ? colours.red(MISSED[status]) : ADVICE[status],
+              String(pollers),
             ]),
           ),
         );
+      }
     });
 
   deployment
     .command('promote')
     .description('make a build current: it gets new work, and the next step of every long workflow')
     .argument('<build>', 'the build id, as "mooring deployment list" shows it')
+    .option('--force', 'also where no worker of it polls both task queues: everything waits until one does')
     .option('--json', 'print JSON, for programs')
-    .action(async (build: string, options: { json?: boolean }) => {
+    .action(async (build: string, options: { force?: boolean; json?: boolean }) => {
       const { promoteBuild, readBuilds } = await import('../../temporal/deployment.ts');
-      await withClient(async (client) => {
-        const builds = await readBuilds(client);
+      await withClient(async (client, installation) => {
+        const builds = await readBuilds(client, installation);
         if (!builds.some(({ buildId }) => buildId === build))
           throw new Error(
             `there is no build "${build}": start a worker of it first; "mooring deployment list" shows those that there are`,
           );
-        await promoteBuild(client, build);
+        await promoteBuild(client, installation, build, { unpolled: options.force ?? false });
       });
       if (options.json) printJson({ build_id: build, status: 'current' });
       else console.log(`build ${build} is current; the others drain: "mooring deployment list" says when to stop them`);
@@ -61,8 +64,42 @@ const ADVICE = {
   created: 'have not come up yet',
 } as const;
 
+/** Builds that something waits for. */
+const NEEDS_WORKERS: ReadonlySet<string> = new Set(['current', 'ramping', 'draining']);
+const MISSED = {
+  ...ADVICE,
+  current: 'NOBODY TAKES THE NEW WORK: start a worker of it, or promote a build that has workers',
+  ramping: 'NOBODY TAKES ITS PART OF THE NEW WORK: start a worker of it, or end the ramp',
+  draining: 'NOBODY ENDS THE SAGAS THAT IT BEGAN: start a worker of it again',
+} as const;
+
+/**
+ * The installation whose deployment is meant: that of the database in DATABASE_URL, else the only one that the namespace has.
+ * Throws where there are several.
+ */
+async function findInstallation(client: import('@temporalio/client').Client): Promise<string> {
+  const { findDeployedInstallations } = await import('../../temporal/deployment.ts');
+  const { DATABASE_URL: url } = process.env;
+  if (url !== undefined && url !== '') {
+    const { openDatabase } = await import('../../db/connect.ts');
+    const { readInstallation } = await import('../../db/queries/read-installation.ts');
+    const database = openDatabase(url, { maxConnections: 1, applicationName: 'mooring-deployment' });
+    try {
+      return (await readInstallation(database.db)).id;
+    } finally {
+      await database.close();
+    }
+  }
+  const found = await findDeployedInstallations(client);
+  if (found.length > 1)
+    throw new Error(
+      `the namespace "${client.options.namespace}" has ${found.length} installations (${found.join(', ')}): set DATABASE_URL to the database of the one that you mean`,
+    );
+  return found[0] ?? '';
+}
+
 async function withClient<Result>(
-  work: (client: import('@temporalio/client').Client) => Promise<Result>,
+  work: (client: import('@temporalio/client').Client, installation: string) => Promise<Result>,
 ): Promise<Result> {
   const { Client, Connection } = await import('@temporalio/client');
   const { readTemporalSettings } = await import('../../temporal/connection.ts');
@@ -73,7 +110,8 @@ async function withClient<Result>(
     );
   });
   try {
-    return await work(new Client({ connection, namespace }));
+    const client = new Client({ connection, namespace });
+    return await work(client, await findInstallation(client));
   } finally {
     await connection.close();
   }

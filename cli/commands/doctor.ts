@@ -29,6 +29,7 @@ export function addDoctorCommand(program: Command): void {
       const { SledDirectory } = await import('../../activities/sled-directory.ts');
       const { becomeControlPlane } = await import('../../platform/identity/control-plane.ts');
       const { examine } = await import('../../doctor/examine.ts');
+      const { examineSurroundings } = await import('../../temporal/surroundings.ts');
       const { databaseUrl, temporal, authorityDir } = await findParts(options.apiUrl);
       const authority = await openAuthority(options.authority ?? authorityDir);
       const database = openDatabase(databaseUrl, { maxConnections: 2, applicationName: 'mooring-doctor' });
@@ -39,10 +40,12 @@ export function addDoctorCommand(program: Command): void {
         throw new Error(`Temporal at ${temporal.connection.address} can't be reached: ${error.message}`);
       });
       try {
+        const client = new Client({ connection, namespace: temporal.namespace });
         const examination = await examine({
           db: database.db,
-          temporal: new Client({ connection, namespace: temporal.namespace }),
+          temporal: client,
           sleds,
+          surroundings: () => examineSurroundings(database.db, connection, client),
           atRest: options.atRest ?? false,
         });
         if (options.json) printJson(asJson(examination));
@@ -94,6 +97,7 @@ function asJson({ findings, checked }: Examination) {
       sleds: checked.sleds,
       silent_sleds: checked.silentSleds,
       temporal: checked.temporal,
+      notes: checked.notes,
     },
   };
 }
@@ -102,6 +106,7 @@ async function asText({ findings, checked }: Examination): Promise<string> {
   const { findingLines } = await import('../../doctor/finding.ts');
   const { INVARIANTS } = await import('../../model/invariants.ts');
   const notes = [
+    ...checked.notes,
     ...(checked.silentSleds.length === 0
       ? []
       : [`sleds that gave no answer, so that nothing is known of what runs there: ${checked.silentSleds.join(', ')}`]),

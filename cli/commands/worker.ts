@@ -1,5 +1,5 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { authorityOption, externalParts, openAuthority, untilShutdownSignal } from '../processes.ts';
+import { authorityOption, externalParts, openAuthority, runUntilSignal } from '../processes.ts';
 
 /** Adds `mooring worker`. Heavy modules are loaded when it runs. */
 export function addWorkerCommand(program: Command): void {
@@ -19,19 +19,21 @@ export function addWorkerCommand(program: Command): void {
       const { startWorker } = await import('../../worker/worker.ts');
       const { migrateDatabase } = await import('../../db/connect.ts');
       const { createLog } = await import('../../platform/telemetry/log.ts');
-      const shutdown = untilShutdownSignal();
-      const authority = await openAuthority(options.authority);
-      await migrateDatabase(parts.databaseUrl);
-      const worker = await startWorker({
-        ...parts,
-        authority,
-        log: createLog('worker'),
-        metricsListen: options.metrics,
-        auditDays: options.auditDays,
-      });
-      console.log(`worker: running${worker.metricsUrl === null ? '' : `, metrics at ${worker.metricsUrl}/metrics`}`);
-      await Promise.race([shutdown, worker.ended]);
-      await worker.stop();
+      await runUntilSignal(
+        async () => {
+          const authority = await openAuthority(options.authority);
+          await migrateDatabase(parts.databaseUrl);
+          return startWorker({
+            ...parts,
+            authority,
+            log: createLog('worker'),
+            metricsListen: options.metrics,
+            auditDays: options.auditDays,
+          });
+        },
+        ({ metricsUrl }) =>
+          console.log(`worker: running${metricsUrl === null ? '' : `, metrics at ${metricsUrl}/metrics`}`),
+      );
     });
 }
 

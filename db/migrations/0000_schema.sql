@@ -258,6 +258,15 @@ CREATE INDEX operation_started ON operation (time_started);
 CREATE INDEX operation_open ON operation (time_started) WHERE time_ended IS NULL;
 CREATE INDEX operation_vmm ON operation (vmm_id);
 
+CREATE TABLE installation (
+  singleton boolean PRIMARY KEY DEFAULT true,
+  id text NOT NULL DEFAULT substr(replace(gen_random_uuid()::text, '-', ''), 1, 12),
+  time_created timestamptz NOT NULL DEFAULT now(),
+  CONSTRAINT installation_one_row CHECK (singleton),
+  CONSTRAINT installation_id CHECK (id ~ '^[0-9a-z]{1,32}$')
+);
+INSERT INTO installation DEFAULT VALUES;
+
 CREATE TABLE lease_service (
   singleton boolean PRIMARY KEY DEFAULT true,
   last_beat_at timestamptz NOT NULL,

@@ -22,3 +22,15 @@ export async function withLimit<Result>(
     over.removeEventListener('abort', end);
   }
 }
+
+/** Waits for work, but no longer than `ms` milliseconds, and whatever becomes of it. */
+export async function withinTime(work: Promise<unknown>, ms: number): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  await Promise.race([
+    work.catch(() => {}),
+    new Promise((resolve) => {
+      timer = setTimeout(resolve, ms);
+    }),
+  ]);
+  clearTimeout(timer);
+}

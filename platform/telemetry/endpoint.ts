@@ -1,6 +1,7 @@
 /** The HTTP endpoint of a process's metrics, for Prometheus, and of its health, for what restarts processes. */
 import { createServer } from 'node:http';
 import { splitAddress } from '../../wire/sled-protocol.ts';
+import { describeReadiness, type Readiness } from './readiness.ts';
 
 /** What an endpoint serves, and where. */
 interface EndpointOptions {
@@ -8,8 +9,8 @@ interface EndpointOptions {
   readonly listen: string;
   /** The metrics, in Prometheus's text format. */
   readonly metrics: () => Promise<string>;
-  /** What keeps the process from doing its work, for people; empty when it is ready. */
-  readonly problems: () => Promise<string[]>;
+  /** Whether the process can do its work. */
+  readonly readiness: () => Promise<Readiness>;
 }
 
 /** An endpoint that listens. */
@@ -33,8 +34,8 @@ export async function startEndpoint(options: EndpointOptions): Promise<RunningEn
       if (path === '/healthz') return answer(200, 'text/plain', 'ok\n');
       if (path === '/metrics') return answer(200, 'text/plain; version=0.0.4; charset=utf-8', await options.metrics());
       if (path === '/readyz') {
-        const problems = await options.problems();
-        return answer(problems.length === 0 ? 200 : 503, 'text/plain', `${problems.join('\n') || 'ready'}\n`);
+        const { status, body } = describeReadiness(await options.readiness());
+        return answer(status, 'text/plain', body);
       }
       answer(404, 'text/plain', 'there are /metrics, /healthz and /readyz\n');
     } catch (error) {
@@ -43,7 +44,11 @@ export async function startEndpoint(options: EndpointOptions): Promise<RunningEn
   });
   const { host, port } = splitAddress(options.listen);
   await new Promise<void>((resolve, reject) => {
-    server.once('error', reject);
+    server.once('error', (error: Error) =>
+      reject(
+        new Error(`metrics can't be shown at ${options.listen} (${error.message}): name another address in --metrics`),
+      ),
+    );
     server.listen(port, host, resolve);
   });
   const address = server.address();

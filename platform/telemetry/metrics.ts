@@ -69,6 +69,34 @@ export class Metrics {
     collectDefaultMetrics({ register: this.registry });
   }
 
+  /** Shows which of the things around the process (`names`) are missing now: 1 each, 0 for those that are there. */
+  watchSurroundings<Name extends string>(names: readonly Name[], missing: () => readonly Name[]): void {
+    new Gauge({
+      name: 'mooring_surroundings_missing',
+      help: 'What is missing around this process: 1 while it is.',
+      labelNames: ['what'],
+      registers: [this.registry],
+      collect() {
+        const now = new Set(missing());
+        for (const what of names) this.set({ what }, now.has(what) ? 1 : 0);
+      },
+    });
+  }
+
+  /** Shows how long ago each reconciling loop last ran, in seconds; `read` leaves out those that are switched off. */
+  watchLoops(read: () => readonly { readonly name: string; readonly silentMs: number }[]): void {
+    new Gauge({
+      name: 'mooring_reconciler_last_run_age_seconds',
+      help: 'Since when a reconciling loop that is switched on has not run.',
+      labelNames: ['reconciler'],
+      registers: [this.registry],
+      collect() {
+        this.reset();
+        for (const { name, silentMs } of read()) this.set({ reconciler: name }, silentMs / 1000);
+      },
+    });
+  }
+
   /**
    * Shows capacity, as `read` finds it when Prometheus asks: sleds, instances by shown state, migrations in flight. A
    * database that does not answer leaves the last values out of the answer.

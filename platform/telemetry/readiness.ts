@@ -3,14 +3,43 @@ import type { Connection } from '@temporalio/client';
 /** How long PostgreSQL and Temporal may take to answer, in milliseconds. */
 const ANSWER_MS = 2_000;
 
+/** What a process says of its readiness, one line each for people. */
+export interface Readiness {
+  /** What keeps it from doing its work; empty when it is ready. */
+  readonly problems: readonly string[];
+  /** What it does without. */
+  readonly notes: readonly string[];
+}
+
+/** The answer to the question whether a process is ready. */
+export function describeReadiness({ problems, notes }: Readiness): {
+  readonly status: 200 | 503;
+  readonly body: string;
+} {
+  const isReady = problems.length === 0;
+  const lines = [...(isReady ? ['ready'] : problems), ...notes.map((note) => `note: ${note}`)];
+  return { status: isReady ? 200 : 503, body: `${lines.join('\n')}\n` };
+}
+
 /**
- * What keeps a process from doing its work: PostgreSQL (as `pingDatabase` finds it) or Temporal that does not answer. Empty
- * when it is ready.
+ * What keeps a process from doing its work: PostgreSQL (as `pingDatabase` finds it), or Temporal that does not answer, does not
+ * know the namespace or does not let us in. Empty when it is ready.
  */
-export async function readinessProblems(pingDatabase: () => Promise<void>, connection: Connection): Promise<string[]> {
+export async function readinessProblems(
+  pingDatabase: () => Promise<void>,
+  connection: Connection,
+  namespace: string,
+): Promise<string[]> {
   const checks: [string, () => Promise<unknown>][] = [
     ['PostgreSQL', pingDatabase],
-    ['Temporal', () => connection.withDeadline(Date.now() + ANSWER_MS, () => connection.healthService.check({}))],
+    // Who may not see the namespace may do nothing in it: the health service answers everybody.
+    [
+      'Temporal',
+      () =>
+        connection.withDeadline(Date.now() + ANSWER_MS, () =>
+          connection.workflowService.describeNamespace({ namespace }),
+        ),
+    ],
   ];
   const found = await Promise.all(
     checks.map(async ([name, check]) => {

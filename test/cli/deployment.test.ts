@@ -1,11 +1,13 @@
 /** `mooring deployment`, and workers that are to have no versions. */
 import { pino } from 'pino';
 import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest';
+import { startApi } from '../../api/server.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import { readBuilds } from '../../temporal/deployment.ts';
 import { type RunningWorker, startWorker } from '../../worker/worker.ts';
 import { runCommand } from '../support/command.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
+import { eventually } from '../support/wait.ts';
 
 const workers: RunningWorker[] = [];
 let harness: Harness;
@@ -40,13 +42,16 @@ test('with MOORING_WORKER_VERSIONING=off a worker has no build, and works beside
   for (let count = 0; count < 3; count += 1) await harness.running();
   await worker.stop();
   await harness.running();
-  expect(await readBuilds(harness.temporal)).toEqual([]);
+  expect(await readBuilds(harness.temporal, harness.installation)).toEqual([]);
 });
 
 test('builds are listed with what to do about their workers; promoted, one is current and the other drains', async () => {
   await startBuild('one');
   await startBuild('two');
-  await waitUntil(async () => (await readBuilds(harness.temporal)).length === 2, 'the second build never came up');
+  await waitUntil(
+    async () => (await readBuilds(harness.temporal, harness.installation)).length === 2,
+    'the second build never came up',
+  );
   const before = (await deployment('list')).stdout;
   expect(before).toMatch(/BUILD +STATUS +CREATED +ITS WORKERS/);
   expect(before).toMatch(/one +current .* get new work/);
@@ -63,6 +68,66 @@ test('builds are listed with what to do about their workers; promoted, one is cu
   });
   await harness.running();
 });
+
+test('a build whose workers are gone is not promoted; forced, it is a fault that every place names until it has workers', async () => {
+  const two = workers.find(({ buildId }) => buildId === 'two');
+  const one = workers.find(({ buildId }) => buildId === 'one');
+  const api = await startApi({
+    ...{ databaseUrl: harness.stack.databaseUrl, temporal: harness.stack.temporal, host: '127.0.0.1', port: 0 },
+    ...{ authentication: 'open', plainSleds: true, log: pino({ level: 'silent' }), lookEveryMs: 300 },
+  });
+  try {
+    await one?.stop();
+    const refused = await until(async () => {
+      const tried = await deployment('promote', 'one');
+      return tried.code === 0 ? null : tried;
+    });
+    expect([refused.code, refused.stderr]).toEqual([
+      1,
+      expect.stringMatching(/no worker of it polls the task queue "mooring" and "mooring-update": start one first/),
+    ]);
+    const ready = async () => {
+      const answer = await fetch(`${api.url}/readyz`);
+      return { status: answer.status, text: await answer.text() };
+    };
+    await until(async () => ((await ready()).status === 200 ? true : null));
+
+    expect((await deployment('promote', 'one', '--force')).code).toBe(0);
+    const unready = await until(async () => {
+      const now = await ready();
+      return now.status === 503 ? now : null;
+    });
+    expect(unready.text).toMatch(
+      /build one gets the new work .* only .*two polls it: "mooring deployment promote two"/,
+    );
+    expect((await deployment('list')).stdout).toMatch(/one +current .* NOBODY TAKES THE NEW WORK.* 0/);
+    const doctor = await runCommand(['doctor'], {
+      env: { TEMPORAL_ADDRESS: harness.stack.temporalAddress, DATABASE_URL: harness.stack.databaseUrl },
+    });
+    expect([doctor.code, doctor.stdout]).toEqual([
+      1,
+      expect.stringMatching(/surroundings +build one gets the new work/),
+    ]);
+
+    expect((await deployment('promote', 'two')).code).toBe(0);
+    await until(async () => ((await ready()).status === 200 ? true : null));
+    await harness.running();
+    expect(two?.buildId).toBe('two');
+  } finally {
+    await api.stop();
+  }
+});
+
+/** Waits for something that is not `null`. */
+async function until<Found>(look: () => Promise<Found | null>): Promise<Found> {
+  let found: Found | null = null;
+  await eventually(async () => {
+    found = await look();
+    return found !== null;
+  }, 'it never came');
+  if (found === null) throw new Error('it never came');
+  return found;
+}
 
 test('a build that is not there is an error that says what to do', async () => {
   const unknown = await deployment('promote', 'three');

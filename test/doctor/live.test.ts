@@ -9,6 +9,7 @@ import { sql } from 'drizzle-orm';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { SledClient } from '../../activities/sled-client.ts';
 import { examine } from '../../doctor/examine.ts';
+import { RECONCILERS } from '../../model/reconcilers.ts';
 import { workflowIds } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import { readStackFile, writeStackFile } from '../../stack/stack-file.ts';
@@ -20,7 +21,7 @@ let stateHome: string;
 const sleds = new SledClient();
 beforeAll(async () => {
   stateHome = await mkdtemp(join(tmpdir(), 'mooring-state-'));
-  harness = await startHarness({ reconcileEveryMs: 0, env: { XDG_STATE_HOME: stateHome } });
+  harness = await startHarness({ reconcilersOff: RECONCILERS, env: { XDG_STATE_HOME: stateHome } });
 });
 afterEach(() => harness.everywhere(({ agent }) => agent.faults.clear()));
 afterAll(async () => {

@@ -9,9 +9,10 @@ import { failVmm } from '../../db/transactions/fail-vmm.ts';
 import { recordStop } from '../../db/transactions/record-stop.ts';
 import { RECONCILER_PURPOSE, RECONCILERS } from '../../model/reconcilers.ts';
 import { OUTCOME_RUNNING, SEARCH_ATTRIBUTES } from '../../model/search-attributes.ts';
-import { workflowIds } from '../../model/workflow-names.ts';
+import { scheduleOf, workflowIds } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import { ensureSchedules } from '../../temporal/schedules.ts';
+import { searchAttributePairs } from '../../temporal/subject-names.ts';
 import { type RunningCommand, runCommand, startCommand } from '../support/command.ts';
 import { type Harness, refused, silence, startHarness, wake } from '../support/harness.ts';
 
@@ -48,7 +49,7 @@ async function leavingHealthyAlone<T>(work: () => Promise<T>): Promise<T> {
 
 describe('switched off and on', () => {
   test('what a schedule starts says of itself what the others do; one of an earlier version is brought up to date', async () => {
-    const handle = harness.temporal.schedule.getHandle('reaper');
+    const handle = harness.temporal.schedule.getHandle(scheduleOf(harness.installation, 'reaper'));
     const now = async () => {
       const { action, state } = await handle.describe();
       const { staticSummary, typedSearchAttributes } = action;
@@ -57,13 +58,21 @@ describe('switched off and on', () => {
     };
     const made = await now();
     expect(made).toMatchObject({ paused: true, staticSummary: RECONCILER_PURPOSE.reaper });
-    expect(JSON.stringify(made.outcome)).toContain(OUTCOME_RUNNING);
+    // One that vanished would keep the schedule from starting anything: a pass writes its outcome itself.
+    expect(made.outcome).toEqual([]);
     await handle.update(({ action, ...schedule }) => ({
       ...schedule,
-      action: { ...action, staticSummary: 'of old', searchAttributes: {}, typedSearchAttributes: [] },
+      action: {
+        ...action,
+        staticSummary: 'of old',
+        searchAttributes: {},
+        typedSearchAttributes: searchAttributePairs({ outcome: OUTCOME_RUNNING }),
+      },
     }));
-    expect(await now()).toMatchObject({ staticSummary: 'of old', outcome: [] });
-    await ensureSchedules(harness.temporal, { searchAttributes: true });
+    const old = await now();
+    expect(old.staticSummary).toBe('of old');
+    expect(JSON.stringify(old.outcome)).toContain(OUTCOME_RUNNING);
+    await ensureSchedules(harness.temporal, harness.installation);
     expect(await now()).toEqual(made);
 
     const query = `WorkflowType = "reaper" AND ${SEARCH_ATTRIBUTES.outcome} = "done"`;
@@ -84,7 +93,7 @@ describe('switched off and on', () => {
   });
 
   test('the switch is the pause of the Temporal Schedule, and a worker that starts leaves it as it is', async () => {
-    const schedule = harness.temporal.schedule.getHandle('reaper');
+    const schedule = harness.temporal.schedule.getHandle(scheduleOf(harness.installation, 'reaper'));
     expect(await harness.client.setReconciler('reaper', true)).toMatchObject({ enabled: true });
     expect((await schedule.describe()).state.paused).toBe(false);
     await waitUntil(
@@ -93,7 +102,7 @@ describe('switched off and on', () => {
       90_000,
     );
     expect(await harness.client.setReconciler('reaper', false)).toMatchObject({ enabled: false });
-    await ensureSchedules(harness.temporal);
+    await ensureSchedules(harness.temporal, harness.installation);
     expect((await schedule.describe()).state.paused).toBe(true);
   });
 

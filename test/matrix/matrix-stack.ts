@@ -6,11 +6,12 @@ import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { RECONCILERS, type ReconcilerName } from '../../model/reconcilers.ts';
+import { scheduleOf } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
+import { withinTime } from '../../platform/host/with-limit.ts';
 import { createLog } from '../../platform/telemetry/log.ts';
 import { type SledAgentHandle, startSledAgent } from '../../sled-agent/server.ts';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../stack/embedded-postgres.ts';
-import { withinTime } from '../../stack/stack.ts';
 import type { StackSled } from '../../stack/stack-sleds.ts';
 import { type RunningWorker, startWorker } from '../../worker/worker.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
@@ -99,10 +100,12 @@ export async function startMatrixStack(): Promise<MatrixStack> {
   let victim: { child: ChildProcess; supervisor: Supervisor } | null = null;
   const send = (message: ToVictim) => void (victim?.child.connected && victim.child.send(message));
   // Inventories are for what nothing else brings to light: too many of them, and nothing else gets to do it.
-  await harness.temporal.schedule.getHandle('watcher').update(({ spec, ...schedule }) => ({
-    ...schedule,
-    spec: { ...spec, intervals: [{ every: WATCH_EVERY_MS }] },
-  }));
+  await harness.temporal.schedule
+    .getHandle(scheduleOf(harness.installation, 'watcher'))
+    .update(({ spec, ...schedule }) => ({
+      ...schedule,
+      spec: { ...spec, intervals: [{ every: WATCH_EVERY_MS }] },
+    }));
 
   return {
     ...harness,

@@ -59,6 +59,7 @@ const REPORTS = 'api/routes/reports.ts';
 const OPERATIONS = 'api/operations.ts';
 const OUTCOMES = 'db/operation-outcomes.ts';
 const STARTER = 'temporal/workflow-starter.ts';
+const SURROUNDINGS_TEST = 'test/processes/surroundings.test.ts';
 const PROTOCOL = 'wire/sled-protocol.ts';
 const AGENT = 'sled-agent/agent.ts';
 const LEASE = 'model/lease.ts';
@@ -1363,6 +1364,102 @@ export const MUTANTS: readonly Mutant[] = [
       },
     ],
     caughtBy: [AUDIT_TEST],
+  },
+  {
+    name: 'search attributes: a refused start is not made again without',
+    why: 'an attribute that somebody removed keeps every start from beginning',
+    edits: [
+      {
+        file: 'temporal/client.ts',
+        find: 'if (!refusesSearchAttributes(error)) throw error;',
+        replace: 'throw error;',
+      },
+    ],
+    caughtBy: [SURROUNDINGS_TEST],
+  },
+  {
+    name: 'search attributes: a worker does not tell its workflows that they have vanished',
+    why: 'an upsert fails its workflow task, and the task is done again for ever',
+    edits: [
+      {
+        file: 'worker/attribute-notices.ts',
+        find: 'return attributes.usable ? result : withNotice(result);',
+        replace: 'return attributes.usable ? result : result;',
+      },
+    ],
+    caughtBy: [SURROUNDINGS_TEST],
+  },
+  {
+    name: 'search attributes: a workflow that was told by nobody does not ask',
+    why: 'what went on as an activity ends with an upsert that fails its task for ever',
+    edits: [
+      {
+        file: 'workflows/interceptors.ts',
+        find: 'return this.#said?.at === workflowInfo().historyLength;',
+        replace: 'return this.#said !== null;',
+      },
+    ],
+    caughtBy: [SURROUNDINGS_TEST],
+  },
+  {
+    name: 'surroundings: what is missing is looked for at the start alone',
+    why: 'a Temporal that lost its store stands still until every process is restarted',
+    edits: [{ file: 'temporal/surroundings.ts', find: '    surroundings.#schedule();\n', replace: '' }],
+    caughtBy: [SURROUNDINGS_TEST],
+  },
+  {
+    name: 'deployment: a build that nobody polls for is promoted',
+    why: 'all work stops, and the promotion says that it is done',
+    edits: [
+      {
+        file: 'temporal/deployment.ts',
+        find: 'return queues.length === 0',
+        replace: 'return queues.length >= 0',
+      },
+    ],
+    caughtBy: ['test/cli/deployment.test.ts'],
+  },
+  {
+    name: 'deployment: a build is served by whoever polls',
+    why: 'a deploy that nobody promoted is called healthy',
+    edits: [
+      {
+        file: 'temporal/pollers.ts',
+        find: '.filter((buildId) => !pollers.some((poller) => poller.buildId === buildId))\n      .map',
+        replace: '.filter(() => pollers.length === 0)\n      .map',
+      },
+    ],
+    caughtBy: ['test/rules/pollers.test.ts'],
+  },
+  {
+    name: 'installation: its id is not in the name of its queues',
+    why: 'two installations on one namespace take each other’s work',
+    edits: [
+      {
+        file: 'model/workflow-names.ts',
+        find: '? `${queue}-${installation}` : queue',
+        replace: '? queue : queue',
+      },
+    ],
+    caughtBy: ['test/processes/start-and-end.test.ts'],
+  },
+  {
+    name: 'installation: a copy of a database works beside it',
+    why: 'the workers of a restored copy take the work of the original, and know nothing of its instances',
+    edits: [
+      {
+        file: 'temporal/pollers.ts',
+        find: '!identity.endsWith(`${MARK}${mark}`)',
+        replace: "identity === ''",
+      },
+    ],
+    caughtBy: ['test/rules/pollers.test.ts', 'test/processes/start-and-end.test.ts'],
+  },
+  {
+    name: 'errors: a call that the server ended at our deadline is an internal error',
+    why: 'an operator is told of a fault of ours while Temporal is away',
+    edits: [{ file: 'temporal/errors.ts', find: 'new Set([1, 4, ', replace: 'new Set([4, ' }],
+    caughtBy: ['test/rules/temporal-errors.test.ts'],
   },
 ];
 

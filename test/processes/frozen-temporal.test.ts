@@ -11,8 +11,10 @@ import { finishUnwind } from '../../db/transactions/finish-unwind.ts';
 import { createLog } from '../../platform/telemetry/log.ts';
 import { findTemporalBinary, startTemporalServer, type TemporalServer } from '../../stack/temporal-server.ts';
 import { type ClientConnection, connectClient, plainTemporal } from '../../temporal/connection.ts';
-import { promoteBuild, readBuilds } from '../../temporal/deployment.ts';
-import { ensureSchedules } from '../../temporal/schedules.ts';
+import { findDeployedInstallations, promoteBuild, readBuilds, readPolledBuilds } from '../../temporal/deployment.ts';
+import { readPolledQueues } from '../../temporal/pollers.ts';
+import { RunLister } from '../../temporal/run-lister.ts';
+import { ensureSchedules, readLoops } from '../../temporal/schedules.ts';
 import { WorkflowStarter } from '../../temporal/workflow-starter.ts';
 import { startTestDatabase, type TestDatabase } from '../support/database.ts';
 import { unwindError } from '../support/saga-steps.ts';
@@ -87,11 +89,16 @@ test('every call to Temporal has a deadline, whoever makes it', async () => {
     list: async () => {
       for await (const _ of client.workflow.list());
     },
-    ensureSchedules: () => ensureSchedules(client),
+    ensureSchedules: () => ensureSchedules(client, 'an-installation'),
     pauseSchedule: () => client.schedule.getHandle('watcher').pause(),
     triggerSchedule: () => client.schedule.getHandle('watcher').trigger(),
-    readBuilds: () => readBuilds(client),
-    promoteBuild: () => promoteBuild(client, 'a-build'),
+    readLoops: () => readLoops(client, 'an-installation'),
+    readPolledQueues: () => readPolledQueues(client, 'an-installation'),
+    readPolledBuilds: () => readPolledBuilds(client, 'an-installation'),
+    findDeployedInstallations: () => findDeployedInstallations(client),
+    listRuns: () => new RunLister(client).list([id], 1),
+    readBuilds: () => readBuilds(client, 'an-installation'),
+    promoteBuild: () => promoteBuild(client, 'an-installation', 'a-build'),
   };
   expect(Object.keys(calls).length).toBeGreaterThan(12);
   const failed = Object.entries(calls).map(async ([name, call]) => {

@@ -619,7 +619,7 @@ async function migrationFailedBy(harness: Harness, id: string, there: StackSled)
 
 async function byHand(harness: Harness, name: ReconcilerName): ReturnType<Recording> {
   await harness.client.runReconciler(name);
-  return { workflowId: workflowIds.reconcileOnce(name) };
+  return { workflowId: workflowIds.reconcileOnce(harness.installation, name) };
 }
 
 /** A running instance, and no other. */

@@ -12,7 +12,7 @@ import { readTemporalSettings } from '../../temporal/connection.ts';
 import { fetchHistories, type NamedHistory, readHistories, replay } from '../../worker/replay.ts';
 import { installRuntime, workflowBundle } from '../../worker/worker.ts';
 
-const DEFAULT_QUERY = 'TaskQueue IN ("mooring", "mooring-update")';
+const DEFAULT_QUERY = 'TaskQueue STARTS_WITH "mooring-"';
 const folder = fileURLToPath(new URL('../histories', import.meta.url));
 const program = new Command('npm run replay --')
   .description('Replays workflow histories on the workflows of this working tree: the gate before a deploy.')

@@ -5,9 +5,9 @@
 import { fileURLToPath } from 'node:url';
 import { pino } from 'pino';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { workflowIds } from '../../model/workflow-names.ts';
+import { deploymentOf, workflowIds } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
-import { DEPLOYMENT_NAME, promoteBuild, readBuilds } from '../../temporal/deployment.ts';
+import { promoteBuild, readBuilds } from '../../temporal/deployment.ts';
 import { readHistories, replay } from '../../worker/replay.ts';
 import { bundleWorkflows, installRuntime, type RunningWorker, startWorker, VERSIONING } from '../../worker/worker.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
@@ -55,7 +55,7 @@ async function buildOfEnded(workflowId: string): Promise<string | undefined> {
 }
 
 async function statusOf(buildId: string) {
-  return (await readBuilds(harness.temporal)).find((build) => build.buildId === buildId)?.status;
+  return (await readBuilds(harness.temporal, harness.installation)).find((build) => build.buildId === buildId)?.status;
 }
 
 /** `ROUTING_CONFIG_UPDATE_STATE_COMPLETED` of temporal.api.enums.v1. */
@@ -66,12 +66,12 @@ const ROUTED = 2;
  * one that does not know yet hands work to the build that was current before.
  */
 async function promote(buildId: string): Promise<void> {
-  await promoteBuild(harness.temporal, buildId);
+  await promoteBuild(harness.temporal, harness.installation, buildId);
   await waitUntil(
     async () => {
       const { workerDeploymentInfo } = await harness.temporal.workflowService.describeWorkerDeployment({
         namespace: harness.temporal.options.namespace,
-        deploymentName: DEPLOYMENT_NAME,
+        deploymentName: deploymentOf(harness.installation),
       });
       const current = workerDeploymentInfo?.routingConfig?.currentDeploymentVersion?.buildId;
       return current === buildId && workerDeploymentInfo?.routingConfigUpdateState === ROUTED;

@@ -32,6 +32,8 @@ export interface Harness {
   readonly client: MooringClient;
   readonly temporal: Client;
   readonly database: OpenDatabase;
+  /** The id of the installation. */
+  readonly installation: string;
   /** Creates a stopped instance, which is not restarted by itself unless asked for; returns its id. */
   create(name?: string, values?: Partial<InstanceCreate>): Promise<string>;
   /** Creates and starts an instance, and waits until it runs; returns its id. */
@@ -87,11 +89,11 @@ export async function startHarness(
     maxConnections: options.connections ?? 4,
     applicationName: 'mooring-test',
   });
-  const { client: temporal, close: closeTemporal } = await connectTemporalClient(
-    stack.temporal,
-    database.db,
-    pino({ level: 'silent' }),
-  );
+  const {
+    client: temporal,
+    close: closeTemporal,
+    installation,
+  } = await connectTemporalClient(stack.temporal, database.db, pino({ level: 'silent' }));
   const client = new MooringClient({
     url: stack.apiUrl,
     ...(options.requireTokens ? { token: stack.adminToken.secret } : {}),
@@ -106,6 +108,7 @@ export async function startHarness(
     client,
     temporal,
     database,
+    installation: (await installation()).id,
     async create(name, values) {
       named += 1;
       const unique = name ?? `vm-${named}`;

@@ -1,0 +1,287 @@
+/**
+ * What Mooring needs around it vanishes while it works: each thing, removed and then refused, under each kind of work. On a
+ * Temporal server of the test's own, which it may also empty.
+ */
+import { randomUUID } from 'node:crypto';
+import type { Connection } from '@temporalio/client';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { RECONCILERS } from '../../model/reconcilers.ts';
+import { SEARCH_ATTRIBUTES } from '../../model/search-attributes.ts';
+import { scheduleOf, TASK_QUEUE, workflowIds } from '../../model/workflow-names.ts';
+import { freePort } from '../../platform/host/child-process.ts';
+import { createLog } from '../../platform/telemetry/log.ts';
+import { findTemporalBinary, startTemporalServer, type TemporalServer } from '../../stack/temporal-server.ts';
+import { connectTemporalClient } from '../../temporal/client.ts';
+import { readBuilds } from '../../temporal/deployment.ts';
+import { examineSurroundings } from '../../temporal/surroundings.ts';
+import { type Harness, startHarness } from '../support/harness.ts';
+import { eventually } from '../support/wait.ts';
+
+const LOOK_MS = 400;
+const NAMES = Object.values(SEARCH_ATTRIBUTES);
+const KEYWORD = 2;
+/** `TemporalServer`s of this kind have ten custom keywords. */
+const MOST_KEYWORDS = 10;
+
+let port: number;
+let server: TemporalServer;
+let harness: Harness;
+beforeAll(async () => {
+  port = await freePort();
+  server = await startServer();
+  harness = await startHarness({
+    sleds: 2,
+    lookEveryMs: LOOK_MS,
+    metricsListen: '127.0.0.1:0',
+    reconcileEveryMs: 1_000,
+    registerTimeoutMs: 60_000,
+    env: { TEMPORAL_ADDRESS: server.address, MOORING_BUILD_ID: 'one' },
+  });
+});
+afterAll(async () => {
+  await harness?.close();
+  await server?.stop();
+});
+
+async function startServer(): Promise<TemporalServer> {
+  const { path: binary } = await findTemporalBinary();
+  return startTemporalServer({ binary, port, uiPort: null });
+}
+
+const operator = () => (harness.temporal.connection as Connection).operatorService;
+const namespace = 'default';
+
+async function registered(): Promise<string[]> {
+  const { customAttributes } = await operator().listSearchAttributes({ namespace });
+  return Object.keys(customAttributes ?? {});
+}
+
+/** Removes attributes; `refused`: in such a way that they can't be registered again, since others have taken their places. */
+async function remove(names: readonly string[], refused: boolean): Promise<void> {
+  await operator().removeSearchAttributes({ namespace, searchAttributes: [...names] });
+  if (!refused) return;
+  await eventually(async () => {
+    const known = await registered();
+    const ours = known.filter((name) => names.includes(name));
+    if (ours.length > 0) await operator().removeSearchAttributes({ namespace, searchAttributes: ours });
+    for (let free = MOST_KEYWORDS - known.length + ours.length; free > 0; free--)
+      await operator()
+        .addSearchAttributes({ namespace, searchAttributes: { [`Other${randomUUID().slice(0, 8)}`]: KEYWORD } })
+        .catch(() => {});
+    const now = await registered();
+    return now.length >= MOST_KEYWORDS && names.every((name) => !now.includes(name));
+  }, 'the places of the attributes were never taken');
+}
+
+/** Gives the places of other attributes back. */
+async function giveBack(): Promise<void> {
+  const others = (await registered()).filter((name) => !NAMES.some((ours) => ours === name));
+  if (others.length > 0) await operator().removeSearchAttributes({ namespace, searchAttributes: others });
+}
+
+async function ready(): Promise<{ readonly status: number; readonly text: string }[]> {
+  const { worker, api } = harness.stack;
+  return Promise.all(
+    [`${worker.metricsUrl}/readyz`, `${api.url}/readyz`].map(async (url) => {
+      const answer = await fetch(url);
+      return { status: answer.status, text: await answer.text() };
+    }),
+  );
+}
+
+const allReady = () =>
+  eventually(
+    async () => (await ready()).every(({ status, text }) => status === 200 && text === 'ready\n'),
+    'the processes never called themselves ready',
+  );
+
+/**
+ * Every kind of work that people ask for: each must end while something optional is missing. The last one holds up starts until
+ * it is let go on.
+ */
+const WORK: Readonly<Record<string, () => Promise<() => Promise<void>>>> = {
+  'a start': async () => {
+    const id = await harness.create();
+    return async () => {
+      await harness.client.startInstance(id);
+      await harness.shows(id, 'running');
+    };
+  },
+  'a stop': async () => {
+    const id = await harness.running();
+    return async () => {
+      await harness.client.stopInstance(id);
+      await harness.shows(id, 'stopped');
+    };
+  },
+  'a migration': async () => {
+    const id = await harness.running();
+    const { there } = await harness.placed(id);
+    return async () => {
+      await harness.client.migrateInstance(id, there.id);
+      await eventually(async () => (await harness.record(id)).active?.sledId === there.id, 'it never moved');
+      await harness.rests(id);
+    };
+  },
+  'an update and an unregistration over a leftover': async () => {
+    const id = await harness.create();
+    return async () => {
+      harness.everywhere(({ agent }) =>
+        agent.faults.plant({ call: 'state:running', act: { type: 'refuse', status: 409 }, times: 1 }),
+      );
+      await harness.client.startInstance(id).catch(() => {});
+      harness.everywhere(({ agent }) => agent.faults.clear());
+      await harness.client.deleteInstance(id);
+      await harness.rests(id);
+    };
+  },
+  'a loop that is run by hand': async () => async () => {
+    expect((await harness.client.runReconciler('reaper')).summary).toContain('looked for');
+  },
+  'a loop on its schedule': async () => async () => {
+    const began = Date.now();
+    await eventually(async () => {
+      const updater = (await harness.client.listReconcilers()).find(({ name }) => name === 'updater');
+      return Date.parse(updater?.time_last_run ?? '') > began && updater?.last_summary !== null;
+    }, 'the loop never ran');
+  },
+  'a start whose step goes on as an activity': async () => {
+    const id = await harness.create();
+    harness.everywhere(({ agent }) =>
+      agent.faults.plant({ call: 'state:running', act: { type: 'refuse', status: 503 } }),
+    );
+    const { operationId } = await harness.client.startInstance(id, { waitSeconds: 0 });
+    const handle = harness.temporal.workflow.getHandle(workflowIds.start(id), operationId ?? '');
+    await eventually(
+      async () => ((await handle.describe()).raw.pendingActivities ?? []).length > 0,
+      'its step never went on as an activity',
+    );
+    return async () => {
+      harness.everywhere(({ agent }) => agent.faults.clear());
+      expect(await handle.result()).toMatchObject({ outcome: 'started' });
+      await harness.shows(id, 'running');
+    };
+  },
+};
+
+describe('search attributes', () => {
+  test.each([
+    { what: 'one that every start carries', names: [SEARCH_ATTRIBUTES.instance], refused: false },
+    { what: 'one that is only written', names: [SEARCH_ATTRIBUTES.failedStep], refused: true },
+    { what: 'the outcome', names: [SEARCH_ATTRIBUTES.outcome], refused: true },
+    { what: 'all of them', names: NAMES, refused: false },
+    { what: 'all of them', names: NAMES, refused: true },
+  ])('$what, removed while all kinds of work begin and end (refused: $refused)', async ({ names, refused }) => {
+    await allReady();
+    const prepared: [string, () => Promise<void>][] = [];
+    for (const [name, prepare] of Object.entries(WORK)) prepared.push([name, await prepare()]);
+    await remove(names, refused);
+    for (const [name, work] of prepared.reverse())
+      await work().catch((error: unknown) => {
+        throw new Error(`${name}: ${error instanceof Error ? error.message : error}`, { cause: error });
+      });
+    if (refused) {
+      await eventually(
+        async () => (await ready()).every(({ status, text }) => status === 200 && text.includes('search attributes')),
+        'readiness never said what is missing',
+      );
+      const connection = harness.temporal.connection as Connection;
+      expect(await examineSurroundings(harness.database.db, connection, harness.temporal)).toContainEqual(
+        expect.objectContaining({
+          what: 'search_attributes',
+          needed: false,
+          problem: expect.stringContaining(names[0] ?? ''),
+        }),
+      );
+    }
+    await giveBack();
+    await eventually(async () => {
+      const known = await registered();
+      return NAMES.every((name) => known.includes(name));
+    }, 'they were never registered again');
+    await allReady();
+  });
+
+  test('a workflow that continues as new without them', async () => {
+    await allReady();
+    const ids = [await harness.running(), await harness.running()];
+    const { here } = await harness.placed(ids[0] ?? '');
+    harness.everywhere(({ agent }) => agent.faults.plant({ call: 'register', act: { type: 'refuse', status: 503 } }));
+    const drain = await harness.temporal.workflow.start('sledDrain', {
+      workflowId: workflowIds.drain(here.id),
+      taskQueue: TASK_QUEUE,
+      args: [{ sledId: here.id, sledName: here.name, parallel: 1, instancesPerRun: 1 }],
+    });
+    await eventually(
+      async () =>
+        (await harness.client.getInstance(ids[0] ?? '')).run_state === 'migrating' ||
+        (await harness.client.getInstance(ids[1] ?? '')).run_state === 'migrating',
+      'the drain never began',
+    );
+    await remove(NAMES, true);
+    harness.everywhere(({ agent }) => agent.faults.clear());
+    expect(await drain.result()).toMatchObject({ state: 'drained' });
+    await giveBack();
+    await allReady();
+  });
+});
+
+test('a schedule that is deleted is made again', async () => {
+  await allReady();
+  for (const name of RECONCILERS)
+    await harness.temporal.schedule.getHandle(scheduleOf(harness.installation, name)).delete();
+  await eventually(
+    async () => (await harness.client.listReconcilers()).every(({ scheduled }) => scheduled),
+    'a schedule was never made again',
+  );
+  await allReady();
+});
+
+test('Temporal comes back empty at the same address: everything works again, and no process was restarted', async () => {
+  await allReady();
+  const stopping = await harness.running();
+  const { worker } = harness.stack;
+  await server.kill();
+  server = await startServer();
+  // What a caller sees meanwhile is 503, which says that it may try again.
+  let id = '';
+  await eventually(async () => {
+    id = await harness.create().catch(() => '');
+    return id !== '';
+  }, 'the API never took a call');
+  await eventually(
+    () =>
+      harness.client.startInstance(id).then(
+        () => true,
+        (error: { status?: number }) => {
+          expect(error.status).toBe(503);
+          return false;
+        },
+      ),
+    'a start never went through',
+  );
+  await harness.shows(id, 'running');
+  await harness.client.stopInstance(stopping);
+  await harness.shows(stopping, 'stopped');
+  await eventually(
+    async () => (await harness.client.listReconcilers()).every((loop) => loop.scheduled && loop.time_last_run !== null),
+    'the loops never ran',
+  );
+  expect(await readBuilds(harness.temporal, harness.installation)).toEqual([
+    expect.objectContaining({ buildId: worker.buildId, status: 'current' }),
+  ]);
+  expect(await registered()).toEqual(expect.arrayContaining(NAMES));
+  await allReady();
+});
+
+test('two that connect at once to a namespace without attributes can both use them', async () => {
+  await allReady();
+  await remove(NAMES, false);
+  const log = createLog('test', 'silent');
+  const both = await Promise.all(
+    [1, 2].map(() => connectTemporalClient(harness.stack.temporal, harness.database.db, log)),
+  );
+  expect(both.map(({ searchAttributes }) => searchAttributes.usable)).toEqual([true, true]);
+  await Promise.all(both.map(({ close }) => close()));
+  await allReady();
+});
