@@ -132,7 +132,9 @@ export async function watchSleds({ db, sleds, workflows, metrics }: ActivityCont
     inventory: PromiseSettledResult<unknown>,
     description: PromiseSettledResult<AgentDescription | null>,
   ): Promise<boolean> {
-    const agent = description.status === 'fulfilled' ? description.value : undefined;
+    const described = description.status === 'fulfilled' ? description.value : undefined;
+    // An agent that has said who it is knows the question: who doesn't is somebody else, for a moment.
+    const agent = described === null && sled.agentId !== null ? undefined : described;
     const owner = agent == null ? undefined : byAgent.get(agent.agent_id);
     if (owner !== undefined && owner.id !== sled.id) {
       const trouble = `the agent at ${sled.address} is that of sled "${owner.name}": one host is one sled`;
