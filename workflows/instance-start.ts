@@ -34,21 +34,7 @@ export async function instanceStart(input: InstanceStartInput): Promise<Instance
       const elsewhere = silentSledIds.length === 0 ? {} : { silentSledIds };
       const claim = await claimStart({ ...attempt, ...elsewhere, reason });
       if (claim === null) return { outcome: 'already started' };
-      const request = { ...claim, instanceId };
-      const firstMs = Math.min(ONE_SLED_MS, leftMs);
-      leftMs -= firstMs;
-      const lookedAtMs = await registerVmm(firstMs)(request).catch(async (failure: unknown) => {
-        if (leftMs === 0 || !gaveNoAnswer(failure)) throw failure;
-        const others = await otherSleds([...silentSledIds, claim.sledId]);
-        if (others !== null) {
-          silentSledIds = others.silentSledIds;
-          throw new TryElsewhere(`sled "${claim.sledName}" gave no answer`, { cause: failure });
-        }
-        // Nobody else would do better: the sled may yet answer.
-        const restMs = leftMs;
-        leftMs = 0;
-        return registerVmm(restMs)(request);
-      });
+      const lookedAtMs = await register(claim);
       const sled = { name: claim.sledName, address: claim.sledAddress };
       await runVmm({ ...attempt, sled, lookedAtMs });
       return { outcome: 'started', vmmId: attempt.vmmId, sled: claim.sledName };
@@ -60,6 +46,25 @@ export async function instanceStart(input: InstanceStartInput): Promise<Instance
     wasRefused: () => true,
     spared: ({ vmmId }) => ({ outcome: 'started', vmmId }),
   });
+
+  /** Registers the VMM; as long as its sled gives no answer and there is time, it looks for another one now and then. */
+  async function register(claim: NonNullable<Awaited<ReturnType<typeof claimStart>>>): Promise<number> {
+    for (;;) {
+      const partMs = Math.min(ONE_SLED_MS, leftMs);
+      leftMs -= partMs;
+      try {
+        return await registerVmm(partMs)({ ...claim, instanceId });
+      } catch (failure) {
+        if (leftMs === 0 || !gaveNoAnswer(failure)) throw failure;
+        const others = await otherSleds([...silentSledIds, claim.sledId]);
+        // Where nobody else would do better, the sled may yet answer.
+        if (others !== null) {
+          silentSledIds = others.silentSledIds;
+          throw new TryElsewhere(`sled "${claim.sledName}" gave no answer`, { cause: failure });
+        }
+      }
+    }
+  }
 
   /** Those to pass over, where another sled answers that takes the instance; `null` where none does, or nobody can say. */
   function otherSleds(passOver: readonly string[]) {

@@ -418,7 +418,11 @@ export const COLUMNS: readonly Column[] = [
     head: 'sled refuses',
     title: 'the sled refuses with 409',
     notApplicable: onlySledSteps,
-    expects: (row) => (onlySagaSteps(row) === null ? undoneBySaga(row) : 'same'),
+    expects(row) {
+      if (onlySagaSteps(row) !== null) return 'same';
+      // A question that is refused settles nothing: the saga does without its answer.
+      return [...row.calls].some(isCommand) ? undoneBySaga(row) : 'either';
+    },
     arrange(subject, row) {
       const saga = onlySagaSteps(row) === null;
       const lifts = [...row.calls].map((call) =>

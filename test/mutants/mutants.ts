@@ -229,8 +229,8 @@ export const MUTANTS: readonly Mutant[] = [
       { file: START, find: 'async steps(attempt) {', replace: 'async steps(attempt, claimed) {' },
       {
         file: START,
-        find: 'const lookedAtMs = await registerVmm(',
-        replace: 'claimed();\n      const lookedAtMs = await registerVmm(',
+        find: 'const lookedAtMs = await register(',
+        replace: 'claimed();\n      const lookedAtMs = await register(',
       },
     ],
     caughtBy: [ORDER_TEST],
