@@ -378,6 +378,8 @@ describe('the reaper', () => {
     expect((await harness.holds(id)).reservations).toEqual(['tombstoned']);
     // Its sled answers: the watcher releases it.
     expect((await run('watcher')).found.released).toEqual([waits]);
+    // Its row is the update's to retire now; the reaper of the next test must not find it.
+    await harness.rests(id);
   });
 
   test('a living VMM that nothing names is no row to delete', async () => {
@@ -391,6 +393,7 @@ describe('the reaper', () => {
       old_keys: 0,
     });
     await waitUntil(async () => (await harness.holds(id)).reservations.length === 0, `VMM ${vmmId} was never ended`);
+    await harness.rests(id);
   });
 
   test('an orphan reservation of a deleted VMM, and one on an expunged sled', async () => {
