@@ -146,7 +146,7 @@ export async function startMatrixStack(): Promise<MatrixStack> {
     },
     async runLoops(names) {
       for (const name of RECONCILERS) {
-        const schedule = harness.temporal.schedule.getHandle(name);
+        const schedule = harness.temporal.schedule.getHandle(scheduleOf(harness.installation, name));
         await (names.includes(name) ? schedule.unpause() : schedule.pause());
       }
     },
