@@ -14,6 +14,7 @@
  */
 import { defineSearchAttributeKey, SearchAttributeType, type SearchAttributeUpdatePair } from '@temporalio/common';
 import {
+  ActivityFailure,
   type ActivityInput,
   CancellationScope,
   ContinueAsNew,
@@ -169,7 +170,11 @@ class ProgressInterceptor implements WorkflowInboundCallsInterceptor, WorkflowOu
   async #mayUpsert(): Promise<boolean> {
     if (!this.#isTold()) {
       // Also of a workflow that is cancelled; and no answer is no reason to fail it.
-      const answer = await CancellationScope.nonCancellable(() => askUsable()).catch(() => false);
+      const answer = await CancellationScope.nonCancellable(() => askUsable()).catch((error: unknown) => {
+        // What is not on record as a failure of the step would go otherwise in a replay.
+        if (!(error instanceof ActivityFailure)) throw error;
+        return false;
+      });
       const { usable, result } = readNotice(answer);
       this.#said = { usable: usable && result === true, at: workflowInfo().historyLength };
     }

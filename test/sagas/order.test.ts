@@ -53,6 +53,8 @@ beforeAll(async () => {
       },
     ]),
   );
+  // Every worker of ours can be asked; here nothing knows the attributes.
+  activities.searchAttributesUsable = async () => false;
   worker = await Worker.create({
     connection: native,
     taskQueue: QUEUE,
