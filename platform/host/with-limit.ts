@@ -1,3 +1,5 @@
+import { setMaxListeners } from 'node:events';
+
 /**
  * Runs `work` with a signal that is aborted after `limitMs` milliseconds, with a `TimeoutError`, or with `over`, for its reason.
  * Throws what `work` throws.
@@ -13,6 +15,8 @@ export async function withLimit<Result>(
   const limit = new AbortController();
   const end = () => limit.abort(over.reason);
   const timer = setTimeout(() => limit.abort(new DOMException('it took too long', 'TimeoutError')), limitMs);
+  // Many may wait under one signal; each takes its listener away.
+  setMaxListeners(0, over);
   if (over.aborted) end();
   else over.addEventListener('abort', end, { once: true });
   try {

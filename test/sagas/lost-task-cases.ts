@@ -215,7 +215,9 @@ export const SCENARIOS: readonly Scenario[] = [
   {
     name: 'a start',
     workflow: 'instanceStart',
-    steps: SAGA_STEPS.instanceStart.steps.map(({ activity }) => activity),
+    steps: SAGA_STEPS.instanceStart.steps
+      .map(({ activity }) => activity)
+      .filter((activity) => !(`instanceStart/${activity}` in LEFT_OUT)),
     operation: 'start',
     shows: STARTS,
     ends: always('succeeded'),

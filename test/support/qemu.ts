@@ -44,6 +44,8 @@ export function qemuHypervisor(
       transport,
       ...(disk === undefined ? {} : { disk }),
       endWithAgent: true,
+      // That of an agent of the command's under TCG: guests go between the two.
+      cpuModels: ['qemu64-v1'],
       ...options,
     });
 }
