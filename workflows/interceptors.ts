@@ -24,6 +24,7 @@ import {
   metricMeter,
   type Next,
   proxyLocalActivities,
+  type SignalInput,
   setCurrentDetails,
   type TimerInput,
   upsertSearchAttributes,
@@ -63,8 +64,11 @@ class ProgressInterceptor implements WorkflowInboundCallsInterceptor, WorkflowOu
   /** What is sure of the subject: an argument may speak of a VMM that is never made. */
   #sure: SagaFacts = {};
   #upsertedOnce = false;
-  /** What a step last said of the attributes, and in which workflow task: the length of the history tells tasks apart. */
-  #said: { readonly usable: boolean; readonly at: number } | null = null;
+  /**
+   * What the step that has just ended within its workflow task said of the attributes; `null` once anything else has happened, as
+   * that may have been in another task. Not told apart by the length of the history: a replay may see another one.
+   */
+  #told: boolean | null = null;
   /**
    * The story as it is when somebody asks: making Markdown of it at each step would be work that nobody looks at. The SDK keeps
    * the details as they are, and makes JSON of them to answer a query.
@@ -104,14 +108,14 @@ class ProgressInterceptor implements WorkflowInboundCallsInterceptor, WorkflowOu
     input: ActivityInput,
     next: Next<WorkflowOutboundCallsInterceptor, 'scheduleActivity'>,
   ): Promise<unknown> {
-    const begin = () => {
-      const done = this.#step(input, (summary) => next({ ...input, options: { summary, ...input.options } }));
-      // Not at its end, where a signal that arrives while the worker is asked would be lost.
-      if (this.#workflowType !== SIGNALLED) return done;
-      return done.then(async (result) => {
-        await this.#mayUpsert();
-        return result;
-      });
+    const begin = async () => {
+      try {
+        return await this.#step(input, (summary) => next({ ...input, options: { summary, ...input.options } }));
+      } finally {
+        this.#forget();
+        // Not at its end, where a signal that arrives while the worker is asked would be lost.
+        if (this.#workflowType === SIGNALLED) await this.#mayUpsert();
+      }
     };
     const upserted = this.#upsertedOnce ? null : this.#upsert(attributesOf(this.#sure));
     return upserted === null ? begin() : upserted.then(begin);
@@ -126,12 +130,18 @@ class ProgressInterceptor implements WorkflowInboundCallsInterceptor, WorkflowOu
     return this.#step(input, (summary) => next({ ...input, options: { summary, ...input.options } }), true);
   }
 
+  handleSignal(input: SignalInput, next: Next<WorkflowInboundCallsInterceptor, 'handleSignal'>): Promise<void> {
+    this.#forget();
+    return next(input);
+  }
+
   async startTimer(input: TimerInput, next: Next<WorkflowOutboundCallsInterceptor, 'startTimer'>): Promise<void> {
     const summary = input.options?.summary ?? `wait ${input.durationMs} ms`;
     const goOn = this.#story.wait(summary);
     try {
       await next({ ...input, options: { ...input.options, summary } });
     } finally {
+      this.#forget();
       goOn();
     }
   }
@@ -153,6 +163,7 @@ class ProgressInterceptor implements WorkflowInboundCallsInterceptor, WorkflowOu
         return result;
       },
       (error: unknown) => {
+        this.#forget();
         end('failed', messageOf(error));
         throw error;
       },
@@ -162,13 +173,13 @@ class ProgressInterceptor implements WorkflowInboundCallsInterceptor, WorkflowOu
   /** Takes what the worker has added to the result of a step of this task. */
   #hear(answer: unknown): unknown {
     const { usable, result } = readNotice(answer);
-    this.#said = { usable, at: workflowInfo().historyLength };
+    this.#told = usable;
     return result;
   }
 
   /** Whether an upsert that is made in this workflow task can't fail it, as far as anybody knows. */
   async #mayUpsert(): Promise<boolean> {
-    if (!this.#isTold()) {
+    if (this.#told === null) {
       // Also of a workflow that is cancelled; and no answer is no reason to fail it.
       const answer = await CancellationScope.nonCancellable(() => askUsable()).catch((error: unknown) => {
         // What is not on record as a failure of the step would go otherwise in a replay.
@@ -176,13 +187,14 @@ class ProgressInterceptor implements WorkflowInboundCallsInterceptor, WorkflowOu
         return false;
       });
       const { usable, result } = readNotice(answer);
-      this.#said = { usable: usable && result === true, at: workflowInfo().historyLength };
+      this.#told = usable && result === true;
     }
-    return this.#said?.usable ?? false;
+    return this.#told ?? false;
   }
 
-  #isTold(): boolean {
-    return this.#said?.at === workflowInfo().historyLength;
+  /** What was said is said of its own task alone. */
+  #forget(): void {
+    this.#told = null;
   }
 
   async #fail(error: unknown): Promise<void> {
@@ -238,8 +250,8 @@ class ProgressInterceptor implements WorkflowInboundCallsInterceptor, WorkflowOu
         changed.map(([attribute, value]): SearchAttributeUpdatePair => ({ key: keyOf(attribute), value })),
       );
     };
-    if (!this.#isTold()) return this.#mayUpsert().then(write);
-    write(this.#said?.usable ?? false);
+    if (this.#told === null) return this.#mayUpsert().then(write);
+    write(this.#told);
     return null;
   }
 }

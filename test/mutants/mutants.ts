@@ -1972,8 +1972,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: 'workflows/interceptors.ts',
-        find: 'return this.#said?.at === workflowInfo().historyLength;',
-        replace: 'return this.#said !== null;',
+        find: '    this.#told = null;\n',
+        replace: '',
       },
     ],
     caughtBy: [SURROUNDINGS_TEST],
