@@ -183,7 +183,7 @@ export class SledClient {
     }
     // An answer of this shape is one, whatever else another program may serve there.
     if (status >= 200 && status < 300) return agentDescription.safeParse(parseJson(text)).data ?? null;
-    if (status >= 500)
+    if (status >= 500 && status !== 501)
       throw new SledError('unavailable', `${what}: answered ${status}: it doesn't know yet who it is`, {
         answered: readSledError(text) !== null,
       });
