@@ -127,21 +127,6 @@ export const sledInventory = z.object({
 });
 export type SledInventory = z.infer<typeof sledInventory>;
 
-/**
- * The answer of `GET /agent`: what a sled agent says of itself. Beside the protocol: an agent that others wrote need not know
- * the question, and every field but its id may be absent.
- */
-export const agentDescription = z.object({
-  /** Made once, and kept with the agent's data: the same agent has it at every address. */
-  agent_id: z.guid(),
-  version: z.string().max(100).nullish(),
-  /** What keeps it from doing its work, a sentence each, for example that its disk is full; empty when it is well. */
-  trouble: z.array(z.string().max(1000)).max(100).default([]),
-  /** The CPU models that its guests can be given, where they are told apart. */
-  cpu_models: z.array(z.string().max(100)).max(1000).nullish(),
-});
-export type AgentDescription = z.infer<typeof agentDescription>;
-
 /** The only answer that means "this VMM does not exist". */
 export const NO_SUCH_INSTANCE = 'NO_SUCH_INSTANCE';
 /** A register for an id that was unregistered before: it stays dead. */
