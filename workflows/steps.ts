@@ -78,8 +78,8 @@ export const deliverStop = step('deliverStop', UNTIL_DEFINITIVE);
 export const unregisterLeftover = step('unregisterLeftover', UNTIL_DEFINITIVE);
 
 /**
- * Declares a step, with how it goes on as an activity. A failure that trying again can't mend ends it at once, as does a cancellation; `silent` names, for a step
- * with a bound, who gave no answer within it.
+ * Declares a step, with how it goes on as an activity. A failure that trying again can't mend ends it at once, as does a
+ * cancellation; `silent` names, for a step with a bound, who gave no answer within it.
  */
 function step<Name extends keyof SagaActivities>(
   name: Name,
