@@ -12,6 +12,7 @@
 export type TableBound = { readonly bound: 'reaped' | 'follows' | 'by hand' | 'fixed'; readonly why: string };
 
 export const TABLE_BOUNDS: Readonly<Record<string, TableBound>> = {
+  installation: { bound: 'fixed', why: 'one row' },
   project: { bound: 'reaped', why: 'once it was deleted and nothing of it is left' },
   sled: {
     bound: 'by hand',

@@ -252,7 +252,8 @@ async function migrateNow(id: string, sourceVmmId: string): Promise<void> {
 
 const plantKey = (instanceId: string, operationId: string | null) =>
   run(sql`
-    INSERT INTO idempotency_key (key, call, instance_id, operation_id) VALUES (${randomUUID()}, 'start', ${instanceId}, ${operationId})`);
+    INSERT INTO idempotency_key (key, call, request_digest, taken_by, instance_id, operation_id)
+    VALUES (${randomUUID()}, 'start', sha256(''), gen_random_uuid(), ${instanceId}, ${operationId})`);
 
 const TABLES = ['project', 'instance', 'vmm', 'migration', 'operation'] as const;
 
@@ -465,7 +466,8 @@ const OLD_ROWS: Readonly<Record<string, () => Promise<SQL>>> = {
   idempotency_key: async () => {
     const key = randomUUID();
     await run(sql`
-      INSERT INTO idempotency_key (key, call, instance_id, time_created) VALUES (${key}, 'start', ${await database.addInstance(projectId)}, ${ago(31)})`);
+      INSERT INTO idempotency_key (key, call, request_digest, taken_by, instance_id, time_created)
+      VALUES (${key}, 'start', sha256(''), gen_random_uuid(), ${await database.addInstance(projectId)}, ${ago(31)})`);
     return sql`key = ${key}`;
   },
   access_token: async () => {
@@ -563,8 +565,8 @@ test('with a long past every list, every loop and every batch finds its rows by 
       INSERT INTO operation (id, kind, instance_id, vmm_id, workflow_id, succeeded, time_started, time_ended)
       SELECT gen_random_uuid(), 'start', instance_id, id, 'w', true, time_created, time_deleted FROM vmm WHERE time_deleted IS NOT NULL`);
     await transaction.execute(sql`
-      INSERT INTO idempotency_key (key, call, instance_id, operation_id, time_created)
-      SELECT gen_random_uuid(), 'start', instance_id, id, time_ended FROM operation WHERE time_ended > now() - interval '7 days'`);
+      INSERT INTO idempotency_key (key, call, request_digest, taken_by, instance_id, operation_id, time_created)
+      SELECT gen_random_uuid(), 'start', sha256(''), gen_random_uuid(), instance_id, id, time_ended FROM operation WHERE time_ended > now() - interval '7 days'`);
     await transaction.execute(sql`
       INSERT INTO audit_log (id, time_started, time_completed, actor, actor_name, request_id, request_uri, operation, result)
       SELECT gen_random_uuid(), time_ended, time_ended, 'local', 'x', 'x', 'x', 'x', 'success' FROM operation WHERE time_ended IS NOT NULL`);

@@ -51,6 +51,7 @@ beforeAll(async () => {
     reconcileEveryMs: 0,
     leaseBeatMs: 0,
     networkPollMs: NEVER_MS,
+    lookEveryMs: NEVER_MS,
     env: { ...process.env, DATABASE_URL: proxy.url, TEMPORAL_ADDRESS: '' },
   });
   client = new MooringClient({ url: stack.apiUrl });

@@ -8,6 +8,7 @@ import { type RunningApi, startApi } from '../../api/server.ts';
 import { beginUnwind } from '../../db/transactions/begin-unwind.ts';
 import { claimStart } from '../../db/transactions/claim-start.ts';
 import { finishUnwind } from '../../db/transactions/finish-unwind.ts';
+import { scheduleOf } from '../../model/workflow-names.ts';
 import { createLog } from '../../platform/telemetry/log.ts';
 import { findTemporalBinary, startTemporalServer, type TemporalServer } from '../../stack/temporal-server.ts';
 import { type ClientConnection, connectClient, plainTemporal } from '../../temporal/connection.ts';
@@ -79,10 +80,15 @@ test('every call to Temporal has a deadline, whoever makes it', async () => {
   const client = new Client({ connection: connection.connection });
   const id = randomUUID();
   const starter = new WorkflowStarter(client);
+  const watcher = scheduleOf('an-installation', 'watcher');
   const methods = Object.getOwnPropertyNames(WorkflowStarter.prototype).filter((name) => name !== 'constructor');
+  const argumentsOf: Readonly<Record<string, readonly unknown[]>> = { findOpenSagas: [1_000] };
   const calls: Record<string, () => Promise<unknown>> = {
     ...Object.fromEntries(
-      methods.map((name) => [name, () => Reflect.get(starter, name).call(starter, id, 'a name') as Promise<unknown>]),
+      methods.map((name) => [
+        name,
+        () => Reflect.get(starter, name).apply(starter, argumentsOf[name] ?? [id, 'a name']) as Promise<unknown>,
+      ]),
     ),
     describe: () => client.workflow.getHandle(id).describe(),
     signal: () => client.workflow.getHandle(id).signal('stopDrain'),
@@ -90,8 +96,8 @@ test('every call to Temporal has a deadline, whoever makes it', async () => {
       for await (const _ of client.workflow.list());
     },
     ensureSchedules: () => ensureSchedules(client, 'an-installation'),
-    pauseSchedule: () => client.schedule.getHandle('watcher').pause(),
-    triggerSchedule: () => client.schedule.getHandle('watcher').trigger(),
+    pauseSchedule: () => client.schedule.getHandle(watcher).pause(),
+    triggerSchedule: () => client.schedule.getHandle(watcher).trigger(),
     readLoops: () => readLoops(client, 'an-installation'),
     readPolledQueues: () => readPolledQueues(client, 'an-installation'),
     readPolledBuilds: () => readPolledBuilds(client, 'an-installation'),

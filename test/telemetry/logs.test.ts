@@ -2,6 +2,7 @@
 import { Writable } from 'node:stream';
 import { pino } from 'pino';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { waitUntil } from '../../platform/host/child-process.ts';
 import { fieldsOfWorkflowId, logFields } from '../../platform/telemetry/log-fields.ts';
 import { installRuntime } from '../../worker/worker.ts';
 import { type Harness, refused, startHarness } from '../support/harness.ts';
@@ -27,7 +28,10 @@ test('the log lines of an unwound start are found by one filter', async () => {
   );
   await refused(harness.client.startInstance(id));
   harness.everywhere(({ agent }) => agent.faults.clear());
-  const sagaLines = lines.filter((line) => line.instance_id === id && line.saga === 'instance-start');
+  const ofSaga = () => lines.filter((line) => line.instance_id === id && line.saga === 'instance-start');
+  // The SDK puts its lines and its core's in order before it hands them on.
+  await waitUntil(() => ofSaga().some(({ msg }) => msg === 'compensating'), 'no line of the compensation');
+  const sagaLines = ofSaga();
   expect(sagaLines).toContainEqual(
     expect.objectContaining({
       msg: 'a step failed for good',
