@@ -125,6 +125,8 @@ export class Disk {
   readonly #retryMs: number;
   readonly #folder: string | null;
   readonly #unfinished = new Map<string, Unfinished>();
+  /** Folders that are being removed, by their paths. */
+  readonly #removals = new Map<string, Promise<void>>();
   #trouble: DiskError | null = null;
   #timer: NodeJS.Timeout | undefined;
   #stopped = false;
@@ -259,12 +261,34 @@ export class Disk {
     this.#try('remove', path, () => this.#files.remove(path));
   }
 
-  /** Removes a folder with all that is in it. Throws a {@link DiskError}. */
+  /** Removes a folder with all that is in it, after whoever is removing it already. Throws a {@link DiskError}. */
   async removeTree(path: string): Promise<void> {
-    try {
+    const before = this.#removals.get(path);
+    const removal = (async () => {
+      await before?.catch(() => {});
       await this.#files.removeTree(path);
+    })();
+    this.#removals.set(path, removal);
+    try {
+      await removal;
     } catch (error) {
       throw this.#noted(error, 'remove', path);
+    } finally {
+      if (this.#removals.get(path) === removal) this.#removals.delete(path);
+    }
+  }
+
+  /**
+   * Removes what is left at a path before something is made there anew: no removal of before will come to it later. Throws a
+   * {@link DiskError}; then it is removed when that can be done.
+   */
+  async clear(path: string): Promise<void> {
+    this.forget(removalOf(path));
+    try {
+      await this.removeTree(path);
+    } catch (error) {
+      this.eventually(removalOf(path), () => this.removeTree(path));
+      throw error;
     }
   }
 
@@ -305,11 +329,6 @@ export class Disk {
     this.#unfinished.set(key, entry);
     this.#attempt(key, entry);
     return this.#unfinished.get(key) !== entry;
-  }
-
-  /** Whether something waits under this key. */
-  waits(key: string): boolean {
-    return this.#unfinished.has(key);
   }
 
   /** Gives up what waits under this key. */
@@ -466,8 +485,8 @@ export class GrowingFile {
   }
 }
 
-/** Under what the removal of a folder waits. Who makes the folder anew takes it back. */
-export function removalOf(path: string): string {
+/** Under what the removal of a folder waits. */
+function removalOf(path: string): string {
   return `the removal of ${path}`;
 }
 

@@ -3,7 +3,7 @@ import { readdirSync, realpathSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import type { MigrationProgress } from '../wire/sled-protocol.ts';
-import { asDiskError, Disk, removalOf } from './disk.ts';
+import { asDiskError, Disk } from './disk.ts';
 import type { PlantedFaults } from './faults.ts';
 import { GuestLog, guestLogNow } from './guest-log.ts';
 import {
@@ -119,11 +119,7 @@ export class QemuHypervisor implements WitnessedHypervisor {
     const cpuModel = this.cpuModels === null ? null : (spec.cpuModel ?? this.cpuModels[0] ?? null);
     const shape = { machine: program.machine, accelerator, memoryMib, ncpus: spec.ncpus, cpuModel };
     const folder = join(this.#folder, spec.vmmId);
-    // What is left of an earlier try would be removed later, and this one with it.
-    if (this.#disk.waits(removalOf(folder))) {
-      await this.#disk.removeTree(folder);
-      this.#disk.forget(removalOf(folder));
-    }
+    await this.#disk.clear(folder);
     this.#disk.makeFolder(folder);
     const vm = new QemuVm(spec, folder, shape, this.#context, listener);
     this.#vms.set(spec.vmmId, vm);

@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import { certificateSubject } from '../../platform/identity/certificates.ts';
 import type { IdentityHolder } from '../../platform/identity/holder.ts';
-import { type Disk, removalOf } from '../disk.ts';
+import type { Disk } from '../disk.ts';
 import type { QemuProcess } from './qemu-process.ts';
 
 const FOLDER = 'migration-tls';
@@ -23,8 +23,7 @@ export async function secureMigration(
   const { material } = holder;
   const dir = join(process.folder, FOLDER);
   const id = 'migration-tls';
-  disk.forget(removalOf(dir));
-  await disk.removeTree(dir);
+  await disk.clear(dir);
   disk.makeFolder(dir, 0o700);
   try {
     const files = {

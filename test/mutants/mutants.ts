@@ -2076,6 +2076,12 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [{ file: SEND_GUEST, find: "'ncpus', 'cpuModel'] as const", replace: "'ncpus'] as const" }],
     caughtBy: [CPU_RULES_TEST],
   },
+  {
+    name: 'disk: a removal does not wait for the one before it',
+    why: 'a guest loses its folder to the removal of what was there before it',
+    edits: [{ file: 'sled-agent/disk.ts', find: 'await before?.catch(() => {});', replace: '' }],
+    caughtBy: ['test/sled-agent/disk-faults.test.ts'],
+  },
 ];
 
 /** Thrown when a mutant's text does not stand in its file as the list says. */

@@ -4,7 +4,7 @@
  * where it should be, in this agent and in one that is started after it.
  */
 import { randomUUID } from 'node:crypto';
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
@@ -183,4 +183,43 @@ describe('every operation of a sled agent on its disk', () => {
       }
     },
   );
+});
+
+test('a folder that is made anew is not removed by a removal of before, which failed and is tried again meanwhile', async () => {
+  const folder = await temporaryFolder();
+  const path = join(folder.path, 'a-guest');
+  let letGo = () => {};
+  const held = new Promise<void>((resolve) => {
+    letGo = resolve;
+  });
+  let attempts = 0;
+  let isUnderWay = false;
+  let overlaps = false;
+  class Slow extends FaultyFileSystem {
+    override async removeTree(tree: string): Promise<void> {
+      attempts += 1;
+      overlaps ||= isUnderWay;
+      isUnderWay = true;
+      if (attempts === 2) await held;
+      await super.removeTree(tree).finally(() => {
+        isUnderWay = false;
+      });
+    }
+  }
+  const files = new Slow();
+  const disk = new Disk({ fileSystem: files, retryMs: 1 });
+  try {
+    disk.makeFolder(path);
+    files.fail('EIO', { failures: 1 });
+    await disk.removeTreeSoon(path);
+    await eventually(() => attempts === 2, 'it was never tried again');
+    const cleared = disk.clear(path).then(() => disk.makeFolder(path));
+    letGo();
+    await cleared;
+    await eventually(() => disk.trouble.length === 0, 'the trouble was never over');
+    expect([existsSync(path), attempts, overlaps]).toEqual([true, 3, false]);
+  } finally {
+    disk.stop();
+    await folder.close();
+  }
 });
