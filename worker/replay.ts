@@ -47,26 +47,37 @@ export async function* fetchHistories(client: Client, query: string): AsyncGener
   }
 }
 
-/** Replays each history. One that does not replay is an outcome, not an error. */
+/**
+ * Replays each history. One that does not replay is an outcome, not an error. Throws what `histories` throws, after the outcomes of
+ * those that came before.
+ */
 export async function* replay(
   workflowBundle: WorkflowBundleWithSourceMap,
   histories: AsyncIterable<NamedHistory>,
 ): AsyncGenerator<ReplayOutcome> {
   const known: ReplayOutcome[] = [];
+  let failure: { readonly error: unknown } | null = null;
   async function* handOver() {
-    for await (const { name, history } of histories) {
-      const { events } = historyFields.parse(history);
-      known.push({
-        name,
-        workflowType: events[0]?.workflowExecutionStartedEventAttributes?.workflowType.name ?? 'unknown',
-        events: events.length,
-        problem: null,
-      });
-      yield { workflowId: name, history };
+    try {
+      for await (const { name, history } of histories) {
+        const { events } = historyFields.parse(history);
+        known.push({
+          name,
+          workflowType: events[0]?.workflowExecutionStartedEventAttributes?.workflowType.name ?? 'unknown',
+          events: events.length,
+          problem: null,
+        });
+        yield { workflowId: name, history };
+      }
+    } catch (error) {
+      // The SDK would wait for ever where a history before it did not replay.
+      failure = { error };
     }
   }
   for await (const { workflowId, error } of Worker.runReplayHistories({ workflowBundle }, handOver())) {
     const about = known.find(({ name }) => name === workflowId);
     if (about !== undefined) yield { ...about, problem: error === undefined ? null : error.message };
   }
+  const failed = failure as { readonly error: unknown } | null;
+  if (failed !== null) throw failed.error;
 }

@@ -35,13 +35,14 @@ async function* everything(client: Client | null): AsyncGenerator<NamedHistory> 
   if (client !== null) yield* fetchHistories(client, options.query);
 }
 
-installRuntime(pino({ level: 'silent' }));
 try {
   const settings =
     options.from === undefined ? null : readTemporalSettings({ ...process.env, TEMPORAL_ADDRESS: options.from });
   const connection = settings === null ? null : await Connection.connect(settings.connection);
   const client =
     connection === null || settings === null ? null : new Client({ connection, namespace: settings.namespace });
+  // The SDK's runtime ends with its last worker: there must be one.
+  installRuntime(pino({ level: 'silent' }));
   const outcomes = [];
   for await (const outcome of replay(await workflowBundle(), everything(client))) outcomes.push(outcome);
   await connection?.close();
