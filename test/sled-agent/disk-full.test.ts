@@ -11,6 +11,7 @@ import { freePort, processExists, waitUntil } from '../../platform/host/child-pr
 import { Disk, DiskError } from '../../sled-agent/disk.ts';
 import { bootId, type LeaseFile, LeaseWriter, monotonicMs, readLease } from '../../sled-agent/lease-file.ts';
 import { type SledAgentOptions, startSledAgent } from '../../sled-agent/server.ts';
+import type { VmmRecord } from '../../sled-agent/vmm-store.ts';
 import { agentDescription } from '../../wire/sled-protocol.ts';
 import { startCommand } from '../support/command.ts';
 import { type FaultCode, FaultyFileSystem } from '../support/faulty-file-system.ts';
@@ -148,7 +149,15 @@ test('an agent whose data can’t be opened at the moment waits, and says why, u
 });
 
 test('a guest that has left is not given before that is on disk: till then it runs nowhere, and after it at its destination', async () => {
-  const fileSystem = new FaultyFileSystem();
+  /** Fails as soon as it is on disk that the guest is on its way. */
+  class FailsMidway extends FaultyFileSystem {
+    override rename(from: string, to: string): void {
+      super.rename(from, to);
+      const record = to.includes('/vmm-records/') ? (JSON.parse(readFileSync(to, 'utf8')) as VmmRecord) : null;
+      if (record?.migrationOut?.state === 'in_progress') this.fail('EIO', { of: /vmm-records.*new/ });
+    }
+  }
+  const fileSystem = new FailsMidway();
   const here = await start(await newFolder(), { fileSystem, transitionMs: 100 });
   const there = await start(await newFolder());
   const source = await here.caller.running();
@@ -156,8 +165,7 @@ test('a guest that has left is not given before that is on disk: till then it ru
   await there.caller.register(target, { migration_id });
   await there.caller.migrateIn(target, source.address);
   const outOf = async () => (await here.caller.read(source.vmmId)).body.migration_out?.state;
-  await waitUntil(async () => (await outOf()) === 'in_progress', 'the migration never began', 60_000, 2);
-  fileSystem.fail('EIO', { of: /vmm-records/ });
+  await waitUntil(() => fileSystem.ill, 'the migration never began');
   await waitUntil(() => executing([here.agent], [source.vmmId]) === 0, 'the guest never paused');
   const tries = fileSystem.asked.length;
   await waitUntil(() => fileSystem.asked.length > tries + 3, 'it was never tried again');
