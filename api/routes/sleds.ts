@@ -39,7 +39,7 @@ async function askWhoIsThere(
   sled: { readonly name: string; readonly address: string },
 ): Promise<AgentDescription | null | undefined> {
   try {
-    return await sleds.describe(sled, ASK_MS, { at: 'new address' });
+    return await sleds.describe({ ...sled, keptAgentId: null }, ASK_MS, { at: 'new address' });
   } catch (error) {
     if (!(error instanceof SledError)) throw error;
     return error.answered === true ? null : undefined;
@@ -113,9 +113,10 @@ export function addSledRoutes(app: ApiApp, context: ApiContext): void {
     '/v1/system/hardware/sleds/:sled_id/address',
     { schema: { ...sledRoute, body: sledSetAddress, response: { 200: sledAdded, ...errors } } },
     async (request) => {
-      const found = await requireSled(request.params.sled_id);
+      const found = await readSled(db, request.params.sled_id);
+      if (found === null) throw Refusal.notFound('sled', request.params.sled_id);
       const { address } = request.body;
-      if (found.policy.kind !== 'expunged' && (await probeSled(sleds, found)))
+      if (found.policy !== 'expunged' && (await probeSled(sleds, found)))
         throw Refusal.conflict(
           `sled "${found.name}" answers at ${found.address}: end its agent there first, and start it with its data at the new address`,
         );

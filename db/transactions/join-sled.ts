@@ -45,7 +45,7 @@ export async function joinSled<Certificate extends { readonly serial: string; re
       const { invite, expired } = found;
       if (expired) throw refuseToken('has expired');
       if (invite.timeUsed !== null && invite.keyFingerprint !== keyFingerprint) throw refuseToken('was used before');
-      const joined = { address, agentId, threads, memoryBytes, identified: true };
+      const joined = { address, agentId, keptAgentId: agentId, threads, memoryBytes, identified: true };
       const [known] = await transaction
         .select({ id: sled.id, address: sled.address, agentId: sled.agentId, expungingSince: sled.expungingSince })
         .from(sled)

@@ -114,6 +114,8 @@ const SHOWN_TEST = 'test/rules/external-state.test.ts';
 const LEGALITY_TEST = 'test/rules/legality.test.ts';
 const ANSWERS_TEST = 'test/rules/sled-answers.test.ts';
 const FORCE_STOP_TEST = 'test/rules/force-stop.test.ts';
+const ANOTHER_AGENT_TEST = 'test/rules/another-agent.test.ts';
+const DESCRIPTION_TEST = 'test/sled-agent/agent-description.test.ts';
 const AUTO_RESTART_TEST = 'test/rules/auto-restart.test.ts';
 const OPERATIONS_TEST = 'test/lifecycle/operations.test.ts';
 const KEYS_TEST = 'test/sagas/idempotency.test.ts';
@@ -597,6 +599,114 @@ export const MUTANTS: readonly Mutant[] = [
       },
     ],
     caughtBy: [ACTIVITIES_TEST],
+  },
+  {
+    name: 'a call believes whoever is at the address of a sled',
+    why: 'another machine’s answers become this sled’s',
+    edits: [{ file: CLIENT, find: 'if (!proved) requireOwnAgent(sled, shown, what);', replace: '' }],
+    caughtBy: [ANOTHER_AGENT_TEST],
+  },
+  {
+    name: '"no such VMM" is believed of who does not say who it is',
+    why: 'a machine that took the address of a sled makes guests lost that run',
+    edits: [
+      {
+        file: CLIENT,
+        find: "case 'gone':\n        if (!proved) await this.#requireProof(sled, shown, what, timeoutMs);",
+        replace: "case 'gone':",
+      },
+    ],
+    caughtBy: [ANOTHER_AGENT_TEST],
+  },
+  {
+    name: 'that it knows nothing of a VMM is believed of who does not say who it is',
+    why: 'an unwind ends while the guest runs on the sled’s own machine',
+    edits: [
+      {
+        file: CLIENT,
+        find: "if (command === 'unregister' && !proved &&",
+        replace: "if (command === 'read' && !proved &&",
+      },
+    ],
+    caughtBy: [ANOTHER_AGENT_TEST],
+  },
+  {
+    name: 'who does not know the question who it is proves that a VMM is gone',
+    why: 'a sled’s own agent knows it: this is somebody else',
+    edits: [
+      {
+        file: CLIENT,
+        find: 'if (agent === null)\n      throw new AnotherAgent(',
+        replace: 'if (what === "")\n      throw new AnotherAgent(',
+      },
+    ],
+    caughtBy: [ANOTHER_AGENT_TEST],
+  },
+  {
+    name: 'another machine at a sled’s address is its sign of life',
+    why: 'nobody can say any more that the sled is powered off',
+    edits: [
+      {
+        file: CLIENT,
+        find: 'shown !== undefined && shown !== keptAgentId) return false;',
+        replace: 'shown === "") return false;',
+      },
+    ],
+    caughtBy: [ANOTHER_AGENT_TEST],
+  },
+  {
+    name: 'the watcher takes another machine’s agent for the sled’s own while VMMs live there',
+    why: 'its "no such VMM" makes guests that run lost',
+    edits: [{ file: WATCHER, find: 'if (sled.guests) {', replace: 'if (sled.guests && sled.leaves) {' }],
+    caughtBy: [ACTIVITIES_TEST],
+  },
+  {
+    name: 'a sled never gets another agent',
+    why: 'one whose data were lost, with nothing on it, would be silent for ever',
+    edits: [{ file: WATCHER, find: 'if (sled.guests) {', replace: 'if (!sled.leaves) {' }],
+    caughtBy: [ACTIVITIES_TEST],
+  },
+  {
+    name: 'a VMM that no agent has spoken of keeps a sled from getting another one',
+    why: 'starts that are tried there again and again would do so for ever',
+    edits: [{ file: 'db/queries/read-watched-sleds.ts', find: "AND vmm.state <> 'creating' AND", replace: 'AND' }],
+    caughtBy: [ACTIVITIES_TEST],
+  },
+  {
+    name: 'a step speaks to a sled without naming the agent that speaks for it',
+    why: 'whoever answers at its address is believed',
+    edits: [
+      {
+        file: SLED_CALLS,
+        find: 'keptAgentId: sledAgentId }',
+        replace: 'keptAgentId: null }',
+      },
+    ],
+    caughtBy: [ACTIVITIES_TEST],
+  },
+  {
+    name: 'an agent says that an id is kept which it makes anew at each start',
+    why: 'after its restart it is taken for another machine, and its sled for silent',
+    edits: [
+      {
+        file: 'sled-agent/agent-description.ts',
+        find: 'agent_id_kept: this.#dataDir !== null,',
+        replace: 'agent_id_kept: true,',
+      },
+    ],
+    caughtBy: [DESCRIPTION_TEST],
+  },
+  {
+    name: 'an agent’s answers don’t say who gives them',
+    why: 'nobody hears that it is another one than the sled’s own',
+    edits: [
+      {
+        file: 'sled-agent/agent-routes.ts',
+        find: 'if (agentId !== null) reply.header(AGENT_ID_HEADER, agentId);',
+        replace: '',
+      },
+    ],
+    caughtBy: [DESCRIPTION_TEST],
   },
   {
     name: 'one agent may be two sleds',
