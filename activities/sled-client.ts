@@ -166,9 +166,14 @@ export class SledClient {
     return this.#call(sled, 'read', 'GET', path, undefined, serialConsoleData, timeoutMs);
   }
 
-  /** Asks for all that a sled has. */
-  readInventory(sled: SledAddress | ExpungedSledAddress, timeoutMs: number): Promise<SledInventory> {
-    return this.#call(sled, 'read', 'GET', '/vmms', undefined, sledInventory, timeoutMs);
+  /** Asks for all that a sled has. `at` says how an address is spoken to that no sled has yet: in plain HTTP. */
+  readInventory(
+    sled: SledAddress | ExpungedSledAddress,
+    timeoutMs: number,
+    { at }: { at?: 'new address' } = {},
+  ): Promise<SledInventory> {
+    const route: Route | null = at === undefined ? null : this.#plainRoute(sled);
+    return this.#call(sled, 'read', 'GET', '/vmms', undefined, sledInventory, timeoutMs, route);
   }
 
   /**
@@ -184,8 +189,7 @@ export class SledClient {
     let status: number;
     let text: string;
     try {
-      const { origin, dispatcher } =
-        at === undefined ? await this.#routeTo(sled) : { origin: `http://${sled.address}`, dispatcher: this.#plain };
+      const { origin, dispatcher } = at === undefined ? await this.#routeTo(sled) : this.#plainRoute(sled);
       const response = await request(`${origin}/agent`, { dispatcher, signal: AbortSignal.timeout(timeoutMs) });
       status = response.statusCode;
       text = await readLimited(response.body);
@@ -244,6 +248,10 @@ export class SledClient {
     this.#identified.clear();
   }
 
+  #plainRoute({ address }: SledAddress): Route {
+    return { origin: `http://${address}`, dispatcher: this.#plain, proved: false };
+  }
+
   async #routeTo(sled: SledAddress | ExpungedSledAddress): Promise<Route> {
     const directory = this.#directory;
     const expunged = 'expunged' in sled;
@@ -252,8 +260,7 @@ export class SledClient {
         ? sled.id
         : null
       : ((await directory?.identityAt(sled.address)) ?? null);
-    if (directory === null || sledId === null)
-      return { origin: `http://${sled.address}`, dispatcher: this.#plain, proved: false };
+    if (directory === null || sledId === null) return this.#plainRoute(sled);
     // By the sled, not only by its address: another one may come to live there.
     const key = `${sledId} ${sled.address}${expunged ? ' expunged' : ''}`;
     let agent = this.#identified.get(key);
@@ -301,6 +308,7 @@ export class SledClient {
     body: unknown,
     schema: z.ZodType<Answer>,
     timeoutMs: number,
+    given: Route | null = null,
   ): Promise<Answer> {
     const begun = performance.now();
     let answer: 'accepted' | SledErrorKind = 'unavailable';
@@ -309,7 +317,7 @@ export class SledClient {
       const value = await inCallSpan(
         `sled ${method} ${path.replace(/[0-9a-f-]{36}/, '{vmm_id}')}`,
         { 'mooring.sled': sled.name, 'server.address': sled.address, 'url.path': path },
-        (headers) => this.#send(sled, command, method, path, body, schema, timeoutMs, headers),
+        (headers) => this.#send(sled, command, method, path, body, schema, timeoutMs, headers, given),
       );
       answer = 'accepted';
       answered = true;
@@ -334,6 +342,7 @@ export class SledClient {
     schema: z.ZodType<Answer>,
     timeoutMs: number,
     traceHeaders: Record<string, string>,
+    given: Route | null,
   ): Promise<Answer> {
     const what = `sled "${sled.name}" (${sled.address}): ${method} ${path}`;
     let status: number;
@@ -341,7 +350,7 @@ export class SledClient {
     let shown: ShownAgent;
     let proved: boolean;
     try {
-      const route = await this.#routeTo(sled);
+      const route = given ?? (await this.#routeTo(sled));
       proved = route.proved;
       const response = await request(`${route.origin}${path}`, {
         method,

@@ -85,6 +85,7 @@ const BEAT = 'db/transactions/beat-lease-service.ts';
 const WORD = 'model/operator-word.ts';
 const EXPUNGE = 'db/transactions/expunge-sled.ts';
 const DOCTOR_SLEDS = 'doctor/sleds.ts';
+const MOVE_SLED = 'db/transactions/move-sled.ts';
 const JOIN_SLED = 'db/transactions/join-sled.ts';
 const WORD_RULES_TEST = 'test/rules/operator-word.test.ts';
 const WORD_TEST = 'test/trust/operator-word.test.ts';
@@ -719,12 +720,72 @@ export const MUTANTS: readonly Mutant[] = [
     why: 'they are not found there, are called lost, and run twice',
     edits: [
       {
-        file: 'db/transactions/set-sled-address.ts',
-        find: 'if (livingVmms > 0 && (agent == null',
-        replace: 'if (livingVmms < 0 && (agent == null',
+        file: MOVE_SLED,
+        find: 'const own = knownAgentId !== null && knownAgentId === agentId;',
+        replace: 'const own = true;',
       },
     ],
     caughtBy: [SILENT_DATABASE_TEST],
+  },
+  {
+    name: 'an equal agent id moves the VMMs of a sled, whether or not it has them',
+    why: 'those that a copy of the agent lacks are called lost, and run twice',
+    edits: [
+      {
+        file: MOVE_SLED,
+        find: 'const arrived = own && vmmIds !== null && missing.length === 0;',
+        replace: 'const arrived = own;',
+      },
+    ],
+    caughtBy: [SILENT_DATABASE_TEST],
+  },
+  {
+    name: 'an agent that has not said what it has is taken to have everything',
+    why: 'one that is not ready yet may have nothing',
+    edits: [
+      {
+        file: MOVE_SLED,
+        find: 'own && vmmIds !== null && missing.length === 0',
+        replace: 'own && (vmmIds === null || missing.length === 0)',
+      },
+    ],
+    caughtBy: [SILENT_DATABASE_TEST],
+  },
+  {
+    name: 'a sled that answers at its address may be moved away from it',
+    why: 'two agents speak for it, and its guests run at the former one',
+    edits: [
+      {
+        file: WORD,
+        find: "      if (answers) return refuse('answers');\n      if (!guests || off || arrived)",
+        replace: '      if (!guests || off || arrived)',
+      },
+    ],
+    caughtBy: [WORD_RULES_TEST],
+  },
+  {
+    name: 'a sled that may hold its lease is moved on the operator’s word',
+    why: 'its guests are called lost while the lease lets them run',
+    edits: [
+      {
+        file: WORD,
+        find: "      if (leased) return refuse('lease');\n      return poweredOff",
+        replace: '      return poweredOff',
+      },
+    ],
+    caughtBy: [WORD_RULES_TEST],
+  },
+  {
+    name: 'join: the VMMs in the agent’s records are not named',
+    why: 'a sled whose VMs run on can join nowhere else again',
+    edits: [
+      {
+        file: 'sled-agent/vmm-store.ts',
+        find: 'if (!holdsRecords(directory)) return [];',
+        replace: 'if (directory !== "") return [];',
+      },
+    ],
+    caughtBy: ['test/sled-agent/strangers.test.ts'],
   },
   {
     name: 'stop: told to one side of a migration only',

@@ -1,5 +1,5 @@
 /** One host is one sled: the agent is asked who it is, and a sled's address may change while its VMMs stay its own. */
-import { mkdtempSync, rmSync } from 'node:fs';
+import { copyFileSync, mkdtempSync, rmSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
 import { networkInterfaces, tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -177,6 +177,39 @@ describe('a sled whose address changes', () => {
     const again = await harness.running({ ncpus: 1 });
     await harness.client.stopInstance(again);
     await harness.shows(again, 'stopped');
+    await expunge(sledId);
+  });
+
+  test('is not moved to a copy of its agent that lacks its VMs, but on the operator’s word', async () => {
+    const dataDir = mkdtempSync(join(folder, 'moving-'));
+    const before = await startAgent('127.0.0.1:0', dataDir);
+    const { id: sledId, name: sledName } = await add(before.address);
+    const [other] = harness.stack.sleds;
+    await harness.client.setSledPolicy(other?.id ?? '', 'non_provisionable');
+    const id = await harness.running({ ncpus: 1, auto_restart_policy: 'never' });
+    await harness.client.setSledPolicy(other?.id ?? '', 'provisionable');
+    const vmmId = (await harness.record(id)).active?.id ?? '';
+    // As when a machine is restored from an image that was taken before.
+    const copy = mkdtempSync(join(folder, 'copy-'));
+    copyFileSync(join(dataDir, 'agent-id'), join(copy, 'agent-id'));
+    const restored = await startAgent('127.0.0.2:0', copy);
+    const word = { sled_powered_off: true };
+    const refusal = async (given = {}) => refused(harness.client.setSledAddress(sledId, restored.address, given));
+    expect(await refusal(word)).toMatchObject({ status: 409, message: expect.stringContaining('answers at') });
+    await before.kill();
+    const { status, message } = await refusal();
+    expect([status, message.includes(vmmId)]).toEqual([409, true]);
+    expect(message).toMatch(/does not have VMM .*instance.*sled_powered_off: true/);
+    expect((await harness.record(id)).active?.id).toBe(vmmId);
+
+    const { code, stdout } = await runCommand([
+      ...['sled', 'set-address', sledName, restored.address, '--sled-powered-off'],
+      ...['--api-url', harness.stack.apiUrl, '--json'],
+    ]);
+    expect([code, JSON.parse(stdout).address]).toEqual([0, restored.address]);
+    await harness.client.runReconciler('watcher');
+    await harness.shows(id, 'failed');
+    await harness.rests(id);
     await expunge(sledId);
   });
 
