@@ -112,8 +112,7 @@ export function explainMoveRefusal(name: string, arrival: Arrival, why: WordRefu
   const named = `${missing.slice(0, NAMED_VMMS).join(', ')}${more > 0 ? ` and ${more} more` : ''}`;
   const what = {
     nobody: 'nobody answers there: start its agent there first, with its data',
-    unknown:
-      'nothing proves that the agent there is its own, since it does not say who it is, or did not before: drain it first',
+    unknown: 'nothing proves that the agent there is its own, since it does not say who it is, or did not before',
     another: 'the agent there is another one, which does not have them: start its own agent there, with its data',
     own: listed
       ? `its agent there does not have ${named}: start it with the data that it had at ${from}`
@@ -121,7 +120,7 @@ export function explainMoveRefusal(name: string, arrival: Arrival, why: WordRefu
   }[agent];
   const otherwise =
     why === 'lease'
-      ? 'or wait until its lease has lapsed'
-      : `or, when the machine at ${from} is powered off, declare it dead first, or say so (sled_powered_off: true): what is not found at ${to} is lost then`;
+      ? 'or drain it first, or wait until its lease has lapsed'
+      : `or drain it first, or, when the machine at ${from} is powered off, declare it dead first, or say so (sled_powered_off: true): what is not found at ${to} is lost then`;
   return `address: VMs of sled "${name}" live at ${from}, and are looked for at ${to} once it is there; ${what}, ${otherwise}`;
 }

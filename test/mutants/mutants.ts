@@ -117,6 +117,7 @@ const ANSWERS_TEST = 'test/rules/sled-answers.test.ts';
 const FORCE_STOP_TEST = 'test/rules/force-stop.test.ts';
 const ANOTHER_AGENT_TEST = 'test/rules/another-agent.test.ts';
 const DESCRIPTION_TEST = 'test/sled-agent/agent-description.test.ts';
+const PAUSES_TEST = 'test/database/restart-pauses.test.ts';
 const AUTO_RESTART_TEST = 'test/rules/auto-restart.test.ts';
 const OPERATIONS_TEST = 'test/lifecycle/operations.test.ts';
 const KEYS_TEST = 'test/sagas/idempotency.test.ts';
@@ -806,6 +807,60 @@ export const MUTANTS: readonly Mutant[] = [
     caughtBy: [DATABASE_TEST],
   },
   {
+    name: 'auto-restart: no pause after starts that failed',
+    why: 'what is refused for good is tried at each pass, for ever, and each try is on record',
+    edits: [{ file: AUTO_RESTART, find: 'refused ? count - 1 : count - 2', replace: '-1' }],
+    caughtBy: [PAUSES_TEST],
+  },
+  {
+    name: 'auto-restart: a pass does not look at how starts failed',
+    why: 'the pause is decided, and nobody keeps it',
+    edits: [
+      {
+        file: 'activities/auto-restart.ts',
+        find: 'failedStarts: record.failedStarts }',
+        replace: 'failedStarts: null }',
+      },
+    ],
+    caughtBy: [PAUSES_TEST],
+  },
+  {
+    name: 'auto-restart: failures before a start that succeeded count',
+    why: 'an instance that ran is left alone for a quarter of an hour when it fails',
+    edits: [
+      {
+        file: 'db/queries/find-restart-candidates.ts',
+        find: "coalesce((SELECT max(time_ended) FROM operation ${recentStarts} AND succeeded), '-infinity')",
+        replace: "'-infinity'",
+      },
+    ],
+    caughtBy: [PAUSES_TEST],
+  },
+  {
+    name: 'auto-restart: those that fail again and again are looked at first',
+    why: 'enough of them hide all that are less urgent, for ever',
+    edits: [
+      {
+        file: 'db/queries/find-restart-candidates.ts',
+        find: 'OR failures > 1 OR coalesce(last_status < 500, false)',
+        replace: '',
+      },
+    ],
+    caughtBy: [PAUSES_TEST],
+  },
+  {
+    name: 'auto-restart: one that failed lately comes after those that are less urgent',
+    why: 'critical before normal before low',
+    edits: [
+      {
+        file: 'activities/auto-restart.ts',
+        find: 'eligible.sort((a, b) => urgencyOf(a) - urgencyOf(b));',
+        replace: 'void urgencyOf;',
+      },
+    ],
+    caughtBy: [PAUSES_TEST],
+  },
+  {
     name: 'auto-restart: ignores the intent',
     why: 'an instance that the user stopped starts by itself',
     edits: [
@@ -823,8 +878,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: AUTO_RESTART,
-        find: 'if (until !== null && until > now) return',
-        replace: 'if (until === undefined) return',
+        find: 'Math.max(cooldownEnd(facts)?.getTime() ?? 0, paused)',
+        replace: 'Math.max(0, paused)',
       },
     ],
     caughtBy: [AUTO_RESTART_TEST],

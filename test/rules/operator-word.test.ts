@@ -110,7 +110,7 @@ describe('a change of address', () => {
     const said = (agent: Arrival['agent'], listed = true, why: WordRefusal = 'unsaid') =>
       explainMoveRefusal('one', { ...base, agent, listed }, why);
     expect(said('nobody')).toMatch(/nobody answers there.*declare it dead.*sled_powered_off: true/);
-    expect(said('unknown')).toMatch(/nothing proves.*does not say who it is.*drain it/);
+    expect(said('unknown')).toMatch(/nothing proves.*does not say who it is.*drain it.*declare it dead/);
     expect(said('another')).toMatch(/another one.*its own agent there, with its data/);
     expect(said('own')).toMatch(/does not have VMM 0, VMM 1, VMM 2, VMM 3, VMM 4 and 2 more: .*10\.0\.0\.1:1/);
     expect(said('own', false)).toMatch(/has not said which VMMs it has/);
