@@ -152,6 +152,11 @@ export async function watchSleds({ db, sleds, workflows, metrics }: ActivityCont
       await recordSledAnswer(db, sled, agent);
       return 'new';
     }
+    // Its own agent knows the question: whoever this is, that a VMM is not there is not believed of him either.
+    if (described === null && sled.keptAgentId !== null && !sled.identified && sled.guests) {
+      await recordTrouble(sled, explainAnotherAgent(sled, null));
+      return 'another';
+    }
     if (inventory.status === 'rejected' && !saidSomething(inventory.reason)) {
       if (!sled.silent) await recordSledSilence(db, sled);
       return 'own';
@@ -213,8 +218,12 @@ export async function watchSleds({ db, sleds, workflows, metrics }: ActivityCont
 }
 
 /** What ails a sled at whose address an agent answers that is not its own. */
-function explainAnotherAgent(sled: WatchedSled, agentId: string): string {
-  return `another agent (${agentId}) than the sled's own (${sled.keptAgentId}) answers at ${sled.address}, and VMMs live on the sled: nothing that it says is believed. Start the sled's own agent there, with its data; or set the address at which it is; or, when the sled is powered off, say so ("mooring sled declare-dead ${sled.name}")`;
+function explainAnotherAgent(sled: WatchedSled, agentId: string | null): string {
+  const who =
+    agentId === null
+      ? `what answers at ${sled.address} does not say that it is the sled's own agent (${sled.keptAgentId})`
+      : `another agent (${agentId}) than the sled's own (${sled.keptAgentId}) answers at ${sled.address}`;
+  return `${who}, and VMMs live on the sled: nothing that it says is believed. Start the sled's own agent there, with its data; or set the address at which it is; or, when the sled is powered off, say so ("mooring sled declare-dead ${sled.name}")`;
 }
 
 function saidSomething(error: unknown): boolean {

@@ -275,7 +275,7 @@ describe('an agent with another id than the one that the sled’s keeps', () => 
     ).rows[0];
   const kept = { agent_id: randomUUID(), agent_id_kept: true, version: null, trouble: [] };
   const unkept = { agent_id: randomUUID(), agent_id_kept: false, version: null, trouble: [] };
-  const watch = (agent: AgentDescription) =>
+  const watch = (agent: AgentDescription | null) =>
     inActivity(
       1,
       createReconcilerActivities(
@@ -317,6 +317,22 @@ describe('an agent with another id than the one that the sled’s keeps', () => 
       silent: false,
       agent_trouble: [],
     });
+  });
+
+  test('nor is one that does not know the question its own: it knew it', async () => {
+    const claim = await claimed();
+    await recordSledAnswer(database.db, { id: claim.sledId }, kept);
+    await applyReport(database.db, claim.vmmId, vmmReport('running', 3));
+    expect((await watch(null)).found).toMatchObject({ lost: [], silent: [claim.sledName] });
+    expect(await stateOf(claim.vmmId)).toBe('running');
+    expect(await row(claim.sledId)).toMatchObject({
+      kept_agent_id: kept.agent_id,
+      silent: true,
+      agent_trouble: [expect.stringContaining('does not say that it is the sled')],
+    });
+    await applyReport(database.db, claim.vmmId, vmmReport('destroyed', 4));
+    expect((await watch(null)).found).toMatchObject({ silent: [] });
+    expect(await row(claim.sledId)).toMatchObject({ kept_agent_id: kept.agent_id, silent: false });
   });
 
   test('is remembered beside a VMM that no agent has spoken of yet', async () => {

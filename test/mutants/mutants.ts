@@ -663,6 +663,18 @@ export const MUTANTS: readonly Mutant[] = [
     caughtBy: [ACTIVITIES_TEST],
   },
   {
+    name: 'the watcher takes whoever does not say who it is for an agent that has said it before',
+    why: 'VMs are looked for where they are not, and nobody is told what is wrong',
+    edits: [
+      {
+        file: WATCHER,
+        find: 'if (described === null && sled.keptAgentId !== null',
+        replace: 'if (described === null && sled.leaves',
+      },
+    ],
+    caughtBy: [ACTIVITIES_TEST],
+  },
+  {
     name: 'a sled never gets another agent',
     why: 'one whose data were lost, with nothing on it, would be silent for ever',
     edits: [{ file: WATCHER, find: 'if (sled.guests) {', replace: 'if (!sled.leaves) {' }],
