@@ -7,6 +7,7 @@ import type { InstanceRecord } from '../db/queries/read-instance.ts';
 import { type Room, readQuotaRoom, readSledRoom } from '../db/queries/read-room.ts';
 import { autoRestartVerdict } from '../model/auto-restart.ts';
 import type { AutoRestartFindings } from '../model/reconcilers.ts';
+import { RESTART_PRIORITIES } from '../model/states.ts';
 import type { WorkflowStarter } from '../temporal/workflow-starter.ts';
 import { forEach } from './for-each.ts';
 
@@ -35,10 +36,12 @@ export async function restartInstances(
     const quotas = await readQuotaRoom(db, [...new Set(candidates.map(({ instance }) => instance.projectId))]);
     const eligible: InstanceRecord['instance'][] = [];
     for (const record of candidates) {
-      const { verdict } = autoRestartVerdict(autoRestartFacts(record), now);
+      const { verdict } = autoRestartVerdict({ ...autoRestartFacts(record), failedStarts: record.failedStarts }, now);
       if (verdict === 'cooling-down') coolingDown.push(record.instance.id);
       if (verdict === 'eligible') eligible.push(record.instance);
     }
+    // Those that failed lately come last among the candidates, and yet before those that are less urgent.
+    eligible.sort((a, b) => urgencyOf(a) - urgencyOf(b));
     const room = MAX_OPEN_RESTARTS - (await countOpenRestarts(db));
     // Those that an earlier pass began and that no worker has come to yet: the database does not know of them.
     const starting = eligible.length > room ? await startingAmong(workflows, eligible) : new Set<string>();
@@ -91,6 +94,8 @@ async function startingAmong(
   });
   return starting;
 }
+
+const urgencyOf = ({ restartPriority }: InstanceRecord['instance']) => RESTART_PRIORITIES.indexOf(restartPriority);
 
 function fits(instance: { ncpus: number; memoryBytes: number }, room: Room): boolean {
   return instance.ncpus <= room.cpus && instance.memoryBytes <= room.memoryBytes;

@@ -7,7 +7,7 @@ import type { VmmCommand } from '../wire/sled-protocol.ts';
 import { isTriedAgain } from './attempts.ts';
 import type { SagaContext } from './context.ts';
 import { stepFailure } from './failures.ts';
-import { applyAnswer, SLED_CALL_MS } from './sled-calls.ts';
+import { applyAnswer, SLED_CALL_MS, sledOf } from './sled-calls.ts';
 import type { SledAddress } from './sled-client.ts';
 
 /** An attempt whose VMM's sled is to be commanded. */
@@ -42,9 +42,7 @@ export async function checkStillWanted(
 
 /** The sled of a VMM, at its address by now; `known` where that was not read. */
 export function sledNow(place: VmmPlace | null, known: SledAddress): SledAddress {
-  return place?.sledName == null || place.sledAddress === null
-    ? known
-    : { name: place.sledName, address: place.sledAddress };
+  return (place === null ? null : sledOf(place)) ?? known;
 }
 
 /** How long what registering the VMM has found is good for, in milliseconds: no longer than a step within a workflow task may take. */

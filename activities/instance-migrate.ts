@@ -5,6 +5,7 @@ import type { Attempt } from '../model/attempt.ts';
 import { isGoneVmmState } from '../model/states.ts';
 import { type CommandedAttempt, commandVmm } from './command-vmm.ts';
 import type { SagaContext } from './context.ts';
+import { sledOf } from './sled-calls.ts';
 import type { SledAddress } from './sled-client.ts';
 
 /** What a migration's destination is commanded with. */
@@ -55,9 +56,10 @@ export function migrateActivities(context: SagaContext) {
       const place = await readVmmPlace(db, vmmId);
       if (place === null || !place.commanded || place.unwinding || place.givenUp || isGoneVmmState(place.state))
         return null;
-      const { sledName, sledAddress, sourceAddress, migrationId } = place;
-      if (sledName === null || sledAddress === null || sourceAddress === null || migrationId === null) return null;
-      return { sled: { name: sledName, address: sledAddress }, sourceAddress, migrationId };
+      const { sourceAddress, migrationId } = place;
+      const sled = sledOf(place);
+      if (sled === null || sourceAddress === null || migrationId === null) return null;
+      return { sled, sourceAddress, migrationId };
     },
 
     /** Signals an instance's update saga. */

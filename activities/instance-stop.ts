@@ -3,7 +3,7 @@ import { failVmm } from '../db/transactions/fail-vmm.ts';
 import { isGoneVmmState } from '../model/states.ts';
 import type { SagaContext } from './context.ts';
 import { automaticActor } from './record-action.ts';
-import { applyAnswer, SLED_CALL_MS } from './sled-calls.ts';
+import { applyAnswer, SLED_CALL_MS, sledOf } from './sled-calls.ts';
 import { SledError } from './sled-client.ts';
 
 /** The step of a stop. */
@@ -30,12 +30,12 @@ export function stopActivities(context: SagaContext) {
   async function stopVmm(vmm: VmmPlace): Promise<string | null> {
     if (vmm.state === 'stopping' || vmm.state === 'stopped') return null;
     if (vmm.unwinding) return `VMM ${vmm.vmmId} is being unwound`;
-    if (vmm.sledName === null || vmm.sledAddress === null) return `VMM ${vmm.vmmId} has no sled`;
+    const sled = sledOf(vmm);
+    if (sled === null) return `VMM ${vmm.vmmId} has no sled`;
     if (vmm.givenUp) return `VMM ${vmm.vmmId}: sled "${vmm.sledName}" was given up`;
     // Its sled may not know it yet; its saga reads the intent before it commands it to run.
     if (vmm.state === 'creating') return `VMM ${vmm.vmmId} is being created`;
     try {
-      const sled = { name: vmm.sledName, address: vmm.sledAddress };
       const { updated_runtime } = await sleds.setState(sled, vmm.vmmId, { type: 'stopped' }, SLED_CALL_MS);
       await applyAnswer(context, vmm.vmmId, updated_runtime);
       return null;

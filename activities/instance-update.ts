@@ -4,7 +4,7 @@ import { commitUpdate } from '../db/transactions/commit-update.ts';
 import { failVmm } from '../db/transactions/fail-vmm.ts';
 import type { SagaContext } from './context.ts';
 import { automaticActor } from './record-action.ts';
-import { BRIEF_SLED_CALL_MS } from './sled-calls.ts';
+import { BRIEF_SLED_CALL_MS, sledOf } from './sled-calls.ts';
 import { SledError } from './sled-client.ts';
 import { SledNotAsked } from './step-sleds.ts';
 
@@ -37,9 +37,9 @@ export function updateActivities({ db, sleds, workflows, metrics }: SagaContext)
   /** Asks a VMM's sled for its state, once. Returns whether that changed what is stored. */
   async function askSled(vmmId: string): Promise<boolean> {
     const place = await readVmmPlace(db, vmmId);
-    if (place?.sledName == null || place.sledAddress === null || place.givenUp) return false;
+    const sled = place === null || place.givenUp ? null : sledOf(place);
+    if (sled === null) return false;
     try {
-      const sled = { name: place.sledName, address: place.sledAddress };
       const state = await sleds.readState(sled, vmmId, BRIEF_SLED_CALL_MS);
       return (await applyReport(db, vmmId, state))?.wrote ?? false;
     } catch (error) {

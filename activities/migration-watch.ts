@@ -12,6 +12,7 @@ import {
 import type { MigrationProgress } from '../wire/sled-protocol.ts';
 import type { ActivityContext } from './context.ts';
 import { instrumented } from './instrumented.ts';
+import { sledOf } from './sled-calls.ts';
 import type { SledClient } from './sled-client.ts';
 
 /** How long one sled may take to say how far it is, in milliseconds. */
@@ -54,11 +55,12 @@ export async function lookAtMigration(
 async function ask(
   sleds: SledClient,
   migrationId: string,
-  { vmmId, sledName, sledAddress }: StoredMigration['source'],
+  source: StoredMigration['source'],
 ): Promise<MigrationProgress | null> {
-  if (sledName === null || sledAddress === null) return null;
+  const sled = sledOf(source);
+  if (sled === null) return null;
   const answer = await sleds
-    .readProgress({ name: sledName, address: sledAddress }, vmmId, SLED_CALL_MS)
+    .readProgress(sled, source.vmmId, SLED_CALL_MS)
     // A sled that gives no figures changes nothing: its reports say how the migration ends.
     .catch(() => null);
   // A VM that has moved on by another migration speaks of that one.

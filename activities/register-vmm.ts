@@ -16,7 +16,11 @@ export function registerActivities(context: SagaContext) {
      */
     async registerVmm(claim: ClaimedVmm & { instanceId: string; migrationId?: string }): Promise<number> {
       const place = isTriedAgain() ? await checkStillWanted(context, claim.vmmId, { readIntent: true }) : null;
-      const sled = sledNow(place, { name: claim.sledName, address: claim.sledAddress });
+      const sled = sledNow(place, {
+        name: claim.sledName,
+        address: claim.sledAddress,
+        keptAgentId: claim.sledAgentId ?? null,
+      });
       const state = await sleds.register(
         sled,
         claim.vmmId,

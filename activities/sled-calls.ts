@@ -11,6 +11,18 @@ export const SLED_CALL_MS = 4_000;
 /** The same for a call that is made again soon. */
 export const BRIEF_SLED_CALL_MS = 1_500;
 
+/** The sled of a VMM, as it is spoken to; `null` where it has none. */
+export function sledOf(place: {
+  readonly sledName: string | null;
+  readonly sledAddress: string | null;
+  readonly sledAgentId: string | null;
+}): SledAddress | null {
+  const { sledName, sledAddress, sledAgentId } = place;
+  return sledName === null || sledAddress === null
+    ? null
+    : { name: sledName, address: sledAddress, keptAgentId: sledAgentId };
+}
+
 /**
  * Applies the state that a sled answered a command with, as a report of it, and signals the update if the stored state then
  * needs one. `saga`: what the same transaction writes for the saga that commanded. `null` when there was no state, or no VMM.

@@ -7,6 +7,7 @@ import { RenewableAgent } from '../platform/identity/renewable-agent.ts';
 import { inCallSpan } from '../platform/telemetry/tracing.ts';
 import { describeAnswer, parseJson, readSledError } from '../wire/answer-mark.ts';
 import {
+  AGENT_ID_HEADER,
   type AgentDescription,
   agentDescription,
   type MigrationProgress,
@@ -30,6 +31,8 @@ export interface SledAddress {
   readonly name: string;
   /** `ip:port`. */
   readonly address: string;
+  /** The id that its agent keeps with its data: nobody with another one speaks for it. `null`: none is known. */
+  readonly keptAgentId: string | null;
 }
 
 /**
@@ -71,6 +74,9 @@ export class SledError extends Error {
   }
 }
 
+/** An agent answered that is not the sled's own: what it said is no word of that sled's. */
+export class AnotherAgent extends SledError {}
+
 /** A sled that has had so long, in milliseconds, and gave no answer is silent; one that had less may be slow. */
 const SLOW_MS = 2_500;
 
@@ -87,12 +93,17 @@ export type SledCallObserver = (
   answered: boolean | null,
 ) => void;
 
+/** Who an agent said it is, with an answer or when it was asked; `undefined`: it didn't. */
+type ShownAgent = string | undefined;
+
 const CONNECTIONS = { connections: 16, keepAliveTimeoutMs: 10_000, connectTimeoutMs: 2_000 };
 
 /** How a call reaches a sled. */
 interface Route {
   readonly origin: string;
   readonly dispatcher: Dispatcher;
+  /** Its certificate proves that it is the sled: more than its agent's id does. */
+  readonly proved: boolean;
 }
 
 /**
@@ -155,9 +166,14 @@ export class SledClient {
     return this.#call(sled, 'read', 'GET', path, undefined, serialConsoleData, timeoutMs);
   }
 
-  /** Asks for all that a sled has. */
-  readInventory(sled: SledAddress | ExpungedSledAddress, timeoutMs: number): Promise<SledInventory> {
-    return this.#call(sled, 'read', 'GET', '/vmms', undefined, sledInventory, timeoutMs);
+  /** Asks for all that a sled has. `at` says how an address is spoken to that no sled has yet: in plain HTTP. */
+  readInventory(
+    sled: SledAddress | ExpungedSledAddress,
+    timeoutMs: number,
+    { at }: { at?: 'new address' } = {},
+  ): Promise<SledInventory> {
+    const route: Route | null = at === undefined ? null : this.#plainRoute(sled);
+    return this.#call(sled, 'read', 'GET', '/vmms', undefined, sledInventory, timeoutMs, route);
   }
 
   /**
@@ -173,8 +189,7 @@ export class SledClient {
     let status: number;
     let text: string;
     try {
-      const { origin, dispatcher } =
-        at === undefined ? await this.#routeTo(sled) : { origin: `http://${sled.address}`, dispatcher: this.#plain };
+      const { origin, dispatcher } = at === undefined ? await this.#routeTo(sled) : this.#plainRoute(sled);
       const response = await request(`${origin}/agent`, { dispatcher, signal: AbortSignal.timeout(timeoutMs) });
       status = response.statusCode;
       text = await readLimited(response.body);
@@ -193,19 +208,24 @@ export class SledClient {
   /**
    * Whether an agent answers at a sled's address, whatever it says: then the sled is powered on. A connection that is
    * refused is no agent's answer: it says nothing of the guests. Nor is one by somebody else, such as a proxy that says that
-   * nobody is there; but whoever speaks TLS at the address of a sled that has joined is the sled. Never throws.
+   * nobody is there, nor by an agent that says it is another one than the sled's own: a machine that has taken the address. But
+   * whoever speaks TLS at the address of a sled that has joined is the sled. Never throws.
    */
-  async answers({ address, identified }: ProbedSled, timeoutMs: number): Promise<boolean> {
+  async answers(sled: ProbedSled, timeoutMs: number): Promise<boolean> {
+    const { address, identified, keptAgentId } = sled;
     // Nothing is told to one that has joined, and nothing believed: even with another's certificate it is powered on.
     if (identified ?? (await this.#directory?.identityAt(address).catch(() => null)) != null)
       return shakesHands(address, timeoutMs);
     const dispatcher = new Agent({ connect: { timeout: timeoutMs } });
     try {
-      const { statusCode, body } = await request(`http://${address}/vmms`, {
+      const { statusCode, body, headers } = await request(`http://${address}/vmms`, {
         dispatcher,
         signal: AbortSignal.timeout(timeoutMs),
       });
       const text = await readLimited(body);
+      // Who doesn't say who it is may be the sled's own: then its machine is powered on.
+      const shown = agentShownIn(headers) ?? (keptAgentId == null ? undefined : await this.#whoIsAt(sled, timeoutMs));
+      if (keptAgentId != null && shown !== undefined && shown !== keptAgentId) return false;
       return statusCode >= 200 && statusCode < 300
         ? sledInventory.safeParse(parseJson(text)).success
         : statusCode >= 400 && readSledError(text) !== null;
@@ -216,10 +236,20 @@ export class SledClient {
     }
   }
 
+  /** The id of the agent at a plain address; `undefined` where it doesn't say. Never throws. */
+  async #whoIsAt(sled: SledAddress, timeoutMs: number): Promise<ShownAgent> {
+    const agent = await this.describe(sled, timeoutMs, { at: 'new address' }).catch(() => null);
+    return agent?.agent_id;
+  }
+
   /** Cuts every connection. */
   async close(): Promise<void> {
     await Promise.all([this.#plain.destroy(), ...[...this.#identified.values()].map((agent) => agent.destroy())]);
     this.#identified.clear();
+  }
+
+  #plainRoute({ address }: SledAddress): Route {
+    return { origin: `http://${address}`, dispatcher: this.#plain, proved: false };
   }
 
   async #routeTo(sled: SledAddress | ExpungedSledAddress): Promise<Route> {
@@ -230,7 +260,7 @@ export class SledClient {
         ? sled.id
         : null
       : ((await directory?.identityAt(sled.address)) ?? null);
-    if (directory === null || sledId === null) return { origin: `http://${sled.address}`, dispatcher: this.#plain };
+    if (directory === null || sledId === null) return this.#plainRoute(sled);
     // By the sled, not only by its address: another one may come to live there.
     const key = `${sledId} ${sled.address}${expunged ? ' expunged' : ''}`;
     let agent = this.#identified.get(key);
@@ -245,7 +275,23 @@ export class SledClient {
       });
       this.#identified.set(key, agent);
     }
-    return { origin: `https://${sled.address}`, dispatcher: agent.dispatcher };
+    return { origin: `https://${sled.address}`, dispatcher: agent.dispatcher, proved: true };
+  }
+
+  /**
+   * That a sled doesn't know a VMM is believed of its own agent alone: where that keeps an id, and the answer doesn't carry
+   * it, whoever answers is asked for it. Throws a {@link SledError} where it isn't shown.
+   */
+  async #requireProof(sled: SledAddress, shown: ShownAgent, what: string, timeoutMs: number): Promise<void> {
+    if (sled.keptAgentId == null || shown === sled.keptAgentId) return;
+    const agent = await this.describe(sled, timeoutMs);
+    requireOwnAgent(sled, agent?.agent_id, what);
+    if (agent === null)
+      throw new AnotherAgent(
+        'unavailable',
+        `${what}: what answers at ${sled.address} does not say that it is the agent of sled "${sled.name}" (${sled.keptAgentId})`,
+        { answered: null },
+      );
   }
 
   /** After a change in the directory every connection is made anew: each shows again that it is good. */
@@ -262,6 +308,7 @@ export class SledClient {
     body: unknown,
     schema: z.ZodType<Answer>,
     timeoutMs: number,
+    given: Route | null = null,
   ): Promise<Answer> {
     const begun = performance.now();
     let answer: 'accepted' | SledErrorKind = 'unavailable';
@@ -270,7 +317,7 @@ export class SledClient {
       const value = await inCallSpan(
         `sled ${method} ${path.replace(/[0-9a-f-]{36}/, '{vmm_id}')}`,
         { 'mooring.sled': sled.name, 'server.address': sled.address, 'url.path': path },
-        (headers) => this.#send(sled, command, method, path, body, schema, timeoutMs, headers),
+        (headers) => this.#send(sled, command, method, path, body, schema, timeoutMs, headers, given),
       );
       answer = 'accepted';
       answered = true;
@@ -295,15 +342,19 @@ export class SledClient {
     schema: z.ZodType<Answer>,
     timeoutMs: number,
     traceHeaders: Record<string, string>,
+    given: Route | null,
   ): Promise<Answer> {
     const what = `sled "${sled.name}" (${sled.address}): ${method} ${path}`;
     let status: number;
     let text: string;
+    let shown: ShownAgent;
+    let proved: boolean;
     try {
-      const { origin, dispatcher } = await this.#routeTo(sled);
-      const response = await request(`${origin}${path}`, {
+      const route = given ?? (await this.#routeTo(sled));
+      proved = route.proved;
+      const response = await request(`${route.origin}${path}`, {
         method,
-        dispatcher,
+        dispatcher: route.dispatcher,
         headers: { ...traceHeaders, ...(body === undefined ? {} : { 'content-type': 'application/json' }) },
         ...(body === undefined ? {} : { body: JSON.stringify(body) }),
         headersTimeout: timeoutMs,
@@ -311,6 +362,7 @@ export class SledClient {
         signal: AbortSignal.timeout(timeoutMs),
       });
       status = response.statusCode;
+      shown = agentShownIn(response.headers);
       text = await readLimited(response.body);
     } catch (error) {
       const short = isTimeLimit(error) && timeoutMs < SLOW_MS;
@@ -319,15 +371,20 @@ export class SledClient {
         answered: short ? null : false,
       });
     }
+    if (!proved) requireOwnAgent(sled, shown, what);
     const error = readSledError(text);
     const { error_code, message } = error ?? {};
     switch (classifySledAnswer(command, status, error_code)) {
       case 'accepted': {
         const answer = schema.safeParse(parseJson(text));
+        // It knows nothing of the VMM: as definitive as the 404.
+        if (command === 'unregister' && !proved && updatedRuntime.safeParse(answer.data).data?.updated_runtime === null)
+          await this.#requireProof(sled, shown, what, timeoutMs);
         if (answer.success) return answer.data;
         throw new SledError('unavailable', `${what}: answered ${status} with what the protocol does not know`);
       }
       case 'gone':
+        if (!proved) await this.#requireProof(sled, shown, what, timeoutMs);
         throw new SledError('gone', `${what}: the sled does not know this VMM (${status} ${error_code})`);
       case 'refused':
         throw new SledError('refused', `${what}: refused with ${describe(status, error_code, message)}`);
@@ -343,6 +400,22 @@ export class SledClient {
         );
     }
   }
+}
+
+/** The id that an answer carries; `undefined` where it carries none. */
+function agentShownIn(headers: Record<string, string | string[] | undefined>): ShownAgent {
+  const shown = headers[AGENT_ID_HEADER];
+  return Array.isArray(shown) ? shown[0] : shown;
+}
+
+/** Throws an {@link AnotherAgent} where an agent has said that it is another one than the sled's own. */
+function requireOwnAgent({ name, address, keptAgentId }: SledAddress, shown: ShownAgent, what: string): void {
+  if (keptAgentId === null || keptAgentId === undefined || shown === undefined || shown === keptAgentId) return;
+  throw new AnotherAgent(
+    'unavailable',
+    `${what}: the agent ${shown} answers at ${address}, which is not that of sled "${name}" (${keptAgentId})`,
+    { answered: false },
+  );
 }
 
 /** Whether the limit that a call was given has ended it. */

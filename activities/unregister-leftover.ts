@@ -3,7 +3,7 @@ import { failVmm } from '../db/transactions/fail-vmm.ts';
 import { isGoneVmmState } from '../model/states.ts';
 import type { SagaContext } from './context.ts';
 import { automaticActor } from './record-action.ts';
-import { applyAnswer, unregisterFromSled } from './sled-calls.ts';
+import { applyAnswer, sledOf, unregisterFromSled } from './sled-calls.ts';
 
 /** The step that ends a leftover VMM. */
 export function unregisterActivities(context: SagaContext) {
@@ -15,11 +15,11 @@ export function unregisterActivities(context: SagaContext) {
       if (place === null || place.deleted || isGoneVmmState(place.state)) return 'gone already';
       if (place.linked) return 'named by its instance: not a leftover';
       if (place.unwinding) return 'being unwound by its saga';
-      if (place.givenUp || place.sledName === null || place.sledAddress === null) {
+      const sled = sledOf(place);
+      if (place.givenUp || sled === null) {
         await markFailed(vmmId, 'its sled was given up');
         return 'its sled was given up';
       }
-      const sled = { name: place.sledName, address: place.sledAddress };
       await applyAnswer(context, vmmId, await unregisterFromSled(sleds, sled, vmmId));
       await markFailed(vmmId, 'it was unregistered as a leftover');
       return 'unregistered';

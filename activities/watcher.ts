@@ -9,7 +9,7 @@ import {
 } from '../db/queries/read-watched-sleds.ts';
 import { applyReport } from '../db/transactions/apply-report.ts';
 import { failVmm } from '../db/transactions/fail-vmm.ts';
-import { recordSledAnswer, recordSledSilence } from '../db/transactions/record-sled-answer.ts';
+import { keptIdOf, recordSledAnswer, recordSledSilence } from '../db/transactions/record-sled-answer.ts';
 import { releaseUnwound } from '../db/transactions/release-unwound.ts';
 import type { WatcherFindings } from '../model/reconcilers.ts';
 import { isGoneVmmState, isTerminalVmmState } from '../model/states.ts';
@@ -77,7 +77,10 @@ export async function watchSleds({ db, sleds, workflows, metrics }: ActivityCont
         sleds.readInventory(address, POLL_MS),
         sleds.describe(address, POLL_MS),
       ]);
-      if (!(await remember(address, inventory, agent))) return void found.silent.push(address.name);
+      const who = await remember(address, inventory, agent);
+      if (who === 'another') return void found.silent.push(address.name);
+      // Nothing of the former agent's is left there: what the new one has is looked at in the next pass, as its own.
+      if (who === 'new') return;
       if (inventory.status === 'rejected') throw inventory.reason;
       const { vmms: reported } = inventory.value;
       // Read after the inventory: what the sled had been told to register was in the database before.
@@ -124,35 +127,53 @@ export async function watchSleds({ db, sleds, workflows, metrics }: ActivityCont
   }
 
   /**
-   * Keeps in the sled's row whether it answers, and what its agent says of itself, where that is news. Returns whether what
-   * it answered counts as this sled's: where another host has come to its address, that one's word is not.
+   * Keeps in the sled's row whether it answers, and what its agent says of itself, where that is news. Returns whose word it
+   * is: where another host has come to its address, that one's is not this sled's, and counts as its silence as long as
+   * VMMs live there of which only its own agent can speak.
    */
   async function remember(
     sled: WatchedSled,
     inventory: PromiseSettledResult<unknown>,
     description: PromiseSettledResult<AgentDescription | null>,
-  ): Promise<boolean> {
+  ): Promise<'own' | 'another' | 'new'> {
     const described = description.status === 'fulfilled' ? description.value : undefined;
     // An agent that has said who it is knows the question: who doesn't is somebody else, for a moment.
     const agent = described === null && sled.agentId !== null ? undefined : described;
     const owner = agent == null ? undefined : byAgent.get(agent.agent_id);
     if (owner !== undefined && owner.id !== sled.id) {
-      const trouble = `the agent at ${sled.address} is that of sled "${owner.name}": one host is one sled`;
-      if (!sled.silent || !sameTexts(sled.agentTrouble, [trouble])) await recordSledSilence(db, sled, [trouble]);
-      return false;
+      await recordTrouble(sled, `the agent at ${sled.address} is that of sled "${owner.name}": one host is one sled`);
+      return 'another';
+    }
+    if (agent != null && sled.keptAgentId !== null && !sled.identified && agent.agent_id !== sled.keptAgentId) {
+      if (sled.guests) {
+        await recordTrouble(sled, explainAnotherAgent(sled, agent.agent_id));
+        return 'another';
+      }
+      await recordSledAnswer(db, sled, agent);
+      return 'new';
+    }
+    // Its own agent knows the question: whoever this is, that a VMM is not there is not believed of him either.
+    if (described === null && sled.keptAgentId !== null && !sled.identified && sled.guests) {
+      await recordTrouble(sled, explainAnotherAgent(sled, null));
+      return 'another';
     }
     if (inventory.status === 'rejected' && !saidSomething(inventory.reason)) {
       if (!sled.silent) await recordSledSilence(db, sled);
-      return true;
+      return 'own';
     }
     const known =
       agent === undefined ||
       (sled.agentId === (agent?.agent_id ?? null) &&
+        sled.keptAgentId === keptIdOf(agent) &&
         sled.agentVersion === (agent?.version ?? null) &&
         sameTexts(sled.agentTrouble, agent?.trouble ?? []) &&
         sameModels(sled.cpuModels, agent?.cpu_models ?? null));
     if (sled.silent || !sled.answeredLately || !known) await recordSledAnswer(db, sled, agent);
-    return true;
+    return 'own';
+  }
+
+  async function recordTrouble(sled: WatchedSled, trouble: string): Promise<void> {
+    if (!sled.silent || !sameTexts(sled.agentTrouble, [trouble])) await recordSledSilence(db, sled, [trouble]);
   }
 
   /** A VMM that the inventory lacks is lost only when its sled says so by name. */
@@ -194,6 +215,15 @@ export async function watchSleds({ db, sleds, workflows, metrics }: ActivityCont
     if (await releaseUnwound(db, vmmId)) found.released.push(vmmId);
     if (instanceId !== undefined) await signalIfNeeded({ db, workflows }, instanceId);
   }
+}
+
+/** What ails a sled at whose address an agent answers that is not its own. */
+function explainAnotherAgent(sled: WatchedSled, agentId: string | null): string {
+  const who =
+    agentId === null
+      ? `what answers at ${sled.address} does not say that it is the sled's own agent (${sled.keptAgentId})`
+      : `another agent (${agentId}) than the sled's own (${sled.keptAgentId}) answers at ${sled.address}`;
+  return `${who}, and VMMs live on the sled: nothing that it says is believed. Start the sled's own agent there, with its data; or set the address at which it is; or, when the sled is powered off, say so ("mooring sled declare-dead ${sled.name}")`;
 }
 
 function saidSomething(error: unknown): boolean {

@@ -63,6 +63,7 @@ import {
   type SledAdded,
   type SledDeclareDead,
   type SledExpunge,
+  type SledSetAddress,
   type SledView,
   sledAdded,
   sledView,
@@ -423,9 +424,14 @@ export class MooringClient {
     return this.#call('POST', '/v1/system/hardware/sleds', { body: sled, ...options }, sledAdded);
   }
   /** Has a sled's agent be at another address, and its VMMs with it; refused while the one at the old address answers. */
-  setSledAddress(sledId: string, address: string, options: CallOptions = {}): Promise<SledAdded> {
+  setSledAddress(
+    sledId: string,
+    address: string,
+    { sled_powered_off, ...options }: CallOptions & Omit<SledSetAddress, 'address'> = {},
+  ): Promise<SledAdded> {
     const path = `/v1/system/hardware/sleds/${encodeURIComponent(sledId)}/address`;
-    return this.#call('PUT', path, { body: { address }, ...options }, sledAdded);
+    const body: SledSetAddress = { address, ...(sled_powered_off === undefined ? {} : { sled_powered_off }) };
+    return this.#call('PUT', path, { body, ...options }, sledAdded);
   }
   getSled(sledId: string, options: CallOptions = {}): Promise<SledView> {
     return this.#call('GET', `/v1/system/hardware/sleds/${encodeURIComponent(sledId)}`, options, sledView);

@@ -125,6 +125,8 @@ export const sled = pgTable(
     silentSince: moment('silent_since'),
     /** What its agent says of itself (`GET /agent`); `null` of one that doesn't know the question. */
     agentId: uuid('agent_id'),
+    /** The same, of an agent that keeps it with its data: no other one answers for this sled while VMMs live on it. */
+    keptAgentId: uuid('kept_agent_id'),
     agentVersion: text('agent_version'),
     /** What keeps its agent from doing its work, a sentence each. */
     agentTrouble: text('agent_trouble').array().notNull().default(sql`'{}'::text[]`),
@@ -141,6 +143,7 @@ export const sled = pgTable(
     uniqueIndex('sled_address').on(table.address).where(sql`policy <> 'expunged'`),
     // One host is one sled, however its address is written.
     uniqueIndex('sled_agent').on(table.agentId).where(sql`policy <> 'expunged'`),
+    check('sled_kept_agent', sql`kept_agent_id IS NULL OR kept_agent_id IS NOT DISTINCT FROM agent_id`),
     check('sled_capacity', sql`reserved_threads <= threads AND reserved_memory_bytes <= memory_bytes`),
     check('sled_reserved_not_negative', sql`reserved_threads >= 0 AND reserved_memory_bytes >= 0`),
     check('sled_lease_whole', sql`num_nulls(lease_ms, lease_renewed_at, fencing_since) IN (0, 3)`),

@@ -89,7 +89,12 @@ export async function examine(options: ExamineOptions): Promise<Examination> {
       sleds: survey?.inventories.length ?? 0,
       silentSleds: survey?.silent.map((sled) => sled.name) ?? [],
       temporal: atRest && temporal !== undefined,
-      notes: missing.filter(({ needed }) => !needed).map(({ problem }) => problem),
+      notes: [
+        ...missing.filter(({ needed }) => !needed).map(({ problem }) => problem),
+        ...(survey?.taken ?? []).map(
+          (message) => `the address of a sled is taken, so that it counts as silent: ${message}`,
+        ),
+      ],
     },
   };
 }

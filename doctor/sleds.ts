@@ -5,7 +5,13 @@
  * seem to run one instance's guest, the first sled is asked again after the second: when its VMM has the same generations
  * before and after, it was in that state all the while, and both ran at the moment when the second sled was asked.
  */
-import { type ExpungedSledAddress, type SledAddress, type SledClient, SledError } from '../activities/sled-client.ts';
+import {
+  AnotherAgent,
+  type ExpungedSledAddress,
+  type SledAddress,
+  type SledClient,
+  SledError,
+} from '../activities/sled-client.ts';
 import type { Database } from '../db/connect.ts';
 import { type PlacedVmm, readPlacedVmms } from '../db/queries/read-placed-vmms.ts';
 import { type DirectoryEntry, readSledDirectory } from '../db/queries/read-sled-directory.ts';
@@ -27,6 +33,8 @@ export interface SledSurvey {
   readonly inventories: readonly { readonly sled: Sled; readonly vmms: readonly ReportedVmm[] }[];
   /** Sleds that gave no answer: what runs there is not known. */
   readonly silent: readonly Sled[];
+  /** At which of their addresses another agent answers, in words. */
+  readonly taken: readonly string[];
 }
 
 const isExpunged = (sled: Sled) => 'expunged' in sled;
@@ -40,22 +48,28 @@ export async function surveySleds(db: Database, client: SledClient): Promise<Sle
   const queue: Sled[] = [...(await readSledDirectory(db)), ...expunged];
   const inventories: { sled: Sled; vmms: ReportedVmm[] }[] = [];
   const silent: Sled[] = [];
+  const taken: string[] = [];
   const work = async () => {
     for (let sled = queue.shift(); sled !== undefined; sled = queue.shift()) {
-      const vmms = await inventoryOf(client, sled);
+      const vmms = await inventoryOf(client, sled, (by) => taken.push(by.message));
       if (vmms === null) {
         if (!isExpunged(sled)) silent.push(sled);
       } else inventories.push({ sled, vmms });
     }
   };
   await Promise.all(Array.from({ length: CONCURRENT_SLEDS }, work));
-  return { inventories, silent };
+  return { inventories, silent, taken };
 }
 
-async function inventoryOf(client: SledClient, sled: Sled): Promise<ReportedVmm[] | null> {
+async function inventoryOf(
+  client: SledClient,
+  sled: Sled,
+  onAnother: (error: AnotherAgent) => void = () => {},
+): Promise<ReportedVmm[] | null> {
   try {
     return (await client.readInventory(sled, ANSWER_MS)).vmms;
   } catch (error) {
+    if (error instanceof AnotherAgent) onAnother(error);
     if (error instanceof SledError) return null;
     throw error;
   }

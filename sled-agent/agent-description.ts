@@ -18,12 +18,13 @@ export interface AgentCondition {
   readonly cpuModels?: readonly string[] | null;
 }
 
-/** Describes an agent. Its id is made at the first question, and is on disk before anybody hears it. */
+/** Describes an agent. Its id is made at its first answer, and is on disk before anybody hears it. */
 export class AgentDescriber {
   readonly #dataDir: string | null;
   readonly #disk: Disk;
   readonly #condition: () => AgentCondition;
   #agentId: string | null = null;
+  #triedToKeep = false;
   #version: string | null = null;
 
   /** `dataDir`: the agent's data; `null`: none, and its id is another one each time it starts. */
@@ -33,17 +34,39 @@ export class AgentDescriber {
     this.#condition = condition;
   }
 
+  /**
+   * The agent's id, for every answer that it gives; `null` while it can't be kept. That is tried once here, and at each
+   * question who it is: a disk that is full is not written to at every answer. Never throws.
+   */
+  get agentId(): string | null {
+    if (this.#agentId === null && !this.#triedToKeep) {
+      this.#triedToKeep = true;
+      try {
+        return this.#keep();
+      } catch {
+        return null;
+      }
+    }
+    return this.#agentId;
+  }
+
   /** The agent as it is now. Throws what the file system says while its id can't be kept: an id that may change is none. */
   describe(): AgentDescription {
-    this.#agentId ??= this.#dataDir === null ? randomUUID() : keepAgentId(this.#dataDir, this.#disk);
+    const agentId = this.#keep();
     this.#version ??= readVersion();
     const { trouble = [], cpuModels = null } = this.#condition();
     return {
-      agent_id: this.#agentId,
+      agent_id: agentId,
+      agent_id_kept: this.#dataDir !== null,
       version: this.#version,
       trouble: [...trouble],
       ...(cpuModels === null ? {} : { cpu_models: [...cpuModels] }),
     };
+  }
+
+  #keep(): string {
+    this.#agentId ??= this.#dataDir === null ? randomUUID() : keepAgentId(this.#dataDir, this.#disk);
+    return this.#agentId;
   }
 }
 

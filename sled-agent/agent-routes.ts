@@ -2,7 +2,7 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { z } from 'zod';
-import { registerRequest, serialConsoleRequest, vmmStateRequest } from '../wire/sled-protocol.ts';
+import { AGENT_ID_HEADER, registerRequest, serialConsoleRequest, vmmStateRequest } from '../wire/sled-protocol.ts';
 import { AgentRefusal, type SledAgent } from './agent.ts';
 import { AGENT_ROUTE } from './agent-app.ts';
 import type { AgentDescriber } from './agent-description.ts';
@@ -46,8 +46,15 @@ export function addVmmRoutes(app: FastifyInstance, agent: SledAgent, faults: Pla
   });
 }
 
-/** Serves what the agent says of itself: beside the protocol, and before the agent knows what runs here. */
+/**
+ * Serves what the agent says of itself: beside the protocol, and before the agent knows what runs here. Every answer says who
+ * gives it.
+ */
 export function addAgentRoute(app: FastifyInstance, describer: AgentDescriber): void {
+  app.addHook('onSend', async (_, reply) => {
+    const { agentId } = describer;
+    if (agentId !== null) reply.header(AGENT_ID_HEADER, agentId);
+  });
   app.get(AGENT_ROUTE, async () => {
     try {
       return describer.describe();

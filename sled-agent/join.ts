@@ -5,10 +5,17 @@ import { isFinalRefusal } from '../model/report-answer.ts';
 import { certificateFingerprint, makeKeyPair, makeRequest } from '../platform/identity/certificates.ts';
 import { expectPeer } from '../platform/identity/peer.ts';
 import { readControlPlaneAnswer } from '../wire/answer-mark.ts';
-import { type InviteToken, type JoinRequest, joinAnswer, readInviteToken } from '../wire/sled-identity.ts';
+import {
+  type InviteToken,
+  type JoinRequest,
+  joinAnswer,
+  MAX_JOINING_VMMS,
+  readInviteToken,
+} from '../wire/sled-identity.ts';
 import { keepAgentId } from './agent-description.ts';
 import { Disk } from './disk.ts';
 import { type StoredIdentity, saveIdentity } from './identity-file.ts';
+import { recordedVmmIds } from './vmm-store.ts';
 
 export interface JoinOptions {
   /** What `mooring sled invite` printed. */
@@ -45,11 +52,13 @@ export async function joinSled(options: JoinOptions): Promise<StoredIdentity> {
   const disk = new Disk();
   disk.makeFolder(folder);
   disk.probe(folder);
+  const vmmIds = recordedVmmIds(folder);
   const asked: JoinRequest = {
     secret: token.secret,
     request: await makeRequest(pair),
     address,
     agent_id: keepAgentId(folder, disk),
+    ...(vmmIds.length > MAX_JOINING_VMMS ? {} : { vmm_ids: vmmIds }),
     threads,
     memory: memoryBytes,
   };

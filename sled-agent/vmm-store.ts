@@ -42,6 +42,14 @@ export function holdsRecords(directory: string): boolean {
   return existsSync(join(directory, RECORDS));
 }
 
+/** The VMMs of which an agent that works with this directory has a record. Throws what the file system says. */
+export function recordedVmmIds(directory: string): string[] {
+  if (!holdsRecords(directory)) return [];
+  return readdirSync(join(directory, RECORDS))
+    .filter((file) => file.endsWith('.json'))
+    .map((file) => file.slice(0, -'.json'.length));
+}
+
 export class VmmStore {
   readonly #directory: string | null;
   readonly #disk: Disk;

@@ -41,6 +41,9 @@ export type SledCertificateView = z.infer<typeof sledCertificateView>;
 
 const pem = z.string().min(1).max(16_384);
 
+/** How many VMMs a sled that joins can name; one with more does not say what it has. */
+export const MAX_JOINING_VMMS = 5_000;
+
 export const joinRequest = z.object({
   /** The token's secret. */
   secret: z.string().min(1).max(256),
@@ -49,6 +52,8 @@ export const joinRequest = z.object({
   address: socketAddress,
   /** Of the agent that will listen there (`agentDescription`). */
   agent_id: z.guid().nullish(),
+  /** The VMMs that are in its records: a sled that joins again at another address must have those that live on it. */
+  vmm_ids: z.array(z.guid()).max(MAX_JOINING_VMMS).nullish(),
   ...sledCapacity,
 });
 export type JoinRequest = z.infer<typeof joinRequest>;

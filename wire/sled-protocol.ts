@@ -143,6 +143,8 @@ export type SledInventory = z.infer<typeof sledInventory>;
 export const agentDescription = z.object({
   /** Made once, and kept with the agent's data: the same agent has it at every address. */
   agent_id: z.guid(),
+  /** Whether that is so. An agent that doesn't say, or that has no data, may have another id each time it starts. */
+  agent_id_kept: z.boolean().optional(),
   version: z.string().max(100).nullish(),
   /** What keeps it from doing its work, a sentence each, for example that its disk is full; empty when it is well. */
   trouble: z.array(z.string().max(1000)).max(100).default([]),
@@ -150,6 +152,9 @@ export const agentDescription = z.object({
   cpu_models: z.array(z.string().max(100)).max(1000).nullish(),
 });
 export type AgentDescription = z.infer<typeof agentDescription>;
+
+/** A header of an agent's answers: its id, as `GET /agent` says it. One that others wrote need not send it. */
+export const AGENT_ID_HEADER = 'x-sled-agent-id';
 
 /** The only answer that means "this VMM does not exist". */
 export const NO_SUCH_INSTANCE = 'NO_SUCH_INSTANCE';

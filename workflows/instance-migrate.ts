@@ -29,7 +29,7 @@ export async function instanceMigrate(input: InstanceMigrateInput): Promise<Inst
       const claimed = await claimOnceCleared({ ...attempt, migrationId, destinationSledId, drainedSledId });
       if (claimed.outcome === 'already') return { outcome: 'already migrating' };
       const { claim } = claimed;
-      const sled = { name: claim.sledName, address: claim.sledAddress };
+      const sled = { name: claim.sledName, address: claim.sledAddress, keptAgentId: claim.sledAgentId ?? null };
       const lookedAtMs = await register({ ...claim, instanceId });
       told = true;
       // The point of no return: a cancellation must not turn a migration that may be under way into an unwind.

@@ -35,7 +35,7 @@ export async function instanceStart(input: InstanceStartInput): Promise<Instance
       const claim = await claimStart({ ...attempt, ...elsewhere, reason });
       if (claim === null) return { outcome: 'already started' };
       const lookedAtMs = await register(claim);
-      const sled = { name: claim.sledName, address: claim.sledAddress };
+      const sled = { name: claim.sledName, address: claim.sledAddress, keptAgentId: claim.sledAgentId ?? null };
       await runVmm({ ...attempt, sled, lookedAtMs });
       return { outcome: 'started', vmmId: attempt.vmmId, sled: claim.sledName };
     },

@@ -33,7 +33,7 @@ import { errors, IdentityRefused } from '../errors.ts';
 export const JOIN_PATH = '/sled-identity/join';
 const SECRET_BYTES = 32;
 /** Anybody may ask to join: no more than a request for a certificate needs, in bytes. */
-const JOIN_BODY_BYTES = 32 * 1024;
+const JOIN_BODY_BYTES = 256 * 1024;
 
 /** A sled that has shown its certificate. */
 export interface SledCaller {
@@ -110,7 +110,7 @@ export function addSledIdentityRoutes(
     JOIN_PATH,
     { bodyLimit: JOIN_BODY_BYTES, schema: { tags, body: joinRequest, response: { 200: joinAnswer, ...errors } } },
     async (request) => {
-      const { secret, request: pem, address, agent_id: agentId, threads, memory } = request.body;
+      const { secret, request: pem, address, agent_id: agentId, vmm_ids: vmmIds, threads, memory } = request.body;
       const requested = await requireRequest(pem);
       const { host } = splitAddress(address);
       const joined = await joinSled(
@@ -120,6 +120,7 @@ export function addSledIdentityRoutes(
           keyFingerprint: requested.fingerprint,
           address,
           agentId: agentId ?? null,
+          vmmIds: vmmIds ?? null,
           threads,
           memoryBytes: memory,
         },

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { type SledClient, SledError } from '../../activities/sled-client.ts';
+import { type SledAddress, type SledClient, SledError } from '../../activities/sled-client.ts';
 import { listSleds } from '../../db/queries/list-sleds.ts';
 import { readCountedSled, readSled } from '../../db/queries/read-sled.ts';
 import { addSled } from '../../db/transactions/add-sled.ts';
@@ -39,10 +39,21 @@ async function askWhoIsThere(
   sled: { readonly name: string; readonly address: string },
 ): Promise<AgentDescription | null | undefined> {
   try {
-    return await sleds.describe(sled, ASK_MS, { at: 'new address' });
+    return await sleds.describe({ ...sled, keptAgentId: null }, ASK_MS, { at: 'new address' });
   } catch (error) {
     if (!(error instanceof SledError)) throw error;
     return error.answered === true ? null : undefined;
+  }
+}
+
+/** The VMMs that an agent has at an address that no sled has yet; `null` where it doesn't say. */
+async function askWhatIsThere(sleds: SledClient, sled: SledAddress): Promise<string[] | null> {
+  try {
+    const { vmms } = await sleds.readInventory(sled, ASK_MS, { at: 'new address' });
+    return vmms.map((vmm) => vmm.vmm_id);
+  } catch (error) {
+    if (!(error instanceof SledError)) throw error;
+    return null;
   }
 }
 
@@ -113,14 +124,16 @@ export function addSledRoutes(app: ApiApp, context: ApiContext): void {
     '/v1/system/hardware/sleds/:sled_id/address',
     { schema: { ...sledRoute, body: sledSetAddress, response: { 200: sledAdded, ...errors } } },
     async (request) => {
-      const found = await requireSled(request.params.sled_id);
-      const { address } = request.body;
-      if (found.policy.kind !== 'expunged' && (await probeSled(sleds, found)))
-        throw Refusal.conflict(
-          `sled "${found.name}" answers at ${found.address}: end its agent there first, and start it with its data at the new address`,
-        );
-      const agent = await askWhoIsThere(sleds, { name: found.name, address });
-      await setSledAddress(changing(request, db), found.id, { address, silentAddress: found.address, agent });
+      const found = await readSled(db, request.params.sled_id);
+      if (found === null) throw Refusal.notFound('sled', request.params.sled_id);
+      const { address, sled_powered_off: poweredOff } = request.body;
+      const answers = found.policy !== 'expunged' && (await probeSled(sleds, found));
+      const there = { name: found.name, address };
+      const agent = answers ? undefined : await askWhoIsThere(sleds, there);
+      await setSledAddress(changing(request, db), found.id, {
+        ...{ address, askedAddress: found.address, answers, agent, poweredOff },
+        vmmIds: agent == null ? null : await askWhatIsThere(sleds, { ...there, keptAgentId: agent.agent_id }),
+      });
       return { ...(await requireSled(found.id)), warning: warningOf(address, agent) };
     },
   );

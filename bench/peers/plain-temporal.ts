@@ -24,7 +24,7 @@ await runPart<PartInput, PartReady>(async ({ databaseUrl, port, temporalAddress 
   installRuntime(createLog('plain-temporal', 'error'));
   const { db, close } = openDatabase(databaseUrl, { maxConnections: 20, applicationName: 'bench' });
   const sleds = new SledClient();
-  const at = (vmm: PlacedVmm) => ({ name: vmm.sledName, address: vmm.sledAddress });
+  const at = (vmm: PlacedVmm) => ({ name: vmm.sledName, address: vmm.sledAddress, keptAgentId: null });
 
   /** A refusal of a sled is final; everything else is tried again. */
   async function calling<T>(call: Promise<T>): Promise<T> {

@@ -40,7 +40,7 @@ export function createSteps(databaseUrl: string): {
       return claim;
     },
     async register(attempt, claim) {
-      const sled = { name: claim.sledName, address: claim.sledAddress };
+      const sled = { name: claim.sledName, address: claim.sledAddress, keptAgentId: null };
       const request = {
         instance_id: attempt.instanceId,
         vmm_runtime: {
@@ -55,7 +55,7 @@ export function createSteps(databaseUrl: string): {
       await applyReport(db, claim.vmmId, state, { markCommanded: true });
     },
     async run(attempt, claim) {
-      const sled = { name: claim.sledName, address: claim.sledAddress };
+      const sled = { name: claim.sledName, address: claim.sledAddress, keptAgentId: null };
       const { updated_runtime } = await sleds.setState(sled, claim.vmmId, { type: 'running' }, SLED_CALL_MS);
       if (updated_runtime !== null) await applyReport(db, claim.vmmId, updated_runtime, { succeed: attempt });
     },
@@ -63,7 +63,7 @@ export function createSteps(databaseUrl: string): {
       await beginUnwind(db, { ...attempt, kind: 'start', spareRunning: false });
     },
     async unregister(claim) {
-      const sled = { name: claim.sledName, address: claim.sledAddress };
+      const sled = { name: claim.sledName, address: claim.sledAddress, keptAgentId: null };
       await sleds.unregister(sled, claim.vmmId, SLED_CALL_MS).catch((error: unknown) => {
         if (!(error instanceof SledError) || error.kind !== 'gone') throw error;
       });

@@ -34,14 +34,21 @@ export function addSledCommands(program: Command): void {
       'after',
       `
 Its VMMs are found at the new address: end the agent, start it with the same --data and the new --address, then say so.
+It is refused where an agent there doesn't have all of them: they would be called lost while they run.
 One that has joined joins again instead, by a new invitation.
 
 Examples:
   mooring sled set-address sled-7 10.0.0.17:8099`,
     )
-    .action(async (name: string, address: string, options: ApiOptions) => {
+    .option(
+      '--sled-powered-off',
+      'state that the machine at the former address is powered off or removed: VMMs that are not found at the new one are lost',
+    )
+    .action(async (name: string, address: string, options: ApiOptions & { sledPoweredOff?: boolean }) => {
       const context = contextOf(options);
-      printAdded(context, await context.client.setSledAddress((await findSled(context.client, name)).id, address));
+      const { id } = await findSled(context.client, name);
+      const word = options.sledPoweredOff ? { sled_powered_off: true } : {};
+      printAdded(context, await context.client.setSledAddress(id, address, word));
     });
   sub('list', 'list the sleds').action(async (options: ApiOptions) => {
     const context = contextOf(options);

@@ -31,6 +31,7 @@ const pickedSled = z.object({
   id: z.string(),
   name: z.string(),
   address: z.string(),
+  keptAgentId: z.string().nullable(),
   /** The CPU that a guest gets which starts there; `null`: its agent doesn't tell them apart. */
   cpuModel: z.string().nullable(),
 });
@@ -74,7 +75,7 @@ export async function pickSled(db: Queryable, request: PlacementRequest): Promis
 export async function listPlaces(db: Queryable, request: PlacementRequest, limit: number): Promise<PickedSled[]> {
   const result = await db.execute(sql`
     WITH peer AS (${peers(request.instanceId)})
-    SELECT sled.id, sled.name, sled.address, sled.cpu_models[1] AS "cpuModel" FROM sled
+    SELECT sled.id, sled.name, sled.address, sled.kept_agent_id AS "keptAgentId", sled.cpu_models[1] AS "cpuModel" FROM sled
     CROSS JOIN LATERAL (
       SELECT count(*) FILTER (WHERE peer.kind = 'affinity') AS wanted,
         count(*) FILTER (WHERE peer.kind = 'anti_affinity') AS unwanted
@@ -139,6 +140,7 @@ const destinationRow = z.object({
   id: z.string(),
   name: z.string(),
   address: z.string(),
+  keptAgentId: z.string().nullable(),
   policy: z.enum(SLED_POLICIES),
   takes_vmms: z.boolean(),
   room: z.boolean(),
@@ -172,7 +174,7 @@ export async function readDestination(
 ): Promise<Destination | null> {
   const result = await db.execute(sql`
     WITH peer AS (${peers(request.instanceId)})
-    SELECT id, name, address, policy, ${takesVmms} AS takes_vmms, ${fits(request)} AS room,
+    SELECT id, name, address, kept_agent_id AS "keptAgentId", policy, ${takesVmms} AS takes_vmms, ${fits(request)} AS room,
       ${offersCpu(request)} AS offers_cpu, cpu_models,
       (SELECT source.name FROM instance JOIN vmm ON vmm.id = instance.active_vmm_id JOIN sled source ON source.id = vmm.sled_id
         WHERE instance.id = ${request.instanceId}) AS source_name,

@@ -13,12 +13,17 @@ export async function readFencedSleds(db: Queryable) {
   return result.rows.map((row) => fencedSled.parse(row));
 }
 
-const deadSled = z.object({ id: z.string(), name: z.string(), address: z.string() });
+const deadSled = z.object({
+  id: z.string(),
+  name: z.string(),
+  address: z.string(),
+  keptAgentId: z.string().nullable(),
+});
 
 /** The sleds without fencing that were declared dead: only their inventory can prove what they run. */
 export async function readDeadSledsWithoutFencing(db: Queryable) {
   const result = await db.execute(sql`
-    SELECT id, name, address FROM sled
+    SELECT id, name, address, kept_agent_id AS "keptAgentId" FROM sled
     WHERE time_declared_dead IS NOT NULL AND lease_ms IS NULL AND policy <> 'expunged' AND expunging_since IS NULL ORDER BY name`);
   return result.rows.map((row) => deadSled.parse(row));
 }
@@ -26,6 +31,6 @@ export async function readDeadSledsWithoutFencing(db: Queryable) {
 /** The sleds that an operator has expunged, and whose guests may run still. */
 export async function readLeavingSleds(db: Queryable) {
   const result = await db.execute(sql`
-    SELECT id, name, address FROM sled WHERE expunging_since IS NOT NULL AND policy <> 'expunged' ORDER BY name`);
+    SELECT id, name, address, kept_agent_id AS "keptAgentId" FROM sled WHERE expunging_since IS NOT NULL AND policy <> 'expunged' ORDER BY name`);
   return result.rows.map((row) => deadSled.parse(row));
 }

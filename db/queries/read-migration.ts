@@ -3,7 +3,12 @@ import { z } from 'zod';
 import { MIGRATION_STATES } from '../../model/states.ts';
 import type { Queryable } from '../connect.ts';
 
-const place = { vmmId: z.string(), sledName: z.string().nullable(), sledAddress: z.string().nullable() };
+const place = {
+  vmmId: z.string(),
+  sledName: z.string().nullable(),
+  sledAddress: z.string().nullable(),
+  sledAgentId: z.string().nullable(),
+};
 const migrationRow = z.object({
   migrationId: z.string(),
   instanceName: z.string(),
@@ -26,6 +31,7 @@ export function readLastMigration(db: Queryable, instanceId: string): Promise<St
 async function read(db: Queryable, which: SQL): Promise<StoredMigration | null> {
   const side = (name: string) =>
     sql.raw(`jsonb_build_object('vmmId', ${name}.id, 'sledName', ${name}_sled.name, 'sledAddress', ${name}_sled.address,
+      'sledAgentId', ${name}_sled.kept_agent_id,
       'state', m.${name}_state) AS ${name}`);
   const result = await db.execute(sql`
     SELECT m.id AS "migrationId", i.name AS "instanceName", i.migration_id IS NOT DISTINCT FROM m.id AS linked,

@@ -19,6 +19,8 @@ const placeRow = z.object({
   sledId: z.string().nullable(),
   sledName: z.string().nullable(),
   sledAddress: z.string().nullable(),
+  /** The id that its sled's agent keeps with its data, where it is known. */
+  sledAgentId: z.string().nullable(),
   sledPolicy: z.enum(SLED_POLICIES).nullable(),
   sourceAddress: z.string().nullable(),
   /** The migration whose target it is. */
@@ -33,7 +35,7 @@ const columns = sql.raw(`
     vmm.commanded_at IS NOT NULL AS commanded,
     vmm.vouched_gone_at IS NOT NULL OR sled.policy IS NOT DISTINCT FROM 'expunged' AS "givenUp", instance.intended_state AS "intendedState",
     coalesce(sled.expunging_since IS NOT NULL, false) AS "sledLeaves",
-    vmm.sled_id AS "sledId", sled.name AS "sledName", sled.address AS "sledAddress", sled.policy AS "sledPolicy",
+    vmm.sled_id AS "sledId", sled.name AS "sledName", sled.address AS "sledAddress", sled.kept_agent_id AS "sledAgentId", sled.policy AS "sledPolicy",
     (SELECT source.ip || ':' || source.port FROM migration JOIN vmm source ON source.id = migration.source_vmm_id
       WHERE migration.target_vmm_id = vmm.id) AS "sourceAddress",
     (SELECT id FROM migration WHERE target_vmm_id = vmm.id) AS "migrationId"

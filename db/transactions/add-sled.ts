@@ -5,6 +5,7 @@ import type { AgentDescription } from '../../wire/sled-protocol.ts';
 import type { Database, Queryable } from '../connect.ts';
 import { refuseTakenName, violatedConstraint } from '../errors.ts';
 import { sled } from '../schema.ts';
+import { keptIdOf } from './record-sled-answer.ts';
 
 export interface NewSled {
   readonly name: string;
@@ -48,6 +49,7 @@ export function answerOf(agent: AgentDescription | null | undefined) {
     lastAnsweredAt: sql`now()`,
     silentSince: null,
     agentId: agent?.agent_id ?? null,
+    keptAgentId: keptIdOf(agent),
     agentVersion: agent?.version ?? null,
     agentTrouble: agent?.trouble ?? [],
     cpuModels: agent?.cpu_models ?? null,

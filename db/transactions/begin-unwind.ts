@@ -18,6 +18,7 @@ import { burnVmmId } from './burn-vmm-id.ts';
 const begunRow = z.object({
   sledName: z.string().nullable(),
   sledAddress: z.string().nullable(),
+  sledAgentId: z.string().nullable(),
   sledPolicy: z.enum(SLED_POLICIES).nullable(),
   commanded: z.boolean(),
   vouched: z.boolean(),
@@ -36,7 +37,7 @@ export interface BegunUnwind {
   /** It has been unwound to its end before. */
   readonly ended: boolean;
   /** Where the VMM may be registered; `null` when its claim never arrived, or its sled was given up. */
-  readonly sled: { readonly name: string; readonly address: string } | null;
+  readonly sled: { readonly name: string; readonly address: string; readonly keptAgentId: string | null } | null;
   /** The sled was commanded, or was about to be, to run the guest or migrate it in. */
   readonly commanded: boolean;
 }
@@ -68,7 +69,7 @@ export async function beginUnwind(db: Database, request: BeginUnwindRequest): Pr
     spared: row.spared,
     forward: row.forward,
     ended: row.ended,
-    sled: reachable ? { name: row.sledName ?? '', address: row.sledAddress ?? '' } : null,
+    sled: reachable ? { name: row.sledName ?? '', address: row.sledAddress ?? '', keptAgentId: row.sledAgentId } : null,
     commanded: row.commanded,
   };
 }
@@ -106,7 +107,7 @@ async function mark(db: Queryable, { kind, vmmId, operationId, spareRunning, ref
       UPDATE operation SET succeeded = true, time_ended = now() FROM judged, own
       WHERE operation.id = own.id AND spared AND operation.time_ended IS NULL
     )
-    SELECT sled.name AS "sledName", sled.address AS "sledAddress", sled.policy AS "sledPolicy", commanded_at IS NOT NULL AS commanded,
+    SELECT sled.name AS "sledName", sled.address AS "sledAddress", sled.kept_agent_id AS "sledAgentId", sled.policy AS "sledPolicy", commanded_at IS NOT NULL AS commanded,
       vouched_gone_at IS NOT NULL AS vouched, spared, commanded_in AND NOT spared AS forward, state = 'saga_unwound' AS ended
     FROM subject JOIN judged USING (id) LEFT JOIN sled ON sled.id = sled_id`);
   const found = result.rows[0];

@@ -212,6 +212,7 @@ async function claimOnce(db: Queryable, request: ClaimMigrationRequest): Promise
       sledId: destination.id,
       sledName: destination.name,
       sledAddress: destination.address,
+      sledAgentId: destination.keptAgentId,
       vmmAddress: `${ip}:${port}`,
       instanceName: instance.name,
       ncpus: instance.ncpus,

@@ -38,6 +38,8 @@ export interface ClaimedVmm {
   readonly sledId: string;
   readonly sledName: string;
   readonly sledAddress: string;
+  /** The id that the sled's agent keeps with its data, where it is known. */
+  readonly sledAgentId?: string | null;
   readonly vmmAddress: string;
   readonly instanceName: string;
   readonly ncpus: number;
@@ -236,6 +238,7 @@ async function claimOnce(db: Queryable, request: ClaimStartRequest): Promise<Cla
     sledId: sled.id,
     sledName: sled.name,
     sledAddress: sled.address,
+    sledAgentId: sled.keptAgentId,
     vmmAddress: `${ip}:${port}`,
     instanceName: instance.name,
     ncpus: instance.ncpus,
@@ -276,6 +279,7 @@ const claimRow = z.object({
   sledId: z.string(),
   sledName: z.string(),
   sledAddress: z.string(),
+  sledAgentId: z.string().nullable(),
   vmmAddress: z.string(),
   instanceName: z.string(),
   ncpus: z.number(),
@@ -293,7 +297,7 @@ export async function readClaim(
   { vmmId, operationId }: Pick<Attempt, 'vmmId' | 'operationId'>,
 ): Promise<ClaimedVmm | 'succeeded' | null> {
   const result = await db.execute(sql`/* claim-start */
-    SELECT vmm.id AS "vmmId", sled.id AS "sledId", sled.name AS "sledName", sled.address AS "sledAddress",
+    SELECT vmm.id AS "vmmId", sled.id AS "sledId", sled.name AS "sledName", sled.address AS "sledAddress", sled.kept_agent_id AS "sledAgentId",
       vmm.ip || ':' || vmm.port AS "vmmAddress", instance.name AS "instanceName",
       coalesce(held.threads, instance.ncpus) AS ncpus, coalesce(held.memory_bytes, instance.memory_bytes) AS "memoryBytes",
       vmm.cpu_model AS "cpuModel",

@@ -1,13 +1,11 @@
 import { randomUUID } from 'node:crypto';
 import { and, eq, ne, sql } from 'drizzle-orm';
 import { hostOf } from '../../model/host-address.ts';
-import { judgeWord } from '../../model/operator-word.ts';
 import { Refusal } from '../../model/refusal.ts';
-import type { Database, Queryable } from '../connect.ts';
+import type { Database } from '../connect.ts';
 import { violatedConstraint } from '../errors.ts';
-import { readSledFacts } from '../queries/read-sled-facts.ts';
 import { sled, sledCertificate, sledInvite } from '../schema.ts';
-import { moveVmmsOf } from './move-sled.ts';
+import { moveVmmsOf, requireMayMove } from './move-sled.ts';
 
 export interface JoiningSled {
   /** SHA-256 of the invitation's secret, in hexadecimal. */
@@ -17,6 +15,8 @@ export interface JoiningSled {
   readonly address: string;
   /** Of the agent that will run there, where it says so. */
   readonly agentId: string | null;
+  /** The VMMs in its records; `null`: it doesn't say. */
+  readonly vmmIds: readonly string[] | null;
   readonly threads: number;
   readonly memoryBytes: number;
 }
@@ -24,7 +24,7 @@ export interface JoiningSled {
 /**
  * Uses an invitation up and puts the sled in service, all in one transaction with the record of its certificate, which
  * `sign` makes. A sled of that name that is there already keeps its id, and its former certificates are revoked; its VMMs are at
- * its new address from then on, which it may have with VMMs only where its agent is the same by its id. The same key with the
+ * its new address from then on, which it may have with VMMs only where its agent is the same by its id, and has them. The same key with the
  * same invitation again is the same call, whose answer was lost. Throws a {@link Refusal}.
  */
 export async function joinSled<Certificate extends { readonly serial: string; readonly notAfter: Date }>(
@@ -32,7 +32,7 @@ export async function joinSled<Certificate extends { readonly serial: string; re
   joining: JoiningSled,
   sign: (sledId: string) => Promise<Certificate>,
 ): Promise<{ sledId: string; name: string; certificate: Certificate }> {
-  const { secretHash, keyFingerprint, address, agentId, threads, memoryBytes } = joining;
+  const { secretHash, keyFingerprint, address, agentId, vmmIds, threads, memoryBytes } = joining;
   try {
     return await db.transaction(async (transaction) => {
       const [found] = await transaction
@@ -45,9 +45,15 @@ export async function joinSled<Certificate extends { readonly serial: string; re
       const { invite, expired } = found;
       if (expired) throw refuseToken('has expired');
       if (invite.timeUsed !== null && invite.keyFingerprint !== keyFingerprint) throw refuseToken('was used before');
-      const joined = { address, agentId, threads, memoryBytes, identified: true };
+      const joined = { address, agentId, keptAgentId: agentId, threads, memoryBytes, identified: true };
       const [known] = await transaction
-        .select({ id: sled.id, address: sled.address, agentId: sled.agentId, expungingSince: sled.expungingSince })
+        .select({
+          id: sled.id,
+          name: sled.name,
+          address: sled.address,
+          agentId: sled.agentId,
+          expungingSince: sled.expungingSince,
+        })
         .from(sled)
         .where(and(eq(sled.name, invite.sledName), ne(sled.policy, 'expunged')))
         .for('update');
@@ -56,9 +62,12 @@ export async function joinSled<Certificate extends { readonly serial: string; re
         throw Refusal.conflict(
           `sled "${invite.sledName}" was expunged, and its guests may run still: join again when it is gone for good, or as a sled of another name`,
         );
-      const isSameAgent = known?.agentId != null && known.agentId === agentId;
-      if (known !== undefined && known.address !== address && !isSameAgent)
-        await refuseWithGuests(transaction, known, invite.sledName);
+      // Nobody gives a word for that here: "declare-dead" takes it.
+      if (known !== undefined && known.address !== address)
+        await requireMayMove(transaction, known, {
+          ...{ from: known.address, to: address, answers: false, vmmIds, poweredOff: false },
+          ...{ knownAgentId: known.agentId, agentId },
+        });
       const sledId = known?.id ?? randomUUID();
       if (known === undefined) await transaction.insert(sled).values({ id: sledId, name: invite.sledName, ...joined });
       else {
@@ -102,22 +111,6 @@ export async function joinSled<Certificate extends { readonly serial: string; re
         throw error;
     }
   }
-}
-
-/**
- * Its VMMs would be looked for at the new address, not be found, and be called lost while they run at the former one. Nobody
- * gives a word for that here: "declare-dead" takes it.
- */
-async function refuseWithGuests(
-  transaction: Queryable,
-  known: { readonly id: string; readonly address: string },
-  name: string,
-): Promise<void> {
-  const facts = { answers: false, ...(await readSledFacts(transaction, known.id)) };
-  if (judgeWord('rejoin', facts, false).verdict !== 'refuse') return;
-  throw Refusal.conflict(
-    `address: VMs of sled "${name}" live at ${known.address}: drain it or, when it is powered off, declare it dead first; to renew its certificate, join with that address`,
-  );
 }
 
 function refuseToken(why: string): Refusal {

@@ -1,6 +1,56 @@
 import { sql } from 'drizzle-orm';
 import { hostOf } from '../../model/host-address.ts';
+import { explainMoveRefusal, judgeWord } from '../../model/operator-word.ts';
+import { Refusal } from '../../model/refusal.ts';
 import type { Queryable } from '../connect.ts';
+import { goneStates } from '../gone-states.ts';
+import { readSledFacts } from '../queries/read-sled-facts.ts';
+
+/** What is known of the agent at the address to which a sled is to move, and what an operator says of the former one. */
+export interface SledMove {
+  readonly from: string;
+  readonly to: string;
+  /** An agent answers at the former address. */
+  readonly answers: boolean;
+  /** The id that the sled's agent is known by; `null`: none. */
+  readonly knownAgentId: string | null;
+  /** That of the agent at the new address: `null` of one that doesn't say, `undefined` where nobody answers. */
+  readonly agentId: string | null | undefined;
+  /** The VMMs that the agent at the new address has; `null`: it hasn't said. */
+  readonly vmmIds: readonly string[] | null;
+  /** An operator states that the machine at the former address is powered off or removed. */
+  readonly poweredOff: boolean;
+}
+
+/**
+ * Makes sure that a sled, whose row is locked, may move to another address: its VMMs would be looked for there, not be found,
+ * and be called lost while they run at the former one. Throws a {@link Refusal} that says what is missing.
+ */
+export async function requireMayMove(
+  transaction: Queryable,
+  { id, name }: { readonly id: string; readonly name: string },
+  { answers, knownAgentId, agentId, vmmIds, poweredOff, from, to }: SledMove,
+): Promise<void> {
+  const own = knownAgentId !== null && knownAgentId === agentId;
+  const missing = await readMissingVmms(transaction, id, vmmIds ?? []);
+  const facts = { answers, ...(await readSledFacts(transaction, id)) };
+  const arrived = own && vmmIds !== null && missing.length === 0;
+  const judged = judgeWord('change-address', { ...facts, arrived }, poweredOff);
+  if (judged.verdict !== 'refuse') return;
+  const agent =
+    agentId === undefined ? 'nobody' : own ? 'own' : agentId === null || knownAgentId === null ? 'unknown' : 'another';
+  throw Refusal.conflict(explainMoveRefusal(name, { from, to, agent, listed: vmmIds !== null, missing }, judged.why));
+}
+
+/** The VMMs of a sled that its agent has spoken of, and that are not among these, with the instance of each, in words. */
+async function readMissingVmms(db: Queryable, sledId: string, vmmIds: readonly string[]): Promise<string[]> {
+  const result = await db.execute(sql`/* move-sled */
+    SELECT vmm.id, instance.name FROM vmm JOIN instance ON instance.id = vmm.instance_id
+    WHERE vmm.sled_id = ${sledId} AND vmm.time_deleted IS NULL AND vmm.state <> 'creating' AND vmm.state NOT IN ${goneStates}
+      AND vmm.id NOT IN (SELECT value::uuid FROM jsonb_array_elements_text(${JSON.stringify(vmmIds)}::jsonb))
+    ORDER BY instance.name, vmm.id`);
+  return result.rows.map((row) => `VMM ${row.id} (instance "${row.name}")`);
+}
 
 /**
  * Has the VMMs of a sled, whose row is locked and has its new address by now, be where it is: each keeps its port. The network

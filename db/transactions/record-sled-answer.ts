@@ -22,7 +22,8 @@ export async function recordSledAnswer(
   const described =
     agent === undefined
       ? sql``
-      : sql`, agent_id = ${agent?.agent_id ?? null}::uuid, agent_version = ${agent?.version ?? null},
+      : sql`, agent_id = ${agent?.agent_id ?? null}::uuid, kept_agent_id = ${keptIdOf(agent)}::uuid,
+        agent_version = ${agent?.version ?? null},
         agent_trouble = ${textArray(agent?.trouble ?? [])}, cpu_models = ${agent?.cpu_models == null ? sql`NULL` : textArray(agent.cpu_models)}`;
   try {
     await db.execute(sql`/* sled-answer */
@@ -41,6 +42,10 @@ export async function recordSledSilence(db: Queryable, key: SledKey, trouble?: r
     UPDATE sled SET silent_since = coalesce(silent_since, now())${ailing}
     WHERE ${isThat(key)} AND (silent_since IS NULL${changed})`);
 }
+
+/** The id of an agent that keeps it with its data; `null` of any other one. */
+export const keptIdOf = (agent: AgentDescription | null | undefined): string | null =>
+  agent?.agent_id_kept === true ? agent.agent_id : null;
 
 const isThat = (key: SledKey): SQL =>
   'id' in key ? sql`id = ${key.id} AND policy <> 'expunged'` : sql`address = ${key.address} AND policy <> 'expunged'`;

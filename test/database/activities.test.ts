@@ -6,7 +6,7 @@ import { DefaultLogger } from '@temporalio/worker';
 import { sql } from 'drizzle-orm';
 import { fastify } from 'fastify';
 import { serializerCompiler, validatorCompiler, type ZodTypeProvider } from 'fastify-type-provider-zod';
-import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { ActivityContext } from '../../activities/context.ts';
 import { createReconcilerActivities } from '../../activities/reconcilers.ts';
 import { createSagaActivities } from '../../activities/sagas.ts';
@@ -14,6 +14,7 @@ import { type SledClient, SledError } from '../../activities/sled-client.ts';
 import type { ApiContext } from '../../api/context.ts';
 import { addReportRoutes } from '../../api/routes/reports.ts';
 import { readInstance } from '../../db/queries/read-instance.ts';
+import { readSled } from '../../db/queries/read-sled.ts';
 import { applyReport } from '../../db/transactions/apply-report.ts';
 import { claimMigration } from '../../db/transactions/claim-migration.ts';
 import { type ClaimedVmm, claimStart } from '../../db/transactions/claim-start.ts';
@@ -107,7 +108,7 @@ const attemptOf = (claim: { instanceId: string; vmmId: string; sledName: string;
   vmmId: claim.vmmId,
   operationId: randomUUID(),
   workflowId: 'w',
-  sled: { name: claim.sledName, address: claim.sledAddress },
+  sled: { name: claim.sledName, address: claim.sledAddress, keptAgentId: null },
 });
 
 test('a stop that came while the VMM was registered ends the start before its sled is commanded to run it', async () => {
@@ -172,7 +173,7 @@ test('registering as a step of its own, after the attempt at once, reads the int
 test('silence of a sled, while it is to unregister, is no answer', async () => {
   const claim = await claimed();
   const { unregisterVmm } = createSagaActivities(context({}));
-  const request = { vmmId: claim.vmmId, sled: { name: claim.sledName, address: claim.sledAddress } };
+  const request = { vmmId: claim.vmmId, sled: { name: claim.sledName, address: claim.sledAddress, keptAgentId: null } };
   expect(await failureType(inActivity(1, () => unregisterVmm(request)))).toBe('SledUnavailable');
 });
 
@@ -265,6 +266,132 @@ test('an answer from the agent of another sled is not this one’s: nothing is l
   expect(rows).toEqual([{ silent: true, agent_trouble: [expect.stringContaining('one host is one sled')] }]);
 });
 
+describe('an agent with another id than the one that the sled’s keeps', () => {
+  const row = async (sledId: string) =>
+    (
+      await database.db.execute(
+        sql`SELECT agent_id, kept_agent_id, silent_since IS NOT NULL AS silent, agent_trouble FROM sled WHERE id = ${sledId}`,
+      )
+    ).rows[0];
+  const kept = { agent_id: randomUUID(), agent_id_kept: true, version: null, trouble: [] };
+  const unkept = { agent_id: randomUUID(), agent_id_kept: false, version: null, trouble: [] };
+  const watch = (agent: AgentDescription | null) =>
+    inActivity(
+      1,
+      createReconcilerActivities(
+        context({
+          readInventory: async () => ({ vmms: [] }),
+          readState: async () => {
+            throw new SledError('gone', '404 NO_SUCH_INSTANCE');
+          },
+          describe: async () => agent,
+        }),
+      ).watchSleds,
+    );
+
+  test.each([
+    ['kept', kept],
+    ['made anew', unkept],
+  ])('is its silence while VMMs live there, and says what ails it; else it is remembered (%s)', async (_, other) => {
+    const claim = await claimed();
+    const own = { ...kept, agent_id: randomUUID() };
+    await recordSledAnswer(database.db, { id: claim.sledId }, own);
+    await applyReport(database.db, claim.vmmId, vmmReport('running', 3));
+    for (let pass = 0; pass < 2; pass++) {
+      expect((await watch(other)).found).toMatchObject({ lost: [], silent: [claim.sledName] });
+      expect(await stateOf(claim.vmmId)).toBe('running');
+      expect(await row(claim.sledId)).toEqual({
+        agent_id: own.agent_id,
+        kept_agent_id: own.agent_id,
+        silent: true,
+        agent_trouble: [expect.stringMatching(`${other.agent_id}.*${own.agent_id}.*declare-dead ${claim.sledName}`)],
+      });
+    }
+    // Its own agent answers again, and is believed.
+    expect((await watch(own)).found).toMatchObject({ silent: [], lost: [claim.vmmId] });
+    expect(await row(claim.sledId)).toMatchObject({ silent: false, agent_trouble: [] });
+    expect((await watch(other)).found).toMatchObject({ silent: [] });
+    expect(await row(claim.sledId)).toEqual({
+      agent_id: other.agent_id,
+      kept_agent_id: other.agent_id_kept ? other.agent_id : null,
+      silent: false,
+      agent_trouble: [],
+    });
+  });
+
+  test('nor is one that does not know the question its own: it knew it', async () => {
+    const claim = await claimed();
+    await recordSledAnswer(database.db, { id: claim.sledId }, kept);
+    await applyReport(database.db, claim.vmmId, vmmReport('running', 3));
+    expect((await watch(null)).found).toMatchObject({ lost: [], silent: [claim.sledName] });
+    expect(await stateOf(claim.vmmId)).toBe('running');
+    expect(await row(claim.sledId)).toMatchObject({
+      kept_agent_id: kept.agent_id,
+      silent: true,
+      agent_trouble: [expect.stringContaining('does not say that it is the sled')],
+    });
+    await applyReport(database.db, claim.vmmId, vmmReport('destroyed', 4));
+    expect((await watch(null)).found).toMatchObject({ silent: [] });
+    expect(await row(claim.sledId)).toMatchObject({ kept_agent_id: kept.agent_id, silent: false });
+  });
+
+  test('is remembered beside a VMM that no agent has spoken of yet', async () => {
+    const claim = await claimed();
+    await recordSledAnswer(database.db, { id: claim.sledId }, { ...kept, agent_id: randomUUID() });
+    await watch(kept);
+    expect(await row(claim.sledId)).toMatchObject({ kept_agent_id: kept.agent_id });
+    expect(await stateOf(claim.vmmId)).toBe('creating');
+  });
+
+  test.each([
+    ['an agent whose id is made anew at each start', unkept],
+    ['an agent that now keeps its id', kept],
+  ])('of a sled whose agent keeps none, %s is its own', async (_, other) => {
+    const claim = await claimed();
+    await recordSledAnswer(database.db, { id: claim.sledId }, { ...unkept, agent_id: randomUUID() });
+    await applyReport(database.db, claim.vmmId, vmmReport('running', 3));
+    expect((await watch(other)).found.lost).toEqual([claim.vmmId]);
+    expect(await row(claim.sledId)).toMatchObject({ agent_id: other.agent_id, silent: false });
+  });
+
+  test('every step that speaks to a sled names the agent that speaks for it', async () => {
+    const claim = await claimed();
+    await recordSledAnswer(database.db, { id: claim.sledId }, kept);
+    const { keptAgentId } = (await readSled(database.db, claim.sledId)) ?? {};
+    expect(keptAgentId).toBe(kept.agent_id);
+    expect(await claimStart(database.db, { ...attemptOf(claim), reason: 'user' })).toMatchObject({
+      sledAgentId: kept.agent_id,
+    });
+    await applyReport(database.db, claim.vmmId, vmmReport('starting', 2), { markCommanded: true });
+    const heard: [string, string | null | undefined][] = [];
+    const hear =
+      (call: string) =>
+      async (sled: { keptAgentId: string | null }): Promise<never> => {
+        heard.push([call, sled.keptAgentId]);
+        throw new SledError('unavailable', 'not now');
+      };
+    const sleds = context({
+      register: hear('register'),
+      unregister: hear('unregister'),
+      setState: hear('setState'),
+      readState: hear('readState'),
+    } as Partial<SledClient>);
+    const steps = createSagaActivities(sleds);
+    const tried = async (step: () => Promise<unknown>) => void (await inActivity(2, step).catch(() => {}));
+    await tried(() => steps.registerVmm({ ...claim, sledAgentId: null }));
+    await tried(() => steps.runVmm(attemptOf(claim)));
+    await tried(() => steps.unregisterVmm({ vmmId: claim.vmmId, sled: attemptOf(claim).sled }));
+    await recordStop(database.db, claim.instanceId);
+    await tried(() => steps.deliverStop({ instanceId: claim.instanceId }));
+    expect(heard).toEqual([
+      ['register', kept.agent_id],
+      ['setState', kept.agent_id],
+      ['unregister', kept.agent_id],
+      ['setState', kept.agent_id],
+    ]);
+  });
+});
+
 test('the watcher writes what it hears of a sled where that is news, and about once a minute', async () => {
   const sledId = await database.addSled();
   const readInventory = async () => ({ vmms: [] });
@@ -298,7 +425,7 @@ test('the watcher writes what it hears of a sled where that is news, and about o
 
 test('a step within the workflow task asks a sled that was busy a moment ago, and not one that gave no answer', async () => {
   const claim = await claimed();
-  const request = { vmmId: claim.vmmId, sled: { name: claim.sledName, address: claim.sledAddress } };
+  const request = { vmmId: claim.vmmId, sled: { name: claim.sledName, address: claim.sledAddress, keptAgentId: null } };
   for (const [answered, times] of [
     [true, 2],
     [false, 1],

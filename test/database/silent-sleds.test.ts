@@ -1,5 +1,5 @@
 /** What is remembered of sleds that answer or don't, and of who they are; each transaction alone. */
-import { randomUUID } from 'node:crypto';
+import { createHash, randomUUID } from 'node:crypto';
 import { sql } from 'drizzle-orm';
 import fc from 'fast-check';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
@@ -11,6 +11,7 @@ import { applyReport } from '../../db/transactions/apply-report.ts';
 import { beginUnwind } from '../../db/transactions/begin-unwind.ts';
 import { claimStart } from '../../db/transactions/claim-start.ts';
 import { finishUnwind } from '../../db/transactions/finish-unwind.ts';
+import { joinSled } from '../../db/transactions/join-sled.ts';
 import { recordSledAnswer, recordSledSilence } from '../../db/transactions/record-sled-answer.ts';
 import { recordStop } from '../../db/transactions/record-stop.ts';
 import { setSledAddress } from '../../db/transactions/set-sled-address.ts';
@@ -230,6 +231,91 @@ describe('a sled whose address changes', () => {
     return String(rows[0]?.address);
   };
   const said = agent();
+  const to = { address: '[2001:db8::7]:8099' };
+  const livingOn = async (id: string) => {
+    const { rows } = await db().execute(
+      sql`SELECT id FROM vmm WHERE sled_id = ${id} AND time_deleted IS NULL ORDER BY id`,
+    );
+    return rows.map((row) => String(row.id));
+  };
+
+  /** Joins again by an invitation, at the new address. */
+  const join = async (id: string, agentId: string | null, vmmIds: string[] | null) => {
+    const { rows } = await db().execute(sql`SELECT name, threads, memory_bytes FROM sled WHERE id = ${id}`);
+    const secretHash = createHash('sha256').update(randomUUID()).digest('hex');
+    await db().execute(sql`INSERT INTO sled_invite (id, sled_name, secret_hash, time_expires)
+      VALUES (${randomUUID()}, ${rows[0]?.name}, ${secretHash}, now() + interval '1 hour')`);
+    const size = { threads: Number(rows[0]?.threads), memoryBytes: Number(rows[0]?.memory_bytes) };
+    await joinSled(db(), { ...to, ...size, secretHash, keyFingerprint: secretHash, agentId, vmmIds }, async () => ({
+      serial: randomUUID(),
+      notAfter: new Date(Date.now() + 3_600_000),
+    }));
+  };
+
+  const AGENTS = { own: said.agent_id, another: randomUUID(), unknown: null, nobody: undefined } as const;
+  const LISTS = ['all', 'all and more', 'one missing', 'none', 'not said'] as const;
+  test('with its VMs, to where its own agent has every one of them, or an operator has given his word: in every case', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.constantFrom('set-address', 'join'),
+        fc.constantFrom(...(Object.keys(AGENTS) as (keyof typeof AGENTS)[])),
+        fc.constantFrom(...LISTS),
+        fc.constantFrom('none', 'held', 'dead'),
+        fc.boolean(),
+        fc.boolean(),
+        async (way, who, list, lease, answers, poweredOff) => {
+          await database.empty();
+          projectId = await database.project();
+          const id = await database.sled();
+          await recordSledAnswer(db(), { id }, said);
+          const lost: string[] = [];
+          for (let vm = 0; vm < 2; vm++) {
+            const instanceId = await database.instance(projectId);
+            await database.start(instanceId);
+            await database.runs(instanceId);
+          }
+          // One that no agent has spoken of yet need not be anywhere.
+          await database.start(await database.instance(projectId));
+          const { rows } = await db().execute(sql`SELECT id FROM vmm WHERE state <> 'creating' ORDER BY id`);
+          const running = rows.map((row) => String(row.id));
+          expect(running).toHaveLength(2);
+          if (lease !== 'none')
+            await db().execute(sql`UPDATE sled SET lease_ms = 1000, fencing_since = now() - interval '1 day',
+              lease_renewed_at = now() - ${lease === 'held' ? '0 s' : '1 day'}::interval WHERE id = ${id}`);
+          await db().execute(sql`UPDATE lease_service SET last_beat_at = clock_timestamp()`);
+          if (list === 'one missing') lost.push(...running.slice(1));
+          if (list === 'none') lost.push(...running);
+          const vmmIds =
+            list === 'not said'
+              ? null
+              : [...running.filter((one) => !lost.includes(one)), ...(list === 'all and more' ? [randomUUID()] : [])];
+          const address = await moved(id);
+          const agentId = AGENTS[who];
+          const found = agentId == null ? agentId : agent({ agent_id: agentId });
+          const outcome = await (way === 'join'
+            ? join(id, agentId ?? null, vmmIds)
+            : setSledAddress(db(), id, { ...to, askedAddress: address, answers, agent: found, vmmIds, poweredOff })
+          ).then(
+            () => null,
+            (error: unknown) => error,
+          );
+          const arrived = who === 'own' && list !== 'not said' && lost.length === 0;
+          const byWord = way === 'set-address' && poweredOff && lease === 'none';
+          const stays = way === 'set-address' && answers;
+          const expected = !stays && (lease === 'dead' || arrived || byWord);
+          expect(await moved(id)).toBe(expected ? to.address : address);
+          if (expected) {
+            expect(outcome).toBeNull();
+            expect(await database.broken()).toEqual([]);
+            return;
+          }
+          expect(outcome).toMatchObject({ code: 'Conflict' });
+          if (!stays && who === 'own') for (const vmmId of lost) expect((outcome as Error).message).toContain(vmmId);
+        },
+      ),
+      { numRuns: 60 },
+    );
+  });
 
   test.each<
     [
@@ -259,7 +345,8 @@ describe('a sled whose address changes', () => {
       await database.start(instanceId);
       await database.runs(instanceId);
     }
-    const move = setSledAddress(db(), id, { address: '[2001:db8::7]:8099', silentAddress: address, agent: found });
+    const vmmIds = await livingOn(id);
+    const move = setSledAddress(db(), id, { ...to, askedAddress: address, agent: found, vmmIds });
     if (refusal !== null) {
       await expect(move).rejects.toThrow(refusal);
       expect(await moved(id)).toBe(address);
@@ -276,8 +363,8 @@ describe('a sled whose address changes', () => {
     const [id, other] = [await database.sled(), await database.sled()];
     await recordSledAnswer(db(), { id: other }, said);
     const address = await moved(id);
-    const move = (to: string, silentAddress: string, found?: AgentDescription) =>
-      setSledAddress(db(), id, { address: to, silentAddress, agent: found });
+    const move = (to: string, askedAddress: string, found?: AgentDescription) =>
+      setSledAddress(db(), id, { address: to, askedAddress, agent: found });
     await expect(move('10.7.7.7:1', '10.8.8.8:1')).rejects.toThrow(/by now/);
     await expect(move(await moved(other), address)).rejects.toThrow(/already exists/);
     await expect(move('10.7.7.7:1', address, said)).rejects.toThrow(/one host is one sled/);

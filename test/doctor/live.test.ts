@@ -84,7 +84,7 @@ test('a second guest of an instance is found, as a stranger on its sled too', as
   const { there } = await harness.placed(id);
   const stranger = randomUUID();
   const address = there.agent.address;
-  const sled = { name: there.name, address };
+  const sled = { name: there.name, address, keptAgentId: null };
   const ip = address.slice(0, address.lastIndexOf(':'));
   await sleds.register(
     sled,

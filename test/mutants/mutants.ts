@@ -85,6 +85,7 @@ const BEAT = 'db/transactions/beat-lease-service.ts';
 const WORD = 'model/operator-word.ts';
 const EXPUNGE = 'db/transactions/expunge-sled.ts';
 const DOCTOR_SLEDS = 'doctor/sleds.ts';
+const MOVE_SLED = 'db/transactions/move-sled.ts';
 const JOIN_SLED = 'db/transactions/join-sled.ts';
 const WORD_RULES_TEST = 'test/rules/operator-word.test.ts';
 const WORD_TEST = 'test/trust/operator-word.test.ts';
@@ -114,6 +115,9 @@ const SHOWN_TEST = 'test/rules/external-state.test.ts';
 const LEGALITY_TEST = 'test/rules/legality.test.ts';
 const ANSWERS_TEST = 'test/rules/sled-answers.test.ts';
 const FORCE_STOP_TEST = 'test/rules/force-stop.test.ts';
+const ANOTHER_AGENT_TEST = 'test/rules/another-agent.test.ts';
+const DESCRIPTION_TEST = 'test/sled-agent/agent-description.test.ts';
+const PAUSES_TEST = 'test/database/restart-pauses.test.ts';
 const AUTO_RESTART_TEST = 'test/rules/auto-restart.test.ts';
 const OPERATIONS_TEST = 'test/lifecycle/operations.test.ts';
 const KEYS_TEST = 'test/sagas/idempotency.test.ts';
@@ -599,6 +603,126 @@ export const MUTANTS: readonly Mutant[] = [
     caughtBy: [ACTIVITIES_TEST],
   },
   {
+    name: 'a call believes whoever is at the address of a sled',
+    why: 'another machine’s answers become this sled’s',
+    edits: [{ file: CLIENT, find: 'if (!proved) requireOwnAgent(sled, shown, what);', replace: '' }],
+    caughtBy: [ANOTHER_AGENT_TEST],
+  },
+  {
+    name: '"no such VMM" is believed of who does not say who it is',
+    why: 'a machine that took the address of a sled makes guests lost that run',
+    edits: [
+      {
+        file: CLIENT,
+        find: "case 'gone':\n        if (!proved) await this.#requireProof(sled, shown, what, timeoutMs);",
+        replace: "case 'gone':",
+      },
+    ],
+    caughtBy: [ANOTHER_AGENT_TEST],
+  },
+  {
+    name: 'that it knows nothing of a VMM is believed of who does not say who it is',
+    why: 'an unwind ends while the guest runs on the sled’s own machine',
+    edits: [
+      {
+        file: CLIENT,
+        find: "if (command === 'unregister' && !proved &&",
+        replace: "if (command === 'read' && !proved &&",
+      },
+    ],
+    caughtBy: [ANOTHER_AGENT_TEST],
+  },
+  {
+    name: 'who does not know the question who it is proves that a VMM is gone',
+    why: 'a sled’s own agent knows it: this is somebody else',
+    edits: [
+      {
+        file: CLIENT,
+        find: 'if (agent === null)\n      throw new AnotherAgent(',
+        replace: 'if (what === "")\n      throw new AnotherAgent(',
+      },
+    ],
+    caughtBy: [ANOTHER_AGENT_TEST],
+  },
+  {
+    name: 'another machine at a sled’s address is its sign of life',
+    why: 'nobody can say any more that the sled is powered off',
+    edits: [
+      {
+        file: CLIENT,
+        find: 'shown !== undefined && shown !== keptAgentId) return false;',
+        replace: 'shown === "") return false;',
+      },
+    ],
+    caughtBy: [ANOTHER_AGENT_TEST],
+  },
+  {
+    name: 'the watcher takes another machine’s agent for the sled’s own while VMMs live there',
+    why: 'its "no such VMM" makes guests that run lost',
+    edits: [{ file: WATCHER, find: 'if (sled.guests) {', replace: 'if (sled.guests && sled.leaves) {' }],
+    caughtBy: [ACTIVITIES_TEST],
+  },
+  {
+    name: 'the watcher takes whoever does not say who it is for an agent that has said it before',
+    why: 'VMs are looked for where they are not, and nobody is told what is wrong',
+    edits: [
+      {
+        file: WATCHER,
+        find: 'if (described === null && sled.keptAgentId !== null',
+        replace: 'if (described === null && sled.leaves',
+      },
+    ],
+    caughtBy: [ACTIVITIES_TEST],
+  },
+  {
+    name: 'a sled never gets another agent',
+    why: 'one whose data were lost, with nothing on it, would be silent for ever',
+    edits: [{ file: WATCHER, find: 'if (sled.guests) {', replace: 'if (!sled.leaves) {' }],
+    caughtBy: [ACTIVITIES_TEST],
+  },
+  {
+    name: 'a VMM that no agent has spoken of keeps a sled from getting another one',
+    why: 'starts that are tried there again and again would do so for ever',
+    edits: [{ file: 'db/queries/read-watched-sleds.ts', find: "AND vmm.state <> 'creating' AND", replace: 'AND' }],
+    caughtBy: [ACTIVITIES_TEST],
+  },
+  {
+    name: 'a step speaks to a sled without naming the agent that speaks for it',
+    why: 'whoever answers at its address is believed',
+    edits: [
+      {
+        file: SLED_CALLS,
+        find: 'keptAgentId: sledAgentId }',
+        replace: 'keptAgentId: null }',
+      },
+    ],
+    caughtBy: [ACTIVITIES_TEST],
+  },
+  {
+    name: 'an agent says that an id is kept which it makes anew at each start',
+    why: 'after its restart it is taken for another machine, and its sled for silent',
+    edits: [
+      {
+        file: 'sled-agent/agent-description.ts',
+        find: 'agent_id_kept: this.#dataDir !== null,',
+        replace: 'agent_id_kept: true,',
+      },
+    ],
+    caughtBy: [DESCRIPTION_TEST],
+  },
+  {
+    name: 'an agent’s answers don’t say who gives them',
+    why: 'nobody hears that it is another one than the sled’s own',
+    edits: [
+      {
+        file: 'sled-agent/agent-routes.ts',
+        find: 'if (agentId !== null) reply.header(AGENT_ID_HEADER, agentId);',
+        replace: '',
+      },
+    ],
+    caughtBy: [DESCRIPTION_TEST],
+  },
+  {
     name: 'one agent may be two sleds',
     why: 'its room is counted twice, and members of a group share its host',
     edits: [{ file: SCHEMA, find: 'CREATE UNIQUE INDEX sled_agent ON', replace: 'CREATE INDEX sled_agent ON' }],
@@ -609,12 +733,72 @@ export const MUTANTS: readonly Mutant[] = [
     why: 'they are not found there, are called lost, and run twice',
     edits: [
       {
-        file: 'db/transactions/set-sled-address.ts',
-        find: 'if (livingVmms > 0 && (agent == null',
-        replace: 'if (livingVmms < 0 && (agent == null',
+        file: MOVE_SLED,
+        find: 'const own = knownAgentId !== null && knownAgentId === agentId;',
+        replace: 'const own = true;',
       },
     ],
     caughtBy: [SILENT_DATABASE_TEST],
+  },
+  {
+    name: 'an equal agent id moves the VMMs of a sled, whether or not it has them',
+    why: 'those that a copy of the agent lacks are called lost, and run twice',
+    edits: [
+      {
+        file: MOVE_SLED,
+        find: 'const arrived = own && vmmIds !== null && missing.length === 0;',
+        replace: 'const arrived = own;',
+      },
+    ],
+    caughtBy: [SILENT_DATABASE_TEST],
+  },
+  {
+    name: 'an agent that has not said what it has is taken to have everything',
+    why: 'one that is not ready yet may have nothing',
+    edits: [
+      {
+        file: MOVE_SLED,
+        find: 'own && vmmIds !== null && missing.length === 0',
+        replace: 'own && (vmmIds === null || missing.length === 0)',
+      },
+    ],
+    caughtBy: [SILENT_DATABASE_TEST],
+  },
+  {
+    name: 'a sled that answers at its address may be moved away from it',
+    why: 'two agents speak for it, and its guests run at the former one',
+    edits: [
+      {
+        file: WORD,
+        find: "      if (answers) return refuse('answers');\n      if (!guests || off || arrived)",
+        replace: '      if (!guests || off || arrived)',
+      },
+    ],
+    caughtBy: [WORD_RULES_TEST],
+  },
+  {
+    name: 'a sled that may hold its lease is moved on the operator’s word',
+    why: 'its guests are called lost while the lease lets them run',
+    edits: [
+      {
+        file: WORD,
+        find: "      if (leased) return refuse('lease');\n      return poweredOff",
+        replace: '      return poweredOff',
+      },
+    ],
+    caughtBy: [WORD_RULES_TEST],
+  },
+  {
+    name: 'join: the VMMs in the agent’s records are not named',
+    why: 'a sled whose VMs run on can join nowhere else again',
+    edits: [
+      {
+        file: 'sled-agent/vmm-store.ts',
+        find: 'if (!holdsRecords(directory)) return [];',
+        replace: 'if (directory !== "") return [];',
+      },
+    ],
+    caughtBy: ['test/sled-agent/strangers.test.ts'],
   },
   {
     name: 'stop: told to one side of a migration only',
@@ -635,6 +819,60 @@ export const MUTANTS: readonly Mutant[] = [
     caughtBy: [DATABASE_TEST],
   },
   {
+    name: 'auto-restart: no pause after starts that failed',
+    why: 'what is refused for good is tried at each pass, for ever, and each try is on record',
+    edits: [{ file: AUTO_RESTART, find: 'refused ? count - 1 : count - 2', replace: '-1' }],
+    caughtBy: [PAUSES_TEST],
+  },
+  {
+    name: 'auto-restart: a pass does not look at how starts failed',
+    why: 'the pause is decided, and nobody keeps it',
+    edits: [
+      {
+        file: 'activities/auto-restart.ts',
+        find: 'failedStarts: record.failedStarts }',
+        replace: 'failedStarts: null }',
+      },
+    ],
+    caughtBy: [PAUSES_TEST],
+  },
+  {
+    name: 'auto-restart: failures before a start that succeeded count',
+    why: 'an instance that ran is left alone for a quarter of an hour when it fails',
+    edits: [
+      {
+        file: 'db/queries/find-restart-candidates.ts',
+        find: "coalesce((SELECT max(time_ended) FROM operation ${recentStarts} AND succeeded), '-infinity')",
+        replace: "'-infinity'",
+      },
+    ],
+    caughtBy: [PAUSES_TEST],
+  },
+  {
+    name: 'auto-restart: those that fail again and again are looked at first',
+    why: 'enough of them hide all that are less urgent, for ever',
+    edits: [
+      {
+        file: 'db/queries/find-restart-candidates.ts',
+        find: 'OR failures > 1 OR coalesce(last_status < 500, false)',
+        replace: '',
+      },
+    ],
+    caughtBy: [PAUSES_TEST],
+  },
+  {
+    name: 'auto-restart: one that failed lately comes after those that are less urgent',
+    why: 'critical before normal before low',
+    edits: [
+      {
+        file: 'activities/auto-restart.ts',
+        find: 'eligible.sort((a, b) => urgencyOf(a) - urgencyOf(b));',
+        replace: 'void urgencyOf;',
+      },
+    ],
+    caughtBy: [PAUSES_TEST],
+  },
+  {
     name: 'auto-restart: ignores the intent',
     why: 'an instance that the user stopped starts by itself',
     edits: [
@@ -652,8 +890,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: AUTO_RESTART,
-        find: 'if (until !== null && until > now) return',
-        replace: 'if (until === undefined) return',
+        find: 'Math.max(cooldownEnd(facts)?.getTime() ?? 0, paused)',
+        replace: 'Math.max(0, paused)',
       },
     ],
     caughtBy: [AUTO_RESTART_TEST],

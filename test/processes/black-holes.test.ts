@@ -89,7 +89,7 @@ const sledClient = (hole: BlackHole) => {
   later(hole, () => sleds.close());
   return sleds;
 };
-const sledAt = (hole: BlackHole) => ({ name: 'sled-1', address: hole.address });
+const sledAt = (hole: BlackHole) => ({ name: 'sled-1', address: hole.address, keptAgentId: null });
 const ID = randomUUID();
 const register = {
   propolis_id: ID,

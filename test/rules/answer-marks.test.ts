@@ -152,7 +152,7 @@ describe('over HTTP', () => {
 
   test('a sled that somebody answers for is silent, to every call of the protocol and to a look whether it is off', async () => {
     const client = new SledClient();
-    const sled = { name: 'sled-1', address };
+    const sled = { name: 'sled-1', address, keptAgentId: null };
     const id = randomUUID();
     const runtime = { state: 'starting', gen: 2, time_updated: new Date().toISOString() } as const;
     const calls = {

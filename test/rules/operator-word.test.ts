@@ -7,11 +7,14 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { LEASE_STANDINGS, type LeaseStanding } from '../../model/lease.ts';
 import {
+  type Arrival,
+  explainMoveRefusal,
   explainRefusal,
   judgeWord,
   OPERATOR_WORDS,
   type OperatorWord,
   type SledFacts,
+  type WordRefusal,
   type WordVerdict,
 } from '../../model/operator-word.ts';
 
@@ -82,10 +85,39 @@ describe.each([...OPERATOR_WORDS])('%s', (word) => {
 });
 
 test('what moves a sled to another machine is never taken of one whose guests may run, whatever is said', () => {
-  for (const word of ['change-address', 'rejoin'] as const)
-    for (const sled of FACTS)
-      if (sled.guests && (sled.answers || (sled.lease !== null && sled.lease !== 'dead')) && sled.lease !== 'dead')
-        expect(judgeWord(word, sled, true).verdict, `${word} of ${JSON.stringify(sled)}`).toBe('refuse');
+  for (const sled of FACTS)
+    if (sled.answers || (sled.guests && sled.lease !== null && sled.lease !== 'dead'))
+      expect(judgeWord('change-address', sled, true).verdict, JSON.stringify(sled)).toBe('refuse');
+});
+
+describe('a change of address', () => {
+  test('needs no word where the sled’s own agent has every VMM at the new one, and is silent at the former', () => {
+    for (const sled of FACTS) {
+      const judged = judgeWord('change-address', { ...sled, arrived: true }, false);
+      expect(short(judged), JSON.stringify(sled)).toBe(sled.answers ? 'refuse: answers' : 'at once');
+    }
+  });
+
+  test('is the only word for which it counts what has arrived', () => {
+    for (const { word, sled, poweredOff } of CELLS)
+      if (word !== 'change-address')
+        expect(judgeWord(word, { ...sled, arrived: true }, poweredOff)).toEqual(judgeWord(word, sled, poweredOff));
+  });
+
+  test('says what is missing, and what to do, whoever is there', () => {
+    const missing = Array.from({ length: 7 }, (_, index) => `VMM ${index}`);
+    const base = { from: '10.0.0.1:1', to: '10.0.0.2:1', listed: true, missing };
+    const said = (agent: Arrival['agent'], listed = true, why: WordRefusal = 'unsaid') =>
+      explainMoveRefusal('one', { ...base, agent, listed }, why);
+    expect(said('nobody')).toMatch(/nobody answers there.*declare it dead.*sled_powered_off: true/);
+    expect(said('unknown')).toMatch(/nothing proves.*does not say who it is.*drain it.*declare it dead/);
+    expect(said('another')).toMatch(/another one.*its own agent there, with its data/);
+    expect(said('own')).toMatch(/does not have VMM 0, VMM 1, VMM 2, VMM 3, VMM 4 and 2 more: .*10\.0\.0\.1:1/);
+    expect(said('own', false)).toMatch(/has not said which VMMs it has/);
+    expect(said('own', true, 'lease')).toMatch(/lease has lapsed$/);
+    // Of what is never believed, nothing is asked for that would not help.
+    for (const why of ['lease', 'answers'] as const) expect(said('own', true, why)).not.toMatch(/sled_powered_off/);
+  });
 });
 
 test('a refusal says what to do', () => {
@@ -96,7 +128,6 @@ test('a refusal says what to do', () => {
   expect(explainRefusal('expunge', 'one', 'unsaid')).toMatch(/sled_powered_off: true/);
   // Of what is never believed, nothing is asked for that would not help.
   expect(explainRefusal('declare-dead', 'one', 'answers')).not.toMatch(/sled_powered_off/);
-  expect(explainRefusal('change-address', 'one', 'answers')).not.toMatch(/sled_powered_off/);
 });
 
 /** A sled as it truly is, with what the control plane can see of it. */

@@ -49,7 +49,7 @@ describe('the lack of an answer', () => {
   });
   const kindOf = async (at: string) => {
     const error = await client
-      .readState({ name: 'sled-1', address: at }, 'v', 300)
+      .readState({ name: 'sled-1', address: at, keptAgentId: null }, 'v', 300)
       .catch((failure: unknown) => failure);
     return error instanceof SledError ? error.kind : error;
   };

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { AgentDescriber } from '../../sled-agent/agent-description.ts';
 import { startSledAgent } from '../../sled-agent/server.ts';
-import { agentDescription } from '../../wire/sled-protocol.ts';
+import { AGENT_ID_HEADER, agentDescription } from '../../wire/sled-protocol.ts';
 
 let dataDir: string;
 beforeEach(() => {
@@ -39,8 +39,42 @@ test('an agent keeps its id with its data, through restarts and changes of its a
   const again = await start({ dataDir });
   expect(await ask(again.url).finally(() => again.stop())).toEqual(before);
 
+  expect(before.agent_id_kept).toBe(true);
+
   const other = await start();
-  expect((await ask(other.url).finally(() => other.stop())).agent_id).not.toBe(before.agent_id);
+  const unkept = await ask(other.url).finally(() => other.stop());
+  expect(unkept.agent_id).not.toBe(before.agent_id);
+  expect(unkept.agent_id_kept).toBe(false);
+});
+
+test('every answer of an agent says who gives it, from the first one on', async () => {
+  for (const options of [{ dataDir }, {}]) {
+    const agent = await start(options);
+    try {
+      const shown: (string | null)[] = [];
+      for (const [method, path] of [
+        ['GET', '/vmms/00000000-0000-4000-8000-000000000001/state'],
+        ['DELETE', '/vmms/00000000-0000-4000-8000-000000000001'],
+        ['GET', '/vmms'],
+        ['GET', '/nowhere'],
+        ['PUT', '/vmms/1'],
+      ] as const)
+        shown.push((await fetch(`${agent.url}${path}`, { method })).headers.get(AGENT_ID_HEADER));
+      const { agent_id } = await ask(agent.url);
+      expect(new Set(shown)).toEqual(new Set([agent_id]));
+    } finally {
+      await agent.stop();
+    }
+  }
+});
+
+test('an agent that can not keep its id shows none, and does not try at each answer', () => {
+  const describer = new AgentDescriber(join(dataDir, 'file', 'below'));
+  writeFileSync(join(dataDir, 'file'), '');
+  expect([describer.agentId, describer.agentId]).toEqual([null, null]);
+  rmSync(join(dataDir, 'file'));
+  expect(describer.agentId).toBeNull();
+  expect(describer.describe().agent_id).toBe(describer.agentId);
 });
 
 test('an agent that knows neither its lease nor what runs here says who it is: it can be added', async () => {

@@ -3,6 +3,7 @@
  * nothing of it for a word, whatever it asked.
  */
 import { randomUUID } from 'node:crypto';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import { createServer as createHttpsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
@@ -161,6 +162,7 @@ test('a sled joins, and keeps its identity, by the control plane’s word alone'
   ];
   let joins = 0;
   let lists = 0;
+  const claimed: unknown[] = [];
   // Valid JSON, and no list: it must neither be taken for one nor end the agent.
   let list: Strange = { status: 200, text: '{"revoked":[]}' };
   const server = createHttpsServer(
@@ -179,7 +181,9 @@ test('a sled joins, and keeps its identity, by the control plane’s word alone'
           response.end(answer.text);
           return;
         }
-        const requested = await readRequest(JSON.parse(text).request);
+        const asked = JSON.parse(text);
+        claimed.push(asked.vmm_ids);
+        const requested = await readRequest(asked.request);
         if (requested === null) throw new Error('no request for a certificate');
         const sledId = randomUUID();
         const { pem } = await authority.issue(requested.request.publicKey, { kind: 'sled', sledId }, ['127.0.0.1']);
@@ -192,9 +196,14 @@ test('a sled joins, and keeps its identity, by the control plane’s word alone'
   const url = `https://127.0.0.1:${(server.address() as AddressInfo).port}`;
   const token = writeInviteToken({ url, authority: authority.fingerprint, secret: 'secret' });
   const folder = await folders.make();
+  // Another agent with this folder had a VM: who joins with its data has it.
+  const vmmId = randomUUID();
+  mkdirSync(join(folder, 'vmm-records'));
+  writeFileSync(join(folder, 'vmm-records', `${vmmId}.json`), '{}');
   try {
     const stored = await joinSled({ token, folder, address: '127.0.0.1:1', threads: 1, memoryBytes: GIBIBYTE });
     expect([stored.name, joins]).toEqual(['s', 4]);
+    expect(claimed).toEqual([[vmmId]]);
     const identity = new SledIdentity(stored, folder);
     try {
       await waitUntil(() => lists > 0, 'it never asked for what was revoked');

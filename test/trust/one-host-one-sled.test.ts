@@ -1,12 +1,15 @@
 /** One host is one sled: the agent is asked who it is, and a sled's address may change while its VMMs stay its own. */
-import { mkdtempSync, rmSync } from 'node:fs';
+import { copyFileSync, mkdtempSync, rmSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
 import { networkInterfaces, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { sql } from 'drizzle-orm';
-import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { SledClient } from '../../activities/sled-client.ts';
+import { examine } from '../../doctor/examine.ts';
 import { freePort } from '../../platform/host/child-process.ts';
 import { type SledAgentHandle, startSledAgent } from '../../sled-agent/server.ts';
+import { runCommand } from '../support/command.ts';
 import { type Harness, refused, startHarness } from '../support/harness.ts';
 import { eventually } from '../support/wait.ts';
 
@@ -17,6 +20,7 @@ const hasIpv6 = Object.values(networkInterfaces()).some((addresses) =>
 );
 let harness: Harness;
 let folder: string;
+const sleds = new SledClient();
 const ends: (() => Promise<unknown>)[] = [];
 beforeAll(async () => {
   harness = await startHarness({ sleds: 1, reconcileEveryMs: 0 });
@@ -26,6 +30,7 @@ afterEach(async () => {
   for (const end of ends.splice(0)) await end();
 });
 afterAll(async () => {
+  await sleds.close();
   await harness?.close();
   rmSync(folder, { recursive: true, force: true });
 });
@@ -175,6 +180,39 @@ describe('a sled whose address changes', () => {
     await expunge(sledId);
   });
 
+  test('is not moved to a copy of its agent that lacks its VMs, but on the operator’s word', async () => {
+    const dataDir = mkdtempSync(join(folder, 'moving-'));
+    const before = await startAgent('127.0.0.1:0', dataDir);
+    const { id: sledId, name: sledName } = await add(before.address);
+    const [other] = harness.stack.sleds;
+    await harness.client.setSledPolicy(other?.id ?? '', 'non_provisionable');
+    const id = await harness.running({ ncpus: 1, auto_restart_policy: 'never' });
+    await harness.client.setSledPolicy(other?.id ?? '', 'provisionable');
+    const vmmId = (await harness.record(id)).active?.id ?? '';
+    // As when a machine is restored from an image that was taken before.
+    const copy = mkdtempSync(join(folder, 'copy-'));
+    copyFileSync(join(dataDir, 'agent-id'), join(copy, 'agent-id'));
+    const restored = await startAgent('127.0.0.2:0', copy);
+    const word = { sled_powered_off: true };
+    const refusal = async (given = {}) => refused(harness.client.setSledAddress(sledId, restored.address, given));
+    expect(await refusal(word)).toMatchObject({ status: 409, message: expect.stringContaining('answers at') });
+    await before.kill();
+    const { status, message } = await refusal();
+    expect([status, message.includes(vmmId)]).toEqual([409, true]);
+    expect(message).toMatch(/does not have VMM .*instance.*sled_powered_off: true/);
+    expect((await harness.record(id)).active?.id).toBe(vmmId);
+
+    const { code, stdout } = await runCommand([
+      ...['sled', 'set-address', sledName, restored.address, '--sled-powered-off'],
+      ...['--api-url', harness.stack.apiUrl, '--json'],
+    ]);
+    expect([code, JSON.parse(stdout).address]).toEqual([0, restored.address]);
+    await harness.client.runReconciler('watcher');
+    await harness.shows(id, 'failed');
+    await harness.rests(id);
+    await expunge(sledId);
+  });
+
   test('is found there by a command that was on its way', async () => {
     const dataDir = mkdtempSync(join(folder, 'moving-'));
     const before = await startAgent('127.0.0.1:0', dataDir);
@@ -200,6 +238,93 @@ describe('a sled whose address changes', () => {
     await harness.client.setSledPolicy(other?.id ?? '', 'provisionable');
     await expunge(sledId);
   });
+});
+
+describe('another machine at a sled’s address, with an agent of its own', () => {
+  let sledId: string;
+  let sledName: string;
+  let id: string;
+  let own: SledAgentHandle;
+  let ownData: string;
+  let stranger: SledAgentHandle;
+  const elsewhere = () => harness.stack.sleds[0]?.id ?? '';
+
+  /** A sled on which an instance runs loses its address, as when a machine that was off is gone from it, to another one. */
+  beforeEach(async () => {
+    ownData = mkdtempSync(join(folder, 'own-'));
+    own = await startAgent('127.0.0.1:0', ownData);
+    ({ id: sledId, name: sledName } = await add(own.address));
+    await harness.client.setSledPolicy(elsewhere(), 'non_provisionable');
+    id = await harness.running({ ncpus: 1, auto_restart_policy: 'never' });
+    expect((await harness.record(id)).active?.sledId).toBe(sledId);
+    await harness.client.setSledPolicy(elsewhere(), 'provisionable');
+    await own.kill();
+    stranger = await startAgent(own.address, mkdtempSync(join(folder, 'stranger-')));
+  });
+
+  test('makes nothing lost, whoever asks it, and is named as what ails the sled', async () => {
+    const before = await harness.record(id);
+    const unharmed = async () => expect((await harness.record(id)).active).toEqual(before.active);
+    expect(await refused(harness.client.rebootInstance(id))).toMatchObject({
+      status: 503,
+      message: expect.stringContaining('is not that of sled'),
+    });
+    await unharmed();
+    for (let pass = 0; pass < 2; pass++)
+      for (const loop of ['watcher', 'updater', 'fencing'] as const) await harness.client.runReconciler(loop);
+    await unharmed();
+    expect(await harness.client.getSled(sledId)).toMatchObject({
+      silent_since: expect.any(String),
+      agent: { trouble: [expect.stringContaining(`another agent`)] },
+    });
+    const { stdout } = await runCommand(['sled', 'list', '--api-url', harness.stack.apiUrl]);
+    expect(stdout).toMatch(new RegExp(`${sledName}.*silent`));
+    const { checked } = await examine({ db: harness.database.db, sleds, atRest: false });
+    expect(checked.silentSleds).toContain(sledName);
+    expect(checked.notes).toEqual([expect.stringMatching(new RegExp(`another.*|not that of sled "${sledName}"`))]);
+
+    await harness.client.stopInstance(id);
+    await eventually(async () => {
+      const { rows } = await harness.database.db.execute(sql`SELECT intended_state FROM instance WHERE id = ${id}`);
+      return rows[0]?.intended_state === 'stopped';
+    }, 'the stop was never recorded');
+    await harness.client.runReconciler('updater');
+    await unharmed();
+
+    // Its own agent comes back where it was: it is believed, and has lost what it simulated.
+    await stranger.stop();
+    await startAgent(own.address, ownData);
+    await eventually(async () => {
+      await harness.client.runReconciler('watcher');
+      return (await harness.record(id)).externalState === 'stopped';
+    }, 'the stop was never carried out');
+    expect(await harness.client.getSled(sledId)).toMatchObject({ silent_since: null, agent: { trouble: [] } });
+    await expunge(sledId);
+  });
+
+  test.each(['force-stop', 'declare-dead', 'expunge'] as const)(
+    'does not keep the operator’s word from being taken that the sled is off: %s',
+    async (word) => {
+      await harness.client.runReconciler('watcher');
+      if (word === 'force-stop') await harness.client.forceStopInstance(id, { sled_powered_off: true });
+      if (word === 'declare-dead') await harness.client.declareSledDead(sledId, { sled_powered_off: true });
+      if (word === 'expunge') await harness.client.expungeSled(sledId, { sled_powered_off: true });
+      await harness.shows(id, word === 'force-stop' ? 'stopped' : 'failed');
+      await harness.rests(id);
+      if (word === 'expunge') return;
+      // Nothing of the sled's own lives there any more: it is the sled's agent from now on.
+      await harness.client.runReconciler('watcher');
+      await harness.client.runReconciler('fencing');
+      expect(await harness.client.getSled(sledId)).toMatchObject({ silent_since: null, agent: { trouble: [] } });
+      await harness.client.setSledPolicy(elsewhere(), 'non_provisionable');
+      const again = await harness.running({ ncpus: 1 });
+      expect((await harness.record(again)).active?.sledId).toBe(sledId);
+      await harness.client.setSledPolicy(elsewhere(), 'provisionable');
+      await harness.client.stopInstance(again);
+      await harness.shows(again, 'stopped');
+      await expunge(sledId);
+    },
+  );
 });
 
 test.skipIf(!hasIpv6)('migrations go between sleds at IPv4 and IPv6 addresses and at names', async () => {

@@ -239,9 +239,9 @@ test('a revoked sled reports nothing and is sent nothing until it joins again, a
   const directory = await SledDirectory.open(harness.database.db, await becomeControlPlane(authority));
   const client = new SledClient(undefined, directory);
   try {
-    await expect(client.readInventory({ name: 'revoked', address: sled.address }, 5_000)).rejects.toThrow(
-      /ERR_WRONG_PEER|not of sled/,
-    );
+    await expect(
+      client.readInventory({ name: 'revoked', address: sled.address, keptAgentId: null }, 5_000),
+    ).rejects.toThrow(/ERR_WRONG_PEER|not of sled/);
     const again = await joinedAgain(sled.name, sled.address);
     expect(again.sledId).toBe(sled.sledId);
     expect((await callAs(again, 'GET', network)).status).toBe(200);
@@ -272,7 +272,9 @@ test('a sled whose certificates were revoked is powered on all the same: no word
     expect((await refused(harness.client.expungeSled(sled.sledId))).message).toMatch(/answers/);
     // Nor by a process that has no authority, and could not speak to any sled that has joined.
     const stranger = new SledClient();
-    expect(await stranger.answers({ name: sled.name, address: sled.address, identified: true }, 5_000)).toBe(true);
+    expect(
+      await stranger.answers({ name: sled.name, address: sled.address, identified: true, keptAgentId: null }, 5_000),
+    ).toBe(true);
     await stranger.close();
   } finally {
     server.close();
@@ -287,7 +289,14 @@ test('an expunged sled is heard only where it shows that it is that sled', async
   for (const { sledId } of [sled, other]) await harness.client.expungeSled(sledId);
   const directory = await SledDirectory.open(harness.database.db, await becomeControlPlane(authority));
   const client = new SledClient(undefined, directory);
-  const asked = { id: sled.sledId, name: 'heard', address: sled.address, identified: true, expunged: true } as const;
+  const asked = {
+    id: sled.sledId,
+    name: 'heard',
+    address: sled.address,
+    identified: true,
+    expunged: true,
+    keptAgentId: null,
+  } as const;
   try {
     for (const [shown, heard] of [
       [sled, true],
@@ -356,7 +365,9 @@ test('the control plane tells nothing to another sledâ€™s agent, or a strangerâ€
         received += 1;
         return { vmms: [] };
       });
-      const error = await client.readInventory({ name: 'victim', address: sled.address }, 5_000).catch((e) => e);
+      const error = await client
+        .readInventory({ name: 'victim', address: sled.address, keptAgentId: null }, 5_000)
+        .catch((e) => e);
       expect(error).toBeInstanceOf(SledError);
       expect([error.kind, received]).toEqual(['unavailable', 0]);
       await new Promise((resolve) => {
@@ -365,12 +376,14 @@ test('the control plane tells nothing to another sledâ€™s agent, or a strangerâ€
       });
     }
     const server = await listenAs(sled, sled.address, () => ({ vmms: [] }));
-    expect(await client.readInventory({ name: 'victim', address: sled.address }, 5_000)).toEqual({ vmms: [] });
+    expect(await client.readInventory({ name: 'victim', address: sled.address, keptAgentId: null }, 5_000)).toEqual({
+      vmms: [],
+    });
     server.close();
     server.closeAllConnections();
-    await expect(client.readInventory({ name: 'nobody', address: '127.0.0.1:9' }, 5_000)).rejects.toThrow(
-      /no sled that is not expunged/,
-    );
+    await expect(
+      client.readInventory({ name: 'nobody', address: '127.0.0.1:9', keptAgentId: null }, 5_000),
+    ).rejects.toThrow(/no sled that is not expunged/);
   } finally {
     await client.close();
     directory.close();

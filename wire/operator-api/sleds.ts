@@ -79,8 +79,11 @@ export type SledView = z.infer<typeof sledView>;
 export const sledAdded = sledView.extend({ warning: z.string().nullish() });
 export type SledAdded = z.infer<typeof sledAdded>;
 
-/** Where a sled's agent listens from now on. */
-export const sledSetAddress = z.object({ address: socketAddress });
+/**
+ * Where a sled's agent listens from now on. `sled_powered_off: true`: the operator states that the machine at the former
+ * address is powered off or removed, and that VMMs which are not found at the new one are lost.
+ */
+export const sledSetAddress = z.object({ address: socketAddress, sled_powered_off: z.boolean().default(false) });
 export type SledSetAddress = z.input<typeof sledSetAddress>;
 
 /** `sled_powered_off: true`: the operator states that the sled is powered off, and runs nothing any more. */
