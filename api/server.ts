@@ -12,6 +12,7 @@ import { OperationOutcomes } from '../db/operation-outcomes.ts';
 import { readCapacity } from '../db/queries/read-capacity.ts';
 import { DEFAULT_BEAT_MS } from '../model/lease.ts';
 import { type Opened, openAll } from '../platform/host/opened.ts';
+import { readPackageVersion } from '../platform/host/package-version.ts';
 import { becomeControlPlane } from '../platform/identity/control-plane.ts';
 import { startEndpoint } from '../platform/telemetry/endpoint.ts';
 import { Metrics } from '../platform/telemetry/metrics.ts';
@@ -257,7 +258,11 @@ async function createApp(options: ApiOptions, { db, log, metrics }: ApiContext):
   await app.register(swagger, {
     openapi: {
       openapi: '3.1.0',
-      info: { title: 'Mooring', version: '0.1.0', description: 'Keeps virtual machines tied to physical servers.' },
+      info: {
+        title: 'Mooring',
+        version: readPackageVersion(),
+        description: 'Keeps virtual machines tied to physical servers.',
+      },
       components: { securitySchemes: { token: { type: 'http', scheme: 'bearer', bearerFormat: 'mooring-token-…' } } },
       security: [{ token: [] }],
     },

@@ -3,12 +3,12 @@ import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { z } from 'zod';
+import { readPackageVersion } from '../platform/host/package-version.ts';
 import type { AgentDescription } from '../wire/sled-protocol.ts';
 import { Disk } from './disk.ts';
 
 /** The file of the agent's id, in its data. */
 const AGENT_ID = 'agent-id';
-const PACKAGE = new URL('../package.json', import.meta.url);
 
 /** What changes while the agent runs. */
 export interface AgentCondition {
@@ -53,7 +53,7 @@ export class AgentDescriber {
   /** The agent as it is now. Throws what the file system says while its id can't be kept: an id that may change is none. */
   describe(): AgentDescription {
     const agentId = this.#keep();
-    this.#version ??= readVersion();
+    this.#version ??= readPackageVersion();
     const { trouble = [], cpuModels = null } = this.#condition();
     return {
       agent_id: agentId,
@@ -89,9 +89,4 @@ function readAgentId(path: string): string | null {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
     throw error;
   }
-}
-
-function readVersion(): string | null {
-  const read = z.object({ version: z.string() }).safeParse(JSON.parse(readFileSync(PACKAGE, 'utf8')));
-  return read.data?.version ?? null;
 }

@@ -1,15 +1,14 @@
 /** Which build of the workflows a worker runs: what Temporal tells its versions apart by. */
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { readFile, realpath } from 'node:fs/promises';
+import { realpath } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
-import { z } from 'zod';
+import { readPackageVersion } from '../platform/host/package-version.ts';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
 /** What the workflows are made of: a change elsewhere can't change how a history replays. */
 const WORKFLOW_CODE = ['workflows', 'model', 'package-lock.json'];
-const packageFile = z.object({ version: z.string() });
 
 /**
  * The build id: `MOORING_BUILD_ID` where it is set (an image without its git repository), else the package's version and
@@ -18,7 +17,7 @@ const packageFile = z.object({ version: z.string() });
 export async function readBuildId(env: NodeJS.ProcessEnv, workflowCode: string): Promise<string> {
   const named = env.MOORING_BUILD_ID;
   if (named !== undefined && named !== '') return named;
-  const { version } = packageFile.parse(JSON.parse(await readFile(`${ROOT}package.json`, 'utf8')));
+  const version = readPackageVersion();
   const digest = createHash('sha256').update(workflowCode).digest('hex').slice(0, 8);
   try {
     const top = await git('rev-parse', '--show-toplevel');

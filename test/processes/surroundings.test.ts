@@ -2,7 +2,6 @@
  * What Mooring needs around it vanishes while it works: each thing, removed and then refused, under each kind of work. On a
  * Temporal server of the test's own, which it may also empty.
  */
-import { randomUUID } from 'node:crypto';
 import type { Connection } from '@temporalio/client';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { RECONCILERS } from '../../model/reconcilers.ts';
@@ -15,13 +14,17 @@ import { connectTemporalClient } from '../../temporal/client.ts';
 import { readBuilds } from '../../temporal/deployment.ts';
 import { examineSurroundings } from '../../temporal/surroundings.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
+import {
+  ATTRIBUTE_NAMES,
+  askWhetherReady,
+  giveAttributesBack,
+  registeredAttributes,
+  removeAttributes,
+  untilWithoutAttributes,
+} from '../support/search-attributes.ts';
 import { eventually } from '../support/wait.ts';
 
 const LOOK_MS = 400;
-const NAMES = Object.values(SEARCH_ATTRIBUTES);
-const KEYWORD = 2;
-/** `TemporalServer`s of this kind have ten custom keywords. */
-const MOST_KEYWORDS = 10;
 
 let port: number;
 let server: TemporalServer;
@@ -48,50 +51,9 @@ async function startServer(): Promise<TemporalServer> {
   return startTemporalServer({ binary, port, uiPort: null });
 }
 
-const operator = () => (harness.temporal.connection as Connection).operatorService;
-const namespace = 'default';
-
-async function registered(): Promise<string[]> {
-  const { customAttributes } = await operator().listSearchAttributes({ namespace });
-  return Object.keys(customAttributes ?? {});
-}
-
-/** Removes attributes; `refused`: in such a way that they can't be registered again, since others have taken their places. */
-async function remove(names: readonly string[], refused: boolean): Promise<void> {
-  await operator().removeSearchAttributes({ namespace, searchAttributes: [...names] });
-  if (!refused) return;
-  await eventually(async () => {
-    const known = await registered();
-    const ours = known.filter((name) => names.includes(name));
-    if (ours.length > 0) await operator().removeSearchAttributes({ namespace, searchAttributes: ours });
-    for (let free = MOST_KEYWORDS - known.length + ours.length; free > 0; free--)
-      await operator()
-        .addSearchAttributes({ namespace, searchAttributes: { [`Other${randomUUID().slice(0, 8)}`]: KEYWORD } })
-        .catch(() => {});
-    const now = await registered();
-    return now.length >= MOST_KEYWORDS && names.every((name) => !now.includes(name));
-  }, 'the places of the attributes were never taken');
-}
-
-/** Gives the places of other attributes back. */
-async function giveBack(): Promise<void> {
-  const others = (await registered()).filter((name) => !NAMES.some((ours) => ours === name));
-  if (others.length > 0) await operator().removeSearchAttributes({ namespace, searchAttributes: others });
-}
-
-async function ready(): Promise<{ readonly status: number; readonly text: string }[]> {
-  const { worker, api } = harness.stack;
-  return Promise.all(
-    [`${worker.metricsUrl}/readyz`, `${api.url}/readyz`].map(async (url) => {
-      const answer = await fetch(url);
-      return { status: answer.status, text: await answer.text() };
-    }),
-  );
-}
-
 const allReady = () =>
   eventually(
-    async () => (await ready()).every(({ status, text }) => status === 200 && text === 'ready\n'),
+    async () => (await askWhetherReady(harness)).every(({ status, text }) => status === 200 && text === 'ready\n'),
     'the processes never called themselves ready',
   );
 
@@ -169,22 +131,19 @@ describe('search attributes', () => {
     { what: 'one that every start carries', names: [SEARCH_ATTRIBUTES.instance], refused: false },
     { what: 'one that is only written', names: [SEARCH_ATTRIBUTES.failedStep], refused: true },
     { what: 'the outcome', names: [SEARCH_ATTRIBUTES.outcome], refused: true },
-    { what: 'all of them', names: NAMES, refused: false },
-    { what: 'all of them', names: NAMES, refused: true },
+    { what: 'all of them', names: ATTRIBUTE_NAMES, refused: false },
+    { what: 'all of them', names: ATTRIBUTE_NAMES, refused: true },
   ])('$what, removed while all kinds of work begin and end (refused: $refused)', async ({ names, refused }) => {
     await allReady();
     const prepared: [string, () => Promise<void>][] = [];
     for (const [name, prepare] of Object.entries(WORK)) prepared.push([name, await prepare()]);
-    await remove(names, refused);
+    await removeAttributes(harness, names, refused);
     for (const [name, work] of prepared.reverse())
       await work().catch((error: unknown) => {
         throw new Error(`${name}: ${error instanceof Error ? error.message : error}`, { cause: error });
       });
     if (refused) {
-      await eventually(
-        async () => (await ready()).every(({ status, text }) => status === 200 && text.includes('search attributes')),
-        'readiness never said what is missing',
-      );
+      await untilWithoutAttributes(harness);
       const connection = harness.temporal.connection as Connection;
       expect(await examineSurroundings(harness.database.db, connection, harness.temporal)).toContainEqual(
         expect.objectContaining({
@@ -194,11 +153,7 @@ describe('search attributes', () => {
         }),
       );
     }
-    await giveBack();
-    await eventually(async () => {
-      const known = await registered();
-      return NAMES.every((name) => known.includes(name));
-    }, 'they were never registered again');
+    await giveAttributesBack(harness);
     await allReady();
   });
 
@@ -218,10 +173,10 @@ describe('search attributes', () => {
         if (run_state === 'migrating') return true;
       return false;
     }, 'the drain never began');
-    await remove(NAMES, true);
+    await removeAttributes(harness, ATTRIBUTE_NAMES, true);
     harness.everywhere(({ agent }) => agent.faults.clear());
     expect(await drain.result()).toMatchObject({ state: 'drained' });
-    await giveBack();
+    await giveAttributesBack(harness);
     await allReady();
   });
 });
@@ -270,13 +225,13 @@ test('Temporal comes back empty at the same address: everything works again, and
   expect(await readBuilds(harness.temporal, harness.installation)).toEqual([
     expect.objectContaining({ buildId: worker.buildId, status: 'current' }),
   ]);
-  expect(await registered()).toEqual(expect.arrayContaining(NAMES));
+  expect(await registeredAttributes(harness)).toEqual(expect.arrayContaining([...ATTRIBUTE_NAMES]));
   await allReady();
 });
 
 test('two that connect at once to a namespace without attributes can both use them', async () => {
   await allReady();
-  await remove(NAMES, false);
+  await removeAttributes(harness, ATTRIBUTE_NAMES, false);
   const log = createLog('test', 'silent');
   const both = await Promise.all(
     [1, 2].map(() => connectTemporalClient(harness.stack.temporal, harness.database.db, log)),

@@ -14,6 +14,9 @@ const SUGGEST_CONTINUE_AS_NEW_EVENTS = 200;
 /** No longer than the silent ones need, in milliseconds. */
 const REGISTER_TIMEOUT_MS = 6_000;
 
+/** How often the processes look at what is around them, in milliseconds: what is taken from there is soon missed. */
+const LOOK_MS = 500;
+
 /** A step that waits. */
 export interface HeldStep {
   /** Resolves when it has come to where it waits: within its workflow task, where it was not an activity before. */
@@ -58,6 +61,8 @@ export async function startRecorder(): Promise<Recorder> {
     registerTimeoutMs: REGISTER_TIMEOUT_MS,
     temporalDynamicConfig: { 'limit.historyCount.suggestContinueAsNew': SUGGEST_CONTINUE_AS_NEW_EVENTS },
     reconcileEveryMs: 0,
+    lookEveryMs: LOOK_MS,
+    metricsListen: '127.0.0.1:0',
     testInterceptors: {
       activity: [injector.interceptors()],
       workflowModules: [fileURLToPath(new URL('./completion-sink.ts', import.meta.url))],

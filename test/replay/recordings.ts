@@ -6,6 +6,12 @@ import { waitUntil } from '../../platform/host/child-process.ts';
 import type { CallFault, Fault, FaultCall } from '../../sled-agent/faults.ts';
 import type { StackSled } from '../../stack/stack-sleds.ts';
 import { type Harness, refused, silence } from '../support/harness.ts';
+import {
+  ATTRIBUTE_NAMES,
+  giveAttributesBack,
+  removeAttributes,
+  untilWithoutAttributes,
+} from '../support/search-attributes.ts';
 import type { HeldStep, Recorder } from './recorder.ts';
 
 /** Brings about what is to be recorded; returns the workflow, and its run where the id has several. */
@@ -302,6 +308,37 @@ async function unwoundAfter(harness: Harness, workflowId: string, instanceId: st
   return untilBegun(harness, `WorkflowType = "vmmUnwind" AND MooringInstanceId = "${instanceId}"`);
 }
 
+/** A start whose sled gives no answer while others do. */
+async function startElsewhere({ harness }: Recorder): ReturnType<Recording> {
+  const id = await harness.create();
+  plant(harness, busy('register'));
+  const started = harness.client.startInstance(id);
+  await waitUntil(async () => (await harness.record(id)).active !== null, 'it was never placed');
+  const { here } = await harness.placed(id);
+  harness.everywhere(({ id: sledId, agent }) => sledId === here.id || agent.faults.clear());
+  await started;
+  return { workflowId: workflowIds.start(id) };
+}
+
+/** What a recording does while the namespace has no search attributes. */
+function withoutAttributes(record: Recording): Recording {
+  return async (recorder) => {
+    const { harness } = recorder;
+    await removeAttributes(harness, ATTRIBUTE_NAMES, true);
+    try {
+      await untilWithoutAttributes(harness);
+      const { workflowId, runId } = await record(recorder);
+      await harness.temporal.workflow
+        .getHandle(workflowId, runId)
+        .result()
+        .catch(() => {});
+      return { workflowId, ...(runId === undefined ? {} : { runId }) };
+    } finally {
+      await giveAttributesBack(harness);
+    }
+  };
+}
+
 /** A start whose sled refuses the second command, when it has reported that the guest runs. */
 async function sparedStart({ harness, hold }: Recorder): ReturnType<Recording> {
   const id = await harness.create();
@@ -390,6 +427,9 @@ export const RECORDINGS: Readonly<Record<string, Recording>> = {
   },
   'instance-start.register-refused': startWith(refuse('register')),
   'instance-start.register-silent': startWith(cut('register', 'drop_before')),
+  'instance-start.elsewhere': startElsewhere,
+  'instance-start.without-attributes': withoutAttributes(startWith()),
+  'instance-start.unwound-without-attributes': withoutAttributes(startWith(refuse('state:running'))),
   'instance-start.register-retried': startWith(cut('register', 'drop_after', 1), busy('register', 1)),
   'instance-start.unwound': startWith(refuse('state:running')),
   'instance-start.running-gone': startWith(gone('state:running')),
@@ -455,6 +495,7 @@ export const RECORDINGS: Readonly<Record<string, Recording>> = {
     await handle.result().catch(() => {});
     return { workflowId: workflowIds.migrate(id) };
   },
+  'instance-migrate.without-attributes': withoutAttributes(migrateWith()),
   'instance-migrate.register-refused': migrateWith(refuse('register')),
   'instance-migrate.register-silent': migrateWith(cut('register', 'drop_before')),
   'instance-migrate.unwound': migrateWith(refuse('state:migration_target')),
