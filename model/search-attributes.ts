@@ -27,5 +27,28 @@ export const SEARCH_ATTRIBUTES = {
 } as const;
 export type SearchAttribute = keyof typeof SEARCH_ATTRIBUTES;
 
-/** The outcome of a workflow that is not over. A workflow upserts only if it was started with it. */
+/** The outcome of a workflow that is not over. */
 export const OUTCOME_RUNNING = 'running';
+
+/**
+ * The memo in which a start notes the attributes that it was given: whether there are any, and which, decides what a workflow
+ * writes, and a replay must decide the same. The first event can't tell: a server that has lost an attribute, or registered it
+ * anew, shows that event without it from then on.
+ */
+export const ATTRIBUTES_MEMO = 'searchAttributes';
+
+/** The attributes that a memo notes; `null` where it notes none. */
+export function readAttributesMemo(
+  memo: Readonly<Record<string, unknown>> | undefined,
+): Map<SearchAttribute, string> | null {
+  const noted = memo?.[ATTRIBUTES_MEMO];
+  if (typeof noted !== 'object' || noted === null) return null;
+  const attributes = Object.keys(SEARCH_ATTRIBUTES) as SearchAttribute[];
+  const values = noted as Partial<Record<SearchAttribute, unknown>>;
+  return new Map(
+    attributes.flatMap((attribute) => {
+      const value = values[attribute];
+      return typeof value === 'string' ? [[attribute, value] as const] : [];
+    }),
+  );
+}

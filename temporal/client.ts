@@ -10,7 +10,12 @@ import { z } from 'zod';
 import type { Database } from '../db/connect.ts';
 import { type Installation, readInstallation } from '../db/queries/read-installation.ts';
 import { readNames } from '../db/queries/read-names.ts';
-import { OUTCOME_RUNNING, SEARCH_ATTRIBUTES, type SearchAttribute } from '../model/search-attributes.ts';
+import {
+  ATTRIBUTES_MEMO,
+  OUTCOME_RUNNING,
+  SEARCH_ATTRIBUTES,
+  type SearchAttribute,
+} from '../model/search-attributes.ts';
 import type { WorkflowTypes } from '../model/workflow-inputs.ts';
 import { queueOf } from '../model/workflow-names.ts';
 import { CALL_TIMEOUT_MS, connectClient, explainUnreachable, type TemporalSettings } from './connection.ts';
@@ -106,6 +111,7 @@ interface NamedOptions {
   args: unknown[];
   typedSearchAttributes?: SearchAttributePair[] | TypedSearchAttributes;
   staticSummary?: string;
+  memo?: Record<string, unknown>;
 }
 
 /** What every start goes through. */
@@ -178,9 +184,11 @@ class SubjectLookup {
         });
     const names: Names = { ...found, ...given };
     const { staticSummary } = options;
+    const attributes = { outcome: OUTCOME_RUNNING, ...names };
     return {
       ...options,
-      typedSearchAttributes: searchAttributePairs({ outcome: OUTCOME_RUNNING, ...names }),
+      typedSearchAttributes: searchAttributePairs(attributes),
+      memo: { ...options.memo, [ATTRIBUTES_MEMO]: attributes },
       ...(staticSummary === undefined ? {} : { staticSummary: withNames(staticSummary, subject, names) }),
     };
   }

@@ -3,8 +3,8 @@
  * as current details, and its search attributes. Bundled with the workflows (`workflowInterceptorModules`).
  *
  * Summaries and details are metadata: they add no event, and no history depends on them. An upsert is a command, and made
- * once, at the end; also when a step goes on as an activity, since it may then be looked for. It is made only in a run whose
- * first event carries the attributes (one on a server that doesn't know them runs without), and in those of schedules.
+ * once, at the end; also when a step goes on as an activity, since it may then be looked for. It is made only in a run that was
+ * started with attributes, as its memo notes (one on a server that doesn't know them runs without), and in those of schedules.
  *
  * The attributes are optional, and may vanish from the server at any moment: then an upsert fails the workflow task that it is
  * made in, and a task that fails is done again, for ever. So one is made only where a step of the same task has said that they
@@ -37,7 +37,12 @@ import {
 import { readNotice } from '../model/attribute-notice.ts';
 import { operationOutcomeOf } from '../model/failures.ts';
 import { collectFacts, describeStep, type SagaFacts, SagaStory } from '../model/saga-story.ts';
-import { SEARCH_ATTRIBUTES, type SearchAttribute } from '../model/search-attributes.ts';
+import {
+  ATTRIBUTES_MEMO,
+  readAttributesMemo,
+  SEARCH_ATTRIBUTES,
+  type SearchAttribute,
+} from '../model/search-attributes.ts';
 import { RECONCILER_WORKFLOWS } from '../model/workflow-names.ts';
 import { failureTypeOf, messageOf } from './failures.ts';
 
@@ -77,9 +82,9 @@ class ProgressInterceptor implements WorkflowInboundCallsInterceptor, WorkflowOu
 
   async execute(input: WorkflowExecuteInput, next: Next<WorkflowInboundCallsInterceptor, 'execute'>): Promise<unknown> {
     // Not in the constructor: the first event has not been read by then.
-    const known = knownAttributes();
-    if (known.has('outcome') || SCHEDULED.has(this.#workflowType)) this.#known = known;
-    this.#sure = factsOf(known);
+    const noted = readAttributesMemo(workflowInfo().memo);
+    this.#known = noted ?? (SCHEDULED.has(this.#workflowType) ? new Map() : null);
+    this.#sure = factsOf(noted ?? new Map());
     this.#story = new SagaStory(this.#workflowType, this.#sure);
     this.#collect(input.args[0]);
     // What the workflow sets as its details by itself counts for more than its steps.
@@ -101,7 +106,8 @@ class ProgressInterceptor implements WorkflowInboundCallsInterceptor, WorkflowOu
     next: Next<WorkflowOutboundCallsInterceptor, 'continueAsNew'>,
   ): Promise<never> {
     if (this.#known === null || (await this.#mayUpsert())) return next(input);
-    return next({ ...input, options: { ...input.options, typedSearchAttributes: [] } });
+    const memo = { ...workflowInfo().memo, [ATTRIBUTES_MEMO]: null };
+    return next({ ...input, options: { ...input.options, memo, typedSearchAttributes: [] } });
   }
 
   scheduleActivity(
@@ -254,16 +260,6 @@ class ProgressInterceptor implements WorkflowInboundCallsInterceptor, WorkflowOu
     write(this.#told);
     return null;
   }
-}
-
-function knownAttributes(): Map<SearchAttribute, string> {
-  const { typedSearchAttributes } = workflowInfo();
-  const known = new Map<SearchAttribute, string>();
-  for (const attribute of Object.keys(SEARCH_ATTRIBUTES) as SearchAttribute[]) {
-    const value = typedSearchAttributes.get(keyOf(attribute));
-    if (value !== undefined) known.set(attribute, value);
-  }
-  return known;
 }
 
 function factsOf(known: ReadonlyMap<SearchAttribute, string>): SagaFacts {

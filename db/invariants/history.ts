@@ -21,9 +21,14 @@ export const WRITERS = {
   charges: ['claim-start'],
   /** The reaper only what is orphaned. */
   refunds: ['commit-update', 'finish-unwind', 'reap'],
+  /** That a guest is off, whatever its sled says or fails to say. */
+  vouches: ['declare-dead', 'force-stop'],
   /** Rows go for good only when what they tell of has long been over. */
   forgets: ['reap-expired'],
 } as const;
+
+/** What may become known of a VMM when it has been unwound: somebody answers for it that it is off, and its row is deleted. */
+const LATER = `'{time_deleted,vouched_gone_at}'::text[]`;
 
 const tags = (...lists: (readonly string[])[]) => `(${[...new Set(lists.flat())].map((tag) => `'${tag}'`).join(', ')})`;
 
@@ -185,7 +190,8 @@ export const HISTORY_RULES: readonly DatabaseRule[] = [
         coalesce(${now('state')}, 'nothing'), coalesce(${now('state_generation')}, 'none'), sequence)
       -- That it may be forgotten once it is deleted is the next rule's.
       ${FROM} WHERE relation = 'vmm' AND ${old('state')} = 'saga_unwound' AND change <> 'delete'
-        AND (entry.before - 'time_deleted' <> entry.after - 'time_deleted' OR ${old('time_deleted')} IS NOT NULL)`,
+        AND (entry.before - ${LATER} <> entry.after - ${LATER} OR ${old('time_deleted')} IS NOT NULL
+          OR ${changed('vouched_gone_at')} AND NOT (${old('vouched_gone_at')} IS NULL AND entry.writer IN ${tags(WRITERS.vouches)}))`,
   },
   {
     name: 'only what is over is forgotten',

@@ -6,6 +6,7 @@ import { DATABASE_RULES } from '../../db/invariants/check-invariants.ts';
 import { HISTORY_RULES } from '../../db/invariants/history.ts';
 import { applyReport } from '../../db/transactions/apply-report.ts';
 import { commitUpdate } from '../../db/transactions/commit-update.ts';
+import { declareSledDead } from '../../db/transactions/declare-dead.ts';
 import { examine } from '../../doctor/examine.ts';
 import { findDoubleRuns, findOverlaps, readGuestRuns } from '../../doctor/witness.ts';
 import { startTestDatabase, type TestDatabase } from '../support/database.ts';
@@ -434,6 +435,14 @@ test('a quiet installation has no finding, also while a migration and an unwound
   await migrating();
   await unwoundStart();
   expect(await look(false, 'required')).toEqual([]);
+});
+
+test('that a sled is declared dead is no finding where a start on it was unwound, whose row waits for the sled’s word', async () => {
+  const { vmmId } = await unwoundStart(false);
+  const found = await database.db.execute(sql`SELECT sled_id FROM vmm WHERE id = ${vmmId}`);
+  await declareSledDead(database.db, String(found.rows[0]?.sled_id));
+  const findings = await look(false, 'required');
+  expect(findings.filter(({ rule }) => rule === 'unwound row final')).toEqual([]);
 });
 
 test('there is a case for every rule', () => {

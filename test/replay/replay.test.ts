@@ -3,11 +3,30 @@ import { readdir, readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { Worker } from '@temporalio/worker';
 import { beforeAll, describe, expect, test } from 'vitest';
+import { SEARCH_ATTRIBUTES } from '../../model/search-attributes.ts';
 import { type ReplayOutcome, readHistories, replay } from '../../worker/replay.ts';
 import { testBundle } from '../support/bundle.ts';
 
 const folder = fileURLToPath(new URL('../histories/', import.meta.url));
 const files = (await readdir(folder)).filter((name) => name.endsWith('.json'));
+
+/** A history with other search attributes in each of its events: the server shows them by what it knows now. */
+function retellAttributes(history: unknown, change: (name: string) => string | null): unknown {
+  return JSON.parse(JSON.stringify(history), (key, value: unknown) =>
+    key === 'indexedFields' && typeof value === 'object' && value !== null
+      ? Object.fromEntries(
+          Object.entries(value).flatMap(([name, payload]) => {
+            const now = change(name);
+            return now === null ? [] : [[now, payload]];
+          }),
+        )
+      : value,
+  );
+}
+const withoutAttributes = (history: unknown) => retellAttributes(history, () => null);
+const withSwappedAttributes = (history: unknown) =>
+  retellAttributes(history, (name) => ATTRIBUTES[(ATTRIBUTES.indexOf(name) + 1) % ATTRIBUTES.length] ?? null);
+const ATTRIBUTES: readonly string[] = Object.values(SEARCH_ATTRIBUTES);
 
 describe('recorded histories replay', () => {
   const outcomes = new Map<string, ReplayOutcome>();
@@ -34,6 +53,18 @@ describe('recorded histories replay', () => {
   });
   test.each(files)('%s', (file) => {
     expect(outcomes.get(file)).toMatchObject({ problem: null });
+  });
+
+  test('as a server tells them that has lost its search attributes, or has them under each other’s names', async () => {
+    const broken: ReplayOutcome[] = [];
+    for (const retell of [withoutAttributes, withSwappedAttributes]) {
+      async function* retold() {
+        for await (const { name, history } of readHistories(folder)) yield { name, history: retell(history) };
+      }
+      for await (const outcome of replay(await testBundle(), retold()))
+        if (outcome.problem !== null) broken.push(outcome);
+    }
+    expect(broken).toEqual([]);
   });
   test('a history whose steps differ does not replay', async () => {
     const text = await readFile(
