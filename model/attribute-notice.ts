@@ -14,3 +14,6 @@ export function readNotice(value: unknown): { readonly usable: boolean; readonly
   if (typeof value !== 'object' || value === null || !(NOTICE in value)) return { usable: true, result: value };
   return { usable: false, result: (value as { readonly result?: unknown }).result };
 }
+
+/** The worker's own activity by which a workflow asks whether search attributes can be used: no step of any saga. */
+export const ASK_ATTRIBUTES = 'searchAttributesUsable';

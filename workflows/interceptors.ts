@@ -34,7 +34,7 @@ import {
   type WorkflowOutboundCallsInterceptor,
   workflowInfo,
 } from '@temporalio/workflow';
-import { readNotice } from '../model/attribute-notice.ts';
+import { ASK_ATTRIBUTES, readNotice } from '../model/attribute-notice.ts';
 import { operationOutcomeOf } from '../model/failures.ts';
 import { collectFacts, describeStep, type SagaFacts, SagaStory } from '../model/saga-story.ts';
 import {
@@ -46,9 +46,8 @@ import {
 import { RECONCILER_WORKFLOWS } from '../model/workflow-names.ts';
 import { failureTypeOf, messageOf } from './failures.ts';
 
-/** The worker's own activity (worker/attribute-notices.ts): a local one, once; who gets no answer goes without. */
-const ASK = 'searchAttributesUsable';
-const { [ASK]: askUsable } = proxyLocalActivities<{ [ASK](): Promise<boolean> }>({
+/** A local activity (worker/attribute-notices.ts), once; who gets no answer goes without. */
+const { [ASK_ATTRIBUTES]: askUsable } = proxyLocalActivities<{ [ASK_ATTRIBUTES](): Promise<boolean> }>({
   startToCloseTimeout: '2s',
   retry: { maximumAttempts: 1 },
 });
@@ -131,7 +130,7 @@ class ProgressInterceptor implements WorkflowInboundCallsInterceptor, WorkflowOu
     input: LocalActivityInput,
     next: Next<WorkflowOutboundCallsInterceptor, 'scheduleLocalActivity'>,
   ): Promise<unknown> {
-    if (input.activityType === ASK)
+    if (input.activityType === ASK_ATTRIBUTES)
       return next({ ...input, options: { summary: 'ask whether search attributes can be written', ...input.options } });
     return this.#step(input, (summary) => next({ ...input, options: { summary, ...input.options } }), true);
   }

@@ -215,11 +215,13 @@ async function plantInstance(
   return true;
 }
 
+let nextPort = 20_000;
+
 async function plantVmm(instanceId: string, state: string, deletedDaysAgo: number | null): Promise<string> {
   const id = randomUUID();
   await run(sql`
     INSERT INTO vmm (id, instance_id, sled_id, ip, port, state, unwinding_since, failure_reason, time_created, time_deleted)
-    VALUES (${id}, ${instanceId}, ${sledIds[0]}, '10.1.1.1', ${20_000 + Math.floor(Math.random() * 1e6)}, ${state}::vmm_state,
+    VALUES (${id}, ${instanceId}, ${sledIds[0]}, '10.1.1.1', ${nextPort++}, ${state}::vmm_state,
       ${state === 'saga_unwound' ? sql`now()` : sql`NULL`}, ${state === 'failed' ? 'planted' : null},
       ${ago((deletedDaysAgo ?? 100) + 1)}, ${deletedDaysAgo === null ? null : ago(deletedDaysAgo)})`);
   return id;

@@ -105,7 +105,7 @@ describe('the listener of the sleds', () => {
     target = {
       url: listener.url,
       headerBytes: 16 * 1024,
-      bodyBytes: 32 * 1024,
+      bodyBytes: 256 * 1024,
       path: '/sled-identity/join',
       allow: ['POST'],
       parent: '/vmms',
