@@ -9,7 +9,7 @@ import {
 } from '../db/queries/read-watched-sleds.ts';
 import { applyReport } from '../db/transactions/apply-report.ts';
 import { failVmm } from '../db/transactions/fail-vmm.ts';
-import { keptIdOf, recordSledAnswer, recordSledSilence } from '../db/transactions/record-sled-answer.ts';
+import { adoptAgent, keptIdOf, recordSledAnswer, recordSledSilence } from '../db/transactions/record-sled-answer.ts';
 import { releaseUnwound } from '../db/transactions/release-unwound.ts';
 import type { WatcherFindings } from '../model/reconcilers.ts';
 import { isGoneVmmState, isTerminalVmmState } from '../model/states.ts';
@@ -145,12 +145,10 @@ export async function watchSleds({ db, sleds, workflows, metrics }: ActivityCont
       return 'another';
     }
     if (agent != null && sled.keptAgentId !== null && !sled.identified && agent.agent_id !== sled.keptAgentId) {
-      if (sled.guests) {
-        await recordTrouble(sled, explainAnotherAgent(sled, agent.agent_id));
-        return 'another';
-      }
-      await recordSledAnswer(db, sled, agent);
-      return 'new';
+      // What was read at the beginning of the pass may be seconds old.
+      if (!sled.guests && (await adoptAgent(db, sled.id, agent))) return 'new';
+      await recordTrouble(sled, explainAnotherAgent(sled, agent.agent_id));
+      return 'another';
     }
     // Its own agent knows the question: whoever this is, that a VMM is not there is not believed of him either.
     if (described === null && sled.keptAgentId !== null && !sled.identified && sled.guests) {

@@ -4,8 +4,9 @@
  */
 import { type SQL, sql } from 'drizzle-orm';
 import type { AgentDescription } from '../../wire/sled-protocol.ts';
-import type { Queryable } from '../connect.ts';
-import { violatedConstraint } from '../errors.ts';
+import type { Database, Queryable } from '../connect.ts';
+import { retryOnConflict, violatedConstraint } from '../errors.ts';
+import { goneStates } from '../gone-states.ts';
 
 /** A sled that isn't expunged, by its id or by its address. */
 export type SledKey = { readonly id: string } | { readonly address: string };
@@ -32,6 +33,25 @@ export async function recordSledAnswer(
     // Another sled has got it at this moment: the next look finds whose it is.
     if (violatedConstraint(error) !== 'sled_agent') throw error;
   }
+}
+
+/**
+ * Takes another agent that answers at a sled's address for the sled's own from now on, where no VMM is left that only its former
+ * agent can speak of: under the lock of the sled's row, which a claim takes, too. One whose VMM is only claimed may have been told to
+ * make it a moment ago. Returns whether it was taken.
+ */
+export async function adoptAgent(db: Database, sledId: string, agent: AgentDescription): Promise<boolean> {
+  return retryOnConflict(() =>
+    db.transaction(async (transaction) => {
+      await transaction.execute(sql`/* sled-answer */ SELECT 1 FROM sled WHERE id = ${sledId} FOR UPDATE`);
+      // A statement of its own: it sees what was claimed before the lock was there.
+      const { rows } = await transaction.execute(sql`/* sled-answer */
+        SELECT 1 FROM vmm WHERE sled_id = ${sledId} AND time_deleted IS NULL AND state NOT IN ${goneStates} LIMIT 1`);
+      if (rows.length > 0) return false;
+      await recordSledAnswer(transaction, { id: sledId }, agent);
+      return true;
+    }),
+  );
 }
 
 /** Records that a sled gave no answer, from the first time on; `trouble`: what ails its agent, where that is known. */

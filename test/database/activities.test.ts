@@ -18,7 +18,7 @@ import { readSled } from '../../db/queries/read-sled.ts';
 import { applyReport } from '../../db/transactions/apply-report.ts';
 import { claimMigration } from '../../db/transactions/claim-migration.ts';
 import { type ClaimedVmm, claimStart } from '../../db/transactions/claim-start.ts';
-import { recordSledAnswer } from '../../db/transactions/record-sled-answer.ts';
+import { adoptAgent, recordSledAnswer } from '../../db/transactions/record-sled-answer.ts';
 import { recordStop } from '../../db/transactions/record-stop.ts';
 import type { WireVmmState } from '../../model/states.ts';
 import { Metrics } from '../../platform/telemetry/metrics.ts';
@@ -335,12 +335,27 @@ describe('an agent with another id than the one that the sled’s keeps', () => 
     expect(await row(claim.sledId)).toMatchObject({ kept_agent_id: kept.agent_id, silent: false });
   });
 
-  test('is remembered beside a VMM that no agent has spoken of yet', async () => {
+  test('is not taken for its own beside a VMM that is only claimed: the former one may have been told to make it', async () => {
     const claim = await claimed();
-    await recordSledAnswer(database.db, { id: claim.sledId }, { ...kept, agent_id: randomUUID() });
+    const own = { ...kept, agent_id: randomUUID() };
+    await recordSledAnswer(database.db, { id: claim.sledId }, own);
+    expect((await watch(null)).found).toMatchObject({ silent: [] });
     await watch(kept);
-    expect(await row(claim.sledId)).toMatchObject({ kept_agent_id: kept.agent_id });
+    expect(await row(claim.sledId)).toMatchObject({ kept_agent_id: own.agent_id, silent: true });
     expect(await stateOf(claim.vmmId)).toBe('creating');
+  });
+
+  test('nor where a guest has begun since the pass did', async () => {
+    const sledId = await database.addSled();
+    const own = { ...kept, agent_id: randomUUID() };
+    await recordSledAnswer(database.db, { id: sledId }, own);
+    expect(await adoptAgent(database.db, sledId, kept)).toBe(true);
+    expect(await row(sledId)).toMatchObject({ kept_agent_id: kept.agent_id });
+    const claim = await claimed();
+    await recordSledAnswer(database.db, { id: claim.sledId }, own);
+    await applyReport(database.db, claim.vmmId, vmmReport('running', 3));
+    expect(await adoptAgent(database.db, claim.sledId, { ...kept, agent_id: randomUUID() })).toBe(false);
+    expect(await row(claim.sledId)).toMatchObject({ kept_agent_id: own.agent_id });
   });
 
   test.each([

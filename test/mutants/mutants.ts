@@ -659,7 +659,13 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'the watcher takes another machine’s agent for the sled’s own while VMMs live there',
     why: 'its "no such VMM" makes guests that run lost',
-    edits: [{ file: WATCHER, find: 'if (sled.guests) {', replace: 'if (sled.guests && sled.leaves) {' }],
+    edits: [
+      {
+        file: WATCHER,
+        find: 'if (!sled.guests && (await adoptAgent(db, sled.id, agent)))',
+        replace: 'if (sled.guests || (await adoptAgent(db, sled.id, agent)))',
+      },
+    ],
     caughtBy: [ACTIVITIES_TEST],
   },
   {
@@ -677,12 +683,18 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'a sled never gets another agent',
     why: 'one whose data were lost, with nothing on it, would be silent for ever',
-    edits: [{ file: WATCHER, find: 'if (sled.guests) {', replace: 'if (!sled.leaves) {' }],
+    edits: [{ file: WATCHER, find: 'if (!sled.guests && (await', replace: 'if (sled.guests && (await' }],
     caughtBy: [ACTIVITIES_TEST],
   },
   {
-    name: 'a VMM that no agent has spoken of keeps a sled from getting another one',
-    why: 'starts that are tried there again and again would do so for ever',
+    name: 'another machine’s agent is taken for the sled’s own by what was read when the pass began',
+    why: 'a guest that has begun meanwhile is not known to the new one, and counts as lost: it runs twice',
+    edits: [{ file: 'db/transactions/record-sled-answer.ts', find: 'if (rows.length > 0) return false;', replace: '' }],
+    caughtBy: [ACTIVITIES_TEST],
+  },
+  {
+    name: 'a VMM that no agent has spoken of makes who does not say who it is the sled’s trouble',
+    why: 'an agent that others wrote would be silent during each start',
     edits: [{ file: 'db/queries/read-watched-sleds.ts', find: "AND vmm.state <> 'creating' AND", replace: 'AND' }],
     caughtBy: [ACTIVITIES_TEST],
   },
