@@ -2,6 +2,7 @@ import { connect } from 'node:tls';
 import { Agent, type Dispatcher, request } from 'undici';
 import type { z } from 'zod';
 import { classifySledAnswer, type SledCommand } from '../model/sled-answer.ts';
+import { nameLookups } from '../platform/host/name-lookups.ts';
 import { expectPeer } from '../platform/identity/peer.ts';
 import { RenewableAgent } from '../platform/identity/renewable-agent.ts';
 import { inCallSpan } from '../platform/telemetry/tracing.ts';
@@ -96,7 +97,8 @@ export type SledCallObserver = (
 /** Who an agent said it is, with an answer or when it was asked; `undefined`: it didn't. */
 type ShownAgent = string | undefined;
 
-const CONNECTIONS = { connections: 16, keepAliveTimeoutMs: 10_000, connectTimeoutMs: 2_000 };
+const lookup = nameLookups();
+const CONNECTIONS = { connections: 16, keepAliveTimeoutMs: 10_000, connectTimeoutMs: 2_000, lookup };
 
 /** How a call reaches a sled. */
 interface Route {
@@ -114,7 +116,7 @@ export class SledClient {
   readonly #plain = new Agent({
     connections: CONNECTIONS.connections,
     keepAliveTimeout: CONNECTIONS.keepAliveTimeoutMs,
-    connect: { timeout: CONNECTIONS.connectTimeoutMs },
+    connect: { timeout: CONNECTIONS.connectTimeoutMs, lookup },
   });
   readonly #identified = new Map<string, RenewableAgent>();
   readonly #observe: SledCallObserver;
@@ -216,7 +218,7 @@ export class SledClient {
     // Nothing is told to one that has joined, and nothing believed: even with another's certificate it is powered on.
     if (identified ?? (await this.#directory?.identityAt(address).catch(() => null)) != null)
       return shakesHands(address, timeoutMs);
-    const dispatcher = new Agent({ connect: { timeout: timeoutMs } });
+    const dispatcher = new Agent({ connect: { timeout: timeoutMs, lookup } });
     try {
       const { statusCode, body, headers } = await request(`http://${address}/vmms`, {
         dispatcher,

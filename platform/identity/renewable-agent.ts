@@ -1,3 +1,4 @@
+import type { LookupFunction } from 'node:net';
 import type { ConnectionOptions } from 'node:tls';
 import { Agent } from 'undici';
 import type { IdentityHolder } from './holder.ts';
@@ -7,6 +8,8 @@ export interface RenewableAgentOptions {
   readonly connections: number;
   readonly keepAliveTimeoutMs?: number | undefined;
   readonly connectTimeoutMs?: number | undefined;
+  /** How the names of hosts are looked up; the system's way by default. */
+  readonly lookup?: LookupFunction | undefined;
   /** TLS's check of the server's identity. */
   readonly checkServerIdentity: NonNullable<ConnectionOptions['checkServerIdentity']>;
 }
@@ -53,11 +56,12 @@ export class RenewableAgent {
   }
 
   #make(): Agent {
-    const { connections, keepAliveTimeoutMs, connectTimeoutMs, checkServerIdentity } = this.#options;
+    const { connections, keepAliveTimeoutMs, connectTimeoutMs, lookup, checkServerIdentity } = this.#options;
     return new Agent({
       connections,
       ...(keepAliveTimeoutMs === undefined ? {} : { keepAliveTimeout: keepAliveTimeoutMs }),
       connect: {
+        ...(lookup === undefined ? {} : { lookup }),
         ...this.#holder.secureContext,
         checkServerIdentity,
         // A resumed session would skip the check of the certificate that is shown.

@@ -2332,6 +2332,12 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [{ file: 'sled-agent/disk.ts', find: 'await before?.catch(() => {});', replace: '' }],
     caughtBy: ['test/sled-agent/disk-faults.test.ts'],
   },
+  {
+    name: 'names: as many are looked up at a time as are asked for',
+    why: 'a name service that hangs takes every thread, and PostgreSQL does not answer any more',
+    edits: [{ file: 'platform/host/name-lookups.ts', find: 'while (running < atOnce) {', replace: 'while (true) {' }],
+    caughtBy: ['test/rules/name-lookups.test.ts'],
+  },
 ];
 
 /** Thrown when a mutant's text does not stand in its file as the list says. */
