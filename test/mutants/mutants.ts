@@ -2240,11 +2240,59 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: 'temporal/pollers.ts',
-        find: '.filter((buildId) => !pollers.some((poller) => poller.buildId === buildId))\n      .map',
+        find: '.filter(({ buildId }) => !pollers.some((poller) => poller.buildId === buildId))\n      .map',
         replace: '.filter(() => pollers.length === 0)\n      .map',
       },
     ],
     caughtBy: ['test/rules/pollers.test.ts'],
+  },
+  {
+    name: 'deployment: a ramp to workers without a version is none',
+    why: 'a part of the work, or all of it, goes to nobody, and everything is called healthy',
+    edits: [
+      {
+        file: 'temporal/pollers.ts',
+        find: 'percentage > 0 ? {',
+        replace: 'percentage > 0 && info?.rampingDeploymentVersion != null ? {',
+      },
+    ],
+    caughtBy: ['test/rules/pollers.test.ts', 'test/cli/deployment.test.ts'],
+  },
+  {
+    name: 'deployment: another deployment’s build counts as workers without a version',
+    why: 'work that goes to a foreign build without workers is called served, or is not named',
+    edits: [
+      {
+        file: 'temporal/pollers.ts',
+        find: ": `${version.buildId}${OF_DEPLOYMENT}${version.deploymentName ?? ''}`;",
+        replace: ': null;',
+      },
+    ],
+    caughtBy: ['test/rules/pollers.test.ts'],
+  },
+  {
+    name: 'clocks: the ages of Temporal’s times are judged by this machine’s wall clock',
+    why: 'a clock that is off by minutes makes every API and worker not ready, or a dead worker a living one',
+    edits: [
+      {
+        file: 'temporal/server-ages.ts',
+        find: 'this.#anchor === null ? Math.max(0, ...times.values()) : this.#anchor.timeMs + (at - this.#anchor.at)',
+        replace: 'Date.now()',
+      },
+    ],
+    caughtBy: ['test/rules/server-ages.test.ts'],
+  },
+  {
+    name: 'clocks: a time that has changed since the last look is as old as it says',
+    why: 'when Temporal’s own clock is set back, no worker is seen any more',
+    edits: [
+      {
+        file: 'temporal/server-ages.ts',
+        find: 'Math.min(sinceMs, Math.max(0, nowMs - timeMs))',
+        replace: 'Math.max(0, nowMs - timeMs)',
+      },
+    ],
+    caughtBy: ['test/rules/server-ages.test.ts'],
   },
   {
     name: 'installation: its id is not in the name of its queues',
