@@ -9,12 +9,15 @@ import { setTimeout as pause } from 'node:timers/promises';
 import type { Client, Connection } from '@temporalio/client';
 import type { Logger } from 'pino';
 import type { Database } from '../db/connect.ts';
+import { findOwningInstances } from '../db/queries/find-owning-instances.ts';
 import { readInstallation } from '../db/queries/read-installation.ts';
 import { readSchemaProblem } from '../db/queries/read-schema-problem.ts';
 import { RECONCILERS, type ReconcilerName } from '../model/reconcilers.ts';
+import { installationOf } from '../model/workflow-names.ts';
 import type { TemporalClient } from './client.ts';
 import { readPolledBuilds, settleBuild } from './deployment.ts';
 import { isNamespaceMissing } from './errors.ts';
+import { describeForeignRun } from './foreign-runs.ts';
 import { describeForeign, describeUnserved, foreignPollers, readPolledQueues, unservedQueues } from './pollers.ts';
 import { ensureSchedules, type LoopState, readLoops, type ScheduleOptions } from './schedules.ts';
 import { missingSearchAttributes } from './search-attributes.ts';
@@ -99,16 +102,18 @@ export async function examineSurroundings(
   const { namespace } = client.options;
   const installation = await readInstallation(db);
   try {
-    const [queues, builds, loops, attributes, schema] = await Promise.all([
+    const [queues, builds, loops, attributes, schema, foreignRuns] = await Promise.all([
       readPolledQueues(client, installation.id),
       readPolledBuilds(client, installation.id),
       readLoops(client, installation.id),
       missingSearchAttributes(connection, namespace),
       readSchemaProblem(db),
+      findForeignRuns(db, client, installation.id),
     ]);
     const foreign = foreignPollers(queues, installation);
     return [
       ...(foreign.length === 0 ? [] : [needed('own_queues', describeForeign(installation.id, foreign))]),
+      ...foreignRuns.map((problem) => needed('own_queues', problem)),
       ...unservedQueues(queues).map((unserved) => needed('current_build', describeUnserved(unserved))),
       ...builds
         .filter(({ status, pollers }) => status === 'draining' && pollers === 0)
@@ -135,6 +140,29 @@ export async function examineSurroundings(
     return [needed('namespace', describeMissingNamespace(namespace))];
   }
 }
+
+/** The open runs on another installation's queues whose ids are of instances and VMMs of this one, a line each; not all of many. */
+async function findForeignRuns(db: Database, client: Client, installation: string): Promise<string[]> {
+  const suspects: { readonly workflowId: string; readonly other: string; readonly subject: string }[] = [];
+  const query = 'ExecutionStatus = "Running" AND TaskQueue STARTS_WITH "mooring-"';
+  for await (const { workflowId, taskQueue } of client.workflow.list({ query })) {
+    const other = installationOf(taskQueue);
+    if (other === null || other === installation) continue;
+    suspects.push({ workflowId, other, subject: workflowId.split('/').at(-1) ?? '' });
+    if (suspects.length === MOST_SUSPECTS) break;
+  }
+  if (suspects.length === 0) return [];
+  const owners = await findOwningInstances(
+    db,
+    suspects.map(({ subject }) => subject),
+  );
+  return suspects
+    .filter(({ subject }) => owners.has(subject))
+    .slice(0, MOST_NAMED)
+    .map(({ workflowId, other }) => describeForeignRun(workflowId, installation, other));
+}
+const MOST_SUSPECTS = 1_000;
+const MOST_NAMED = 10;
 
 function needed(what: SurroundingName, problem: string): Missing {
   return { what, needed: true, problem };
@@ -268,6 +296,8 @@ export class Surroundings {
       if (!isFirst) await temporal.searchAttributes.look();
       const attributes = temporal.searchAttributes.problem;
       if (attributes !== null) found.push({ what: 'search_attributes', needed: false, problem: attributes });
+      const foreign = temporal.foreignRuns.problem;
+      if (foreign !== null) found.push({ what: 'own_queues', needed: false, problem: foreign });
       found.push(...(await this.#queues(isFirst)));
       const isDue = isFirst || this.#looks % LOOKS_A_SCHEDULE === 0 || this.#missesNeeded();
       if (isDue || found.some((one) => one.needed)) found.push(...(await this.#loops()));

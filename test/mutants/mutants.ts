@@ -2283,6 +2283,30 @@ export const MUTANTS: readonly Mutant[] = [
     caughtBy: ['test/rules/server-ages.test.ts'],
   },
   {
+    name: 'installation: a run of another installation with our id is joined',
+    why: 'a copy’s calls wait for ever on the original’s runs, or the original’s on a copy without workers',
+    edits: [
+      {
+        file: 'temporal/foreign-runs.ts',
+        find: 'if (other === null || other === id) return null;',
+        replace: 'if (other === null || id !== null) return null;',
+      },
+    ],
+    caughtBy: ['test/rules/foreign-runs.test.ts'],
+  },
+  {
+    name: 'installation: whose run has an id is not asked where a call would join it',
+    why: 'a stop, an unwind or a drain is another installation’s, and called done',
+    edits: [
+      {
+        file: 'temporal/foreign-runs.ts',
+        find: 'const joins = workflowIdConflictPolicy === WorkflowIdConflictPolicy.USE_EXISTING;',
+        replace: 'const joins = false;',
+      },
+    ],
+    caughtBy: ['test/rules/foreign-runs.test.ts'],
+  },
+  {
     name: 'clocks: a time that has changed since the last look is as old as it says',
     why: 'when Temporal’s own clock is set back, no worker is seen any more',
     edits: [
