@@ -163,13 +163,25 @@ export class Operations {
   /** Finds the run that an API began under a key and could not record: it ended between the two. */
   async #findByKey(workflowId: string, key: string): Promise<string | null> {
     for await (const run of this.#client.workflow.list({ query: `WorkflowId = "${workflowId}"` })) {
-      if (run.memo?.idempotencyKey === key) return run.runId;
+      // Of another installation that shares its ids, what was begun under this key is none of ours: the look-up below knows.
+      if (run.memo?.idempotencyKey === key && (await this.#isOurs(workflowId, run.runId))) return run.runId;
     }
     const latest = await this.#client.workflow
       .getHandle(workflowId)
       .describe()
       .catch(() => null);
     return latest?.memo?.idempotencyKey === key ? latest.runId : null;
+  }
+
+  /** Whether a run can be looked up: another installation's can't. */
+  async #isOurs(workflowId: string, runId: string): Promise<boolean> {
+    try {
+      await this.#client.workflow.getHandle(workflowId, runId).describe();
+      return true;
+    } catch (error) {
+      if (error instanceof WorkflowNotFoundError) return false;
+      throw error;
+    }
   }
 
   /**

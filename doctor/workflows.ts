@@ -2,7 +2,8 @@
 import type { Client } from '@temporalio/client';
 import type { Database } from '../db/connect.ts';
 import { findOwningInstances } from '../db/queries/find-owning-instances.ts';
-import { workflowIds } from '../model/workflow-names.ts';
+import { readInstallation } from '../db/queries/read-installation.ts';
+import { installationOf, workflowIds } from '../model/workflow-names.ts';
 import { WorkflowStarter } from '../temporal/workflow-starter.ts';
 import type { Finding } from './finding.ts';
 
@@ -13,9 +14,11 @@ const PREFIXES = Object.values(OF_INSTANCES).map((idOf) => idOf(''));
 /** Finds open workflows of this database's instances and VMMs. */
 export async function findOpenWorkflows(db: Database, client: Client): Promise<Finding[]> {
   const suspects: { workflowId: string; runId: string; type: string; subject: string }[] = [];
+  const { id: installation } = await readInstallation(db);
   for await (const run of client.workflow.list({ query: 'ExecutionStatus = "Running"' })) {
     const prefix = PREFIXES.find((start) => run.workflowId.startsWith(start));
-    if (prefix === undefined) continue;
+    // Another installation's is no workflow of these instances, though it has their ids: the surroundings speak of it.
+    if (prefix === undefined || (installationOf(run.taskQueue) ?? installation) !== installation) continue;
     suspects.push({ ...run, subject: run.workflowId.slice(prefix.length) });
   }
   if (suspects.length === 0) return [];

@@ -19,7 +19,8 @@ import {
 import type { WorkflowTypes } from '../model/workflow-inputs.ts';
 import { queueOf } from '../model/workflow-names.ts';
 import { CALL_TIMEOUT_MS, connectClient, explainUnreachable, type TemporalSettings } from './connection.ts';
-import { refusesSearchAttributes } from './errors.ts';
+import { isNotFound, refusesSearchAttributes } from './errors.ts';
+import { ForeignRuns, foreignRunInterceptor } from './foreign-runs.ts';
 import { SearchAttributes } from './search-attributes.ts';
 import { searchAttributePairs } from './subject-names.ts';
 
@@ -43,6 +44,8 @@ export interface TemporalClient {
   readonly connection: Connection;
   /** What is known of the namespace's search attributes. */
   readonly searchAttributes: SearchAttributes;
+  /** What it has met of another installation that shares its ids. */
+  readonly foreignRuns: ForeignRuns;
   /** The installation that the database is: read once. Throws while the database does not answer. */
   installation(): Promise<Installation>;
   close(): Promise<void>;
@@ -76,6 +79,11 @@ export async function connectTemporalClient(
   await searchAttributes.settle().catch((error: unknown) => {
     log.warn({ err: error }, 'the search attributes could not be looked for yet: workflows run without them meanwhile');
   });
+  const foreignRuns = new ForeignRuns(
+    installation,
+    (workflowId, runId) => readQueue(connection, namespace, workflowId, runId),
+    log,
+  );
   return {
     client: new Client({
       connection,
@@ -84,14 +92,35 @@ export async function connectTemporalClient(
         workflow: [
           ...(tracing ? [new OpenTelemetryWorkflowClientInterceptor()] : []),
           new StartInterceptor(installation, searchAttributes, new SubjectLookup(db, log)),
+          foreignRunInterceptor(foreignRuns),
         ],
       },
     }),
     connection,
     searchAttributes,
+    foreignRuns,
     installation,
     close,
   };
+}
+
+/** The task queue of a workflow's run, by default its last; `null` where there is none. */
+async function readQueue(
+  connection: Connection,
+  namespace: string,
+  workflowId: string,
+  runId: string | undefined,
+): Promise<string | null> {
+  try {
+    const { executionConfig } = await connection.workflowService.describeWorkflowExecution({
+      namespace,
+      execution: { workflowId, ...(runId === undefined ? {} : { runId }) },
+    });
+    return executionConfig?.taskQueue?.name ?? null;
+  } catch (error) {
+    if (isNotFound(error)) return null;
+    throw error;
+  }
 }
 
 /** Does the work at the first call that succeeds, and returns what came of it from then on. */

@@ -7,7 +7,8 @@ import type { Logger } from 'pino';
 import { DEPLOYMENT_PREFIX, deploymentOf } from '../model/workflow-names.ts';
 import { waitUntil } from '../platform/host/child-process.ts';
 import { isNotFound, oneLine } from './errors.ts';
-import { queuesWithout, readPolledQueues } from './pollers.ts';
+import { describeUnserved, queuesWithout, readPolledQueues, unservedQueues } from './pollers.ts';
+import { ServerAges } from './server-ages.ts';
 
 /** `SET…` of a build that no worker has polled for yet. */
 const FAILED_PRECONDITION = 9;
@@ -54,6 +55,11 @@ export async function readPolledBuilds(client: Client, installation: string): Pr
       ),
     ),
   }));
+}
+
+/** To whom no build answers, though work goes to them: a line each, for people. Throws when Temporal can't be asked. */
+export async function readUnserved(client: Client, installation: string): Promise<string[]> {
+  return unservedQueues(await readPolledQueues(client, installation)).map(describeUnserved);
 }
 
 /** The installations that have a worker deployment on the client's namespace, by their ids. */
@@ -108,9 +114,13 @@ export async function promoteBuild(
   buildId: string,
   { unpolled = false }: { unpolled?: boolean } = {},
 ): Promise<void> {
+  const ages = ServerAges.of(client);
   if (!unpolled)
     await until(POLLED_TIMEOUT_MS, buildId, async () => {
-      const without = queuesWithout(await readPolledQueues(client, installation, ['workflow', 'activity']), buildId);
+      const without = queuesWithout(
+        await readPolledQueues(client, installation, ['workflow', 'activity'], ages),
+        buildId,
+      );
       const queues = [...new Set(without.map(({ queue }) => `"${queue}"`))];
       return queues.length === 0
         ? null

@@ -4,6 +4,7 @@ import { hostname } from 'node:os';
 import type { Client } from '@temporalio/client';
 import type { Installation } from '../db/queries/read-installation.ts';
 import { deploymentOf, queueOf, TASK_QUEUES, type TaskQueue } from '../model/workflow-names.ts';
+import { ServerAges, timestampMs } from './server-ages.ts';
 
 /** `TASK_QUEUE_TYPE_WORKFLOW` and `TASK_QUEUE_TYPE_ACTIVITY` of temporal.api.enums.v1. */
 const WORKFLOW_TASKS = 1;
@@ -14,8 +15,8 @@ type TaskType = keyof typeof TASK_TYPES;
 const VERSIONED = 2;
 
 /**
- * How long ago a worker that still polls may have begun its last poll, in milliseconds: a poll lasts a minute at most; half a
- * minute more for clocks that differ. The server remembers pollers for five minutes, so that one whose process is gone is still
+ * How long ago, by the server's clock, a worker that still polls may have begun its last poll, in milliseconds: a poll lasts a
+ * minute at most, and half a minute more for one that is late. The server remembers pollers for five minutes, so that one whose process is gone is still
  * named.
  */
 const POLL_MS = 90_000;
@@ -25,7 +26,7 @@ const RUNNING = 1;
 /** One worker's poll of one queue. */
 export interface Poller {
   readonly identity: string;
-  /** The build of this installation's deployment that it runs; `null` for a worker that isn't versioned. */
+  /** The version that it runs, as {@link versionName} names it. */
   readonly buildId: string | null;
   readonly lastPoll: Date;
 }
@@ -36,20 +37,73 @@ export interface PolledQueue {
   readonly type: TaskType;
   /** Those that poll now, as far as can be known: a process that was killed is among them for a minute. */
   readonly pollers: readonly Poller[];
-  /** The build that gets new work; `null` where workers that aren't versioned do. */
-  readonly currentBuild: string | null;
-  /** The build that gets a part of it; `null` when none does. */
-  readonly rampingBuild: string | null;
+  readonly routing: Routing;
 }
 
-/** What is polled on an installation's queues; by default only for the tasks of workflows. Throws when Temporal can't be asked. */
+/** To whom the server gives a queue's new work, by {@link versionName}. */
+export interface Routing {
+  /** The worker deployment of the installation. */
+  readonly deployment: string;
+  readonly currentBuild: string | null;
+  /** Who gets a part of it, or all; `null` when nobody does. */
+  readonly ramp: { readonly buildId: string | null; readonly percentage: number } | null;
+}
+
+interface Version {
+  readonly deploymentName?: string | null;
+  readonly buildId?: string | null;
+}
+
+/**
+ * The name of a version of workers: the build, where it is of this deployment; with the other deployment's name behind it, where it
+ * is of another; `null` for workers that aren't versioned.
+ */
+function versionName(deployment: string, version: Version | null | undefined): string | null {
+  if (version?.buildId == null || version.buildId === '') return null;
+  return version.deploymentName === deployment
+    ? version.buildId
+    : `${version.buildId}${OF_DEPLOYMENT}${version.deploymentName ?? ''}`;
+}
+const OF_DEPLOYMENT = ' of deployment ';
+
+/**
+ * What the server says of a queue's routing. A ramp with a percentage and no version is one to workers that aren't versioned. Source:
+ * `TaskQueueVersioningInfo` of temporal.api.taskqueue.v1.
+ */
+export function readRouting(
+  deployment: string,
+  info:
+    | {
+        readonly currentDeploymentVersion?: Version | null;
+        readonly rampingDeploymentVersion?: Version | null;
+        readonly rampingVersionPercentage?: number | null;
+      }
+    | null
+    | undefined,
+): Routing {
+  const percentage = Number(info?.rampingVersionPercentage ?? 0);
+  return {
+    deployment,
+    currentBuild: versionName(deployment, info?.currentDeploymentVersion),
+    ramp: percentage > 0 ? { buildId: versionName(deployment, info?.rampingDeploymentVersion), percentage } : null,
+  };
+}
+
+/**
+ * What is polled on an installation's queues; by default only for the tasks of workflows. Who looks again and again gives its `ages`.
+ * Throws when Temporal can't be asked.
+ */
 export function readPolledQueues(
   client: Client,
   installation: string,
   types: readonly TaskType[] = ['workflow'],
+  ages = ServerAges.of(client),
 ): Promise<PolledQueue[]> {
+  const settled = ages.settle();
   return Promise.all(
-    TASK_QUEUES.flatMap((queue) => types.map((type) => readPolledQueue(client, installation, queue, type))),
+    TASK_QUEUES.flatMap((queue) =>
+      types.map((type) => readPolledQueue(client, installation, queue, type, ages, settled)),
+    ),
   );
 }
 
@@ -58,70 +112,87 @@ async function readPolledQueue(
   installation: string,
   queue: TaskQueue,
   type: TaskType,
+  ages: ServerAges,
+  settled: Promise<void>,
 ): Promise<PolledQueue> {
   const { namespace } = client.options;
   const name = queueOf(installation, queue);
   const [{ pollers, versioningInfo }, hasEnded] = await Promise.all([
     client.workflowService.describeTaskQueue({ namespace, taskQueue: { name }, taskQueueType: TASK_TYPES[type] }),
-    readEnded(client, name),
+    readEnded(client, name, deploymentOf(installation)),
+    settled,
   ]);
   const deployment = deploymentOf(installation);
-  const buildOf = (version: { deploymentName?: string | null; buildId?: string | null } | null | undefined) =>
-    version?.deploymentName === deployment ? (version.buildId ?? null) : null;
-  const oldest = Date.now() - POLL_MS;
+  const known = (pollers ?? []).map((poller) => ({
+    identity: poller.identity ?? '',
+    buildId:
+      poller.deploymentOptions?.workerVersioningMode === VERSIONED
+        ? versionName(deployment, poller.deploymentOptions)
+        : null,
+    lastPoll: new Date(timestampMs(poller.lastAccessTime)),
+  }));
+  const ageOf = ages.agesOf(
+    `${type} ${name}`,
+    new Map(known.map((poller) => [keyOf(poller), poller.lastPoll.getTime()])),
+  );
   return {
     queue,
     type,
-    pollers: (pollers ?? [])
-      .map((poller) => ({
-        identity: poller.identity ?? '',
-        buildId:
-          poller.deploymentOptions?.workerVersioningMode === VERSIONED ? buildOf(poller.deploymentOptions) : null,
-        lastPoll: new Date(Number(poller.lastAccessTime?.seconds ?? 0) * 1000),
-      }))
-      .filter((poller) => poller.lastPoll.getTime() >= oldest && !hasEnded(poller)),
-    currentBuild: buildOf(versioningInfo?.currentDeploymentVersion),
-    rampingBuild:
-      Number(versioningInfo?.rampingVersionPercentage ?? 0) > 0
-        ? buildOf(versioningInfo?.rampingDeploymentVersion)
-        : null,
+    pollers: known.filter((poller) => (ageOf.get(keyOf(poller)) ?? 0) <= POLL_MS && !hasEnded(poller)),
+    routing: readRouting(deployment, versioningInfo),
   };
+}
+
+/** A process's polls for one version, among a queue's. */
+function keyOf({ identity, buildId }: Pick<Poller, 'identity' | 'buildId'>): string {
+  return `${buildId ?? ''} ${identity}`;
 }
 
 /**
  * Which pollers of a queue have ended in order, by the last heartbeats of their workers. A server that doesn't know of heartbeats
  * says of none that it has.
  */
-async function readEnded(client: Client, queue: string): Promise<(poller: Poller) => boolean> {
+async function readEnded(client: Client, queue: string, deployment: string): Promise<(poller: Poller) => boolean> {
   const running = new Map<string, boolean>();
-  const keyOf = (identity: string, buildId: string | null) => `${buildId ?? ''} ${identity}`;
   const answer = await client.workflowService
     .listWorkers({ namespace: client.options.namespace, query: `TaskQueue = "${queue}"`, pageSize: MOST_WORKERS })
     .catch(() => null);
   for (const { workerHeartbeat: beat } of answer?.workersInfo ?? []) {
     if (beat == null || beat.taskQueue !== queue) continue;
-    const key = keyOf(beat.workerIdentity ?? '', beat.deploymentVersion?.buildId || null);
+    const key = keyOf({
+      identity: beat.workerIdentity ?? '',
+      buildId: versionName(deployment, beat.deploymentVersion),
+    });
     running.set(key, (running.get(key) ?? false) || (beat.status ?? RUNNING) === RUNNING);
   }
-  return ({ identity, buildId }) => running.get(keyOf(identity, buildId)) === false;
+  return (poller) => running.get(keyOf(poller)) === false;
 }
 const MOST_WORKERS = 1_000;
 
 /** A queue on which nobody takes the work of the build that gets it. */
 export interface UnservedQueue {
   readonly queue: TaskQueue;
-  /** `null`: the work of workers that aren't versioned. */
+  /** Whose work it is, by {@link versionName}. */
   readonly buildId: string | null;
+  /** How much of the work it is where a ramp gives it to them, in percent; `null` for the current version's. */
+  readonly rampPercentage: number | null;
+  readonly deployment: string;
   /** The builds that do poll there, `null` for workers that aren't versioned. */
   readonly polledBy: readonly (string | null)[];
 }
 
 /** The queues whose new work, or a part of it, goes to a build that nobody runs. */
 export function unservedQueues(queues: readonly PolledQueue[]): UnservedQueue[] {
-  return queues.flatMap(({ queue, pollers, currentBuild, rampingBuild }) =>
-    [currentBuild, ...(rampingBuild === null ? [] : [rampingBuild])]
-      .filter((buildId) => !pollers.some((poller) => poller.buildId === buildId))
-      .map((buildId) => ({ queue, buildId, polledBy: [...new Set(pollers.map((poller) => poller.buildId))] })),
+  return queues.flatMap(({ queue, pollers, routing: { deployment, currentBuild, ramp } }) =>
+    [
+      { buildId: currentBuild, rampPercentage: null },
+      ...(ramp === null ? [] : [{ buildId: ramp.buildId, rampPercentage: ramp.percentage }]),
+    ]
+      .filter(({ buildId }) => !pollers.some((poller) => poller.buildId === buildId))
+      .map((unserved) => ({
+        ...unserved,
+        ...{ queue, deployment, polledBy: [...new Set(pollers.map(({ buildId }) => buildId))] },
+      })),
   );
 }
 
@@ -154,8 +225,19 @@ export function queuesWithout(queues: readonly PolledQueue[], buildId: string): 
 }
 
 /** Says what is wrong with a queue that is not served, and what to do. */
-export function describeUnserved({ queue, buildId, polledBy }: UnservedQueue): string {
+export function describeUnserved({ queue, buildId, rampPercentage, deployment, polledBy }: UnservedQueue): string {
   const others = polledBy.map((other) => (other === null ? 'a worker without a version' : `build ${other}`));
+  if (rampPercentage !== null) {
+    const who = buildId === null ? 'workers without a version get' : `build ${buildId} gets`;
+    const polls = others.length === 0 ? 'no worker polls it' : `only ${others.join(' and ')} polls it`;
+    const [build, other] = buildId?.split(OF_DEPLOYMENT) ?? [];
+    return `${who} ${rampPercentage}% of the new work on the task queue "${queue}" by a ramp, but ${polls}: end the ramp ("temporal worker deployment set-ramping-version --deployment-name ${other ?? deployment} ${
+      build === undefined ? '--unversioned' : `--build-id ${build}`
+    } --delete"), or start such a worker`;
+  }
+  const [, foreign] = buildId?.split(OF_DEPLOYMENT) ?? [];
+  if (foreign !== undefined)
+    return `build ${buildId} gets the new work on the task queue "${queue}", and no worker of it polls there: have that deployment let go of it ("temporal worker deployment set-current-version --deployment-name ${foreign} --unversioned --ignore-missing-task-queues")`;
   const gets = buildId === null ? 'no build is current' : `build ${buildId} gets the new work`;
   if (others.length === 0) return `no worker polls the task queue "${queue}" (${gets}): start one`;
   const remedy = polledBy.find((other) => other !== null && other !== undefined);

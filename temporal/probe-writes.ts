@@ -2,14 +2,14 @@ import { randomUUID } from 'node:crypto';
 import type { Connection } from '@temporalio/client';
 
 /** The workflow that is begun to see whether one can be: nobody runs it, and it is deleted at once. */
-const PROBE = 'mooring-write-probe';
+export const PROBE = 'mooring-write-probe';
 /** How long it lasts at most, in seconds, where it could not be deleted. */
-const PROBE_SECONDS = 10;
+export const PROBE_SECONDS = 10;
 /** The gRPC code of a workflow that runs already: another process has just written it. */
 const ALREADY_EXISTS = 6;
 
 /** The protobuf types ask for a `Long` and take a number as well; the library that makes one is not ours to depend on. */
-type Seconds = never;
+export type Seconds = never;
 
 /**
  * Tries whether Temporal takes writes, which one that answers may not: its disk, or its database's, is full. It begins a

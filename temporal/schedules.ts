@@ -9,6 +9,7 @@ import {
 import { TypedSearchAttributes } from '@temporalio/common';
 import { RECONCILER_PURPOSE, RECONCILERS, type ReconcilerName } from '../model/reconcilers.ts';
 import { queueOf, RECONCILER_WORKFLOWS, scheduleOf, TASK_QUEUE } from '../model/workflow-names.ts';
+import { ServerAges } from './server-ages.ts';
 
 /** How often each loop runs where nothing else is asked for, in milliseconds. */
 const EVERY_MS: Readonly<Record<ReconcilerName, number>> = {
@@ -26,6 +27,8 @@ export interface LoopState {
   readonly made: boolean;
   /** When it last ran, was changed or was made; `null` where it is switched off. */
   readonly lastRun: Date | null;
+  /** How long ago that was, in milliseconds, when it was looked at. */
+  readonly silentMs: number;
   /** Whether it has not run for much longer than its interval. */
   readonly isOverdue: boolean;
 }
@@ -51,18 +54,28 @@ export async function ensureSchedules(
   client: Client,
   installation: string,
   options: ScheduleOptions = {},
+  ages = ServerAges.of(client),
 ): Promise<LoopState[]> {
+  await ages.settle();
   const states: LoopState[] = [];
   for (const name of RECONCILERS) {
-    const state = await readLoop(client, installation, name, true);
+    const state = await readLoop(client, installation, name, true, ages);
     states.push(state ?? (await createSchedule(client, installation, name, options)));
   }
   return states;
 }
 
-/** How the schedules of an installation's loops are; those that are missing are left out. Throws when Temporal can't be asked. */
-export async function readLoops(client: Client, installation: string): Promise<LoopState[]> {
-  const states = await Promise.all(RECONCILERS.map((name) => readLoop(client, installation, name, false)));
+/**
+ * How the schedules of an installation's loops are; those that are missing are left out. Who looks again and again gives its `ages`.
+ * Throws when Temporal can't be asked.
+ */
+export async function readLoops(
+  client: Client,
+  installation: string,
+  ages = ServerAges.of(client),
+): Promise<LoopState[]> {
+  await ages.settle();
+  const states = await Promise.all(RECONCILERS.map((name) => readLoop(client, installation, name, false, ages)));
   return states.filter((state) => state !== null);
 }
 
@@ -81,6 +94,7 @@ async function readLoop(
   installation: string,
   name: ReconcilerName,
   bringUpToDate: boolean,
+  ages: ServerAges,
 ): Promise<LoopState | null> {
   const handle = client.schedule.getHandle(scheduleOf(installation, name));
   let found: ScheduleDescription;
@@ -102,9 +116,10 @@ async function readLoop(
     info.lastUpdatedAt?.getTime() ?? 0,
     info.recentActions.at(-1)?.takenAt.getTime() ?? 0,
   );
-  if (state.paused || everyMs === 0) return { name, made: false, lastRun: null, isOverdue: false };
-  const isOverdue = Date.now() - since > OVERDUE_INTERVALS * everyMs + OVERDUE_MORE_MS;
-  return { name, made: false, lastRun: new Date(since), isOverdue };
+  if (state.paused || everyMs === 0) return { name, made: false, lastRun: null, silentMs: 0, isOverdue: false };
+  const silentMs = ages.agesOf(`schedule ${scheduleOf(installation, name)}`, new Map([['', since]])).get('') ?? 0;
+  const isOverdue = silentMs > OVERDUE_INTERVALS * everyMs + OVERDUE_MORE_MS;
+  return { name, made: false, lastRun: new Date(since), silentMs, isOverdue };
 }
 
 async function createSchedule(
@@ -133,5 +148,5 @@ async function createSchedule(
     // Another worker was quicker.
     if (!(error instanceof ScheduleAlreadyRunning)) throw error;
   }
-  return { name, made: true, lastRun: null, isOverdue: false };
+  return { name, made: true, lastRun: null, silentMs: 0, isOverdue: false };
 }

@@ -9,15 +9,19 @@ import { setTimeout as pause } from 'node:timers/promises';
 import type { Client, Connection } from '@temporalio/client';
 import type { Logger } from 'pino';
 import type { Database } from '../db/connect.ts';
+import { findOwningInstances } from '../db/queries/find-owning-instances.ts';
 import { readInstallation } from '../db/queries/read-installation.ts';
 import { readSchemaProblem } from '../db/queries/read-schema-problem.ts';
 import { RECONCILERS, type ReconcilerName } from '../model/reconcilers.ts';
+import { installationOf } from '../model/workflow-names.ts';
 import type { TemporalClient } from './client.ts';
 import { readPolledBuilds, settleBuild } from './deployment.ts';
 import { isNamespaceMissing } from './errors.ts';
+import { describeForeignRun } from './foreign-runs.ts';
 import { describeForeign, describeUnserved, foreignPollers, readPolledQueues, unservedQueues } from './pollers.ts';
 import { ensureSchedules, type LoopState, readLoops, type ScheduleOptions } from './schedules.ts';
 import { missingSearchAttributes } from './search-attributes.ts';
+import { ServerAges } from './server-ages.ts';
 
 /** How long it is to the next look, in milliseconds, give or take a fifth: many processes must not look at once. */
 const LOOK_EVERY_MS = 10_000;
@@ -98,16 +102,18 @@ export async function examineSurroundings(
   const { namespace } = client.options;
   const installation = await readInstallation(db);
   try {
-    const [queues, builds, loops, attributes, schema] = await Promise.all([
+    const [queues, builds, loops, attributes, schema, foreignRuns] = await Promise.all([
       readPolledQueues(client, installation.id),
       readPolledBuilds(client, installation.id),
       readLoops(client, installation.id),
       missingSearchAttributes(connection, namespace),
       readSchemaProblem(db),
+      findForeignRuns(db, client, installation.id),
     ]);
     const foreign = foreignPollers(queues, installation);
     return [
       ...(foreign.length === 0 ? [] : [needed('own_queues', describeForeign(installation.id, foreign))]),
+      ...foreignRuns.map((problem) => needed('own_queues', problem)),
       ...unservedQueues(queues).map((unserved) => needed('current_build', describeUnserved(unserved))),
       ...builds
         .filter(({ status, pollers }) => status === 'draining' && pollers === 0)
@@ -134,6 +140,29 @@ export async function examineSurroundings(
     return [needed('namespace', describeMissingNamespace(namespace))];
   }
 }
+
+/** The open runs on another installation's queues whose ids are of instances and VMMs of this one, a line each; not all of many. */
+async function findForeignRuns(db: Database, client: Client, installation: string): Promise<string[]> {
+  const suspects: { readonly workflowId: string; readonly other: string; readonly subject: string }[] = [];
+  const query = 'ExecutionStatus = "Running" AND TaskQueue STARTS_WITH "mooring-"';
+  for await (const { workflowId, taskQueue } of client.workflow.list({ query })) {
+    const other = installationOf(taskQueue);
+    if (other === null || other === installation) continue;
+    suspects.push({ workflowId, other, subject: workflowId.split('/').at(-1) ?? '' });
+    if (suspects.length === MOST_SUSPECTS) break;
+  }
+  if (suspects.length === 0) return [];
+  const owners = await findOwningInstances(
+    db,
+    suspects.map(({ subject }) => subject),
+  );
+  return suspects
+    .filter(({ subject }) => owners.has(subject))
+    .slice(0, MOST_NAMED)
+    .map(({ workflowId, other }) => describeForeignRun(workflowId, installation, other));
+}
+const MOST_SUSPECTS = 1_000;
+const MOST_NAMED = 10;
 
 function needed(what: SurroundingName, problem: string): Missing {
   return { what, needed: true, problem };
@@ -173,12 +202,15 @@ export class Surroundings {
   #stopped = false;
   #otherWasCurrentAt: number | null = null;
   #loopStates: readonly LoopState[] = [];
+  #loopsSeenAt = 0;
   /** The loops whose schedules were seen once. */
   readonly #seenLoops = new Set<string>();
   readonly #endListening: () => void;
+  readonly #ages: ServerAges;
 
   private constructor(options: SurroundingsOptions) {
     this.#options = options;
+    this.#ages = ServerAges.of(options.temporal.client);
     this.#endListening = options.temporal.searchAttributes.onRefused(() => this.#schedule(0));
   }
 
@@ -218,8 +250,8 @@ export class Surroundings {
 
   /** For how long each loop that is switched on has not run, in milliseconds, as far as the last look at them knows. */
   get loops(): { readonly name: string; readonly silentMs: number }[] {
-    return this.#loopStates.flatMap(({ name, lastRun }) =>
-      lastRun === null ? [] : [{ name, silentMs: Date.now() - lastRun.getTime() }],
+    return this.#loopStates.flatMap(({ name, lastRun, silentMs }) =>
+      lastRun === null ? [] : [{ name, silentMs: silentMs + performance.now() - this.#loopsSeenAt }],
     );
   }
 
@@ -264,6 +296,8 @@ export class Surroundings {
       if (!isFirst) await temporal.searchAttributes.look();
       const attributes = temporal.searchAttributes.problem;
       if (attributes !== null) found.push({ what: 'search_attributes', needed: false, problem: attributes });
+      const foreign = temporal.foreignRuns.problem;
+      if (foreign !== null) found.push({ what: 'own_queues', needed: false, problem: foreign });
       found.push(...(await this.#queues(isFirst)));
       const isDue = isFirst || this.#looks % LOOKS_A_SCHEDULE === 0 || this.#missesNeeded();
       if (isDue || found.some((one) => one.needed)) found.push(...(await this.#loops()));
@@ -299,7 +333,7 @@ export class Surroundings {
     const { temporal, log, duties } = this.#options;
     const { client } = temporal;
     const installation = await temporal.installation();
-    let queues = await readPolledQueues(client, installation.id);
+    let queues = await this.#polledQueues(installation.id);
     const foreign = foreignPollers(queues, installation);
     const problems: Missing[] = [];
     if (foreign.length > 0) {
@@ -308,23 +342,27 @@ export class Surroundings {
       problems.push(needed('own_queues', problem));
     }
     const buildId = duties?.buildId ?? null;
-    if (buildId !== null && (isFirst || queues.some(({ currentBuild }) => currentBuild === null))) {
+    if (buildId !== null && (isFirst || queues.some(({ routing }) => routing.currentBuild === null))) {
       if (isFirst || this.#mayTakeOver()) {
         const current = await settleBuild(client, installation.id, buildId, log);
         this.#otherWasCurrentAt = current === buildId ? null : performance.now();
-        queues = await readPolledQueues(client, installation.id);
+        queues = await this.#polledQueues(installation.id);
       }
-    } else if (buildId !== null && queues.some(({ currentBuild }) => currentBuild !== buildId))
+    } else if (buildId !== null && queues.some(({ routing }) => routing.currentBuild !== buildId))
       this.#otherWasCurrentAt = performance.now();
     const until = performance.now() + POLLING_MS;
     while (isFirst && duties !== null && unservedQueues(queues).length > 0 && performance.now() < until) {
       await pause(POLLING_LOOK_MS);
-      queues = await readPolledQueues(client, installation.id);
+      queues = await this.#polledQueues(installation.id);
     }
     return [
       ...problems,
       ...unservedQueues(queues).map((unserved) => needed('current_build', describeUnserved(unserved))),
     ];
+  }
+
+  #polledQueues(installation: string) {
+    return readPolledQueues(this.#options.temporal.client, installation, ['workflow'], this.#ages);
   }
 
   /** Whether no other build was current a moment ago: that one comes first when a server has forgotten all of them. */
@@ -338,18 +376,19 @@ export class Surroundings {
     if (duties !== null && duties.schedules === null) return [];
     const installation = await temporal.installation();
     let states: LoopState[];
-    if (duties?.schedules == null) states = await readLoops(client, installation.id);
+    if (duties?.schedules == null) states = await readLoops(client, installation.id, this.#ages);
     else {
-      states = await ensureSchedules(client, installation.id, duties.schedules).catch((error: unknown) => {
+      states = await ensureSchedules(client, installation.id, duties.schedules, this.#ages).catch((error: unknown) => {
         if (this.#looks === 0 || isNamespaceMissing(error)) throw error;
         log.warn({ err: error }, 'the schedules of the reconciling loops could not be seen to');
-        return readLoops(client, installation.id);
+        return readLoops(client, installation.id, this.#ages);
       });
       const made = states.filter((state) => state.made).map(({ name }) => name);
       if (made.length > 0 && this.#looks > 0)
         log.warn({ loops: made }, 'schedules of reconciling loops were missing: made again');
     }
     this.#loopStates = states;
+    this.#loopsSeenAt = performance.now();
     for (const { name } of states) this.#seenLoops.add(name);
     // An API takes calls without them, and can't know which were ever to be.
     const expected = duties === null ? RECONCILERS.filter((name) => this.#seenLoops.has(name)) : RECONCILERS;

@@ -1,11 +1,20 @@
 import { type Client, WorkflowExecutionAlreadyStartedError } from '@temporalio/client';
 import { WorkflowIdConflictPolicy, WorkflowIdReusePolicy, WorkflowNotFoundError } from '@temporalio/common';
+import { Refusal } from '../model/refusal.ts';
 import type { InstanceUpdateInput, MigrationWatchInput, UnwindInput, WorkflowTypes } from '../model/workflow-inputs.ts';
 import { TASK_QUEUE, UPDATE_TASK_QUEUE, workflowIds } from '../model/workflow-names.ts';
 import { namedSubject, type SubjectNames } from './subject-names.ts';
 
 /** How long a call that nobody waits for may take, in milliseconds. */
 const WATCH_CALL_MS = 2_000;
+
+/**
+ * Where another installation's run has the id, the client has said so: one instance's must not hold up a pass or an update, and
+ * the scans come back to it.
+ */
+function leaveToScan(error: unknown): void {
+  if (!(error instanceof Refusal)) throw error;
+}
 
 /**
  * Starts and signals the workflows that are nobody's call: each is a singleton by its id, so that to ask twice is to ask
@@ -68,24 +77,26 @@ export class WorkflowStarter {
 
   /** Carries a stop to whichever VMM has the guest. */
   async carryStop(instanceId: string): Promise<void> {
-    await this.#client.workflow.start<WorkflowTypes['instanceStop']>('instanceStop', {
+    const carried = this.#client.workflow.start<WorkflowTypes['instanceStop']>('instanceStop', {
       workflowId: workflowIds.stop(instanceId),
       taskQueue: TASK_QUEUE,
       args: [{ instanceId }],
       workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
       staticSummary: `carry the stop to instance ${instanceId}`,
     });
+    await carried.catch(leaveToScan);
   }
 
   /** Ends a living VMM that no instance names and that has no guest to lose. */
   async unregisterVmm(vmmId: string): Promise<void> {
-    await this.#client.workflow.start<WorkflowTypes['vmmUnregister']>('vmmUnregister', {
+    const unregistered = this.#client.workflow.start<WorkflowTypes['vmmUnregister']>('vmmUnregister', {
       workflowId: workflowIds.unregister(vmmId),
       taskQueue: TASK_QUEUE,
       args: [{ vmmId }],
       workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
       staticSummary: `unregister leftover VMM ${vmmId}`,
     });
+    await unregistered.catch(leaveToScan);
   }
 
   /** Unwinds a VMM whose saga is over without having ended it. */
@@ -111,7 +122,7 @@ export class WorkflowStarter {
       });
       return true;
     } catch (error) {
-      if (error instanceof WorkflowExecutionAlreadyStartedError) return false;
+      if (error instanceof WorkflowExecutionAlreadyStartedError || error instanceof Refusal) return false;
       throw error;
     }
   }

@@ -13,9 +13,12 @@ export function addDeploymentCommands(program: Command): void {
     .description('list the builds, the newest first')
     .option('--json', 'print JSON, for programs')
     .action(async (options: { json?: boolean }) => {
-      const { readPolledBuilds } = await import('../../temporal/deployment.ts');
-      const builds = await withClient(readPolledBuilds);
-      if (options.json) printJson({ items: builds });
+      const { readPolledBuilds, readUnserved } = await import('../../temporal/deployment.ts');
+      const { builds, unserved } = await withClient(async (client, installation) => {
+        const polled = await readPolledBuilds(client, installation);
+        return { builds: polled, unserved: installation === '' ? [] : await readUnserved(client, installation) };
+      });
+      if (options.json) printJson({ items: builds, ...(unserved.length === 0 ? {} : { unserved }) });
       else if (builds.length === 0) console.log('no versioned worker has run here yet');
       else {
         console.log(
@@ -30,6 +33,9 @@ export function addDeploymentCommands(program: Command): void {
             ]),
           ),
         );
+      }
+      if (!options.json) {
+        for (const problem of unserved) console.log(colours.red(`WORK GOES TO NOBODY: ${problem}`));
       }
     });
 

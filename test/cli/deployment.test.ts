@@ -1,9 +1,12 @@
 /** `mooring deployment`, and workers that are to have no versions. */
+import { isDeepStrictEqual } from 'node:util';
 import { pino } from 'pino';
 import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest';
 import { startApi } from '../../api/server.ts';
+import { deploymentOf } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import { readBuilds } from '../../temporal/deployment.ts';
+import { readPolledQueues } from '../../temporal/pollers.ts';
 import { type RunningWorker, startWorker } from '../../worker/worker.ts';
 import { runCommand } from '../support/command.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
@@ -100,7 +103,9 @@ test('a build whose workers are gone is not promoted; forced, it is a fault that
     expect(unready.text).toMatch(
       /build one gets the new work .* only .*two polls it: "mooring deployment promote two"/,
     );
-    expect((await deployment('list')).stdout).toMatch(/one +current .* NOBODY TAKES THE NEW WORK.* 0/);
+    const listed = (await deployment('list')).stdout;
+    expect(listed).toMatch(/one +current .* NOBODY TAKES THE NEW WORK.* 0/);
+    expect(listed).toMatch(/WORK GOES TO NOBODY: build one gets the new work/);
     const doctor = await runCommand(['doctor'], {
       env: { TEMPORAL_ADDRESS: harness.stack.temporalAddress, DATABASE_URL: harness.stack.databaseUrl },
     });
@@ -111,6 +116,21 @@ test('a build whose workers are gone is not promoted; forced, it is a fault that
 
     expect((await deployment('promote', 'two')).code).toBe(0);
     await until(async () => ((await ready()).status === 200 ? true : null));
+
+    // A ramp to workers that aren't versioned is a ramp: the stack's own worker is one.
+    const { namespace } = harness.temporal.options;
+    const ramp = (percentage: number) =>
+      harness.temporal.workflowService.setWorkerDeploymentRampingVersion({
+        ...{ namespace, deploymentName: deploymentOf(harness.installation), buildId: '', percentage },
+        ...{ ignoreMissingTaskQueues: true, allowNoPollers: true, identity: 'a-test' },
+      });
+    const ramps = async () =>
+      (await readPolledQueues(harness.temporal, harness.installation)).map(({ routing }) => routing.ramp);
+    await ramp(100);
+    const toUnversioned = { buildId: null, percentage: 100 };
+    await until(async () => (isDeepStrictEqual(await ramps(), [toUnversioned, toUnversioned]) ? true : null));
+    await ramp(0);
+    await until(async () => (isDeepStrictEqual(await ramps(), [null, null]) ? true : null));
     await harness.running();
     expect(two?.buildId).toBe('two');
   } finally {

@@ -2252,11 +2252,83 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: 'temporal/pollers.ts',
-        find: '.filter((buildId) => !pollers.some((poller) => poller.buildId === buildId))\n      .map',
+        find: '.filter(({ buildId }) => !pollers.some((poller) => poller.buildId === buildId))\n      .map',
         replace: '.filter(() => pollers.length === 0)\n      .map',
       },
     ],
     caughtBy: ['test/rules/pollers.test.ts'],
+  },
+  {
+    name: 'deployment: a ramp to workers without a version is none',
+    why: 'a part of the work, or all of it, goes to nobody, and everything is called healthy',
+    edits: [
+      {
+        file: 'temporal/pollers.ts',
+        find: 'percentage > 0 ? {',
+        replace: 'percentage > 0 && info?.rampingDeploymentVersion != null ? {',
+      },
+    ],
+    caughtBy: ['test/rules/pollers.test.ts', 'test/cli/deployment.test.ts'],
+  },
+  {
+    name: 'deployment: another deployment’s build counts as workers without a version',
+    why: 'work that goes to a foreign build without workers is called served, or is not named',
+    edits: [
+      {
+        file: 'temporal/pollers.ts',
+        find: ": `${version.buildId}${OF_DEPLOYMENT}${version.deploymentName ?? ''}`;",
+        replace: ': null;',
+      },
+    ],
+    caughtBy: ['test/rules/pollers.test.ts'],
+  },
+  {
+    name: 'clocks: the ages of Temporal’s times are judged by this machine’s wall clock',
+    why: 'a clock that is off by minutes makes every API and worker not ready, or a dead worker a living one',
+    edits: [
+      {
+        file: 'temporal/server-ages.ts',
+        find: 'this.#anchor === null ? Math.max(0, ...times.values()) : this.#anchor.timeMs + (at - this.#anchor.at)',
+        replace: 'Date.now()',
+      },
+    ],
+    caughtBy: ['test/rules/server-ages.test.ts'],
+  },
+  {
+    name: 'installation: a run of another installation with our id is joined',
+    why: 'a copy’s calls wait for ever on the original’s runs, or the original’s on a copy without workers',
+    edits: [
+      {
+        file: 'temporal/foreign-runs.ts',
+        find: 'if (other === null || other === id) return null;',
+        replace: 'if (other === null || id !== null) return null;',
+      },
+    ],
+    caughtBy: ['test/rules/foreign-runs.test.ts'],
+  },
+  {
+    name: 'installation: whose run has an id is not asked where a call would join it',
+    why: 'a stop, an unwind or a drain is another installation’s, and called done',
+    edits: [
+      {
+        file: 'temporal/foreign-runs.ts',
+        find: 'const joins = workflowIdConflictPolicy === WorkflowIdConflictPolicy.USE_EXISTING;',
+        replace: 'const joins = false;',
+      },
+    ],
+    caughtBy: ['test/rules/foreign-runs.test.ts'],
+  },
+  {
+    name: 'clocks: a time that has changed since the last look is as old as it says',
+    why: 'when Temporal’s own clock is set back, no worker is seen any more',
+    edits: [
+      {
+        file: 'temporal/server-ages.ts',
+        find: 'Math.min(sinceMs, Math.max(0, nowMs - timeMs))',
+        replace: 'Math.max(0, nowMs - timeMs)',
+      },
+    ],
+    caughtBy: ['test/rules/server-ages.test.ts'],
   },
   {
     name: 'installation: its id is not in the name of its queues',
