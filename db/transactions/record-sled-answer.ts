@@ -23,7 +23,7 @@ export async function recordSledAnswer(
     agent === undefined
       ? sql``
       : sql`, agent_id = ${agent?.agent_id ?? null}::uuid, kept_agent_id = ${keptIdOf(agent)}::uuid,
-        agent_version = ${agent?.version ?? null},
+        another_answers = false, agent_version = ${agent?.version ?? null},
         agent_trouble = ${textArray(agent?.trouble ?? [])}, cpu_models = ${agent?.cpu_models == null ? sql`NULL` : textArray(agent.cpu_models)}`;
   try {
     await db.execute(sql`/* sled-answer */
@@ -34,10 +34,14 @@ export async function recordSledAnswer(
   }
 }
 
-/** Records that a sled gave no answer, from the first time on; `trouble`: what ails its agent, where that is known. */
-export async function recordSledSilence(db: Queryable, key: SledKey, trouble?: readonly string[]): Promise<void> {
-  const ailing = trouble === undefined ? sql`` : sql`, agent_trouble = ${textArray(trouble)}`;
-  const changed = trouble === undefined ? sql`` : sql` OR agent_trouble IS DISTINCT FROM ${textArray(trouble)}`;
+/**
+ * Records that a sled gave no answer, from the first time on. `another`: an agent answers there that is not its own, or takes no
+ * orders from this installation, in sentences; then no VMM is placed there until its own one has said who it is.
+ */
+export async function recordSledSilence(db: Queryable, key: SledKey, another?: readonly string[]): Promise<void> {
+  const trouble = another === undefined ? null : textArray(another);
+  const ailing = trouble === null ? sql`` : sql`, another_answers = true, agent_trouble = ${trouble}`;
+  const changed = trouble === null ? sql`` : sql` OR NOT another_answers OR agent_trouble IS DISTINCT FROM ${trouble}`;
   await db.execute(sql`/* sled-answer */
     UPDATE sled SET silent_since = coalesce(silent_since, now())${ailing}
     WHERE ${isThat(key)} AND (silent_since IS NULL${changed})`);
