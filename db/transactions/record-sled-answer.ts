@@ -12,7 +12,7 @@ export type SledKey = { readonly id: string } | { readonly address: string };
 
 /**
  * Records that a sled answered a call, and what its agent says of itself where it was asked (`null`: it doesn't know the
- * question). An agent id that another sled has is not taken over.
+ * question). An agent id that another sled has is not taken over: then it is silent, and takes no VMM.
  */
 export async function recordSledAnswer(
   db: Queryable,
@@ -29,8 +29,9 @@ export async function recordSledAnswer(
     await db.execute(sql`/* sled-answer */
       UPDATE sled SET last_answered_at = now(), silent_since = NULL${described} WHERE ${isThat(key)}`);
   } catch (error) {
-    // Another sled has got it at this moment: the next look finds whose it is.
     if (violatedConstraint(error) !== 'sled_agent') throw error;
+    // Another sled has got it at this moment: the next look finds whose it is, and until then nothing is placed here.
+    await recordSledSilence(db, key, ['the agent at its address is that of another sled: one host is one sled']);
   }
 }
 

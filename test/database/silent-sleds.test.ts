@@ -133,7 +133,14 @@ describe('what is remembered of a sled', () => {
     await recordSledAnswer(db(), { id: here }, said);
     await recordSledAnswer(db(), { id: there }, said);
     expect(await sledRow(here)).toMatchObject({ agent_id: said.agent_id });
-    expect(await sledRow(there)).toMatchObject({ agent_id: null });
+    expect(await sledRow(there)).toMatchObject({
+      agent_id: null,
+      silent_since: expect.anything(),
+      agent_trouble: [expect.stringContaining('one host is one sled')],
+    });
+    const request = { instanceId: randomUUID(), ncpus: 1, memoryBytes: GIB };
+    expect((await readDestination(db(), here, request))?.takesVmms).toBe(true);
+    expect((await readDestination(db(), there, request))?.takesVmms).toBe(false);
     const add = (given: AgentDescription | null | undefined) =>
       addSled(db(), { name: 'twice', address: '10.9.9.9:8099', threads: 1, memoryBytes: GIB, agent: given });
     await expect(add(said)).rejects.toThrow(/one host is one sled/);

@@ -642,6 +642,18 @@ export const MUTANTS: readonly Mutant[] = [
     caughtBy: [SILENT_DATABASE_TEST],
   },
   {
+    name: 'of two sleds that learn of one agent at once, both take VMMs',
+    why: 'until the next pass of the watcher one host is two sleds',
+    edits: [
+      {
+        file: 'db/transactions/record-sled-answer.ts',
+        find: "await recordSledSilence(db, key, ['the agent",
+        replace: "if (key === null) await recordSledSilence(db, key, ['the agent",
+      },
+    ],
+    caughtBy: [SILENT_DATABASE_TEST],
+  },
+  {
     name: 'a sled agent takes the orders of every installation',
     why: 'the watcher of a copy of the database ends the original’s guests, which the copy does not know',
     edits: [
