@@ -10,7 +10,9 @@ import { describeAnswer, parseJson, readSledError } from '../wire/answer-mark.ts
 import {
   AGENT_ID_HEADER,
   type AgentDescription,
+  ANOTHER_INSTALLATION,
   agentDescription,
+  INSTALLATION_HEADER,
   type MigrationProgress,
   type RegisterRequest,
   type SerialConsoleData,
@@ -78,6 +80,9 @@ export class SledError extends Error {
 /** An agent answered that is not the sled's own: what it said is no word of that sled's. */
 export class AnotherAgent extends SledError {}
 
+/** The agent takes the orders of another installation: of this one's VMMs it has said nothing. */
+export class AnotherInstallation extends SledError {}
+
 /** A sled that has had so long, in milliseconds, and gave no answer is silent; one that had less may be slow. */
 const SLOW_MS = 2_500;
 
@@ -121,12 +126,30 @@ export class SledClient {
   readonly #identified = new Map<string, RenewableAgent>();
   readonly #observe: SledCallObserver;
   readonly #directory: SledDirectory | null;
+  readonly #headers: Readonly<Record<string, string>>;
+  /** The names of sleds, by the ids that their agents keep. */
+  #owners: ReadonlyMap<string, string> = new Map();
 
-  /** `directory` says which sleds have an identity; without one every sled is spoken to in plain HTTP. */
-  constructor(observe: SledCallObserver = () => {}, directory: SledDirectory | null = null) {
+  /**
+   * `directory` says which sleds have an identity; without one every sled is spoken to in plain HTTP. `installation`: the id
+   * of the one that calls; `null`: it isn't said, and every agent takes the calls.
+   */
+  constructor(
+    observe: SledCallObserver = () => {},
+    directory: SledDirectory | null = null,
+    installation: string | null = null,
+  ) {
     this.#observe = observe;
     this.#directory = directory;
+    this.#headers = installation === null ? {} : { [INSTALLATION_HEADER]: installation };
     directory?.onChange(() => this.#dropRevoked());
+  }
+
+  /** Hears which sleds' agents keep which ids, as the watcher has read it: no other sled is spoken for by these. */
+  learnAgents(sleds: readonly Pick<SledAddress, 'name' | 'keptAgentId'>[]): void {
+    this.#owners = new Map(
+      sleds.flatMap(({ name, keptAgentId }) => (keptAgentId === null ? [] : [[keptAgentId, name]])),
+    );
   }
 
   /** Registers a VMM. Throws a {@link SledError}; `timeoutMs` bounds the call. */
@@ -192,7 +215,11 @@ export class SledClient {
     let text: string;
     try {
       const { origin, dispatcher } = at === undefined ? await this.#routeTo(sled) : this.#plainRoute(sled);
-      const response = await request(`${origin}/agent`, { dispatcher, signal: AbortSignal.timeout(timeoutMs) });
+      const response = await request(`${origin}/agent`, {
+        dispatcher,
+        headers: this.#headers,
+        signal: AbortSignal.timeout(timeoutMs),
+      });
       status = response.statusCode;
       text = await readLimited(response.body);
     } catch (error) {
@@ -222,6 +249,7 @@ export class SledClient {
     try {
       const { statusCode, body, headers } = await request(`http://${address}/vmms`, {
         dispatcher,
+        headers: this.#headers,
         signal: AbortSignal.timeout(timeoutMs),
       });
       const text = await readLimited(body);
@@ -296,6 +324,14 @@ export class SledClient {
       );
   }
 
+  /** Throws an {@link AnotherAgent} where another sled's agent answers for one of which no id is known. */
+  #requireNoOthersAgent({ name, address, keptAgentId }: SledAddress, shown: ShownAgent, what: string): void {
+    const owner = keptAgentId == null && shown !== undefined ? this.#owners.get(shown) : undefined;
+    if (owner === undefined || owner === name) return;
+    const message = `${what}: the agent at ${address} is that of sled "${owner}": one host is one sled`;
+    throw new AnotherAgent('unavailable', message, { answered: false });
+  }
+
   /** After a change in the directory every connection is made anew: each shows again that it is good. */
   #dropRevoked(): void {
     for (const agent of this.#identified.values()) agent.retire();
@@ -357,7 +393,11 @@ export class SledClient {
       const response = await request(`${route.origin}${path}`, {
         method,
         dispatcher: route.dispatcher,
-        headers: { ...traceHeaders, ...(body === undefined ? {} : { 'content-type': 'application/json' }) },
+        headers: {
+          ...traceHeaders,
+          ...this.#headers,
+          ...(body === undefined ? {} : { 'content-type': 'application/json' }),
+        },
         ...(body === undefined ? {} : { body: JSON.stringify(body) }),
         headersTimeout: timeoutMs,
         bodyTimeout: timeoutMs,
@@ -373,9 +413,14 @@ export class SledClient {
         answered: short ? null : false,
       });
     }
-    if (!proved) requireOwnAgent(sled, shown, what);
+    if (!proved) {
+      requireOwnAgent(sled, shown, what);
+      this.#requireNoOthersAgent(sled, shown, what);
+    }
     const error = readSledError(text);
     const { error_code, message } = error ?? {};
+    if (error_code === ANOTHER_INSTALLATION)
+      throw new AnotherInstallation('unavailable', `${what}: ${message}`, { answered: false });
     switch (classifySledAnswer(command, status, error_code)) {
       case 'accepted': {
         const answer = schema.safeParse(parseJson(text));

@@ -19,7 +19,7 @@ import type { ActivityContext } from './context.ts';
 import { forEach } from './for-each.ts';
 import { automaticActor, recordAction } from './record-action.ts';
 import { unregisterFromSled } from './sled-calls.ts';
-import { type ExpungedSledAddress, type SledAddress, SledError } from './sled-client.ts';
+import { AnotherInstallation, type ExpungedSledAddress, type SledAddress, SledError } from './sled-client.ts';
 
 /** How many sleds are asked at a time: more than can be silent at once in a rack, so that these delay nobody. */
 const CONCURRENT_SLEDS = 32;
@@ -40,6 +40,7 @@ export async function watchSleds({ db, sleds, workflows, metrics }: ActivityCont
   const found: Found = { sleds: 0, silent: [], slow: [], lost: [], unregistered: [], released: [] };
   const watched = shuffled(await readWatchedSleds(db));
   found.sleds = watched.length;
+  sleds.learnAgents(watched);
   const byAgent = new Map(watched.flatMap((one) => (one.agentId === null ? [] : [[one.agentId, one]])));
   const expunged = shuffled(await readExpungedSleds(db)).slice(0, EXPUNGED_SLEDS);
   await forEach(
@@ -137,6 +138,10 @@ export async function watchSleds({ db, sleds, workflows, metrics }: ActivityCont
     description: PromiseSettledResult<AgentDescription | null>,
   ): Promise<'own' | 'another' | 'new'> {
     const described = description.status === 'fulfilled' ? description.value : undefined;
+    if (inventory.status === 'rejected' && inventory.reason instanceof AnotherInstallation) {
+      await recordTrouble(sled, inventory.reason.message);
+      return 'another';
+    }
     // An agent that has said who it is knows the question: who doesn't is somebody else, for a moment.
     const agent = described === null && sled.agentId !== null ? undefined : described;
     const owner = agent == null ? undefined : byAgent.get(agent.agent_id);
@@ -166,12 +171,15 @@ export async function watchSleds({ db, sleds, workflows, metrics }: ActivityCont
         sled.agentVersion === (agent?.version ?? null) &&
         sameTexts(sled.agentTrouble, agent?.trouble ?? []) &&
         sameModels(sled.cpuModels, agent?.cpu_models ?? null));
-    if (sled.silent || !sled.answeredLately || !known) await recordSledAnswer(db, sled, agent);
+    const isBack = sled.anotherAnswers && agent !== undefined;
+    if (sled.silent || !sled.answeredLately || !known || isBack) await recordSledAnswer(db, sled, agent);
     return 'own';
   }
 
+  /** Another agent than the sled's own, or than one of this installation, answers. */
   async function recordTrouble(sled: WatchedSled, trouble: string): Promise<void> {
-    if (!sled.silent || !sameTexts(sled.agentTrouble, [trouble])) await recordSledSilence(db, sled, [trouble]);
+    if (!sled.silent || !sled.anotherAnswers || !sameTexts(sled.agentTrouble, [trouble]))
+      await recordSledSilence(db, sled, [trouble]);
   }
 
   /** A VMM that the inventory lacks is lost only when its sled says so by name. */

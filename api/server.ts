@@ -148,10 +148,14 @@ async function openApi(options: ApiOptions, opened: Opened): Promise<RunningApi>
   if (directory === null) await warnWithoutAuthority(db, log);
   const answers = opened.add(new SledAnswers(db, log), (written) => written.settled());
   const sleds = opened.add(
-    new SledClient((sled, call, answer, seconds, answered) => {
-      metrics.sledCallSeconds.observe({ sled: sled.name, call, answer }, seconds);
-      answers.observe(sled, answered);
-    }, directory),
+    new SledClient(
+      (sled, call, answer, seconds, answered) => {
+        metrics.sledCallSeconds.observe({ sled: sled.name, call, answer }, seconds);
+        answers.observe(sled, answered);
+      },
+      directory,
+      (await temporal.installation()).id,
+    ),
     (client) => client.close(),
   );
   let listening: RunningSledListener | null = null;

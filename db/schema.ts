@@ -130,6 +130,8 @@ export const sled = pgTable(
     agentVersion: text('agent_version'),
     /** What keeps its agent from doing its work, a sentence each. */
     agentTrouble: text('agent_trouble').array().notNull().default(sql`'{}'::text[]`),
+    /** An agent answers there that is not its own, or takes no orders of this installation: it takes no VMM. */
+    anotherAnswers: boolean('another_answers').notNull().default(false),
     /** The CPU models that guests there can be given, the default first; `null`: its agent doesn't tell them apart. */
     cpuModels: text('cpu_models').array(),
     timeCreated: moment('time_created').notNull().defaultNow(),

@@ -7,6 +7,7 @@
  */
 import {
   AnotherAgent,
+  AnotherInstallation,
   type ExpungedSledAddress,
   type SledAddress,
   type SledClient,
@@ -33,7 +34,7 @@ export interface SledSurvey {
   readonly inventories: readonly { readonly sled: Sled; readonly vmms: readonly ReportedVmm[] }[];
   /** Sleds that gave no answer: what runs there is not known. */
   readonly silent: readonly Sled[];
-  /** At which of their addresses another agent answers, in words. */
+  /** At which of their addresses another agent answers, or one that takes another installation's orders, in words. */
   readonly taken: readonly string[];
 }
 
@@ -45,7 +46,9 @@ const isExpunged = (sled: Sled) => 'expunged' in sled;
  */
 export async function surveySleds(db: Database, client: SledClient): Promise<SledSurvey> {
   const expunged = (await readExpungedSleds(db)).map((sled) => ({ ...sled, expunged: true as const }));
-  const queue: Sled[] = [...(await readSledDirectory(db)), ...expunged];
+  const known = await readSledDirectory(db);
+  client.learnAgents(known);
+  const queue: Sled[] = [...known, ...expunged];
   const inventories: { sled: Sled; vmms: ReportedVmm[] }[] = [];
   const silent: Sled[] = [];
   const taken: string[] = [];
@@ -64,12 +67,12 @@ export async function surveySleds(db: Database, client: SledClient): Promise<Sle
 async function inventoryOf(
   client: SledClient,
   sled: Sled,
-  onAnother: (error: AnotherAgent) => void = () => {},
+  onAnother: (error: SledError) => void = () => {},
 ): Promise<ReportedVmm[] | null> {
   try {
     return (await client.readInventory(sled, ANSWER_MS)).vmms;
   } catch (error) {
-    if (error instanceof AnotherAgent) onAnother(error);
+    if (error instanceof AnotherAgent || error instanceof AnotherInstallation) onAnother(error);
     if (error instanceof SledError) return null;
     throw error;
   }

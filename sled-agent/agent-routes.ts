@@ -2,35 +2,78 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { z } from 'zod';
-import { AGENT_ID_HEADER, registerRequest, serialConsoleRequest, vmmStateRequest } from '../wire/sled-protocol.ts';
+import {
+  AGENT_ID_HEADER,
+  INSTALLATION_HEADER,
+  registerRequest,
+  serialConsoleRequest,
+  vmmStateRequest,
+} from '../wire/sled-protocol.ts';
 import { AgentRefusal, type SledAgent } from './agent.ts';
 import { AGENT_ROUTE } from './agent-app.ts';
 import type { AgentDescriber } from './agent-description.ts';
 import { type FaultCall, fault, type PlantedFaults } from './faults.ts';
+import type { InstallationKeeper } from './installation-keeper.ts';
 import type { TestFaults } from './test-faults.ts';
 
 const vmmParams = z.object({ vmm_id: z.guid() });
 
-/** Serves the protocol. */
-export function addVmmRoutes(app: FastifyInstance, agent: SledAgent, faults: PlantedFaults): void {
+/** Serves the protocol, to the installation that `installations` keeps alone. */
+export function addVmmRoutes(
+  app: FastifyInstance,
+  agent: SledAgent,
+  faults: PlantedFaults,
+  installations: InstallationKeeper,
+): void {
   const answer = answerWithFaults(agent, faults);
+  app.addHook('onRequest', async (request) => {
+    if (request.url.startsWith('/vmms')) installations.requireSame(request.headers[INSTALLATION_HEADER]);
+  });
+  /** Does what a call of an installation changes. */
+  const changing =
+    <Done>(request: FastifyRequest, act: () => Promise<Done>, { mustWait = false } = {}) =>
+    async (): Promise<Done> => {
+      installations.keep(request.headers[INSTALLATION_HEADER], mustWait);
+      return act();
+    };
   app.put('/vmms/:vmm_id', async (request, reply) => {
     const { vmm_id } = vmmParams.parse(request.params);
     const body = registerRequest.parse(request.body);
-    return answer(request, reply, 'register', vmm_id, body.vmm_spec.name, () => agent.register(vmm_id, body));
+    return answer(
+      request,
+      reply,
+      'register',
+      vmm_id,
+      body.vmm_spec.name,
+      changing(request, async () => agent.register(vmm_id, body), { mustWait: true }),
+    );
   });
   app.delete('/vmms/:vmm_id', async (request, reply) => {
     const { vmm_id } = vmmParams.parse(request.params);
-    return answer(request, reply, 'unregister', vmm_id, agent.nameOf(vmm_id), async () => ({
-      updated_runtime: await agent.unregister(vmm_id),
-    }));
+    return answer(
+      request,
+      reply,
+      'unregister',
+      vmm_id,
+      agent.nameOf(vmm_id),
+      changing(request, async () => ({
+        updated_runtime: await agent.unregister(vmm_id),
+      })),
+    );
   });
   app.put('/vmms/:vmm_id/state', async (request, reply) => {
     const { vmm_id } = vmmParams.parse(request.params);
     const { state } = vmmStateRequest.parse(request.body);
-    return answer(request, reply, `state:${state.type}`, vmm_id, agent.nameOf(vmm_id), async () => ({
-      updated_runtime: await agent.command(vmm_id, state),
-    }));
+    return answer(
+      request,
+      reply,
+      `state:${state.type}`,
+      vmm_id,
+      agent.nameOf(vmm_id),
+      changing(request, async () => ({
+        updated_runtime: await agent.command(vmm_id, state),
+      })),
+    );
   });
   app.get('/vmms/:vmm_id/state', async (request, reply) => {
     const { vmm_id } = vmmParams.parse(request.params);

@@ -9,6 +9,7 @@ import { addAgentRoute, addTestRoutes, addVmmRoutes } from './agent-routes.ts';
 import { asDiskError, Disk, type DiskError, type FileSystem } from './disk.ts';
 import { PlantedFaults } from './faults.ts';
 import type { WitnessedHypervisor } from './hypervisor.ts';
+import { InstallationKeeper } from './installation-keeper.ts';
 import { readLease } from './lease-file.ts';
 import { LeaseKeeper, leasePath } from './lease-keeper.ts';
 import { NetworkTable } from './network-table.ts';
@@ -54,6 +55,8 @@ export interface SledAgentOptions {
   readonly fencing?: FencingOptions | undefined;
   /** Where the agent keeps its store between runs; without it, what it knows is gone with the agent. */
   readonly dataDir?: string | undefined;
+  /** An operator releases it from the installation whose orders it took: it takes those of the next one that commands it. */
+  readonly releaseInstallation?: boolean | undefined;
   /** Serves the endpoints below `/test/`, by which faults are planted. */
   readonly testEndpoints?: boolean;
   /** Gets a message for people about each thing that went wrong; by default nobody does. */
@@ -124,7 +127,7 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
     );
   let lease: LeaseKeeper | null = null;
   const ownSledId = identity?.sledId ?? options.fencing?.sledId;
-  const { agent, leaseFolder, keeper } = await whenDiskAllows(options, async () => {
+  const { agent, leaseFolder, keeper, installations } = await whenDiskAllows(options, async () => {
     const opened = await SledAgent.open({
       ...options,
       hypervisor,
@@ -135,13 +138,15 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
       leaseHeld: () => lease === null || lease.held,
     });
     try {
+      const installations = new InstallationKeeper({ dataDir, disk, release: options.releaseInstallation, onTrouble });
       if (options.fencing === undefined) {
         refuseDataWithLease(options.dataDir);
-        return { agent: opened, leaseFolder: null, keeper: null };
+        return { agent: opened, installations, leaseFolder: null, keeper: null };
       }
       const folder = openLeaseFolder(options.dataDir, disk);
       return {
         agent: opened,
+        installations,
         leaseFolder: folder,
         keeper: makeLeaseKeeper(options, options.fencing, folder.path, opened, disk),
       };
@@ -160,7 +165,7 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
     app,
     new AgentDescriber(dataDir, () => ({ trouble: agent.trouble, cpuModels: hypervisor.cpuModels }), disk),
   );
-  addVmmRoutes(app, agent, planted);
+  addVmmRoutes(app, agent, planted, installations);
   if (options.testEndpoints) addTestRoutes(app, faults);
   const network = new NetworkTable(
     options.controlPlaneUrl,

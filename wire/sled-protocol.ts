@@ -156,6 +156,13 @@ export type AgentDescription = z.infer<typeof agentDescription>;
 /** A header of an agent's answers: its id, as `GET /agent` says it. One that others wrote need not send it. */
 export const AGENT_ID_HEADER = 'x-sled-agent-id';
 
+/** A header of every call of the control plane to a sled: the id of its installation. An agent that others wrote need not read it. */
+export const INSTALLATION_HEADER = 'x-mooring-installation';
+/** An installation's id, as the database has it. */
+export const installationId = z.string().regex(/^[0-9a-z]{1,32}$/);
+/** A sled agent's refusal (409) of a call of another installation than that whose orders it takes: no word on any VMM. */
+export const ANOTHER_INSTALLATION = 'ANOTHER_INSTALLATION';
+
 /** The only answer that means "this VMM does not exist". */
 export const NO_SUCH_INSTANCE = 'NO_SUCH_INSTANCE';
 /** A register for an id that was unregistered before: it stays dead. */

@@ -23,7 +23,7 @@ import { SledClient } from '../activities/sled-client.ts';
 import { SledDirectory, warnWithoutAuthority } from '../activities/sled-directory.ts';
 import { checkSessions } from '../db/check-sessions.ts';
 import { openDatabase, pingDatabase } from '../db/connect.ts';
-import type { Installation } from '../db/queries/read-installation.ts';
+import { type Installation, readInstallation } from '../db/queries/read-installation.ts';
 import type { ReconcilerName } from '../model/reconcilers.ts';
 import { deploymentOf, queueOf, TASK_QUEUE, type TaskQueue, UPDATE_TASK_QUEUE } from '../model/workflow-names.ts';
 import { freePort } from '../platform/host/child-process.ts';
@@ -212,10 +212,14 @@ async function openWorker(options: WorkerOptions, opened: Opened): Promise<Runni
   if (directory === null) await warnWithoutAuthority(database.db, options.log);
   const answers = opened.add(new SledAnswers(database.db, options.log), (written) => written.settled());
   const sleds = opened.add(
-    new SledClient((sled, call, answer, seconds, answered) => {
-      metrics.sledCallSeconds.observe({ sled: sled.name, call, answer }, seconds);
-      answers.observe(sled, answered);
-    }, directory),
+    new SledClient(
+      (sled, call, answer, seconds, answered) => {
+        metrics.sledCallSeconds.observe({ sled: sled.name, call, answer }, seconds);
+        answers.observe(sled, answered);
+      },
+      directory,
+      (await readInstallation(database.db)).id,
+    ),
     (client) => client.close(),
   );
   const tracing = opened.add(await installTracing('mooring-worker'), (exporter) => exporter?.flush());

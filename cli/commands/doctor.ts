@@ -25,6 +25,7 @@ export function addDoctorCommand(program: Command): void {
     .action(async (options: { atRest?: boolean; apiUrl: string; authority?: string; json?: boolean }) => {
       const { Client } = await import('@temporalio/client');
       const { openDatabase } = await import('../../db/connect.ts');
+      const { readInstallation } = await import('../../db/queries/read-installation.ts');
       const { connectClient } = await import('../../temporal/connection.ts');
       const { SledClient } = await import('../../activities/sled-client.ts');
       const { SledDirectory } = await import('../../activities/sled-directory.ts');
@@ -37,7 +38,7 @@ export function addDoctorCommand(program: Command): void {
       const database = openDatabase(databaseUrl, { maxConnections: 2, applicationName: 'mooring-doctor' });
       const directory =
         authority === undefined ? null : await SledDirectory.open(database.db, await becomeControlPlane(authority));
-      const sleds = new SledClient(undefined, directory);
+      const sleds = new SledClient(undefined, directory, (await readInstallation(database.db)).id);
       const { connection, close } = await connectClient(temporal.connection);
       try {
         const client = new Client({ connection, namespace: temporal.namespace });

@@ -26,6 +26,7 @@ interface AgentOptions {
   readonly fencing?: boolean;
   readonly lease: number;
   readonly sledId?: string;
+  readonly releaseInstallation?: boolean;
   readonly testEndpoints?: boolean;
 }
 
@@ -76,6 +77,10 @@ function withAgentOptions(command: Command): Command {
     .option(
       '--sled-id <id>',
       'which sled this is; by default its certificate says so, or the control plane, by its name',
+    )
+    .option(
+      '--release-installation',
+      'once, when another installation is to have this sled: forget the one whose orders its agent took; the next one that commands it is kept',
     )
     .option('--test-endpoints', 'take planted faults over HTTP');
 }
@@ -263,6 +268,7 @@ async function serve(options: ServeOptions): Promise<void> {
         }
       : {}),
     dataDir: options.data ?? vms?.dataDir,
+    releaseInstallation: options.releaseInstallation,
     ...(vms === null ? {} : { makeHypervisor: vms.makeHypervisor }),
     onTrouble,
   });

@@ -62,6 +62,7 @@ CREATE TABLE sled (
   kept_agent_id uuid,
   agent_version text,
   agent_trouble text[] NOT NULL DEFAULT '{}'::text[],
+  another_answers boolean DEFAULT false NOT NULL,
   cpu_models text[],
   time_created timestamptz NOT NULL DEFAULT now(),
   time_modified timestamptz NOT NULL DEFAULT now(),

@@ -8,13 +8,19 @@ import { LATE_AFTER_LEASES } from '../../model/lease.ts';
 import { AFFINITY_KINDS, groupNoun, SLED_POLICIES } from '../../model/states.ts';
 import type { Queryable } from '../connect.ts';
 
-/** A sled that takes new VMMs: in service, not declared dead, and, with fencing, lately sure of its lease. */
-export const takesVmms = sql.raw(`(sled.policy = 'in_service' AND sled.time_declared_dead IS NULL
+/**
+ * A sled that takes new VMMs: in service, not declared dead, with no other agent than its own at its address, and, with fencing,
+ * lately sure of its lease.
+ */
+export const takesVmms =
+  sql.raw(`(sled.policy = 'in_service' AND sled.time_declared_dead IS NULL AND NOT sled.another_answers
   AND (sled.lease_ms IS NULL
     OR coalesce(sled.lease_confirmed_at + sled.lease_ms * ${LATE_AFTER_LEASES} * interval '1 millisecond' > now(), false)))`);
 
 /** A sled that is picked last of all: it gives no answer, as far as is known, or its agent says what ails it. */
 const ails = sql.raw(`(sled.silent_since IS NOT NULL OR cardinality(sled.agent_trouble) > 0)`);
+
+const WHY_PASSED_OVER = 'dead, late with the renewal of their lease, or not answered for by an agent of their own';
 
 export interface PlacementRequest {
   /** Its groups are honoured; where it is itself doesn't count. */
@@ -119,7 +125,7 @@ export async function explainNoSled(db: Queryable, request: PlacementRequest): P
     FROM candidate`);
   const { in_service, with_cpu, silent, with_room, groups } = countRow.parse(result.rows[0]);
   const size = `${request.ncpus} CPUs, ${request.memoryBytes} bytes`;
-  const passedOver = silent === 0 ? '' : ` (${silent} of them dead, or late with the renewal of their lease)`;
+  const passedOver = silent === 0 ? '' : ` (${silent} of them ${WHY_PASSED_OVER})`;
   if (in_service === 0)
     return silent === 0
       ? `no sled is in service: add one, or make one provisionable`
@@ -127,7 +133,7 @@ export async function explainNoSled(db: Queryable, request: PlacementRequest): P
   if (with_cpu === 0)
     return `no sled that takes instances offers the CPU model ${request.cpuModel}, which its guest runs with: stop it and start it again, and it gets another one, or add a sled that offers it`;
   if (with_room === 0)
-    return `no sled has room (${size})${silent === 0 ? '' : `, ${silent} being dead or late with the renewal of their lease`}: add a sled, or stop or move other instances`;
+    return `no sled has room (${size})${silent === 0 ? '' : `, ${silent} being ${WHY_PASSED_OVER}`}: add a sled, or stop or move other instances`;
   return `${describeGroups(groups)} every sled that has room (${size}): stop or move other members, take the instance out of the group, or add a sled`;
 }
 
@@ -152,7 +158,7 @@ const destinationRow = z.object({
 
 export interface Destination extends PickedSled {
   readonly policy: z.infer<typeof destinationRow>['policy'];
-  /** It is in service, not declared dead, and not late with the renewal of its lease. */
+  /** It is in service, not declared dead, answered for by its own agent, and not late with the renewal of its lease. */
   readonly takesVmms: boolean;
   /** It fits there. */
   readonly room: boolean;

@@ -19,6 +19,8 @@ const watchedSled = z.object({
   identified: z.boolean(),
   /** VMMs live there that its agent has spoken of, so that no other agent can speak for it. */
   guests: z.boolean(),
+  /** Another agent than its own answers there: it takes no VMM. */
+  anotherAnswers: z.boolean(),
   agentVersion: z.string().nullable(),
   agentTrouble: z.array(z.string()),
   cpuModels: z.array(z.string()).nullable(),
@@ -35,7 +37,7 @@ export async function readWatchedSleds(db: Queryable): Promise<WatchedSled[]> {
       coalesce(last_answered_at > now() - interval '1 minute', false) AS "answeredLately",
       kept_agent_id AS "keptAgentId", identified, EXISTS (SELECT 1 FROM vmm WHERE vmm.sled_id = sled.id AND vmm.time_deleted IS NULL
         AND vmm.state <> 'creating' AND vmm.state NOT IN ${goneStates}) AS guests,
-      agent_id AS "agentId", agent_version AS "agentVersion", agent_trouble AS "agentTrouble",
+      another_answers AS "anotherAnswers", agent_id AS "agentId", agent_version AS "agentVersion", agent_trouble AS "agentTrouble",
       cpu_models AS "cpuModels"
     FROM sled WHERE policy <> 'expunged'`);
   return result.rows.map((row) => watchedSled.parse(row));

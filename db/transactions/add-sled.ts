@@ -44,8 +44,9 @@ export async function addSled(db: Database, { agent, ...values }: NewSled) {
 
 /** What a sled's row has of the answer of its agent at its address, or of the lack of one (`undefined`). */
 export function answerOf(agent: AgentDescription | null | undefined) {
-  if (agent === undefined) return { silentSince: sql`now()` };
+  if (agent === undefined) return { silentSince: sql`now()`, anotherAnswers: false };
   return {
+    anotherAnswers: false,
     lastAnsweredAt: sql`now()`,
     silentSince: null,
     agentId: agent?.agent_id ?? null,

@@ -74,7 +74,7 @@ export async function checkMigration(
   }
   if (!destination.takesVmms) {
     throw Refusal.conflict(
-      `dst_sled_id: sled "${destination.name}" takes no instances: it was declared dead, or is late with the renewal of its lease; name another sled`,
+      `dst_sled_id: sled "${destination.name}" takes no instances: it was declared dead, is late with the renewal of its lease, or another agent than its own answers at its address (see "mooring sled list"); name another sled`,
     );
   }
   if (!destination.offersCpu) {

@@ -45,7 +45,10 @@ export async function joinSled<Certificate extends { readonly serial: string; re
       const { invite, expired } = found;
       if (expired) throw refuseToken('has expired');
       if (invite.timeUsed !== null && invite.keyFingerprint !== keyFingerprint) throw refuseToken('was used before');
-      const joined = { address, agentId, keptAgentId: agentId, threads, memoryBytes, identified: true };
+      const joined = {
+        ...{ address, agentId, keptAgentId: agentId, threads, memoryBytes, identified: true },
+        anotherAnswers: false,
+      };
       const [known] = await transaction
         .select({
           id: sled.id,

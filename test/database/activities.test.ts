@@ -10,7 +10,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import type { ActivityContext } from '../../activities/context.ts';
 import { createReconcilerActivities } from '../../activities/reconcilers.ts';
 import { createSagaActivities } from '../../activities/sagas.ts';
-import { type SledClient, SledError } from '../../activities/sled-client.ts';
+import { AnotherInstallation, type SledAddress, type SledClient, SledError } from '../../activities/sled-client.ts';
 import type { ApiContext } from '../../api/context.ts';
 import { addReportRoutes } from '../../api/routes/reports.ts';
 import { readInstance } from '../../db/queries/read-instance.ts';
@@ -58,6 +58,7 @@ function context(sleds: Partial<SledClient>): ActivityContext {
     readState: silence,
     readInventory: silence,
     describe: silence,
+    learnAgents: () => {},
     ...sleds,
   };
   const workflows = {
@@ -368,6 +369,58 @@ describe('an agent with another id than the one that the sled’s keeps', () => 
     expect((await watch(other)).found.lost).toEqual([claim.vmmId]);
     expect(await row(claim.sledId)).toMatchObject({ agent_id: other.agent_id, silent: false });
   });
+
+  test.each(['another sled', 'another installation'])(
+    'of %s: it takes no VMM, ends none, and says why',
+    async (whose) => {
+      const claim = await claimed();
+      const owner = await database.addSled();
+      await recordSledAnswer(database.db, { id: owner }, kept);
+      const takes = async () => {
+        const { rows } = await database.db.execute(
+          sql`SELECT another_answers, silent_since IS NOT NULL AS silent, agent_trouble FROM sled WHERE id = ${claim.sledId}`,
+        );
+        return rows[0];
+      };
+      const isOwners = (sled: SledAddress) => sled.name !== claim.sledName;
+      const own = { ...kept, agent_id: randomUUID() };
+      const pass = async (isBack: boolean) => {
+        const learned: unknown[] = [];
+        const { found } = await inActivity(
+          1,
+          createReconcilerActivities(
+            context({
+              learnAgents: (all) => learned.push(...all),
+              readInventory: async (sled) => {
+                if (whose === 'another installation' && !isBack && !isOwners(sled))
+                  throw new AnotherInstallation('unavailable', 'of the installation a', { answered: false });
+                return { vmms: isOwners(sled) || isBack ? [] : [{ ...vmmReport('running', 3), ...stranger }] };
+              },
+              unregister: async (_, vmmId) => {
+                calls.push(vmmId);
+                return { updated_runtime: null };
+              },
+              describe: async (sled) => (isOwners(sled) || (whose === 'another sled' && !isBack) ? kept : own),
+            }),
+          ).watchSleds,
+        );
+        expect(learned).toContainEqual(expect.objectContaining({ id: owner, keptAgentId: kept.agent_id }));
+        return found;
+      };
+      const stranger = { vmm_id: randomUUID(), instance_id: claim.instanceId };
+      for (let time = 0; time < 2; time++)
+        expect(await pass(false)).toMatchObject({ silent: [claim.sledName], unregistered: [], lost: [] });
+      expect(calls).toEqual([]);
+      const why = whose === 'another sled' ? 'one host is one sled' : 'of the installation a';
+      expect(await takes()).toEqual({
+        another_answers: true,
+        silent: true,
+        agent_trouble: [expect.stringContaining(why)],
+      });
+      expect(await pass(true)).toMatchObject({ silent: [] });
+      expect(await takes()).toEqual({ another_answers: false, silent: false, agent_trouble: [] });
+    },
+  );
 
   test('every step that speaks to a sled names the agent that speaks for it', async () => {
     const claim = await claimed();

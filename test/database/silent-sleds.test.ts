@@ -3,7 +3,7 @@ import { createHash, randomUUID } from 'node:crypto';
 import { sql } from 'drizzle-orm';
 import fc from 'fast-check';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { pickSled } from '../../db/queries/pick-sled.ts';
+import { pickSled, readDestination } from '../../db/queries/pick-sled.ts';
 import { readInstance } from '../../db/queries/read-instance.ts';
 import { readOperation } from '../../db/queries/read-operation.ts';
 import { addSled } from '../../db/transactions/add-sled.ts';
@@ -65,11 +65,11 @@ async function attempt(
 }
 
 describe('placement', () => {
-  test('takes a sled that is silent, or whose agent is not well, only where no other one fits', async () => {
+  test('takes a sled that is silent, or whose agent is not well, only where no other one fits, and none where another one answers', async () => {
     const sleds = [await database.sled(), await database.sled(), await database.sled(), await database.sled()];
     await fc.assert(
       fc.asyncProperty(
-        fc.array(fc.constantFrom('answers', 'silent', 'trouble', 'full'), { minLength: 4, maxLength: 4 }),
+        fc.array(fc.constantFrom('answers', 'silent', 'trouble', 'full', 'another'), { minLength: 4, maxLength: 4 }),
         async (states) => {
           for (const [index, id] of sleds.entries()) {
             const state = states[index];
@@ -78,11 +78,19 @@ describe('placement', () => {
             );
             await recordSledAnswer(db(), { id }, state === 'trouble' ? agent({ trouble: ['its disk is full'] }) : null);
             if (state === 'silent') await recordSledSilence(db(), { id });
+            if (state === 'another') await recordSledSilence(db(), { id }, ['that of another sled']);
+            // A call that was answered is not the word of who answered it.
+            if (state === 'another') await recordSledAnswer(db(), { id }, undefined);
           }
-          const picked = await pickSled(db(), { instanceId: randomUUID(), ncpus: 1, memoryBytes: GIB });
+          const request = { instanceId: randomUUID(), ncpus: 1, memoryBytes: GIB };
+          const picked = await pickSled(db(), request);
+          for (const [index, id] of sleds.entries())
+            expect((await readDestination(db(), id, request))?.takesVmms).toBe(
+              !['full', 'another'].includes(states[index] ?? ''),
+            );
           const state = picked === null ? null : states[sleds.indexOf(picked.id)];
           if (states.includes('answers')) expect(state).toBe('answers');
-          else if (states.every((one) => one === 'full')) expect(state).toBeNull();
+          else if (states.every((one) => ['full', 'another'].includes(one))) expect(state).toBeNull();
           else expect(['silent', 'trouble']).toContain(state);
         },
       ),
@@ -125,7 +133,14 @@ describe('what is remembered of a sled', () => {
     await recordSledAnswer(db(), { id: here }, said);
     await recordSledAnswer(db(), { id: there }, said);
     expect(await sledRow(here)).toMatchObject({ agent_id: said.agent_id });
-    expect(await sledRow(there)).toMatchObject({ agent_id: null });
+    expect(await sledRow(there)).toMatchObject({
+      agent_id: null,
+      silent_since: expect.anything(),
+      agent_trouble: [expect.stringContaining('one host is one sled')],
+    });
+    const request = { instanceId: randomUUID(), ncpus: 1, memoryBytes: GIB };
+    expect((await readDestination(db(), here, request))?.takesVmms).toBe(true);
+    expect((await readDestination(db(), there, request))?.takesVmms).toBe(false);
     const add = (given: AgentDescription | null | undefined) =>
       addSled(db(), { name: 'twice', address: '10.9.9.9:8099', threads: 1, memoryBytes: GIB, agent: given });
     await expect(add(said)).rejects.toThrow(/one host is one sled/);

@@ -116,6 +116,7 @@ const LEGALITY_TEST = 'test/rules/legality.test.ts';
 const ANSWERS_TEST = 'test/rules/sled-answers.test.ts';
 const FORCE_STOP_TEST = 'test/rules/force-stop.test.ts';
 const ANOTHER_AGENT_TEST = 'test/rules/another-agent.test.ts';
+const INSTALLATIONS_TEST = 'test/sled-agent/installations.test.ts';
 const DESCRIPTION_TEST = 'test/sled-agent/agent-description.test.ts';
 const PAUSES_TEST = 'test/database/restart-pauses.test.ts';
 const AUTO_RESTART_TEST = 'test/rules/auto-restart.test.ts';
@@ -605,8 +606,94 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'a call believes whoever is at the address of a sled',
     why: 'another machine’s answers become this sled’s',
-    edits: [{ file: CLIENT, find: 'if (!proved) requireOwnAgent(sled, shown, what);', replace: '' }],
+    edits: [
+      { file: CLIENT, find: 'requireOwnAgent(sled, shown, what);\n      this.#require', replace: 'this.#require' },
+    ],
     caughtBy: [ANOTHER_AGENT_TEST],
+  },
+  {
+    name: 'another sled’s agent speaks for a sled of which no id is known',
+    why: 'one host is two sleds: members of a group that must be apart start on one',
+    edits: [
+      {
+        file: CLIENT,
+        find: 'if (owner === undefined || owner === name) return;',
+        replace: 'if (owner !== name) return;',
+      },
+    ],
+    caughtBy: [ANOTHER_AGENT_TEST],
+  },
+  {
+    name: 'a sled at whose address another one’s agent answers takes VMMs',
+    why: 'one host is two sleds: what must be apart is not, and room is counted twice',
+    edits: [{ file: 'db/queries/pick-sled.ts', find: ' AND NOT sled.another_answers', replace: '' }],
+    caughtBy: [SILENT_DATABASE_TEST],
+  },
+  {
+    name: 'whatever answers a call makes a sled one that takes VMMs again',
+    why: 'what answers there is still another sled’s agent',
+    edits: [
+      {
+        file: 'db/transactions/record-sled-answer.ts',
+        find: 'silent_since = NULL${described}',
+        replace: 'silent_since = NULL, another_answers = another_answers AND false${described}',
+      },
+    ],
+    caughtBy: [SILENT_DATABASE_TEST],
+  },
+  {
+    name: 'of two sleds that learn of one agent at once, both take VMMs',
+    why: 'until the next pass of the watcher one host is two sleds',
+    edits: [
+      {
+        file: 'db/transactions/record-sled-answer.ts',
+        find: "await recordSledSilence(db, key, ['the agent",
+        replace: "if (key === null) await recordSledSilence(db, key, ['the agent",
+      },
+    ],
+    caughtBy: [SILENT_DATABASE_TEST],
+  },
+  {
+    name: 'a sled agent takes the orders of every installation',
+    why: 'the watcher of a copy of the database ends the original’s guests, which the copy does not know',
+    edits: [
+      {
+        file: 'sled-agent/installation-keeper.ts',
+        find: 'this.#kept === null || named === this.#kept) return;',
+        replace: "this.#kept === null || named !== '') return;",
+      },
+    ],
+    caughtBy: [INSTALLATIONS_TEST],
+  },
+  {
+    name: 'a sled agent forgets whose orders it takes when it is started again',
+    why: 'the copy whose watcher is first then ends every guest of the original',
+    edits: [
+      {
+        file: 'sled-agent/installation-keeper.ts',
+        find: 'this.#path === null ? null : readKept(this.#path);',
+        replace: 'null;',
+      },
+    ],
+    caughtBy: [INSTALLATIONS_TEST],
+  },
+  {
+    name: 'another installation’s sled agent is believed to refuse',
+    why: 'a copy takes what is no word on its VMMs for one: it fails what may run',
+    edits: [{ file: CLIENT, find: 'if (error_code === ANOTHER_INSTALLATION)', replace: "if (error_code === '')" }],
+    caughtBy: [INSTALLATIONS_TEST],
+  },
+  {
+    name: 'a sled that takes another installation’s orders goes on taking VMMs',
+    why: 'every start that is placed there fails, and nobody is told what is wrong',
+    edits: [
+      {
+        file: WATCHER,
+        find: 'inventory.reason instanceof AnotherInstallation) {',
+        replace: 'inventory.reason === null) {',
+      },
+    ],
+    caughtBy: [ACTIVITIES_TEST],
   },
   {
     name: '"no such VMM" is believed of who does not say who it is',
@@ -1329,8 +1416,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: DOCTOR_SLEDS,
-        find: '[...(await readSledDirectory(db)), ...expunged]',
-        replace: '[...(await readSledDirectory(db)), ...expunged.slice(0, 0)]',
+        find: '[...known, ...expunged]',
+        replace: '[...known, ...expunged.slice(0, 0)]',
       },
     ],
     caughtBy: [WORD_TEST],

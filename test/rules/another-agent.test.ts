@@ -138,6 +138,28 @@ describe.each(everybody)('%s', (name) => {
   });
 });
 
+test('another sled’s agent speaks for no sled, also where no id of that one’s is known', async () => {
+  const learns = new SledClient();
+  const unknown = { ...sled, keptAgentId: null };
+  const outcome = (at: SledAddress) =>
+    learns.setState(at, 'v', { type: 'running' }, LIMIT_MS).then(
+      () => 'done',
+      (error: unknown) => (error instanceof AnotherAgent ? error.message : error),
+    );
+  who = 'another agent';
+  answer = KNOWS_NOTHING;
+  expect(await outcome(unknown)).toBe('done');
+  learns.learnAgents([unknown, { name: 'sled-2', keptAgentId: OTHER }]);
+  expect(await outcome(unknown)).toContain('is that of sled "sled-2"');
+  answer = { status: 200, body: vmmReport('starting', 2) };
+  await expect(learns.register(unknown, 'v', register, LIMIT_MS)).rejects.toThrow(AnotherAgent);
+  // It has learned whose agent this is in the meantime, and the step doesn't know it yet.
+  answer = KNOWS_NOTHING;
+  learns.learnAgents([{ ...sled, keptAgentId: OTHER }]);
+  expect(await outcome(unknown)).toBe('done');
+  await learns.close();
+});
+
 test('the sled’s own agent, which shows its id, is not asked for it', async () => {
   who = 'its own agent';
   answer = GONE;

@@ -102,6 +102,32 @@ describe('the same agent is one sled', () => {
   });
 });
 
+test('one host that is added twice before its agent answers takes no VMM as the second sled', async () => {
+  const port = await freePort();
+  const twins = [await add(`127.0.0.1:${port}`), await add(`localhost:${port}`)];
+  expect(twins.map(({ silent_since }) => silent_since)).toEqual([expect.any(String), expect.any(String)]);
+  await startAgent(`127.0.0.1:${port}`, mkdtempSync(join(folder, 'twice-')));
+  const states = async () => {
+    const rows = await Promise.all(twins.map(({ id }) => harness.client.getSled(id)));
+    return rows.sort((one, other) => Number(one.silent_since != null) - Number(other.silent_since != null));
+  };
+  for (let pass = 0; pass < 2; pass++) {
+    await harness.reconcile();
+    const [own, twin] = await states();
+    expect(own).toMatchObject({ silent_since: null, agent: { trouble: [] } });
+    expect(twin).toMatchObject({
+      silent_since: expect.any(String),
+      agent: { trouble: [expect.stringContaining('one host is one sled')] },
+    });
+    const id = await harness.running({ ncpus: 1 });
+    const error = await refused(harness.client.migrateInstance(id, twin?.id ?? ''));
+    expect([error.status, error.message]).toEqual([409, expect.stringContaining('takes no instances')]);
+    await harness.client.stopInstance(id);
+    await harness.shows(id, 'stopped');
+  }
+  for (const { id } of twins) await expunge(id);
+});
+
 describe('who does not say who it is', () => {
   const serve = async (answer: (path: string) => [number, string]): Promise<string> => {
     const server: Server = createServer((request, response) => {
