@@ -1338,8 +1338,16 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'join: a sled moves away from its VMMs',
     why: 'they are not found at the new address, and started elsewhere while they run at the old one',
-    edits: [{ file: JOIN_SLED, find: 'known.address !== address', replace: 'false' }],
+    edits: [{ file: JOIN_SLED, find: '(known.address !== address || !isSilent)', replace: 'false' }],
     caughtBy: [IDENTITY_TEST],
+  },
+  {
+    name: 'join: a sled joins again at its own address with data of which its VMMs are no part',
+    why: 'its agent does not know them, and they are started elsewhere while they run on there',
+    edits: [
+      { file: JOIN_SLED, find: '(known.address !== address || !isSilent)', replace: 'known.address !== address' },
+    ],
+    caughtBy: [SILENT_DATABASE_TEST],
   },
 
   // --- Leases ---
