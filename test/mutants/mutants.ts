@@ -1979,8 +1979,32 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: 'sled-agent/reporter.ts',
-        find: 'return isMarked(answer) || !this.#marks;',
+        find: 'return !this.#marks.seen && !isTerminalVmmState(report.vmm_state.state);',
         replace: 'return true;',
+      },
+    ],
+    caughtBy: ['test/rules/answer-marks.test.ts'],
+  },
+  {
+    name: 'marks: the end of a VMM is forgotten on a 204 of anybody, by an agent that has heard no control plane yet',
+    why: 'the control plane never hears of it, and takes a guest that has shut itself down for one that is lost',
+    edits: [
+      {
+        file: 'sled-agent/reporter.ts',
+        find: ' && !isTerminalVmmState(report.vmm_state.state);',
+        replace: ';',
+      },
+    ],
+    caughtBy: ['test/rules/answer-marks.test.ts'],
+  },
+  {
+    name: 'marks: that the control plane marks its answers is forgotten with the agent’s process',
+    why: 'an agent that was started again believes what the one before it would not have',
+    edits: [
+      {
+        file: 'sled-agent/control-plane-marks.ts',
+        find: 'this.#seen = this.#path !== null && existsSync(this.#path);',
+        replace: 'this.#seen = false;',
       },
     ],
     caughtBy: ['test/rules/answer-marks.test.ts'],
