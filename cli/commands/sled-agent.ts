@@ -26,6 +26,7 @@ interface AgentOptions {
   readonly fencing?: boolean;
   readonly lease: number;
   readonly sledId?: string;
+  readonly movedData?: boolean;
   readonly testEndpoints?: boolean;
 }
 
@@ -76,6 +77,10 @@ function withAgentOptions(command: Command): Command {
     .option(
       '--sled-id <id>',
       'which sled this is; by default its certificate says so, or the control plane, by its name',
+    )
+    .option(
+      '--moved-data',
+      'the folder of --data was moved here, and the agent that had it is off for good: take it up here; to be given once',
     )
     .option('--test-endpoints', 'take planted faults over HTTP');
 }
@@ -167,6 +172,7 @@ Examples:
           folder: options.data,
           address: await withPort(checkedAddress(options.address)),
           ...sizeOf(options),
+          movedData: options.movedData,
         });
         if (options.json) {
           const { sledId, name, address, controlPlaneUrl } = stored;
@@ -263,6 +269,7 @@ async function serve(options: ServeOptions): Promise<void> {
         }
       : {}),
     dataDir: options.data ?? vms?.dataDir,
+    movedData: options.movedData,
     ...(vms === null ? {} : { makeHypervisor: vms.makeHypervisor }),
     onTrouble,
   });

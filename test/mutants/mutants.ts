@@ -711,6 +711,30 @@ export const MUTANTS: readonly Mutant[] = [
     caughtBy: [DESCRIPTION_TEST],
   },
   {
+    name: 'an agent starts with a copy of another one’s data',
+    why: 'it speaks for the same sled, finds no guests, and reports them failed while they run',
+    edits: [
+      {
+        file: 'sled-agent/server.ts',
+        find: 'if (dataDir !== null) requireOwnPlace(dataDir, disk, options.movedData);',
+        replace: '',
+      },
+    ],
+    caughtBy: [DESCRIPTION_TEST],
+  },
+  {
+    name: 'a folder of data that is another one is taken for the first',
+    why: 'a copy on the same machine speaks for the sled',
+    edits: [{ file: 'sled-agent/data-place.ts', find: 'known.inode !== here.inode', replace: 'false' }],
+    caughtBy: [DESCRIPTION_TEST],
+  },
+  {
+    name: 'a sled joins with a copy of another one’s data',
+    why: 'it is taken for the sled’s own agent, and the sled is moved away from its guests',
+    edits: [{ file: 'sled-agent/join.ts', find: '  requireOwnPlace(folder, disk, options.movedData);', replace: '' }],
+    caughtBy: [DESCRIPTION_TEST],
+  },
+  {
     name: 'an agent’s answers don’t say who gives them',
     why: 'nobody hears that it is another one than the sled’s own',
     edits: [
