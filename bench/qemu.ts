@@ -26,7 +26,7 @@ const DOCUMENT = fileURLToPath(new URL('../docs/real-vms.md', import.meta.url));
 const qemu = await prepareQemu({ cacheDir: cacheDirectory() });
 const folder = await mkdtemp(join(tmpdir(), 'mooring-measure-'));
 const controlPlane = fastify();
-controlPlane.put('/vmms/:id', async (_, reply) => reply.status(204).send());
+controlPlane.put('/vmms/:id', async (_, reply) => reply.status(204).header('x-request-id', 'r').send());
 const controlPlaneUrl = await controlPlane.listen({ host: '127.0.0.1', port: 0 });
 const agents: SledAgentHandle[] = [];
 

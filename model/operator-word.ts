@@ -122,5 +122,6 @@ export function explainMoveRefusal(name: string, arrival: Arrival, why: WordRefu
     why === 'lease'
       ? 'or drain it first, or wait until its lease has lapsed'
       : `or drain it first, or, when the machine at ${from} is powered off, declare it dead first, or say so (sled_powered_off: true): what is not found at ${to} is lost then`;
-  return `address: VMs of sled "${name}" live at ${from}, and are looked for at ${to} once it is there; ${what}, ${otherwise}`;
+  const where = from === to ? '' : `, and are looked for at ${to} once it is there`;
+  return `address: VMs of sled "${name}" live at ${from}${where}; ${what}, ${otherwise}`;
 }

@@ -21,6 +21,7 @@ import {
   type VmmRuntime,
   type VmmStateAnswer,
 } from '../wire/sled-protocol.ts';
+import { ControlPlaneMarks } from './control-plane-marks.ts';
 import { asDiskError, type Disk } from './disk.ts';
 import { type Hypervisor, UnfitGuest, type Unwritten, type VmEvent, type VmSpec } from './hypervisor.ts';
 import { Reporter } from './reporter.ts';
@@ -103,6 +104,7 @@ export class SledAgent {
       options.identity?.connectToControlPlane(REPORT_CONNECTIONS),
       (vmmId) => this.#onVmmOfExpungedSled(vmmId),
       options.onTrouble,
+      new ControlPlaneMarks(options.dataDir, options.disk),
     );
   }
 

@@ -13,6 +13,7 @@ import {
   readInviteToken,
 } from '../wire/sled-identity.ts';
 import { keepAgentId } from './agent-description.ts';
+import { requireOwnPlace } from './data-place.ts';
 import { Disk } from './disk.ts';
 import { type StoredIdentity, saveIdentity } from './identity-file.ts';
 import { recordedVmmIds } from './vmm-store.ts';
@@ -26,6 +27,8 @@ export interface JoinOptions {
   readonly address: string;
   readonly threads: number;
   readonly memoryBytes: number;
+  /** As an agent is started with it: the data in `folder` were moved there. */
+  readonly movedData?: boolean | undefined;
   /** How long each call may take, in milliseconds; default 10000. */
   readonly callTimeoutMs?: number;
 }
@@ -38,7 +41,8 @@ const PAUSE_MS = 500;
 /**
  * Makes a key here, has it signed by the control plane that the token names, and keeps both in `folder`. The token's
  * secret is sent only to a server whose certificate is signed by the authority that the token names. Throws, without the
- * token in the message, when the token is no good, nobody answers, or `folder` can't be written.
+ * token in the message, when the token is no good, nobody answers, `folder` can't be written,
+ * or its data are a copy.
  */
 export async function joinSled(options: JoinOptions): Promise<StoredIdentity> {
   const token = readInviteToken(options.token.trim());
@@ -52,6 +56,7 @@ export async function joinSled(options: JoinOptions): Promise<StoredIdentity> {
   const disk = new Disk();
   disk.makeFolder(folder);
   disk.probe(folder);
+  requireOwnPlace(folder, disk, options.movedData);
   const vmmIds = recordedVmmIds(folder);
   const asked: JoinRequest = {
     secret: token.secret,

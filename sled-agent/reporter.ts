@@ -1,10 +1,12 @@
 import { request } from 'undici';
 import { isFinalRefusal } from '../model/report-answer.ts';
+import { isTerminalVmmState } from '../model/states.ts';
 import { withLimit } from '../platform/host/with-limit.ts';
 import { inCallSpan } from '../platform/telemetry/tracing.ts';
 import { isMarked, nothing, type ReceivedAnswer, readControlPlaneAnswer } from '../wire/answer-mark.ts';
 import type { SledVmmState } from '../wire/sled-protocol.ts';
 import { type ControlPlaneConnections, plainConnections, saysExpunged } from './control-plane-connections.ts';
+import { ControlPlaneMarks } from './control-plane-marks.ts';
 import { guarded } from './guarded.ts';
 
 const CALL_MS = 5_000;
@@ -23,14 +25,13 @@ export class Reporter {
   readonly #stopped = new AbortController();
   readonly #onTrouble: (message: string) => void;
   #held = false;
-  /** The control plane marks the answers that have no body: from then on a 204 without a mark is somebody else's. */
-  #marks = false;
+  readonly #marks: ControlPlaneMarks;
   readonly #heldVmms = new Set<string>();
 
   /**
    * `onDelivered` is called once the control plane has dealt with a report, `onExpunged` when it answers that the VMM's sled
    * was expunged. `connections` are the reporter's from then on; in plain HTTP by default. `onTrouble` gets what went wrong and
-   * is nobody's answer.
+   * is nobody's answer. `marks` is what is known of the control plane from before.
    */
   constructor(
     controlPlaneUrl: string,
@@ -38,12 +39,14 @@ export class Reporter {
     connections: ControlPlaneConnections | null = null,
     onExpunged: (vmmId: string) => void = () => {},
     onTrouble: (message: string) => void = () => {},
+    marks: ControlPlaneMarks = new ControlPlaneMarks(null),
   ) {
     this.#url = controlPlaneUrl;
     this.#onTrouble = onTrouble;
     this.#connections = connections ?? plainConnections(8);
     this.#onDelivered = onDelivered;
     this.#onExpunged = onExpunged;
+    this.#marks = marks;
   }
 
   /** Queues a report. */
@@ -112,18 +115,21 @@ export class Reporter {
           return { status, text: await body.text(), requestId: received['x-request-id'] };
         }),
       );
-      return this.#isHeard(vmmId, received);
+      return this.#isHeard(vmmId, report, received);
     } catch {
       return false;
     }
   }
 
   /** Whether an answer is the control plane's last word on a report. */
-  #isHeard(vmmId: string, answer: ReceivedAnswer): boolean {
+  #isHeard(vmmId: string, report: SledVmmState, answer: ReceivedAnswer): boolean {
     if (answer.status === 204) {
-      // The protocol asks for a 204 and no more; but who has marked one marks them all.
-      this.#marks ||= isMarked(answer);
-      return isMarked(answer) || !this.#marks;
+      if (isMarked(answer)) {
+        this.#marks.remember();
+        return true;
+      }
+      // Of a guest that lives the control plane can hear again; of one that is over nobody could tell it once it is forgotten.
+      return !this.#marks.seen && !isTerminalVmmState(report.vmm_state.state);
     }
     const read = readControlPlaneAnswer(answer, nothing);
     if (saysExpunged(read)) this.#onExpunged(vmmId);

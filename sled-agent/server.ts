@@ -6,6 +6,7 @@ import { SledAgent } from './agent.ts';
 import { makeAgentApp } from './agent-app.ts';
 import { AgentDescriber } from './agent-description.ts';
 import { addAgentRoute, addTestRoutes, addVmmRoutes } from './agent-routes.ts';
+import { requireOwnPlace } from './data-place.ts';
 import { asDiskError, Disk, type DiskError, type FileSystem } from './disk.ts';
 import { PlantedFaults } from './faults.ts';
 import type { WitnessedHypervisor } from './hypervisor.ts';
@@ -57,6 +58,8 @@ export interface SledAgentOptions {
   readonly dataDir?: string | undefined;
   /** An operator releases it from the installation whose orders it took: it takes those of the next one that commands it. */
   readonly releaseInstallation?: boolean | undefined;
+  /** The data were moved here from another place, and the agent that had them is off; without that a copy is refused. */
+  readonly movedData?: boolean | undefined;
   /** Serves the endpoints below `/test/`, by which faults are planted. */
   readonly testEndpoints?: boolean;
   /** Gets a message for people about each thing that went wrong; by default nobody does. */
@@ -105,7 +108,8 @@ const START_AGAIN_MS = 500;
  * Starts a sled agent, with simulated VMs unless `makeHypervisor` is given. It listens at once, and answers 503 until it
  * knows what runs here; then this resolves. With fencing it resolves at once, and answers 503 until it has a lease. An agent
  * whose data are there, on a disk that can't be used at the moment, waits for it and says so (503 or 507): guests of its may
- * run, and nobody else knows of them. Throws when it can't listen, or its data can't be used or made.
+ * run, and nobody else knows of them. Throws when it can't listen, or its data can't be used or made, or are
+ * a copy.
  */
 export async function startSledAgent(options: SledAgentOptions): Promise<SledAgentHandle> {
   const { identity, onTrouble = options.fencing?.onTrouble ?? (() => {}) } = options;
@@ -138,6 +142,7 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
       leaseHeld: () => lease === null || lease.held,
     });
     try {
+      if (dataDir !== null) requireOwnPlace(dataDir, disk, options.movedData);
       const installations = new InstallationKeeper({ dataDir, disk, release: options.releaseInstallation, onTrouble });
       if (options.fencing === undefined) {
         refuseDataWithLease(options.dataDir);

@@ -45,7 +45,7 @@ export async function startFront({ db, port, start }: FrontOptions): Promise<{ u
     return reply.status(202).send(viewInstance(after));
   });
   app.put<{ Params: { vmm_id: string } }>('/vmms/:vmm_id', async (request, reply) => {
-    if (db === null) return reply.status(204).send(null);
+    if (db === null) return reply.status(204).header('x-request-id', request.id).send(null);
     const applied = await applyReport(db, request.params.vmm_id, sledVmmState.parse(request.body));
     if (applied === null) return reply.status(404).send({ error_code: 'NotFound', message: 'unknown', request_id: '' });
     if (applied.verdict === 'applied') {
@@ -53,7 +53,7 @@ export async function startFront({ db, port, start }: FrontOptions): Promise<{ u
       // None of the peers has an update saga: a start's reports need none.
       if (snapshot !== null) needsUpdate(snapshot);
     }
-    return reply.status(204).send(null);
+    return reply.status(204).header('x-request-id', request.id).send(null);
   });
   await app.listen({ host: '127.0.0.1', port });
   return { url: `http://127.0.0.1:${port}`, stop: () => app.close() };

@@ -27,6 +27,7 @@ interface AgentOptions {
   readonly lease: number;
   readonly sledId?: string;
   readonly releaseInstallation?: boolean;
+  readonly movedData?: boolean;
   readonly testEndpoints?: boolean;
 }
 
@@ -81,6 +82,10 @@ function withAgentOptions(command: Command): Command {
     .option(
       '--release-installation',
       'once, when another installation is to have this sled: forget the one whose orders its agent took; the next one that commands it is kept',
+    )
+    .option(
+      '--moved-data',
+      'the folder of --data was moved here, and the agent that had it is off for good: take it up here; to be given once',
     )
     .option('--test-endpoints', 'take planted faults over HTTP');
 }
@@ -172,6 +177,7 @@ Examples:
           folder: options.data,
           address: await withPort(checkedAddress(options.address)),
           ...sizeOf(options),
+          movedData: options.movedData,
         });
         if (options.json) {
           const { sledId, name, address, controlPlaneUrl } = stored;
@@ -269,6 +275,7 @@ async function serve(options: ServeOptions): Promise<void> {
       : {}),
     dataDir: options.data ?? vms?.dataDir,
     releaseInstallation: options.releaseInstallation,
+    movedData: options.movedData,
     ...(vms === null ? {} : { makeHypervisor: vms.makeHypervisor }),
     onTrouble,
   });

@@ -24,7 +24,8 @@ export interface JoiningSled {
 /**
  * Uses an invitation up and puts the sled in service, all in one transaction with the record of its certificate, which
  * `sign` makes. A sled of that name that is there already keeps its id, and its former certificates are revoked; its VMMs are at
- * its new address from then on, which it may have with VMMs only where its agent is the same by its id, and has them. The same key with the
+ * its new address from then on. With VMMs it joins again, also at the address that it had, only where its agent is the same by
+ * its id, and has them. The same key with the
  * same invitation again is the same call, whose answer was lost. Throws a {@link Refusal}.
  */
 export async function joinSled<Certificate extends { readonly serial: string; readonly notAfter: Date }>(
@@ -65,8 +66,10 @@ export async function joinSled<Certificate extends { readonly serial: string; re
         throw Refusal.conflict(
           `sled "${invite.sledName}" was expunged, and its guests may run still: join again when it is gone for good, or as a sled of another name`,
         );
-      // Nobody gives a word for that here: "declare-dead" takes it.
-      if (known !== undefined && known.address !== address)
+      // The address proves nothing: a host may have new data, and a name another host. Of an agent that has never said who it
+      // is, nor what it has, nothing can be asked. Nobody gives a word for that here: "declare-dead" takes it.
+      const isSilent = known?.agentId == null && agentId === null && vmmIds === null;
+      if (known !== undefined && (known.address !== address || !isSilent))
         await requireMayMove(transaction, known, {
           ...{ from: known.address, to: address, answers: false, vmmIds, poweredOff: false },
           ...{ knownAgentId: known.agentId, agentId },

@@ -254,14 +254,14 @@ describe('a sled whose address changes', () => {
     return rows.map((row) => String(row.id));
   };
 
-  /** Joins again by an invitation, at the new address. */
-  const join = async (id: string, agentId: string | null, vmmIds: string[] | null) => {
+  /** Joins again by an invitation. */
+  const join = async (id: string, address: string, agentId: string | null, vmmIds: string[] | null) => {
     const { rows } = await db().execute(sql`SELECT name, threads, memory_bytes FROM sled WHERE id = ${id}`);
     const secretHash = createHash('sha256').update(randomUUID()).digest('hex');
     await db().execute(sql`INSERT INTO sled_invite (id, sled_name, secret_hash, time_expires)
       VALUES (${randomUUID()}, ${rows[0]?.name}, ${secretHash}, now() + interval '1 hour')`);
     const size = { threads: Number(rows[0]?.threads), memoryBytes: Number(rows[0]?.memory_bytes) };
-    await joinSled(db(), { ...to, ...size, secretHash, keyFingerprint: secretHash, agentId, vmmIds }, async () => ({
+    await joinSled(db(), { address, ...size, secretHash, keyFingerprint: secretHash, agentId, vmmIds }, async () => ({
       serial: randomUUID(),
       notAfter: new Date(Date.now() + 3_600_000),
     }));
@@ -272,7 +272,7 @@ describe('a sled whose address changes', () => {
   test('with its VMs, to where its own agent has every one of them, or an operator has given his word: in every case', async () => {
     await fc.assert(
       fc.asyncProperty(
-        fc.constantFrom('set-address', 'join'),
+        fc.constantFrom('set-address', 'join', 'join at its own address'),
         fc.constantFrom(...(Object.keys(AGENTS) as (keyof typeof AGENTS)[])),
         fc.constantFrom(...LISTS),
         fc.constantFrom('none', 'held', 'dead'),
@@ -307,8 +307,9 @@ describe('a sled whose address changes', () => {
           const address = await moved(id);
           const agentId = AGENTS[who];
           const found = agentId == null ? agentId : agent({ agent_id: agentId });
-          const outcome = await (way === 'join'
-            ? join(id, agentId ?? null, vmmIds)
+          const goal = way === 'join at its own address' ? address : to.address;
+          const outcome = await (way !== 'set-address'
+            ? join(id, goal, agentId ?? null, vmmIds)
             : setSledAddress(db(), id, { ...to, askedAddress: address, answers, agent: found, vmmIds, poweredOff })
           ).then(
             () => null,
@@ -318,9 +319,8 @@ describe('a sled whose address changes', () => {
           const byWord = way === 'set-address' && poweredOff && lease === 'none';
           const stays = way === 'set-address' && answers;
           const expected = !stays && (lease === 'dead' || arrived || byWord);
-          expect(await moved(id)).toBe(expected ? to.address : address);
+          expect([outcome === null, await moved(id)]).toEqual([expected, expected ? goal : address]);
           if (expected) {
-            expect(outcome).toBeNull();
             expect(await database.broken()).toEqual([]);
             return;
           }
@@ -328,8 +328,23 @@ describe('a sled whose address changes', () => {
           if (!stays && who === 'own') for (const vmmId of lost) expect((outcome as Error).message).toContain(vmmId);
         },
       ),
-      { numRuns: 60 },
+      { numRuns: 90 },
     );
+  });
+
+  test.each([
+    ['at its own address, and it never said more', true, null, true],
+    ['at its own address, and it has none of its VMs', true, [], false],
+    ['elsewhere', false, null, false],
+  ])('an agent that says nothing of itself joins again with guests: %s', async (_, own, vmmIds, expected) => {
+    const id = await database.sled();
+    await recordSledAnswer(db(), { id }, null);
+    const instanceId = await database.instance(projectId);
+    await database.start(instanceId);
+    await database.runs(instanceId);
+    const joining = join(id, own ? await moved(id) : to.address, null, vmmIds);
+    if (expected) await joining;
+    else await expect(joining).rejects.toMatchObject({ code: 'Conflict' });
   });
 
   test.each<

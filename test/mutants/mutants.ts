@@ -810,6 +810,30 @@ export const MUTANTS: readonly Mutant[] = [
     caughtBy: [DESCRIPTION_TEST],
   },
   {
+    name: 'an agent starts with a copy of another one’s data',
+    why: 'it speaks for the same sled, finds no guests, and reports them failed while they run',
+    edits: [
+      {
+        file: 'sled-agent/server.ts',
+        find: 'if (dataDir !== null) requireOwnPlace(dataDir, disk, options.movedData);',
+        replace: '',
+      },
+    ],
+    caughtBy: [DESCRIPTION_TEST],
+  },
+  {
+    name: 'a folder of data that is another one is taken for the first',
+    why: 'a copy on the same machine speaks for the sled',
+    edits: [{ file: 'sled-agent/data-place.ts', find: 'known.inode !== here.inode', replace: 'false' }],
+    caughtBy: [DESCRIPTION_TEST],
+  },
+  {
+    name: 'a sled joins with a copy of another one’s data',
+    why: 'it is taken for the sled’s own agent, and the sled is moved away from its guests',
+    edits: [{ file: 'sled-agent/join.ts', find: '  requireOwnPlace(folder, disk, options.movedData);', replace: '' }],
+    caughtBy: [DESCRIPTION_TEST],
+  },
+  {
     name: 'an agent’s answers don’t say who gives them',
     why: 'nobody hears that it is another one than the sled’s own',
     edits: [
@@ -1437,8 +1461,16 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'join: a sled moves away from its VMMs',
     why: 'they are not found at the new address, and started elsewhere while they run at the old one',
-    edits: [{ file: JOIN_SLED, find: 'known.address !== address', replace: 'false' }],
+    edits: [{ file: JOIN_SLED, find: '(known.address !== address || !isSilent)', replace: 'false' }],
     caughtBy: [IDENTITY_TEST],
+  },
+  {
+    name: 'join: a sled joins again at its own address with data of which its VMMs are no part',
+    why: 'its agent does not know them, and they are started elsewhere while they run on there',
+    edits: [
+      { file: JOIN_SLED, find: '(known.address !== address || !isSilent)', replace: 'known.address !== address' },
+    ],
+    caughtBy: [SILENT_DATABASE_TEST],
   },
 
   // --- Leases ---
@@ -2070,8 +2102,32 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: 'sled-agent/reporter.ts',
-        find: 'return isMarked(answer) || !this.#marks;',
+        find: 'return !this.#marks.seen && !isTerminalVmmState(report.vmm_state.state);',
         replace: 'return true;',
+      },
+    ],
+    caughtBy: ['test/rules/answer-marks.test.ts'],
+  },
+  {
+    name: 'marks: the end of a VMM is forgotten on a 204 of anybody, by an agent that has heard no control plane yet',
+    why: 'the control plane never hears of it, and takes a guest that has shut itself down for one that is lost',
+    edits: [
+      {
+        file: 'sled-agent/reporter.ts',
+        find: ' && !isTerminalVmmState(report.vmm_state.state);',
+        replace: ';',
+      },
+    ],
+    caughtBy: ['test/rules/answer-marks.test.ts'],
+  },
+  {
+    name: 'marks: that the control plane marks its answers is forgotten with the agent’s process',
+    why: 'an agent that was started again believes what the one before it would not have',
+    edits: [
+      {
+        file: 'sled-agent/control-plane-marks.ts',
+        find: 'this.#seen = this.#path !== null && existsSync(this.#path);',
+        replace: 'this.#seen = false;',
       },
     ],
     caughtBy: ['test/rules/answer-marks.test.ts'],

@@ -8,7 +8,7 @@ const ROOM = fileURLToPath(new URL('../../sled-agent', import.meta.url));
 
 /** What may be imported of `node:fs` and `node:fs/promises` anywhere: it only reads, and leaves no file open. */
 const READS: ReadonlySet<string> = new Set([
-  ...['existsSync', 'readFileSync', 'readdirSync', 'readlinkSync', 'realpathSync'],
+  ...['existsSync', 'readFileSync', 'readdirSync', 'readlinkSync', 'realpathSync', 'statSync'],
   ...['access', 'constants', 'readFile', 'readdir', 'stat'],
 ]);
 /** Files that write to the cache of this machine, before an agent has anything to lose. */

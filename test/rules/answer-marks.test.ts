@@ -3,14 +3,18 @@
  * says in its place, whoever hears it. Every status with every kind of body, for every caller.
  */
 import { randomUUID } from 'node:crypto';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { z } from 'zod';
 import { SledClient, SledError } from '../../activities/sled-client.ts';
 import { MooringApiError, MooringClient, MooringConnectionError } from '../../client/mooring-client.ts';
 import { classifySledAnswer, type SledCommand } from '../../model/sled-answer.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
+import { ControlPlaneMarks } from '../../sled-agent/control-plane-marks.ts';
 import { NetworkTable } from '../../sled-agent/network-table.ts';
 import { Reporter } from '../../sled-agent/reporter.ts';
 import { nothing, readControlPlaneAnswer, readSledError } from '../../wire/answer-mark.ts';
@@ -322,7 +326,7 @@ describe('over HTTP', () => {
   });
 });
 
-test('a 204 without the control plane’s header is a stranger’s, once the control plane has shown that it marks them', async () => {
+test('a 204 without the control plane’s header is a stranger’s, for the end of a VMM always, else once it has marked one', async () => {
   const heard: string[] = [];
   let marked = false;
   const requests: string[] = [];
@@ -333,27 +337,45 @@ test('a 204 without the control plane’s header is a stranger’s, once the con
     response.end();
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const reporter = new Reporter(
-    `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
-    (id) => void heard.push(id),
-  );
-  const report = { vmm_state: { state: 'destroyed', gen: 9, time_updated: new Date().toISOString() } } as const;
+  const dataDir = mkdtempSync(join(tmpdir(), 'mooring-test-'));
+  const start = () =>
+    new Reporter(
+      `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+      (vmmId) => void heard.push(vmmId),
+      null,
+      undefined,
+      undefined,
+      new ControlPlaneMarks(dataDir),
+    );
+  const report = (vmmId: string, state: 'running' | 'stopped' | 'failed' | 'destroyed') =>
+    reporter.report(vmmId, { vmm_state: { state, gen: 9, time_updated: new Date().toISOString() } });
+  const triedAgain = (vmmId: string) =>
+    waitUntil(() => requests.filter((path) => path === `/vmms/${vmmId}`).length >= 3, `${vmmId} was not sent again`);
+  let reporter = start();
   try {
     // All that the protocol asks for.
-    reporter.report('plain', report);
+    report('plain', 'running');
+    report('failed', 'failed');
+    report('destroyed', 'destroyed');
     await waitUntil(() => heard.includes('plain'), 'a plain 204 was not taken');
+    await Promise.all([triedAgain('failed'), triedAgain('destroyed')]);
+    expect(heard).toEqual(['plain']);
     marked = true;
-    reporter.report('marked', report);
-    await waitUntil(() => heard.includes('marked'), 'a marked 204 was not taken');
+    await waitUntil(() => heard.length === 3, 'a marked 204 was not taken');
     marked = false;
-    reporter.report('strange', report);
-    await waitUntil(() => requests.filter((path) => path === '/vmms/strange').length >= 3, 'it was not sent again');
-    expect(heard).not.toContain('strange');
+    report('strange', 'running');
+    await triedAgain('strange');
+    await reporter.stop();
+    reporter = start();
+    report('later', 'running');
+    await triedAgain('later');
+    expect(heard).toHaveLength(3);
     marked = true;
-    await waitUntil(() => heard.includes('strange'), 'it was never heard');
+    await waitUntil(() => heard.includes('later'), 'it was never heard');
   } finally {
     await reporter.stop();
     server.closeAllConnections();
     server.close();
+    rmSync(dataDir, { recursive: true, force: true });
   }
 });

@@ -1,9 +1,11 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { AgentDescriber } from '../../sled-agent/agent-description.ts';
+import { joinSled } from '../../sled-agent/join.ts';
 import { startSledAgent } from '../../sled-agent/server.ts';
+import { writeInviteToken } from '../../wire/sled-identity.ts';
 import { AGENT_ID_HEADER, agentDescription } from '../../wire/sled-protocol.ts';
 
 let dataDir: string;
@@ -12,7 +14,7 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(dataDir, { recursive: true, force: true }));
 
-const start = (options: { dataDir?: string; leaseMs?: number } = {}) =>
+const start = (options: { dataDir?: string; leaseMs?: number; movedData?: boolean } = {}) =>
   startSledAgent({
     name: 'sled-who',
     listen: '127.0.0.1:0',
@@ -21,6 +23,7 @@ const start = (options: { dataDir?: string; leaseMs?: number } = {}) =>
     memoryBytes: 2 ** 30,
     networkPollMs: 0,
     dataDir: options.dataDir,
+    movedData: options.movedData,
     ...(options.leaseMs === undefined ? {} : { fencing: { leaseMs: options.leaseMs } }),
   });
 
@@ -98,3 +101,59 @@ test('an id that can not be kept is told to nobody, and made when it can; a file
   const made = new AgentDescriber(dataDir).describe().agent_id;
   expect(new AgentDescriber(dataDir).describe().agent_id).toBe(made);
 });
+
+describe('an agent’s data that are at another place', () => {
+  /** Starts an agent with these data, and has them say something else of their place. */
+  const dataSaying = async (change: Record<string, string>) => {
+    await start({ dataDir }).then((agent) => agent.stop());
+    const path = join(dataDir, 'data-place.json');
+    writeFileSync(path, JSON.stringify({ ...JSON.parse(readFileSync(path, 'utf8')), ...change }));
+  };
+
+  test.each([
+    ['of another machine', { machine: 'another' }, readFileOf('/etc/machine-id') === ''],
+    ['of other hardware', { hardware: 'another' }, readFileOf('/sys/class/dmi/id/product_uuid') === ''],
+    ['of another folder', { inode: '1' }, false],
+    ['of another file system at another place', { device: '1', folder: '/elsewhere' }, false],
+    ['of a file system whose number has changed', { device: '1' }, true],
+    ['of a folder that was renamed', { folder: '/elsewhere' }, true],
+    ['of a machine that could not be told', { machine: '', hardware: '' }, true],
+  ])('%s', async (_, change, taken) => {
+    await dataSaying(change);
+    if (taken) return (await start({ dataDir })).stop();
+    await expect(start({ dataDir })).rejects.toThrow(/at another place.*--moved-data/);
+    // Once is enough.
+    await start({ dataDir, movedData: true }).then((agent) => agent.stop());
+    await start({ dataDir }).then((agent) => agent.stop());
+  });
+
+  test('a copy is nobody’s, to run and to join with; a folder that was renamed is the same', async () => {
+    const own = await start({ dataDir });
+    const copy = `${dataDir}-copy`;
+    const renamed = `${dataDir}-renamed`;
+    try {
+      cpSync(dataDir, copy, { recursive: true, filter: (source) => !source.endsWith('.lock') });
+      await expect(start({ dataDir: copy })).rejects.toThrow(/at another place.*--moved-data/);
+      const token = writeInviteToken({ url: 'https://127.0.0.1:9', secret: 's'.repeat(43), authority: '0'.repeat(64) });
+      const joining = { token, folder: copy, address: '127.0.0.1:1', threads: 1, memoryBytes: 2 ** 30 };
+      await expect(joinSled(joining)).rejects.toThrow(/at another place/);
+      const before = await ask(own.url);
+      await own.stop();
+      renameSync(dataDir, renamed);
+      const again = await start({ dataDir: renamed });
+      expect(await ask(again.url).finally(() => again.stop())).toEqual(before);
+    } finally {
+      await own.stop().catch(() => {});
+      for (const folder of [copy, renamed]) rmSync(folder, { recursive: true, force: true });
+    }
+  });
+});
+
+/** What a file says; empty where it can't be read. */
+function readFileOf(path: string): string {
+  try {
+    return readFileSync(path, 'utf8').trim();
+  } catch {
+    return '';
+  }
+}

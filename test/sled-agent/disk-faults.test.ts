@@ -36,7 +36,7 @@ const plane = createServer((request, response) => {
   });
   request.on('end', () => {
     onReport(request.url?.split('/').at(-1) ?? '', sledVmmState.parse(JSON.parse(text)));
-    response.writeHead(204).end();
+    response.writeHead(204, { 'x-request-id': 'r' }).end();
   });
 });
 

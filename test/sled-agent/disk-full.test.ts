@@ -306,7 +306,7 @@ describe.skipIf(!mounts)('a sled with fencing whose disk is full', () => {
       granted += 1;
       return { epoch: 0, margin_ms: 1 };
     });
-    control.put('/vmms/:id', async (_, reply) => reply.status(204).send());
+    control.put('/vmms/:id', async (_, reply) => reply.status(204).header('x-request-id', 'r').send());
     url = await control.listen({ host: '127.0.0.1', port: 0 });
   });
   afterAll(() => control.close());

@@ -25,7 +25,9 @@ function answer(way: Way, reply: FastifyReply, otherwise: () => unknown): unknow
 
 beforeAll(async () => {
   plane = fastify();
-  plane.put('/vmms/:id', (_, reply) => answer('a report', reply, () => reply.status(204).send()));
+  plane.put('/vmms/:id', (_, reply) =>
+    answer('a report', reply, () => reply.status(204).header('x-request-id', 'r').send()),
+  );
   plane.get('/network/instances', (request, reply) => {
     const page = { items: [], next: 'next', more: false, reset: false };
     // As the control plane does: only who names that sled hears of it.

@@ -26,7 +26,7 @@ export class ListeningControlPlane {
         return reply.status(503).send({});
       }
       this.reports.push({ vmmId: (request.params as { id: string }).id, report: sledVmmState.parse(request.body) });
-      return reply.status(204).send();
+      return reply.status(204).header('x-request-id', request.id).send();
     });
     this.url = await this.#app.listen({ host: '127.0.0.1', port: 0 });
   }

@@ -117,7 +117,7 @@ describe.skipIf(qemu === null)('real guests with a lease', () => {
       granted += 1;
       return { epoch: 0, margin_ms: 1 };
     });
-    plane.put('/vmms/:id', async (_, reply) => reply.status(204).send());
+    plane.put('/vmms/:id', async (_, reply) => reply.status(204).header('x-request-id', 'r').send());
     planeUrl = await plane.listen({ host: '127.0.0.1', port: 0 });
   });
   afterEach(async () => {
