@@ -252,10 +252,13 @@ export class SledClient {
         headers: this.#headers,
         signal: AbortSignal.timeout(timeoutMs),
       });
+      // Whatever its own agent says, and whether that is understood: it is there.
+      const shown = agentShownIn(headers);
+      if (keptAgentId != null && shown !== undefined) return shown === keptAgentId;
       const text = await readLimited(body);
       // Who doesn't say who it is may be the sled's own: then its machine is powered on.
-      const shown = agentShownIn(headers) ?? (keptAgentId == null ? undefined : await this.#whoIsAt(sled, timeoutMs));
-      if (keptAgentId != null && shown !== undefined && shown !== keptAgentId) return false;
+      const asked = keptAgentId == null ? undefined : await this.#whoIsAt(sled, timeoutMs);
+      if (keptAgentId != null && asked !== undefined) return asked === keptAgentId;
       return statusCode >= 200 && statusCode < 300
         ? sledInventory.safeParse(parseJson(text)).success
         : statusCode >= 400 && readSledError(text) !== null;

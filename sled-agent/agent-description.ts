@@ -22,13 +22,23 @@ export interface AgentCondition {
 export class AgentDescriber {
   readonly #dataDir: string | null;
   readonly #disk: Disk;
+  readonly #isKept: boolean;
   readonly #condition: () => AgentCondition;
   #agentId: string | null = null;
   #triedToKeep = false;
   #version: string | null = null;
 
-  /** `dataDir`: the agent's data; `null`: none, and its id is another one each time it starts. */
-  constructor(dataDir: string | null, condition: () => AgentCondition = () => ({}), disk: Disk = new Disk()) {
+  /**
+   * `dataDir`: the agent's data; `null`: none, and its id is another one each time it starts. `isThrownAway`: so it is with data that
+   * go with the agent.
+   */
+  constructor(
+    dataDir: string | null,
+    condition: () => AgentCondition = () => ({}),
+    disk: Disk = new Disk(),
+    isThrownAway = false,
+  ) {
+    this.#isKept = dataDir !== null && !isThrownAway;
     this.#dataDir = dataDir;
     this.#disk = disk;
     this.#condition = condition;
@@ -57,7 +67,7 @@ export class AgentDescriber {
     const { trouble = [], cpuModels = null } = this.#condition();
     return {
       agent_id: agentId,
-      agent_id_kept: this.#dataDir !== null,
+      agent_id_kept: this.#isKept,
       version: this.#version,
       trouble: [...trouble],
       ...(cpuModels === null ? {} : { cpu_models: [...cpuModels] }),

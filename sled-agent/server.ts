@@ -56,6 +56,8 @@ export interface SledAgentOptions {
   readonly fencing?: FencingOptions | undefined;
   /** Where the agent keeps its store between runs; without it, what it knows is gone with the agent. */
   readonly dataDir?: string | undefined;
+  /** The folder is another one at each start: nothing in it outlives the agent. */
+  readonly isDataThrownAway?: boolean | undefined;
   /** An operator releases it from the installation whose orders it took: it takes those of the next one that commands it. */
   readonly releaseInstallation?: boolean | undefined;
   /** The data were moved here from another place, and the agent that had them is off; without that a copy is refused. */
@@ -168,7 +170,12 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
   const faults = makeTestFaults(agent, hypervisor, planted);
   addAgentRoute(
     app,
-    new AgentDescriber(dataDir, () => ({ trouble: agent.trouble, cpuModels: hypervisor.cpuModels }), disk),
+    new AgentDescriber(
+      dataDir,
+      () => ({ trouble: agent.trouble, cpuModels: hypervisor.cpuModels }),
+      disk,
+      options.isDataThrownAway,
+    ),
   );
   addVmmRoutes(app, agent, planted, installations);
   if (options.testEndpoints) addTestRoutes(app, faults);

@@ -274,6 +274,7 @@ async function serve(options: ServeOptions): Promise<void> {
         }
       : {}),
     dataDir: options.data ?? vms?.dataDir,
+    isDataThrownAway: options.data === undefined,
     releaseInstallation: options.releaseInstallation,
     movedData: options.movedData,
     ...(vms === null ? {} : { makeHypervisor: vms.makeHypervisor }),

@@ -737,8 +737,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: CLIENT,
-        find: 'shown !== undefined && shown !== keptAgentId) return false;',
-        replace: 'shown === "") return false;',
+        find: 'if (keptAgentId != null && shown !== undefined) return shown === keptAgentId;',
+        replace: 'if (keptAgentId != null && shown !== undefined) return true;',
       },
     ],
     caughtBy: [ANOTHER_AGENT_TEST],
@@ -803,7 +803,7 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: 'sled-agent/agent-description.ts',
-        find: 'agent_id_kept: this.#dataDir !== null,',
+        find: 'agent_id_kept: this.#isKept,',
         replace: 'agent_id_kept: true,',
       },
     ],
@@ -2552,6 +2552,30 @@ export const MUTANTS: readonly Mutant[] = [
     why: 'a name service that hangs takes every thread, and PostgreSQL does not answer any more',
     edits: [{ file: 'platform/host/name-lookups.ts', find: 'while (running < atOnce) {', replace: 'while (true) {' }],
     caughtBy: ['test/rules/name-lookups.test.ts'],
+  },
+  {
+    name: 'a word is believed of a sled whose own agent says what is not understood',
+    why: 'an agent of a newer version, whose guests run, counts as silent: they are started elsewhere, too',
+    edits: [
+      {
+        file: 'activities/sled-client.ts',
+        find: 'if (keptAgentId != null && shown !== undefined) return shown === keptAgentId;',
+        replace: 'if (keptAgentId != null && shown !== undefined && shown !== keptAgentId) return false;',
+      },
+    ],
+    caughtBy: [ANOTHER_AGENT_TEST],
+  },
+  {
+    name: 'an agent whose data go with it says that its id is kept',
+    why: 'started again it is another one to everybody, and its guests, which are gone, count as running for ever',
+    edits: [
+      {
+        file: 'sled-agent/agent-description.ts',
+        find: 'this.#isKept = dataDir !== null && !isThrownAway;',
+        replace: 'this.#isKept = dataDir !== null;',
+      },
+    ],
+    caughtBy: ['test/sled-agent/agent-description.test.ts'],
   },
 ];
 

@@ -122,6 +122,15 @@ describe.each(everybody)('%s', (name) => {
     expect(await client.answers(sled, LIMIT_MS)).toBe(!another);
     answer = { status: 503, body: { error_code: 'NOT_READY' } };
     expect(await client.answers(sled, LIMIT_MS)).toBe(!another);
+    // Of a newer version, or ill: what its own agent says may not be understood, but it is there.
+    for (const body of [{ vmms: [{ vmm_state: { state: 'of another version' } }] }, 'nonsense', {}])
+      for (const status of [200, 418, 500]) {
+        answer = { status, body };
+        const isUnderstood = await client.answers(sled, LIMIT_MS);
+        if (AGENTS[name].header === sled.keptAgentId)
+          expect([status, body, isUnderstood]).toEqual([status, body, true]);
+        else if (another) expect(isUnderstood).toBe(false);
+      }
   });
 
   test('is taken for the sled where no id is known that its agent keeps', async () => {

@@ -157,3 +157,8 @@ function readFileOf(path: string): string {
     return '';
   }
 }
+
+test('an agent whose data go with it does not say that its id is kept: started again it is another one, with no guest left', () => {
+  expect(new AgentDescriber(dataDir, undefined, undefined, true).describe()).toMatchObject({ agent_id_kept: false });
+  expect(new AgentDescriber(dataDir).describe()).toMatchObject({ agent_id_kept: true });
+});
