@@ -2562,6 +2562,11 @@ export const MUTANTS: readonly Mutant[] = [
         find: 'if (keptAgentId != null && shown !== undefined) return shown === keptAgentId;',
         replace: 'if (keptAgentId != null && shown !== undefined && shown !== keptAgentId) return false;',
       },
+      {
+        file: 'activities/sled-client.ts',
+        find: 'if (keptAgentId != null && asked !== undefined) return asked === keptAgentId;',
+        replace: 'if (asked !== undefined && asked !== keptAgentId) return false;',
+      },
     ],
     caughtBy: [ANOTHER_AGENT_TEST],
   },
