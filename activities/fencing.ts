@@ -6,7 +6,7 @@
  */
 import { readDeadSledsWithoutFencing, readFencedSleds, readLeavingSleds } from '../db/queries/read-fenced-sleds.ts';
 import { forgetOldGaps } from '../db/transactions/beat-lease-service.ts';
-import { judgeLease, returnDeadSled } from '../db/transactions/declare-dead.ts';
+import { type Declaration, judgeLease, returnDeadSled } from '../db/transactions/declare-dead.ts';
 import { settleExpunge } from '../db/transactions/expunge-sled.ts';
 import { MAX_LEASE_MS } from '../model/lease.ts';
 import type { FencingFindings } from '../model/reconcilers.ts';
@@ -38,17 +38,14 @@ export async function judgeLeases({ db, sleds, workflows }: ActivityContext): Pr
       if (judged.standing === 'unattended') found.unattended.push(name);
       if (judged.declaration === null) return;
       found.dead.push(name);
-      found.failed.push(...judged.declaration.failed);
-      // Should a signal be lost, the scan finds whom it was for.
-      await Promise.all(judged.declaration.instanceIds.map((instanceId) => workflows.signalUpdate(instanceId)));
+      await follow(judged.declaration);
     },
   ).catch(collect);
   await forEach(await readLeavingSleds(db), 1, async ({ id, name }) => {
     const settled = await settleExpunge(db, id, automaticActor('fencing'));
     if (settled === null) return;
     if (settled.failed.length > 0) found.dead.push(name);
-    found.failed.push(...settled.failed);
-    await Promise.all(settled.instanceIds.map((instanceId) => workflows.signalUpdate(instanceId)));
+    await follow(settled);
   }).catch(collect);
   await forEach(await readDeadSledsWithoutFencing(db), CONCURRENT_SLEDS, async (sled) => {
     const living = await livingVmms(sled);
@@ -58,6 +55,12 @@ export async function judgeLeases({ db, sleds, workflows }: ActivityContext): Pr
   await forgetOldGaps(db, 4 * MAX_LEASE_MS);
   throwAll(errors);
   return found;
+
+  /** Notes whose VMMs are lost by a verdict, and signals their updates. Should a signal be lost, the scan finds whom it was for. */
+  async function follow({ failed, instanceIds }: Pick<Declaration, 'failed' | 'instanceIds'>): Promise<void> {
+    found.failed.push(...failed);
+    await Promise.all(instanceIds.map((instanceId) => workflows.signalUpdate(instanceId)));
+  }
 
   /** What a sled says lives there; `null` when it gives no answer that proves anything. */
   async function livingVmms(sled: SledAddress): Promise<string[] | null> {

@@ -51,22 +51,14 @@ export async function reap({
   auditDays = DEFAULT_AUDIT_DAYS,
   retentionDays = DEFAULT_RETENTION_DAYS,
 }: Pick<ActivityContext, 'db' | 'workflows' | 'auditDays' | 'retentionDays'>): Promise<ReaperFindings> {
-  const count = async (batch: (limit: number) => Promise<number>) => {
-    let sum = 0;
-    for (let taken = 1; taken <= MAX_BATCHES; taken++) {
-      const some = await batch(AUDIT_BATCH);
-      sum += some;
-      if (some < AUDIT_BATCH) break;
-    }
-    return sum;
-  };
+  const count = (batch: (limit: number) => Promise<number>) => inBatches(AUDIT_BATCH, () => batch(AUDIT_BATCH));
   const all = async (batch: (db: Database) => Promise<string[]>) => {
     const ids: string[] = [];
-    for (let taken = 1; taken <= MAX_BATCHES; taken++) {
+    await inBatches(REAP_BATCH, async () => {
       const some = await retryOnConflict(() => batch(db));
       ids.push(...some);
-      if (some.length < REAP_BATCH) break;
-    }
+      return some.length;
+    });
     return ids;
   };
   const reaped = {
@@ -92,6 +84,17 @@ export async function reap({
     ...(openRecords === 0 ? {} : { openRecords }),
     ...old,
   };
+}
+
+/** Takes batches until one is not full (`size`), {@link MAX_BATCHES} at most. Returns how many rows there were in all. */
+async function inBatches(size: number, take: () => Promise<number>): Promise<number> {
+  let sum = 0;
+  for (let taken = 1; taken <= MAX_BATCHES; taken++) {
+    const some = await take();
+    sum += some;
+    if (some < size) break;
+  }
+  return sum;
 }
 
 type Expired = Pick<
@@ -136,12 +139,7 @@ export async function reapExpired(
   const request = { keptMs, limit, openOperationIds: await workflows.findOpenSagas(keptMs / 2) };
   const found: { -readonly [Kind in keyof Expired]: number } = {};
   for (const [kind, reapBatch] of EXPIRING) {
-    let sum = 0;
-    for (let taken = 1; taken <= MAX_BATCHES; taken++) {
-      const some = await besideWriters(() => reapBatch(db, request));
-      sum += some;
-      if (some < limit) break;
-    }
+    const sum = await inBatches(limit, () => besideWriters(() => reapBatch(db, request)));
     if (sum > 0) found[kind] = sum;
   }
   return found;

@@ -25,9 +25,9 @@ import { Refusal } from '../model/refusal.ts';
 import type { OperationKind } from '../model/states.ts';
 import type { InstanceMigrateInput, InstanceStartInput, WorkflowTypes } from '../model/workflow-inputs.ts';
 import { TASK_QUEUE, workflowIds } from '../model/workflow-names.ts';
+import { within } from '../platform/host/with-limit.ts';
 import { namedSubject, type SubjectNames } from '../temporal/subject-names.ts';
 import type { RequestAudit } from './audit.ts';
-import { within } from './time-limit.ts';
 
 /** The outcome of an operation that failed, as its caller gets it. */
 export class OperationFailed extends Error {
@@ -332,7 +332,7 @@ export class Operations {
         if (!(error instanceof WorkflowFailedError)) throw error;
       });
     try {
-      return (await within(deadline - performance.now(), closed)) !== 'late';
+      return (await within(deadline - performance.now(), closed, () => 'late' as const)) !== 'late';
     } finally {
       answered.abort();
     }
@@ -355,6 +355,7 @@ export class Operations {
         deadline - performance.now(),
         // What is heard and can't be read is left to Temporal.
         Promise.any([this.#heard(operationId, signal), this.#asked(handle, request, operationId, signal)]),
+        () => 'late' as const,
       );
       if (outcome instanceof OperationFailed) throw outcome;
       if (outcome === 'succeeded') return true;

@@ -2,8 +2,10 @@ import type { Socket } from 'node:net';
 import { sql } from 'drizzle-orm';
 import { drizzle, type NodePgDatabase } from 'drizzle-orm/node-postgres';
 import pg from 'pg';
+import { rootMessage } from '../platform/host/root-message.ts';
+import { within } from '../platform/host/with-limit.ts';
 import { DatabaseClient, type DatabasePeer, driverOptions } from './database-client.ts';
-import { databaseError, databaseTrouble, raisedByDriver, rootMessage } from './errors.ts';
+import { databaseError, databaseTrouble, raisedByDriver } from './errors.ts';
 import * as schema from './schema.ts';
 
 export type Database = NodePgDatabase<typeof schema>;
@@ -88,11 +90,7 @@ export function openDatabase(
     pool,
     peer,
     async close() {
-      let timer: NodeJS.Timeout | undefined;
-      const late = new Promise<void>((resolve) => {
-        timer = setTimeout(resolve, CLOSE_LIMIT_MS);
-      });
-      await Promise.race([pool.end(), late]).finally(() => clearTimeout(timer));
+      await within(CLOSE_LIMIT_MS, pool.end(), () => {});
       for (const client of connections) client.cut();
     },
   };

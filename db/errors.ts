@@ -106,12 +106,3 @@ export function databaseTrouble(error: unknown): string | null {
 export function isDatabaseUnavailable(error: unknown): boolean {
   return databaseTrouble(error) !== null;
 }
-
-/** What lies behind an error of the database, in one line: PostgreSQL's or the driver's own words, never the statement. */
-export function rootMessage(error: unknown): string {
-  let last: unknown = error;
-  while (last instanceof Error && last.cause instanceof Error) last = last.cause;
-  // Node tells each address that it tried in `errors`, and nothing in the message.
-  if (last instanceof AggregateError && last.message === '') last = last.errors[0];
-  return (last instanceof Error ? last.message : String(last)).split('\n')[0] ?? '';
-}

@@ -8,10 +8,11 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { type MigrationMeta, readMigrationFiles } from 'drizzle-orm/migrator';
 import { z } from 'zod';
+import { rootMessage } from '../platform/host/root-message.ts';
 import { ADVISORY_LOCKS } from './advisory-locks.ts';
 import { refusesSettings } from './connect.ts';
 import { DatabaseClient } from './database-client.ts';
-import { databaseError, databaseTrouble, rootMessage } from './errors.ts';
+import { databaseError, databaseTrouble } from './errors.ts';
 import { unreachable } from './unreachable.ts';
 
 const MIGRATIONS_FOLDER = join(dirname(fileURLToPath(import.meta.url)), 'migrations');

@@ -1,4 +1,5 @@
-import { databaseError, databaseTrouble, rootMessage } from './errors.ts';
+import { rootMessage } from '../platform/host/root-message.ts';
+import { databaseError, databaseTrouble } from './errors.ts';
 
 /** An error that says which PostgreSQL can't be worked with, and where its name comes from; never with its password. */
 export function unreachable(url: string, error: unknown, variable = 'DATABASE_URL'): Error {

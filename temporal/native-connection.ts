@@ -1,4 +1,5 @@
 import { NativeConnection } from '@temporalio/worker';
+import { within } from '../platform/host/with-limit.ts';
 import { CONNECT_TIMEOUT_MS, explainUnreachable, type TemporalSettings } from './connection.ts';
 
 /**
@@ -10,17 +11,13 @@ export async function connectNative(
   timeoutMs = CONNECT_TIMEOUT_MS,
 ): Promise<NativeConnection> {
   const connecting = NativeConnection.connect(settings);
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`it gave no answer within ${timeoutMs / 1_000} s`)), timeoutMs);
-  });
   try {
-    return await Promise.race([connecting, late]);
+    return await within(timeoutMs, connecting, () => {
+      throw new Error(`it gave no answer within ${timeoutMs / 1_000} s`);
+    });
   } catch (error) {
     // One that comes after all is nobody's.
     connecting.then((connection) => connection.close()).catch(() => {});
     throw explainUnreachable(error, { connection: settings, namespace: 'default' });
-  } finally {
-    clearTimeout(timer);
   }
 }

@@ -4,7 +4,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import type { Client } from '@temporalio/client';
-import { PROBE, PROBE_SECONDS, type Seconds } from './probe-writes.ts';
+import { PROBE, PROBE_SECONDS, type Seconds } from './write-probes.ts';
 
 /** How long the server may take to tell its time, in milliseconds. */
 const TELL_MS = 3_000;

@@ -9,6 +9,7 @@ import { z } from 'zod';
 import { RECONCILER_PURPOSE, RECONCILERS, type ReconcilerName, type ReconcilerPass } from '../../model/reconcilers.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { RECONCILER_WORKFLOWS, scheduleOf, TASK_QUEUE, workflowIds } from '../../model/workflow-names.ts';
+import { within } from '../../platform/host/with-limit.ts';
 import {
   type ReconcilerView,
   reconcilerName,
@@ -19,7 +20,6 @@ import {
 import type { ApiApp, ApiContext } from '../context.ts';
 import { errors } from '../errors.ts';
 import { waitMs } from '../headers.ts';
-import { within } from '../time-limit.ts';
 import { viewReconcilerPass } from '../views/reconciler.ts';
 
 /** Adds the endpoints of the reconciling loops: looked at, switched off and on, and run once by hand. */
@@ -66,7 +66,7 @@ export function addReconcilerRoutes(app: ApiApp, context: ApiContext): void {
   );
 
   async function resultOf(handle: WorkflowHandle, name: ReconcilerName, limitMs: number): Promise<ReconcilerPass> {
-    const pass = await within(limitMs, handle.result()).catch((error: unknown) => {
+    const pass = await within(limitMs, handle.result(), () => 'late' as const).catch((error: unknown) => {
       if (!(error instanceof WorkflowFailedError)) throw error;
       throw Refusal.unavailable(`the pass of "${name}" failed: ${error.cause?.message ?? error.message}; run it again`);
     });

@@ -1,11 +1,10 @@
 import { randomUUID } from 'node:crypto';
 import { and, eq, ne, sql } from 'drizzle-orm';
-import { hostOf } from '../../model/host-address.ts';
 import { Refusal } from '../../model/refusal.ts';
 import type { Database } from '../connect.ts';
 import { violatedConstraint } from '../errors.ts';
 import { sled, sledCertificate, sledInvite } from '../schema.ts';
-import { moveVmmsOf, requireMayMove } from './move-sled.ts';
+import { moveVmmsOf, portTaken, requireMayMove } from './move-sled.ts';
 
 export interface JoiningSled {
   /** SHA-256 of the invitation's secret, in hexadecimal. */
@@ -104,9 +103,7 @@ export async function joinSled<Certificate extends { readonly serial: string; re
           `address: the agent that joins at ${address} is that of another sled: one host is one sled; join as that one, or expunge it first`,
         );
       case 'vmm_address':
-        throw Refusal.conflict(
-          `address: a VMM of another sled has the port of one of this sled's at ${hostOf(address)}: stop one of the two, and try again`,
-        );
+        throw portTaken(address);
       case 'sled_name':
         throw Refusal.conflict('the sled is joining elsewhere at this moment: try again');
       case 'sled_capacity':

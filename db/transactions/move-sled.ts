@@ -52,6 +52,13 @@ async function readMissingVmms(db: Queryable, sledId: string, vmmIds: readonly s
   return result.rows.map((row) => `VMM ${row.id} (instance "${row.name}")`);
 }
 
+/** Two VMMs would have one address (`vmm_address`), were a sled's VMMs to move to this address of its agent. */
+export function portTaken(address: string): Refusal {
+  return Refusal.conflict(
+    `address: a VMM of another sled has the port of one of this sled's at ${hostOf(address)}: stop one of the two, and try again`,
+  );
+}
+
 /**
  * Has the VMMs of a sled, whose row is locked and has its new address by now, be where it is: each keeps its port. The network
  * follows in the same transaction.

@@ -1,5 +1,4 @@
 import { eq, sql } from 'drizzle-orm';
-import { hostOf } from '../../model/host-address.ts';
 import { Refusal } from '../../model/refusal.ts';
 import type { AgentDescription } from '../../wire/sled-protocol.ts';
 import type { Database, Queryable } from '../connect.ts';
@@ -7,7 +6,7 @@ import { refuseTakenName, retryOnConflict, violatedConstraint } from '../errors.
 import { readCountedSled, type SledRow } from '../queries/read-sled.ts';
 import { sled } from '../schema.ts';
 import { answerOf, refuseKnownAgent } from './add-sled.ts';
-import { moveVmmsOf, requireMayMove } from './move-sled.ts';
+import { moveVmmsOf, portTaken, requireMayMove } from './move-sled.ts';
 
 export interface NewSledAddress {
   /** In its one spelling. */
@@ -35,9 +34,7 @@ export async function setSledAddress(db: Database, sledId: string, moved: NewSle
     ),
   ).catch((error: unknown) => {
     if (violatedConstraint(error) !== 'vmm_address') throw error;
-    throw Refusal.conflict(
-      `address: a VMM of another sled has the port of one of this sled's at ${hostOf(moved.address)}: stop one of the two, and try again`,
-    );
+    throw portTaken(moved.address);
   });
 }
 

@@ -27,14 +27,31 @@ export async function withLimit<Result>(
   }
 }
 
+/**
+ * What `work` comes to, or what `late` gives when that takes longer than `limitMs` milliseconds; the work goes on. Throws what either
+ * throws.
+ */
+export async function within<Result, Late>(
+  limitMs: number,
+  work: Promise<Result>,
+  late: () => Late,
+): Promise<Result | Late> {
+  let timer: NodeJS.Timeout | undefined;
+  const over = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, Math.max(0, limitMs));
+  });
+  try {
+    return await Promise.race([work, over.then(late)]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
 /** Waits for work, but no longer than `ms` milliseconds, and whatever becomes of it. */
 export async function withinTime(work: Promise<unknown>, ms: number): Promise<void> {
-  let timer: NodeJS.Timeout | undefined;
-  await Promise.race([
+  await within(
+    ms,
     work.catch(() => {}),
-    new Promise((resolve) => {
-      timer = setTimeout(resolve, ms);
-    }),
-  ]);
-  clearTimeout(timer);
+    () => {},
+  );
 }

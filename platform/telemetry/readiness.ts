@@ -1,4 +1,5 @@
 import type { Connection } from '@temporalio/client';
+import { within } from '../host/with-limit.ts';
 import type { WriteProbe } from './write-probe.ts';
 
 /** How long PostgreSQL and Temporal may take to answer, in milliseconds. */
@@ -45,16 +46,12 @@ export async function readinessProblems(
     ],
   ];
   const found = await Promise.all(
-    checks.map(async ([name, check]) => {
-      let timer: NodeJS.Timeout | undefined;
-      const late = new Promise<string>((resolve) => {
-        timer = setTimeout(() => resolve(`${name} does not answer`), ANSWER_MS);
-      });
+    checks.map(([name, check]) => {
       const answered = check().then(
         () => null,
         (error: unknown) => `${name}: ${error instanceof Error ? error.message.split('\n')[0] : error}`,
       );
-      return Promise.race([answered, late]).finally(() => clearTimeout(timer));
+      return within(ANSWER_MS, answered, () => `${name} does not answer`);
     }),
   );
   const silent = found.filter((problem) => problem !== null);

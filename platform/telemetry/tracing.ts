@@ -8,6 +8,7 @@ import type { IncomingHttpHeaders } from 'node:http';
 import { context, propagation, type Span, SpanKind, SpanStatusCode, trace } from '@opentelemetry/api';
 import type { Resource } from '@opentelemetry/resources';
 import type { SpanProcessor } from '@opentelemetry/sdk-trace-node';
+import { withinTime } from '../host/with-limit.ts';
 
 /** What the Temporal SDK's interceptors need to send the spans of workflows. */
 interface InstalledTracing {
@@ -51,16 +52,12 @@ async function install(service: string, env: NodeJS.ProcessEnv): Promise<Install
   });
   const provider = new NodeTracerProvider({ resource, spanProcessors: [spanProcessor] });
   provider.register();
-  return { resource, spanProcessor, flush: () => withoutWaitingLonger(provider.forceFlush()) };
-}
+  return { resource, spanProcessor, flush };
 
-/** What is not sent by then is lost: no process is kept from ending by where its traces go. */
-async function withoutWaitingLonger(sending: Promise<void>): Promise<void> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<void>((resolve) => {
-    timer = setTimeout(resolve, EXPORT_MS);
-  });
-  await Promise.race([sending.catch(() => {}), late]).finally(() => clearTimeout(timer));
+  /** What is not sent by then is lost: no process is kept from ending by where its traces go. */
+  function flush(): Promise<void> {
+    return withinTime(provider.forceFlush(), EXPORT_MS);
+  }
 }
 
 const tracer = () => trace.getTracer('mooring');

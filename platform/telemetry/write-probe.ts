@@ -1,3 +1,6 @@
+import { rootMessage } from '../host/root-message.ts';
+import { within } from '../host/with-limit.ts';
+
 /** How long a trial is good, in milliseconds: one that succeeded, and one that failed. */
 const KEPT = { goodMs: 10_000, badMs: 2_000 };
 
@@ -33,24 +36,13 @@ export class WriteProbe {
   }
 
   async #try(): Promise<string | null> {
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => reject(new Error(`no answer in ${this.#limitMs} ms`)), this.#limitMs);
-    });
     try {
-      await Promise.race([this.#write(), late]);
+      await within(this.#limitMs, this.#write(), () => {
+        throw new Error(`no answer in ${this.#limitMs} ms`);
+      });
       return null;
     } catch (error) {
       return `${this.#service} takes no writes: is its disk full, or is it read-only? It says: ${rootMessage(error)}`;
-    } finally {
-      clearTimeout(timer);
     }
   }
-}
-
-/** What lies behind an error, in its own words, on one line. */
-function rootMessage(error: unknown): string {
-  let last = error;
-  while (last instanceof Error && last.cause instanceof Error) last = last.cause;
-  return (last instanceof Error ? last.message : String(last)).split('\n')[0] ?? '';
 }
