@@ -6,6 +6,7 @@ import { Refusal } from '../model/refusal.ts';
 import { HTTP_ERROR_CODES, HttpError, type WriteErrorBody } from '../platform/http/http-errors.ts';
 import { isTemporalUnavailable } from '../temporal/errors.ts';
 import { errorResponse } from '../wire/operator-api/error-response.ts';
+import { FOREIGN_AGENT } from '../wire/sled-protocol.ts';
 import { OperationFailed } from './operations.ts';
 
 /** The error responses that every endpoint declares. */
@@ -30,6 +31,7 @@ const IDENTITY_CODES: Readonly<Record<IdentityRefusal, { status: 401 | 403; code
   wrong_identity: { status: 403, code: 'NOT_A_SLED' },
   expunged: { status: 403, code: 'SLED_EXPUNGED' },
   foreign_sled: { status: 403, code: 'FOREIGN_SLED' },
+  foreign_agent: { status: 403, code: FOREIGN_AGENT },
   foreign_vmm: { status: 403, code: 'FOREIGN_VMM' },
 };
 

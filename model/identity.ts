@@ -42,7 +42,7 @@ export function renewalTime({ notBefore, notAfter }: { notBefore: Date; notAfter
  * Why a connection, or what came over it, is refused for the sake of identity.
  * `no_certificate`: none was shown. `other_authority`: not signed by this installation's. `expired`, `revoked`. `wrong_identity`:
  * it says another, or none. `expunged`: its sled was. `foreign_vmm`: the sled may not speak of this VMM.
- * `foreign_sled`: it may not speak for that sled.
+ * `foreign_sled`: it may not speak for that sled. `foreign_agent`: an agent that is not the sled's own speaks of its VMM.
  */
 export const IDENTITY_REFUSALS = [
   'no_certificate',
@@ -53,6 +53,7 @@ export const IDENTITY_REFUSALS = [
   'expunged',
   'foreign_vmm',
   'foreign_sled',
+  'foreign_agent',
 ] as const;
 export type IdentityRefusal = (typeof IDENTITY_REFUSALS)[number];
 
@@ -73,6 +74,8 @@ export function describeIdentityRefusal(refusal: IdentityRefusal): string {
       return 'the sled was expunged: it is no part of this installation any more, and ends its guests';
     case 'foreign_sled':
       return 'a sled speaks only for itself: the certificate that was shown is another sled’s';
+    case 'foreign_agent':
+      return 'the VMM is placed on a sled that has another agent: start that one, or this one with the data that it had';
     case 'foreign_vmm':
       return 'the VMM is not placed on this sled: a sled speaks only of its own';
   }

@@ -56,6 +56,8 @@ export interface AgentOptions {
   readonly onTrouble?: ((message: string) => void) | undefined;
   /** Whether guests may run here now: with fencing, as long as the lease lasts. By default they may. */
   readonly leaseHeld?: () => boolean;
+  /** The agent's id, for its reports; `null` while it can't be kept. */
+  readonly agentId?: (() => string | null) | undefined;
   /** Which sled this is, where the control plane does not say it with each VMM. */
   readonly sledId?: string | undefined;
 }
@@ -105,6 +107,7 @@ export class SledAgent {
       (vmmId) => this.#onVmmOfExpungedSled(vmmId),
       options.onTrouble,
       new ControlPlaneMarks(options.dataDir, options.disk),
+      options.agentId,
     );
   }
 

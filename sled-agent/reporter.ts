@@ -4,7 +4,7 @@ import { isTerminalVmmState } from '../model/states.ts';
 import { withLimit } from '../platform/host/with-limit.ts';
 import { inCallSpan } from '../platform/telemetry/tracing.ts';
 import { isMarked, nothing, type ReceivedAnswer, readControlPlaneAnswer } from '../wire/answer-mark.ts';
-import type { SledVmmState } from '../wire/sled-protocol.ts';
+import { AGENT_ID_HEADER, FOREIGN_AGENT, type SledVmmState } from '../wire/sled-protocol.ts';
 import { type ControlPlaneConnections, plainConnections, saysExpunged } from './control-plane-connections.ts';
 import { ControlPlaneMarks } from './control-plane-marks.ts';
 import { guarded } from './guarded.ts';
@@ -26,12 +26,13 @@ export class Reporter {
   readonly #onTrouble: (message: string) => void;
   #held = false;
   readonly #marks: ControlPlaneMarks;
+  readonly #agentId: () => string | null;
   readonly #heldVmms = new Set<string>();
 
   /**
    * `onDelivered` is called once the control plane has dealt with a report, `onExpunged` when it answers that the VMM's sled
    * was expunged. `connections` are the reporter's from then on; in plain HTTP by default. `onTrouble` gets what went wrong and
-   * is nobody's answer. `marks` is what is known of the control plane from before.
+   * is nobody's answer. `marks` is what is known of the control plane from before, `agentId` which agent reports.
    */
   constructor(
     controlPlaneUrl: string,
@@ -40,6 +41,7 @@ export class Reporter {
     onExpunged: (vmmId: string) => void = () => {},
     onTrouble: (message: string) => void = () => {},
     marks: ControlPlaneMarks = new ControlPlaneMarks(null),
+    agentId: () => string | null = () => null,
   ) {
     this.#url = controlPlaneUrl;
     this.#onTrouble = onTrouble;
@@ -47,6 +49,7 @@ export class Reporter {
     this.#onDelivered = onDelivered;
     this.#onExpunged = onExpunged;
     this.#marks = marks;
+    this.#agentId = agentId;
   }
 
   /** Queues a report. */
@@ -102,11 +105,13 @@ export class Reporter {
 
   async #put(vmmId: string, report: SledVmmState): Promise<boolean> {
     try {
+      const agentId = this.#agentId();
+      const shown = agentId === null ? {} : { [AGENT_ID_HEADER]: agentId };
       const received = await inCallSpan('report VMM', { 'mooring.vmm_id': vmmId }, (headers) =>
         withLimit(CALL_MS, this.#stopped.signal, async (signal) => {
           const answer = await request(`${this.#url}/vmms/${vmmId}`, {
             method: 'PUT',
-            headers: { ...headers, 'content-type': 'application/json' },
+            headers: { ...headers, ...shown, 'content-type': 'application/json' },
             body: JSON.stringify(report),
             dispatcher: this.#connections.dispatcher,
             signal,
@@ -133,6 +138,7 @@ export class Reporter {
     }
     const read = readControlPlaneAnswer(answer, nothing);
     if (saysExpunged(read)) this.#onExpunged(vmmId);
-    return read.kind === 'refused' && isFinalRefusal(read.status);
+    // What another agent than the sled's own knows is kept: it may be taken for the sled's own later.
+    return read.kind === 'refused' && isFinalRefusal(read.status) && read.error.error_code !== FOREIGN_AGENT;
   }
 }

@@ -132,6 +132,7 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
       onTrouble,
     );
   let lease: LeaseKeeper | null = null;
+  let describer: AgentDescriber | null = null;
   const ownSledId = identity?.sledId ?? options.fencing?.sledId;
   const { agent, leaseFolder, keeper, installations } = await whenDiskAllows(options, async () => {
     const opened = await SledAgent.open({
@@ -140,6 +141,7 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
       dataDir,
       disk,
       sledId: ownSledId,
+      agentId: () => describer?.agentId ?? null,
       onTrouble,
       leaseHeld: () => lease === null || lease.held,
     });
@@ -168,15 +170,13 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
   lease = keeper;
   const app = await makeAgentApp(agent, identity, onTrouble);
   const faults = makeTestFaults(agent, hypervisor, planted);
-  addAgentRoute(
-    app,
-    new AgentDescriber(
-      dataDir,
-      () => ({ trouble: agent.trouble, cpuModels: hypervisor.cpuModels }),
-      disk,
-      options.isDataThrownAway,
-    ),
+  describer = new AgentDescriber(
+    dataDir,
+    () => ({ trouble: agent.trouble, cpuModels: hypervisor.cpuModels }),
+    disk,
+    options.isDataThrownAway,
   );
+  addAgentRoute(app, describer);
   addVmmRoutes(app, agent, planted, installations);
   if (options.testEndpoints) addTestRoutes(app, faults);
   const network = new NetworkTable(

@@ -153,7 +153,7 @@ export const agentDescription = z.object({
 });
 export type AgentDescription = z.infer<typeof agentDescription>;
 
-/** A header of an agent's answers: its id, as `GET /agent` says it. One that others wrote need not send it. */
+/** A header of an agent's answers, and of its reports: its id, as `GET /agent` says it. One that others wrote need not send it. */
 export const AGENT_ID_HEADER = 'x-sled-agent-id';
 
 /** A header of every call of the control plane to a sled: the id of its installation. An agent that others wrote need not read it. */
@@ -162,6 +162,12 @@ export const INSTALLATION_HEADER = 'x-mooring-installation';
 export const installationId = z.string().regex(/^[0-9a-z]{1,32}$/);
 /** A sled agent's refusal (409) of a call of another installation than that whose orders it takes: no word on any VMM. */
 export const ANOTHER_INSTALLATION = 'ANOTHER_INSTALLATION';
+
+/**
+ * The control plane's answer to a report, whose header names an agent, of a VMM whose sled has another one. It says nothing of
+ * the report: the agent may be taken for the sled's own later.
+ */
+export const FOREIGN_AGENT = 'FOREIGN_AGENT';
 
 /** The only answer that means "this VMM does not exist". */
 export const NO_SUCH_INSTANCE = 'NO_SUCH_INSTANCE';

@@ -24,11 +24,13 @@ const subjectRow = z.object({
 /**
  * Who reports. `control_plane`: the answer to a call of ours, from the sled that was called. `sled`: one that showed its
  * certificate; a report on another sled's VMM is refused. `anybody`: no certificate was shown, which will do only for a
- * sled without an identity.
+ * sled without an identity. `agentId`: the agent that it says it is; one that isn't the sled's own, where that is known, speaks
+ * of none of its VMMs; a sled that has joined is known by its certificate instead.
  */
-export type ReportSource =
+export type ReportSource = { readonly agentId?: string | undefined } & (
   | { readonly kind: 'control_plane' | 'anybody' }
-  | { readonly kind: 'sled'; readonly sledId: string; readonly serial: string };
+  | { readonly kind: 'sled'; readonly sledId: string; readonly serial: string }
+);
 
 export interface AppliedReport {
   readonly instanceId: string;
@@ -83,11 +85,12 @@ export async function applyReport(
         state NOT IN ('destroyed', 'failed') AS alive, state_generation < ${reported.gen}::bigint AS newer,
         CASE
           WHEN ${source.kind} = 'control_plane' THEN NULL
-          WHEN ${source.kind} = 'anybody' THEN CASE WHEN sled.identified THEN 'no_certificate' END
-          WHEN (SELECT policy FROM sled reporter WHERE reporter.id = ${sledId}::uuid) = 'expunged' THEN 'expunged'
-          WHEN NOT EXISTS (SELECT 1 FROM sled_certificate WHERE serial = ${serial} AND sled_id = ${sledId}::uuid AND time_revoked IS NULL)
+          WHEN ${source.kind} = 'anybody' AND sled.identified THEN 'no_certificate'
+          WHEN ${source.kind} = 'sled' AND (SELECT policy FROM sled reporter WHERE reporter.id = ${sledId}::uuid) = 'expunged' THEN 'expunged'
+          WHEN ${source.kind} = 'sled' AND NOT EXISTS (SELECT 1 FROM sled_certificate WHERE serial = ${serial} AND sled_id = ${sledId}::uuid AND time_revoked IS NULL)
             THEN 'revoked'
-          WHEN vmm.sled_id IS DISTINCT FROM ${sledId}::uuid THEN 'foreign_vmm'
+          WHEN ${source.kind} = 'sled' AND vmm.sled_id IS DISTINCT FROM ${sledId}::uuid THEN 'foreign_vmm'
+          WHEN NOT sled.identified AND sled.kept_agent_id::text <> ${source.agentId?.toLowerCase() ?? null}::text THEN 'foreign_agent'
         END AS refusal
       FROM vmm LEFT JOIN sled ON sled.id = vmm.sled_id WHERE vmm.id = ${vmmId} FOR UPDATE OF vmm
     ), open AS (

@@ -240,6 +240,30 @@ describe('an automatic start', () => {
   });
 });
 
+test.each([
+  ['anybody', true, 'own', null],
+  ['anybody', true, 'another', 'foreign_agent'],
+  ['anybody', true, 'no id at all', 'foreign_agent'],
+  ['anybody', true, undefined, null],
+  ['anybody', false, 'another', null],
+  ['control_plane', true, undefined, null],
+] as const)(
+  'a report of %s (the sled’s agent keeps its id: %s) by an agent that says %s',
+  async (kind, kept, who, refusal) => {
+    const id = await database.sled();
+    const said = agent({ agent_id_kept: kept });
+    await recordSledAnswer(db(), { id }, said);
+    const instanceId = await database.instance(projectId);
+    await database.start(instanceId);
+    await database.runs(instanceId);
+    const { active } = (await readInstance(db(), instanceId)) ?? {};
+    const agentId = who === 'own' ? said.agent_id.toUpperCase() : who === 'another' ? randomUUID() : who;
+    const failed = { state: 'failed' as const, gen: 99, time_updated: new Date().toISOString() };
+    const applied = await applyReport(db(), active?.id ?? '', { vmm_state: failed }, {}, { kind, agentId });
+    expect([applied?.refusal, applied?.state]).toEqual([refusal, refusal === null ? 'failed' : active?.state]);
+  },
+);
+
 describe('a sled whose address changes', () => {
   const moved = async (id: string) => {
     const { rows } = await db().execute(sql`SELECT address FROM sled WHERE id = ${id}`);

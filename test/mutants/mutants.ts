@@ -810,6 +810,30 @@ export const MUTANTS: readonly Mutant[] = [
     caughtBy: [DESCRIPTION_TEST],
   },
   {
+    name: 'another agent than the sled’s own reports of its VMMs',
+    why: 'one that lacks the guests reports them failed, and they are started elsewhere while they run',
+    edits: [
+      {
+        file: 'db/transactions/apply-report.ts',
+        find: 'WHEN NOT sled.identified AND sled.kept_agent_id::text <> ',
+        replace: 'WHEN false AND sled.kept_agent_id::text <> ',
+      },
+    ],
+    caughtBy: [SILENT_DATABASE_TEST],
+  },
+  {
+    name: 'an agent forgets what it reported while it was not taken for the sled’s own',
+    why: 'it is taken for it a moment later, and the end of its VMM is never heard of',
+    edits: [{ file: 'sled-agent/reporter.ts', find: ' && read.error.error_code !== FOREIGN_AGENT', replace: '' }],
+    caughtBy: ['test/rules/answer-marks.test.ts'],
+  },
+  {
+    name: 'an agent’s reports don’t say who gives them',
+    why: 'nobody can tell that it is another one than the sled’s own',
+    edits: [{ file: 'sled-agent/reporter.ts', find: '{ [AGENT_ID_HEADER]: agentId }', replace: '{}' }],
+    caughtBy: [DESCRIPTION_TEST],
+  },
+  {
     name: 'an agent starts with a copy of another one’s data',
     why: 'it speaks for the same sled, finds no guests, and reports them failed while they run',
     edits: [

@@ -326,6 +326,34 @@ describe('over HTTP', () => {
   });
 });
 
+test('a refusal of who reports is no word on the report: it is sent again, until the agent is the sled’s own', async () => {
+  const heard: string[] = [];
+  let asked = 0;
+  let isOwn = false;
+  const server = createServer((request, response) => {
+    asked += 1;
+    request.resume();
+    response.writeHead(isOwn ? 204 : 403, { 'x-request-id': 'r' });
+    response.end(isOwn ? '' : JSON.stringify({ ...MARKED, error_code: 'FOREIGN_AGENT' }));
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const reporter = new Reporter(
+    `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    (vmmId) => void heard.push(vmmId),
+  );
+  try {
+    reporter.report('v', { vmm_state: { state: 'failed', gen: 9, time_updated: new Date().toISOString() } });
+    await waitUntil(() => asked >= 3, 'it was not sent again');
+    expect(heard).toEqual([]);
+    isOwn = true;
+    await waitUntil(() => heard.length === 1, 'it was never heard');
+  } finally {
+    await reporter.stop();
+    server.closeAllConnections();
+    server.close();
+  }
+});
+
 test('a 204 without the control plane’s header is a stranger’s, for the end of a VMM always, else once it has marked one', async () => {
   const heard: string[] = [];
   let marked = false;

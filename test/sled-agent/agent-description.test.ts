@@ -1,7 +1,11 @@
+import { randomUUID } from 'node:crypto';
 import { cpSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { waitUntil } from '../../platform/host/child-process.ts';
 import { AgentDescriber } from '../../sled-agent/agent-description.ts';
 import { joinSled } from '../../sled-agent/join.ts';
 import { startSledAgent } from '../../sled-agent/server.ts';
@@ -14,11 +18,11 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(dataDir, { recursive: true, force: true }));
 
-const start = (options: { dataDir?: string; leaseMs?: number; movedData?: boolean } = {}) =>
+const start = (options: { dataDir?: string; controlPlaneUrl?: string; leaseMs?: number; movedData?: boolean } = {}) =>
   startSledAgent({
     name: 'sled-who',
     listen: '127.0.0.1:0',
-    controlPlaneUrl: 'http://127.0.0.1:9',
+    controlPlaneUrl: options.controlPlaneUrl ?? 'http://127.0.0.1:9',
     threads: 1,
     memoryBytes: 2 ** 30,
     networkPollMs: 0,
@@ -68,6 +72,36 @@ test('every answer of an agent says who gives it, from the first one on', async 
     } finally {
       await agent.stop();
     }
+  }
+});
+
+test('an agent’s reports say who gives them', async () => {
+  const shown: unknown[] = [];
+  const plane = createServer((request, response) => {
+    if (request.url?.startsWith('/vmms/')) shown.push(request.headers[AGENT_ID_HEADER]);
+    request.resume();
+    response.writeHead(204, { 'x-request-id': 'r' }).end();
+  });
+  await new Promise<void>((resolve) => plane.listen(0, '127.0.0.1', resolve));
+  const agent = await start({ dataDir, controlPlaneUrl: `http://127.0.0.1:${(plane.address() as AddressInfo).port}` });
+  try {
+    const response = await fetch(`${agent.url}/vmms/${randomUUID()}`, {
+      method: 'PUT',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({
+        instance_id: randomUUID(),
+        vmm_runtime: { state: 'starting', gen: 2, time_updated: new Date().toISOString() },
+        vmm_spec: { name: 'v', ncpus: 1, memory_bytes: 2 ** 29 },
+        vmm_addr: '127.0.0.1:1',
+      }),
+    });
+    expect(response.status).toBe(200);
+    await waitUntil(() => shown.length > 0, 'nothing was reported');
+    expect(shown[0]).toBe((await ask(agent.url)).agent_id);
+  } finally {
+    await agent.stop();
+    plane.closeAllConnections();
+    plane.close();
   }
 });
 
