@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import type { FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import { hashTokenSecret } from '../../db/access-token-secret.ts';
+import { findInvitedSled } from '../../db/queries/find-invited-sled.ts';
 import { listCertificates } from '../../db/queries/list-certificates.ts';
 import { readMigrationDestination } from '../../db/queries/read-migration-destination.ts';
 import { readRevokedSerials } from '../../db/queries/read-revoked-serials.ts';
@@ -28,6 +29,7 @@ import { splitAddress } from '../../wire/sled-protocol.ts';
 import { bySled, changing } from '../audit.ts';
 import type { ApiApp, ApiContext, SledJoining } from '../context.ts';
 import { errors, IdentityRefused } from '../errors.ts';
+import { askFormerAddress } from '../probe-sled.ts';
 
 /** Where a sled joins: the one endpoint of the sled-facing listener that asks for no certificate. */
 export const JOIN_PATH = '/sled-identity/join';
@@ -100,7 +102,7 @@ export function addInviteRoutes(app: ApiApp, context: ApiContext): void {
 /** Adds the endpoints by which a sled joins and keeps its identity. `caller` is the sled that has shown its certificate. */
 export function addSledIdentityRoutes(
   app: ApiApp,
-  { db, log }: ApiContext,
+  { db, log, sleds }: ApiContext,
   { authority }: Pick<SledJoining, 'authority'>,
   caller: (request: FastifyRequest) => SledCaller,
 ): void {
@@ -113,12 +115,16 @@ export function addSledIdentityRoutes(
       const { secret, request: pem, address, agent_id: agentId, vmm_ids: vmmIds, threads, memory } = request.body;
       const requested = await requireRequest(pem);
       const { host } = splitAddress(address);
+      const invited = { secretHash: hashSecret(secret), keyFingerprint: requested.fingerprint };
+      // Nobody without an invitation has a sled asked.
+      const known = await findInvitedSled(db, invited);
+      const moves = known !== null && known.address !== address;
       const joined = await joinSled(
         bySled(request, db, 'sled_join', null),
         {
-          secretHash: hashSecret(secret),
-          keyFingerprint: requested.fingerprint,
+          ...invited,
           address,
+          former: moves ? await askFormerAddress(sleds, known) : null,
           agentId: agentId ?? null,
           vmmIds: vmmIds ?? null,
           threads,

@@ -24,7 +24,7 @@ import { changing } from '../audit.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
 import { errors } from '../errors.ts';
 import { nextPage, readPageIn } from '../paging.ts';
-import { probeSled } from '../probe-sled.ts';
+import { askFormerAddress, probeSled } from '../probe-sled.ts';
 import { viewSled } from '../views/sled.ts';
 
 /** How long an agent has to say who it is, in milliseconds. */
@@ -127,11 +127,14 @@ export function addSledRoutes(app: ApiApp, context: ApiContext): void {
       const found = await readSled(db, request.params.sled_id);
       if (found === null) throw Refusal.notFound('sled', request.params.sled_id);
       const { address, sled_powered_off: poweredOff } = request.body;
-      const answers = found.policy !== 'expunged' && (await probeSled(sleds, found));
+      const isExpunged = found.policy === 'expunged';
+      const former = isExpunged
+        ? { askedAddress: found.address, answers: false }
+        : await askFormerAddress(sleds, found);
       const there = { name: found.name, address };
-      const agent = answers ? undefined : await askWhoIsThere(sleds, there);
+      const agent = former.answers ? undefined : await askWhoIsThere(sleds, there);
       await setSledAddress(changing(request, db), found.id, {
-        ...{ address, askedAddress: found.address, answers, agent, poweredOff },
+        ...{ address, former, agent, poweredOff },
         vmmIds: agent == null ? null : await askWhatIsThere(sleds, { ...there, keptAgentId: agent.agent_id }),
       });
       return { ...(await requireSled(found.id)), warning: warningOf(address, agent) };

@@ -4,7 +4,7 @@ import { Refusal } from '../../model/refusal.ts';
 import type { Database } from '../connect.ts';
 import { violatedConstraint } from '../errors.ts';
 import { sled, sledCertificate, sledInvite } from '../schema.ts';
-import { moveVmmsOf, portTaken, requireMayMove } from './move-sled.ts';
+import { type FormerAddress, moveVmmsOf, portTaken, requireMayMove } from './move-sled.ts';
 
 export interface JoiningSled {
   /** SHA-256 of the invitation's secret, in hexadecimal. */
@@ -18,21 +18,23 @@ export interface JoiningSled {
   readonly vmmIds: readonly string[] | null;
   readonly threads: number;
   readonly memoryBytes: number;
+  /** Of the sled of that name that is there already, at another address; `null`: there was none. */
+  readonly former: FormerAddress | null;
 }
 
 /**
  * Uses an invitation up and puts the sled in service, all in one transaction with the record of its certificate, which
  * `sign` makes. A sled of that name that is there already keeps its id, and its former certificates are revoked; its VMMs are at
  * its new address from then on. With VMMs it joins again, also at the address that it had, only where its agent is the same by
- * its id, and has them. The same key with the
- * same invitation again is the same call, whose answer was lost. Throws a {@link Refusal}.
+ * its id, and has them; it joins nowhere else while an agent answers where it was, which may be the one that has the guests. The
+ * same key with the same invitation again is the same call, whose answer was lost. Throws a {@link Refusal}.
  */
 export async function joinSled<Certificate extends { readonly serial: string; readonly notAfter: Date }>(
   db: Database,
   joining: JoiningSled,
   sign: (sledId: string) => Promise<Certificate>,
 ): Promise<{ sledId: string; name: string; certificate: Certificate }> {
-  const { secretHash, keyFingerprint, address, agentId, vmmIds, threads, memoryBytes } = joining;
+  const { secretHash, keyFingerprint, address, agentId, vmmIds, threads, memoryBytes, former } = joining;
   try {
     return await db.transaction(async (transaction) => {
       const [found] = await transaction
@@ -70,8 +72,9 @@ export async function joinSled<Certificate extends { readonly serial: string; re
       const isSilent = known?.agentId == null && agentId === null && vmmIds === null;
       if (known !== undefined && (known.address !== address || !isSilent))
         await requireMayMove(transaction, known, {
-          ...{ from: known.address, to: address, answers: false, vmmIds, poweredOff: false },
-          ...{ knownAgentId: known.agentId, agentId },
+          ...{ to: address, agentId, vmmIds, poweredOff: false },
+          // At its own address it may be the agent that joins which answers.
+          former: known.address === address ? null : former,
         });
       const sledId = known?.id ?? randomUUID();
       if (known === undefined) await transaction.insert(sled).values({ id: sledId, name: invite.sledName, ...joined });

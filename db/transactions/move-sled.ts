@@ -6,14 +6,19 @@ import type { Queryable } from '../connect.ts';
 import { goneStates } from '../gone-states.ts';
 import { readSledFacts } from '../queries/read-sled-facts.ts';
 
+/** What was heard at a sled's address before the transaction that decides whether it may move. */
+export interface FormerAddress {
+  /** The address at which the sled's agent was asked whether it answers. */
+  readonly askedAddress: string;
+  /** It does, there. */
+  readonly answers: boolean;
+}
+
 /** What is known of the agent at the address to which a sled is to move, and what an operator says of the former one. */
 export interface SledMove {
-  readonly from: string;
   readonly to: string;
-  /** An agent answers at the former address. */
-  readonly answers: boolean;
-  /** The id that the sled's agent is known by; `null`: none. */
-  readonly knownAgentId: string | null;
+  /** Whether an agent answers where the sled has been; `null`: nobody has asked, since it is to stay there. */
+  readonly former: FormerAddress | null;
   /** That of the agent at the new address: `null` of one that doesn't say, `undefined` where nobody answers. */
   readonly agentId: string | null | undefined;
   /** The VMMs that the agent at the new address has; `null`: it hasn't said. */
@@ -22,15 +27,28 @@ export interface SledMove {
   readonly poweredOff: boolean;
 }
 
+/** A sled as its row, which is locked, has it. */
+export interface MovingSled {
+  readonly id: string;
+  readonly name: string;
+  readonly address: string;
+  /** The id that its agent is known by; `null`: none. */
+  readonly agentId: string | null;
+}
+
 /**
  * Makes sure that a sled, whose row is locked, may move to another address: its VMMs would be looked for there, not be found,
- * and be called lost while they run at the former one. Throws a {@link Refusal} that says what is missing.
+ * and be called lost while they run at the former one. Throws a {@link Refusal} that says what is missing, also where the
+ * former address is not the one that was asked.
  */
 export async function requireMayMove(
   transaction: Queryable,
-  { id, name }: { readonly id: string; readonly name: string },
-  { answers, knownAgentId, agentId, vmmIds, poweredOff, from, to }: SledMove,
+  { id, name, address: from, agentId: knownAgentId }: MovingSled,
+  { former, agentId, vmmIds, poweredOff, to }: SledMove,
 ): Promise<void> {
+  if (former === null ? from !== to : former.askedAddress !== from)
+    throw Refusal.conflict(`sled "${name}" is at ${from} by now: look at it, and try again`);
+  const answers = former?.answers ?? false;
   const own = knownAgentId !== null && knownAgentId === agentId;
   const missing = await readMissingVmms(transaction, id, vmmIds ?? []);
   const facts = { answers, ...(await readSledFacts(transaction, id)) };

@@ -6,15 +6,12 @@ import { refuseTakenName, retryOnConflict, violatedConstraint } from '../errors.
 import { readCountedSled, type SledRow } from '../queries/read-sled.ts';
 import { sled } from '../schema.ts';
 import { answerOf, refuseKnownAgent } from './add-sled.ts';
-import { moveVmmsOf, portTaken, requireMayMove } from './move-sled.ts';
+import { type FormerAddress, moveVmmsOf, portTaken, requireMayMove } from './move-sled.ts';
 
 export interface NewSledAddress {
   /** In its one spelling. */
   readonly address: string;
-  /** The address at which the sled's agent was asked whether it answers. */
-  readonly askedAddress: string;
-  /** It does, there. */
-  readonly answers?: boolean;
+  readonly former: FormerAddress;
   /** What the agent at the new address says of itself; `null`: it doesn't know the question; absent: nobody answers there. */
   readonly agent?: AgentDescription | null | undefined;
   /** The VMMs that the agent at the new address has; `null`, or absent: it hasn't said. */
@@ -39,14 +36,13 @@ export async function setSledAddress(db: Database, sledId: string, moved: NewSle
 }
 
 async function move(transaction: Queryable, sledId: string, moved: NewSledAddress): Promise<void> {
-  const { address, askedAddress, agent, answers = false, vmmIds = null, poweredOff = false } = moved;
+  const { address, former, agent, vmmIds = null, poweredOff = false } = moved;
   await transaction.execute(sql`/* set-sled-address */ SELECT 1 FROM sled WHERE id = ${sledId} FOR UPDATE`);
   const before = await readCountedSled(transaction, sledId);
   if (before === null) throw Refusal.notFound('sled', sledId);
-  requireMovable(before.sled, before.vmmCount, moved);
+  requireMovable(before.sled, before.vmmCount);
   await requireMayMove(transaction, before.sled, {
-    ...{ from: askedAddress, to: address, answers, vmmIds, poweredOff },
-    knownAgentId: before.sled.agentId,
+    ...{ to: address, former, vmmIds, poweredOff },
     agentId: agent === undefined ? undefined : (agent?.agent_id ?? null),
   });
   await transaction
@@ -57,7 +53,7 @@ async function move(transaction: Queryable, sledId: string, moved: NewSledAddres
 }
 
 /** Throws a {@link Refusal} for a sled that can't be moved in this way, whatever runs there. */
-function requireMovable(row: SledRow, livingVmms: number, { askedAddress }: NewSledAddress): void {
+function requireMovable(row: SledRow, livingVmms: number): void {
   const { name } = row;
   if (row.policy === 'expunged' || row.expungingSince !== null)
     throw Refusal.conflict(`sled "${name}" was expunged: add it as a new sled`);
@@ -65,6 +61,4 @@ function requireMovable(row: SledRow, livingVmms: number, { askedAddress }: NewS
     throw Refusal.conflict(
       `sled "${name}" has joined, and its certificate names the address that its VMMs are found at: invite it again ("mooring sled invite ${name}") and join it with the new one, or drain it first`,
     );
-  if (row.address !== askedAddress)
-    throw Refusal.conflict(`sled "${name}" is at ${row.address} by now: look at it, and try again`);
 }

@@ -11,7 +11,7 @@ import { applyReport } from '../../db/transactions/apply-report.ts';
 import { beginUnwind } from '../../db/transactions/begin-unwind.ts';
 import { claimStart } from '../../db/transactions/claim-start.ts';
 import { finishUnwind } from '../../db/transactions/finish-unwind.ts';
-import { joinSled } from '../../db/transactions/join-sled.ts';
+import { type JoiningSled, joinSled } from '../../db/transactions/join-sled.ts';
 import { recordSledAnswer, recordSledSilence } from '../../db/transactions/record-sled-answer.ts';
 import { recordStop } from '../../db/transactions/record-stop.ts';
 import { setSledAddress } from '../../db/transactions/set-sled-address.ts';
@@ -279,13 +279,18 @@ describe('a sled whose address changes', () => {
   };
 
   /** Joins again by an invitation. */
-  const join = async (id: string, address: string, agentId: string | null, vmmIds: string[] | null) => {
+  const join = async (
+    id: string,
+    address: string,
+    { agentId, vmmIds, former }: Pick<JoiningSled, 'agentId' | 'vmmIds' | 'former'>,
+  ) => {
     const { rows } = await db().execute(sql`SELECT name, threads, memory_bytes FROM sled WHERE id = ${id}`);
     const secretHash = createHash('sha256').update(randomUUID()).digest('hex');
     await db().execute(sql`INSERT INTO sled_invite (id, sled_name, secret_hash, time_expires)
       VALUES (${randomUUID()}, ${rows[0]?.name}, ${secretHash}, now() + interval '1 hour')`);
     const size = { threads: Number(rows[0]?.threads), memoryBytes: Number(rows[0]?.memory_bytes) };
-    await joinSled(db(), { address, ...size, secretHash, keyFingerprint: secretHash, agentId, vmmIds }, async () => ({
+    const joining = { address, ...size, secretHash, keyFingerprint: secretHash, agentId, vmmIds, former };
+    await joinSled(db(), joining, async () => ({
       serial: randomUUID(),
       notAfter: new Date(Date.now() + 3_600_000),
     }));
@@ -332,16 +337,18 @@ describe('a sled whose address changes', () => {
           const agentId = AGENTS[who];
           const found = agentId == null ? agentId : agent({ agent_id: agentId });
           const goal = way === 'join at its own address' ? address : to.address;
+          const former = { askedAddress: address, answers };
           const outcome = await (way !== 'set-address'
-            ? join(id, goal, agentId ?? null, vmmIds)
-            : setSledAddress(db(), id, { ...to, askedAddress: address, answers, agent: found, vmmIds, poweredOff })
+            ? join(id, goal, { agentId: agentId ?? null, vmmIds, former: goal === address ? null : former })
+            : setSledAddress(db(), id, { ...to, former, agent: found, vmmIds, poweredOff })
           ).then(
             () => null,
             (error: unknown) => error,
           );
           const arrived = who === 'own' && list !== 'not said' && lost.length === 0;
           const byWord = way === 'set-address' && poweredOff && lease === 'none';
-          const stays = way === 'set-address' && answers;
+          // Where it was may be the agent that has the guests, also where a copy of its data joins.
+          const stays = way !== 'join at its own address' && answers;
           const expected = !stays && (lease === 'dead' || arrived || byWord);
           expect([outcome === null, await moved(id)]).toEqual([expected, expected ? goal : address]);
           if (expected) {
@@ -349,7 +356,10 @@ describe('a sled whose address changes', () => {
             return;
           }
           expect(outcome).toMatchObject({ code: 'Conflict' });
-          if (!stays && who === 'own') for (const vmmId of lost) expect((outcome as Error).message).toContain(vmmId);
+          const { message } = outcome as Error;
+          if (stays) expect(message).toContain(`answers at ${address}: end its agent there first`);
+          else if (lease === 'none') expect(message).toMatch(/VMs of sled .* live at .*drain it.*declare it dead/);
+          if (!stays && who === 'own') for (const vmmId of lost) expect(message).toContain(vmmId);
         },
       ),
       { numRuns: 90 },
@@ -366,7 +376,8 @@ describe('a sled whose address changes', () => {
     const instanceId = await database.instance(projectId);
     await database.start(instanceId);
     await database.runs(instanceId);
-    const joining = join(id, own ? await moved(id) : to.address, null, vmmIds);
+    const former = own ? null : { askedAddress: await moved(id), answers: false };
+    const joining = join(id, own ? await moved(id) : to.address, { agentId: null, vmmIds, former });
     if (expected) await joining;
     else await expect(joining).rejects.toMatchObject({ code: 'Conflict' });
   });
@@ -400,7 +411,12 @@ describe('a sled whose address changes', () => {
       await database.runs(instanceId);
     }
     const vmmIds = await livingOn(id);
-    const move = setSledAddress(db(), id, { ...to, askedAddress: address, agent: found, vmmIds });
+    const move = setSledAddress(db(), id, {
+      ...to,
+      former: { askedAddress: address, answers: false },
+      agent: found,
+      vmmIds,
+    });
     if (refusal !== null) {
       await expect(move).rejects.toThrow(refusal);
       expect(await moved(id)).toBe(address);
@@ -418,8 +434,10 @@ describe('a sled whose address changes', () => {
     await recordSledAnswer(db(), { id: other }, said);
     const address = await moved(id);
     const move = (to: string, askedAddress: string, found?: AgentDescription) =>
-      setSledAddress(db(), id, { address: to, askedAddress, agent: found });
+      setSledAddress(db(), id, { address: to, former: { askedAddress, answers: false }, agent: found });
     await expect(move('10.7.7.7:1', '10.8.8.8:1')).rejects.toThrow(/by now/);
+    for (const former of [null, { askedAddress: '10.8.8.8:1', answers: false }])
+      await expect(join(id, '10.7.7.7:1', { agentId: null, vmmIds: null, former })).rejects.toThrow(/by now/);
     await expect(move(await moved(other), address)).rejects.toThrow(/already exists/);
     await expect(move('10.7.7.7:1', address, said)).rejects.toThrow(/one host is one sled/);
     expect(await moved(id)).toBe(address);

@@ -810,6 +810,38 @@ export const MUTANTS: readonly Mutant[] = [
     caughtBy: [DESCRIPTION_TEST],
   },
   {
+    name: 'a sled joins elsewhere without a look at where it was',
+    why: 'a copy of its data joins, and the guests that its own agent has there are never told to end',
+    edits: [
+      {
+        file: 'api/routes/sled-identity.ts',
+        find: 'former: moves ? await askFormerAddress(sleds, known) : null,',
+        replace: 'former: moves ? { askedAddress: known.address, answers: false } : null,',
+      },
+    ],
+    caughtBy: [IDENTITY_TEST],
+  },
+  {
+    name: 'who joins elsewhere is believed though an agent answers where the sled was',
+    why: 'a copy of its data has the same id and the same records',
+    edits: [
+      {
+        file: JOIN_SLED,
+        find: 'former: known.address === address ? null : former,',
+        replace: 'former: { askedAddress: known.address, answers: false },',
+      },
+    ],
+    caughtBy: [SILENT_DATABASE_TEST],
+  },
+  {
+    name: 'a sled moves from an address that nobody has asked',
+    why: 'its agent may answer at the one that it has got meanwhile',
+    edits: [
+      { file: MOVE_SLED, find: 'former === null ? from !== to : former.askedAddress !== from', replace: 'false' },
+    ],
+    caughtBy: [SILENT_DATABASE_TEST],
+  },
+  {
     name: 'another agent than the sled’s own reports of its VMMs',
     why: 'one that lacks the guests reports them failed, and they are started elsewhere while they run',
     edits: [

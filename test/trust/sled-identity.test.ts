@@ -1,7 +1,10 @@
 /** Whom the control plane and the sleds believe, and who commands whom. */
 import { createHash, randomUUID } from 'node:crypto';
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
 import { createServer as createHttpsServer, type Server } from 'node:https';
 import { connect as connectTcp, type Socket } from 'node:net';
+import { join } from 'node:path';
 import { connect as connectTls, createServer as createTlsServer } from 'node:tls';
 import { sql } from 'drizzle-orm';
 import { pino } from 'pino';
@@ -10,6 +13,7 @@ import { SledClient, SledError } from '../../activities/sled-client.ts';
 import { SledDirectory } from '../../activities/sled-directory.ts';
 import { type RunningApi, startApi } from '../../api/server.ts';
 import { sledCertificate } from '../../db/schema.ts';
+import { addSled } from '../../db/transactions/add-sled.ts';
 import { freePort, waitUntil } from '../../platform/host/child-process.ts';
 import { Authority } from '../../platform/identity/authority.ts';
 import { makeKeyPair, makeRequest } from '../../platform/identity/certificates.ts';
@@ -257,9 +261,15 @@ test('a revoked sled reports nothing and is sent nothing until it joins again, a
   await harness.client.expungeSled(sled.sledId);
 });
 
-async function joinedAgain(name: string, address: string) {
+async function joinedAgain(name: string, address: string, folder?: string) {
   const { token } = await harness.client.inviteSled({ name });
-  return joinSled({ token, folder: await folders.make(), address, threads: 1, memoryBytes: GIBIBYTE / 8 });
+  const size = { threads: 1, memoryBytes: GIBIBYTE / 8 };
+  return joinSled({ token, folder: folder ?? (await folders.make()), address, ...size });
+}
+
+async function freeAddress(): Promise<string> {
+  const host = loopbackAddress();
+  return `${host}:${await freePort(host)}`;
 }
 
 test('a sled whose certificates were revoked is powered on all the same: no word that it is off is believed', async () => {
@@ -320,15 +330,86 @@ test('a sled whose VMs live at its address joins nowhere else: they would be cal
   const id = await harness.running();
   const { here } = await harness.placed(id);
   const good = (await harness.client.listSledCertificates(here.id)).filter((one) => one.time_revoked === null);
-  const elsewhere = loopbackAddress();
-  await expect(joinedAgain(here.name, `${elsewhere}:${await freePort(elsewhere)}`)).rejects.toThrow(
-    /VMs of sled .* live at .*drain it.*declare it dead/,
-  );
+  const { agent } = await harness.client.getSled(here.id);
+  if (agent?.id == null) throw new Error('the sled does not say who it is');
+  // Without its data; and with a copy of them, by all that the control plane can see: the agent that has the guest answers.
+  const copy = await folders.make();
+  writeFileSync(join(copy, 'agent-id'), agent.id);
+  mkdirSync(join(copy, 'vmm-records'));
+  writeFileSync(join(copy, 'vmm-records', `${await activeVmm(id)}.json`), '{}');
+  for (const folder of [undefined, copy])
+    await expect(joinedAgain(here.name, await freeAddress(), folder)).rejects.toThrow(
+      `sled "${here.name}" answers at ${here.agent.address}: end its agent there first`,
+    );
   expect(await harness.client.getSled(here.id)).toMatchObject({ address: here.agent.address });
   // Its identity is as good as before.
   expect((await harness.client.listSledCertificates(here.id)).filter((one) => one.time_revoked === null)).toEqual(good);
   await harness.client.stopInstance(id);
   await harness.shows(id, 'stopped');
+});
+
+test.each([
+  ['nobody', false, false, true],
+  ['nobody, and its certificates are revoked', false, true, true],
+  ['its agent', true, false, false],
+  ['its agent, whose certificates are revoked', true, true, false],
+])(
+  'a sled joins elsewhere where it was asked first whether it answers: there is %s',
+  async (_, listens, revoked, ok) => {
+    const sled = await joinedWithoutAgent(harness.client, folders, `asked-${randomUUID().slice(0, 8)}`);
+    const server = listens ? await listenAs(sled, sled.address, () => ({ vmms: [] })) : null;
+    try {
+      if (revoked) await harness.client.revokeSledCertificates(sled.sledId);
+      const to = await freeAddress();
+      const joining = joinedAgain(sled.name, to);
+      if (ok) expect((await joining).sledId).toBe(sled.sledId);
+      else await expect(joining).rejects.toThrow(`answers at ${sled.address}: end its agent there first`);
+      expect((await harness.client.getSled(sled.sledId)).address).toBe(ok ? to : sled.address);
+      // What answers at its own address may be the agent that joins.
+      if (!ok) expect((await joinedAgain(sled.name, sled.address)).sledId).toBe(sled.sledId);
+    } finally {
+      server?.close();
+      server?.closeAllConnections();
+    }
+    await harness.client.expungeSled(sled.sledId);
+  },
+);
+
+test('a plain sled joins elsewhere once its agent does not answer any more; nobody is asked for a stranger', async () => {
+  const address = await freeAddress();
+  const [host, port] = address.split(':');
+  let asked = 0;
+  const server = createServer((_, response) => {
+    asked += 1;
+    response.setHeader('content-type', 'application/json').end('{"vmms":[]}');
+  });
+  const open = () => new Promise<void>((resolve) => server.listen(Number(port), host, resolve));
+  const shut = () =>
+    new Promise<void>((resolve) => {
+      server.close(() => resolve());
+      server.closeAllConnections();
+    });
+  await open();
+  const db = harness.database.db;
+  const plain = await addSled(db, { name: 'plain-asked', address, threads: 1, memoryBytes: GIBIBYTE / 8 });
+  try {
+    const to = await freeAddress();
+    await expect(joinedAgain('plain-asked', to)).rejects.toThrow(`answers at ${address}: end its agent there first`);
+    expect(asked).toBeGreaterThan(0);
+    asked = 0;
+    const { token } = await harness.client.inviteSled({ name: 'plain-asked' });
+    const parts = readInviteToken(token);
+    if (parts === null) throw new Error('no token');
+    const guessed = writeInviteToken({ ...parts, secret: 'guessed' });
+    const where = { folder: await folders.make(), address: to, threads: 1, memoryBytes: GIBIBYTE / 8 };
+    await expect(joinSled({ token: guessed, ...where })).rejects.toThrow(/not one of this installation/);
+    expect(asked).toBe(0);
+    await shut();
+    expect((await joinSled({ token, ...where })).sledId).toBe(plain.id);
+  } finally {
+    if (server.listening) await shut();
+  }
+  await harness.client.expungeSled(plain.id);
 });
 
 test('the certificate of an expunged sled ends with it; a sled of the same name is another one', async () => {
