@@ -6,7 +6,7 @@ import { nameLookups } from '../platform/host/name-lookups.ts';
 import { expectPeer } from '../platform/identity/peer.ts';
 import { RenewableAgent } from '../platform/identity/renewable-agent.ts';
 import { inCallSpan } from '../platform/telemetry/tracing.ts';
-import { describeAnswer, parseJson, readSledError } from '../wire/answer-mark.ts';
+import { describeAnswer, isAgentsError, parseJson, readSledError } from '../wire/answer-mark.ts';
 import {
   AGENT_ID_HEADER,
   type AgentDescription,
@@ -76,6 +76,9 @@ export class SledError extends Error {
     this.answered = answered;
   }
 }
+
+/** Somebody answers who is no sled agent. */
+export class NoAgent extends SledError {}
 
 /** An agent answered that is not the sled's own: what it said is no word of that sled's. */
 export class AnotherAgent extends SledError {}
@@ -202,8 +205,9 @@ export class SledClient {
   }
 
   /**
-   * Asks an agent who it is. `null`: it answers, and doesn't know the question. Throws a {@link SledError} where no agent
-   * answers. `at` says how an address is spoken to that no sled has yet: in plain HTTP.
+   * Asks an agent who it is. `null`: it answers, and doesn't know the question: its error has the mark of an agent's, or it has an
+   * inventory, which is all that section 7 of docs/design.md asks of it. Throws a {@link SledError} where no agent
+   * answers, a {@link NoAgent} where somebody else does. `at` says how an address is spoken to that no sled has yet: in plain HTTP.
    */
   async describe(
     sled: SledAddress,
@@ -211,27 +215,33 @@ export class SledClient {
     { at }: { at?: 'new address' } = {},
   ): Promise<AgentDescription | null> {
     const what = `sled "${sled.name}" (${sled.address}): GET /agent`;
-    let status: number;
-    let text: string;
-    try {
-      const { origin, dispatcher } = at === undefined ? await this.#routeTo(sled) : this.#plainRoute(sled);
-      const response = await request(`${origin}/agent`, {
-        dispatcher,
-        headers: this.#headers,
-        signal: AbortSignal.timeout(timeoutMs),
-      });
-      status = response.statusCode;
-      text = await readLimited(response.body);
-    } catch (error) {
-      throw new SledError('unavailable', `${what}: nobody answers (${reasonOf(error)})`, { cause: error });
-    }
+    const signal = AbortSignal.timeout(timeoutMs);
+    const ask = async (path: string): Promise<{ status: number; text: string }> => {
+      try {
+        const { origin, dispatcher } = at === undefined ? await this.#routeTo(sled) : this.#plainRoute(sled);
+        const { statusCode, body } = await request(`${origin}${path}`, { dispatcher, headers: this.#headers, signal });
+        return { status: statusCode, text: await readLimited(body) };
+      } catch (error) {
+        throw new SledError('unavailable', `${what}: nobody answers (${reasonOf(error)})`, { cause: error });
+      }
+    };
+    const answer = await ask('/agent');
+    const { status, text } = answer;
     // An answer of this shape is one, whatever else another program may serve there.
-    if (status >= 200 && status < 300) return agentDescription.safeParse(parseJson(text)).data ?? null;
+    const described = isSuccess(answer) ? agentDescription.safeParse(parseJson(text)).data : undefined;
+    if (described !== undefined) return described;
     if (status >= 500 && status !== 501)
       throw new SledError('unavailable', `${what}: answered ${status}: it doesn't know yet who it is`, {
         answered: readSledError(text) !== null,
       });
-    return null;
+    if (status >= 400 && isAgentsError(text)) return null;
+    // A portal, a proxy or our own API may say the same: only an agent has an inventory.
+    const inventory = await ask('/vmms');
+    if (isSuccess(inventory) && sledInventory.safeParse(parseJson(inventory.text)).success) return null;
+    if (inventory.status >= 400 && isAgentsError(inventory.text)) return null;
+    if (inventory.status >= 500 && readSledError(inventory.text) !== null)
+      throw new SledError('unavailable', `${what}: GET /vmms answered ${inventory.status}`, { answered: true });
+    throw new NoAgent('unavailable', `${what}: what answers there is no sled agent (${describeAnswer(answer)})`);
   }
 
   /**
@@ -259,7 +269,7 @@ export class SledClient {
       // Who doesn't say who it is may be the sled's own: then its machine is powered on.
       const asked = keptAgentId == null ? undefined : await this.#whoIsAt(sled, timeoutMs);
       if (keptAgentId != null && asked !== undefined) return asked === keptAgentId;
-      return statusCode >= 200 && statusCode < 300
+      return isSuccess({ status: statusCode })
         ? sledInventory.safeParse(parseJson(text)).success
         : statusCode >= 400 && readSledError(text) !== null;
     } catch (error) {
@@ -451,6 +461,8 @@ export class SledClient {
     }
   }
 }
+
+const isSuccess = ({ status }: { readonly status: number }): boolean => status >= 200 && status < 300;
 
 /** The id that an answer carries; `undefined` where it carries none. */
 function agentShownIn(headers: Record<string, string | string[] | undefined>): ShownAgent {

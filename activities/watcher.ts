@@ -19,7 +19,7 @@ import type { ActivityContext } from './context.ts';
 import { forEach } from './for-each.ts';
 import { automaticActor, recordAction } from './record-action.ts';
 import { unregisterFromSled } from './sled-calls.ts';
-import { AnotherInstallation, type ExpungedSledAddress, type SledAddress, SledError } from './sled-client.ts';
+import { AnotherInstallation, type ExpungedSledAddress, NoAgent, type SledAddress, SledError } from './sled-client.ts';
 
 /** How many sleds are asked at a time: more than can be silent at once in a rack, so that these delay nobody. */
 const CONCURRENT_SLEDS = 32;
@@ -160,7 +160,9 @@ export async function watchSleds({ db, sleds, workflows, metrics }: ActivityCont
       await recordTrouble(sled, explainAnotherAgent(sled, null));
       return 'another';
     }
-    if (inventory.status === 'rejected' && !saidSomething(inventory.reason)) {
+    // An error of a portal or of our own API may look like an agent's: who was asked twice and has no inventory is none.
+    const isNobody = description.status === 'rejected' && description.reason instanceof NoAgent;
+    if (inventory.status === 'rejected' && (isNobody || !saidSomething(inventory.reason))) {
       if (!sled.silent) await recordSledSilence(db, sled);
       return 'own';
     }

@@ -71,6 +71,14 @@ export function readSledError(text: string): { error_code: string; message?: str
   return sledError.safeParse(parseJson(text)).data ?? null;
 }
 
+/**
+ * Whether an error is an agent's by itself: it has an agent's mark, and is not of the shape of the control plane's own, which are
+ * an agent's only where something else shows it. Never throws.
+ */
+export function isAgentsError(text: string): boolean {
+  return readSledError(text) !== null && !controlPlaneError.safeParse(parseJson(text)).success;
+}
+
 /** How much of a stranger's answer is shown, in characters. */
 const SHOWN = 200;
 

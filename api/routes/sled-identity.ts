@@ -134,6 +134,11 @@ export function addSledIdentityRoutes(
       );
       const { sledId, name, certificate } = joined;
       log.info({ sled_id: sledId, sled: name, serial: certificate.serial }, 'a sled has joined');
+      if (moves)
+        log.warn(
+          { sled_id: sledId, sled: name, former: known.address, address },
+          'a sled is at another address since it joined again: should an agent of it come back at the former one, end it there',
+        );
       return { sled_id: sledId, name, certificate: certificate.pem, authority: authority.certificatePem };
     },
   );

@@ -31,8 +31,8 @@ import { viewSled } from '../views/sled.ts';
 const ASK_MS = 3_000;
 
 /**
- * Who is at an address that no sled has yet. `null`: an agent that doesn't say who it is; `undefined`: nobody who answers.
- * Throws what is no sled agent's doing.
+ * Who is at an address that no sled has yet. `null`: an agent that doesn't say who it is; `undefined`: no agent,
+ * whoever else may answer. Throws what is no sled agent's doing.
  */
 async function askWhoIsThere(
   sleds: SledClient,

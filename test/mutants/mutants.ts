@@ -810,6 +810,54 @@ export const MUTANTS: readonly Mutant[] = [
     caughtBy: [DESCRIPTION_TEST],
   },
   {
+    name: 'whoever speaks HTTP is an agent that doesn’t know who it is',
+    why: 'a sled is added at a portal without a warning, and counts as one that answers',
+    edits: [
+      {
+        file: 'activities/sled-client.ts',
+        find: 'if (status >= 400 && isAgentsError(text)) return null;',
+        replace: 'if (status >= 200) return null;',
+      },
+    ],
+    caughtBy: ['test/rules/answer-marks.test.ts'],
+  },
+  {
+    name: 'the API’s own error is an agent’s',
+    why: 'a sled is added at the address of the API',
+    edits: [
+      {
+        file: MARKS,
+        find: 'readSledError(text) !== null && !controlPlaneError.safeParse(parseJson(text)).success',
+        replace: 'readSledError(text) !== null',
+      },
+    ],
+    caughtBy: ['test/rules/answer-marks.test.ts'],
+  },
+  {
+    name: 'the watcher takes the API’s own error for a sled’s answer',
+    why: 'a sled at the address of the API counts as one that answers, and is placed on',
+    edits: [
+      {
+        file: 'activities/watcher.ts',
+        find: "inventory.status === 'rejected' && (isNobody || ",
+        replace: "inventory.status === 'rejected' && (",
+      },
+    ],
+    caughtBy: ['test/trust/one-host-one-sled.test.ts'],
+  },
+  {
+    name: 'an agent that others wrote must know who it is',
+    why: 'section 7 asks nothing of the kind: it is added with a warning, and counts as silent',
+    edits: [
+      {
+        file: 'activities/sled-client.ts',
+        find: 'if (isSuccess(inventory) && sledInventory.safeParse(parseJson(inventory.text)).success) return null;',
+        replace: '',
+      },
+    ],
+    caughtBy: ['test/rules/answer-marks.test.ts'],
+  },
+  {
     name: 'a sled joins elsewhere without a look at where it was',
     why: 'a copy of its data joins, and the guests that its own agent has there are never told to end',
     edits: [

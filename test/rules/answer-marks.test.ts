@@ -198,6 +198,65 @@ describe('over HTTP', () => {
     }
   });
 
+  test('who is asked who it is, and is no agent, is nobody; an agent that others wrote doesn’t know the question', async () => {
+    const client = new SledClient();
+    const sled = { name: 'sled-1', address, keptAgentId: null };
+    const ask = () => client.describe(sled, 60_000).catch((failure: unknown) => failure);
+    const inventory = { status: 200, text: '{"vmms":[]}' };
+    // The control plane's own errors look like an agent's.
+    const refusals = answersOf({ 'an error of the API': JSON.stringify(MARKED) }).filter(
+      ([, { status }]) => status < 500,
+    );
+    try {
+      for (const [what, strange] of [
+        ...answersOf(STRANGERS),
+        ...refusals,
+        ['204', { status: 204, text: '' }] as const,
+      ]) {
+        answer = () => strange;
+        const error = await ask();
+        expect([what, error instanceof SledError ? [error.kind, error.answered] : error]).toEqual([
+          what,
+          ['unavailable', false],
+        ]);
+        // Section 7 has no word on the answer to a question that is not in it: who has an inventory is an agent.
+        answer = (path) => (path === '/vmms' ? inventory : strange);
+        const waits = strange.status >= 500;
+        expect([what, waits ? (await ask()) instanceof SledError : await ask()]).toEqual([what, waits ? true : null]);
+      }
+      const error = { error_code: 'NO_SUCH_ROUTE', message: 'no such route' };
+      for (const text of [{ error_code: error.error_code }, error, { ...error, request_id: '' }].map((body) =>
+        JSON.stringify(body),
+      )) {
+        for (const status of [400, 401, 403, 404, 405, 422, 501]) {
+          // It doesn't know yet what runs there.
+          answer = (path) =>
+            path === '/vmms' ? { status: 503, text: '{"error_code":"NOT_READY"}' } : { status, text };
+          expect([status, text, await ask()]).toEqual([status, text, null]);
+        }
+        answer = () => ({ status: 503, text });
+        expect(await ask()).toMatchObject({ kind: 'unavailable', answered: true });
+      }
+      // Nor does one whose every error looks like the control plane's, until it knows what runs there.
+      for (const [busy, expected] of [
+        ['{"error_code":"NOT_READY"}', null],
+        [JSON.stringify(MARKED), { kind: 'unavailable', answered: true }],
+        ['<html>', { kind: 'unavailable', answered: false }],
+      ] as const) {
+        answer = (path) =>
+          path === '/vmms' ? { status: 503, text: busy } : { status: 404, text: JSON.stringify(MARKED) };
+        const said = await ask();
+        if (expected === null) expect(said).toBeNull();
+        else expect(said).toMatchObject(expected);
+      }
+      const described = { agent_id: randomUUID() };
+      answer = () => ({ status: 200, text: JSON.stringify(described) });
+      expect(await ask()).toMatchObject(described);
+    } finally {
+      await client.close();
+    }
+  });
+
   test('a report is sent again until the control plane itself has heard it', async () => {
     const strangers = answersOf(FALSE_CONTROL_PLANES);
     const byPath = new Map(strangers.map(([what, strange]) => [`/vmms/${encodeURIComponent(what)}`, strange]));

@@ -152,6 +152,28 @@ describe('who does not say who it is', () => {
     await expunge(added.id);
   });
 
+  test.each<[string, () => Promise<string>]>([
+    ['a web server', () => serve(() => [404, '<html>not found</html>'])],
+    ['a portal', () => serve(() => [200, '<html>sign in</html>'])],
+    ['a redirect', () => serve(() => [302, ''])],
+    ['an answer without a body', () => serve(() => [204, ''])],
+    ['a gateway', () => serve(() => [403, '{"message":"Forbidden"}'])],
+    ['the API', async () => new URL(harness.stack.apiUrl).host],
+  ])('whoever else answers there is no agent: %s', async (_, at) => {
+    const address = await at();
+    const added = await add(address);
+    expect(added).toMatchObject({ warning: expect.stringContaining('no sled agent answers'), last_answered: null });
+    expect(added.silent_since).toEqual(expect.any(String));
+    await harness.client.runReconciler('watcher');
+    expect((await harness.client.getSled(added.id)).silent_since).toEqual(expect.any(String));
+    await expunge(added.id);
+    // Nor is it one at the address to which a sled moves.
+    const moving = await add(`127.0.0.1:${await freePort()}`);
+    const moved = await harness.client.setSledAddress(moving.id, address);
+    expect(moved).toMatchObject({ warning: expect.stringContaining('no sled agent answers'), last_answered: null });
+    await expunge(moving.id);
+  });
+
   test('an address that nobody answers is added with a warning, and counts as silent', async () => {
     const added = await add(`127.0.0.1:${await freePort()}`);
     expect(added.warning).toContain('no sled agent answers');
