@@ -117,7 +117,9 @@ export function addSledRoutes(app: ApiApp, context: ApiContext): void {
       const { memory, ...rest } = request.body;
       const agent = await askWhoIsThere(sleds, rest);
       const sled = await addSled(changing(request, db), { ...rest, memoryBytes: memory, agent });
-      return reply.status(201).send({ ...viewSled({ sled, vmmCount: 0 }), warning: warningOf(rest.address, agent) });
+      return reply
+        .status(201)
+        .send({ ...viewSled({ sled, vmmCount: 0, unheard: false }), warning: warningOf(rest.address, agent) });
     },
   );
   app.put(

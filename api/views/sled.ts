@@ -4,7 +4,7 @@ import type { SledView } from '../../wire/operator-api/sleds.ts';
 import { RACK_ID } from './oxide-ids.ts';
 
 /** A sled as the API answers it. */
-export function viewSled({ sled: row, vmmCount }: CountedSled): SledView {
+export function viewSled({ sled: row, vmmCount, unheard }: CountedSled): SledView {
   const lease = viewLease(row);
   // As with Oxide's sleds: the policy is what the operator decided, the state is what has come of it.
   const expunged = row.policy === 'expunged' || row.expungingSince !== null;
@@ -29,6 +29,8 @@ export function viewSled({ sled: row, vmmCount }: CountedSled): SledView {
     vmm_count: vmmCount,
     provision_state: expunged ? 'expunged' : row.policy,
     lease,
+    expunge_awaits:
+      row.policy === 'expunged' || !expunged ? null : lease !== null ? 'lease' : unheard ? 'word' : 'sled',
     declared_dead:
       row.timeDeclaredDead === null || row.declaredDeadBy === null
         ? null

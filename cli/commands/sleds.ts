@@ -53,7 +53,7 @@ Examples:
   sub('list', 'list the sleds').action(async (options: ApiOptions) => {
     const context = contextOf(options);
     const found = await collect(context.client.listSleds());
-    context.print(found, () => sledTable(found));
+    context.print(found, () => [sledTable(found), ...found.filter(isLeaving).map(describeExpunge)].join('\n\n'));
   });
   sub('show <sled>', 'show a sled, with its lease').action(async (name: string, options: ApiOptions) => {
     const context = contextOf(options);
@@ -131,7 +131,8 @@ function describeSled(sled: SledView): string {
     since == null && last != null ? `answered last ${last}` : null,
     ...(agent?.trouble ?? []).map((trouble) => colours.yellow(`its agent is not well: ${trouble}`)),
   ].filter((line) => line !== null);
-  return [...lines.map((line) => `${name}: ${line}`), describeFencing(sled)].join('\n');
+  const leaving = isLeaving(sled) ? [describeExpunge(sled)] : [];
+  return [...lines.map((line) => `${name}: ${line}`), ...leaving, describeFencing(sled)].join('\n');
 }
 
 /** It was expunged, and guests of it may run still. */
@@ -139,15 +140,18 @@ function isLeaving({ policy, state }: SledView): boolean {
   return policy.kind === 'expunged' && state === 'active';
 }
 
-/** Describes what came of an expunge. */
+/** Describes what came of an expunge, and what it waits for. */
 function describeExpunge(gone: SledView): string {
-  const { name, vmm_count, lease } = gone;
+  const { name, vmm_count, lease, silent_since: since } = gone;
   if (!isLeaving(gone)) return `${name}: expunged; what ran there is Failed`;
   const vmms = `its ${vmm_count} VMM${vmm_count === 1 ? '' : 's'}`;
+  const awaits = gone.expunge_awaits ?? (lease === null ? 'sled' : 'lease');
   return colours.red(
-    lease === null
-      ? `${name}: it answers, so it is powered on: ${vmms} become Failed when it has ended them. If it does not, power it off and expunge it again`
-      : `${name}: it may hold its lease: ${vmms} become Failed when that has lapsed`,
+    {
+      lease: `${name}: it may hold its lease: ${vmms} become Failed when that has lapsed`,
+      sled: `${name}: ${since == null ? 'it answers, so it is powered on' : `it was powered on when it was expunged, and gives no answer since ${since}`}: ${vmms} become Failed when it has ended them. If it does not, power it off and expunge it again`,
+      word: `${name}: none of its certificates is good: it is told to end its guests, and not believed that it has. Power it off and expunge it again ("mooring sled expunge ${name}"): ${vmms} become Failed then`,
+    }[awaits],
   );
 }
 

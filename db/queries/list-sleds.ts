@@ -1,7 +1,7 @@
 import { and, asc, gt, ne } from 'drizzle-orm';
 import type { Queryable } from '../connect.ts';
 import { sled } from '../schema.ts';
-import { type CountedSled, vmmCount } from './read-sled.ts';
+import { type CountedSled, unheard, vmmCount } from './read-sled.ts';
 
 /** Lists at most `limit` sleds that aren't expunged, by id, after the one whose id is `after`. */
 export async function listSleds(
@@ -9,7 +9,7 @@ export async function listSleds(
   { after, limit }: { readonly after: string | null; readonly limit: number },
 ): Promise<CountedSled[]> {
   return db
-    .select({ sled, vmmCount })
+    .select({ sled, vmmCount, unheard })
     .from(sled)
     .where(and(ne(sled.policy, 'expunged'), after === null ? undefined : gt(sled.id, after)))
     .orderBy(asc(sled.id))

@@ -88,7 +88,7 @@ export async function applyReport(
           WHEN ${source.kind} = 'anybody' AND sled.identified THEN 'no_certificate'
           WHEN ${source.kind} = 'sled' AND (SELECT policy FROM sled reporter WHERE reporter.id = ${sledId}::uuid) = 'expunged' THEN 'expunged'
           WHEN ${source.kind} = 'sled' AND NOT EXISTS (SELECT 1 FROM sled_certificate WHERE serial = ${serial} AND sled_id = ${sledId}::uuid AND time_revoked IS NULL)
-            THEN 'revoked'
+            THEN CASE WHEN (SELECT expunging_since FROM sled reporter WHERE reporter.id = ${sledId}::uuid) IS NULL THEN 'revoked' ELSE 'expunged' END
           WHEN ${source.kind} = 'sled' AND vmm.sled_id IS DISTINCT FROM ${sledId}::uuid THEN 'foreign_vmm'
           WHEN NOT sled.identified AND sled.kept_agent_id::text <> ${source.agentId?.toLowerCase() ?? null}::text THEN 'foreign_agent'
         END AS refusal

@@ -3,13 +3,16 @@ import { createHash, randomUUID } from 'node:crypto';
 import { sql } from 'drizzle-orm';
 import fc from 'fast-check';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { viewSled } from '../../api/views/sled.ts';
 import { pickSled, readDestination } from '../../db/queries/pick-sled.ts';
 import { readInstance } from '../../db/queries/read-instance.ts';
 import { readOperation } from '../../db/queries/read-operation.ts';
+import { readCountedSled } from '../../db/queries/read-sled.ts';
 import { addSled } from '../../db/transactions/add-sled.ts';
 import { applyReport } from '../../db/transactions/apply-report.ts';
 import { beginUnwind } from '../../db/transactions/begin-unwind.ts';
 import { claimStart } from '../../db/transactions/claim-start.ts';
+import { expungeSled, settleExpunge } from '../../db/transactions/expunge-sled.ts';
 import { finishUnwind } from '../../db/transactions/finish-unwind.ts';
 import { type JoiningSled, joinSled } from '../../db/transactions/join-sled.ts';
 import { recordSledAnswer, recordSledSilence } from '../../db/transactions/record-sled-answer.ts';
@@ -263,6 +266,87 @@ test.each([
     expect([applied?.refusal, applied?.state]).toEqual([refusal, refusal === null ? 'failed' : active?.state]);
   },
 );
+
+describe('a sled that has joined', () => {
+  const failed = { vmm_state: { state: 'failed' as const, gen: 99, time_updated: new Date().toISOString() } };
+  /** Two that run one VMM each, with a certificate that is good, revoked or unknown. */
+  const joinedSleds = async (certificate: 'good' | 'revoked' | 'unknown') => {
+    await database.empty();
+    projectId = await database.project();
+    const vmms = new Map<string, string>();
+    for (const sledId of [await database.sled(), await database.sled()]) {
+      await db().execute(sql`UPDATE sled SET identified = true, policy = 'in_service' WHERE id = ${sledId}`);
+      await db().execute(sql`UPDATE sled SET policy = 'no_provision' WHERE id <> ${sledId}`);
+      const instanceId = await database.instance(projectId);
+      await database.start(instanceId);
+      await database.runs(instanceId);
+      vmms.set(sledId, (await readInstance(db(), instanceId))?.active?.id ?? '');
+    }
+    const [[sledId, own] = ['', ''], [, foreign] = ['', '']] = [...vmms];
+    const serial = randomUUID();
+    if (certificate !== 'unknown')
+      await db().execute(sql`INSERT INTO sled_certificate (serial, sled_id, time_expires, time_revoked)
+        VALUES (${serial}, ${sledId}, now() + interval '1 day', ${certificate === 'good' ? null : sql`now()`})`);
+    const reports = async (vmmId: string) => {
+      const applied = await applyReport(db(), vmmId, failed, {}, { kind: 'sled', sledId, serial });
+      return [applied?.refusal, applied?.sledExpunged, applied?.state];
+    };
+    return { sledId, own, foreign, reports };
+  };
+  const stateOf = async (vmmId: string) =>
+    (await db().execute(sql`SELECT state FROM vmm WHERE id = ${vmmId}`)).rows[0]?.state;
+
+  const CERTIFICATES = ['good', 'revoked', 'unknown'] as const;
+  const STANDINGS = ['in service', 'leaving', 'expunged'] as const;
+  test.each(CERTIFICATES.flatMap((certificate) => STANDINGS.map((standing) => [certificate, standing] as const)))(
+    'and shows a certificate that is %s, and is %s, hears that it was expunged, and speaks of its own VMMs while it is believed',
+    async (certificate, standing) => {
+      const { sledId, own, foreign, reports } = await joinedSleds(certificate);
+      if (standing === 'leaving') await expungeSled(db(), sledId, { answers: true, poweredOff: true });
+      if (standing === 'expunged')
+        await db().execute(sql`UPDATE sled SET policy = 'expunged', time_expunged = now() WHERE id = ${sledId}`);
+      const revoked = certificate === 'good' ? null : 'revoked';
+      const refusal = standing === 'expunged' || (standing === 'leaving' && revoked !== null) ? 'expunged' : revoked;
+      expect(await reports(foreign)).toEqual([refusal ?? 'foreign_vmm', false, 'running']);
+      expect(await reports(own)).toEqual([refusal, standing !== 'in service', refusal === null ? 'failed' : 'running']);
+      expect(await stateOf(own)).toBe(refusal === null ? 'failed' : 'running');
+    },
+  );
+
+  test('and is not believed any more leaves when it is off, by an operator’s word, and no sooner; it shows that it waits for that', async () => {
+    const { sledId, own, reports } = await joinedSleds('revoked');
+    const shown = async () => {
+      const found = await readCountedSled(db(), sledId);
+      if (found === null) throw new Error('there is no such sled');
+      const { expunge_awaits: awaits, state } = viewSled(found);
+      return [awaits, state];
+    };
+    expect(await shown()).toEqual([null, 'active']);
+    expect((await expungeSled(db(), sledId, { answers: true, poweredOff: true })).awaits).toBe('sled');
+    expect(await shown()).toEqual(['word', 'active']);
+    // Whoever has its key may say that its guests are gone.
+    await reports(own);
+    expect(await settleExpunge(db(), sledId)).toBeNull();
+    expect([await stateOf(own), await shown()]).toEqual(['running', ['word', 'active']]);
+    await expect(expungeSled(db(), sledId, { answers: false, poweredOff: false })).rejects.toThrow(/without your word/);
+    const serial = randomUUID();
+    await db().execute(sql`INSERT INTO sled_certificate (serial, sled_id, time_expires)
+      VALUES (${serial}, ${sledId}, now() + interval '1 day')`);
+    expect(await shown()).toEqual(['sled', 'active']);
+    await db().execute(sql`UPDATE sled_certificate SET time_expires = now() WHERE serial = ${serial}`);
+    expect(await shown()).toEqual(['word', 'active']);
+    await db().execute(
+      sql`UPDATE sled SET lease_ms = 1000, fencing_since = now(), lease_renewed_at = now() WHERE id = ${sledId}`,
+    );
+    expect(await shown()).toEqual(['lease', 'active']);
+    await db().execute(
+      sql`UPDATE sled SET lease_ms = NULL, fencing_since = NULL, lease_renewed_at = NULL WHERE id = ${sledId}`,
+    );
+    expect((await expungeSled(db(), sledId, { answers: false, poweredOff: true })).awaits).toBeNull();
+    expect([await stateOf(own), await shown()]).toEqual(['failed', [null, 'decommissioned']]);
+    expect(await database.broken()).toEqual([]);
+  });
+});
 
 describe('a sled whose address changes', () => {
   const moved = async (id: string) => {

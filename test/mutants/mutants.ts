@@ -858,6 +858,24 @@ export const MUTANTS: readonly Mutant[] = [
     caughtBy: ['test/rules/answer-marks.test.ts'],
   },
   {
+    name: 'a sled that leaves hears only that its certificate was revoked',
+    why: 'its agent never ends the guests, and the expunge waits for ever',
+    edits: [
+      {
+        file: 'db/transactions/apply-report.ts',
+        find: "IS NULL THEN 'revoked' ELSE 'expunged' END",
+        replace: "IS NULL THEN 'revoked' ELSE 'revoked' END",
+      },
+    ],
+    caughtBy: [SILENT_DATABASE_TEST],
+  },
+  {
+    name: 'an expunge seems to wait for a sled that is not believed',
+    why: 'nobody says that only the operator’s word ends it',
+    edits: [{ file: 'api/views/sled.ts', find: "unheard ? 'word' : 'sled'", replace: "'sled'" }],
+    caughtBy: [SILENT_DATABASE_TEST],
+  },
+  {
     name: 'a sled joins elsewhere without a look at where it was',
     why: 'a copy of its data joins, and the guests that its own agent has there are never told to end',
     edits: [

@@ -21,6 +21,7 @@ import { becomeControlPlane } from '../../platform/identity/control-plane.ts';
 import type { IdentityMaterial } from '../../platform/identity/holder.ts';
 import { joinSled } from '../../sled-agent/join.ts';
 import { readInviteToken, writeInviteToken } from '../../wire/sled-identity.ts';
+import { runCommand } from '../support/command.ts';
 import { type Harness, refused, startHarness } from '../support/harness.ts';
 import {
   Caller,
@@ -291,6 +292,37 @@ test('a sled whose certificates were revoked is powered on all the same: no word
     server.closeAllConnections();
   }
   expect(await harness.client.expungeSled(sled.sledId)).toMatchObject({ state: 'decommissioned' });
+});
+
+test('a sled that leaves hears it with every answer though its certificates were revoked, and is shown to wait for a word', async () => {
+  const sled = await joinedWithoutAgent(harness.client, folders, 'revoked-leaving');
+  await harness.client.revokeSledCertificates(sled.sledId);
+  // As when it was expunged while it answered, with guests.
+  await harness.database.db.execute(
+    sql`UPDATE sled SET expunging_since = now(), policy = 'no_provision' WHERE id = ${sled.sledId}`,
+  );
+  const vmmId = await activeVmm(await harness.running());
+  const before = await vmmRow(vmmId);
+  for (const attempt of [
+    callAs(sled, 'GET', `${api.sledUrl}/network/instances`),
+    callAs(sled, 'PUT', reportUrl(vmmId), failedReport()),
+    callAs(sled, 'PUT', `${api.sledUrl}/sleds/${sled.sledId}/lease`, { lease_ms: 60_000, held: false, vmms: [] }),
+    callAs(sled, 'POST', `${api.sledUrl}/sled-identity/renew`, { request: await makeRequest(await makeKeyPair()) }),
+  ]) {
+    const { status, body } = await attempt;
+    expect([status, body.error_code]).toEqual([403, 'SLED_EXPUNGED']);
+  }
+  expect(await vmmRow(vmmId)).toEqual(before);
+  expect(await harness.client.getSled(sled.sledId)).toMatchObject({ state: 'active', expunge_awaits: 'word' });
+  for (const command of [['list'], ['show', sled.name]]) {
+    const { stdout } = await runCommand(['sled', ...command, '--api-url', harness.stack.apiUrl]);
+    expect(stdout).toContain(`"mooring sled expunge ${sled.name}"`);
+  }
+  const off = { sled_powered_off: true };
+  expect(await harness.client.expungeSled(sled.sledId, off)).toMatchObject({
+    state: 'decommissioned',
+    expunge_awaits: null,
+  });
 });
 
 test('an expunged sled is heard only where it shows that it is that sled', async () => {

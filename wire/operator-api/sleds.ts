@@ -38,6 +38,12 @@ export const sledView = z.object({
   ]),
   /** With the policy `expunged`: `active` as long as guests of it may still run. */
   state: z.enum(['active', 'decommissioned']),
+  /**
+   * What an expunge waits for before the sled's VMMs are failed: that its `lease` has lapsed; that the `sled` has ended them; or an
+   * operator's `word`, given anew when it is powered off, since none of its certificates is good and it is not believed. `null`:
+   * nothing. Ours.
+   */
+  expunge_awaits: z.enum(['lease', 'sled', 'word']).nullish(),
   usable_hardware_threads: z.number().int(),
   /** In bytes. */
   usable_physical_ram: z.number().int(),
