@@ -1,6 +1,7 @@
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
+import { processDescriptors } from '../platform/host/descriptor-reserve.ts';
 import { splitAddress, withPort } from '../wire/sled-protocol.ts';
 import { SledAgent } from './agent.ts';
 import { makeAgentApp } from './agent-app.ts';
@@ -131,6 +132,7 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
       disk,
       onTrouble,
     );
+  const giveUpReserve = processDescriptors.hold(onTrouble);
   let lease: LeaseKeeper | null = null;
   const ownSledId = identity?.sledId ?? options.fencing?.sledId;
   const { agent, leaseFolder, keeper, installations } = await whenDiskAllows(options, async () => {
@@ -162,6 +164,7 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
       throw error;
     }
   }).catch((error: unknown) => {
+    giveUpReserve();
     disk.stop();
     throw error;
   });
@@ -199,6 +202,7 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
     app.server.closeAllConnections();
     await app.close();
     await identity?.stop();
+    giveUpReserve();
   };
   let ready: Promise<void> = Promise.resolve();
   try {

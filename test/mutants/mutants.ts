@@ -2582,6 +2582,66 @@ export const MUTANTS: readonly Mutant[] = [
     ],
     caughtBy: ['test/sled-agent/agent-description.test.ts'],
   },
+  {
+    name: 'a process without file descriptors keeps its reserve to itself',
+    why: 'its lease is not renewed, and every guest is powered off, for want of a descriptor that it holds',
+    edits: [
+      {
+        file: 'platform/host/descriptor-reserve.ts',
+        find: '    this.#change(lacking);\n    this.#giveUp();',
+        replace: '    this.#change(lacking);',
+      },
+    ],
+    caughtBy: ['test/rules/descriptor-reserve.test.ts', 'test/sled-agent/no-descriptors.test.ts'],
+  },
+  {
+    name: 'a guest is begun with what the reserve has',
+    why: 'guests take the last descriptors, and nothing is left by which their lease is renewed or they are ended',
+    edits: [
+      {
+        file: 'sled-agent/agent.ts',
+        find: 'const lacking = processDescriptors.whyNotFor(DESCRIPTORS_OF_A_GUEST);',
+        replace: 'const lacking = null;',
+      },
+    ],
+    caughtBy: ['test/sled-agent/no-descriptors.test.ts'],
+  },
+  {
+    name: "the agent's listener takes any number of connections",
+    why: 'a scanner that says nothing takes every descriptor of the agent',
+    edits: [{ file: 'sled-agent/agent-app.ts', find: '  limitConnections(app.server);\n', replace: '' }],
+    caughtBy: ['test/processes/connection-limits.test.ts'],
+  },
+  {
+    name: "the API's listeners take any number of connections",
+    why: 'idle connections take the descriptors by which PostgreSQL is reached, and with them the leases of all sleds',
+    edits: [{ file: 'api/app.ts', find: '  limitConnections(app.server);\n', replace: '' }],
+    caughtBy: ['test/processes/connection-limits.test.ts'],
+  },
+  {
+    name: 'a connection that is being answered makes room for a new one',
+    why: 'whoever opens connections cuts the calls that wait for a saga',
+    edits: [
+      {
+        file: 'platform/http/connection-limits.ts',
+        find: "return !request.complete || response.writableEnded ? 'stuck' : null;",
+        replace: "return 'stuck';",
+      },
+    ],
+    caughtBy: ['test/processes/connection-limits.test.ts'],
+  },
+  {
+    name: 'a full server closes the new connection rather than an idle one',
+    why: 'connections that say nothing keep everybody else out',
+    edits: [
+      {
+        file: 'platform/http/connection-limits.ts',
+        find: 'if (!giveUpOne()) return void socket.destroy();',
+        replace: 'return void socket.destroy();',
+      },
+    ],
+    caughtBy: ['test/processes/connection-limits.test.ts'],
+  },
 ];
 
 /** Thrown when a mutant's text does not stand in its file as the list says. */
