@@ -1,9 +1,10 @@
 /** A sled agent as a process of its own that has no file descriptors left, or meets an error that nobody expected: it lives on. */
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { createRequire } from 'node:module';
 import { connect, type Socket } from 'node:net';
 import { fileURLToPath, pathToFileURL } from 'node:url';
+import { promisify } from 'node:util';
 import { type FastifyInstance, fastify } from 'fastify';
 import { Client } from 'undici';
 import { afterEach, expect, test } from 'vitest';
@@ -36,16 +37,15 @@ process.on('SIGUSR2', () => {
   try { for (;;) own.push(openSync('/dev/null')); } catch { process.stderr.write('it has none left\\n'); }
 });`;
 
-/** Starts an agent as a process that may have this many descriptors. */
+/** Starts an agent as a process that may have this many descriptors once it runs. */
 async function startFew(descriptors: number, controlPlaneUrl: string, more: readonly string[] = []) {
   const folder = await temporaryFolder();
   ends.push(folder.close);
   const ip = loopbackAddress();
   const port = await freePort(ip);
   const agent = spawn(
-    'sh',
+    process.execPath,
     [
-      ...['-c', `ulimit -n ${descriptors} && exec "$0" "$@"`, process.execPath],
       ...['--import', `data:text/javascript,${encodeURIComponent(HOG)}`, at('cli/mooring.js')],
       ...['sled-agent', '--name', 'few', '--address', `${ip}:${port}`, '--control-plane', controlPlaneUrl],
       ...['--data', folder.path, '--network-poll-ms', '0', '--test-endpoints', ...more],
@@ -58,6 +58,8 @@ async function startFew(descriptors: number, controlPlaneUrl: string, more: read
     if (agent.exitCode !== null) throw new Error(`the agent ended: ${output()}`);
     return output().includes('sled agent "few"');
   }, 'the agent never started');
+  // Not sooner: loading a program takes more than running it.
+  await promisify(execFile)('prlimit', ['--pid', String(agent.pid), `--nofile=${descriptors}:${descriptors}`]);
   return { ip, port, agent, output };
 }
 
