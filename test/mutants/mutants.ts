@@ -2536,6 +2536,12 @@ export const MUTANTS: readonly Mutant[] = [
     caughtBy: [CPU_RULES_TEST],
   },
   {
+    name: 'CPU: the host of another QEMU, or of KVM loaded otherwise, counts as the same',
+    why: 'after the upgrade of one server its guests move to those whose QEMU or KVM gives them another CPU',
+    edits: [{ file: CPU_MODELS, find: '  parts.push(facts.version, [...facts.kvm].sort());\n', replace: '' }],
+    caughtBy: [CPU_RULES_TEST],
+  },
+  {
     name: 'CPU: a source gives its guest to a machine with another one',
     why: 'it is the last who can refuse, where sleds do not say what they offer',
     edits: [{ file: SEND_GUEST, find: "'ncpus', 'cpuModel'] as const", replace: "'ncpus'] as const" }],
