@@ -14,6 +14,8 @@ import { splitAddress } from '../wire/sled-protocol.ts';
 import type { SledIdentity } from './sled-identity.ts';
 
 export interface PeerTransport {
+  /** The id of this agent, by which others tell it from one that has its address later; `null` while it may be another one. */
+  readonly agentId: () => string | null;
   /** The sled's own identity; `null` between sleds without. */
   readonly holder: IdentityHolder | null;
   /** Makes a server, not listening yet; `onConnection` gets each connection of a peer that is admitted. */
@@ -44,6 +46,7 @@ function bounded<Listener extends Server>(server: Listener): Listener {
 
 /** Between sleds without identities. */
 export const PLAIN_TRANSPORT: PeerTransport = {
+  agentId: () => null,
   holder: null,
   isDestination: null,
   sledAt: () => null,
@@ -63,6 +66,7 @@ export function identifiedTransport(identity: SledIdentity): PeerTransport {
   const agents = identity.connect(AGENT_CONNECTIONS, checkPeer);
   const peers = new WeakMap<Socket, string>();
   return {
+    agentId: () => null,
     holder: identity.holder,
     sledAt: (socket) => peers.get(socket) ?? null,
     async isDestination(socket, vmmId, migrationId) {

@@ -120,7 +120,11 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
   const disk = new Disk({ folder: dataDir, onTrouble, ...pickDefined('fileSystem', options.fileSystem) });
   const planted = new PlantedFaults();
   let address = options.listen;
-  const transport = identity === undefined ? PLAIN_TRANSPORT : identifiedTransport(identity);
+  let describer: AgentDescriber | null = null;
+  const transport: PeerTransport = {
+    ...(identity === undefined ? PLAIN_TRANSPORT : identifiedTransport(identity)),
+    agentId: () => describer?.keptAgentId ?? null,
+  };
   const hypervisor =
     options.makeHypervisor?.(planted, () => address, transport, disk) ??
     new SimulatedHypervisor(
@@ -171,15 +175,13 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
   lease = keeper;
   const app = await makeAgentApp(agent, identity, onTrouble);
   const faults = makeTestFaults(agent, hypervisor, planted);
-  addAgentRoute(
-    app,
-    new AgentDescriber(
-      dataDir,
-      () => ({ trouble: agent.trouble, cpuModels: hypervisor.cpuModels }),
-      disk,
-      options.isDataThrownAway,
-    ),
+  describer = new AgentDescriber(
+    dataDir,
+    () => ({ trouble: agent.trouble, cpuModels: hypervisor.cpuModels }),
+    disk,
+    options.isDataThrownAway,
   );
+  addAgentRoute(app, describer);
   addVmmRoutes(app, agent, planted, installations);
   if (options.testEndpoints) addTestRoutes(app, faults);
   const network = new NetworkTable(

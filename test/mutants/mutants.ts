@@ -2542,6 +2542,18 @@ export const MUTANTS: readonly Mutant[] = [
     caughtBy: [CPU_RULES_TEST],
   },
   {
+    name: "hand-over: whoever has the address of the source's agent is believed",
+    why: 'another agent knows no such VMM: the guest is started here, and runs on where it was',
+    edits: [
+      {
+        file: 'sled-agent/qemu/hand-over.ts',
+        find: "if (agentId !== null && headers[AGENT_ID_HEADER] !== agentId) return 'unreachable';",
+        replace: '',
+      },
+    ],
+    caughtBy: ['test/rules/source-agent.test.ts'],
+  },
+  {
     name: 'CPU: a source gives its guest to a machine with another one',
     why: 'it is the last who can refuse, where sleds do not say what they offer',
     edits: [{ file: SEND_GUEST, find: "'ncpus', 'cpuModel'] as const", replace: "'ncpus'] as const" }],
