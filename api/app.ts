@@ -1,6 +1,7 @@
 /** What the two listeners of the API have in common: how they trace, log, count, parse and answer errors. */
 import { serializerCompiler, validatorCompiler } from 'fastify-type-provider-zod';
 import type { Logger } from 'pino';
+import { limitConnections } from '../platform/http/connection-limits.ts';
 import { answerUnseenRequests, HttpError, RouteTable, refuseByHttp } from '../platform/http/http-errors.ts';
 import type { Metrics } from '../platform/telemetry/metrics.ts';
 import { beginRequestSpan, endRequestSpan } from '../platform/telemetry/tracing.ts';
@@ -49,6 +50,7 @@ export function configureApp(app: ApiApp, log: Logger, metrics: Metrics): void {
   });
   app.addHook('onRequest', async (request) => refuseByHttp(request, isClosing));
   answerUnseenRequests(app.server, httpErrorBody);
+  limitConnections(app.server);
   app.setNotFoundHandler((request, reply) => {
     const { error, allow } = routes.refuse(request);
     if (allow.length > 0) reply.header('allow', allow.join(', '));

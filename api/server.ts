@@ -11,12 +11,18 @@ import { type OpenDatabase, openDatabase, pingDatabase } from '../db/connect.ts'
 import { OperationOutcomes } from '../db/operation-outcomes.ts';
 import { readCapacity } from '../db/queries/read-capacity.ts';
 import { DEFAULT_BEAT_MS } from '../model/lease.ts';
+import { processDescriptors } from '../platform/host/descriptor-reserve.ts';
 import { type Opened, openAll } from '../platform/host/opened.ts';
 import { readPackageVersion } from '../platform/host/package-version.ts';
 import { becomeControlPlane } from '../platform/identity/control-plane.ts';
 import { startEndpoint } from '../platform/telemetry/endpoint.ts';
 import { Metrics } from '../platform/telemetry/metrics.ts';
-import { describeReadiness, type Readiness, readinessProblems } from '../platform/telemetry/readiness.ts';
+import {
+  describeReadiness,
+  descriptorNotes,
+  type Readiness,
+  readinessProblems,
+} from '../platform/telemetry/readiness.ts';
 import { installTracing } from '../platform/telemetry/tracing.ts';
 import { connectTemporalClient, type TemporalClient } from '../temporal/client.ts';
 import type { TemporalSettings } from '../temporal/connection.ts';
@@ -114,6 +120,10 @@ export async function startApi(options: ApiOptions): Promise<RunningApi> {
 
 async function openApi(options: ApiOptions, opened: Opened): Promise<RunningApi> {
   const { log, sledListener, leaseBeatMs = DEFAULT_BEAT_MS } = options;
+  opened.add(
+    processDescriptors.hold((message) => log.warn(message)),
+    (giveUpReserve) => giveUpReserve(),
+  );
   const applicationName = 'mooring-api';
   const database = opened.add(openDatabase(options.databaseUrl, { maxConnections: 20, applicationName }), ({ close }) =>
     close(),
@@ -168,7 +178,7 @@ async function openApi(options: ApiOptions, opened: Opened): Promise<RunningApi>
       ...(await readinessProblems(() => pingDatabase(db), temporal.connection, options.temporal.namespace, probes)),
       ...surroundings.problems,
     ],
-    notes: surroundings.notes,
+    notes: [...surroundings.notes, ...descriptorNotes()],
   });
 
   const app = opened.add(await createApp(options, context), closeApp);

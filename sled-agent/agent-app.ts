@@ -3,6 +3,7 @@ import { constants } from 'node:crypto';
 import type { TLSSocket } from 'node:tls';
 import { type FastifyError, type FastifyInstance, type FastifyRequest, fastify } from 'fastify';
 import { z } from 'zod';
+import { limitConnections } from '../platform/http/connection-limits.ts';
 import {
   answerUnseenRequests,
   HTTP_ERROR_CODES,
@@ -66,6 +67,7 @@ export async function makeAgentApp(
     reply.header('x-request-id', request.id);
   });
   answerUnseenRequests(app.server, errorBody);
+  limitConnections(app.server);
   app.setNotFoundHandler((request, reply) => {
     const { error, allow } = routes.refuse(request);
     if (allow.length > 0) reply.header('allow', allow.join(', '));

@@ -60,6 +60,11 @@ export class AgentDescriber {
     return this.#agentId;
   }
 
+  /** The same, where the agent has it after its next start, too; else `null`. */
+  get keptAgentId(): string | null {
+    return this.#isKept ? this.agentId : null;
+  }
+
   /** The agent as it is now. Throws what the file system says while its id can't be kept: an id that may change is none. */
   describe(): AgentDescription {
     const agentId = this.#keep();

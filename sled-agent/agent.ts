@@ -9,6 +9,7 @@
  * Source: section 7 of docs/design.md.
  */
 import { isTerminalMigrationState, isTerminalVmmState } from '../model/states.ts';
+import { processDescriptors } from '../platform/host/descriptor-reserve.ts';
 import {
   type MigrationRuntime,
   NO_SUCH_INSTANCE,
@@ -60,6 +61,15 @@ export interface AgentOptions {
   readonly agentId?: (() => string | null) | undefined;
   /** Which sled this is, where the control plane does not say it with each VMM. */
   readonly sledId?: string | undefined;
+}
+
+/** The listener, files, pipes and sockets of a guest and its process, at most. */
+const DESCRIPTORS_OF_A_GUEST = 8;
+
+/** Refuses, to be tried again, a guest for whose files and connections the reserve would have to be taken. */
+function requireDescriptors(): void {
+  const lacking = processDescriptors.whyNotFor(DESCRIPTORS_OF_A_GUEST);
+  if (lacking !== null) throw new AgentRefusal(503, 'NO_FILE_DESCRIPTORS', lacking);
 }
 
 const REPORT_CONNECTIONS = 8;
@@ -118,7 +128,8 @@ export class SledAgent {
 
   /** What keeps it from doing its work, in sentences; empty when it is well. */
   get trouble(): string[] {
-    return this.#disk.trouble;
+    const { trouble } = processDescriptors;
+    return [...(trouble === null ? [] : [trouble]), ...this.#disk.trouble];
   }
 
   /** Finds out what runs here, and reports what happened while the agent was away. */
@@ -263,6 +274,7 @@ export class SledAgent {
     const sledId = request.sled_id ?? this.#options.sledId ?? null;
     this.#refuseExpunged(sledId);
     this.#requireLease();
+    requireDescriptors();
     const { ncpus, memory_bytes: memoryBytes, name } = request.vmm_spec;
     const used = this.#living();
     const threadsLeft = this.#options.threads - used.reduce((sum, vmm) => sum + vmm.ncpus, 0);

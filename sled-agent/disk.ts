@@ -21,6 +21,7 @@ import {
 } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { processDescriptors } from '../platform/host/descriptor-reserve.ts';
 
 /** What the agent asks of a file system that can fail for want of room, of file descriptors, or by itself. */
 export interface FileSystem {
@@ -399,7 +400,13 @@ export class Disk {
 
   #try<Result>(operation: string, path: string, work: () => Result): Result {
     try {
-      return work();
+      try {
+        return work();
+      } catch (error) {
+        // What has happened must be written down: that is what a reserve of descriptors is for.
+        if (!NO_DESCRIPTORS.has((error as NodeJS.ErrnoException).code ?? '') || !processDescriptors.look()) throw error;
+        return work();
+      }
     } catch (error) {
       throw this.#noted(error, operation, path);
     }

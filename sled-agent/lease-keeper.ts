@@ -15,6 +15,7 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 import { request } from 'undici';
 import type { z } from 'zod';
 import { RENEWALS_PER_LEASE } from '../model/lease.ts';
+import { processDescriptors } from '../platform/host/descriptor-reserve.ts';
 import { withLimit } from '../platform/host/with-limit.ts';
 import { type ControlPlaneAnswer, readControlPlaneAnswer } from '../wire/answer-mark.ts';
 import {
@@ -159,7 +160,7 @@ export class LeaseKeeper {
     const { leaseMs } = this.#options;
     // Where an earlier agent's lease has lapsed, its guests are off before a watchdog comes that reads that lease.
     await this.#poweringOff;
-    if (!(await this.#watched())) throw new Error('no watchdog comes up');
+    await processDescriptors.use(() => this.#requireWatchdog());
     // Guests that are being powered off must not be reported to live, nor a lease be held meanwhile.
     await this.#poweringOff;
     const sledId = await this.#findSledId();
@@ -300,7 +301,7 @@ export class LeaseKeeper {
   ): Promise<Exclude<ControlPlaneAnswer<Value>, { kind: 'none' }>> {
     // Short enough that another attempt, and one more, can succeed within the lease.
     const limitMs = Math.min(5_000, this.#options.leaseMs / 4);
-    const received = await withLimit(limitMs, this.#stopped.signal, async (signal) => {
+    const send = async (signal: AbortSignal) => {
       const answer = await request(`${this.#options.controlPlaneUrl}${path}`, {
         method,
         dispatcher: this.#connections.dispatcher,
@@ -308,10 +309,15 @@ export class LeaseKeeper {
         ...(sent === undefined ? {} : { headers: { 'content-type': 'application/json' }, body: JSON.stringify(sent) }),
       });
       return { status: answer.statusCode, text: await answer.body.text() };
-    });
+    };
+    const received = await processDescriptors.use(() => withLimit(limitMs, this.#stopped.signal, send));
     const read = readControlPlaneAnswer(received, schema);
     if (read.kind === 'none') throw new Error(`what answers there is not the control plane: ${read.why}`);
     return read;
+  }
+
+  async #requireWatchdog(): Promise<void> {
+    if (!(await this.#watched())) throw new Error('no watchdog comes up');
   }
 
   /** Whether a watchdog watches; starts one where none does. */

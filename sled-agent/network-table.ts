@@ -1,5 +1,6 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import { request } from 'undici';
+import { processDescriptors } from '../platform/host/descriptor-reserve.ts';
 import { withLimit } from '../platform/host/with-limit.ts';
 import { readControlPlaneAnswer } from '../wire/answer-mark.ts';
 import { type NetworkEntry, networkPage } from '../wire/network-protocol.ts';
@@ -105,18 +106,20 @@ export class NetworkTable {
       ...(after === null ? {} : { after }),
       ...(sledId === null ? {} : { sled_id: sledId }),
     });
-    return withLimit(CALL_MS, this.#stopped.signal, async (signal) => {
-      const { statusCode, body } = await request(`${this.#url}/network/instances?${query}`, {
+    const send = async (signal: AbortSignal) => {
+      const { statusCode: status, body } = await request(`${this.#url}/network/instances?${query}`, {
         dispatcher: this.#connections.dispatcher,
         signal,
       });
-      const read = readControlPlaneAnswer({ status: statusCode, text: await body.text() }, networkPage);
-      if (read.kind === 'done') return read.value;
-      if (read.kind === 'none') throw new Error(`what answers there is not the control plane: ${read.why}`);
-      if (saysExpunged(read)) this.#subscriber.onExpunged(sledId);
-      if (read.status === 400 && after !== null) throw new CursorRefused();
-      throw new Error(`the control plane answered ${read.status}: ${read.error.message}`);
-    });
+      return { status, text: await body.text() };
+    };
+    const received = await processDescriptors.use(() => withLimit(CALL_MS, this.#stopped.signal, send));
+    const read = readControlPlaneAnswer(received, networkPage);
+    if (read.kind === 'done') return read.value;
+    if (read.kind === 'none') throw new Error(`what answers there is not the control plane: ${read.why}`);
+    if (saysExpunged(read)) this.#subscriber.onExpunged(sledId);
+    if (read.status === 400 && after !== null) throw new CursorRefused();
+    throw new Error(`the control plane answered ${read.status}: ${read.error.message}`);
   }
 }
 

@@ -14,6 +14,8 @@ import { splitAddress } from '../wire/sled-protocol.ts';
 import type { SledIdentity } from './sled-identity.ts';
 
 export interface PeerTransport {
+  /** The id of this agent, by which others tell it from one that has its address later; `null` while it may be another one. */
+  readonly agentId: () => string | null;
   /** The sled's own identity; `null` between sleds without. */
   readonly holder: IdentityHolder | null;
   /** Makes a server, not listening yet; `onConnection` gets each connection of a peer that is admitted. */
@@ -32,13 +34,23 @@ export interface PeerTransport {
 }
 
 const AGENT_CONNECTIONS = 2;
+/** How many connections a VM's own listener takes, each of which costs a file descriptor: a migration needs one. */
+const PEERS_PER_VM = 8;
+/** How long the handshake of TLS may take, in milliseconds. */
+const HANDSHAKE_MS = 10_000;
+
+function bounded<Listener extends Server>(server: Listener): Listener {
+  server.maxConnections = PEERS_PER_VM;
+  return server;
+}
 
 /** Between sleds without identities. */
 export const PLAIN_TRANSPORT: PeerTransport = {
+  agentId: () => null,
   holder: null,
   isDestination: null,
   sledAt: () => null,
-  serve: (onConnection) => createTcpServer(onConnection),
+  serve: (onConnection) => bounded(createTcpServer(onConnection)),
   dial(address, onOpen) {
     const { host, port } = splitAddress(address);
     return connectTcp(port, host).once('connect', onOpen);
@@ -54,6 +66,7 @@ export function identifiedTransport(identity: SledIdentity): PeerTransport {
   const agents = identity.connect(AGENT_CONNECTIONS, checkPeer);
   const peers = new WeakMap<Socket, string>();
   return {
+    agentId: () => null,
     holder: identity.holder,
     sledAt: (socket) => peers.get(socket) ?? null,
     async isDestination(socket, vmmId, migrationId) {
@@ -63,7 +76,12 @@ export function identifiedTransport(identity: SledIdentity): PeerTransport {
     agentAt: (address) => ({ origin: `https://${address}`, dispatcher: agents.dispatcher }),
     serve(onConnection) {
       const server = createTlsServer(
-        { ...identity.holder.secureContext, requestCert: true, rejectUnauthorized: true },
+        {
+          ...identity.holder.secureContext,
+          requestCert: true,
+          rejectUnauthorized: true,
+          handshakeTimeout: HANDSHAKE_MS,
+        },
         (socket) => {
           // An error before the connection's user listens for it must not end the process.
           socket.on('error', () => {});
@@ -78,7 +96,7 @@ export function identifiedTransport(identity: SledIdentity): PeerTransport {
       );
       const unlisten = identity.holder.onRenewal(() => server.setSecureContext(identity.holder.secureContext));
       server.once('close', unlisten);
-      return server;
+      return bounded(server);
     },
     dial(address, onOpen) {
       const { host, port } = splitAddress(address);

@@ -1,6 +1,7 @@
 import { request } from 'undici';
 import { isFinalRefusal } from '../model/report-answer.ts';
 import { isTerminalVmmState } from '../model/states.ts';
+import { processDescriptors } from '../platform/host/descriptor-reserve.ts';
 import { withLimit } from '../platform/host/with-limit.ts';
 import { inCallSpan } from '../platform/telemetry/tracing.ts';
 import { isMarked, nothing, type ReceivedAnswer, readControlPlaneAnswer } from '../wire/answer-mark.ts';
@@ -107,7 +108,7 @@ export class Reporter {
     try {
       const agentId = this.#agentId();
       const shown = agentId === null ? {} : { [AGENT_ID_HEADER]: agentId };
-      const received = await inCallSpan('report VMM', { 'mooring.vmm_id': vmmId }, (headers) =>
+      const send = (headers: Record<string, string>) =>
         withLimit(CALL_MS, this.#stopped.signal, async (signal) => {
           const answer = await request(`${this.#url}/vmms/${vmmId}`, {
             method: 'PUT',
@@ -118,7 +119,9 @@ export class Reporter {
           });
           const { statusCode: status, body, headers: received } = answer;
           return { status, text: await body.text(), requestId: received['x-request-id'] };
-        }),
+        });
+      const received = await inCallSpan('report VMM', { 'mooring.vmm_id': vmmId }, (headers) =>
+        processDescriptors.use(() => send(headers)),
       );
       return this.#isHeard(vmmId, report, received);
     } catch {

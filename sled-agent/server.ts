@@ -1,6 +1,7 @@
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
+import { processDescriptors } from '../platform/host/descriptor-reserve.ts';
 import { splitAddress, withPort } from '../wire/sled-protocol.ts';
 import { SledAgent } from './agent.ts';
 import { makeAgentApp } from './agent-app.ts';
@@ -119,7 +120,11 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
   const disk = new Disk({ folder: dataDir, onTrouble, ...pickDefined('fileSystem', options.fileSystem) });
   const planted = new PlantedFaults();
   let address = options.listen;
-  const transport = identity === undefined ? PLAIN_TRANSPORT : identifiedTransport(identity);
+  let describer: AgentDescriber | null = null;
+  const transport: PeerTransport = {
+    ...(identity === undefined ? PLAIN_TRANSPORT : identifiedTransport(identity)),
+    agentId: () => describer?.keptAgentId ?? null,
+  };
   const hypervisor =
     options.makeHypervisor?.(planted, () => address, transport, disk) ??
     new SimulatedHypervisor(
@@ -131,6 +136,7 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
       disk,
       onTrouble,
     );
+  const giveUpReserve = processDescriptors.hold(onTrouble);
   let lease: LeaseKeeper | null = null;
   let describer: AgentDescriber | null = null;
   const ownSledId = identity?.sledId ?? options.fencing?.sledId;
@@ -164,6 +170,7 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
       throw error;
     }
   }).catch((error: unknown) => {
+    giveUpReserve();
     disk.stop();
     throw error;
   });
@@ -199,6 +206,7 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
     app.server.closeAllConnections();
     await app.close();
     await identity?.stop();
+    giveUpReserve();
   };
   let ready: Promise<void> = Promise.resolve();
   try {

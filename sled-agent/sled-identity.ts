@@ -1,6 +1,7 @@
 /** The identity of a sled agent that has joined: it calls and answers by it, and renews it in time. */
 import { request } from 'undici';
 import type { z } from 'zod';
+import { processDescriptors } from '../platform/host/descriptor-reserve.ts';
 import { makeKeyPair, makeRequest } from '../platform/identity/certificates.ts';
 import { IdentityHolder } from '../platform/identity/holder.ts';
 import { expectPeer } from '../platform/identity/peer.ts';
@@ -106,13 +107,16 @@ export class SledIdentity {
 
   /** Calls the control plane. Throws {@link ControlPlaneRefusal}, and where it gave no answer, or somebody else did. */
   async #call<Value>(method: 'GET' | 'POST', path: string, schema: z.ZodType<Value>, body?: unknown): Promise<Value> {
-    const { statusCode, body: answer } = await request(this.controlPlaneUrl + path, {
-      method,
-      dispatcher: this.#agent.dispatcher,
-      ...(body === undefined ? {} : { headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) }),
-      signal: AbortSignal.timeout(CALL_MS),
+    const received = await processDescriptors.use(async () => {
+      const { statusCode: status, body: answer } = await request(this.controlPlaneUrl + path, {
+        method,
+        dispatcher: this.#agent.dispatcher,
+        ...(body === undefined ? {} : { headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) }),
+        signal: AbortSignal.timeout(CALL_MS),
+      });
+      return { status, text: await answer.text() };
     });
-    const read = readControlPlaneAnswer({ status: statusCode, text: await answer.text() }, schema);
+    const read = readControlPlaneAnswer(received, schema);
     if (read.kind === 'done') return read.value;
     if (read.kind === 'refused') throw new ControlPlaneRefusal(read.status, read.error.message);
     throw new Error(`what answers there is not the control plane: ${read.why}`);

@@ -27,13 +27,14 @@ import { type Installation, readInstallation } from '../db/queries/read-installa
 import type { ReconcilerName } from '../model/reconcilers.ts';
 import { deploymentOf, queueOf, TASK_QUEUE, type TaskQueue, UPDATE_TASK_QUEUE } from '../model/workflow-names.ts';
 import { freePort } from '../platform/host/child-process.ts';
+import { processDescriptors } from '../platform/host/descriptor-reserve.ts';
 import { type Opened, openAll } from '../platform/host/opened.ts';
 import type { Authority } from '../platform/identity/authority.ts';
 import { becomeControlPlane } from '../platform/identity/control-plane.ts';
 import { startEndpoint } from '../platform/telemetry/endpoint.ts';
 import { logFields } from '../platform/telemetry/log-fields.ts';
 import { Metrics } from '../platform/telemetry/metrics.ts';
-import { readinessProblems } from '../platform/telemetry/readiness.ts';
+import { descriptorNotes, readinessProblems } from '../platform/telemetry/readiness.ts';
 import { installTracing } from '../platform/telemetry/tracing.ts';
 import { connectTemporalClient } from '../temporal/client.ts';
 import { explainUnreachable, type TemporalSettings } from '../temporal/connection.ts';
@@ -197,6 +198,10 @@ async function openWorker(options: WorkerOptions, opened: Opened): Promise<Runni
   // The SDK shows its metrics by a server of its own: ours passes them on, so that there is one place to scrape.
   const sdkMetrics = options.metricsListen === undefined ? undefined : `127.0.0.1:${await freePort()}`;
   installRuntime(options.log, sdkMetrics);
+  opened.add(
+    processDescriptors.hold((message) => options.log.warn(message)),
+    (giveUpReserve) => giveUpReserve(),
+  );
   const metrics = new Metrics();
   const database = opened.add(
     openDatabase(options.databaseUrl, { maxConnections: 20, applicationName: 'mooring-worker' }),
@@ -321,7 +326,7 @@ async function openWorker(options: WorkerOptions, opened: Opened): Promise<Runni
                 )),
                 ...surroundings.problems,
               ],
-              notes: surroundings.notes,
+              notes: [...surroundings.notes, ...descriptorNotes()],
             }),
           }),
           (open) => open.stop(),

@@ -1,4 +1,5 @@
 import type { Connection } from '@temporalio/client';
+import { processDescriptors } from '../host/descriptor-reserve.ts';
 import { within } from '../host/with-limit.ts';
 import type { WriteProbe } from './write-probe.ts';
 
@@ -11,6 +12,12 @@ export interface Readiness {
   readonly problems: readonly string[];
   /** What it does without. */
   readonly notes: readonly string[];
+}
+
+/** What this process does without for want of file descriptors. */
+export function descriptorNotes(): string[] {
+  const { trouble } = processDescriptors;
+  return trouble === null ? [] : [trouble];
 }
 
 /** The answer to the question whether a process is ready. */

@@ -7,7 +7,8 @@
  */
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
+import { readdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { z } from 'zod';
 import type { Accelerator, QemuProgram } from './qemu-program.ts';
 
@@ -48,12 +49,16 @@ export function offeredModels(definitions: readonly CpuDefinition[]): string[] {
     .sort();
 }
 
-/** Who made the CPU and what it can, of /proc/cpuinfo: two machines with the same are as one to a guest. */
-export function identifyHostCpu(cpuinfo: string): { vendor: string; id: string } {
-  const first = cpuinfo.split(/\n\s*\n/)[0] ?? '';
+/**
+ * Who made the CPU, and by what two machines show a guest the same one as `host`: by what it can, of /proc/cpuinfo, by the
+ * version of QEMU and by what KVM adds to it or takes away, as its modules were loaded.
+ */
+export function identifyHostCpu(facts: Pick<CpuFacts, 'cpuinfo' | 'version' | 'kvm'>): { vendor: string; id: string } {
+  const first = facts.cpuinfo.split(/\n\s*\n/)[0] ?? '';
   const field = (name: string) => new RegExp(`^${name}\\s*:\\s*(.*)$`, 'm').exec(first)?.[1]?.trim() ?? '';
   const vendor = field('vendor_id');
   const parts = [vendor, field('cpu family'), field('model'), field('stepping'), field('flags').split(/\s+/).sort()];
+  parts.push(facts.version, [...facts.kvm].sort());
   return { vendor, id: createHash('sha256').update(JSON.stringify(parts)).digest('hex').slice(0, 16) };
 }
 
@@ -62,8 +67,10 @@ export interface CpuFacts {
   readonly definitions: readonly CpuDefinition[];
   /** The text of /proc/cpuinfo. */
   readonly cpuinfo: string;
-  /** QEMU's, which decides what its `max` is. */
+  /** QEMU's, which decides what its `max` and its `host` are. */
   readonly version: string;
+  /** How KVM's modules were loaded, as far as a guest sees it: `kvm_intel.nested=1`. */
+  readonly kvm: readonly string[];
 }
 
 /**
@@ -74,7 +81,7 @@ export interface CpuFacts {
 export function chooseCpuModels(facts: CpuFacts, wish: string = BASELINE): string[] {
   const { accelerator, definitions, version } = facts;
   const named = offeredModels(definitions);
-  const host = identifyHostCpu(facts.cpuinfo);
+  const host = identifyHostCpu(facts);
   const whole = accelerator === 'kvm' ? `${HOST}/${host.id}` : `${MAX}/${version}`;
   const offered = [...named, whole];
   const first = wished();
@@ -132,7 +139,29 @@ export async function readCpuDefinitions(program: QemuProgram, accelerator: Acce
 export async function findCpuModels(program: QemuProgram, accelerator: Accelerator, wish?: string): Promise<string[]> {
   const definitions = await readCpuDefinitions(program, accelerator);
   const cpuinfo = await readFile('/proc/cpuinfo', 'utf8');
-  return chooseCpuModels({ accelerator, definitions, cpuinfo, version: program.version }, wish);
+  const kvm = accelerator === 'kvm' ? await readKvmParameters() : [];
+  return chooseCpuModels({ accelerator, definitions, cpuinfo, version: program.version, kvm }, wish);
+}
+
+const MODULES = '/sys/module';
+/** What of a module's parameters decides which CPU its guests see: whether they may have guests of their own. */
+const SEEN_PARAMETERS = ['nested'];
+
+/**
+ * How the modules of KVM for a maker's CPUs were loaded, one entry a parameter that a guest sees; the same whether the kernel
+ * writes `Y` or `1`. A module without such a parameter has no entry, and neither has one that is a part of the kernel and shows none.
+ */
+export async function readKvmParameters(modules = MODULES): Promise<string[]> {
+  const names = await readdir(modules).catch(() => []);
+  const found: string[] = [];
+  for (const name of names.filter((each) => each.startsWith('kvm_')).sort())
+    for (const parameter of SEEN_PARAMETERS) {
+      const value = await readFile(join(modules, name, 'parameters', parameter), 'utf8').catch(() => null);
+      if (value === null) continue;
+      const text = value.trim();
+      found.push(`${name}.${parameter}=${({ Y: '1', N: '0' } as Record<string, string>)[text] ?? text}`);
+    }
+  return found;
 }
 
 /** Runs QEMU, tells it all of this, and returns all that it said. Throws when it can't be run, or does not end. */

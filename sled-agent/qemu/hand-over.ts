@@ -2,7 +2,7 @@
  * The messages between two agents when a guest moves between their QEMUs, in lines of JSON over TCP at the address of
  * the source VMM. The guest itself goes from QEMU to QEMU, at an address that the destination opens.
  *
- *   source → destination   {hello: {vmm_id, agent}}       whom to ask later, should this connection break
+ *   source → destination   {hello: {vmm_id, agent, agent_id?}}   whom to ask later, should this connection break
  *   destination → source   {fetch: {migration_id, instance_id, uri, shape}}
  *   source → destination   {begin}                        both sides are in progress
  *                          or {refused}                   nothing has happened
@@ -19,6 +19,7 @@ import { request } from 'undici';
 import { z } from 'zod';
 import { readSourceStatus, type SourceStatus } from '../../model/hand-over.ts';
 import {
+  AGENT_ID_HEADER,
   errorBody,
   migrationProgress,
   NO_SUCH_INSTANCE,
@@ -46,8 +47,9 @@ const fetchRequest = z.object({
 /** What a destination asks of a source. */
 export type FetchRequest = z.infer<typeof fetchRequest>;
 
-const handOverMessage = z.union([
-  z.object({ hello: z.object({ vmm_id: z.guid(), agent: socketAddress }) }),
+/** What the two sides say to each other. */
+export const handOverMessage = z.union([
+  z.object({ hello: z.object({ vmm_id: z.guid(), agent: socketAddress, agent_id: z.guid().optional() }) }),
   z.object({ fetch: fetchRequest }),
   z.object({ begin: z.literal(true) }),
   z.object({ refused: z.string() }),
@@ -133,25 +135,34 @@ export class HandOverPeer {
   }
 }
 
+/** A source VMM, and its agent at `ip:port`. */
+export interface Source {
+  readonly vmmId: string;
+  readonly agent: string;
+  /** That of the agent, which every answer of it shows; `null` where it has not said it. */
+  readonly agentId: string | null;
+}
+
 /**
- * Asks the agent of a source VMM (at `ip:port`) who has the guest of a migration. Never throws: an agent that doesn't answer,
- * or not by the protocol, is `unreachable`, which proves nothing.
+ * Asks the agent of a source VMM who has the guest of a migration. Never throws: an agent that doesn't answer, not by the
+ * protocol, or as another one than the source's, is `unreachable`, which proves nothing.
  */
 export async function askSource(
   transport: PeerTransport,
-  agent: string,
-  vmmId: string,
+  { vmmId, agent, agentId }: Source,
   migrationId: string,
 ): Promise<SourceStatus> {
   const { origin, dispatcher } = transport.agentAt(agent);
   try {
-    const { statusCode, body } = await request(`${origin}/vmms/${vmmId}/state`, {
+    const { statusCode, headers, body } = await request(`${origin}/vmms/${vmmId}/state`, {
       ...(dispatcher === null ? {} : { dispatcher }),
       signal: AbortSignal.timeout(ASK_MS),
       headersTimeout: ASK_MS,
       bodyTimeout: ASK_MS,
     });
     const answer: unknown = await body.json();
+    // Whoever has the address by now knows nothing of the guest, which may run where it was.
+    if (agentId !== null && headers[AGENT_ID_HEADER] !== agentId) return 'unreachable';
     if (statusCode === 404 && errorBody.parse(answer).error_code === NO_SUCH_INSTANCE)
       return readSourceStatus(null, migrationId);
     if (statusCode !== 200) return 'unreachable';

@@ -137,7 +137,8 @@ export class GuestReceiver {
     const { migrationId } = incoming;
     if ('hello' in message) {
       // Without it on disk the guest is not asked for: what this throws breaks the conversation.
-      this.#journal.write({ source: { vmmId: message.hello.vmm_id, agent: message.hello.agent } });
+      const { vmm_id: vmmId, agent, agent_id: agentId = null } = message.hello;
+      this.#journal.write({ source: { vmmId, agent, agentId } });
       const { instanceId } = this.#state.spec;
       const { shape } = this.#journal.entries;
       this.#vm.runInBackground(async () => {
@@ -202,7 +203,7 @@ export class GuestReceiver {
     const { source } = this.#journal.entries;
     // The guest was never asked for.
     if (source === null) return 'kept';
-    return askSource(this.#context.transport, source.agent, source.vmmId, incoming.migrationId);
+    return askSource(this.#context.transport, source, incoming.migrationId);
   }
 }
 

@@ -98,7 +98,14 @@ export class GuestSender {
           if (this.#outgoing?.peer === peer) this.#cancel(this.#outgoing);
         },
       );
-      peer.send({ hello: { vmm_id: this.#state.spec.vmmId, agent: this.#reachableAgent(socket) } });
+      const agentId = this.#context.transport.agentId();
+      peer.send({
+        hello: {
+          vmm_id: this.#state.spec.vmmId,
+          agent: this.#reachableAgent(socket),
+          ...(agentId === null ? {} : { agent_id: agentId }),
+        },
+      });
     });
     const { host, port } = splitAddress(address);
     await new Promise<void>((resolve, reject) => {

@@ -13,8 +13,8 @@ const journalEntries = z.object({
     ncpus: z.number(),
     cpuModel: z.string().nullable().default(null),
   }),
-  /** The source of the guest that is arriving: its VMM, and the agent to ask about it. */
-  source: z.object({ vmmId: z.string(), agent: z.string() }).nullable(),
+  /** The source of the guest that is arriving: its VMM, and the agent to ask about it, with its id where it said that. */
+  source: z.object({ vmmId: z.string(), agent: z.string(), agentId: z.string().nullable().default(null) }).nullable(),
   stopOnArrival: z.boolean(),
   /**
    * When the guest was asked to power off, in milliseconds of the monotonic clock: that can't be set, and a process does not

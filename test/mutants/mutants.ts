@@ -2658,6 +2658,24 @@ export const MUTANTS: readonly Mutant[] = [
     caughtBy: [CPU_RULES_TEST],
   },
   {
+    name: 'CPU: the host of another QEMU, or of KVM loaded otherwise, counts as the same',
+    why: 'after the upgrade of one server its guests move to those whose QEMU or KVM gives them another CPU',
+    edits: [{ file: CPU_MODELS, find: '  parts.push(facts.version, [...facts.kvm].sort());\n', replace: '' }],
+    caughtBy: [CPU_RULES_TEST],
+  },
+  {
+    name: "hand-over: whoever has the address of the source's agent is believed",
+    why: 'another agent knows no such VMM: the guest is started here, and runs on where it was',
+    edits: [
+      {
+        file: 'sled-agent/qemu/hand-over.ts',
+        find: "if (agentId !== null && headers[AGENT_ID_HEADER] !== agentId) return 'unreachable';",
+        replace: '',
+      },
+    ],
+    caughtBy: ['test/rules/source-agent.test.ts'],
+  },
+  {
     name: 'CPU: a source gives its guest to a machine with another one',
     why: 'it is the last who can refuse, where sleds do not say what they offer',
     edits: [{ file: SEND_GUEST, find: "'ncpus', 'cpuModel'] as const", replace: "'ncpus'] as const" }],
@@ -2703,6 +2721,66 @@ export const MUTANTS: readonly Mutant[] = [
       },
     ],
     caughtBy: ['test/sled-agent/agent-description.test.ts'],
+  },
+  {
+    name: 'a process without file descriptors keeps its reserve to itself',
+    why: 'its lease is not renewed, and every guest is powered off, for want of a descriptor that it holds',
+    edits: [
+      {
+        file: 'platform/host/descriptor-reserve.ts',
+        find: '    this.#change(lacking);\n    this.#giveUp();',
+        replace: '    this.#change(lacking);',
+      },
+    ],
+    caughtBy: ['test/rules/descriptor-reserve.test.ts', 'test/sled-agent/no-descriptors.test.ts'],
+  },
+  {
+    name: 'a guest is begun with what the reserve has',
+    why: 'guests take the last descriptors, and nothing is left by which their lease is renewed or they are ended',
+    edits: [
+      {
+        file: 'sled-agent/agent.ts',
+        find: 'const lacking = processDescriptors.whyNotFor(DESCRIPTORS_OF_A_GUEST);',
+        replace: 'const lacking = null;',
+      },
+    ],
+    caughtBy: ['test/sled-agent/no-descriptors.test.ts'],
+  },
+  {
+    name: "the agent's listener takes any number of connections",
+    why: 'a scanner that says nothing takes every descriptor of the agent',
+    edits: [{ file: 'sled-agent/agent-app.ts', find: '  limitConnections(app.server);\n', replace: '' }],
+    caughtBy: ['test/processes/connection-limits.test.ts'],
+  },
+  {
+    name: "the API's listeners take any number of connections",
+    why: 'idle connections take the descriptors by which PostgreSQL is reached, and with them the leases of all sleds',
+    edits: [{ file: 'api/app.ts', find: '  limitConnections(app.server);\n', replace: '' }],
+    caughtBy: ['test/processes/connection-limits.test.ts'],
+  },
+  {
+    name: 'a connection that is being answered makes room for a new one',
+    why: 'whoever opens connections cuts the calls that wait for a saga',
+    edits: [
+      {
+        file: 'platform/http/connection-limits.ts',
+        find: "return !request.complete || response.writableEnded ? 'stuck' : null;",
+        replace: "return 'stuck';",
+      },
+    ],
+    caughtBy: ['test/processes/connection-limits.test.ts'],
+  },
+  {
+    name: 'a full server closes the new connection rather than an idle one',
+    why: 'connections that say nothing keep everybody else out',
+    edits: [
+      {
+        file: 'platform/http/connection-limits.ts',
+        find: 'if (!giveUpOne()) return void socket.destroy();',
+        replace: 'return void socket.destroy();',
+      },
+    ],
+    caughtBy: ['test/processes/connection-limits.test.ts'],
   },
 ];
 

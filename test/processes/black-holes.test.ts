@@ -279,7 +279,7 @@ const WAITS: Readonly<Record<string, Row>> = {
   },
   'sled agent: another sled’s word': {
     to: HTTP,
-    wait: (hole) => askSource(PLAIN_TRANSPORT, hole.address, ID, ID),
+    wait: (hole) => askSource(PLAIN_TRANSPORT, { vmmId: ID, agent: hole.address, agentId: null }, ID),
     ends: 'unreachable',
   },
   'sled agent: a hand-over': {

@@ -1,4 +1,6 @@
 /** Which CPU a guest gets, where it may go on with it, and what QEMU is told: the pure part; KVM itself is at no test's hand. */
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import {
@@ -9,9 +11,11 @@ import {
   HOST,
   identifyHostCpu,
   offeredModels,
+  readKvmParameters,
 } from '../../sled-agent/qemu/cpu-models.ts';
 import { cpuArguments, type MachineShape } from '../../sled-agent/qemu/qemu-program.ts';
 import { describeDifference } from '../../sled-agent/qemu/send-guest.ts';
+import { temporaryFolder } from '../support/qemu.ts';
 
 const model = (name: string, more: Partial<CpuDefinition> = {}): CpuDefinition => ({
   name,
@@ -52,14 +56,20 @@ const cpuinfo = (fields: Record<string, string>) =>
         .join('\n'),
     )
     .join('\n\n');
-const intel: CpuFacts = { accelerator: 'kvm', definitions: DEFINITIONS, cpuinfo: cpuinfo({}), version: '7.2.22' };
+const intel: CpuFacts = {
+  accelerator: 'kvm',
+  definitions: DEFINITIONS,
+  cpuinfo: cpuinfo({}),
+  version: '7.2.22',
+  kvm: ['kvm_intel.nested=1'],
+};
 const without = (...names: string[]) => DEFINITIONS.filter(({ name }) => !names.includes(name));
 const amd: CpuFacts = {
   ...intel,
   cpuinfo: cpuinfo({ vendor_id: 'AuthenticAMD' }),
   definitions: [...without('EPYC-v1', 'Opteron_G3-v1', 'Nehalem-v1'), model('EPYC-v1'), model('Opteron_G3-v1')],
 };
-const hostId = (facts: CpuFacts) => `host/${identifyHostCpu(facts.cpuinfo).id}`;
+const hostId = (facts: CpuFacts) => `host/${identifyHostCpu(facts).id}`;
 
 test('offered is what this machine has all for, keeps what it is, and has a name of its own', () => {
   expect(offeredModels(DEFINITIONS)).toEqual(['Nehalem-v1', 'Nehalem-v2', 'qemu64-v1']);
@@ -109,7 +119,7 @@ describe('what a guest gets by default', () => {
 });
 
 describe('a host CPU', () => {
-  const id = (fields: Record<string, string>) => identifyHostCpu(cpuinfo(fields)).id;
+  const id = (fields: Record<string, string>) => identifyHostCpu({ ...intel, cpuinfo: cpuinfo(fields) }).id;
   test.each([
     ['another order of its flags', { flags: 'popcnt sse2 fpu vme' }],
     ['another microcode', { microcode: '0x5004' }],
@@ -125,6 +135,49 @@ describe('a host CPU', () => {
     ['feature', { flags: 'fpu vme sse2 popcnt avx512f' }],
   ])('is another one with another %s', (_, fields) => {
     expect(id(fields)).not.toBe(id({}));
+  });
+
+  test('is the same where all that a guest sees of it is, and another one where any of that differs', () => {
+    const seen = fc.record({
+      cpuinfo: fc.constantFrom(cpuinfo({}), cpuinfo({ stepping: '8' })),
+      version: fc.constantFrom('7.2.22', '7.2.23', '8.2.0'),
+      kvm: fc.shuffledSubarray(['kvm_intel.nested=1', 'kvm_amd.nested=1', 'kvm_amd.nested=0']),
+    });
+    const what = ({ kvm, ...others }: { kvm: string[] }) => JSON.stringify([others, [...kvm].sort()]);
+    fc.assert(
+      fc.property(seen, seen, (here, there) => {
+        const models = [here, there].map((each) => chooseCpuModels({ ...intel, ...each }, HOST)[0]);
+        expect(models[0] === models[1]).toBe(what(here) === what(there));
+      }),
+    );
+  });
+
+  test('is known by how the modules of KVM were loaded, whichever they are and however the kernel writes it', async () => {
+    const { path, close } = await temporaryFolder();
+    try {
+      const load = async (module: string, parameters: Record<string, string>) => {
+        await mkdir(join(path, module, 'parameters'), { recursive: true });
+        for (const [name, value] of Object.entries(parameters))
+          await writeFile(join(path, module, 'parameters', name), `${value}\n`);
+      };
+      expect(await readKvmParameters(join(path, 'nowhere'))).toEqual([]);
+      await load('kvm', { nested: 'Y', halt_poll_ns: '200000' });
+      await load('virtio', { nested: '1' });
+      await load('kvm_pvm', { force: 'N' });
+      expect(await readKvmParameters(path)).toEqual([]);
+      for (const [written, read] of [
+        ['Y', '1'],
+        ['N', '0'],
+        ['1', '1'],
+        ['0', '0'],
+      ] as const) {
+        await load('kvm_intel', { nested: written, ept: 'Y' });
+        await load('kvm_amd', { nested: written });
+        expect(await readKvmParameters(path)).toEqual([`kvm_amd.nested=${read}`, `kvm_intel.nested=${read}`]);
+      }
+    } finally {
+      await close();
+    }
   });
 });
 

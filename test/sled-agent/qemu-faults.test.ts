@@ -283,6 +283,8 @@ describe.skipIf(qemu === null)('real guests', () => {
       network.holdFrom = 'yours';
     }, asking);
     await network.untilSourceSent('yours');
+    const own = await fetch(`${here.agent.url}/agent`).then((answer) => answer.json());
+    expect(own).toMatchObject({ agent_id: network.sourceAgentId, agent_id_kept: true });
     network.cut();
     await plane.untilSideReported(source, 'migration_out', 'completed');
     // Its conversation has ended by silence, and it has acted on a question that nobody answered: it asks again.

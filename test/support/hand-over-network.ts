@@ -8,7 +8,7 @@ import { waitUntil } from '../../platform/host/child-process.ts';
 import { loopbackAddress } from './sled.ts';
 
 interface Line {
-  hello?: { vmm_id: string; agent: string };
+  hello?: { vmm_id: string; agent: string; agent_id?: string };
   fetch?: { uri: string };
   [kind: string]: unknown;
 }
@@ -18,6 +18,8 @@ export class HandOverNetwork {
   address = '';
   /** The messages that the source sent to the destination, in order, held back or not. */
   readonly sourceMessages: string[] = [];
+  /** As which agent the source has greeted. */
+  sourceAgentId: string | undefined;
   /** How many of the guest's bytes may pass. */
   guestBytes = Number.POSITIVE_INFINITY;
   /** From this message of the source on, nothing of the conversation reaches the destination. */
@@ -84,6 +86,7 @@ export class HandOverNetwork {
         if (kind === this.holdFrom) this.#holding = true;
         if (this.#cut || this.#holding) return;
         if (line.hello !== undefined) {
+          this.sourceAgentId = line.hello.agent_id;
           const { agent } = line.hello;
           line.hello.agent = await this.#serve((asker) => this.#forward(asker, dial(agent), () => true));
         }
