@@ -10,8 +10,8 @@ import { type MigrationMeta, readMigrationFiles } from 'drizzle-orm/migrator';
 import { z } from 'zod';
 import { rootMessage } from '../platform/host/root-message.ts';
 import { ADVISORY_LOCKS } from './advisory-locks.ts';
-import { refusesSettings } from './connect.ts';
-import { DatabaseClient } from './database-client.ts';
+import { refusesSettings, TOO_LATE_TRIES, wasTooLate } from './connect.ts';
+import { DatabaseClient, setSinceOpen } from './database-client.ts';
 import { databaseError, databaseTrouble } from './errors.ts';
 import { unreachable } from './unreachable.ts';
 
@@ -170,6 +170,8 @@ async function apply(client: DatabaseClient, migration: Migration, leftMs: numbe
     [
       'BEGIN ISOLATION LEVEL READ COMMITTED',
       ...Object.entries(limits).map(([key, value]) => `SET LOCAL ${key} = ${value}`),
+      // Again, for behind a pooler this is another session than the one that was opened.
+      setSinceOpen(true),
     ].join('; '),
   );
   let why = 'another process migrates the database';
@@ -247,18 +249,24 @@ async function withConnection<Result>(
   variable: string | undefined,
   work: (client: DatabaseClient) => Promise<Result>,
 ): Promise<Result> {
-  const client = await connected(url, true)
-    .catch(async (error: unknown) => {
-      if (refusesSettings(error)) return connected(url, false);
-      throw error;
-    })
-    .catch((error: unknown) => {
-      throw unreachable(url, error, variable);
-    });
+  const client = await connectedByAnyMeans(url).catch((error: unknown) => {
+    throw unreachable(url, error, variable);
+  });
   try {
     return await work(client);
   } finally {
     await client.end().catch(() => {});
+  }
+}
+
+async function connectedByAnyMeans(url: string): Promise<DatabaseClient> {
+  for (let tries = 1; ; tries++) {
+    try {
+      return await connected(url, true);
+    } catch (error) {
+      if (refusesSettings(error)) return connected(url, false);
+      if (!wasTooLate(error) || tries > TOO_LATE_TRIES) throw error;
+    }
   }
 }
 

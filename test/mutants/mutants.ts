@@ -58,6 +58,7 @@ const UPDATER = 'activities/updater.ts';
 const REPORTS = 'api/routes/reports.ts';
 const OPERATIONS = 'api/operations.ts';
 const OUTCOMES = 'db/operation-outcomes.ts';
+const SESSION_DEFAULTS_TEST = 'test/database/session-defaults.test.ts';
 const CONNECTION = 'db/database-client.ts';
 const MIGRATE_DATABASE = 'db/migrate.ts';
 const REAP_EXPIRED = 'db/transactions/reap-expired.ts';
@@ -2276,8 +2277,26 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'connection: behind a pooler a transaction has no limits',
     why: 'one that nobody goes on with keeps its locks for ever',
-    edits: [{ file: CONNECTION, find: "[begin, ...settings].join('; ')", replace: 'begin' }],
+    edits: [{ file: CONNECTION, find: "[begin, ...settings, setSinceOpen(true)].join('; ')", replace: 'begin' }],
     caughtBy: [SESSIONS_TEST],
+  },
+  {
+    name: 'connection: what a start-up can not ask for is left to the defaults',
+    why: 'a transaction_timeout of the database ends migrations and sagas, and exit_on_error every connection',
+    edits: [{ file: CONNECTION, find: 'if (this.#peer.takesSettings) await this.#setSinceOpen();', replace: '' }],
+    caughtBy: [SESSION_DEFAULTS_TEST],
+  },
+  {
+    name: 'sessions: a role for which no trigger runs is taken',
+    why: 'capacity, quota and history are kept by triggers',
+    edits: [
+      {
+        file: 'db/check-sessions.ts',
+        find: "isDirect && name !== 'session_replication_role'",
+        replace: 'isDirect',
+      },
+    ],
+    caughtBy: [SESSION_DEFAULTS_TEST],
   },
   {
     name: 'migrations: wait for a lock as long as they may take',
