@@ -5,6 +5,7 @@ import { DEFAULT_API_PORT, DEFAULT_SLED_PORT } from '../context.ts';
 import {
   authorityOption,
   externalParts,
+  hostsOption,
   noMigrateOption,
   openAuthority,
   runUntilSignal,
@@ -16,6 +17,7 @@ interface ApiCommandOptions {
   readonly port: number;
   readonly temporalUiUrl?: string;
   readonly authentication: 'tokens' | 'open';
+  readonly hosts?: readonly string[];
   readonly tlsCert?: string;
   readonly tlsKey?: string;
   readonly insecure?: boolean;
@@ -44,6 +46,7 @@ export function addApiCommand(program: Command): void {
         .default('tokens')
         .env('MOORING_API_AUTHENTICATION'),
     )
+    .addOption(hostsOption())
     .addOption(new Option('--tls-cert <file>', 'the certificate to serve, in PEM').env('MOORING_API_TLS_CERT'))
     .addOption(new Option('--tls-key <file>', 'its key, in PEM').env('MOORING_API_TLS_KEY'))
     .option('--insecure', 'listen elsewhere than on a loopback address without TLS')
@@ -90,6 +93,7 @@ export function addApiCommand(program: Command): void {
             host: options.host,
             port: options.port,
             authentication: options.authentication,
+            hosts: options.hosts,
             tls: await readTls(options),
             insecure: options.insecure ?? false,
             limits: { requestsPerMinute: options.requestsPerMinute === 0 ? null : options.requestsPerMinute },

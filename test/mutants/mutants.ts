@@ -2050,8 +2050,32 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'access: a page of another site is the local operator',
     why: 'a page that an operator looks at commands the stack on this machine',
-    edits: [{ file: ACCESS, find: '  if (foreign) throw', replace: '  if (foreign && host === headers.origin) throw' }],
+    edits: [{ file: ACCESS, find: '  if (isOfForeignPage(headers, own)) throw foreignPage();\n', replace: '' }],
     caughtBy: [LIMITS_TEST],
+  },
+  {
+    name: 'access: any host is the open API’s own',
+    why: 'a page at a name of the network’s, http://router, reads everything',
+    edits: [
+      {
+        file: ACCESS,
+        find: 'if (host === undefined || isOwnHost(host, own)) return;',
+        replace: 'if (host !== "") return;',
+      },
+    ],
+    caughtBy: [LIMITS_TEST],
+  },
+  {
+    name: 'access: every bare name is this machine’s',
+    why: 'whoever answers for a network’s names gives it to a page',
+    edits: [
+      {
+        file: PAGES,
+        find: 'isOneOf(nameIn(url), own));',
+        replace: "isOneOf(nameIn(url), own) || !nameIn(url).includes('.'));",
+      },
+    ],
+    caughtBy: ['test/rules/web-pages.test.ts'],
   },
   {
     name: 'access: what a browser marks as another site’s is the local operator’s',
@@ -2062,9 +2086,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'access: a page of any address is this machine’s',
     why: 'a page at http://203.0.113.7 commands the stack on this machine',
-    edits: [
-      { file: PAGES, find: 'return isAddress(nameIn(url)) && host', replace: 'return isAddress(nameIn(url)) || host' },
-    ],
+    edits: [{ file: PAGES, find: 'return isNamed && host', replace: 'return isNamed || host' }],
     caughtBy: ['test/rules/web-pages.test.ts'],
   },
   {
