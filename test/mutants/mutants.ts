@@ -2054,6 +2054,30 @@ export const MUTANTS: readonly Mutant[] = [
     caughtBy: [LIMITS_TEST],
   },
   {
+    name: 'keys: a create that was refused frees its key',
+    why: 'another request under the key is done, and the first one is answered anew',
+    edits: [
+      {
+        file: 'db/transactions/create-instance.ts',
+        find: 'if (error instanceof Refusal) await keepRefusal(db, key, error);',
+        replace: '',
+      },
+    ],
+    caughtBy: ['test/sagas/idempotency.test.ts'],
+  },
+  {
+    name: 'keys: a saga that was refused is tried anew under its key',
+    why: 'one request has two answers',
+    edits: [{ file: OPERATIONS, find: 'await giveBack(error);', replace: 'await giveBack();' }],
+    caughtBy: ['test/sagas/idempotency.test.ts'],
+  },
+  {
+    name: 'keys: a field that says nothing makes another request',
+    why: 'a client that writes null where it wrote nothing gets 422 for its own request',
+    edits: [{ file: 'api/request-key.ts', find: '.filter(([, field]) => !isUnset(field))', replace: '' }],
+    caughtBy: ['test/rules/request-keys.test.ts'],
+  },
+  {
     name: 'access: any host is the open API’s own',
     why: 'a page at a name of the network’s, http://router, reads everything',
     edits: [
