@@ -2078,6 +2078,18 @@ export const MUTANTS: readonly Mutant[] = [
     caughtBy: ['test/rules/request-keys.test.ts'],
   },
   {
+    name: 'addresses: what a translator writes is a host of its own',
+    why: 'one host is several sleds: its room is counted as often, and groups are kept apart on it',
+    edits: [
+      {
+        file: 'model/host-address.ts',
+        find: 'found?.why == null ? address',
+        replace: 'found?.why == null || found.why === OF_A_TRANSLATOR ? address',
+      },
+    ],
+    caughtBy: ['test/rules/host-address.test.ts'],
+  },
+  {
     name: 'access: any host is the open API’s own',
     why: 'a page at a name of the network’s, http://router, reads everything',
     edits: [
