@@ -2090,6 +2090,24 @@ export const MUTANTS: readonly Mutant[] = [
     caughtBy: ['test/rules/host-address.test.ts'],
   },
   {
+    name: 'migrations: a record without its tables is up to date',
+    why: 'with another search_path there is no table, and every process starts',
+    edits: [{ file: MIGRATE_DATABASE, find: 'rows[0]?.found === false', replace: 'rows[0]?.found === null' }],
+    caughtBy: [MIGRATIONS_TEST],
+  },
+  {
+    name: 'trial writes: a limit on temporary files is a full disk',
+    why: 'no process is ready though all works',
+    edits: [
+      {
+        file: 'db/transactions/probe-writes.ts',
+        find: 'if (databaseError(error)?.code !== CONFIGURATION_LIMIT) throw error;',
+        replace: 'if (databaseError(error)?.code !== "") throw error;',
+      },
+    ],
+    caughtBy: [SESSION_DEFAULTS_TEST],
+  },
+  {
     name: 'access: any host is the open API’s own',
     why: 'a page at a name of the network’s, http://router, reads everything',
     edits: [
