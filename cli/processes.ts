@@ -3,6 +3,7 @@ import { InvalidArgumentError, Option } from 'commander';
 import { hostName } from '../platform/http/web-pages.ts';
 import type { Authority } from '../platform/identity/authority.ts';
 import type { TemporalSettings } from '../temporal/connection.ts';
+import type { WorkedOn } from './explain-trouble.ts';
 
 const HYPERVISORS = ['simulated', 'qemu'] as const;
 /** What can run the VMs of a sled. */
@@ -77,6 +78,16 @@ export async function externalParts(): Promise<{ databaseUrl: string; temporal: 
     );
   }
   return { databaseUrl: requireDatabaseUrl(databaseUrl), temporal: readTemporalSettings(process.env) };
+}
+
+/** Does what works on these; throws what it throws, in words for people where PostgreSQL or Temporal does not serve. */
+export async function explained<Result>(worksOn: WorkedOn, work: () => Promise<Result>): Promise<Result> {
+  try {
+    return await work();
+  } catch (error) {
+    const { explainTrouble } = await import('./explain-trouble.ts');
+    throw explainTrouble(error, worksOn);
+  }
 }
 
 /** Resolves at the first SIGINT or SIGTERM; a second one ends the process at once. */

@@ -2108,6 +2108,12 @@ export const MUTANTS: readonly Mutant[] = [
     caughtBy: [SESSION_DEFAULTS_TEST],
   },
   {
+    name: 'commands: a silent PostgreSQL is told as the statement that it did not answer',
+    why: 'nobody learns which server it is, or what names it',
+    edits: [{ file: 'cli/explain-trouble.ts', find: 'error instanceof DrizzleQueryError || ', replace: '' }],
+    caughtBy: ['test/processes/silent-peers.test.ts'],
+  },
+  {
     name: 'access: any host is the open API’s own',
     why: 'a page at a name of the network’s, http://router, reads everything',
     edits: [
