@@ -40,6 +40,8 @@ declare module 'fastify' {
 export interface AccessOptions {
   readonly db: Database;
   readonly mode: AuthenticationMode;
+  /** Hosts by which callers of the open mode may reach it, besides loopback addresses and the address that it listens on. */
+  readonly hosts?: readonly string[] | undefined;
   /** Called with each refused credential, for the log. */
   readonly onRefused: (request: FastifyRequest, refusal: Refusal) => void;
   /** Called for each audit record that could not be written after its request was done. */
@@ -71,7 +73,7 @@ export function addAccessHooks(app: FastifyInstance, options: AccessOptions): vo
     if (request.is404 || permission === undefined) return;
     try {
       if (permission.needs === 'anyone') {
-        if (options.mode === 'open' && isOfForeignPage(request.headers)) throw foreignPage();
+        if (options.mode === 'open') refuseForeign(request, options);
         return;
       }
       request.caller = await identify(request, permission, options);
@@ -105,17 +107,14 @@ const BEGUN_BY_THEIR_HANDLER = new Set(['instance_start', 'instance_migrate']);
 
 const HOW_TO_LOG_IN = 'log in with "mooring login", or set MOORING_TOKEN';
 
-async function identify(
-  request: FastifyRequest,
-  permission: Permission,
-  { db, mode, sledOf }: AccessOptions,
-): Promise<Caller> {
+async function identify(request: FastifyRequest, permission: Permission, options: AccessOptions): Promise<Caller> {
+  const { db, mode, sledOf } = options;
   const { authorization } = request.headers;
   const forSleds = permission.needs === 'sled' || permission.needs === 'sled or viewer';
   if (authorization === undefined) {
     const sled = forSleds ? sledOf(request) : null;
-    if (sled !== null) return unseenByPages(request, mode, sled);
-    if (mode === 'open' && !forSleds) return localOperator(request);
+    if (sled !== null) return unseenByPages(request, options, sled);
+    if (mode === 'open' && !forSleds) return localOperator(request, options);
     throw Refusal.unauthorized(`a token is needed: ${HOW_TO_LOG_IN}`);
   }
   const secret = /^Bearer +([\x21-\x7e]+) *$/i.exec(authorization)?.[1];
@@ -133,18 +132,28 @@ async function identify(
 }
 
 /** The local operator, who is no page of some site in the operator's browser. */
-function localOperator({ headers }: FastifyRequest): Caller {
-  const { host } = headers;
-  const foreign = isOfForeignPage(headers) || (host !== undefined && !isOwnHost(host));
-  if (foreign) throw foreignPage();
+function localOperator(request: FastifyRequest, options: AccessOptions): Caller {
+  refuseForeign(request, options);
   return { kind: 'local' };
 }
 
 /** A sled agent that proves nothing: no page, and where callers need no token, no other host's. */
-function unseenByPages({ headers }: FastifyRequest, mode: AuthenticationMode, sled: Caller): Caller {
-  const { host } = headers;
-  if (isOfPage(headers) || (mode === 'open' && host !== undefined && !isOwnHost(host))) throw foreignPage();
+function unseenByPages(request: FastifyRequest, options: AccessOptions, sled: Caller): Caller {
+  if (isOfPage(request.headers)) throw foreignPage();
+  if (options.mode === 'open') refuseForeign(request, options);
   return sled;
+}
+
+/** Refuses, in the open mode, a page that is not of this machine, and whoever reached it by a name that is not its own. */
+function refuseForeign({ headers, socket }: FastifyRequest, { hosts = [] }: AccessOptions): void {
+  // Where the connection came in is its own address, whatever it listens on.
+  const own = socket.localAddress === undefined ? hosts : [socket.localAddress, ...hosts];
+  if (isOfForeignPage(headers, own)) throw foreignPage();
+  const { host } = headers;
+  if (host === undefined || isOwnHost(host, own)) return;
+  throw Refusal.unauthorized(
+    `a token is needed by what calls this API by the host ${JSON.stringify(host)}: call it by a loopback address, name the host with --hosts (MOORING_HOSTS) as it is started, or ${HOW_TO_LOG_IN}`,
+  );
 }
 
 function foreignPage(): Refusal {

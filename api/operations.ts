@@ -111,7 +111,7 @@ export class Operations {
 
   /**
    * Answers a request once, however often it is sent under its key: with what `begin` does, by {@link run} or
-   * {@link joinOpen}, or with the outcome of the operation that another sending of it began. Of two at once, one begins, and
+   * {@link joinOpen}, or with the outcome of the operation that another sending of it began, or its final refusal. Of two at once, one begins, and
    * the other waits to hear what; where nothing was begun, it has the turn. Throws what `begin` throws, and
    * {@link OperationFailed} with the operation's error.
    */
@@ -124,16 +124,16 @@ export class Operations {
     if (key === undefined || taken === null) return begin();
     const repeated = await this.#repeated(request, key, taken);
     if (repeated !== null) return repeated;
-    const giveBack = () =>
+    const giveBack = (refused: Refusal | null = null) =>
       // Where the database is away, the turn is over in a while.
-      giveKeyBack(this.#db, key).catch(() => {});
+      giveKeyBack(this.#db, key, refused?.kept).catch(() => {});
     try {
       const begun = await begin();
       if (begun === null) await giveBack();
       return begun;
     } catch (error) {
       // After any other error a saga may have begun.
-      if (error instanceof Refusal) await giveBack();
+      if (error instanceof Refusal) await giveBack(error);
       throw error;
     }
   }
@@ -147,6 +147,7 @@ export class Operations {
     const deadline = begunMs + request.waitMs;
     let known = taken;
     for (let lookMs = LOOK_AGAIN_MS; !known.fresh; lookMs = Math.min(2 * lookMs, MAX_LOOK_AGAIN_MS)) {
+      if (known.refusal !== null) throw new Refusal(known.refusal.code, known.refusal.message);
       const operationId = known.operationId ?? (await this.#findByKey(workflowIdOf(request), key.value));
       if (operationId !== null) {
         if (known.operationId === null) await settleKey(this.#db, key.value, operationId);

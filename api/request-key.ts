@@ -1,8 +1,8 @@
 /**
  * The key that a client gives a request (`Idempotency-Key`, a UUID), so that the same request again, after its answer was lost,
  * is the same operation. A key names one request for as long as it is kept: by its method, its route, and what it asks for,
- * as that is understood. So an instance by its name or its id is the same, and what a field says by default, and the order of
- * fields; another instance of that name is not. Source: draft-ietf-httpapi-idempotency-key-header.
+ * as that is understood. So an instance by its name or its id is the same, and what a field says by default, also by `null` or an
+ * empty list, and the order of fields; another instance of that name is not. Source: draft-ietf-httpapi-idempotency-key-header.
  */
 import { createHash, randomUUID } from 'node:crypto';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
@@ -40,7 +40,13 @@ function digestOf(value: unknown): string {
 
 function sorted(_: string, value: unknown): unknown {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) return value;
-  return Object.fromEntries(Object.entries(value).sort(([one], [other]) => (one < other ? -1 : 1)));
+  const said = Object.entries(value).filter(([, field]) => !isUnset(field));
+  return Object.fromEntries(said.sort(([one], [other]) => (one < other ? -1 : 1)));
+}
+
+/** What a field says that might as well be left out; no keyed call means anything else by it. */
+function isUnset(field: unknown): boolean {
+  return field == null || (Array.isArray(field) && field.length === 0);
 }
 
 const KEYED_OPERATIONS: ReadonlySet<string> = new Set(KEYED_CALLS.map((call) => `instance_${call}`));

@@ -80,6 +80,8 @@ export interface ApiOptions {
   readonly metricsListen?: string | undefined;
   /** How callers are known; default `tokens`. `open` is only for a loopback address. */
   readonly authentication?: AuthenticationMode;
+  /** Hosts, without a port, by which it may be called in the open mode, besides loopback addresses. */
+  readonly hosts?: readonly string[] | undefined;
   /** The certificate and key, in PEM, by which it is known; without them it serves plain HTTP. */
   readonly tls?: { readonly cert: string | Buffer; readonly key: string | Buffer } | undefined;
   /** Listens elsewhere than on a loopback address without TLS, which the operator must ask for. */
@@ -258,6 +260,7 @@ async function createApp(options: ApiOptions, { db, log, metrics }: ApiContext):
   addAccessHooks(app, {
     db,
     mode: options.authentication ?? 'tokens',
+    hosts: options.hosts,
     sledOf: () => (options.plainSleds ? UNPROVEN_SLED : null),
     onRefused: (request, refusal) =>
       log.warn(

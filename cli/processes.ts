@@ -1,7 +1,9 @@
 /** What the commands that run processes share: their options, the parts that the environment names, and when they end. */
-import { Option } from 'commander';
+import { InvalidArgumentError, Option } from 'commander';
+import { hostName } from '../platform/http/web-pages.ts';
 import type { Authority } from '../platform/identity/authority.ts';
 import type { TemporalSettings } from '../temporal/connection.ts';
+import type { WorkedOn } from './explain-trouble.ts';
 
 const HYPERVISORS = ['simulated', 'qemu'] as const;
 /** What can run the VMs of a sled. */
@@ -25,6 +27,22 @@ export async function openAuthority(folder: string | undefined): Promise<Authori
   if (folder === undefined) return undefined;
   const { Authority } = await import('../platform/identity/authority.ts');
   return Authority.open(folder);
+}
+
+/** The option that names the hosts by which an open API may be called. */
+export function hostsOption(): Option {
+  return new Option(
+    '--hosts <names>',
+    'hosts by which it may be called without a token, besides loopback addresses: names and addresses, with commas between',
+  )
+    .argParser((text) => {
+      const hosts = text.split(',').map((host) => host.trim());
+      const wrong = hosts.find((host) => hostName(host) === null);
+      if (wrong !== undefined)
+        throw new InvalidArgumentError(`"${wrong}" is no host: a name or an address without a port`);
+      return hosts;
+    })
+    .env('MOORING_HOSTS');
 }
 
 /** The option that leaves the schema as it is. */
@@ -60,6 +78,16 @@ export async function externalParts(): Promise<{ databaseUrl: string; temporal: 
     );
   }
   return { databaseUrl: requireDatabaseUrl(databaseUrl), temporal: readTemporalSettings(process.env) };
+}
+
+/** Does what works on these; throws what it throws, in words for people where PostgreSQL or Temporal does not serve. */
+export async function explained<Result>(worksOn: WorkedOn, work: () => Promise<Result>): Promise<Result> {
+  try {
+    return await work();
+  } catch (error) {
+    const { explainTrouble } = await import('./explain-trouble.ts');
+    throw explainTrouble(error, worksOn);
+  }
 }
 
 /** Resolves at the first SIGINT or SIGTERM; a second one ends the process at once. */

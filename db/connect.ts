@@ -111,6 +111,10 @@ function takeByAnyMeans(pool: pg.Pool, peer: DatabasePeer): void {
         take(lent, refusals + 1);
         return;
       }
+      if (error !== undefined && wasTooLate(error) && refusals < TOO_LATE_TRIES) {
+        take(lent, refusals + 1);
+        return;
+      }
       // The pool learns of a cut a moment later than we do.
       if (client !== undefined && (client as unknown as DatabaseClient).isCut) {
         release(new Error('it was cut'));
@@ -131,6 +135,17 @@ function takeByAnyMeans(pool: pg.Pool, peer: DatabasePeer): void {
 export function refusesSettings(error: unknown): boolean {
   const refused = databaseError(error);
   return refused?.code === '08P01' && /startup parameter/.test(refused.message);
+}
+
+/** How often a connection is opened again that ended before its own limits were asked for. */
+export const TOO_LATE_TRIES = 5;
+
+/**
+ * Whether a default of `transaction_timeout` ended a connection before that could be set aside, which only one of a few
+ * milliseconds can.
+ */
+export function wasTooLate(error: unknown): boolean {
+  return databaseError(error)?.code === '25P04';
 }
 
 /**

@@ -52,12 +52,49 @@ const RUNNING: Readonly<Record<string, string>> = {
   transform_null_equals: 'off',
 };
 
-/** Settings that a single statement needs right to be understood, or to find its tables. */
-export const NEEDED_SETTINGS: readonly string[] = [...Object.keys(WRITING), 'search_path', 'bytea_output'];
+/**
+ * What a start-up can't ask for: newer than some version that is served, of a module that is loaded later, or nothing that a
+ * pooler's `ignore_startup_parameters` would name. Each is set where the server knows it and has something else.
+ */
+const SINCE_OPEN: Readonly<Record<string, string>> = {
+  // PostgreSQL 17; it ends the connection, whatever its transaction does.
+  transaction_timeout: '0',
+  // Any refusal would end the connection.
+  exit_on_error: 'off',
+  // What was answered is to survive a crash: only `off` breaks that, the others say what standbys have to do with it. A server
+  // without `fsync` promises nothing.
+  synchronous_commit: 'on',
+  backslash_quote: 'safe_encoding',
+  default_table_access_method: 'heap',
+  gin_fuzzy_search_limit: '0',
+  row_security: 'on',
+  restrict_nonsystem_relation_kind: '',
+  timezone_abbreviations: 'Default',
+  'plpgsql.extra_errors': 'none',
+  // Triggers don't run for a replica. Without a superuser's rights it can't be set, and is refused by `check-sessions.ts`.
+  session_replication_role: 'origin',
+};
 
-/** What is asked for as a connection is opened, by setting. */
+/** The statement that sets it for the session, or (`isLocal`) for the transaction; no version of PostgreSQL refuses it. */
+export function setSinceOpen(isLocal: boolean): string {
+  const wanted = Object.entries(SINCE_OPEN).map(([name, value]) => `('${name}', '${value}')`);
+  return `/* open-session */ SELECT set_config(name, wanted, ${isLocal}) FROM (VALUES ${wanted.join(', ')}) AS of (name, wanted)
+    WHERE current_setting(name, true) <> wanted
+      AND (name <> 'synchronous_commit' OR current_setting(name) = 'off' AND current_setting('fsync') = 'on')
+      AND (name <> 'session_replication_role' OR current_setting('is_superuser') = 'on')`;
+}
+
+/** Settings that a single statement needs right to be understood, or to find its tables. */
+export const NEEDED_SETTINGS: readonly string[] = [
+  ...Object.keys(WRITING),
+  'search_path',
+  'bytea_output',
+  'session_replication_role',
+];
+
+/** What is asked for as a connection is opened, by setting; not every server knows all of them. */
 export function wantedSettings(): Readonly<Record<string, string>> {
-  return { ...WRITING, ...RUNNING };
+  return { ...WRITING, ...RUNNING, ...SINCE_OPEN };
 }
 
 /** What a server, or the pooler before it, has shown that it doesn't do. Shared by the connections of a pool. */
@@ -129,6 +166,7 @@ export class DatabaseClient extends pg.Client {
     this.#peer = options.peer;
     this.answerLimitMs = options.answerLimitMs ?? ANSWER_LIMIT_MS;
     this.#askWithLimit();
+    this.#connectWithSettings();
     this.#endWithLimit();
     const driver = this.#driver;
     const startup = driver.getStartupConf.bind(this);
@@ -156,6 +194,40 @@ export class DatabaseClient extends pg.Client {
     // Whoever puts the tables elsewhere says so in the URL.
     if (/search_path/.test(asked.options ?? '')) delete (running as Record<string, string>).search_path;
     return { ...asked, ...WRITING, ...running };
+  }
+
+  /** What the start can't ask for is asked for before anybody has the connection. */
+  #connectWithSettings(): void {
+    const connect = this.connect.bind(this) as () => Promise<unknown>;
+    const connectAndSet = async () => {
+      const made = await connect();
+      // A session behind a pooler is somebody else's a moment later: there transactions bring it.
+      if (this.#peer.takesSettings) await this.#setSinceOpen();
+      return made;
+    };
+    const connectSet = (callback?: (error?: Error) => void) => {
+      const made = connectAndSet();
+      if (callback === undefined) return made;
+      made.then(
+        () => callback(),
+        (error: Error) => callback(error),
+      );
+      return undefined;
+    };
+    this.connect = connectSet as unknown as typeof this.connect;
+  }
+
+  async #setSinceOpen(): Promise<void> {
+    const limitMs = this.answerLimitMs;
+    this.answerLimitMs = Math.min(limitMs, CONNECT_LIMIT_MS);
+    try {
+      await this.query(setSinceOpen(false));
+    } catch (error) {
+      this.cut();
+      throw error;
+    } finally {
+      this.answerLimitMs = limitMs;
+    }
   }
 
   #askWithLimit(): void {
@@ -212,7 +284,7 @@ export class DatabaseClient extends pg.Client {
       // Where the tables are, a single statement must know as well: that is left as it is.
       .filter(([name]) => !/^(default_transaction|idle_session|search_path)/.test(name))
       .map(([name, value]) => `set local ${name} = '${value}'`);
-    return { ...config, text: [begin, ...settings].join('; ') };
+    return { ...config, text: [begin, ...settings, setSinceOpen(true)].join('; ') };
   }
 
   #giveUp(limitMs: number): void {

@@ -68,6 +68,7 @@ const TROUBLES: readonly (readonly [RegExp, string])[] = [
   [/^53100$/, 'has no room left on its disk'],
   [/^53200$/, 'has no memory left'],
   [/^53300$/, 'takes no more connections'],
+  [/^53400$/, 'has ended a statement that went beyond a limit of its own, such as temp_file_limit'],
   [/^53/, 'is out of resources'],
   [/^57P03$/, 'is starting, or about to stop'],
   [/^57014$/, 'took too long to answer'],

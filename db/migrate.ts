@@ -10,8 +10,8 @@ import { type MigrationMeta, readMigrationFiles } from 'drizzle-orm/migrator';
 import { z } from 'zod';
 import { rootMessage } from '../platform/host/root-message.ts';
 import { ADVISORY_LOCKS } from './advisory-locks.ts';
-import { refusesSettings } from './connect.ts';
-import { DatabaseClient } from './database-client.ts';
+import { refusesSettings, TOO_LATE_TRIES, wasTooLate } from './connect.ts';
+import { DatabaseClient, setSinceOpen } from './database-client.ts';
 import { databaseError, databaseTrouble } from './errors.ts';
 import { unreachable } from './unreachable.ts';
 
@@ -45,6 +45,8 @@ export type SchemaState =
   | { readonly state: 'behind'; readonly missing: readonly string[] }
   /** A later build has added `unknown` migrations. */
   | { readonly state: 'ahead'; readonly unknown: number }
+  /** It was made, but this connection finds no table of it: they are in these schemas. */
+  | { readonly state: 'elsewhere'; readonly schemas: readonly string[] }
   /** A migration of this name was another one: no build of this line has made the database. */
   | { readonly state: 'foreign'; readonly migration: string };
 
@@ -90,6 +92,24 @@ export function compareSchema(
   const unknown = done.length - ours.length;
   return unknown > 0 ? { state: 'ahead', unknown } : { state: 'current' };
 }
+
+/**
+ * What the schema that a connection finds its tables in is to a build. What was applied is on record once for a database: a
+ * `search_path` that leads elsewhere has the record without the tables.
+ */
+async function readState(client: DatabaseClient, migrations: readonly Migration[]): Promise<SchemaState> {
+  const done = await readApplied(client);
+  const state = compareSchema(migrations, done);
+  if (done.length === 0 || state.state === 'foreign') return state;
+  const { rows } = await client.query<{ found: boolean; schemas: string[] }>(
+    `SELECT to_regclass('${FIRST_TABLE}') IS NOT NULL AS found, ARRAY(SELECT nspname::text FROM pg_class
+      JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE relname = '${FIRST_TABLE}' ORDER BY nspname) AS schemas`,
+  );
+  return rows[0]?.found === false ? { state: 'elsewhere', schemas: rows[0].schemas } : state;
+}
+
+/** A table that every migrated database has. */
+const FIRST_TABLE = 'installation';
 
 /**
  * Brings the database at `url` to the newest schema; several processes may do so at once. Where all is up to date nothing is
@@ -140,8 +160,8 @@ async function attemptNext(
 ): Promise<Attempt> {
   return withConnection(url, variable, async (client): Promise<Attempt> => {
     try {
-      const state = compareSchema(migrations, await readApplied(client));
-      if (state.state === 'foreign') throw new Error(describeSchema(state));
+      const state = await readState(client, migrations);
+      if (state.state === 'foreign' || state.state === 'elsewhere') throw new Error(describeSchema(state));
       const next = state.state === 'behind' ? migrations.find(({ name }) => name === state.missing[0]) : undefined;
       if (next === undefined)
         return { outcome: 'nothing-left', said: state.state === 'ahead' ? describeSchema(state) : null };
@@ -170,6 +190,8 @@ async function apply(client: DatabaseClient, migration: Migration, leftMs: numbe
     [
       'BEGIN ISOLATION LEVEL READ COMMITTED',
       ...Object.entries(limits).map(([key, value]) => `SET LOCAL ${key} = ${value}`),
+      // Again, for behind a pooler this is another session than the one that was opened.
+      setSinceOpen(true),
     ].join('; '),
   );
   let why = 'another process migrates the database';
@@ -213,6 +235,14 @@ export function describeSchema(state: SchemaState): string {
       return `the schema is older than this build (${state.missing.join(', ')} ${state.missing.length === 1 ? 'is' : 'are'} missing): run "mooring migrate" first`;
     case 'ahead':
       return `the schema is newer than this build, by ${state.unknown} migration${state.unknown === 1 ? '' : 's'}: only the build just before still works on it; replace this process with the newer build`;
+    case 'elsewhere':
+      return `the database was migrated, but this connection finds no table (${
+        state.schemas.length === 0
+          ? 'there is none: it was emptied by hand'
+          : `they are in the schema "${state.schemas.join('", "')}"`
+      }): one database holds one installation. Name that schema in DATABASE_URL (?options=-c%20search_path%3D${
+        state.schemas[0] ?? 'NAME'
+      }), with USAGE on it for this role, or another database`;
     case 'foreign':
       return `the schema was not made by a build of this line (its ${state.migration} is another one): name another database, or make this one anew`;
   }
@@ -221,14 +251,13 @@ export function describeSchema(state: SchemaState): string {
 /** What the schema of the database at `url` is to this build; changes nothing. Throws when PostgreSQL can't be reached. */
 export async function readSchemaState(url: string, folder = MIGRATIONS_FOLDER): Promise<SchemaState> {
   const migrations = await readMigrations(folder);
-  const rows = await withConnection(url, undefined, readApplied).catch((error: unknown) => {
+  return withConnection(url, undefined, (client) => readState(client, migrations)).catch((error: unknown) => {
     if (databaseError(error)?.code !== '42501') throw error;
     throw new Error(
       `the schema's version can't be read (${rootMessage(error)}): GRANT USAGE ON SCHEMA drizzle, and SELECT on its tables, to the role of DATABASE_URL`,
       { cause: error },
     );
   });
-  return compareSchema(migrations, rows);
 }
 
 /**
@@ -247,18 +276,24 @@ async function withConnection<Result>(
   variable: string | undefined,
   work: (client: DatabaseClient) => Promise<Result>,
 ): Promise<Result> {
-  const client = await connected(url, true)
-    .catch(async (error: unknown) => {
-      if (refusesSettings(error)) return connected(url, false);
-      throw error;
-    })
-    .catch((error: unknown) => {
-      throw unreachable(url, error, variable);
-    });
+  const client = await connectedByAnyMeans(url).catch((error: unknown) => {
+    throw unreachable(url, error, variable);
+  });
   try {
     return await work(client);
   } finally {
     await client.end().catch(() => {});
+  }
+}
+
+async function connectedByAnyMeans(url: string): Promise<DatabaseClient> {
+  for (let tries = 1; ; tries++) {
+    try {
+      return await connected(url, true);
+    } catch (error) {
+      if (refusesSettings(error)) return connected(url, false);
+      if (!wasTooLate(error) || tries > TOO_LATE_TRIES) throw error;
+    }
   }
 }
 

@@ -518,9 +518,8 @@ export const idempotencyKey = pgTable(
   {
     key: uuid('key').primaryKey(),
     call: keyedCall('call').notNull(),
-    instanceId: uuid('instance_id')
-      .notNull()
-      .references(() => instance.id),
+    /** `null` for a create that was refused. */
+    instanceId: uuid('instance_id').references(() => instance.id),
     /** What the request asked for, as a SHA-256 hash: the key names that alone. */
     requestDigest: hash('request_digest').notNull(),
     /** The sending of the request that may begin its saga, and until when another one may not; `null`: it is over. */
@@ -528,9 +527,12 @@ export const idempotencyKey = pgTable(
     takenUntil: moment('taken_until'),
     /** `null` until the saga has begun, and for a call that needed none. */
     operationId: uuid('operation_id'),
+    /** Why the request was refused, where that was final: `code` and `message` of a `Refusal`. */
+    refusal: jsonb('refusal'),
     timeCreated: moment('time_created').notNull().defaultNow(),
   },
   (table) => [
+    check('idempotency_key_about', sql`instance_id IS NOT NULL OR refusal IS NOT NULL`),
     index('idempotency_key_age').on(table.timeCreated),
     check('idempotency_key_digest', sql`octet_length(request_digest) = 32`),
     index('idempotency_key_instance').on(table.instanceId),

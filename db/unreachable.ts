@@ -1,11 +1,14 @@
 import { rootMessage } from '../platform/host/root-message.ts';
 import { databaseError, databaseTrouble } from './errors.ts';
 
-/** An error that says which PostgreSQL can't be worked with, and where its name comes from; never with its password. */
-export function unreachable(url: string, error: unknown, variable = 'DATABASE_URL'): Error {
+/**
+ * An error that says which PostgreSQL can't be worked with, and where its name comes from; never with its password. `why`: what
+ * is said of it, by default what the error tells.
+ */
+export function unreachable(url: string, error: unknown, variable = 'DATABASE_URL', why?: string): Error {
   const trouble = databaseError(error) === null ? null : databaseTrouble(error);
   return new Error(
-    `PostgreSQL at ${placeOf(url)} (${variable}) ${trouble ?? "can't be reached"}: ${rootMessage(error)}`,
+    `PostgreSQL at ${placeOf(url)} (${variable}) ${why ?? trouble ?? (databaseError(error) === null ? "can't be reached" : "can't be used")}: ${rootMessage(error)}`,
     {
       cause: error,
     },

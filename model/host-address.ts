@@ -1,7 +1,8 @@
 /**
  * The address of a host: one spelling for each, so that one host can't be two sleds. IPv4 in decimal without leading zeros,
  * IPv6 in brackets as RFC 5952 writes it, an IPv4 address in IPv6 (`::ffff:0:0/96`) as IPv4, a DNS name in lower case
- * without a dot at its end.
+ * without a dot at its end. Every other way in which IPv6 holds an IPv4 address is refused: a translator or a tunnel decides what
+ * it leads to.
  */
 
 export interface HostAddress {
@@ -71,16 +72,59 @@ function readIpv6(text: string): string | { refusal: string } {
     return { refusal: `${text} has a zone, which means another thing on each host: name an address that all reach` };
   const groups = groupsOf(text.slice(1, -1));
   if (groups === null) return { refusal: `${text} is no IPv6 address` };
-  const [first = 0] = groups;
   const low = [(groups[6] ?? 0) >> 8, (groups[6] ?? 0) & 255, (groups[7] ?? 0) >> 8, (groups[7] ?? 0) & 255];
-  if (groups.slice(0, 5).every((group) => group === 0) && groups[5] === 0xffff) return checkedIpv4(low);
+  if (isWithin(groups, [0, 0, 0, 0, 0, 0xffff], 96)) return checkedIpv4(low);
   const address = `[${compressed(groups)}]`;
-  if (groups.every((group) => group === 0))
-    return { refusal: `${address} is the address of no host: name one at which others reach it` };
-  if (first >= 0xff00) return { refusal: `${address} is a multicast address, not a host's` };
-  if ((first & 0xffc0) === 0xfe80)
-    return { refusal: `${address} is a link-local address, which means another host on each link: name another one` };
-  return address;
+  const found = NO_HOSTS.find(({ prefix, bits }) => isWithin(groups, prefix, bits));
+  return found?.why == null ? address : { refusal: `${address} is ${found.why}` };
+}
+
+/** Addresses of IPv6, by the groups of their prefix and its length in bits: what they are where that is no host's own address. */
+interface Ipv6Block {
+  readonly prefix: readonly number[];
+  readonly bits: number;
+  /** `null`: a host's after all. */
+  readonly why: string | null;
+}
+
+const OF_A_TRANSLATOR = "an IPv4 address as a translator writes it: name the host's own address, or a DNS name";
+
+/**
+ * The first that fits counts. Sources: https://www.iana.org/assignments/iana-ipv6-special-registry/; RFC 4291, 2.5.5.1 (`::/96`);
+ * RFC 7915 (`::ffff:0:0:0/96`); RFC 6052 and 8215 (NAT64); RFC 7526 (6to4); RFC 4380 (Teredo); RFC 6666 and 9780 (discard,
+ * dummy); RFC 3879 (`fec0::/10`). Those of documentation count as hosts', as in IPv4.
+ */
+const NO_HOSTS: readonly Ipv6Block[] = [
+  { prefix: [0, 0, 0, 0, 0, 0, 0, 1], bits: 128, why: null },
+  { prefix: [], bits: 128, why: 'the address of no host: name one at which others reach it' },
+  { prefix: [], bits: 96, why: 'an IPv4 address in a form that leads nowhere any more: write it as IPv4' },
+  { prefix: [0, 0, 0, 0, 0xffff, 0], bits: 96, why: OF_A_TRANSLATOR },
+  { prefix: [0x64, 0xff9b], bits: 96, why: OF_A_TRANSLATOR },
+  { prefix: [0x64, 0xff9b, 1], bits: 48, why: OF_A_TRANSLATOR },
+  { prefix: [0x2002], bits: 16, why: 'an IPv4 address as a tunnel (6to4) writes it: write it as IPv4' },
+  { prefix: [0x2001, 0], bits: 32, why: 'an IPv4 address as a tunnel (Teredo) writes it: write it as IPv4' },
+  { prefix: [0x100], bits: 64, why: 'an address to which everything is thrown away, no host' },
+  { prefix: [0x100, 0, 0, 1], bits: 64, why: 'an address that stands for none, no host' },
+  { prefix: [0xff00], bits: 8, why: "a multicast address, not a host's" },
+  {
+    prefix: [0xfe80],
+    bits: 10,
+    why: 'a link-local address, which means another host on each link: name another one',
+  },
+  {
+    prefix: [0xfec0],
+    bits: 10,
+    why: 'a site-local address, which means another host at each site, and nothing any more: name another one',
+  },
+];
+
+/** Whether the first `bits` of an address are those of a prefix, whose last groups may be left out where they are zero. */
+function isWithin(groups: readonly number[], prefix: readonly number[], bits: number): boolean {
+  return groups.every((group, index) => {
+    const counted = Math.min(16, Math.max(0, bits - 16 * index));
+    const mask = (0xffff << (16 - counted)) & 0xffff;
+    return (group & mask) === ((prefix[index] ?? 0) & mask);
+  });
 }
 
 /** The eight groups of an IPv6 address as text; `null` when it is none. */

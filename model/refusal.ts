@@ -11,6 +11,18 @@ export const REFUSAL_STATUS = {
   InsufficientCapacity: 507,
 } as const;
 export type RefusalCode = keyof typeof REFUSAL_STATUS;
+/** Verdicts on what a request asks for, as things were when it came: whoever sends it again under its key gets the same. */
+export const FINAL_REFUSALS = [
+  'InvalidRequest',
+  'ObjectAlreadyExists',
+  'NotFound',
+  'Conflict',
+] as const satisfies readonly RefusalCode[];
+/** A final refusal, as it is kept for a key. */
+export interface KeptRefusal {
+  readonly code: (typeof FINAL_REFUSALS)[number];
+  readonly message: string;
+}
 
 /**
  * A request that can't be done, and why, in words for the one who asked. Final: trying the same again without a change
@@ -23,6 +35,12 @@ export class Refusal extends Error {
   constructor(code: RefusalCode, message: string) {
     super(message);
     this.code = code;
+  }
+
+  /** What is kept of it for the key of its request; `null` where another try may go otherwise, and should be made. */
+  get kept(): KeptRefusal | null {
+    const code = FINAL_REFUSALS.find((final) => final === this.code);
+    return code === undefined ? null : { code, message: this.message };
   }
 
   /** The HTTP status of this refusal. */

@@ -20,6 +20,7 @@ export const API_OPTIONS = [
   'leaseBeatMs',
   'outcomeProofMs',
   'limits',
+  'hosts',
   'lookEveryMs',
 ] as const;
 /** The options that are handed on to each sled agent. */

@@ -40,6 +40,8 @@ const IDLE_TRAFFIC: readonly RegExp[] = [
   // The API listens for the outcomes of operations, and proves now and then that it hears.
   /^\s*LISTEN\b/,
   /^\s*SELECT pg_notify\(/,
+  // Each connection asks for its settings as it is opened.
+  /^\/\* open-session \*\//,
   // The migration watch looks once a second how far a migration is.
   /"migrationId"[\s\S]*WHERE m\.id = \$/,
 ];

@@ -4,7 +4,9 @@ import { splitAddress } from '../../wire/sled-protocol.ts';
 import { DEFAULT_API_PORT, DEFAULT_SLED_PORT } from '../context.ts';
 import {
   authorityOption,
+  explained,
   externalParts,
+  hostsOption,
   noMigrateOption,
   openAuthority,
   runUntilSignal,
@@ -16,6 +18,7 @@ interface ApiCommandOptions {
   readonly port: number;
   readonly temporalUiUrl?: string;
   readonly authentication: 'tokens' | 'open';
+  readonly hosts?: readonly string[];
   readonly tlsCert?: string;
   readonly tlsKey?: string;
   readonly insecure?: boolean;
@@ -44,6 +47,7 @@ export function addApiCommand(program: Command): void {
         .default('tokens')
         .env('MOORING_API_AUTHENTICATION'),
     )
+    .addOption(hostsOption())
     .addOption(new Option('--tls-cert <file>', 'the certificate to serve, in PEM').env('MOORING_API_TLS_CERT'))
     .addOption(new Option('--tls-key <file>', 'its key, in PEM').env('MOORING_API_TLS_KEY'))
     .option('--insecure', 'listen elsewhere than on a loopback address without TLS')
@@ -81,27 +85,29 @@ export function addApiCommand(program: Command): void {
       const { startApi } = await import('../../api/server.ts');
       const { createLog } = await import('../../platform/telemetry/log.ts');
       await runUntilSignal(
-        async () => {
-          const authority = await openAuthority(options.authority);
-          const log = createLog('api');
-          await settleSchema(parts.databaseUrl, options.migrate, log);
-          return startApi({
-            ...parts,
-            host: options.host,
-            port: options.port,
-            authentication: options.authentication,
-            tls: await readTls(options),
-            insecure: options.insecure ?? false,
-            limits: { requestsPerMinute: options.requestsPerMinute === 0 ? null : options.requestsPerMinute },
-            temporalUiUrl: options.temporalUiUrl ?? null,
-            metricsListen: options.metrics,
-            leaseBeatMs: options.leaseBeatMs,
-            sledListener: authority && { authority, ...sledListenAddress(options), url: options.sledUrl },
-            plainSleds: options.insecureSleds ?? false,
-            waitMs: options.wait * 1_000,
-            log,
-          });
-        },
+        () =>
+          explained(parts, async () => {
+            const authority = await openAuthority(options.authority);
+            const log = createLog('api');
+            await settleSchema(parts.databaseUrl, options.migrate, log);
+            return startApi({
+              ...parts,
+              host: options.host,
+              port: options.port,
+              authentication: options.authentication,
+              hosts: options.hosts,
+              tls: await readTls(options),
+              insecure: options.insecure ?? false,
+              limits: { requestsPerMinute: options.requestsPerMinute === 0 ? null : options.requestsPerMinute },
+              temporalUiUrl: options.temporalUiUrl ?? null,
+              metricsListen: options.metrics,
+              leaseBeatMs: options.leaseBeatMs,
+              sledListener: authority && { authority, ...sledListenAddress(options), url: options.sledUrl },
+              plainSleds: options.insecureSleds ?? false,
+              waitMs: options.wait * 1_000,
+              log,
+            });
+          }),
         ({ url, sledUrl }) => console.log(`API: ${url}${sledUrl === null ? '' : `, for sleds: ${sledUrl}`}`),
       );
     });

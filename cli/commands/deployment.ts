@@ -1,6 +1,7 @@
 import type { Command } from 'commander';
 import { colours } from '../format.ts';
 import { printJson, table } from '../output.ts';
+import { explained } from '../processes.ts';
 
 /** Adds `mooring deployment`: which builds of the workers there are, and which one gets new work. */
 export function addDeploymentCommands(program: Command): void {
@@ -79,23 +80,24 @@ const MISSED = {
   draining: 'NOBODY ENDS THE SAGAS THAT IT BEGAN: start a worker of it again',
 } as const;
 
-/**
- * The installation whose deployment is meant: that of the database in DATABASE_URL, else the only one that the namespace has.
- * Throws where there are several.
- */
-async function findInstallation(client: import('@temporalio/client').Client): Promise<string> {
-  const { findDeployedInstallations } = await import('../../temporal/deployment.ts');
+/** The installation of the database in DATABASE_URL; `null` where none is named. */
+async function readOwnInstallation(): Promise<string | null> {
   const { DATABASE_URL: url } = process.env;
-  if (url !== undefined && url !== '') {
-    const { openDatabase } = await import('../../db/connect.ts');
-    const { readInstallation } = await import('../../db/queries/read-installation.ts');
-    const database = openDatabase(url, { maxConnections: 1, applicationName: 'mooring-deployment' });
-    try {
-      return (await readInstallation(database.db)).id;
-    } finally {
-      await database.close();
-    }
+  if (url === undefined || url === '') return null;
+  const { openDatabase } = await import('../../db/connect.ts');
+  const { readInstallation } = await import('../../db/queries/read-installation.ts');
+  const { requireDatabaseUrl } = await import('../../db/unreachable.ts');
+  const database = openDatabase(requireDatabaseUrl(url), { maxConnections: 1, applicationName: 'mooring-deployment' });
+  try {
+    return (await readInstallation(database.db)).id;
+  } finally {
+    await database.close();
   }
+}
+
+/** The only installation that a namespace has; '' where it has none. Throws where there are several. */
+async function findOnlyInstallation(client: import('@temporalio/client').Client): Promise<string> {
+  const { findDeployedInstallations } = await import('../../temporal/deployment.ts');
   const found = await findDeployedInstallations(client);
   if (found.length > 1)
     throw new Error(
@@ -104,17 +106,22 @@ async function findInstallation(client: import('@temporalio/client').Client): Pr
   return found[0] ?? '';
 }
 
+/** Works on a namespace, and on the installation in DATABASE_URL, else the only one that the namespace has. */
 async function withClient<Result>(
   work: (client: import('@temporalio/client').Client, installation: string) => Promise<Result>,
 ): Promise<Result> {
   const { Client } = await import('@temporalio/client');
   const { connectClient, readTemporalSettings } = await import('../../temporal/connection.ts');
-  const { connection: settings, namespace } = readTemporalSettings(process.env);
-  const { connection, close } = await connectClient(settings);
-  try {
-    const client = new Client({ connection, namespace });
-    return await work(client, await findInstallation(client));
-  } finally {
-    await close();
-  }
+  const temporal = readTemporalSettings(process.env);
+  const { namespace } = temporal;
+  return explained({ databaseUrl: process.env.DATABASE_URL, temporal }, async () => {
+    const own = await readOwnInstallation();
+    const { connection, close } = await connectClient(temporal.connection);
+    try {
+      const client = new Client({ connection, namespace });
+      return await work(client, own ?? (await findOnlyInstallation(client)));
+    } finally {
+      await close();
+    }
+  });
 }

@@ -3,7 +3,7 @@ import type { Examination } from '../../doctor/examine.ts';
 import { DEFAULT_API_PORT } from '../context.ts';
 import { colours } from '../format.ts';
 import { printJson } from '../output.ts';
-import { authorityOption, openAuthority } from '../processes.ts';
+import { authorityOption, explained, openAuthority } from '../processes.ts';
 
 /** Adds `mooring doctor`. Heavy modules are loaded when it runs. */
 export function addDoctorCommand(program: Command): void {
@@ -35,28 +35,32 @@ export function addDoctorCommand(program: Command): void {
       const { writeProbes } = await import('../../temporal/write-probes.ts');
       const { databaseUrl, temporal, authorityDir } = await findParts(options.apiUrl);
       const authority = await openAuthority(options.authority ?? authorityDir);
-      const database = openDatabase(databaseUrl, { maxConnections: 2, applicationName: 'mooring-doctor' });
-      const directory =
-        authority === undefined ? null : await SledDirectory.open(database.db, await becomeControlPlane(authority));
-      const sleds = new SledClient(undefined, directory, (await readInstallation(database.db)).id);
-      const { connection, close } = await connectClient(temporal.connection);
-      try {
-        const client = new Client({ connection, namespace: temporal.namespace });
-        const examination = await examine({
-          db: database.db,
-          temporal: client,
-          sleds,
-          surroundings: () => examineSurroundings(database.db, connection, client),
-          probes: writeProbes(database.db, connection, temporal.namespace),
-          atRest: options.atRest ?? false,
-        });
-        if (options.json) printJson(asJson(examination));
-        else console.log(await asText(examination));
-        if (examination.findings.length > 0) process.exitCode = 1;
-      } finally {
-        directory?.close();
-        await Promise.allSettled([close(), database.close(), sleds.close()]);
-      }
+      await explained({ databaseUrl, temporal }, async () => {
+        const database = openDatabase(databaseUrl, { maxConnections: 2, applicationName: 'mooring-doctor' });
+        const directory =
+          authority === undefined ? null : await SledDirectory.open(database.db, await becomeControlPlane(authority));
+        const ends: (() => unknown)[] = [() => directory?.close(), () => database.close()];
+        try {
+          const sleds = new SledClient(undefined, directory, (await readInstallation(database.db)).id);
+          ends.push(() => sleds.close());
+          const { connection, close } = await connectClient(temporal.connection);
+          ends.push(close);
+          const client = new Client({ connection, namespace: temporal.namespace });
+          const examination = await examine({
+            db: database.db,
+            temporal: client,
+            sleds,
+            surroundings: () => examineSurroundings(database.db, connection, client),
+            probes: writeProbes(database.db, connection, temporal.namespace),
+            atRest: options.atRest ?? false,
+          });
+          if (options.json) printJson(asJson(examination));
+          else console.log(await asText(examination));
+          if (examination.findings.length > 0) process.exitCode = 1;
+        } finally {
+          await Promise.allSettled(ends.map(async (end) => end()));
+        }
+      });
     });
 }
 

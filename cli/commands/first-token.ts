@@ -7,6 +7,7 @@ import { requireDatabaseUrl } from '../../db/unreachable.ts';
 import type { AccessRole } from '../../model/access.ts';
 import type { AccessTokenCreated } from '../../wire/operator-api/access-tokens.ts';
 import { isUuid, resourceName } from '../../wire/operator-api/names.ts';
+import { explained } from '../processes.ts';
 
 /**
  * Makes a token in the database that `DATABASE_URL` names, past the API: for an installation that has no token yet. It is
@@ -25,16 +26,18 @@ export async function createFirstToken(wanted: {
   if (!name.success) throw new Error(`name: ${name.error.issues.map((issue) => issue.message).join('; ')}`);
   await migrateDatabase(requireDatabaseUrl(databaseUrl));
   const database = openDatabase(databaseUrl, { maxConnections: 1, applicationName: 'mooring-token' });
-  try {
-    const { project } = wanted;
-    const projectId = project === undefined ? null : (await requireProject(database.db, project, isUuid(project))).id;
-    const row = await createTokenInDatabase(
-      database.db,
-      { name: name.data, role: wanted.role, projectId, expiresInSeconds: wanted.expires_in_seconds },
-      'mooring token create --in-database',
-    );
-    return { ...viewToken(row), token: row.secret };
-  } finally {
-    await database.close();
-  }
+  return explained({ databaseUrl }, async () => {
+    try {
+      const { project } = wanted;
+      const projectId = project === undefined ? null : (await requireProject(database.db, project, isUuid(project))).id;
+      const row = await createTokenInDatabase(
+        database.db,
+        { name: name.data, role: wanted.role, projectId, expiresInSeconds: wanted.expires_in_seconds },
+        'mooring token create --in-database',
+      );
+      return { ...viewToken(row), token: row.secret };
+    } finally {
+      await database.close();
+    }
+  });
 }

@@ -3,7 +3,13 @@ import type { RunningStack } from '../../stack/stack.ts';
 import { DEFAULT_API_PORT } from '../context.ts';
 import { colours } from '../format.ts';
 import { printJson } from '../output.ts';
-import { type HypervisorChoice, hypervisorOption, noMigrateOption, untilShutdownSignal } from '../processes.ts';
+import {
+  type HypervisorChoice,
+  hostsOption,
+  hypervisorOption,
+  noMigrateOption,
+  untilShutdownSignal,
+} from '../processes.ts';
 
 interface UpOptions {
   readonly data?: string;
@@ -12,6 +18,7 @@ interface UpOptions {
   readonly sleds: number;
   readonly hypervisor: HypervisorChoice;
   readonly requireTokens?: boolean;
+  readonly hosts?: readonly string[];
   readonly sledTls?: boolean;
   readonly testEndpoints?: boolean;
   readonly migrate: boolean;
@@ -29,6 +36,7 @@ export function addUpCommand(program: Command): void {
     .option('--sleds <n>', 'how many sleds; 0 to bring your own', Number, 3)
     .addOption(hypervisorOption())
     .option('--require-tokens', 'ask operators for a token; the stack’s own is found by every command of its user')
+    .addOption(hostsOption())
     .option('--sled-tls', 'sleds join by invitation and speak by certificates; none is added without')
     .addOption(noMigrateOption())
     .option('--test-endpoints', 'let the sleds take planted faults over HTTP')

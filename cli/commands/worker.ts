@@ -1,6 +1,7 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import {
   authorityOption,
+  explained,
   externalParts,
   noMigrateOption,
   openAuthority,
@@ -44,19 +45,20 @@ export function addWorkerCommand(program: Command): void {
       const { startWorker } = await import('../../worker/worker.ts');
       const { createLog } = await import('../../platform/telemetry/log.ts');
       await runUntilSignal(
-        async () => {
-          const authority = await openAuthority(options.authority);
-          const log = createLog('worker');
-          await settleSchema(parts.databaseUrl, options.migrate, log);
-          return startWorker({
-            ...parts,
-            authority,
-            log,
-            metricsListen: options.metrics,
-            auditDays: options.auditDays,
-            retentionDays: options.retentionDays,
-          });
-        },
+        () =>
+          explained(parts, async () => {
+            const authority = await openAuthority(options.authority);
+            const log = createLog('worker');
+            await settleSchema(parts.databaseUrl, options.migrate, log);
+            return startWorker({
+              ...parts,
+              authority,
+              log,
+              metricsListen: options.metrics,
+              auditDays: options.auditDays,
+              retentionDays: options.retentionDays,
+            });
+          }),
         ({ metricsUrl }) =>
           console.log(`worker: running${metricsUrl === null ? '' : `, metrics at ${metricsUrl}/metrics`}`),
       );

@@ -316,12 +316,14 @@ CREATE INDEX lease_service_gap_ended ON lease_service_gap (ended_at);
 CREATE TABLE idempotency_key (
   key uuid PRIMARY KEY,
   call keyed_call NOT NULL,
-  instance_id uuid NOT NULL CONSTRAINT idempotency_key_instance_id_instance_id_fk REFERENCES instance (id),
+  instance_id uuid CONSTRAINT idempotency_key_instance_id_instance_id_fk REFERENCES instance (id),
   request_digest bytea NOT NULL CONSTRAINT idempotency_key_digest CHECK (octet_length(request_digest) = 32),
   taken_by uuid NOT NULL,
   taken_until timestamptz,
   operation_id uuid,
-  time_created timestamptz NOT NULL DEFAULT now()
+  refusal jsonb,
+  time_created timestamptz NOT NULL DEFAULT now(),
+  CONSTRAINT idempotency_key_about CHECK (instance_id IS NOT NULL OR refusal IS NOT NULL)
 );
 CREATE INDEX idempotency_key_age ON idempotency_key (time_created);
 CREATE INDEX idempotency_key_instance ON idempotency_key (instance_id);

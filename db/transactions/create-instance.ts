@@ -32,7 +32,7 @@ export interface NewInstance {
 
 /**
  * Creates an instance, stopped, a member of its groups from the first moment. Returns its id. With a key, the same call
- * again returns the instance that the first one made. Throws a {@link Refusal}.
+ * again returns the instance that the first one made, or throws what that one was refused with. Throws a {@link Refusal}.
  */
 export async function createInstance(db: Database, values: NewInstance): Promise<string> {
   const { id = randomUUID(), antiAffinityGroups = [], key, ...columns } = values;
@@ -66,12 +66,24 @@ export async function createInstance(db: Database, values: NewInstance): Promise
     }),
   ).catch(async (error: unknown) => {
     // The same call at the same time: it has the key, or the name that this one found taken.
-    const made =
-      key !== undefined && (error instanceof CreatedMeanwhile || error instanceof Refusal)
-        ? await findCreated(db, key)
-        : null;
+    if (key === undefined || !(error instanceof CreatedMeanwhile || error instanceof Refusal)) throw error;
+    if (error instanceof Refusal) await keepRefusal(db, key, error);
+    const made = await findCreated(db, key);
     if (made === null) throw error;
     created = made;
   });
   return created;
+}
+
+/** Keeps a refusal for the key of its request, so that the key names that request from now on; one that is taken stays. */
+async function keepRefusal(
+  db: Database,
+  { value, call, digest, sending }: RequestKey,
+  refusal: Refusal,
+): Promise<void> {
+  if (refusal.kept === null) return;
+  await db.execute(sql`/* keep-refusal */
+    INSERT INTO idempotency_key (key, call, request_digest, taken_by, refusal)
+    VALUES (${value}, ${call}, decode(${digest}, 'hex'), ${sending}, ${JSON.stringify(refusal.kept)}::jsonb)
+    ON CONFLICT (key) DO NOTHING`);
 }

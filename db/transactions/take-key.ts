@@ -1,6 +1,6 @@
 import { type SQL, sql } from 'drizzle-orm';
 import { z } from 'zod';
-import { Refusal } from '../../model/refusal.ts';
+import { FINAL_REFUSALS, type KeptRefusal, Refusal } from '../../model/refusal.ts';
 import { KEYED_CALLS, type KeyedCall } from '../../model/states.ts';
 import type { Queryable } from '../connect.ts';
 
@@ -21,7 +21,10 @@ export interface TakenKey {
   readonly mine: boolean;
   readonly call: KeyedCall;
   readonly digest: string;
-  readonly instanceId: string;
+  /** `null` for a create that was refused. */
+  readonly instanceId: string | null;
+  /** Why the request was refused, where that was final; `null` where it was not. */
+  readonly refusal: KeptRefusal | null;
   /** The operation that the request began; `null` when none is on record. */
   readonly operationId: string | null;
 }
@@ -32,12 +35,16 @@ export interface TakenKey {
  */
 export const KEY_TURN_MS = 20_000;
 
+/** A refusal as a key's row has it. */
+export const keptRefusal = z.object({ code: z.enum(FINAL_REFUSALS), message: z.string() }).nullable();
+
 const keyRow = z.object({
   fresh: z.boolean(),
   call: z.enum(KEYED_CALLS),
   digest: z.string(),
-  instance_id: z.string(),
+  instance_id: z.string().nullable(),
   operation_id: z.string().nullable(),
+  refusal: keptRefusal,
   taken_by: z.string(),
 });
 
@@ -59,7 +66,7 @@ export function restOf({ digest, sending }: RequestKey): SQL {
 /** The statement that takes the keys in `rows`; inside another one its rows are for {@link readTakenKey}. */
 export function takeKeyStatement(rows: SQL): SQL {
   // The update locks the row and returns it, whether or not it changes anything; xmax tells an insert from it.
-  const free = sql`known.operation_id IS NULL
+  const free = sql`known.operation_id IS NULL AND known.refusal IS NULL
     AND (known.request_digest, known.call, known.instance_id)
       = (excluded.request_digest, excluded.call, excluded.instance_id)
     AND (known.taken_by = excluded.taken_by OR known.taken_until IS NULL OR known.taken_until < now())`;
@@ -68,7 +75,7 @@ export function takeKeyStatement(rows: SQL): SQL {
     ON CONFLICT (key) DO UPDATE SET
       taken_by = CASE WHEN ${free} THEN excluded.taken_by ELSE known.taken_by END,
       taken_until = CASE WHEN ${free} THEN excluded.taken_until ELSE known.taken_until END
-    RETURNING (xmax = 0) AS fresh, call, encode(request_digest, 'hex') AS digest, instance_id, operation_id, taken_by`;
+    RETURNING (xmax = 0) AS fresh, call, encode(request_digest, 'hex') AS digest, instance_id, operation_id, refusal, taken_by`;
 }
 
 /** A row of {@link takeKeyStatement}. Throws when it is none. */

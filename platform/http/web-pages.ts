@@ -13,11 +13,11 @@ export function isOfPage(headers: IncomingHttpHeaders): boolean {
 
 /**
  * Whether a request is of a page that is not of this machine: its origin is neither a loopback address nor the server's own,
- * or a browser marks it as another site's.
+ * or a browser marks it as another site's. `own` are the hosts by which the server is known besides.
  */
-export function isOfForeignPage(headers: IncomingHttpHeaders): boolean {
+export function isOfForeignPage(headers: IncomingHttpHeaders, own: readonly string[] = []): boolean {
   const { origin, host } = headers;
-  if (origin !== undefined && !isOwnOrigin(origin, host)) return true;
+  if (origin !== undefined && !isOwnOrigin(origin, host, own)) return true;
   switch (headers['sec-fetch-site']) {
     case undefined:
     case 'none':
@@ -31,20 +31,36 @@ export function isOfForeignPage(headers: IncomingHttpHeaders): boolean {
   }
 }
 
-/** Whether a `Host` names this machine: by an address, or by a bare or local name, which no site on the internet has. */
-export function isOwnHost(host: string): boolean {
+/**
+ * Whether a `Host` names this machine, or the server: by a loopback address, or by one of `own`, which are addresses and names
+ * without a port. A bare name is nobody's: whoever answers for a network's names gives it.
+ */
+export function isOwnHost(host: string, own: readonly string[] = []): boolean {
   const url = parse(`http://${host}`);
-  if (url === null) return false;
-  const name = nameIn(url);
-  return isAddress(name) || isLoopbackName(name) || !name.includes('.');
+  return url !== null && (isLoopbackName(nameIn(url)) || isOneOf(nameIn(url), own));
 }
 
-function isOwnOrigin(origin: string, host: string | undefined): boolean {
+/** A host without a port in the one spelling that URLs give it (IPv6 in brackets); `null` for any other text. */
+export function hostName(text: string): string | null {
+  // What a socket tells of a link-local address, and of an IPv4 address where it listens on IPv6.
+  const address = text.replace(/%.*$/, '').replace(/^::ffff:(?=[\d.]+$)/i, '');
+  const written = isIP(address) === 6 ? `[${address}]` : address;
+  // A port would say more than a host.
+  const url = /:\d*$/.test(written) ? null : parse(`http://${written}`);
+  return url && nameIn(url);
+}
+
+function isOneOf(name: string, own: readonly string[]): boolean {
+  return own.some((each) => hostName(each) === name);
+}
+
+function isOwnOrigin(origin: string, host: string | undefined, own: readonly string[]): boolean {
   const url = parse(origin);
   if (url === null || !['http:', 'https:'].includes(url.protocol)) return false;
   if (isLoopbackName(nameIn(url))) return true;
-  // The server's own by an address: a name may lead anywhere tomorrow.
-  return isAddress(nameIn(url)) && host !== undefined && parse(`${url.protocol}//${host}`)?.host === url.host;
+  // The server's own by an address, or by a name that its operator gave it: any other may lead anywhere tomorrow.
+  const isNamed = isAddress(nameIn(url)) || isOneOf(nameIn(url), own);
+  return isNamed && host !== undefined && parse(`${url.protocol}//${host}`)?.host === url.host;
 }
 
 /** A URL that is a host and a port alone; `null` for any other text. */

@@ -146,6 +146,53 @@ test('where all is up to date nothing is written, so that a role without any rig
   await expect(requireCurrentSchema(least.href)).rejects.toThrow(/GRANT USAGE ON SCHEMA drizzle/);
 });
 
+describe('tables that are in another schema of the same database', () => {
+  const through = (path: string) => {
+    const to = new URL(url);
+    to.searchParams.set('options', `-c search_path=${path}`);
+    return to.href.replaceAll('+', '%20');
+  };
+
+  test.each(['two', 'two,three', 'nowhere', 'pg_catalog', '""'])(
+    'are not up to date for who looks in %s: that is said, with where they are',
+    async (path) => {
+      await migrated();
+      const admin = await connected();
+      await admin.query('CREATE SCHEMA two; CREATE SCHEMA three');
+      const why = /finds no table \(they are in the schema "public"\).*search_path%3Dpublic/;
+      await expect(migrateDatabase(through(path))).rejects.toThrow(why);
+      await expect(requireCurrentSchema(through(path))).rejects.toThrow(why);
+      await expect(migrateDatabase(through(path), { folder: await later(ADDS_A_COLUMN) })).rejects.toThrow(why);
+      // Where they are found, whatever comes before, they are.
+      for (const right of ['public', 'two,public', 'nowhere,public'])
+        expect(await migrateDatabase(through(right))).toEqual([]);
+      expect(await migrateDatabase(url)).toEqual([]);
+    },
+  );
+
+  test('are found again by who names it, and not by who may not use it', async () => {
+    const name = `elsewhere_${randomUUID().replaceAll('-', '')}`;
+    await database.db.execute(sql`CREATE DATABASE ${sql.identifier(name)} TEMPLATE template0`);
+    const own = new URL(database.url);
+    own.pathname = `/${name}`;
+    url = own.href;
+    const admin = await connected();
+    await admin.query('CREATE SCHEMA one');
+    expect(await migrateDatabase(through('one'))).toEqual(['0000_schema']);
+    expect(await migrateDatabase(through('one'))).toEqual([]);
+    await expect(migrateDatabase(url)).rejects.toThrow(/in the schema "one"/);
+    const role = `blind_${randomUUID().slice(0, 8)}`;
+    await admin.query(`CREATE ROLE ${role} LOGIN PASSWORD 'word';
+      GRANT USAGE ON SCHEMA drizzle TO ${role}; GRANT SELECT ON ALL TABLES IN SCHEMA drizzle TO ${role}`);
+    const blind = new URL(through('one'));
+    blind.username = role;
+    blind.password = 'word';
+    await expect(requireCurrentSchema(blind.href)).rejects.toThrow(/in the schema "one".*USAGE/);
+    await admin.query('DROP SCHEMA one CASCADE');
+    await expect(migrateDatabase(through('one'))).rejects.toThrow(/emptied by hand/);
+  });
+});
+
 describe('a process that is not to migrate', () => {
   test('ends where the schema is too old, and names what is missing and the command', async () => {
     await migrated();

@@ -58,6 +58,7 @@ const UPDATER = 'activities/updater.ts';
 const REPORTS = 'api/routes/reports.ts';
 const OPERATIONS = 'api/operations.ts';
 const OUTCOMES = 'db/operation-outcomes.ts';
+const SESSION_DEFAULTS_TEST = 'test/database/session-defaults.test.ts';
 const CONNECTION = 'db/database-client.ts';
 const MIGRATE_DATABASE = 'db/migrate.ts';
 const REAP_EXPIRED = 'db/transactions/reap-expired.ts';
@@ -2171,8 +2172,92 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'access: a page of another site is the local operator',
     why: 'a page that an operator looks at commands the stack on this machine',
-    edits: [{ file: ACCESS, find: '  if (foreign) throw', replace: '  if (foreign && host === headers.origin) throw' }],
+    edits: [{ file: ACCESS, find: '  if (isOfForeignPage(headers, own)) throw foreignPage();\n', replace: '' }],
     caughtBy: [LIMITS_TEST],
+  },
+  {
+    name: 'keys: a create that was refused frees its key',
+    why: 'another request under the key is done, and the first one is answered anew',
+    edits: [
+      {
+        file: 'db/transactions/create-instance.ts',
+        find: 'if (error instanceof Refusal) await keepRefusal(db, key, error);',
+        replace: '',
+      },
+    ],
+    caughtBy: ['test/sagas/idempotency.test.ts'],
+  },
+  {
+    name: 'keys: a saga that was refused is tried anew under its key',
+    why: 'one request has two answers',
+    edits: [{ file: OPERATIONS, find: 'await giveBack(error);', replace: 'await giveBack();' }],
+    caughtBy: ['test/sagas/idempotency.test.ts'],
+  },
+  {
+    name: 'keys: a field that says nothing makes another request',
+    why: 'a client that writes null where it wrote nothing gets 422 for its own request',
+    edits: [{ file: 'api/request-key.ts', find: '.filter(([, field]) => !isUnset(field))', replace: '' }],
+    caughtBy: ['test/rules/request-keys.test.ts'],
+  },
+  {
+    name: 'addresses: what a translator writes is a host of its own',
+    why: 'one host is several sleds: its room is counted as often, and groups are kept apart on it',
+    edits: [
+      {
+        file: 'model/host-address.ts',
+        find: 'found?.why == null ? address',
+        replace: 'found?.why == null || found.why === OF_A_TRANSLATOR ? address',
+      },
+    ],
+    caughtBy: ['test/rules/host-address.test.ts'],
+  },
+  {
+    name: 'migrations: a record without its tables is up to date',
+    why: 'with another search_path there is no table, and every process starts',
+    edits: [{ file: MIGRATE_DATABASE, find: 'rows[0]?.found === false', replace: 'rows[0]?.found === null' }],
+    caughtBy: [MIGRATIONS_TEST],
+  },
+  {
+    name: 'trial writes: a limit on temporary files is a full disk',
+    why: 'no process is ready though all works',
+    edits: [
+      {
+        file: 'db/transactions/probe-writes.ts',
+        find: 'if (databaseError(error)?.code !== CONFIGURATION_LIMIT) throw error;',
+        replace: 'if (databaseError(error)?.code !== "") throw error;',
+      },
+    ],
+    caughtBy: [SESSION_DEFAULTS_TEST],
+  },
+  {
+    name: 'commands: a silent PostgreSQL is told as the statement that it did not answer',
+    why: 'nobody learns which server it is, or what names it',
+    edits: [{ file: 'cli/explain-trouble.ts', find: 'error instanceof DrizzleQueryError || ', replace: '' }],
+    caughtBy: ['test/processes/silent-peers.test.ts'],
+  },
+  {
+    name: 'access: any host is the open API’s own',
+    why: 'a page at a name of the network’s, http://router, reads everything',
+    edits: [
+      {
+        file: ACCESS,
+        find: 'if (host === undefined || isOwnHost(host, own)) return;',
+        replace: 'if (host !== "") return;',
+      },
+    ],
+    caughtBy: [LIMITS_TEST],
+  },
+  {
+    name: 'access: every bare name is this machine’s',
+    why: 'whoever answers for a network’s names gives it to a page',
+    edits: [
+      {
+        file: PAGES,
+        find: 'isOneOf(nameIn(url), own));',
+        replace: "isOneOf(nameIn(url), own) || !nameIn(url).includes('.'));",
+      },
+    ],
+    caughtBy: ['test/rules/web-pages.test.ts'],
   },
   {
     name: 'access: what a browser marks as another site’s is the local operator’s',
@@ -2183,9 +2268,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'access: a page of any address is this machine’s',
     why: 'a page at http://203.0.113.7 commands the stack on this machine',
-    edits: [
-      { file: PAGES, find: 'return isAddress(nameIn(url)) && host', replace: 'return isAddress(nameIn(url)) || host' },
-    ],
+    edits: [{ file: PAGES, find: 'return isNamed && host', replace: 'return isNamed || host' }],
     caughtBy: ['test/rules/web-pages.test.ts'],
   },
   {
@@ -2398,8 +2481,26 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'connection: behind a pooler a transaction has no limits',
     why: 'one that nobody goes on with keeps its locks for ever',
-    edits: [{ file: CONNECTION, find: "[begin, ...settings].join('; ')", replace: 'begin' }],
+    edits: [{ file: CONNECTION, find: "[begin, ...settings, setSinceOpen(true)].join('; ')", replace: 'begin' }],
     caughtBy: [SESSIONS_TEST],
+  },
+  {
+    name: 'connection: what a start-up can not ask for is left to the defaults',
+    why: 'a transaction_timeout of the database ends migrations and sagas, and exit_on_error every connection',
+    edits: [{ file: CONNECTION, find: 'if (this.#peer.takesSettings) await this.#setSinceOpen();', replace: '' }],
+    caughtBy: [SESSION_DEFAULTS_TEST],
+  },
+  {
+    name: 'sessions: a role for which no trigger runs is taken',
+    why: 'capacity, quota and history are kept by triggers',
+    edits: [
+      {
+        file: 'db/check-sessions.ts',
+        find: "isDirect && name !== 'session_replication_role'",
+        replace: 'isDirect',
+      },
+    ],
+    caughtBy: [SESSION_DEFAULTS_TEST],
   },
   {
     name: 'migrations: wait for a lock as long as they may take',

@@ -11,10 +11,10 @@ const hostV4 = fc
   .map((octets) => ({ octets, address: octets.join('.') }));
 const port = fc.integer({ min: 1, max: 65_535 });
 const zeros = fc.integer({ min: 0, max: 4 });
-/** Groups of an IPv6 address of a host, with runs of zeros. */
+/** Groups of an IPv6 address of a host, with runs of zeros; without those of tunnels. */
 const groupsV6 = fc
   .array(fc.oneof(fc.constant(0), fc.constant(0), fc.integer({ min: 0, max: 0xffff })), { minLength: 7, maxLength: 7 })
-  .chain((rest) => fc.integer({ min: 0x2000, max: 0x3fff }).map((first) => [first, ...rest]));
+  .chain((rest) => fc.integer({ min: 0x2003, max: 0x3fff }).map((first) => [first, ...rest]));
 
 /** Every way to write the groups of an IPv6 address: case, leading zeros, any run of zeros as "::", IPv4 at the end. */
 const writingV6 = (groups: readonly number[]) =>
@@ -106,6 +106,40 @@ describe('every way to write an address is the same one', () => {
   });
 });
 
+/** Each way in which IPv6 holds an IPv4 address but the one that is that address: how its groups follow, and what is said. */
+const HOLDING: readonly (readonly [string, (high: number, low: number) => number[], RegExp])[] = [
+  ['IPv4-compatible', (high, low) => [0, 0, 0, 0, 0, 0, high, low], /leads nowhere any more/],
+  ['IPv4-translated', (high, low) => [0, 0, 0, 0, 0xffff, 0, high, low], /translator/],
+  ['NAT64', (high, low) => [0x64, 0xff9b, 0, 0, 0, 0, high, low], /translator/],
+  ['NAT64 of a site', (high, low) => [0x64, 0xff9b, 1, high, low, 0, 0, 0], /translator/],
+  ['NAT64 of a site, at its end', (high, low) => [0x64, 0xff9b, 1, 0xfff, 1, 2, high, low], /translator/],
+  ['6to4', (high, low) => [0x2002, high, low, 0, 0, 0, 0, 1], /6to4/],
+  ['Teredo', (high, low) => [0x2001, 0, 1, 2, 3, 4, high, low], /Teredo/],
+];
+
+describe('an IPv4 address in IPv6 is that address, or refused', () => {
+  test.each(HOLDING)('%s', (_, groupsOf, why) => {
+    fc.assert(
+      fc.property(
+        // From 1.0.0.0 on: "::1" is a host.
+        hostV4.chain(({ octets: [a = 0, b = 0, c = 0, d = 0] }) => writingV6(groupsOf(a * 256 + b, c * 256 + d))),
+        port,
+        (written, at) => {
+          const read = readHostAddress(`[${written}]:${at}`);
+          expect('refusal' in read ? read.refusal : read).toMatch(why);
+        },
+      ),
+    );
+  });
+
+  test('and what lies beside those blocks is a host', () => {
+    for (const host of ['[::1]', '[64:ff9a::1]', '[64:ff9b:2::1]', '[2003::1]', '[2001:1::1]', '[2001:db8::7f00:1]'])
+      expect(readHostAddress(`${host}:8099`)).toEqual({ host, port: 8099 });
+    for (const host of ['[100:0:0:2::1]', '[fd00::7f00:1]', '[fc00::1]', '[::1:0:0:1]', '[0:0:0:1::]', '[fe00::1]'])
+      expect(canonicalAddress(`${host}:8099`)).toBe(`${new URL(`http://${host}`).hostname}:8099`);
+  });
+});
+
 describe('what is the address of no host is refused, with the reason', () => {
   test.each([
     ['', /must be a host and a port/],
@@ -143,6 +177,17 @@ describe('what is the address of no host is refused, with the reason', () => {
     ['[ff02::1]:8099', /multicast/],
     ['[FF05::2]:8099', /multicast/],
     ['[fe80::1]:8099', /link-local/],
+    ['[febf:ffff::1]:8099', /link-local/],
+    ['[fec0::1]:8099', /site-local/],
+    ['[feff::1]:8099', /site-local/],
+    ['[100::1]:8099', /thrown away/],
+    ['[100::ffff:ffff:ffff:ffff]:8099', /thrown away/],
+    ['[100:0:0:1::1]:8099', /stands for none/],
+    ['[::2]:8099', /leads nowhere/],
+    ['[::127.0.0.1]:8099', /leads nowhere/],
+    ['[::ffff:0:127.0.0.1]:8099', /translator/],
+    ['[64:ff9b::127.0.0.1]:8099', /translator/],
+    ['[2002:7f00:1::]:8099', /6to4/],
     ['[fe80::1%eth0]:8099', /zone/],
     ['[::1::2]:8099', /no IPv6/],
     ['[1:2:3:4:5:6:7]:8099', /no IPv6/],

@@ -29,6 +29,7 @@ const CALLS = /(?<![.#\w])(?:request|fetch|stream|pipeline)\(/g;
 const BOUNDED: Readonly<Record<string, readonly [number, string]>> = {
   'activities/sled-client.ts': [1, 'a timer around the handshake'],
   'db/connect.ts': [3, 'DatabaseClient; the pool has the limits of its options'],
+  'db/database-client.ts': [1, 'its own connect, wrapped: CONNECT_LIMIT_MS, and the limit of an answer'],
   'db/migrate.ts': [1, 'DatabaseClient'],
   'db/operation-outcomes.ts': [1, 'the socket of a DatabaseClient; each word has PROOF_MS'],
   'sled-agent/join.ts': [1, 'a timer of CALL_MS around the handshake'],

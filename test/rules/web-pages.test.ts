@@ -1,7 +1,7 @@
 /** Only this machine is this machine: which pages and hosts may be the local operator's, in every spelling. */
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { isOfForeignPage, isOfPage, isOwnHost } from '../../platform/http/web-pages.ts';
+import { hostName, isOfForeignPage, isOfPage, isOwnHost } from '../../platform/http/web-pages.ts';
 
 const LOOPBACK = [
   ...['localhost', 'LOCALHOST', 'LocalHost', 'localhost.', 'app.localhost', 'a.b.localhost', 'app.localhost.'],
@@ -166,25 +166,21 @@ describe('a page', () => {
   });
 });
 
+/** Hosts that are nobody's, though they are addresses or bare names; `[::127.0.0.1]` and the like lead elsewhere. */
+const STRANGERS = [...OTHERS, 'router', 'localhost.localdomain', 'broadcasthost', 'host.docker.internal', 'wpad'];
+
 describe('a host', () => {
-  test.each([
-    ...LOOPBACK,
-    ...OTHERS.filter((name) => /^[\d[]|^0x/.test(name) && !/\.[a-z]/.test(name)),
-    'control-plane',
-  ])('%s may be this machine', (host) => {
+  test.each(LOOPBACK)('%s is this machine', (host) => {
     for (const port of ['', ':12220']) expect(isOwnHost(host + port)).toBe(true);
   });
+
   test.each([
+    ...STRANGERS,
     ...[
-      'evil.example',
       'rebound.evil.example',
-      'localhost.evil.example',
-      '127.0.0.1.nip.io',
       '',
       ' ',
       'localhost@evil.example',
-    ],
-    ...[
       'evil.example@localhost',
       'localhost/x',
       'localhost?x',
@@ -194,6 +190,47 @@ describe('a host', () => {
     ],
     ...['localhost, evil.example', '::1', '[::1', 'localhost\\@evil.example'],
   ])('“%s” is not', (host) => {
-    expect(isOwnHost(host)).toBe(false);
+    for (const port of PORTS) expect([host + port, isOwnHost(host + port)]).toEqual([host + port, false]);
   });
+
+  /** Where a connection came in, or what the operator has named; the hosts that are it; and some that look alike. */
+  const OWN: readonly (readonly [own: string, hosts: readonly string[], others: readonly string[]])[] = [
+    ['127.0.0.1', [], ['0.0.0.0', '[::]', '128.0.0.1']],
+    ['::1', [], ['[::]', '[::2]', '[1::]']],
+    ['::ffff:127.0.0.1', [], ['[::127.0.0.1]', '[64:ff9b::7f00:1]']],
+    ['10.0.0.5', ['10.0.0.5', '0xa000005', '10.5'], ['10.0.0.6', '10.0.0.50', '[::10.0.0.5]', '10.0.0.5.nip.io']],
+    ['::ffff:10.0.0.5', ['10.0.0.5'], ['10.0.0.6']],
+    ['2001:db8::1', ['[2001:DB8:0::1]'], ['[2001:db8::2]', '2001:db8::1']],
+    ['fe80::1%eth0', ['[fe80::1]'], ['[fe80::2]']],
+    ['control-plane', ['control-plane', 'CONTROL-PLANE', 'control-plane.'], ['control-plane.evil.example', 'plane']],
+    ['mooring.lan', ['mooring.lan', 'Mooring.LAN.'], ['lan', 'evil.mooring.lan', 'mooring.lan.evil.example']],
+  ];
+  test.each(OWN)('of the server at %s is what names it, and nothing else', (own, hosts, others) => {
+    for (const port of PORTS) {
+      for (const host of [...hosts, ...LOOPBACK]) expect([host, isOwnHost(host + port, [own])]).toEqual([host, true]);
+      for (const host of [...others, ...STRANGERS.filter((name) => !hosts.includes(name))])
+        if (hostName(host) !== hostName(own)) expect([host, isOwnHost(host + port, [own])]).toEqual([host, false]);
+    }
+  });
+
+  test.each(OWN)('a page of the server at %s is its own at the same port alone', (own, hosts, others) => {
+    for (const host of hosts) {
+      const of = (origin: string) => isOfForeignPage({ origin, host: `${host}:12220` }, [own]);
+      expect([host, of(`http://${host}:12220`), of(`http://${host}:12221`)]).toEqual([host, false, true]);
+    }
+    for (const host of others) {
+      const name = hostName(host);
+      if (name === null || /^[\d[]/.test(name)) continue;
+      expect(isOfForeignPage({ origin: `http://${host}:12220`, host: `${host}:12220` }, [own])).toBe(true);
+    }
+  });
+
+  test.each(['', ' ', 'a:80', 'a:', '[::1]:80', '10.0.0.5:12220', 'http://a', 'a/b', 'a@b', 'a b', '[::1'])(
+    '“%s” names none',
+    (text) => {
+      expect(hostName(text)).toBeNull();
+      expect(isOwnHost('localhost', [text])).toBe(true);
+      expect(isOwnHost('a', [text])).toBe(false);
+    },
+  );
 });

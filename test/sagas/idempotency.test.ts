@@ -275,6 +275,111 @@ test('what a request means is what is compared: names and ids, renames, defaults
   expect([again.status, again.body.id]).toEqual([201, made.body.id]);
 });
 
+/** What a request is refused with, how another one with its key differs, and what takes the hindrance away. */
+interface Refused {
+  readonly status: number;
+  readonly path: string;
+  readonly body: unknown;
+  readonly others: readonly (readonly [method: string, path: string, body?: unknown])[];
+  readonly clear: () => Promise<unknown>;
+  readonly afterwards: number;
+}
+
+test('the refusal of the first is kept as well: its key names it, and it gets it again', async () => {
+  const create = '/v1/instances?project=default';
+  const taken = await harness.create('taken');
+  const stopped = await harness.create('not-running');
+  const [here] = harness.stack.sleds;
+  const migrate = `/v1/instances/${stopped}/migrate`;
+  const refused: Refused[] = [
+    {
+      status: 400,
+      path: create,
+      body: { ...NEW, name: 'taken' },
+      others: [
+        ['POST', create, { ...NEW, name: 'free' }],
+        ['POST', create, { ...NEW, name: 'taken', ncpus: 2 }],
+        ['POST', `/v1/instances/${taken}/start`],
+        ['POST', '/v1/projects', { name: 'after-a-refusal', description: '' }],
+        ['DELETE', `/v1/instances/${stopped}`],
+      ],
+      clear: () => harness.client.updateInstance(taken, { name: 'taken-no-more' }),
+      afterwards: 201,
+    },
+    {
+      status: 404,
+      path: create,
+      body: { ...NEW, name: 'grouped', anti_affinity_groups: ['a-group-to-come'] },
+      others: [
+        ['POST', create, { ...NEW, name: 'grouped' }],
+        ['POST', migrate, { dst_sled_id: here?.id }],
+      ],
+      clear: () =>
+        send('POST', '/v1/anti-affinity-groups?project=default', randomUUID(), {
+          ...{ name: 'a-group-to-come', description: '', policy: 'allow', failure_domain: 'sled' },
+        }),
+      afterwards: 201,
+    },
+    {
+      status: 400,
+      path: migrate,
+      body: { dst_sled_id: here?.id },
+      others: [
+        ['POST', migrate, { dst_sled_id: randomUUID() }],
+        ['POST', `/v1/instances/${stopped}/start`],
+        ['POST', create, { ...NEW, name: 'free' }],
+      ],
+      clear: async () => {
+        await harness.client.startInstance(stopped);
+        await harness.shows(stopped, 'running');
+      },
+      afterwards: 202,
+    },
+  ];
+  for (const { status, path, body, others, clear, afterwards } of refused) {
+    const key = randomUUID();
+    const first = await send('POST', path, key, body);
+    expect([path, body, first.status]).toEqual([path, body, status]);
+    const before = await stored();
+    const sayNoOthers = async () => {
+      for (const [method, to, other] of others) {
+        const answer = await send(method, to, key, other);
+        expect([method, to, other, answer.status]).toEqual([method, to, other, 422]);
+      }
+    };
+    await sayNoOthers();
+    expect(await stored()).toEqual(before);
+    await clear();
+    const again = await Promise.all([1, 2, 3].map(() => send('POST', path, key, body)));
+    for (const answer of again)
+      expect([path, answer.status, answer.body.error_code, answer.body.message]).toEqual([
+        ...[path, status, first.body.error_code, first.body.message],
+      ]);
+    await sayNoOthers();
+    expect((await send('POST', path, randomUUID(), body)).status).toBe(afterwards);
+  }
+});
+
+test('of several at once under one key that differ, all that is not the one that counts is refused as another request', async () => {
+  await harness.create('wanted');
+  for (let round = 1; round <= 5; round++) {
+    const key = randomUUID();
+    const answers = await Promise.all(
+      [1, 2, 3, 4].map((ncpus) =>
+        send('POST', '/v1/instances?project=default', key, { ...NEW, name: 'wanted', ncpus }),
+      ),
+    );
+    // Each is refused for its name, but one alone has the key.
+    const again = await Promise.all(
+      [1, 2, 3, 4].map((ncpus) =>
+        send('POST', '/v1/instances?project=default', key, { ...NEW, name: 'wanted', ncpus }),
+      ),
+    );
+    expect(answers.every(({ status }) => status === 400 || status === 422)).toBe(true);
+    expect(again.map(({ status }) => status).sort()).toEqual([400, 422, 422, 422]);
+  }
+});
+
 test('a repeated create begins its start under the name that the instance has by now', async () => {
   const key = randomUUID();
   const body = { ...NEW, name: 'before', start: true };

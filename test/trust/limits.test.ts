@@ -16,6 +16,7 @@ let harness: Harness;
 const sockets: Socket[] = [];
 beforeAll(async () => {
   harness = await startHarness({
+    hosts: ['control-plane'],
     sleds: 1,
     reconcileEveryMs: 0,
     limits: {
@@ -61,8 +62,8 @@ test('headers and bodies that never end are answered with 408, and others are an
   const slow = Array.from({ length: 50 }, (_, index) =>
     raw(
       index % 2 === 0
-        ? 'GET /v1/projects HTTP/1.1\r\nHost: a\r\nX-Slow: '
-        : 'POST /v1/projects HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"name":',
+        ? 'GET /v1/projects HTTP/1.1\r\nHost: localhost\r\nX-Slow: '
+        : 'POST /v1/projects HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"name":',
     ),
   );
   // They go on sending, a letter at a time.
@@ -213,6 +214,11 @@ test('a page of another site is not the local operator, in whosever browser it i
     'Host: 127.0.0.1\r\nOrigin: http://203.0.113.7\r\n',
     'Host: 127.0.0.1\r\nOrigin: http://[2001:db8::7]\r\n',
     'Host: 127.0.0.1\r\nOrigin: http://evil\r\n',
+    'Host: router:31220\r\n',
+    'Host: 203.0.113.7:31220\r\n',
+    'Host: 0.0.0.0\r\n',
+    'Host: [::]\r\n',
+    'Host: evil.example\r\n',
     'Host: 127.0.0.1\r\nSec-Fetch-Site: cross-site\r\n',
     'Host: 127.0.0.1\r\nSec-Fetch-Site: same-site\r\n',
     'Host: 127.0.0.1\r\nOrigin: http://localhost:5173\r\nSec-Fetch-Site: cross-site\r\n',
