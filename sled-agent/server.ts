@@ -138,7 +138,6 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
     );
   const giveUpReserve = processDescriptors.hold(onTrouble);
   let lease: LeaseKeeper | null = null;
-  let describer: AgentDescriber | null = null;
   const ownSledId = identity?.sledId ?? options.fencing?.sledId;
   const { agent, leaseFolder, keeper, installations } = await whenDiskAllows(options, async () => {
     const opened = await SledAgent.open({
