@@ -4,6 +4,7 @@ import { DEFAULT_API_PORT } from '../context.ts';
 import { colours } from '../format.ts';
 import { printJson } from '../output.ts';
 import { type HypervisorChoice, hypervisorOption, noMigrateOption, untilShutdownSignal } from '../processes.ts';
+import { SUMMARIES } from '../summaries.ts';
 
 interface UpOptions {
   readonly data?: string;
@@ -22,7 +23,7 @@ interface UpOptions {
 export function addUpCommand(program: Command): void {
   program
     .command('up')
-    .description('run a whole stack: PostgreSQL, Temporal with its Web UI, a worker, the API, sleds')
+    .description(SUMMARIES.up)
     .option('--data <dir>', 'keep the data here between runs; thrown away by default')
     .option('--api-port <port>', 'port of the API; 0 chooses one', Number, DEFAULT_API_PORT)
     .option('--temporal-ui-port <port>', 'port of the Temporal Web UI; 0 chooses one', Number, 0)
