@@ -312,7 +312,7 @@ async function prepareRealVms(options: AgentOptions) {
   const { join } = await import('node:path');
   const { prepareQemu } = await import('../../sled-agent/qemu/prepare-qemu.ts');
   const { QemuHypervisor } = await import('../../sled-agent/qemu-hypervisor.ts');
-  const { cacheDirectory } = await import('../../stack/temporal-server.ts');
+  const { cacheDirectory } = await import('../../stack/temporal-binary.ts');
   const qemu = await prepareQemu({ ...options, cacheDir: cacheDirectory() });
   const dataDir = options.data ?? (await mkdtemp(join(tmpdir(), 'mooring-sled-')));
   return {

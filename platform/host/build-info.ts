@@ -4,7 +4,8 @@ import { z } from 'zod';
 
 const PACKAGE = new URL('../../package.json', import.meta.url);
 /** Written by the build (packaging/build.ts); not there where the program runs from its TypeScript. */
-const BUILD = new URL('../../build-info.json', import.meta.url);
+export const BUILD_FILE = 'build-info.json';
+const BUILD = new URL(`../../${BUILD_FILE}`, import.meta.url);
 
 const buildInfo = z.object({
   /** The git commit that was built; `null` outside of a repository. */

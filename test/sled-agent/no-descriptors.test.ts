@@ -7,6 +7,7 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 import { Client } from 'undici';
 import { afterEach, expect, test } from 'vitest';
 import { freePort } from '../../platform/host/child-process.ts';
+import { MOORING } from '../support/command.ts';
 import { temporaryFolder } from '../support/qemu.ts';
 import { INSTANCE, ListeningControlPlane, loopbackAddress } from '../support/sled.ts';
 import { eventually } from '../support/wait.ts';
@@ -37,7 +38,7 @@ test('without file descriptors it takes no VMM and says why, its guests live on,
   const agent = spawn(
     'sh',
     [
-      ...['-c', 'ulimit -n 100 && exec "$0" "$@"', process.execPath, at('cli/mooring.js')],
+      ...['-c', 'ulimit -n 100 && exec "$0" "$@"', process.execPath, ...MOORING],
       ...['sled-agent', '--name', 'few', '--address', `${ip}:${port}`, '--control-plane', plane.url],
       ...['--data', folder.path, '--network-poll-ms', '0', '--test-endpoints'],
     ],
