@@ -114,8 +114,10 @@ async function writeBuildInfo(folder: string): Promise<void> {
   await writeFile(join(folder, BUILD_FILE), `${JSON.stringify(info)}\n`);
 }
 
-/** The commit that is checked out, in full; `null` where there is no repository, or no git. */
+/** The commit that `MOORING_BUILD_COMMIT` names (an image's), else the one that is checked out; `null` without a repository. */
 async function readCommit(): Promise<string | null> {
+  const { MOORING_BUILD_COMMIT: named } = process.env;
+  if (named) return named;
   try {
     const { stdout } = await promisify(execFile)('git', ['-C', ROOT, 'rev-parse', 'HEAD'], { timeout: 5_000 });
     return stdout.trim();
