@@ -21,6 +21,7 @@ const ROOMS = {
   stack: [...STORE, 'client', 'worker', 'api', 'sled-agent'],
   cli: [...STORE, 'activities', 'client', 'worker', 'api', 'sled-agent', 'doctor', 'stack'],
   deploy: GROUND,
+  packaging: [...STORE, 'activities', 'worker'],
 };
 
 /** A path inside of one of these rooms. */
@@ -68,7 +69,7 @@ module.exports = {
     {
       name: 'what runs in production is no development dependency',
       severity: 'error',
-      from: { pathNot: '^(test|bench|deploy)/|^vitest.config.ts$' },
+      from: { pathNot: '^(test|bench|deploy|packaging)/|^vitest.config.ts$' },
       to: { dependencyTypes: ['npm-dev', 'npm-no-pkg'] },
     },
   ],
@@ -76,7 +77,7 @@ module.exports = {
     // Reads the types' imports too. TypeScript 7 has no compiler for other programs to call.
     parser: 'swc',
     doNotFollow: { path: 'node_modules' },
-    exclude: { path: '^(docs/|[.][a-z])' },
+    exclude: { path: '^(docs/|dist/|[.][a-z])' },
     tsPreCompilationDeps: true,
     enhancedResolveOptions: {
       extensions: ['.ts', '.js', '.mjs'],

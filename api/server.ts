@@ -11,9 +11,9 @@ import { type OpenDatabase, openDatabase, pingDatabase } from '../db/connect.ts'
 import { OperationOutcomes } from '../db/operation-outcomes.ts';
 import { readCapacity } from '../db/queries/read-capacity.ts';
 import { DEFAULT_BEAT_MS } from '../model/lease.ts';
+import { readPackageVersion } from '../platform/host/build-info.ts';
 import { processDescriptors } from '../platform/host/descriptor-reserve.ts';
 import { type Opened, openAll } from '../platform/host/opened.ts';
-import { readPackageVersion } from '../platform/host/package-version.ts';
 import { becomeControlPlane } from '../platform/identity/control-plane.ts';
 import { startEndpoint } from '../platform/telemetry/endpoint.ts';
 import { Metrics } from '../platform/telemetry/metrics.ts';

@@ -12,7 +12,7 @@ import { freePort, waitUntil } from '../platform/host/child-process.ts';
 import { prepareQemu } from '../sled-agent/qemu/prepare-qemu.ts';
 import { QemuHypervisor } from '../sled-agent/qemu-hypervisor.ts';
 import { type SledAgentHandle, startSledAgent } from '../sled-agent/server.ts';
-import { cacheDirectory } from '../stack/temporal-server.ts';
+import { cacheDirectory } from '../stack/temporal-binary.ts';
 import { type VmmStateAnswer, vmmStateAnswer } from '../wire/sled-protocol.ts';
 
 const STARTS = 5;

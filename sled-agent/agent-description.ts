@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { z } from 'zod';
-import { readPackageVersion } from '../platform/host/package-version.ts';
+import { readPackageVersion } from '../platform/host/build-info.ts';
 import type { AgentDescription } from '../wire/sled-protocol.ts';
 import { Disk } from './disk.ts';
 

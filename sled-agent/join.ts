@@ -5,13 +5,8 @@ import { isFinalRefusal } from '../model/report-answer.ts';
 import { certificateFingerprint, makeKeyPair, makeRequest } from '../platform/identity/certificates.ts';
 import { expectPeer } from '../platform/identity/peer.ts';
 import { readControlPlaneAnswer } from '../wire/answer-mark.ts';
-import {
-  type InviteToken,
-  type JoinRequest,
-  joinAnswer,
-  MAX_JOINING_VMMS,
-  readInviteToken,
-} from '../wire/sled-identity.ts';
+import { type InviteToken, readInviteToken } from '../wire/invite-token.ts';
+import { type JoinRequest, joinAnswer, MAX_JOINING_VMMS } from '../wire/sled-identity.ts';
 import { keepAgentId } from './agent-description.ts';
 import { requireOwnPlace } from './data-place.ts';
 import { Disk } from './disk.ts';

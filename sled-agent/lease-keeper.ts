@@ -8,14 +8,13 @@
  * extended need not: that agent would count an earlier end.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
-import { fileURLToPath, pathToFileURL } from 'node:url';
 import { request } from 'undici';
 import type { z } from 'zod';
 import { RENEWALS_PER_LEASE } from '../model/lease.ts';
 import { processDescriptors } from '../platform/host/descriptor-reserve.ts';
+import { ownModule } from '../platform/host/own-module.ts';
 import { withLimit } from '../platform/host/with-limit.ts';
 import { type ControlPlaneAnswer, readControlPlaneAnswer } from '../wire/answer-mark.ts';
 import {
@@ -56,8 +55,7 @@ export interface LeaseKeeperOptions {
 const LEASE_FILE = 'lease.json';
 /** How long a watchdog may take to come up before another one is tried, in milliseconds. */
 const WATCHDOG_UP_MS = 30_000;
-const WATCHDOG = fileURLToPath(new URL('./watchdog.ts', import.meta.url));
-const TYPESCRIPT_LOADER = pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href;
+const WATCHDOG = ownModule(import.meta.url, './watchdog');
 
 /** Where a sled agent with this data keeps its lease. */
 export function leasePath(directory: string): string {
@@ -336,7 +334,7 @@ export class LeaseKeeper {
     const child = spawn(
       process.execPath,
       [
-        ...['--import', TYPESCRIPT_LOADER, WATCHDOG],
+        ...WATCHDOG,
         ...['--lease', this.#path, '--agent-pid', String(process.pid), '--sequence', String(this.#writer.sequence)],
         ...(vmsFolder === null ? [] : ['--vms', vmsFolder]),
         ...(guestLogFile === undefined ? [] : ['--guest-log', guestLogFile]),

@@ -14,7 +14,7 @@ import { QemuHypervisor } from '../sled-agent/qemu-hypervisor.ts';
 import { type SledAgentHandle, type SledAgentOptions, startSledAgent } from '../sled-agent/server.ts';
 import { SledIdentity } from '../sled-agent/sled-identity.ts';
 import { pick, SLED_AGENT_OPTIONS, type StackSetup } from './stack-options.ts';
-import { cacheDirectory } from './temporal-server.ts';
+import { cacheDirectory } from './temporal-binary.ts';
 
 /** A sled of a running stack. */
 export interface StackSled {

@@ -18,7 +18,8 @@ import { type StackFile, writeStackFile } from './stack-file.ts';
 import { API_OPTIONS, pick, type StackOptions, type StackSetup, WORKER_OPTIONS } from './stack-options.ts';
 import { type StackSled, startSleds } from './stack-sleds.ts';
 import { ensureStackToken, type StackToken } from './stack-token.ts';
-import { findTemporalBinary, startTemporalServer } from './temporal-server.ts';
+import { findTemporalBinary } from './temporal-binary.ts';
+import { startTemporalServer } from './temporal-server.ts';
 
 /** A stack that is up. */
 export interface RunningStack {

@@ -1,10 +1,11 @@
 /** `npm test`: types, lint and format, the arrows between the rooms, then every test; ends with a line that counts. */
 import { spawn } from 'node:child_process';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { z } from 'zod';
+import { buildProgram } from '../packaging/build.ts';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const filters = process.argv.slice(2);
@@ -26,8 +27,14 @@ const report = z.object({
 });
 
 const folder = await mkdtemp(join(tmpdir(), 'mooring-test-'));
+// In the working tree, where the program finds what it depends on.
+await mkdir(join(root, '.mooring'), { recursive: true });
+const program = await mkdtemp(join(root, '.mooring', 'test-program-'));
 try {
   const checks = [await run('tsc', []), await run('biome', ['check', '.']), await run('depcruise', ['.'])];
+  console.log('\n> the program, built');
+  await buildProgram(program);
+  process.env.MOORING_TEST_PROGRAM = program;
   const outputFile = join(folder, 'report.json');
   const tested = await run('vitest', [
     'run',
@@ -47,5 +54,5 @@ try {
   console.log(`\n${counted.numPassedTests + checks.length - failedChecks} passed, ${failed} failed`);
   process.exitCode = failed === 0 && counted.numPassedTests > 0 ? 0 : 1;
 } finally {
-  await rm(folder, { recursive: true, force: true });
+  for (const made of [folder, program]) await rm(made, { recursive: true, force: true });
 }

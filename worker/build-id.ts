@@ -4,19 +4,24 @@ import { createHash } from 'node:crypto';
 import { realpath } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
-import { readPackageVersion } from '../platform/host/package-version.ts';
+import { readBuildInfo, readPackageVersion } from '../platform/host/build-info.ts';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
 /** What the workflows are made of: a change elsewhere can't change how a history replays. */
 const WORKFLOW_CODE = ['workflows', 'model', 'package-lock.json'];
 
 /**
- * The build id: `MOORING_BUILD_ID` where it is set (an image without its git repository), else the package's version and
- * the git commit, with a hash of the workflow code where it differs from the commit's or there is no repository of ours.
+ * The build id: `MOORING_BUILD_ID` where it is set, else what the build has noted; where the program was not built, the package's
+ * version and the git commit, with a hash of the workflow code where it differs from the commit's or there is no repository of ours.
  */
 export async function readBuildId(env: NodeJS.ProcessEnv, workflowCode: string): Promise<string> {
   const named = env.MOORING_BUILD_ID;
   if (named !== undefined && named !== '') return named;
+  return readBuildInfo()?.build_id ?? makeBuildId(workflowCode);
+}
+
+/** The build id of the working tree that this module is in. */
+export async function makeBuildId(workflowCode: string): Promise<string> {
   const version = readPackageVersion();
   const digest = createHash('sha256').update(workflowCode).digest('hex').slice(0, 8);
   try {

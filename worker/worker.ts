@@ -1,10 +1,7 @@
 /** The worker: runs workflows and activities on both task queues, and sees to the schedules of the reconciling loops. */
-import { createRequire } from 'node:module';
-import { fileURLToPath } from 'node:url';
 import { OpenTelemetryPlugin } from '@temporalio/interceptors-opentelemetry';
 import {
   type ActivityInterceptorsFactory,
-  bundleWorkflowCode,
   DefaultLogger,
   type InjectedSinks,
   type NativeConnection,
@@ -47,6 +44,7 @@ import { WorkflowStarter } from '../temporal/workflow-starter.ts';
 import { writeProbes } from '../temporal/write-probes.ts';
 import { attributeNotices, createAttributeActivities } from './attribute-notices.ts';
 import { readBuildId } from './build-id.ts';
+import { TRACING_INTERCEPTORS, VERSIONING, workflowBundle } from './workflow-bundle.ts';
 
 export interface WorkerOptions {
   readonly databaseUrl: string;
@@ -103,41 +101,8 @@ export interface RunningWorker {
   stop(): Promise<void>;
 }
 
-const TRACING_INTERCEPTORS = createRequire(import.meta.url).resolve(
-  '@temporalio/interceptors-opentelemetry/lib/workflow-interceptors',
-);
-/** Goes into the bundle of a worker that is versioned. */
-export const VERSIONING = fileURLToPath(new URL('../workflows/versioning.ts', import.meta.url));
-const INTERCEPTORS = fileURLToPath(new URL('../workflows/interceptors.ts', import.meta.url));
-
 /** How long the SDK's own server of metrics may take, in milliseconds. */
 const SDK_METRICS_MS = 5_000;
-
-const bundles = new Map<string, Promise<WorkflowBundleWithSourceMap>>();
-
-/** The workflow code as one bundle, with the interceptors of more modules than its own; made once a process. */
-export function workflowBundle(interceptorModules: readonly string[] = []): Promise<WorkflowBundleWithSourceMap> {
-  const key = interceptorModules.join('\n');
-  const made =
-    bundles.get(key) ??
-    bundleWorkflows(fileURLToPath(new URL('../workflows/index.ts', import.meta.url)), interceptorModules);
-  bundles.set(key, made);
-  return made;
-}
-
-/** Bundles the workflows that a module exports, with the interceptors that tell their story. */
-export function bundleWorkflows(
-  workflowsPath: string,
-  interceptorModules: readonly string[] = [],
-): Promise<WorkflowBundleWithSourceMap> {
-  return bundleWorkflowCode({
-    workflowsPath,
-    // Evaluated once a worker and frozen, instead of anew for each workflow: none of them keeps anything between calls.
-    preloadModules: [INTERCEPTORS, workflowsPath, ...interceptorModules.filter((module) => module === VERSIONING)],
-    workflowInterceptorModules: [INTERCEPTORS, ...interceptorModules],
-    logger: new DefaultLogger('WARN'),
-  });
-}
 
 /** Called with each line of the SDK's core, which knows no other way to tell why the server refused a task. */
 const coreListeners = new Set<(line: string) => void>();

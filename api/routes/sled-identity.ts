@@ -13,6 +13,7 @@ import { renewCertificate } from '../../db/transactions/renew-certificate.ts';
 import { revokeCertificates } from '../../db/transactions/revoke-certificates.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { type RequestedKey, readRequest } from '../../platform/identity/certificates.ts';
+import { writeInviteToken } from '../../wire/invite-token.ts';
 import {
   joinAnswer,
   joinRequest,
@@ -23,7 +24,6 @@ import {
   sledCertificateList,
   sledInviteCreate,
   sledInviteView,
-  writeInviteToken,
 } from '../../wire/sled-identity.ts';
 import { splitAddress } from '../../wire/sled-protocol.ts';
 import { bySled, changing } from '../audit.ts';

@@ -8,10 +8,11 @@ import { type ApiOptions, collect, contextOf, defaultApiUrl, subcommandsOf, with
 import { credentialsFile, forgetLogin, saveLogin } from '../credentials.ts';
 import { colours, parseDuration } from '../format.ts';
 import { printJson, table } from '../output.ts';
+import { SUMMARIES } from '../summaries.ts';
 
 /** Adds `mooring token …`, `login`, `logout` and `whoami`. */
 export function addAccessCommands(program: Command): void {
-  const token = program.command('token').description('make, list and revoke access tokens');
+  const token = program.command('token').description(SUMMARIES.token);
   const sub = subcommandsOf(token);
 
   sub('create <name>', 'make a token; it is shown once')
@@ -65,7 +66,7 @@ export function addAccessCommands(program: Command): void {
 
   program
     .command('login [url]')
-    .description('keep a token, and the API that it is for; the token is asked for, or read from standard input')
+    .description(SUMMARIES.login)
     .option('--insecure', 'send it without TLS to another machine')
     .option('--json', 'print JSON, for programs')
     .action(async (url: string | undefined, options: { insecure?: boolean; json?: boolean }) => {
@@ -84,13 +85,13 @@ export function addAccessCommands(program: Command): void {
     });
   program
     .command('logout [url]')
-    .description('forget the token for an API; it stays valid until it is revoked or expires')
+    .description(SUMMARIES.logout)
     .action(async (url: string | undefined) => {
       const apiUrl = url ?? defaultApiUrl();
       console.log((await forgetLogin(apiUrl)) ? `forgot the token for ${apiUrl}` : `there is no token for ${apiUrl}`);
     });
   withApiOptions(program.command('whoami'))
-    .description('say who the API takes you for')
+    .description(SUMMARIES.whoami)
     .action(async (options: ApiOptions) => {
       const context = contextOf(options);
       const me = await context.client.whoAmI();

@@ -3,10 +3,11 @@ import { AFFINITY_KINDS, AFFINITY_POLICIES, type AffinityKind, type AffinityPoli
 import type { AffinityGroupMember, AffinityGroupView } from '../../wire/operator-api/affinity-groups.ts';
 import { type ApiOptions, collect, contextOf, subcommandsOf } from '../context.ts';
 import { paintState, table } from '../output.ts';
+import { SUMMARIES } from '../summaries.ts';
 
 const COMMANDS: Readonly<Record<AffinityKind, { name: string; description: string }>> = {
-  affinity: { name: 'affinity-group', description: 'keep instances together on one sled' },
-  anti_affinity: { name: 'anti-affinity-group', description: 'keep instances apart, each on a sled of its own' },
+  affinity: { name: 'affinity-group', description: SUMMARIES['affinity-group'] },
+  anti_affinity: { name: 'anti-affinity-group', description: SUMMARIES['anti-affinity-group'] },
 };
 
 /** Adds `mooring affinity-group …` and `mooring anti-affinity-group …`. */

@@ -12,6 +12,7 @@ import {
   runUntilSignal,
   settleSchema,
 } from '../processes.ts';
+import { SUMMARIES } from '../summaries.ts';
 
 interface ApiCommandOptions {
   readonly host: string;
@@ -37,7 +38,7 @@ interface ApiCommandOptions {
 export function addApiCommand(program: Command): void {
   program
     .command('api')
-    .description('run one API process, against DATABASE_URL and TEMPORAL_ADDRESS')
+    .description(SUMMARIES.api)
     .option('--host <address>', 'the address to listen on', '127.0.0.1')
     .option('--port <port>', 'the port to listen on; 0 chooses one', Number, DEFAULT_API_PORT)
     .option('--temporal-ui-url <url>', 'where the Temporal Web UI is, for links')

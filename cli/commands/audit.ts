@@ -3,13 +3,14 @@ import type { AuditLogEntry } from '../../wire/operator-api/audit-log.ts';
 import { type ApiOptions, contextOf, withApiOptions } from '../context.ts';
 import { colours, parseDuration } from '../format.ts';
 import { table } from '../output.ts';
+import { SUMMARIES } from '../summaries.ts';
 
 const DEFAULT_LIMIT = 50;
 
 /** Adds `mooring audit`. */
 export function addAuditCommand(program: Command): void {
   withApiOptions(program.command('audit'))
-    .description('who did what, on what, and how it ended; the newest last')
+    .description(SUMMARIES.audit)
     .option('--since <when>', 'only what ended since then: a span of time, for example 2h, or a time in ISO 8601')
     .option('--until <when>', 'only what ended before then')
     .option('--limit <n>', 'how many, the newest of them', Number, DEFAULT_LIMIT)

@@ -4,6 +4,7 @@
  */
 import type { Argument, Command } from 'commander';
 import { collect, contextOf, defaultApiUrl } from '../context.ts';
+import { SUMMARIES } from '../summaries.ts';
 
 const SHELLS = ['bash', 'zsh', 'fish'] as const;
 
@@ -27,9 +28,7 @@ compdef _mooring mooring`,
 export function addCompletionCommands(program: Command): void {
   program
     .command('completion')
-    .description(
-      'print a completion script: eval "$(mooring completion bash)", likewise zsh; mooring completion fish | source',
-    )
+    .description(SUMMARIES.completion)
     .argument('<shell>', SHELLS.join(', '))
     .action((shell: string) => {
       const script = (SCRIPTS as Record<string, string>)[shell];

@@ -1,11 +1,12 @@
 import type { Command } from 'commander';
 import { type HypervisorChoice, hypervisorOption } from '../processes.ts';
+import { SUMMARIES } from '../summaries.ts';
 
 /** Adds `mooring demo`. Heavy modules are loaded when it runs. */
 export function addDemoCommand(program: Command): void {
   program
     .command('demo')
-    .description('play the main job on a stack of its own: start, live-migrate, fail and clean up')
+    .description(SUMMARIES.demo)
     .option('--keep', 'leave everything running afterwards')
     .option('--scenario <file>', 'the scenario to play')
     .addOption(hypervisorOption())

@@ -2,12 +2,11 @@ import type { Command } from 'commander';
 import { colours } from '../format.ts';
 import { printJson, table } from '../output.ts';
 import { explained } from '../processes.ts';
+import { SUMMARIES } from '../summaries.ts';
 
 /** Adds `mooring deployment`: which builds of the workers there are, and which one gets new work. */
 export function addDeploymentCommands(program: Command): void {
-  const deployment = program
-    .command('deployment')
-    .description('the builds of the workers: which one gets new work, which ones may be stopped (TEMPORAL_ADDRESS)');
+  const deployment = program.command('deployment').description(SUMMARIES.deployment);
 
   deployment
     .command('list')

@@ -4,12 +4,13 @@ import { DEFAULT_API_PORT } from '../context.ts';
 import { colours } from '../format.ts';
 import { printJson } from '../output.ts';
 import { authorityOption, explained, openAuthority } from '../processes.ts';
+import { SUMMARIES } from '../summaries.ts';
 
 /** Adds `mooring doctor`. Heavy modules are loaded when it runs. */
 export function addDoctorCommand(program: Command): void {
   program
     .command('doctor')
-    .description('check every invariant on a live installation: its database, its Temporal namespace and its sleds')
+    .description(SUMMARIES.doctor)
     .option('--at-rest', 'nothing is under way: check also what must hold then')
     .option(
       '--api-url <url>',

@@ -4,13 +4,14 @@ import type { InstanceCreated } from '../../wire/operator-api/instances.ts';
 import { type ApiOptions, type CommandContext, collect, contextOf, subcommandsOf } from '../context.ts';
 import { FailedOperation } from '../follow.ts';
 import { parseSize } from '../format.ts';
+import { SUMMARIES } from '../summaries.ts';
 import { addInstanceObservationCommands } from './instance-observation.ts';
 import { addInstanceOperationCommands, type FollowFlags, followAndPrint } from './instance-operations.ts';
 import { instanceTable, printInstance } from './instance-table.ts';
 
 /** Adds `mooring instance …`. */
 export function addInstanceCommands(program: Command): void {
-  const instance = program.command('instance').description('create, start, migrate, stop and look at instances');
+  const instance = program.command('instance').description(SUMMARIES.instance);
   addCreateCommand(instance);
   addInstanceOperationCommands(instance);
   addRecordCommands(instance);

@@ -1,5 +1,6 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { printJson } from '../output.ts';
+import { SUMMARIES } from '../summaries.ts';
 
 interface MigrateOptions {
   readonly databaseUrl?: string;
@@ -13,7 +14,7 @@ const DEFAULT_LIMIT_SECONDS = 300;
 export function addMigrateCommand(program: Command): void {
   program
     .command('migrate')
-    .description('bring the schema of the database up to date, by a role that may change it')
+    .description(SUMMARIES.migrate)
     .addOption(
       new Option('--database-url <url>', 'the database, by that role; by default what DATABASE_URL names').env(
         'MOORING_MIGRATE_DATABASE_URL',

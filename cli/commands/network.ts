@@ -1,10 +1,11 @@
 import type { Command } from 'commander';
 import { type ApiOptions, collect, contextOf, withApiOptions } from '../context.ts';
 import { table } from '../output.ts';
+import { SUMMARIES } from '../summaries.ts';
 
 /** Adds `mooring network …`. */
 export function addNetworkCommands(program: Command): void {
-  const network = program.command('network').description('see where the network reaches instances');
+  const network = program.command('network').description(SUMMARIES.network);
   withApiOptions(network.command('list'))
     .description('list where each instance lives, as sled agents are told')
     .action(async (options: ApiOptions) => {

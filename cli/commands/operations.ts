@@ -2,10 +2,11 @@ import type { Command } from 'commander';
 import { type ApiOptions, contextOf, withApiOptions } from '../context.ts';
 import { followOperation } from '../follow.ts';
 import { table } from '../output.ts';
+import { SUMMARIES } from '../summaries.ts';
 
 /** Adds `mooring operation …`. */
 export function addOperationCommands(program: Command): void {
-  const operation = program.command('operation').description('follow a start or a migration');
+  const operation = program.command('operation').description(SUMMARIES.operation);
   withApiOptions(operation.command('show <id>'))
     .description('show an operation')
     .option('--wait', 'wait for its outcome')

@@ -3,10 +3,11 @@ import type { ProjectView } from '../../wire/operator-api/projects.ts';
 import { type ApiOptions, collect, contextOf, subcommandsOf } from '../context.ts';
 import { formatSize, parseSize } from '../format.ts';
 import { table } from '../output.ts';
+import { SUMMARIES } from '../summaries.ts';
 
 /** Adds `mooring project …`. */
 export function addProjectCommands(program: Command): void {
-  const project = program.command('project').description('create and look at projects and their quotas');
+  const project = program.command('project').description(SUMMARIES.project);
   const sub = subcommandsOf(project);
 
   sub('create <name>', 'create a project')

@@ -4,12 +4,11 @@ import type { ReconcilerView } from '../../wire/operator-api/reconcilers.ts';
 import { type ApiOptions, contextOf, subcommandsOf } from '../context.ts';
 import { colours } from '../format.ts';
 import { table } from '../output.ts';
+import { SUMMARIES } from '../summaries.ts';
 
 /** Adds `mooring reconcile …`. */
 export function addReconcileCommands(program: Command): void {
-  const reconcile = program
-    .command('reconcile')
-    .description('the loops that heal what a fault has left: look at them, switch them, run one pass');
+  const reconcile = program.command('reconcile').description(SUMMARIES.reconcile);
   const sub = subcommandsOf(reconcile);
 
   for (const name of RECONCILERS) {

@@ -8,6 +8,7 @@ import { DEFAULT_API_PORT } from '../context.ts';
 import { parseSize } from '../format.ts';
 import { printJson } from '../output.ts';
 import { type HypervisorChoice, hypervisorOption, untilShutdownSignal } from '../processes.ts';
+import { SUMMARIES } from '../summaries.ts';
 
 interface AgentOptions {
   readonly hypervisor: HypervisorChoice;
@@ -95,9 +96,7 @@ export function addSledAgentCommand(program: Command): void {
   const agent = withAgentOptions(
     program
       .command('sled-agent')
-      .description(
-        'run a sled agent with simulated or real VMs: one that has joined, by --data alone; one without an identity, by --name and --address (add it with "mooring sled add")',
-      )
+      .description(SUMMARIES['sled-agent'])
       .option('--name <name>', 'its name')
       .option(
         '--address <host:port>',
@@ -313,7 +312,7 @@ async function prepareRealVms(options: AgentOptions) {
   const { join } = await import('node:path');
   const { prepareQemu } = await import('../../sled-agent/qemu/prepare-qemu.ts');
   const { QemuHypervisor } = await import('../../sled-agent/qemu-hypervisor.ts');
-  const { cacheDirectory } = await import('../../stack/temporal-server.ts');
+  const { cacheDirectory } = await import('../../stack/temporal-binary.ts');
   const qemu = await prepareQemu({ ...options, cacheDir: cacheDirectory() });
   const dataDir = options.data ?? (await mkdtemp(join(tmpdir(), 'mooring-sled-')));
   return {

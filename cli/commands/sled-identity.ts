@@ -1,6 +1,7 @@
 import type { Command } from 'commander';
 import { type ApiOptions, contextOf, findSled, withApiOptions } from '../context.ts';
 import { printJson, table } from '../output.ts';
+import { SUMMARIES } from '../summaries.ts';
 
 /** Adds `mooring sled invite`, `certificates` and `revoke`. */
 export function addSledIdentityCommands(sled: Command): void {
@@ -64,7 +65,7 @@ Examples:
 
 /** Adds `mooring authority …`. */
 export function addAuthorityCommands(program: Command): void {
-  const authority = program.command('authority').description('the certificate authority by which sleds join');
+  const authority = program.command('authority').description(SUMMARIES.authority);
   authority
     .command('create <dir>')
     .description('make a new authority in a folder: its certificate, and its private key for its owner alone')

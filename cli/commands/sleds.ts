@@ -5,12 +5,13 @@ import { type ApiOptions, type CommandContext, collect, contextOf, findSled, sub
 import { colours, formatSize, parseSize } from '../format.ts';
 import { table } from '../output.ts';
 import { sledStatus } from '../sled-status.ts';
+import { SUMMARIES } from '../summaries.ts';
 import { addDrainCommands } from './drain.ts';
 import { addSledIdentityCommands } from './sled-identity.ts';
 
 /** Adds `mooring sled …`. */
 export function addSledCommands(program: Command): void {
-  const sled = program.command('sled').description('add and look at sleds');
+  const sled = program.command('sled').description(SUMMARIES.sled);
   const sub = subcommandsOf(sled);
 
   sub('add <name>', 'add a sled without an identity, whose agent is running; "invite" is for all others')

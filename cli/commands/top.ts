@@ -5,6 +5,7 @@ import { type ApiOptions, type CommandContext, collect, contextOf, withApiOption
 import { colours, formatSize } from '../format.ts';
 import { paintState, table } from '../output.ts';
 import { sledStatus } from '../sled-status.ts';
+import { SUMMARIES } from '../summaries.ts';
 
 const DEFAULT_SECONDS = 1;
 const BAR_WIDTH = 20;
@@ -17,7 +18,7 @@ interface Fleet {
 /** Adds `mooring top`. */
 export function addTopCommand(program: Command): void {
   withApiOptions(program.command('top'))
-    .description('a live view of the sleds: their use, their instances, migrations in flight')
+    .description(SUMMARIES.top)
     .option('--once', 'print it once')
     .option('--every <seconds>', 'how often to look', Number, DEFAULT_SECONDS)
     .action(async (options: ApiOptions & { once?: boolean; every: number }) => {

@@ -10,6 +10,7 @@ import {
   noMigrateOption,
   untilShutdownSignal,
 } from '../processes.ts';
+import { SUMMARIES } from '../summaries.ts';
 
 interface UpOptions {
   readonly data?: string;
@@ -29,7 +30,7 @@ interface UpOptions {
 export function addUpCommand(program: Command): void {
   program
     .command('up')
-    .description('run a whole stack: PostgreSQL, Temporal with its Web UI, a worker, the API, sleds')
+    .description(SUMMARIES.up)
     .option('--data <dir>', 'keep the data here between runs; thrown away by default')
     .option('--api-port <port>', 'port of the API; 0 chooses one', Number, DEFAULT_API_PORT)
     .option('--temporal-ui-port <port>', 'port of the Temporal Web UI; 0 chooses one', Number, 0)

@@ -8,6 +8,7 @@ import {
   runUntilSignal,
   settleSchema,
 } from '../processes.ts';
+import { SUMMARIES } from '../summaries.ts';
 
 interface WorkerCommandOptions {
   readonly migrate: boolean;
@@ -21,7 +22,7 @@ interface WorkerCommandOptions {
 export function addWorkerCommand(program: Command): void {
   program
     .command('worker')
-    .description('run one worker process, against DATABASE_URL and TEMPORAL_ADDRESS')
+    .description(SUMMARIES.worker)
     .addOption(authorityOption())
     .addOption(noMigrateOption())
     .option('--metrics <ip:port>', 'show /metrics, /healthz and /readyz here', process.env.MOORING_METRICS_LISTEN)

@@ -136,8 +136,8 @@ test('errors come with what to do next', async () => {
   expect(away.stderr).toMatch(/start one with "mooring up", or name another with --api-url/);
 });
 
-test('the library is imported by the package’s name; a call that is cancelled leaves its operation running', async () => {
-  const { MooringClient } = await import('mooring');
+test('a call of the client library that is cancelled leaves its operation running', async () => {
+  const { MooringClient } = await import('../../client/mooring-client.ts');
   const client = new MooringClient({ url: harness.stack.apiUrl });
   const { id } = await client.createInstance(
     { name: 'by-name', hostname: 'by-name', description: '', ncpus: 1, memory: 2 ** 30, start: false },

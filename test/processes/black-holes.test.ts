@@ -25,7 +25,7 @@ import { askSource, HandOverPeer } from '../../sled-agent/qemu/hand-over.ts';
 import { Reporter } from '../../sled-agent/reporter.ts';
 import { connectClient } from '../../temporal/connection.ts';
 import { connectNative } from '../../temporal/native-connection.ts';
-import { writeInviteToken } from '../../wire/sled-identity.ts';
+import { writeInviteToken } from '../../wire/invite-token.ts';
 import {
   type Beginning,
   BlackHole,

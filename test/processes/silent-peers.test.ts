@@ -9,7 +9,7 @@ import { explainTrouble } from '../../cli/explain-trouble.ts';
 import { raisedByDriver } from '../../db/errors.ts';
 import { plainTemporal } from '../../temporal/connection.ts';
 import { BlackHole, GRPC, POSTGRES_OPEN, type Silence } from '../support/black-hole.ts';
-import { RunningCommand } from '../support/command.ts';
+import { runCommand } from '../support/command.ts';
 import { startTestDatabase, type TestDatabase } from '../support/database.ts';
 
 let database: TestDatabase;
@@ -23,7 +23,7 @@ afterAll(async () => {
 });
 
 async function run(args: readonly string[], env: NodeJS.ProcessEnv) {
-  const { code, stdout, stderr } = await new RunningCommand(args, { env }).done;
+  const { code, stdout, stderr } = await runCommand(args, { env });
   return { code, said: stdout + stderr };
 }
 

@@ -7,7 +7,7 @@ import { execFile } from 'node:child_process';
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
-import { findTemporalBinary } from '../../stack/temporal-server.ts';
+import { findTemporalBinary } from '../../stack/temporal-binary.ts';
 import { historyShape, recordedHistory } from './history-shape.ts';
 import { startRecorder } from './recorder.ts';
 import { RECORDINGS } from './recordings.ts';

@@ -10,7 +10,8 @@ import { colours } from '../../cli/format.ts';
 import { printJson, table } from '../../cli/output.ts';
 import { readTemporalSettings } from '../../temporal/connection.ts';
 import { fetchHistories, type NamedHistory, readHistories, replay } from '../../worker/replay.ts';
-import { installRuntime, workflowBundle } from '../../worker/worker.ts';
+import { installRuntime } from '../../worker/worker.ts';
+import { workflowBundle } from '../../worker/workflow-bundle.ts';
 
 const DEFAULT_QUERY = 'TaskQueue STARTS_WITH "mooring-"';
 const folder = fileURLToPath(new URL('../histories', import.meta.url));

@@ -9,7 +9,8 @@ import { deploymentOf, workflowIds } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import { promoteBuild, readBuilds } from '../../temporal/deployment.ts';
 import { readHistories, replay } from '../../worker/replay.ts';
-import { bundleWorkflows, installRuntime, type RunningWorker, startWorker, VERSIONING } from '../../worker/worker.ts';
+import { installRuntime, type RunningWorker, startWorker } from '../../worker/worker.ts';
+import { bundleWorkflows, VERSIONING } from '../../worker/workflow-bundle.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
 import { STUCK_MS } from '../support/wait.ts';
 

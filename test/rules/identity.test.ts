@@ -8,7 +8,7 @@ import {
   readIdentity,
   renewalTime,
 } from '../../model/identity.ts';
-import { readInviteToken, writeInviteToken } from '../../wire/sled-identity.ts';
+import { readInviteToken, writeInviteToken } from '../../wire/invite-token.ts';
 
 const identities: fc.Arbitrary<Identity> = fc.oneof(
   fc.constant<Identity>({ kind: 'control_plane' }),

@@ -7,8 +7,10 @@ import { afterAll, beforeAll, beforeEach, expect, onTestFinished, test } from 'v
 import type { SagaActivities } from '../../activities/sagas.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import { createLog } from '../../platform/telemetry/log.ts';
-import { findTemporalBinary, startTemporalServer, type TemporalServer } from '../../stack/temporal-server.ts';
-import { installRuntime, workflowBundle } from '../../worker/worker.ts';
+import { findTemporalBinary } from '../../stack/temporal-binary.ts';
+import { startTemporalServer, type TemporalServer } from '../../stack/temporal-server.ts';
+import { installRuntime } from '../../worker/worker.ts';
+import { workflowBundle } from '../../worker/workflow-bundle.ts';
 import { currentDetails } from '../support/details.ts';
 
 const QUEUE = 'order-test';

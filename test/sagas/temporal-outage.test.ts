@@ -7,7 +7,8 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { MooringClient } from '../../client/mooring-client.ts';
 import { freePort, waitUntil } from '../../platform/host/child-process.ts';
 import { type RunningStack, startStack } from '../../stack/stack.ts';
-import { findTemporalBinary, startTemporalServer, type TemporalServer } from '../../stack/temporal-server.ts';
+import { findTemporalBinary } from '../../stack/temporal-binary.ts';
+import { startTemporalServer, type TemporalServer } from '../../stack/temporal-server.ts';
 
 let folder: string;
 let port: number;

@@ -9,7 +9,7 @@ import { waitUntil } from '../../platform/host/child-process.ts';
 import { AgentDescriber } from '../../sled-agent/agent-description.ts';
 import { joinSled } from '../../sled-agent/join.ts';
 import { startSledAgent } from '../../sled-agent/server.ts';
-import { writeInviteToken } from '../../wire/sled-identity.ts';
+import { writeInviteToken } from '../../wire/invite-token.ts';
 import { AGENT_ID_HEADER, agentDescription } from '../../wire/sled-protocol.ts';
 
 let dataDir: string;

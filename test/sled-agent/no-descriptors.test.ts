@@ -9,6 +9,7 @@ import { type FastifyInstance, fastify } from 'fastify';
 import { Client } from 'undici';
 import { afterEach, expect, test } from 'vitest';
 import { freePort } from '../../platform/host/child-process.ts';
+import { MOORING } from '../support/command.ts';
 import { temporaryFolder } from '../support/qemu.ts';
 import { INSTANCE, ListeningControlPlane, loopbackAddress } from '../support/sled.ts';
 import { eventually } from '../support/wait.ts';
@@ -46,7 +47,7 @@ async function startFew(descriptors: number, controlPlaneUrl: string, more: read
   const agent = spawn(
     process.execPath,
     [
-      ...['--import', `data:text/javascript,${encodeURIComponent(HOG)}`, at('cli/mooring.js')],
+      ...['--import', `data:text/javascript,${encodeURIComponent(HOG)}`, ...MOORING],
       ...['sled-agent', '--name', 'few', '--address', `${ip}:${port}`, '--control-plane', controlPlaneUrl],
       ...['--data', folder.path, '--network-poll-ms', '0', '--test-endpoints', ...more],
     ],

@@ -3,7 +3,6 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import { PLAIN_TRANSPORT } from '../../sled-agent/peer-transport.ts';
@@ -11,6 +10,7 @@ import { CORRUPT_LINE } from '../../sled-agent/qemu/guest-image.ts';
 import { endProcess, findProcessesBelow } from '../../sled-agent/qemu/qemu-program.ts';
 import type { QemuHypervisorOptions } from '../../sled-agent/qemu-hypervisor.ts';
 import { type SledAgentHandle, startSledAgent } from '../../sled-agent/server.ts';
+import { MOORING } from '../support/command.ts';
 import { HandOverNetwork } from '../support/hand-over-network.ts';
 import {
   GUEST_MEMORY_BYTES,
@@ -22,7 +22,6 @@ import {
 import { executing, ListeningControlPlane, loopbackAddress, SledCaller } from '../support/sled.ts';
 
 const qemu = await qemuForTests('real guests and what can go wrong with them');
-const MOORING = fileURLToPath(new URL('../../cli/mooring.ts', import.meta.url));
 /** Far more than a busy machine ever needs; a guest boots in a few seconds. */
 const PATIENT_MS = 90_000;
 
@@ -447,7 +446,8 @@ describe.skipIf(qemu === null)('real guests', () => {
       const child = spawn(
         process.execPath,
         [
-          ...['--import', 'tsx', MOORING, 'sled-agent', '--hypervisor', 'qemu', '--name', 's', '--address', address],
+          ...MOORING,
+          ...['sled-agent', '--hypervisor', 'qemu', '--name', 's', '--address', address],
           ...['--control-plane', plane.url, '--data', dataDir, '--accelerator', 'tcg', '--threads', '8'],
         ],
         { stdio: ['ignore', 'pipe', 'inherit'] },

@@ -17,7 +17,7 @@ import { joinSled } from '../../sled-agent/join.ts';
 import { LeaseKeeper } from '../../sled-agent/lease-keeper.ts';
 import { type SledAgentHandle, startSledAgent } from '../../sled-agent/server.ts';
 import { SledIdentity } from '../../sled-agent/sled-identity.ts';
-import { writeInviteToken } from '../../wire/sled-identity.ts';
+import { writeInviteToken } from '../../wire/invite-token.ts';
 import { Folders, GIBIBYTE, materialOf } from '../support/identities.ts';
 import { loopbackAddress, SledCaller } from '../support/sled.ts';
 

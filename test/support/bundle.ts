@@ -1,7 +1,7 @@
 /** The workflows' bundle that is made once for all test files (global-setup.ts): to make one costs seconds. */
 import { readFile, writeFile } from 'node:fs/promises';
 import { z } from 'zod';
-import { workflowBundle } from '../../worker/worker.ts';
+import { workflowBundle } from '../../worker/workflow-bundle.ts';
 
 const bundleFile = z.object({ code: z.string(), sourceMap: z.string() });
 export type TestBundle = z.infer<typeof bundleFile>;

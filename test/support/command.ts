@@ -1,10 +1,17 @@
 /** The `mooring` command as a process of its own, as an operator or a script runs it. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
+import { join } from 'node:path';
 import { guardChild, waitUntil } from '../../platform/host/child-process.ts';
+import { ownModule } from '../../platform/host/own-module.ts';
 
-const MOORING = fileURLToPath(new URL('../../cli/mooring.js', import.meta.url));
+/**
+ * What Node is called with to run `mooring`: the program that was built for this run of all tests (run.ts), else the TypeScript as
+ * it is.
+ */
+export const MOORING: readonly string[] = process.env.MOORING_TEST_PROGRAM
+  ? [join(process.env.MOORING_TEST_PROGRAM, 'cli/mooring.js')]
+  : ownModule(import.meta.url, '../../cli/mooring');
 
 export interface CommandRun {
   readonly code: number | null;
@@ -27,8 +34,8 @@ export class RunningCommand {
   stdout = '';
   stderr = '';
 
-  constructor(args: readonly string[], { env = {}, input = '' }: CommandOptions) {
-    this.child = spawn(process.execPath, [MOORING, ...args], {
+  constructor(program: string, args: readonly string[], { env = {}, input = '' }: CommandOptions) {
+    this.child = spawn(program, args, {
       env: { ...process.env, NO_COLOR: '1', FORCE_COLOR: undefined, ...env },
       stdio: ['pipe', 'pipe', 'pipe'],
     });
@@ -78,7 +85,12 @@ export class RunningCommand {
 
 /** Starts `mooring`, without colour, and returns at once. */
 export function startCommand(args: readonly string[], options: CommandOptions = {}): RunningCommand {
-  return new RunningCommand(args, options);
+  return startProgram(process.execPath, [...MOORING, ...args], options);
+}
+
+/** Starts a program, without colour, and returns at once. */
+export function startProgram(program: string, args: readonly string[], options: CommandOptions = {}): RunningCommand {
+  return new RunningCommand(program, args, options);
 }
 
 /** Runs `mooring` to its end, without colour. */
@@ -92,7 +104,7 @@ export function spawnMooring(
   { env = {}, logFile = null }: { env?: Readonly<Record<string, string>>; logFile?: string | null } = {},
 ): ChildProcess {
   const log = logFile === null ? null : openSync(logFile, 'a');
-  const child = spawn(process.execPath, [MOORING, ...args], {
+  const child = spawn(process.execPath, [...MOORING, ...args], {
     stdio: ['ignore', 'pipe', log ?? 'inherit'],
     env: { ...process.env, ...env },
   });

@@ -8,7 +8,7 @@ import { type PeerTransport, PLAIN_TRANSPORT } from '../../sled-agent/peer-trans
 import { type GuestImage, makeGuestImage } from '../../sled-agent/qemu/guest-image.ts';
 import { findQemu, type QemuProgram } from '../../sled-agent/qemu/qemu-program.ts';
 import { QemuHypervisor, type QemuHypervisorOptions } from '../../sled-agent/qemu-hypervisor.ts';
-import { cacheDirectory } from '../../stack/temporal-server.ts';
+import { cacheDirectory } from '../../stack/temporal-binary.ts';
 
 export interface QemuForTests {
   readonly program: QemuProgram;

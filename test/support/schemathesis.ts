@@ -3,7 +3,7 @@ import { execFile } from 'node:child_process';
 import { access, mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { cacheDirectory } from '../../stack/temporal-server.ts';
+import { cacheDirectory } from '../../stack/temporal-binary.ts';
 
 const run = promisify(execFile);
 

@@ -20,7 +20,7 @@ import { makeKeyPair, makeRequest } from '../../platform/identity/certificates.t
 import { becomeControlPlane } from '../../platform/identity/control-plane.ts';
 import type { IdentityMaterial } from '../../platform/identity/holder.ts';
 import { joinSled } from '../../sled-agent/join.ts';
-import { readInviteToken, writeInviteToken } from '../../wire/sled-identity.ts';
+import { readInviteToken, writeInviteToken } from '../../wire/invite-token.ts';
 import { runCommand } from '../support/command.ts';
 import { type Harness, refused, startHarness } from '../support/harness.ts';
 import {

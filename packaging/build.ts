@@ -1,0 +1,148 @@
+/**
+ * Makes what is installed out of the working tree (`npm run build`): `dist/mooring`, the program, and `dist/client`, the client
+ * library. Both are packages, ready for `npm pack`. TypeScript's own compiler makes them, file by file: what runs is what one
+ * reads, its stack traces need no map, and each command loads only the files that it uses.
+ */
+import { execFile } from 'node:child_process';
+import { chmod, cp, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { z } from 'zod';
+import { BUILD_FILE, type BuildInfo } from '../platform/host/build-info.ts';
+import { makeBuildId } from '../worker/build-id.ts';
+import { BUILT_BUNDLES, BUNDLE_FOLDER, workflowBundle } from '../worker/workflow-bundle.ts';
+
+const ROOT = fileURLToPath(new URL('..', import.meta.url));
+const PROGRAM = '@mooring-vm/mooring';
+const CLIENT = '@mooring-vm/client';
+/** Files beside the code that the program reads. */
+const ASSETS = ['db/migrations', 'cli/demo.yaml'];
+/** What every package holds for people. */
+const PAPERS = ['LICENSE', 'CHANGELOG.md'];
+
+const versions = z.record(z.string(), z.string());
+const rootPackage = z.object({
+  version: z.string(),
+  description: z.string(),
+  license: z.string(),
+  engines: z.object({ node: z.string() }),
+  dependencies: versions,
+  optionalDependencies: versions.optional(),
+});
+type RootPackage = z.infer<typeof rootPackage>;
+
+/**
+ * Builds the program into a folder, which is emptied first. It must lie within the working tree, by whose `node_modules` the
+ * program runs there. Throws, with what the compiler says, when the code does not compile.
+ */
+export async function buildProgram(folder: string): Promise<void> {
+  await rm(folder, { recursive: true, force: true });
+  await mkdir(join(folder, BUNDLE_FOLDER), { recursive: true });
+  const { dependencies, optionalDependencies, ...common } = await readRootPackage();
+  await Promise.all([
+    compile('tsconfig.build.json', '--outDir', folder),
+    ...Object.entries(BUILT_BUNDLES).map(async ([name, modules]) => {
+      const { code } = await workflowBundle(modules);
+      await writeFile(join(folder, BUNDLE_FOLDER, name), code);
+    }),
+    ...[...ASSETS, ...PAPERS, 'README.md'].map((path) => cp(join(ROOT, path), join(folder, path), { recursive: true })),
+    writeBuildInfo(folder),
+    writePackage(folder, {
+      name: PROGRAM,
+      ...common,
+      type: 'module',
+      bin: { mooring: 'cli/mooring.js' },
+      // It has no door for other programs: those use the client library.
+      exports: {},
+      dependencies,
+      optionalDependencies,
+    }),
+  ]);
+  await chmod(join(folder, 'cli/mooring.js'), 0o755);
+}
+
+/**
+ * Builds the client library into a folder, which is emptied first: as ES modules and as CommonJS, each with its types. Throws as
+ * {@link buildProgram} does.
+ */
+export async function buildClient(folder: string): Promise<void> {
+  await rm(folder, { recursive: true, force: true });
+  const { version, license, engines, dependencies } = await readRootPackage();
+  const zod = dependencies.zod;
+  if (zod === undefined) throw new Error('package.json: "zod" is not among the dependencies; the client needs it');
+  const kinds = { esm: 'ESNext', cjs: 'CommonJS' } as const;
+  await Promise.all(
+    Object.entries(kinds).map(async ([kind, module]) => {
+      await compile('packaging/tsconfig.client.json', '--module', module, '--outDir', join(folder, kind));
+      await writePackage(join(folder, kind), { type: kind === 'esm' ? 'module' : 'commonjs' });
+    }),
+  );
+  const door = (kind: string) => ({
+    types: `./${kind}/client/mooring-client.d.ts`,
+    default: `./${kind}/client/mooring-client.js`,
+  });
+  await Promise.all([
+    writePackage(folder, {
+      ...{ name: CLIENT, version, license, engines },
+      description: 'The typed client of Mooring, a control plane that keeps virtual machines tied to physical servers.',
+      type: 'module',
+      sideEffects: false,
+      exports: { '.': { import: door('esm'), require: door('cjs') } },
+      main: './cjs/client/mooring-client.js',
+      types: './cjs/client/mooring-client.d.ts',
+      dependencies: { zod },
+    }),
+    cp(join(ROOT, 'docs/client.md'), join(folder, 'README.md')),
+    ...PAPERS.map((path) => cp(join(ROOT, path), join(folder, path))),
+  ]);
+}
+
+async function readRootPackage(): Promise<RootPackage> {
+  return rootPackage.parse(JSON.parse(await readFile(join(ROOT, 'package.json'), 'utf8')));
+}
+
+async function writePackage(folder: string, content: object): Promise<void> {
+  await mkdir(folder, { recursive: true });
+  await writeFile(join(folder, 'package.json'), `${JSON.stringify(content, null, 2)}\n`);
+}
+
+async function writeBuildInfo(folder: string): Promise<void> {
+  const { code } = await workflowBundle(BUILT_BUNDLES['versioned.js']);
+  const info: BuildInfo = { commit: await readCommit(), build_id: await makeBuildId(code) };
+  await writeFile(join(folder, BUILD_FILE), `${JSON.stringify(info)}\n`);
+}
+
+/** The commit that `MOORING_BUILD_COMMIT` names (an image's), else the one that is checked out; `null` without a repository. */
+async function readCommit(): Promise<string | null> {
+  const { MOORING_BUILD_COMMIT: named } = process.env;
+  if (named) return named;
+  try {
+    const { stdout } = await promisify(execFile)('git', ['-C', ROOT, 'rev-parse', 'HEAD'], { timeout: 5_000 });
+    return stdout.trim();
+  } catch {
+    return null;
+  }
+}
+
+async function compile(project: string, ...options: string[]): Promise<void> {
+  const manifest = createRequire(import.meta.url).resolve('typescript/package.json');
+  const { bin } = z.object({ bin: z.object({ tsc: z.string() }) }).parse(JSON.parse(await readFile(manifest, 'utf8')));
+  try {
+    await promisify(execFile)(
+      process.execPath,
+      [join(dirname(manifest), bin.tsc), '--project', join(ROOT, project), ...options],
+      { cwd: ROOT },
+    );
+  } catch (error) {
+    const { stdout = '' } = error as { stdout?: string };
+    throw new Error(`${project} does not compile:\n${stdout === '' ? error : stdout}`);
+  }
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  await buildProgram(join(ROOT, 'dist/mooring'));
+  await buildClient(join(ROOT, 'dist/client'));
+  console.log('dist/mooring: the program; dist/client: the client library');
+}
