@@ -1,5 +1,4 @@
-import { DrizzleQueryError } from 'drizzle-orm';
-import { databaseError, databaseTrouble } from '../db/errors.ts';
+import { databaseError, isOfDriver } from '../db/errors.ts';
 import { unreachable } from '../db/unreachable.ts';
 import { explainUnreachable, type TemporalSettings } from '../temporal/connection.ts';
 import { isTemporalUnavailable } from '../temporal/errors.ts';
@@ -26,10 +25,4 @@ export function explainTrouble(error: unknown, { databaseUrl, temporal }: Worked
   }
   if (temporal !== undefined && isTemporalUnavailable(error)) return explainUnreachable(error, temporal);
   return error;
-}
-
-/** Whether an error is what PostgreSQL, the driver or drizzle threw, without a word of ours. */
-function isOfDriver(error: unknown): boolean {
-  if (error instanceof DrizzleQueryError || databaseError(error) === error) return true;
-  return error instanceof Error && error.cause === undefined && databaseTrouble(error) !== null;
 }

@@ -1,3 +1,4 @@
+import { DrizzleQueryError } from 'drizzle-orm';
 import pg from 'pg';
 import { Refusal } from '../model/refusal.ts';
 
@@ -106,4 +107,10 @@ export function databaseTrouble(error: unknown): string | null {
 /** Whether an error says that PostgreSQL can't be reached, or can't serve, at the moment: the same call may succeed later. */
 export function isDatabaseUnavailable(error: unknown): boolean {
   return databaseTrouble(error) !== null;
+}
+
+/** Whether an error is what PostgreSQL, the driver or drizzle threw, without a word of ours. */
+export function isOfDriver(error: unknown): boolean {
+  if (error instanceof DrizzleQueryError || databaseError(error) === error) return true;
+  return error instanceof Error && error.cause === undefined && databaseTrouble(error) !== null;
 }

@@ -2232,7 +2232,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'commands: a silent PostgreSQL is told as the statement that it did not answer',
     why: 'nobody learns which server it is, or what names it',
-    edits: [{ file: 'cli/explain-trouble.ts', find: 'error instanceof DrizzleQueryError || ', replace: '' }],
+    edits: [{ file: 'db/errors.ts', find: 'error instanceof DrizzleQueryError || ', replace: '' }],
     caughtBy: ['test/processes/silent-peers.test.ts'],
   },
   {
