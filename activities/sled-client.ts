@@ -129,23 +129,27 @@ export class SledClient {
   readonly #identified = new Map<string, RenewableAgent>();
   readonly #observe: SledCallObserver;
   readonly #directory: SledDirectory | null;
-  readonly #headers: Readonly<Record<string, string>>;
+  readonly #installation: (() => Promise<string>) | null;
   /** The names of sleds, by the ids that their agents keep. */
   #owners: ReadonlyMap<string, string> = new Map();
 
   /**
-   * `directory` says which sleds have an identity; without one every sled is spoken to in plain HTTP. `installation`: the id
-   * of the one that calls; `null`: it isn't said, and every agent takes the calls.
+   * `directory` says which sleds have an identity; without one every sled is spoken to in plain HTTP. `installation`: asks for
+   * the id of the one that calls, with each call; `null`: it isn't said, and every agent takes the calls.
    */
   constructor(
     observe: SledCallObserver = () => {},
     directory: SledDirectory | null = null,
-    installation: string | null = null,
+    installation: (() => Promise<string>) | null = null,
   ) {
     this.#observe = observe;
     this.#directory = directory;
-    this.#headers = installation === null ? {} : { [INSTALLATION_HEADER]: installation };
+    this.#installation = installation;
     directory?.onChange(() => this.#dropRevoked());
+  }
+
+  async #headers(): Promise<Record<string, string>> {
+    return this.#installation === null ? {} : { [INSTALLATION_HEADER]: await this.#installation() };
   }
 
   /** Hears which sleds' agents keep which ids, as the watcher has read it: no other sled is spoken for by these. */
@@ -215,11 +219,12 @@ export class SledClient {
     { at }: { at?: 'new address' } = {},
   ): Promise<AgentDescription | null> {
     const what = `sled "${sled.name}" (${sled.address}): GET /agent`;
+    const headers = await this.#headers();
     const signal = AbortSignal.timeout(timeoutMs);
     const ask = async (path: string): Promise<{ status: number; text: string }> => {
       try {
         const { origin, dispatcher } = at === undefined ? await this.#routeTo(sled) : this.#plainRoute(sled);
-        const { statusCode, body } = await request(`${origin}${path}`, { dispatcher, headers: this.#headers, signal });
+        const { statusCode, body } = await request(`${origin}${path}`, { dispatcher, headers, signal });
         return { status: statusCode, text: await readLimited(body) };
       } catch (error) {
         throw new SledError('unavailable', `${what}: nobody answers (${reasonOf(error)})`, { cause: error });
@@ -259,7 +264,7 @@ export class SledClient {
     try {
       const { statusCode, body, headers } = await request(`http://${address}/vmms`, {
         dispatcher,
-        headers: this.#headers,
+        headers: await this.#headers(),
         signal: AbortSignal.timeout(timeoutMs),
       });
       // Whatever its own agent says, and whether that is understood: it is there.
@@ -400,6 +405,7 @@ export class SledClient {
     let text: string;
     let shown: ShownAgent;
     let proved: boolean;
+    const own = await this.#headers();
     try {
       const route = given ?? (await this.#routeTo(sled));
       proved = route.proved;
@@ -408,7 +414,7 @@ export class SledClient {
         dispatcher: route.dispatcher,
         headers: {
           ...traceHeaders,
-          ...this.#headers,
+          ...own,
           ...(body === undefined ? {} : { 'content-type': 'application/json' }),
         },
         ...(body === undefined ? {} : { body: JSON.stringify(body) }),

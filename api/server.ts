@@ -166,7 +166,7 @@ async function openApi(options: ApiOptions, opened: Opened): Promise<RunningApi>
         answers.observe(sled, answered);
       },
       directory,
-      (await temporal.installation()).id,
+      async () => (await temporal.installation()).id,
     ),
     (client) => client.close(),
   );

@@ -17,12 +17,12 @@ export function queueOf(installation: string, queue: string): string {
   return TASK_QUEUES.some((known) => known === queue) ? `${queue}-${installation}` : queue;
 }
 
-/** Whose a queue is, by its name; `null` for one that is no installation's. */
+/** Whose a queue is, by its name; `null` for one that is no installation's. An id is as the database makes it. */
 export function installationOf(queue: string): string | null {
-  return INSTALLATION_QUEUE.exec(queue)?.[1] ?? null;
+  if (TASK_QUEUES.some((known) => known === queue)) return null;
+  const [, installation] = /^mooring(?:-update)?-([0-9a-z]{1,32})$/.exec(queue) ?? [];
+  return installation ?? null;
 }
-/** An id is as the database makes it. */
-const INSTALLATION_QUEUE = new RegExp(`^(?:${TASK_QUEUES.join('|')})-([0-9a-z]{1,32})$`);
 
 /** The worker deployment of an installation. */
 export function deploymentOf(installation: string): string {

@@ -181,6 +181,7 @@ async function openWorker(options: WorkerOptions, opened: Opened): Promise<Runni
         );
   if (directory === null) await warnWithoutAuthority(database.db, options.log);
   const answers = opened.add(new SledAnswers(database.db, options.log), (written) => written.settled());
+  const { id } = await readInstallation(database.db);
   const sleds = opened.add(
     new SledClient(
       (sled, call, answer, seconds, answered) => {
@@ -188,7 +189,7 @@ async function openWorker(options: WorkerOptions, opened: Opened): Promise<Runni
         answers.observe(sled, answered);
       },
       directory,
-      (await readInstallation(database.db)).id,
+      async () => id,
     ),
     (client) => client.close(),
   );

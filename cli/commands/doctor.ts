@@ -42,7 +42,8 @@ export function addDoctorCommand(program: Command): void {
           authority === undefined ? null : await SledDirectory.open(database.db, await becomeControlPlane(authority));
         const ends: (() => unknown)[] = [() => directory?.close(), () => database.close()];
         try {
-          const sleds = new SledClient(undefined, directory, (await readInstallation(database.db)).id);
+          const { id } = await readInstallation(database.db);
+          const sleds = new SledClient(undefined, directory, async () => id);
           ends.push(() => sleds.close());
           const { connection, close } = await connectClient(temporal.connection);
           ends.push(close);

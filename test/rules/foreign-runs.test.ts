@@ -6,7 +6,14 @@ import {
 } from '@temporalio/common';
 import { pino } from 'pino';
 import { describe, expect, test } from 'vitest';
-import { queueOf, TASK_QUEUE, TASK_QUEUES, UPDATE_TASK_QUEUE, workflowIds } from '../../model/workflow-names.ts';
+import {
+  installationOf,
+  queueOf,
+  TASK_QUEUE,
+  TASK_QUEUES,
+  UPDATE_TASK_QUEUE,
+  workflowIds,
+} from '../../model/workflow-names.ts';
 import { ForeignRuns } from '../../temporal/foreign-runs.ts';
 
 const OURS = '111111111111';
@@ -83,4 +90,12 @@ test('a run that is known to be ours is not asked for again', async () => {
   await runs.signalled('instance-update/0a', 'r');
   expect(calls).toEqual(['describe']);
   expect(queueOf(OURS, TASK_QUEUE)).not.toBe(TASK_QUEUE);
+});
+
+test('whose a queue is, is read out of every name that a queue is given, and out of no other', () => {
+  for (const queue of TASK_QUEUES) {
+    expect(installationOf(queueOf('a1b2c3d4e5f6', queue))).toBe('a1b2c3d4e5f6');
+    for (const other of [queue, `${queue}-`, `${queue}-A`, `x${queue}-a1`, `${queue}-a1-b2`])
+      expect(installationOf(other), other).toBe(null);
+  }
 });

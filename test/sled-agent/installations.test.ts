@@ -16,8 +16,8 @@ import { ListeningControlPlane } from '../support/sled.ts';
 const LIMIT_MS = 10_000;
 const plane = new ListeningControlPlane();
 const clients = {
-  first: new SledClient(undefined, null, 'aaaa1111bbbb'),
-  copy: new SledClient(undefined, null, 'cccc2222dddd'),
+  first: new SledClient(undefined, null, async () => 'aaaa1111bbbb'),
+  copy: new SledClient(undefined, null, async () => 'cccc2222dddd'),
   /** As control planes that others wrote, and as other sleds. */
   unnamed: new SledClient(),
 };
