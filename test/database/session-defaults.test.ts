@@ -12,7 +12,6 @@ import { migrateDatabase } from '../../db/migrate.ts';
 import { claimStart } from '../../db/transactions/claim-start.ts';
 import { createInstance } from '../../db/transactions/create-instance.ts';
 import { createProject } from '../../db/transactions/create-project.ts';
-import { probeWrites } from '../../db/transactions/probe-writes.ts';
 import { startTestDatabase, type TestDatabase } from '../support/database.ts';
 
 let database: TestDatabase;
@@ -199,21 +198,6 @@ describe('every default that a role can have', () => {
       expect(said).toEqual([expect.stringContaining(`${name} is "${value}"`)]);
     },
   );
-
-  test.each(['0', '64', '1000'])(
-    'temp_file_limit = %s is no full disk: a trial write writes its row',
-    async (value) => {
-      const before = await lastBeat();
-      await withDefaults([['temp_file_limit', value]], ({ db }) => probeWrites(db));
-      expect(await lastBeat()).not.toBe(before);
-    },
-  );
-
-  /** Which transaction wrote the row of the trial. */
-  async function lastBeat(): Promise<unknown> {
-    const { rows } = await database.db.execute(sql`SELECT xmin::text AS written FROM lease_service`);
-    return rows[0]?.written;
-  }
 
   test('nor do triggers stop running for a superuser', async () => {
     const through = openDatabase(database.url, { maxConnections: 1 });

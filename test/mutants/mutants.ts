@@ -2218,18 +2218,6 @@ export const MUTANTS: readonly Mutant[] = [
     caughtBy: [MIGRATIONS_TEST],
   },
   {
-    name: 'trial writes: a limit on temporary files is a full disk',
-    why: 'no process is ready though all works',
-    edits: [
-      {
-        file: 'db/transactions/probe-writes.ts',
-        find: 'if (databaseError(error)?.code !== CONFIGURATION_LIMIT) throw error;',
-        replace: 'if (databaseError(error)?.code !== "") throw error;',
-      },
-    ],
-    caughtBy: [SESSION_DEFAULTS_TEST],
-  },
-  {
     name: 'commands: a silent PostgreSQL is told as the statement that it did not answer',
     why: 'nobody learns which server it is, or what names it',
     edits: [{ file: 'db/errors.ts', find: 'error instanceof DrizzleQueryError || ', replace: '' }],
