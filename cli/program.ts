@@ -51,6 +51,13 @@ export async function runProgram(words: readonly string[]): Promise<void> {
   await program.parseAsync(words, { from: 'user' });
 }
 
+/** All commands there are. */
+export async function makeWholeProgram(): Promise<Command> {
+  const program = makeProgram();
+  await addCommands(program, 'help');
+  return program;
+}
+
 function makeProgram(): Command {
   return (
     new Command('mooring')

@@ -330,8 +330,11 @@ test('the refusal of the first is kept as well: its key names it, and it gets it
         ['POST', create, { ...NEW, name: 'free' }],
       ],
       clear: async () => {
+        // Elsewhere: nothing migrates to where it is.
+        await harness.client.setSledPolicy(here?.id ?? '', 'non_provisionable');
         await harness.client.startInstance(stopped);
         await harness.shows(stopped, 'running');
+        await harness.client.setSledPolicy(here?.id ?? '', 'provisionable');
       },
       afterwards: 202,
     },
