@@ -8,7 +8,7 @@ const harness = await startHarness();
 try {
   const document: unknown = await (await fetch(`${harness.stack.apiUrl}/openapi.json`)).json();
   const file = new URL(`${readPackageVersion()}.json`, import.meta.url);
-  await writeFile(file, `${JSON.stringify(await collectPromises(document), null, 1)}\n`);
+  await writeFile(file, `${JSON.stringify(await collectPromises(document))}\n`);
   console.log(`wrote ${file.pathname}`);
 } finally {
   await harness.close();
