@@ -70,14 +70,14 @@ export async function settleSchema(
 /** The PostgreSQL and the Temporal that the environment names. Throws when DATABASE_URL is not set, or is no URL. */
 export async function externalParts(): Promise<{ databaseUrl: string; temporal: TemporalSettings }> {
   const { readTemporalSettings } = await import('../temporal/connection.ts');
-  const { requireDatabaseUrl } = await import('../db/unreachable.ts');
-  const databaseUrl = process.env.DATABASE_URL;
-  if (databaseUrl === undefined || databaseUrl === '') {
+  const { setting } = await import('../platform/settings.ts');
+  const databaseUrl = setting('DATABASE_URL');
+  if (databaseUrl === undefined) {
     throw new Error(
       'DATABASE_URL is not set: name the PostgreSQL to work on, for example postgres://user@host/mooring ("mooring up" brings its own)',
     );
   }
-  return { databaseUrl: requireDatabaseUrl(databaseUrl), temporal: readTemporalSettings(process.env) };
+  return { databaseUrl, temporal: readTemporalSettings(process.env) };
 }
 
 /** Does what works on these; throws what it throws, in words for people where PostgreSQL or Temporal does not serve. */

@@ -5,6 +5,7 @@ import { realpath } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { readBuildInfo, readPackageVersion } from '../platform/host/build-info.ts';
+import { setting } from '../platform/settings.ts';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
 /** What the workflows are made of: a change elsewhere can't change how a history replays. */
@@ -15,8 +16,8 @@ const WORKFLOW_CODE = ['workflows', 'model', 'package-lock.json'];
  * version and the git commit, with a hash of the workflow code where it differs from the commit's or there is no repository of ours.
  */
 export async function readBuildId(env: NodeJS.ProcessEnv, workflowCode: string): Promise<string> {
-  const named = env.MOORING_BUILD_ID;
-  if (named !== undefined && named !== '') return named;
+  const named = setting('MOORING_BUILD_ID', env);
+  if (named !== undefined) return named;
   return readBuildInfo()?.build_id ?? makeBuildId(workflowCode);
 }
 

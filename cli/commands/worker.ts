@@ -25,7 +25,9 @@ export function addWorkerCommand(program: Command): void {
     .description(SUMMARIES.worker)
     .addOption(authorityOption())
     .addOption(noMigrateOption())
-    .option('--metrics <ip:port>', 'show /metrics, /healthz and /readyz here', process.env.MOORING_METRICS_LISTEN)
+    .addOption(
+      new Option('--metrics <ip:port>', 'show /metrics, /healthz and /readyz here').env('MOORING_METRICS_LISTEN'),
+    )
     .addOption(
       new Option('--audit-days <n>', 'how long audit records are kept, in days')
         .argParser(parseDays)
