@@ -7,8 +7,10 @@ import {
   explained,
   externalParts,
   hostsOption,
+  metricsAddress,
   noMigrateOption,
   openAuthority,
+  requireFree,
   runUntilSignal,
   settleSchema,
 } from '../processes.ts';
@@ -87,6 +89,11 @@ export function addApiCommand(program: Command): void {
     )
     .action(async (options: ApiCommandOptions) => {
       const parts = await externalParts();
+      await requireFree([
+        { host: options.host, port: options.port, option: '--port' },
+        ...metricsAddress(options.metrics),
+        ...(options.authority === undefined ? [] : [{ ...sledListenAddress(options), option: '--sled-listen' }]),
+      ]);
       const { startApi } = await import('../../api/server.ts');
       const { createLog } = await import('../../platform/telemetry/log.ts');
       await runUntilSignal(

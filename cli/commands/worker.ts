@@ -3,8 +3,10 @@ import {
   authorityOption,
   explained,
   externalParts,
+  metricsAddress,
   noMigrateOption,
   openAuthority,
+  requireFree,
   runUntilSignal,
   settleSchema,
 } from '../processes.ts';
@@ -45,6 +47,7 @@ export function addWorkerCommand(program: Command): void {
     )
     .action(async (options: WorkerCommandOptions) => {
       const parts = await externalParts();
+      await requireFree(metricsAddress(options.metrics));
       const { startWorker } = await import('../../worker/worker.ts');
       const { createLog } = await import('../../platform/telemetry/log.ts');
       await runUntilSignal(
