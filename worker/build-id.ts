@@ -24,7 +24,9 @@ export async function readBuildId(env: NodeJS.ProcessEnv, workflowCode: string):
 /** The build id of the working tree that this module is in. */
 export async function makeBuildId(workflowCode: string): Promise<string> {
   const version = readPackageVersion();
-  const digest = createHash('sha256').update(workflowCode).digest('hex').slice(0, 8);
+  // Without its map, which says where the sources lie on this machine.
+  const code = workflowCode.replace(/^\/\/# sourceMappingURL=.*$/gm, '');
+  const digest = createHash('sha256').update(code).digest('hex').slice(0, 8);
   try {
     const top = await git('rev-parse', '--show-toplevel');
     // As a dependency inside somebody's repository, the commit would be that repository's.
