@@ -2844,7 +2844,13 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "the API's listeners take any number of connections",
     why: 'idle connections take the descriptors by which PostgreSQL is reached, and with them the leases of all sleds',
-    edits: [{ file: 'api/app.ts', find: '  limitConnections(app.server);\n', replace: '' }],
+    edits: [
+      {
+        file: 'api/app.ts',
+        find: '  limitConnections(app.server, { share: isForSleds ? SHARES.sleds : SHARES.operators });\n',
+        replace: '',
+      },
+    ],
     caughtBy: ['test/processes/connection-limits.test.ts'],
   },
   {
@@ -2865,8 +2871,80 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: 'platform/http/connection-limits.ts',
-        find: 'if (!giveUpOne()) return void socket.destroy();',
+        find: 'if (!giveUpOne(room)) return void socket.destroy();',
         replace: 'return void socket.destroy();',
+      },
+    ],
+    caughtBy: ['test/processes/connection-limits.test.ts'],
+  },
+  {
+    name: 'a shortage of descriptors gives up connections that are asked on',
+    why: 'every sled opens others with a handshake each, which are cut in turn: no lease is renewed',
+    edits: [
+      {
+        file: 'platform/http/connection-limits.ts',
+        find: " || (rank === 'served' && isShort && !connection.isLate)",
+        replace: '',
+      },
+    ],
+    caughtBy: ['test/processes/connection-limits.test.ts'],
+  },
+  {
+    name: 'a handshake gives way before a connection that waits',
+    why: 'where a server is full nobody new is ever done with his handshake',
+    edits: [
+      {
+        file: 'platform/http/connection-limits.ts',
+        find: "const first = areTooMany ? best.get('young') : undefined;",
+        replace: "const first = best.get('young');",
+      },
+    ],
+    caughtBy: ['test/processes/connection-limits.test.ts'],
+  },
+  {
+    name: 'connections that only open are young without a limit',
+    why: 'whoever opens enough of them drives out every sled',
+    edits: [
+      {
+        file: 'platform/http/connection-limits.ts',
+        find: "const first = areTooMany ? best.get('young') : undefined;",
+        replace: 'const first = undefined;',
+      },
+    ],
+    caughtBy: ['test/processes/connection-limits.test.ts'],
+  },
+  {
+    name: 'a connection that was only refused counts as one that was answered',
+    why: 'whoever asks for nothing that he may have keeps out those who do',
+    edits: [
+      {
+        file: 'platform/http/connection-limits.ts',
+        find: "return isServed ? 'served' : 'refused';",
+        replace: "return 'served';",
+      },
+    ],
+    caughtBy: ['test/processes/connection-limits.test.ts'],
+  },
+  {
+    name: 'those that were used last are given up first',
+    why: 'a full server cuts whoever asks most',
+    edits: [
+      {
+        file: 'platform/http/connection-limits.ts',
+        find: 'one.since < other.since);',
+        replace: 'one.since > other.since);',
+      },
+    ],
+    caughtBy: ['test/processes/connection-limits.test.ts'],
+  },
+  {
+    name: 'a server has no more connections however many its process may have',
+    why: 'a larger limit is of no use to more sleds',
+    edits: [
+      {
+        file: 'platform/http/connection-limits.ts',
+        find: 'Math.floor(Math.min(limit, UNLIMITED) * share)',
+        replace: 'Math.min(16_384, Math.floor(Math.min(limit, UNLIMITED) * share))',
       },
     ],
     caughtBy: ['test/processes/connection-limits.test.ts'],
