@@ -2779,7 +2779,41 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'names: as many are looked up at a time as are asked for',
     why: 'a name service that hangs takes every thread, and PostgreSQL does not answer any more',
-    edits: [{ file: 'platform/host/name-lookups.ts', find: 'while (running < atOnce) {', replace: 'while (true) {' }],
+    edits: [
+      { file: 'platform/host/name-lookups.ts', find: 'while (running.length < atOnce) {', replace: 'while (true) {' },
+    ],
+    caughtBy: ['test/rules/name-lookups.test.ts'],
+  },
+  {
+    name: 'names: those that hang take every turn',
+    why: 'two names of a rack whose name server is gone, and no sled of another rack is found',
+    edits: [
+      { file: 'platform/host/name-lookups.ts', find: 'running.filter(isHung).length < mostHung', replace: 'true' },
+    ],
+    caughtBy: ['test/rules/name-lookups.test.ts'],
+  },
+  {
+    name: 'names: the last address of one that hangs is forgotten',
+    why: 'sleds that answer count as silent for as long as a name server does not',
+    edits: [
+      {
+        file: 'platform/host/name-lookups.ts',
+        find: 'if (error === null) keep(key, found);',
+        replace: 'if (error === null) keep(key, null);',
+      },
+    ],
+    caughtBy: ['test/rules/name-lookups.test.ts'],
+  },
+  {
+    name: 'names: a name that is gone keeps its address',
+    why: 'what was said to be nowhere is called as soon as nothing is said',
+    edits: [
+      {
+        file: 'platform/host/name-lookups.ts',
+        find: "else if (error.code === 'ENOTFOUND') keep(key, null);",
+        replace: '',
+      },
+    ],
     caughtBy: ['test/rules/name-lookups.test.ts'],
   },
   {
