@@ -2473,6 +2473,20 @@ export const MUTANTS: readonly Mutant[] = [
     caughtBy: [SESSIONS_TEST],
   },
   {
+    name: 'connection: a pooler that forgets settings is believed to keep them',
+    why: 'transactions have no limits, and those of the role end or hold up sagas',
+    edits: [
+      { file: CONNECTION, find: 'direct === false) this.#peer.isShared = true;', replace: 'direct === false) return;' },
+    ],
+    caughtBy: [SESSIONS_TEST],
+  },
+  {
+    name: 'connection: what is set for a session stays with the server of a pooler',
+    why: 'whoever else uses that pooler runs with our settings',
+    edits: [{ file: CONNECTION, find: '${setSinceOpen(false)} AND ${isDirect};', replace: '${setSinceOpen(false)};' }],
+    caughtBy: [SESSIONS_TEST],
+  },
+  {
     name: 'connection: what a start-up can not ask for is left to the defaults',
     why: 'a transaction_timeout of the database ends migrations and sagas, and exit_on_error every connection',
     edits: [{ file: CONNECTION, find: 'if (this.#peer.takesSettings) await this.#setSinceOpen();', replace: '' }],
@@ -2982,6 +2996,12 @@ export const MUTANTS: readonly Mutant[] = [
       },
     ],
     caughtBy: ['test/processes/connection-limits.test.ts'],
+  },
+  {
+    name: 'a folder named temporal on PATH is taken for the program',
+    why: 'an installation does not start, for want of what stands later on PATH',
+    edits: [{ file: 'stack/temporal-binary.ts', find: 'return (await stat(path)).isFile();', replace: 'return true;' }],
+    caughtBy: ['test/rules/temporal-binary.test.ts'],
   },
 ];
 
