@@ -1,7 +1,7 @@
 /** What the two listeners of the API have in common: how they trace, log, count, parse and answer errors. */
 import { serializerCompiler, validatorCompiler } from 'fastify-type-provider-zod';
 import type { Logger } from 'pino';
-import { limitConnections } from '../platform/http/connection-limits.ts';
+import { limitConnections, SHARES } from '../platform/http/connection-limits.ts';
 import { answerUnseenRequests, HttpError, RouteTable, refuseByHttp } from '../platform/http/http-errors.ts';
 import type { Metrics } from '../platform/telemetry/metrics.ts';
 import { beginRequestSpan, endRequestSpan } from '../platform/telemetry/tracing.ts';
@@ -31,8 +31,11 @@ export async function closeApp(app: ApiApp): Promise<void> {
   clearTimeout(cut);
 }
 
-/** Gives a listener its hooks, its error bodies and its parser; before its routes are added. */
-export function configureApp(app: ApiApp, log: Logger, metrics: Metrics): void {
+/**
+ * Gives a listener its hooks, its error bodies and its parser; before its routes are added. `isForSleds`: whether sled agents
+ * call it, who keep more connections than anybody.
+ */
+export function configureApp(app: ApiApp, log: Logger, metrics: Metrics, isForSleds: boolean): void {
   app.setValidatorCompiler(validatorCompiler);
   app.setSerializerCompiler(serializerCompiler);
   app.addHook('onRequest', beginRequestSpan);
@@ -50,7 +53,7 @@ export function configureApp(app: ApiApp, log: Logger, metrics: Metrics): void {
   });
   app.addHook('onRequest', async (request) => refuseByHttp(request, isClosing));
   answerUnseenRequests(app.server, httpErrorBody);
-  limitConnections(app.server);
+  limitConnections(app.server, { share: isForSleds ? SHARES.sleds : SHARES.operators });
   app.setNotFoundHandler((request, reply) => {
     const { error, allow } = routes.refuse(request);
     if (allow.length > 0) reply.header('allow', allow.join(', '));

@@ -286,7 +286,7 @@ async function createApp(options: ApiOptions, { db, log, metrics }: ApiContext):
     transform: jsonSchemaTransform,
     transformObject: (made) => describeDocument('openapiObject' in made ? made.openapiObject : made.swaggerObject),
   });
-  configureApp(app, log, metrics);
+  configureApp(app, log, metrics, options.plainSleds === true && options.sledListener === undefined);
   return app;
 }
 

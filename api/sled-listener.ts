@@ -71,7 +71,7 @@ export async function startSledListener(
   // The routes don't see what they are served over.
   const app = secure as unknown as ApiApp;
   const server: Server = secure.server;
-  configureApp(app, context.log, context.metrics);
+  configureApp(app, context.log, context.metrics, true);
   const unlisten = identity.onRenewal(() => server.setSecureContext(identity.secureContext));
 
   const callers = new WeakMap<FastifyRequest, SledCaller>();

@@ -101,6 +101,8 @@ export function wantedSettings(): Readonly<Record<string, string>> {
 export interface DatabasePeer {
   /** Whether it takes {@link RUNNING} as start-up parameters; `false` once it has refused them. */
   takesSettings: boolean;
+  /** Whether a pooler is between, which may forget them without a word: it gives its clients numbers of its own. */
+  isShared?: boolean;
   /** Whether a statement that was prepared by name is there at its next use; `false` where that can't be relied upon. */
   keepsStatements: boolean;
   /** Called when an answer did not come in time, with the connection, which is cut already. */
@@ -135,6 +137,7 @@ export function driverOptions(options: DatabaseClientOptions): pg.ClientConfig {
 /** The parts of the driver's client that its types leave out. */
 interface DriverClient {
   readonly connection: { readonly stream: Duplex };
+  readonly processID?: number | null;
   getStartupConf(): Record<string, string>;
   getTransactionStatus(): 'I' | 'T' | 'E' | null;
   /** There while a pool has lent the connection. */
@@ -201,7 +204,6 @@ export class DatabaseClient extends pg.Client {
     const connect = this.connect.bind(this) as () => Promise<unknown>;
     const connectAndSet = async () => {
       const made = await connect();
-      // A session behind a pooler is somebody else's a moment later: there transactions bring it.
       if (this.#peer.takesSettings) await this.#setSinceOpen();
       return made;
     };
@@ -221,7 +223,12 @@ export class DatabaseClient extends pg.Client {
     const limitMs = this.answerLimitMs;
     this.answerLimitMs = Math.min(limitMs, CONNECT_LIMIT_MS);
     try {
-      await this.query(setSinceOpen(false));
+      // A session behind a pooler is somebody else's a moment later: there nothing is set, and transactions bring it.
+      const { processID } = this.#driver;
+      const isDirect = `pg_backend_pid() = ${Number(processID ?? 0)}`;
+      const asked = this.query(`${setSinceOpen(false)} AND ${isDirect}; SELECT ${isDirect} AS direct`);
+      const results = (await asked) as unknown as readonly pg.QueryResult<{ direct: boolean }>[];
+      if (results.at(-1)?.rows[0]?.direct === false) this.#peer.isShared = true;
     } catch (error) {
       this.cut();
       throw error;
@@ -278,7 +285,7 @@ export class DatabaseClient extends pg.Client {
 
   /** Where settings are not taken at the start, a transaction brings its own, in the same message that begins it. */
   #beginning(config: unknown): unknown {
-    if (this.#peer.takesSettings || !isBegin(config)) return config;
+    if ((this.#peer.takesSettings && this.#peer.isShared !== true) || !isBegin(config)) return config;
     const begin = config.text === 'begin' ? 'begin isolation level read committed' : config.text;
     const settings = Object.entries(RUNNING)
       // Where the tables are, a single statement must know as well: that is left as it is.

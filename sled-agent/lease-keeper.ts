@@ -308,7 +308,10 @@ export class LeaseKeeper {
       });
       return { status: answer.statusCode, text: await answer.body.text() };
     };
-    const received = await processDescriptors.use(() => withLimit(limitMs, this.#stopped.signal, send));
+    // Within one limit both tries, where there was no descriptor for the first.
+    const received = await withLimit(limitMs, this.#stopped.signal, (signal) =>
+      processDescriptors.use(() => send(signal)),
+    );
     const read = readControlPlaneAnswer(received, schema);
     if (read.kind === 'none') throw new Error(`what answers there is not the control plane: ${read.why}`);
     return read;

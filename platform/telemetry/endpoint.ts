@@ -1,7 +1,7 @@
 /** The HTTP endpoint of a process's metrics, for Prometheus, and of its health, for what restarts processes. */
 import { createServer } from 'node:http';
 import { splitAddress } from '../../wire/sled-protocol.ts';
-import { limitConnections } from '../http/connection-limits.ts';
+import { limitConnections, SHARES } from '../http/connection-limits.ts';
 import { describeReadiness, type Readiness } from './readiness.ts';
 
 /** What an endpoint serves, and where. */
@@ -43,7 +43,7 @@ export async function startEndpoint(options: EndpointOptions): Promise<RunningEn
       answer(500, 'text/plain', `${error instanceof Error ? error.message : error}\n`);
     }
   });
-  limitConnections(server);
+  limitConnections(server, { share: SHARES.metrics });
   const { host, port } = splitAddress(options.listen);
   await new Promise<void>((resolve, reject) => {
     server.once('error', (error: Error) =>

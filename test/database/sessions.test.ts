@@ -236,21 +236,31 @@ describe('behind a pooler in transaction mode', () => {
     );
   });
 
-  test('a transaction has its time-outs and its isolation, whatever the role has', async () => {
+  test.each([
+    ['refuses settings', []],
+    ['forgets them', IGNORED],
+  ])('that %s, a transaction has its time-outs and its isolation, whatever the role has', async (_, ignored) => {
     const url = await roleWith({
       default_transaction_isolation: 'serializable',
       statement_timeout: '0',
       lock_timeout: '3',
+      transaction_timeout: '5s',
     });
-    const pooler = await pooled(url);
+    const pooler = await pooled(url, { ignored });
     const through = opened(pooler.url);
     const held = await through.db.transaction(async (open) => {
       const { rows } = await open.execute(sql`SELECT current_setting('statement_timeout') AS statement,
         current_setting('idle_in_transaction_session_timeout') AS idle, current_setting('lock_timeout') AS lock,
-        current_setting('transaction_isolation') AS isolation`);
+        current_setting('transaction_isolation') AS isolation, current_setting('transaction_timeout', true) AS whole`);
       return rows[0];
     });
-    expect(held).toEqual({ statement: '8s', idle: '15s', lock: '0', isolation: 'read committed' });
+    expect(held).toEqual({ statement: '8s', idle: '15s', lock: '0', isolation: 'read committed', whole: '0' });
+    // Whoever else the pooler serves has what the role has.
+    const other = new pg.Client({ connectionString: pooler.url });
+    await other.connect();
+    ends.push(() => other.end());
+    for (let more = 0; more < 4; more++)
+      expect((await other.query(`SHOW transaction_timeout`)).rows).toEqual([{ transaction_timeout: '5s' }]);
     // One that asks for another isolation gets it.
     const snapshot = await through.db.transaction(
       async (open) => (await open.execute(sql`SELECT current_setting('transaction_isolation') AS i`)).rows[0],

@@ -2473,6 +2473,20 @@ export const MUTANTS: readonly Mutant[] = [
     caughtBy: [SESSIONS_TEST],
   },
   {
+    name: 'connection: a pooler that forgets settings is believed to keep them',
+    why: 'transactions have no limits, and those of the role end or hold up sagas',
+    edits: [
+      { file: CONNECTION, find: 'direct === false) this.#peer.isShared = true;', replace: 'direct === false) return;' },
+    ],
+    caughtBy: [SESSIONS_TEST],
+  },
+  {
+    name: 'connection: what is set for a session stays with the server of a pooler',
+    why: 'whoever else uses that pooler runs with our settings',
+    edits: [{ file: CONNECTION, find: '${setSinceOpen(false)} AND ${isDirect};', replace: '${setSinceOpen(false)};' }],
+    caughtBy: [SESSIONS_TEST],
+  },
+  {
     name: 'connection: what a start-up can not ask for is left to the defaults',
     why: 'a transaction_timeout of the database ends migrations and sagas, and exit_on_error every connection',
     edits: [{ file: CONNECTION, find: 'if (this.#peer.takesSettings) await this.#setSinceOpen();', replace: '' }],
@@ -2779,7 +2793,41 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'names: as many are looked up at a time as are asked for',
     why: 'a name service that hangs takes every thread, and PostgreSQL does not answer any more',
-    edits: [{ file: 'platform/host/name-lookups.ts', find: 'while (running < atOnce) {', replace: 'while (true) {' }],
+    edits: [
+      { file: 'platform/host/name-lookups.ts', find: 'while (running.length < atOnce) {', replace: 'while (true) {' },
+    ],
+    caughtBy: ['test/rules/name-lookups.test.ts'],
+  },
+  {
+    name: 'names: those that hang take every turn',
+    why: 'two names of a rack whose name server is gone, and no sled of another rack is found',
+    edits: [
+      { file: 'platform/host/name-lookups.ts', find: 'running.filter(isHung).length < mostHung', replace: 'true' },
+    ],
+    caughtBy: ['test/rules/name-lookups.test.ts'],
+  },
+  {
+    name: 'names: the last address of one that hangs is forgotten',
+    why: 'sleds that answer count as silent for as long as a name server does not',
+    edits: [
+      {
+        file: 'platform/host/name-lookups.ts',
+        find: 'if (error === null) keep(key, found);',
+        replace: 'if (error === null) keep(key, null);',
+      },
+    ],
+    caughtBy: ['test/rules/name-lookups.test.ts'],
+  },
+  {
+    name: 'names: a name that is gone keeps its address',
+    why: 'what was said to be nowhere is called as soon as nothing is said',
+    edits: [
+      {
+        file: 'platform/host/name-lookups.ts',
+        find: "else if (error.code === 'ENOTFOUND') keep(key, null);",
+        replace: '',
+      },
+    ],
     caughtBy: ['test/rules/name-lookups.test.ts'],
   },
   {
@@ -2844,7 +2892,13 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "the API's listeners take any number of connections",
     why: 'idle connections take the descriptors by which PostgreSQL is reached, and with them the leases of all sleds',
-    edits: [{ file: 'api/app.ts', find: '  limitConnections(app.server);\n', replace: '' }],
+    edits: [
+      {
+        file: 'api/app.ts',
+        find: '  limitConnections(app.server, { share: isForSleds ? SHARES.sleds : SHARES.operators });\n',
+        replace: '',
+      },
+    ],
     caughtBy: ['test/processes/connection-limits.test.ts'],
   },
   {
@@ -2865,11 +2919,89 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: 'platform/http/connection-limits.ts',
-        find: 'if (!giveUpOne()) return void socket.destroy();',
+        find: 'if (!giveUpOne(room)) return void socket.destroy();',
         replace: 'return void socket.destroy();',
       },
     ],
     caughtBy: ['test/processes/connection-limits.test.ts'],
+  },
+  {
+    name: 'a shortage of descriptors gives up connections that are asked on',
+    why: 'every sled opens others with a handshake each, which are cut in turn: no lease is renewed',
+    edits: [
+      {
+        file: 'platform/http/connection-limits.ts',
+        find: " || (rank === 'served' && isShort && !connection.isLate)",
+        replace: '',
+      },
+    ],
+    caughtBy: ['test/processes/connection-limits.test.ts'],
+  },
+  {
+    name: 'a handshake gives way before a connection that waits',
+    why: 'where a server is full nobody new is ever done with his handshake',
+    edits: [
+      {
+        file: 'platform/http/connection-limits.ts',
+        find: "const first = areTooMany ? best.get('young') : undefined;",
+        replace: "const first = best.get('young');",
+      },
+    ],
+    caughtBy: ['test/processes/connection-limits.test.ts'],
+  },
+  {
+    name: 'connections that only open are young without a limit',
+    why: 'whoever opens enough of them drives out every sled',
+    edits: [
+      {
+        file: 'platform/http/connection-limits.ts',
+        find: "const first = areTooMany ? best.get('young') : undefined;",
+        replace: 'const first = undefined;',
+      },
+    ],
+    caughtBy: ['test/processes/connection-limits.test.ts'],
+  },
+  {
+    name: 'a connection that was only refused counts as one that was answered',
+    why: 'whoever asks for nothing that he may have keeps out those who do',
+    edits: [
+      {
+        file: 'platform/http/connection-limits.ts',
+        find: "return isServed ? 'served' : 'refused';",
+        replace: "return 'served';",
+      },
+    ],
+    caughtBy: ['test/processes/connection-limits.test.ts'],
+  },
+  {
+    name: 'those that were used last are given up first',
+    why: 'a full server cuts whoever asks most',
+    edits: [
+      {
+        file: 'platform/http/connection-limits.ts',
+        find: 'one.since < other.since);',
+        replace: 'one.since > other.since);',
+      },
+    ],
+    caughtBy: ['test/processes/connection-limits.test.ts'],
+  },
+  {
+    name: 'a server has no more connections however many its process may have',
+    why: 'a larger limit is of no use to more sleds',
+    edits: [
+      {
+        file: 'platform/http/connection-limits.ts',
+        find: 'Math.floor(Math.min(limit, UNLIMITED) * share)',
+        replace: 'Math.min(16_384, Math.floor(Math.min(limit, UNLIMITED) * share))',
+      },
+    ],
+    caughtBy: ['test/processes/connection-limits.test.ts'],
+  },
+  {
+    name: 'a folder named temporal on PATH is taken for the program',
+    why: 'an installation does not start, for want of what stands later on PATH',
+    edits: [{ file: 'stack/temporal-binary.ts', find: 'return (await stat(path)).isFile();', replace: 'return true;' }],
+    caughtBy: ['test/rules/temporal-binary.test.ts'],
   },
 ];
 

@@ -5,9 +5,15 @@ import { createServer as createSecureServer, request as requestSecurely } from '
 import { type AddressInfo, connect, type Server, type Socket } from 'node:net';
 import { connect as connectTls } from 'node:tls';
 import { fileURLToPath } from 'node:url';
+import fc from 'fast-check';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { DescriptorReserve, type DescriptorSource } from '../../platform/host/descriptor-reserve.ts';
-import { type ConnectionLimits, connectionShare, limitConnections } from '../../platform/http/connection-limits.ts';
+import {
+  type ConnectionLimits,
+  connectionShare,
+  limitConnections,
+  SHARES,
+} from '../../platform/http/connection-limits.ts';
 import type { IdentityMaterial } from '../../platform/identity/holder.ts';
 import { Folders, materialOf, strangeAuthority } from '../support/identities.ts';
 import { eventually } from '../support/wait.ts';
@@ -32,6 +38,7 @@ async function listening(scheme: Scheme, limits: ConnectionLimits = { most: MOST
   const later: ServerResponse[] = [];
   const onRequest = (message: IncomingMessage, response: ServerResponse) => {
     if (message.url === '/later') later.push(response);
+    else if (message.url === '/refused') response.writeHead(404).end('refused');
     else if (message.method === 'GET') response.end('answered');
     else message.resume().once('end', () => response.end('answered'));
   };
@@ -160,18 +167,168 @@ describe.each(SCHEMES)('%s', (scheme) => {
   });
 });
 
-test('a server has a part of the descriptors of its process, whatever these are', () => {
-  for (const limit of [16, 64, 256, 1_024, 20_000, 524_288, Number.POSITIVE_INFINITY]) {
-    const share = connectionShare(limit);
-    expect(share).toBeGreaterThanOrEqual(4);
-    expect(share).toBeLessThanOrEqual(Math.min(16_384, limit / 4));
-    const server = createServer();
-    limitConnections(server, {
-      descriptors: new DescriptorReserve({ take: () => 0, give: () => {}, limit: () => limit }),
+/** A process whose descriptors run out when a test says so. */
+function processWith(limit = 1_000) {
+  let areLeft = true;
+  const descriptors = new DescriptorReserve({
+    take() {
+      if (!areLeft) throw Object.assign(new Error('none left'), { code: 'EMFILE' });
+      return 0;
+    },
+    give() {},
+    limit: () => limit,
+  });
+  ends.push(descriptors.hold(() => {}));
+  const setLeft = (are: boolean) => {
+    areLeft = are;
+    descriptors.look();
+    expect(descriptors.isScarce).toBe(!are);
+  };
+  return { descriptors, setLeft };
+}
+
+const AGES: readonly (readonly [string, number])[] = [
+  ['all of which are young', 3_600_000],
+  ['none of which is young', 0],
+];
+
+describe.each(SCHEMES)('callers and newcomers, %s', (scheme) => {
+  type Listening = Awaited<ReturnType<typeof listening>>;
+  /** A connection that is kept for a next request, after each `ask`. */
+  async function caller({ hold }: Listening, path = '/') {
+    const socket = hold('');
+    let heard = '';
+    socket.on('data', (bytes: Buffer) => {
+      heard += bytes.toString();
     });
-    expect(server.maxConnections).toBe(share + 1);
+    let asked = 0;
+    const ask = async (next = path) => {
+      socket.write(`GET ${next} HTTP/1.1\r\nHost: a\r\n\r\n`);
+      asked += 1;
+      await eventually(() => heard.split('HTTP/1.1 ').length > asked || socket.destroyed, 'it was not answered');
+      return !socket.destroyed;
+    };
+    expect(await ask()).toBe(true);
+    return { socket, ask };
   }
+  const isConnected = (socket: Socket) => socket.destroyed || !socket.connecting;
+
+  test.each(AGES)(
+    'in a shortage, whoever was answered keeps his connection, whatever newcomers come, %s',
+    async (_, youngMs) => {
+      const { descriptors, setLeft } = processWith();
+      const open = await listening(scheme, { descriptors, youngMs });
+      const callers = await Promise.all(Array.from({ length: 30 }, () => caller(open)));
+      for (let shortage = 0; shortage < 2; shortage++) {
+        setLeft(false);
+        for (const sent of Object.values(HELD)) {
+          const held = Array.from({ length: 12 }, () => open.hold(sent.sent, sent.raw));
+          await eventually(() => held.every(isConnected), 'they never connected');
+          expect(await open.get('/')).toBe('answered');
+          expect(await openTo(open.server)).toBeLessThanOrEqual(34);
+          for (const socket of held) socket.destroy();
+        }
+        expect(await Promise.all(callers.map(({ ask }) => ask()))).toEqual(callers.map(() => true));
+        setLeft(true);
+        await eventually(async () => (await openTo(open.server)) === callers.length, 'they never left');
+      }
+    },
+  );
+
+  test('in a shortage the places of those who left are taken by others', async () => {
+    const { descriptors, setLeft } = processWith();
+    const open = await listening(scheme, { descriptors });
+    const before = await Promise.all(Array.from({ length: 20 }, () => caller(open)));
+    setLeft(false);
+    expect(await open.get('/')).toBe('answered');
+    for (const { socket } of before.splice(0, 10)) socket.destroy();
+    await eventually(async () => (await openTo(open.server)) === 10, 'they never left');
+    const after = await Promise.all(Array.from({ length: 12 }, () => caller(open)));
+    expect(await Promise.all([...before, ...after].map(({ ask }) => ask()))).toEqual(Array(22).fill(true));
+  });
+
+  test.each(AGES)(
+    'connections that only open drive out no more than a part of those that are asked on, %s',
+    async (_, youngMs) => {
+      const open = await listening(scheme, { most: 16, youngMs });
+      const callers = await Promise.all(Array.from({ length: 16 }, () => caller(open)));
+      for (const sent of ['', 'GET / HTTP/1.1\r\nX-Slow: ']) {
+        for (let round = 0; round < 4; round++) {
+          const held = Array.from({ length: 8 }, () => open.hold(sent, true));
+          await eventually(() => held.every(isConnected), 'they never connected');
+          expect(await open.get('/')).toBe('answered');
+        }
+      }
+      await Promise.all(callers.filter(({ socket }) => !socket.destroyed).map(({ ask }) => ask()));
+      expect(callers.filter(({ socket }) => !socket.destroyed).length).toBeGreaterThanOrEqual(11);
+    },
+  );
+
+  test('a handshake that is under way is not given up while somebody waits for a next request', async () => {
+    const open = await listening(scheme, { most: MOST, youngMs: 3_600_000 });
+    const handshake = open.hold('', true);
+    await eventually(async () => (await openTo(open.server)) === 1, 'it never connected');
+    const callers = await Promise.all(Array.from({ length: MOST - 1 }, () => caller(open)));
+    for (let more = 0; more < 2 * MOST; more++) await caller(open);
+    expect(handshake.destroyed).toBe(false);
+    await eventually(() => callers.every(({ socket }) => socket.destroyed), 'nobody was given up');
+  });
+
+  test('who was only ever refused goes before who was answered, though he was there later', async () => {
+    const open = await listening(scheme, { most: MOST });
+    const callers = await Promise.all(Array.from({ length: MOST - 1 }, () => caller(open)));
+    for (let more = 0; more < 2 * MOST; more++) await caller(open, '/refused');
+    expect(await Promise.all(callers.map(({ ask }) => ask('/refused')))).toEqual(callers.map(() => true));
+    expect(await open.get('/')).toBe('answered');
+    expect(await Promise.all(callers.map(({ ask }) => ask()))).toEqual(callers.map(() => true));
+  });
+
+  test.each(fc.sample(fc.shuffledSubarray([0, 1, 2, 3, 4, 5], { minLength: MOST }), 4).map((order) => [order]))(
+    'those that were used least recently go first: %j',
+    async (order) => {
+      const open = await listening(scheme, { most: MOST });
+      const callers = await Promise.all(Array.from({ length: MOST }, () => caller(open)));
+      for (const index of order) await callers[index]?.ask();
+      for (let gone = 1; gone < MOST; gone++) {
+        await caller(open);
+        await eventually(() => callers[order[gone - 1] ?? 0]?.socket.destroyed === true, 'nobody was given up');
+        expect(order.map((index) => callers[index]?.socket.destroyed)).toEqual(order.map((_, place) => place < gone));
+      }
+    },
+  );
 });
+
+test('a server has a part of the descriptors of its process, whatever these are', () => {
+  for (const share of Object.values(SHARES)) {
+    let before = 0;
+    for (const limit of [16, 64, 256, 1_024, 4_096, 65_536, 524_288, Number.POSITIVE_INFINITY]) {
+      const connections = connectionShare(limit, share);
+      expect(connections).toBeGreaterThanOrEqual(Math.max(4, before));
+      // A larger limit is always of use.
+      if (limit > 64) expect(connections).toBeGreaterThan(before);
+      if (limit >= 64) expect(connections).toBeLessThanOrEqual(limit * share);
+      expect(Number.isFinite(connections)).toBe(true);
+      before = connections;
+      const server = createServer();
+      limitConnections(server, {
+        share,
+        descriptors: new DescriptorReserve({ take: () => 0, give: () => {}, limit: () => limit }),
+      });
+      expect(server.maxConnections).toBe(connections + 1);
+    }
+  }
+  // What an API and a sled agent have left for PostgreSQL, Temporal, guests and files.
+  const { sleds, operators, metrics, agent } = SHARES;
+  expect(sleds + operators + metrics).toBeLessThanOrEqual(7 / 8);
+  expect(agent + metrics).toBeLessThanOrEqual(1 / 2);
+});
+
+test.each([100, 1_000, 5_000])(
+  'an API with eight descriptors a sled has three connections for each of %d sleds',
+  (sleds) => {
+    expect(connectionShare(Math.max(4_096, sleds * 8), SHARES.sleds)).toBeGreaterThanOrEqual(sleds * 3);
+  },
+);
 
 test('there is no server without its limit', () => {
   const root = fileURLToPath(new URL('../..', import.meta.url));
@@ -189,5 +346,5 @@ test('there is no server without its limit', () => {
       expect([path, limits.test(text)]).toEqual([path, true]);
     }
   expect(made).toEqual(expect.arrayContaining(['api/server.ts', 'api/sled-listener.ts', 'sled-agent/agent-app.ts']));
-  expect(readFileSync(`${root}/api/app.ts`, 'utf8')).toContain('limitConnections(app.server)');
+  expect(readFileSync(`${root}/api/app.ts`, 'utf8')).toContain('limitConnections(app.server, ');
 });
