@@ -1,5 +1,6 @@
 import type { Command } from 'commander';
 import { MooringClient } from '../client/mooring-client.ts';
+import { setting } from '../platform/settings.ts';
 import { isUuid } from '../wire/operator-api/names.ts';
 import type { SledView } from '../wire/operator-api/sleds.ts';
 import { currentApiUrl, tokenFor } from './credentials.ts';
@@ -30,7 +31,7 @@ let cachedApiUrl: string | undefined;
 
 /** The URL of the API when none is named: `MOORING_API_URL`, or that of the last login, or this machine. */
 export function defaultApiUrl(): string {
-  cachedApiUrl ??= process.env.MOORING_API_URL ?? currentApiUrl() ?? `http://127.0.0.1:${DEFAULT_API_PORT}`;
+  cachedApiUrl ??= setting('MOORING_API_URL') ?? currentApiUrl() ?? `http://127.0.0.1:${DEFAULT_API_PORT}`;
   return cachedApiUrl;
 }
 
@@ -50,7 +51,7 @@ export function readApiUrl(named: string): string {
 export function withApiOptions(command: Command): Command {
   return command
     .option('--api-url <url>', 'where the API is', defaultApiUrl())
-    .option('--project <name>', 'the project', process.env.MOORING_PROJECT ?? 'default')
+    .option('--project <name>', 'the project', setting('MOORING_PROJECT') ?? 'default')
     .option('--json', 'print JSON, for programs');
 }
 

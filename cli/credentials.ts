@@ -9,6 +9,7 @@ import { homedir } from 'node:os';
 import { isAbsolute, join } from 'node:path';
 import { z } from 'zod';
 import { writePrivateFile } from '../platform/host/private-file.ts';
+import { setting } from '../platform/settings.ts';
 import { readStackFile } from '../stack/stack-file.ts';
 
 const credentials = z.object({
@@ -36,7 +37,8 @@ export function currentApiUrl(env: NodeJS.ProcessEnv = process.env): string | nu
 
 /** The token for an API: `MOORING_TOKEN`, or what a login left, or the one of a stack on this machine; else `undefined`. */
 export async function tokenFor(apiUrl: string, env: NodeJS.ProcessEnv = process.env): Promise<string | undefined> {
-  if (env.MOORING_TOKEN) return env.MOORING_TOKEN.trim();
+  const named = setting('MOORING_TOKEN', env);
+  if (named) return named;
   const saved = (await read(env)).tokens[originOf(apiUrl)];
   if (saved !== undefined) return saved;
   const stack = URL.canParse(apiUrl) ? await readStackFile(apiUrl, env) : null;

@@ -1,8 +1,11 @@
 /** What the commands that run processes share: their options, the parts that the environment names, and when they end. */
 import { InvalidArgumentError, Option } from 'commander';
+import { readHostAddress } from '../model/host-address.ts';
+import type { ListenAddress } from '../platform/host/free-address.ts';
 import { hostName } from '../platform/http/web-pages.ts';
 import type { Authority } from '../platform/identity/authority.ts';
 import type { TemporalSettings } from '../temporal/connection.ts';
+import { splitAddress } from '../wire/sled-protocol.ts';
 import type { WorkedOn } from './explain-trouble.ts';
 
 const HYPERVISORS = ['simulated', 'qemu'] as const;
@@ -70,14 +73,28 @@ export async function settleSchema(
 /** The PostgreSQL and the Temporal that the environment names. Throws when DATABASE_URL is not set, or is no URL. */
 export async function externalParts(): Promise<{ databaseUrl: string; temporal: TemporalSettings }> {
   const { readTemporalSettings } = await import('../temporal/connection.ts');
-  const { requireDatabaseUrl } = await import('../db/unreachable.ts');
-  const databaseUrl = process.env.DATABASE_URL;
-  if (databaseUrl === undefined || databaseUrl === '') {
+  const { setting } = await import('../platform/settings.ts');
+  const databaseUrl = setting('DATABASE_URL');
+  if (databaseUrl === undefined) {
     throw new Error(
       'DATABASE_URL is not set: name the PostgreSQL to work on, for example postgres://user@host/mooring ("mooring up" brings its own)',
     );
   }
-  return { databaseUrl: requireDatabaseUrl(databaseUrl), temporal: readTemporalSettings(process.env) };
+  return { databaseUrl, temporal: readTemporalSettings(process.env) };
+}
+
+/** Throws, in words for people, when nobody can listen at one of these. */
+export async function requireFree(addresses: readonly ListenAddress[]): Promise<void> {
+  const { requireFreeAddresses } = await import('../platform/host/free-address.ts');
+  await requireFreeAddresses(addresses);
+}
+
+/** Where `--metrics` says to listen, where it is given. Throws for what is no address. */
+export function metricsAddress(metrics: string | undefined): ListenAddress[] {
+  if (metrics === undefined) return [];
+  const read = readHostAddress(metrics, { anyPort: true });
+  if ('refusal' in read) throw new Error(`--metrics: ${read.refusal}`);
+  return [{ ...splitAddress(metrics), option: '--metrics' }];
 }
 
 /** Does what works on these; throws what it throws, in words for people where PostgreSQL or Temporal does not serve. */

@@ -3,6 +3,8 @@ import { Command } from 'commander';
 import { SUMMARIES } from './summaries.ts';
 
 type CommandName = keyof typeof SUMMARIES;
+/** The commands that run for long, by the settings of whoever set their machine up. */
+const SERVICES: readonly string[] = ['worker', 'api', 'sled-agent'];
 type AddCommands = (program: Command) => void;
 
 /** Which commands are made together, and what makes them; in the order in which they are listed. */
@@ -49,6 +51,12 @@ export async function runProgram(words: readonly string[]): Promise<void> {
   }
   const program = makeProgram();
   await addCommands(program, first);
+  program.hook('preAction', async (_, command) => {
+    const { checkSettings } = await import('../platform/settings.ts');
+    // Who runs a service has set its environment for it; on a person's terminal it is full of other things.
+    const notes = checkSettings();
+    if (SERVICES.includes(command.name())) for (const note of notes) console.error(`warning: ${note}`);
+  });
   await program.parseAsync(words, { from: 'user' });
 }
 

@@ -1,5 +1,6 @@
 import type pg from 'pg';
 import { z } from 'zod';
+import { setting } from '../platform/settings.ts';
 import type { OpenDatabase } from './connect.ts';
 import { NEEDED_SETTINGS, STATEMENT_TIMEOUT_MS, wantedSettings } from './database-client.ts';
 import { databaseTrouble } from './errors.ts';
@@ -85,7 +86,7 @@ export async function checkSessions(
         .map(({ name, setting }) => `${name} is "${setting}"`)
         .join(', ')}. Give the role its own: ${statements(wrong)}`,
     );
-  if (!peer.keepsStatements && process.env.MOORING_PREPARED_STATEMENTS !== 'off')
+  if (!peer.keepsStatements && setting('MOORING_PREPARED_STATEMENTS') !== 'off')
     warn(
       'the pooler before PostgreSQL (DATABASE_URL) loses prepared statements: each is parsed again, at twice the cost; PgBouncer 1.21 or later with max_prepared_statements above 0 keeps them',
     );

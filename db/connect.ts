@@ -4,6 +4,7 @@ import { drizzle, type NodePgDatabase } from 'drizzle-orm/node-postgres';
 import pg from 'pg';
 import { rootMessage } from '../platform/host/root-message.ts';
 import { within } from '../platform/host/with-limit.ts';
+import { setting } from '../platform/settings.ts';
 import { DatabaseClient, type DatabasePeer, driverOptions } from './database-client.ts';
 import { databaseError, databaseTrouble, raisedByDriver } from './errors.ts';
 import * as schema from './schema.ts';
@@ -48,7 +49,7 @@ export function openDatabase(
   const idle = new Set<DatabaseClient>();
   const peer: DatabasePeer = {
     takesSettings: true,
-    keepsStatements: process.env.MOORING_PREPARED_STATEMENTS !== 'off',
+    keepsStatements: setting('MOORING_PREPARED_STATEMENTS') !== 'off',
     onSilence: () => {
       for (const client of idle) client.cut();
     },

@@ -1,4 +1,5 @@
 import { rootMessage } from '../platform/host/root-message.ts';
+import { isPostgresUrl } from '../platform/settings.ts';
 import { databaseError, databaseTrouble } from './errors.ts';
 
 /**
@@ -30,14 +31,7 @@ function placeOf(url: string): string {
  * value, for what leads nowhere. Source: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS
  */
 export function requireDatabaseUrl(url: string, variable = 'DATABASE_URL'): string {
-  let scheme: string;
-  try {
-    // Without a host it means a socket of this machine, which JavaScript's URLs don't know with a user before it.
-    scheme = new URL(url.replace('@/', '@localhost/')).protocol;
-  } catch {
-    scheme = '';
-  }
-  if (scheme === 'postgres:' || scheme === 'postgresql:' || url.startsWith('/') || scheme === 'socket:') return url;
+  if (isPostgresUrl(url)) return url;
   throw new Error(
     `${variable}: this is not the URL of a PostgreSQL; it begins with postgres://, for example postgres://user@host/mooring`,
   );

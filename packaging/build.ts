@@ -4,6 +4,7 @@
  * reads, its stack traces need no map, and each command loads only the files that it uses.
  */
 import { execFile } from 'node:child_process';
+import { realpathSync } from 'node:fs';
 import { chmod, cp, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
@@ -45,7 +46,7 @@ export async function buildProgram(folder: string): Promise<void> {
     compile('tsconfig.build.json', '--outDir', folder),
     ...Object.entries(BUILT_BUNDLES).map(async ([name, modules]) => {
       const { code } = await workflowBundle(modules);
-      await writeFile(join(folder, BUNDLE_FOLDER, name), code);
+      await writeFile(join(folder, BUNDLE_FOLDER, name), withoutPlace(code));
     }),
     ...[...ASSETS, ...PAPERS, 'README.md'].map((path) => cp(join(ROOT, path), join(folder, path), { recursive: true })),
     writeBuildInfo(folder),
@@ -97,6 +98,21 @@ export async function buildClient(folder: string): Promise<void> {
     cp(join(ROOT, 'docs/client.md'), join(folder, 'README.md')),
     ...PAPERS.map((path) => cp(join(ROOT, path), join(folder, path))),
   ]);
+}
+
+const INLINE_MAP = /(\/\/# sourceMappingURL=data:application\/json;charset=utf-8;base64,)([A-Za-z0-9+/=]+)/;
+const sourceMap = z.looseObject({ sources: z.array(z.string()) });
+
+/** A bundle that says where its sources lie in the package, not where they lay on the machine that built it. */
+function withoutPlace(code: string): string {
+  const modules = `${realpathSync(join(ROOT, 'node_modules'))}/`;
+  return code.replaceAll(modules, 'node_modules/').replace(INLINE_MAP, (_, prefix: string, encoded: string) => {
+    const map = sourceMap.parse(JSON.parse(Buffer.from(encoded, 'base64').toString('utf8')));
+    const sources = map.sources.map((source) =>
+      source.startsWith(ROOT) ? source.slice(ROOT.length) : source.replace(/^.*\/(?=node_modules\/)/, ''),
+    );
+    return prefix + Buffer.from(JSON.stringify({ ...map, sources })).toString('base64');
+  });
 }
 
 async function readRootPackage(): Promise<RootPackage> {

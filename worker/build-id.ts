@@ -5,6 +5,7 @@ import { realpath } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { readBuildInfo, readPackageVersion } from '../platform/host/build-info.ts';
+import { setting } from '../platform/settings.ts';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
 /** What the workflows are made of: a change elsewhere can't change how a history replays. */
@@ -15,15 +16,17 @@ const WORKFLOW_CODE = ['workflows', 'model', 'package-lock.json'];
  * version and the git commit, with a hash of the workflow code where it differs from the commit's or there is no repository of ours.
  */
 export async function readBuildId(env: NodeJS.ProcessEnv, workflowCode: string): Promise<string> {
-  const named = env.MOORING_BUILD_ID;
-  if (named !== undefined && named !== '') return named;
+  const named = setting('MOORING_BUILD_ID', env);
+  if (named !== undefined) return named;
   return readBuildInfo()?.build_id ?? makeBuildId(workflowCode);
 }
 
 /** The build id of the working tree that this module is in. */
 export async function makeBuildId(workflowCode: string): Promise<string> {
   const version = readPackageVersion();
-  const digest = createHash('sha256').update(workflowCode).digest('hex').slice(0, 8);
+  // Without its map, which says where the sources lie on this machine.
+  const code = workflowCode.replace(/^\/\/# sourceMappingURL=.*$/gm, '');
+  const digest = createHash('sha256').update(code).digest('hex').slice(0, 8);
   try {
     const top = await git('rev-parse', '--show-toplevel');
     // As a dependency inside somebody's repository, the commit would be that repository's.

@@ -28,6 +28,7 @@ import { processDescriptors } from '../platform/host/descriptor-reserve.ts';
 import { type Opened, openAll } from '../platform/host/opened.ts';
 import type { Authority } from '../platform/identity/authority.ts';
 import { becomeControlPlane } from '../platform/identity/control-plane.ts';
+import { setting } from '../platform/settings.ts';
 import { startEndpoint } from '../platform/telemetry/endpoint.ts';
 import { logFields } from '../platform/telemetry/log-fields.ts';
 import { Metrics } from '../platform/telemetry/metrics.ts';
@@ -213,7 +214,7 @@ async function openWorker(options: WorkerOptions, opened: Opened): Promise<Runni
   const workflows = new WorkflowStarter(connected.client);
   const { auditDays, retentionDays } = options;
   const context = { db: database.db, sleds, workflows, metrics, auditDays, retentionDays };
-  const versioned = process.env.MOORING_WORKER_VERSIONING !== 'off' && !options.alone;
+  const versioned = setting('MOORING_WORKER_VERSIONING') !== 'off' && !options.alone;
   const installation = await connected.installation();
   const { common, buildId } = await commonOptions(options, native, versioned, tracing, installation, searchAttributes);
   const queue = (name: TaskQueue) => queueOf(installation.id, name);

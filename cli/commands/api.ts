@@ -7,8 +7,10 @@ import {
   explained,
   externalParts,
   hostsOption,
+  metricsAddress,
   noMigrateOption,
   openAuthority,
+  requireFree,
   runUntilSignal,
   settleSchema,
 } from '../processes.ts';
@@ -68,21 +70,30 @@ export function addApiCommand(program: Command): void {
     )
     .addOption(noMigrateOption())
     .addOption(authorityOption())
-    .option(
-      '--sled-listen <ip:port>',
-      `where sleds that have joined reach it; by default port ${DEFAULT_SLED_PORT} of --host`,
-      process.env.MOORING_SLED_LISTEN,
+    .addOption(
+      new Option(
+        '--sled-listen <ip:port>',
+        `where sleds that have joined reach it; by default port ${DEFAULT_SLED_PORT} of --host`,
+      ).env('MOORING_SLED_LISTEN'),
     )
-    .option(
-      '--sled-url <url>',
-      'how sleds reach that, for example https://mooring.example:12221; by default its address',
-      process.env.MOORING_SLED_URL,
+    .addOption(
+      new Option(
+        '--sled-url <url>',
+        'how sleds reach that, for example https://mooring.example:12221; by default its address',
+      ).env('MOORING_SLED_URL'),
     )
     .option('--insecure-sleds', 'let sleds be added that speak plain HTTP, without an identity')
     .option('--lease-beat-ms <ms>', 'how often to write down that leases can be renewed', Number, DEFAULT_BEAT_MS)
-    .option('--metrics <ip:port>', 'show /metrics, /healthz and /readyz here', process.env.MOORING_METRICS_LISTEN)
+    .addOption(
+      new Option('--metrics <ip:port>', 'show /metrics, /healthz and /readyz here').env('MOORING_METRICS_LISTEN'),
+    )
     .action(async (options: ApiCommandOptions) => {
       const parts = await externalParts();
+      await requireFree([
+        { host: options.host, port: options.port, option: '--port' },
+        ...metricsAddress(options.metrics),
+        ...(options.authority === undefined ? [] : [{ ...sledListenAddress(options), option: '--sled-listen' }]),
+      ]);
       const { startApi } = await import('../../api/server.ts');
       const { createLog } = await import('../../platform/telemetry/log.ts');
       await runUntilSignal(

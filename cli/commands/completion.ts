@@ -3,6 +3,7 @@
  * which walks its own commands and options, and asks the API for names.
  */
 import type { Argument, Command } from 'commander';
+import { setting } from '../../platform/settings.ts';
 import { collect, contextOf, defaultApiUrl } from '../context.ts';
 import { SUMMARIES } from '../summaries.ts';
 
@@ -91,7 +92,7 @@ export async function candidates(program: Command, words: readonly string[]): Pr
 async function names(kind: string, options: Record<string, string>): Promise<string[]> {
   const { client, project } = contextOf({
     apiUrl: options.apiUrl ?? defaultApiUrl(),
-    project: options.project ?? process.env.MOORING_PROJECT ?? 'default',
+    project: options.project ?? setting('MOORING_PROJECT') ?? 'default',
   });
   let found: { name: string }[] = [];
   try {

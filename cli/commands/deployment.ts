@@ -1,4 +1,5 @@
 import type { Command } from 'commander';
+import { setting } from '../../platform/settings.ts';
 import { colours } from '../format.ts';
 import { printJson, table } from '../output.ts';
 import { explained } from '../processes.ts';
@@ -81,12 +82,11 @@ const MISSED = {
 
 /** The installation of the database in DATABASE_URL; `null` where none is named. */
 async function readOwnInstallation(): Promise<string | null> {
-  const { DATABASE_URL: url } = process.env;
-  if (url === undefined || url === '') return null;
+  const url = setting('DATABASE_URL');
+  if (url === undefined) return null;
   const { openDatabase } = await import('../../db/connect.ts');
   const { readInstallation } = await import('../../db/queries/read-installation.ts');
-  const { requireDatabaseUrl } = await import('../../db/unreachable.ts');
-  const database = openDatabase(requireDatabaseUrl(url), { maxConnections: 1, applicationName: 'mooring-deployment' });
+  const database = openDatabase(url, { maxConnections: 1, applicationName: 'mooring-deployment' });
   try {
     return (await readInstallation(database.db)).id;
   } finally {
@@ -113,7 +113,7 @@ async function withClient<Result>(
   const { connectClient, readTemporalSettings } = await import('../../temporal/connection.ts');
   const temporal = readTemporalSettings(process.env);
   const { namespace } = temporal;
-  return explained({ databaseUrl: process.env.DATABASE_URL, temporal }, async () => {
+  return explained({ databaseUrl: setting('DATABASE_URL'), temporal }, async () => {
     const own = await readOwnInstallation();
     const { connection, close } = await connectClient(temporal.connection);
     try {

@@ -1,5 +1,6 @@
 import type { Command } from 'commander';
 import type { Examination } from '../../doctor/examine.ts';
+import { setting } from '../../platform/settings.ts';
 import { DEFAULT_API_PORT } from '../context.ts';
 import { colours } from '../format.ts';
 import { printJson } from '../output.ts';
@@ -15,7 +16,7 @@ export function addDoctorCommand(program: Command): void {
     .option(
       '--api-url <url>',
       'the API of a stack that runs on this machine; DATABASE_URL and TEMPORAL_* name other installations',
-      process.env.MOORING_API_URL ?? `http://127.0.0.1:${DEFAULT_API_PORT}`,
+      setting('MOORING_API_URL') ?? `http://127.0.0.1:${DEFAULT_API_PORT}`,
     )
     .addOption(authorityOption())
     .option('--json', 'print JSON, for programs')
@@ -68,13 +69,12 @@ export function addDoctorCommand(program: Command): void {
 
 /** The database and Temporal that the environment names; else those of the stack on this machine with that API. */
 async function findParts(apiUrl: string) {
-  const { requireDatabaseUrl } = await import('../../db/unreachable.ts');
   const { plainTemporal, readTemporalSettings } = await import('../../temporal/connection.ts');
   const { readStackFile, stackFileFolder } = await import('../../stack/stack-file.ts');
-  const databaseUrl = process.env.DATABASE_URL;
-  if (databaseUrl !== undefined && databaseUrl !== '') {
+  const databaseUrl = setting('DATABASE_URL');
+  if (databaseUrl !== undefined) {
     return {
-      databaseUrl: requireDatabaseUrl(databaseUrl),
+      databaseUrl,
       temporal: readTemporalSettings(process.env),
       authorityDir: undefined,
     };

@@ -3,8 +3,8 @@ import { openDatabase } from '../../db/connect.ts';
 import { migrateDatabase } from '../../db/migrate.ts';
 import { requireProject } from '../../db/queries/require-project.ts';
 import { createTokenInDatabase } from '../../db/transactions/create-token.ts';
-import { requireDatabaseUrl } from '../../db/unreachable.ts';
 import type { AccessRole } from '../../model/access.ts';
+import { setting } from '../../platform/settings.ts';
 import type { AccessTokenCreated } from '../../wire/operator-api/access-tokens.ts';
 import { isUuid, resourceName } from '../../wire/operator-api/names.ts';
 import { explained } from '../processes.ts';
@@ -19,12 +19,12 @@ export async function createFirstToken(wanted: {
   project: string | undefined;
   expires_in_seconds: number;
 }): Promise<AccessTokenCreated> {
-  const databaseUrl = process.env.DATABASE_URL;
-  if (databaseUrl === undefined || databaseUrl === '')
+  const databaseUrl = setting('DATABASE_URL');
+  if (databaseUrl === undefined)
     throw new Error('DATABASE_URL is not set: name the PostgreSQL of the installation, or leave --in-database out');
   const name = resourceName.safeParse(wanted.name);
   if (!name.success) throw new Error(`name: ${name.error.issues.map((issue) => issue.message).join('; ')}`);
-  await migrateDatabase(requireDatabaseUrl(databaseUrl));
+  await migrateDatabase(databaseUrl);
   const database = openDatabase(databaseUrl, { maxConnections: 1, applicationName: 'mooring-token' });
   return explained({ databaseUrl }, async () => {
     try {

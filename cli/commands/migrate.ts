@@ -1,4 +1,5 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import { setting } from '../../platform/settings.ts';
 import { printJson } from '../output.ts';
 import { SUMMARIES } from '../summaries.ts';
 
@@ -49,8 +50,8 @@ Workers and APIs that are started with --no-migrate need a role that may read an
 }
 
 function databaseUrlOfEnvironment(): string {
-  const url = process.env.DATABASE_URL;
-  if (url === undefined || url === '')
+  const url = setting('DATABASE_URL');
+  if (url === undefined)
     throw new Error('name the database to migrate with --database-url, MOORING_MIGRATE_DATABASE_URL or DATABASE_URL');
   return url;
 }

@@ -7,7 +7,7 @@ import { splitAddress } from '../../wire/sled-protocol.ts';
 import { DEFAULT_API_PORT } from '../context.ts';
 import { parseSize } from '../format.ts';
 import { printJson } from '../output.ts';
-import { type HypervisorChoice, hypervisorOption, untilShutdownSignal } from '../processes.ts';
+import { type HypervisorChoice, hypervisorOption, requireFree, untilShutdownSignal } from '../processes.ts';
 import { SUMMARIES } from '../summaries.ts';
 
 interface AgentOptions {
@@ -250,6 +250,8 @@ async function serve(options: ServeOptions): Promise<void> {
   const { startSledAgent } = await import('../../sled-agent/server.ts');
   const { surviveStrayErrors } = await import('../../sled-agent/guarded.ts');
   const onTrouble = (message: string) => console.error(`${new Date().toISOString()} ${message}`);
+  // An agent whose address somebody else has is of no use, and must not begin to look after guests.
+  await requireFree([{ ...splitAddress(options.listen), option: '--address' }]);
   const shutdown = untilShutdownSignal();
   const real = options.hypervisor === 'qemu';
   const vms = real ? await prepareRealVms(options) : null;

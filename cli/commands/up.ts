@@ -8,6 +8,7 @@ import {
   hostsOption,
   hypervisorOption,
   noMigrateOption,
+  requireFree,
   untilShutdownSignal,
 } from '../processes.ts';
 import { SUMMARIES } from '../summaries.ts';
@@ -43,6 +44,10 @@ export function addUpCommand(program: Command): void {
     .option('--test-endpoints', 'let the sleds take planted faults over HTTP')
     .option('--json', 'print one line of JSON when it is ready')
     .action(async ({ data, json, ...options }: UpOptions) => {
+      await requireFree([
+        { host: '127.0.0.1', port: options.apiPort, option: '--api-port' },
+        { host: '127.0.0.1', port: options.temporalUiPort, option: '--temporal-ui-port' },
+      ]);
       const { startStack } = await import('../../stack/stack.ts');
       const shutdown = untilShutdownSignal();
       const stack = await startStack({
@@ -75,10 +80,10 @@ function nextSteps({ apiUrl, temporalUiUrl }: RunningStack, hypervisor: Hypervis
   return [
     '',
     `${colours.bold('Ready.')} In another terminal:`,
-    `  npx mooring instance create web${hypervisor === 'qemu' ? ' --memory 128MiB' : ''}${flag}`,
-    ...(hypervisor === 'qemu' ? [`  npx mooring instance console web${flag}`] : []),
-    `  npx mooring instance migrate web --to sled-2${flag}`,
-    `  npx mooring instance list${flag}`,
+    `  mooring instance create web${hypervisor === 'qemu' ? ' --memory 128MiB' : ''}${flag}`,
+    ...(hypervisor === 'qemu' ? [`  mooring instance console web${flag}`] : []),
+    `  mooring instance migrate web --to sled-2${flag}`,
+    `  mooring instance list${flag}`,
     ...(temporalUiUrl === null ? [] : [`Watch the sagas at ${colours.cyan(temporalUiUrl)}`]),
     'Ctrl-C stops everything.',
   ].join('\n');

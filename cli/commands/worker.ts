@@ -3,8 +3,10 @@ import {
   authorityOption,
   explained,
   externalParts,
+  metricsAddress,
   noMigrateOption,
   openAuthority,
+  requireFree,
   runUntilSignal,
   settleSchema,
 } from '../processes.ts';
@@ -25,7 +27,9 @@ export function addWorkerCommand(program: Command): void {
     .description(SUMMARIES.worker)
     .addOption(authorityOption())
     .addOption(noMigrateOption())
-    .option('--metrics <ip:port>', 'show /metrics, /healthz and /readyz here', process.env.MOORING_METRICS_LISTEN)
+    .addOption(
+      new Option('--metrics <ip:port>', 'show /metrics, /healthz and /readyz here').env('MOORING_METRICS_LISTEN'),
+    )
     .addOption(
       new Option('--audit-days <n>', 'how long audit records are kept, in days')
         .argParser(parseDays)
@@ -43,6 +47,7 @@ export function addWorkerCommand(program: Command): void {
     )
     .action(async (options: WorkerCommandOptions) => {
       const parts = await externalParts();
+      await requireFree(metricsAddress(options.metrics));
       const { startWorker } = await import('../../worker/worker.ts');
       const { createLog } = await import('../../platform/telemetry/log.ts');
       await runUntilSignal(

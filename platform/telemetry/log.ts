@@ -3,6 +3,9 @@
  * metrics, its health, and its traces.
  */
 import { type Logger, pino } from 'pino';
+import { setting } from '../settings.ts';
+
+type Level = NonNullable<ReturnType<typeof setting<'MOORING_LOG_LEVEL'>>>;
 
 /** The fields whose values a line must never show, wherever a caller has put them. */
 const SECRETS = ['apiKey', 'databaseUrl', 'token', 'secret', 'authorization'].flatMap((name) => [
@@ -13,6 +16,6 @@ const SECRETS = ['apiKey', 'databaseUrl', 'token', 'secret', 'authorization'].fl
 ]);
 
 /** A process's log: JSON lines on standard error, `MOORING_LOG_LEVEL` (default `info`) and above. */
-export function createLog(component: string, level = process.env.MOORING_LOG_LEVEL ?? 'info'): Logger {
+export function createLog(component: string, level: Level = setting('MOORING_LOG_LEVEL') ?? 'info'): Logger {
   return pino({ name: component, level, redact: SECRETS }, pino.destination({ dest: 2, sync: true }));
 }

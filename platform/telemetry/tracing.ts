@@ -9,6 +9,7 @@ import { context, propagation, type Span, SpanKind, SpanStatusCode, trace } from
 import type { Resource } from '@opentelemetry/resources';
 import type { SpanProcessor } from '@opentelemetry/sdk-trace-node';
 import { withinTime } from '../host/with-limit.ts';
+import { setting } from '../settings.ts';
 
 /** What the Temporal SDK's interceptors need to send the spans of workflows. */
 interface InstalledTracing {
@@ -36,8 +37,8 @@ export function installTracing(
 }
 
 async function install(service: string, env: NodeJS.ProcessEnv): Promise<InstalledTracing | null> {
-  const wanted = env.OTEL_EXPORTER_OTLP_TRACES_ENDPOINT ?? env.OTEL_EXPORTER_OTLP_ENDPOINT;
-  if (wanted === undefined || wanted === '' || env.OTEL_SDK_DISABLED === 'true') return null;
+  const wanted = setting('OTEL_EXPORTER_OTLP_TRACES_ENDPOINT', env) ?? setting('OTEL_EXPORTER_OTLP_ENDPOINT', env);
+  if (wanted === undefined || setting('OTEL_SDK_DISABLED', env)) return null;
   // Loaded only where it is used: loading takes a quarter of a second.
   const [{ BatchSpanProcessor, NodeTracerProvider }, { OTLPTraceExporter }, { Resource: Attributes }] =
     await Promise.all([
@@ -45,7 +46,7 @@ async function install(service: string, env: NodeJS.ProcessEnv): Promise<Install
       import('@opentelemetry/exporter-trace-otlp-http'),
       import('@opentelemetry/resources'),
     ]);
-  const resource = new Attributes({ 'service.name': env.OTEL_SERVICE_NAME ?? service });
+  const resource = new Attributes({ 'service.name': setting('OTEL_SERVICE_NAME', env) ?? service });
   const spanProcessor = new BatchSpanProcessor(new OTLPTraceExporter({ timeoutMillis: EXPORT_MS }), {
     scheduledDelayMillis: 1_000,
     exportTimeoutMillis: EXPORT_MS,

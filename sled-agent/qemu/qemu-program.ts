@@ -6,6 +6,7 @@ import { platform, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { processExists, waitUntil } from '../../platform/host/child-process.ts';
+import { setting } from '../../platform/settings.ts';
 import { Disk } from '../disk.ts';
 import { COUNT_LINE, type GuestImage } from './guest-image.ts';
 
@@ -41,7 +42,7 @@ const INSTALL_HINT = 'on Debian or Ubuntu: apt-get install --no-install-recommen
  */
 export async function findQemu(env: NodeJS.ProcessEnv = process.env): Promise<QemuProgram> {
   if (platform() !== 'linux') throw new Error('real VMs need Linux: use --hypervisor simulated here');
-  const path = env.MOORING_QEMU_BINARY ?? 'qemu-system-x86_64';
+  const path = setting('MOORING_QEMU_BINARY', env) ?? 'qemu-system-x86_64';
   let version: string | undefined;
   let machines: string;
   try {

@@ -1,5 +1,6 @@
 /** The two packages as their users get them: packed, installed into an empty project, imported in every way, and run. */
 import { execFile } from 'node:child_process';
+import { realpathSync } from 'node:fs';
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -11,6 +12,8 @@ import { buildClient, buildProgram } from '../../packaging/build.ts';
 import { startProgram } from '../support/command.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
+/** Where they really lie, which a link may hide. */
+const NODE_MODULES = realpathSync(join(ROOT, 'node_modules'));
 const run = promisify(execFile);
 const packed = z.tuple([z.object({ filename: z.string(), files: z.array(z.object({ path: z.string() })) })]);
 
@@ -54,8 +57,15 @@ test('hold what runs, and no test, no TypeScript, no path of the machine that bu
       name,
     ).toEqual([]);
     expect(paths, name).toEqual(expect.arrayContaining(['LICENSE', 'README.md', 'CHANGELOG.md', 'package.json']));
-    for (const path of paths)
-      expect((await readFile(join(built, name, path), 'utf8')).includes(ROOT), `${name}/${path}`).toBe(false);
+    for (const path of paths) {
+      const text = await readFile(join(built, name, path), 'utf8');
+      const maps = [...text.matchAll(/sourceMappingURL=data:[^,]*;base64,([A-Za-z0-9+/=]+)/g)].map(([, encoded = '']) =>
+        Buffer.from(encoded, 'base64').toString('utf8'),
+      );
+      for (const readable of [text, ...maps])
+        for (const place of [ROOT, NODE_MODULES])
+          expect(readable.includes(place), `${name}/${path}: ${place}`).toBe(false);
+    }
   }
   // The client's is what a program of somebody else gets: nothing of Temporal, nothing of PostgreSQL.
   const client = z

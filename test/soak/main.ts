@@ -3,6 +3,7 @@ import { randomInt } from 'node:crypto';
 import { Command } from 'commander';
 import { colours } from '../../cli/format.ts';
 import { printJson } from '../../cli/output.ts';
+import { startCluster } from '../cluster/temporal-cluster.ts';
 import { faultKind, makePlan } from './plan.ts';
 import { printReport, recordReport } from './report.ts';
 import { runSoak } from './soak.ts';
@@ -21,6 +22,7 @@ const program = new Command('soak')
   .option('--without <faults>', 'faults that never come, separated by commas', (names) =>
     names.split(',').map(faultKind),
   )
+  .option('--cluster', 'on a cluster of Temporal’s own processes, which is built by Go where it is not there')
   .option('--record <file>', 'append the outcome to this table of runs')
   .option('--keep', 'keep data and logs, also when nothing is wrong')
   .option('--json', 'print the report as JSON')
@@ -37,10 +39,15 @@ const program = new Command('soak')
       operationsPerSecond: options.rate,
       ...(options.without === undefined ? {} : { without: options.without }),
     });
-    const again = `npm run soak -- --seed ${seed} --minutes ${options.minutes} --instances ${instances} --workers ${workers} --apis ${apis} --sleds ${sleds} --rate ${options.rate}${options.without === undefined ? '' : ` --without ${options.without}`}`;
+    const again = `npm run soak -- --seed ${seed} --minutes ${options.minutes} --instances ${instances} --workers ${workers} --apis ${apis} --sleds ${sleds} --rate ${options.rate}${options.without === undefined ? '' : ` --without ${options.without}`}${options.cluster ? ' --cluster' : ''}`;
     const print = (message: string) => options.json || console.log(`${colours.dim('·')} ${message}`);
     print(`seed ${seed}; again with: ${again}`);
-    const report = await runSoak({ plan, keep: options.keep ?? false, print });
+    const report = await runSoak({
+      plan,
+      keep: options.keep ?? false,
+      print,
+      ...(options.cluster ? { startTemporal: startCluster } : {}),
+    });
     if (options.record !== undefined) await recordReport(options.record, report);
     if (options.json) printJson({ ...report, again });
     else printReport(report, again);

@@ -22,6 +22,7 @@ import { sledView } from '../../wire/operator-api/sleds.ts';
 import { sledInventory } from '../../wire/sled-protocol.ts';
 import { Adversary, faultName } from './adversary.ts';
 import { type Answer, Caller } from './caller.ts';
+import type { StartSoakTemporal } from './embedded-temporal.ts';
 import {
   type CallKind,
   checkHistory,
@@ -41,6 +42,8 @@ export interface SoakRun {
   readonly keep?: boolean;
   /** How long the system may take to come to rest, in milliseconds. */
   readonly restTimeoutMs?: number;
+  /** What it runs on; the embedded server by default. */
+  readonly startTemporal?: StartSoakTemporal;
   readonly print: (message: string) => void;
 }
 
@@ -93,7 +96,7 @@ interface Slot {
 /** Carries out a plan. Throws when the system doesn't come up or go down; what it does wrong is in the report. */
 export async function runSoak(run: SoakRun): Promise<SoakReport> {
   const { options } = run.plan;
-  const system = await SoakSystem.start({ ...options, print: run.print });
+  const system = await SoakSystem.start({ ...options, print: run.print, startTemporal: run.startTemporal });
   let stopped = false;
   try {
     const soak = new Soak(system, run);

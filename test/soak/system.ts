@@ -13,12 +13,11 @@ import { migrateDatabase } from '../../db/migrate.ts';
 import { freePort, waitUntil } from '../../platform/host/child-process.ts';
 import { monotonicMs } from '../../sled-agent/lease-file.ts';
 import { type EmbeddedPostgres, startEmbeddedPostgresAgain } from '../../stack/embedded-postgres.ts';
-import { findTemporalBinary } from '../../stack/temporal-binary.ts';
-import { startTemporalServer, type TemporalServer } from '../../stack/temporal-server.ts';
-import { plainTemporal, type TemporalSettings } from '../../temporal/connection.ts';
+import type { TemporalSettings } from '../../temporal/connection.ts';
 import { runCommand, spawnMooring } from '../support/command.ts';
 import { Supervisor } from '../support/supervisor.ts';
 import { SledDisk } from './disk.ts';
+import { type SoakTemporal, type StartSoakTemporal, startEmbeddedTemporal } from './embedded-temporal.ts';
 import { type Link, type LinkCounts, openLink } from './network.ts';
 import { type KillTarget, LEASE_MS, type SledKind, sledKind } from './plan.ts';
 import { familyOf, signalAll } from './processes.ts';
@@ -29,6 +28,8 @@ export interface SystemOptions {
   readonly workers: number;
   readonly apis: number;
   readonly sleds: number;
+  /** What it runs on; the embedded server by default. */
+  readonly startTemporal?: StartSoakTemporal | undefined;
   readonly print: (message: string) => void;
 }
 
@@ -103,9 +104,7 @@ export class SoakSystem {
   #postgres: EmbeddedPostgres | null = null;
   #postgresPort = 0;
   #databaseUrl = '';
-  #temporal: TemporalServer | null = null;
-  #temporalPort = 0;
-  #temporalBinary = '';
+  #temporal: SoakTemporal | null = null;
   #sledsMade = 0;
   #turn = 0;
 
@@ -133,8 +132,15 @@ export class SoakSystem {
     return this.#databaseUrl;
   }
 
+  /** Throws before it was started. */
   get temporal(): TemporalSettings {
-    return plainTemporal(`127.0.0.1:${this.#temporalPort}`);
+    if (this.#temporal === null) throw new Error('Temporal was not started');
+    return this.#temporal.settings;
+  }
+
+  get #temporalEnvironment() {
+    const { connection, namespace } = this.temporal;
+    return { TEMPORAL_ADDRESS: connection.address ?? '', TEMPORAL_NAMESPACE: namespace };
   }
 
   /** What the network did so far. */
@@ -188,10 +194,7 @@ export class SoakSystem {
     await this.startPostgres();
     await migrateDatabase(this.#databaseUrl);
     print(`PostgreSQL on port ${this.#postgresPort}`);
-    this.#temporalBinary = (await findTemporalBinary()).path;
-    this.#temporalPort = await freePort();
-    await this.startTemporal();
-    print(`Temporal at 127.0.0.1:${this.#temporalPort}`);
+    this.#temporal = await (this.#options.startTemporal ?? startEmbeddedTemporal)(this.dataDir, print);
     for (let index = 0; index < workers; index++) this.workers.push(this.#worker(`worker-${index + 1}`, this.build));
     for (let index = 0; index < apis; index++) {
       const port = await freePort();
@@ -218,8 +221,7 @@ export class SoakSystem {
     const logFile = join(this.dataDir, `${name}.log`);
     const env = {
       DATABASE_URL: this.#databaseUrl,
-      TEMPORAL_ADDRESS: `127.0.0.1:${this.#temporalPort}`,
-      TEMPORAL_NAMESPACE: 'default',
+      ...this.#temporalEnvironment,
       MOORING_LOG_LEVEL: 'warn',
       ...more,
     };
@@ -236,25 +238,6 @@ export class SoakSystem {
       durable: true,
     });
     this.#databaseUrl = this.#postgres.url;
-  }
-
-  /** Starts the Temporal server on its data, if it isn't running. */
-  async startTemporal(): Promise<void> {
-    if (this.#temporal !== null) return;
-    for (let attempt = 1; this.#temporal === null; attempt++) {
-      try {
-        this.#temporal = await startTemporalServer({
-          binary: this.#temporalBinary,
-          port: this.#temporalPort,
-          uiPort: null,
-          dbFilename: join(this.dataDir, 'temporal.db'),
-          logFile: join(this.dataDir, 'temporal.log'),
-        });
-      } catch (error) {
-        if (attempt >= 5) throw error;
-        await pause(300);
-      }
-    }
   }
 
   async #addSled(kind: SledKind): Promise<SoakSled> {
@@ -387,15 +370,8 @@ export class SoakSystem {
         await this.startPostgres();
         return true;
       }
-      case 'temporal': {
-        const temporal = this.#temporal;
-        if (temporal === null) return false;
-        await temporal.kill();
-        this.#temporal = null;
-        await pause(downMs);
-        await this.startTemporal();
-        return true;
-      }
+      case 'temporal':
+        return this.#temporal?.disturb(downMs) ?? false;
       case 'worker':
       case 'api':
       case 'sled-agent': {
@@ -516,7 +492,7 @@ export class SoakSystem {
   async promote(): Promise<void> {
     await this.persist(async () => {
       const { code, stderr } = await runCommand(['deployment', 'promote', this.build], {
-        env: { DATABASE_URL: this.#databaseUrl, TEMPORAL_ADDRESS: `127.0.0.1:${this.#temporalPort}` },
+        env: { DATABASE_URL: this.#databaseUrl, ...this.#temporalEnvironment },
       });
       if (code !== 0) throw new Error(`build ${this.build} could not be promoted: ${stderr}`);
     });
@@ -586,7 +562,7 @@ export class SoakSystem {
       await this.setClock(sled, 0);
     }
     await this.startPostgres();
-    await this.startTemporal();
+    await this.#temporal?.start();
     for (const sled of this.sleds) this.#off.delete(sled);
     for (const one of [...this.workers, ...this.apis.map((api) => api.process), ...this.sleds.map((s) => s.agent)])
       one.start();

@@ -38,11 +38,15 @@ afterAll(async () => {
 let named = 0;
 const name = () => `sled-x${++named}`;
 
-async function startAgent(listen: string, dataDir?: string): Promise<SledAgentHandle> {
+async function startAgent(
+  listen: string,
+  dataDir?: string,
+  controlPlaneUrl = harness.stack.apiUrl,
+): Promise<SledAgentHandle> {
   const agent = await startSledAgent({
     name: 'agent',
     listen,
-    controlPlaneUrl: harness.stack.apiUrl,
+    controlPlaneUrl,
     threads: 8,
     memoryBytes: 8 * GIB,
     transitionMs: 5,
@@ -210,7 +214,8 @@ describe('a sled whose address changes', () => {
     // The address of another sled, and its agent at another one.
     expect((await refused(harness.client.setSledAddress(sledId, other?.agent.address ?? ''))).status).toBeLessThan(500);
 
-    const after = await startAgent(`127.0.0.2:${port}`, dataDir);
+    // It reports nothing before it is asked: its guest's end would come before the move.
+    const after = await startAgent(`127.0.0.2:${port}`, dataDir, 'http://127.0.0.1:9');
     const moved = await harness.client.setSledAddress(sledId, `127.0.0.02:0${port}`);
     expect(moved).toMatchObject({ address: after.address, silent_since: null, warning: null });
     const { rows } = await harness.database.db.execute(sql`
@@ -222,6 +227,8 @@ describe('a sled whose address changes', () => {
     await harness.shows(id, 'failed');
     await harness.rests(id);
 
+    await after.stop();
+    await startAgent(after.address, dataDir);
     const again = await harness.running({ ncpus: 1 });
     await harness.client.stopInstance(again);
     await harness.shows(again, 'stopped');
