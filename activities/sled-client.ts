@@ -1,6 +1,7 @@
+import type { LookupFunction } from 'node:net';
 import { connect } from 'node:tls';
 import { Agent, type Dispatcher, request } from 'undici';
-import type { z } from 'zod';
+import { z } from 'zod';
 import { classifySledAnswer, type SledCommand } from '../model/sled-answer.ts';
 import { nameLookups } from '../platform/host/name-lookups.ts';
 import { expectPeer } from '../platform/identity/peer.ts';
@@ -27,7 +28,9 @@ import {
   type VmmCommand,
   vmmStateAnswer,
 } from '../wire/sled-protocol.ts';
-import type { SledDirectory } from './sled-directory.ts';
+import { uuid } from '../wire/uuid.ts';
+import { asking, isAnswer, isSilence, isTimeLimit } from './silence.ts';
+import { type SledDirectory, UnknownAddress } from './sled-directory.ts';
 
 /** Where a sled agent is, and what to call it in messages. */
 export interface SledAddress {
@@ -79,6 +82,17 @@ export class SledError extends Error {
 
 /** Somebody answers who is no sled agent. */
 export class NoAgent extends SledError {}
+
+/** This process could not ask: nothing is known of who would have answered. It can be tried again. */
+export class CannotAsk extends SledError {
+  constructor({ name, address }: SledAddress, cause: unknown) {
+    super(
+      'unavailable',
+      `sled "${name}" (${address}) can't be asked at the moment, for a reason of this process, not of the sled (${reasonOf(cause)}): try again`,
+      { cause, answered: null },
+    );
+  }
+}
 
 /** An agent answered that is not the sled's own: what it said is no word of that sled's. */
 export class AnotherAgent extends SledError {}
@@ -148,6 +162,7 @@ export class SledClient {
     directory?.onChange(() => this.#dropRevoked());
   }
 
+  /** Throws what keeps this process from knowing for which installation it calls. */
   async #headers(): Promise<Record<string, string>> {
     return this.#installation === null ? {} : { [INSTALLATION_HEADER]: await this.#installation() };
   }
@@ -219,14 +234,19 @@ export class SledClient {
     { at }: { at?: 'new address' } = {},
   ): Promise<AgentDescription | null> {
     const what = `sled "${sled.name}" (${sled.address}): GET /agent`;
-    const headers = await this.#headers();
-    const signal = AbortSignal.timeout(timeoutMs);
+    const deadline = performance.now() + timeoutMs;
+    const headers = await this.#headers().catch((error: unknown) => {
+      throw new CannotAsk(sled, error);
+    });
     const ask = async (path: string): Promise<{ status: number; text: string }> => {
       try {
         const { origin, dispatcher } = at === undefined ? await this.#routeTo(sled) : this.#plainRoute(sled);
-        const { statusCode, body } = await request(`${origin}${path}`, { dispatcher, headers, signal });
-        return { status: statusCode, text: await readLimited(body) };
+        return await this.#asking(sled, Math.max(1, deadline - performance.now()), async (signal) => {
+          const { statusCode, body } = await request(`${origin}${path}`, { dispatcher, headers, signal });
+          return { status: statusCode, text: await readLimited(body) };
+        });
       } catch (error) {
+        if (error instanceof CannotAsk) throw error;
         throw new SledError('unavailable', `${what}: nobody answers (${reasonOf(error)})`, { cause: error });
       }
     };
@@ -253,41 +273,78 @@ export class SledClient {
    * Whether an agent answers at a sled's address, whatever it says: then the sled is powered on. A connection that is
    * refused is no agent's answer: it says nothing of the guests. Nor is one by somebody else, such as a proxy that says that
    * nobody is there, nor by an agent that says it is another one than the sled's own: a machine that has taken the address. But
-   * whoever speaks TLS at the address of a sled that has joined is the sled. Never throws.
+   * whoever speaks TLS at the address of a sled that has joined is the sled. Throws a {@link CannotAsk} where this process
+   * could not ask, for whatever it lacks.
    */
   async answers(sled: ProbedSled, timeoutMs: number): Promise<boolean> {
-    const { address, identified, keptAgentId } = sled;
-    // Nothing is told to one that has joined, and nothing believed: even with another's certificate it is powered on.
-    if (identified ?? (await this.#directory?.identityAt(address).catch(() => null)) != null)
-      return shakesHands(address, timeoutMs);
-    const dispatcher = new Agent({ connect: { timeout: timeoutMs, lookup } });
     try {
-      const { statusCode, body, headers } = await request(`http://${address}/vmms`, {
-        dispatcher,
-        headers: await this.#headers(),
-        signal: AbortSignal.timeout(timeoutMs),
-      });
-      // Whatever its own agent says, and whether that is understood: it is there.
-      const shown = agentShownIn(headers);
-      if (keptAgentId != null && shown !== undefined) return shown === keptAgentId;
-      const text = await readLimited(body);
-      // Who doesn't say who it is may be the sled's own: then its machine is powered on.
-      const asked = keptAgentId == null ? undefined : await this.#whoIsAt(sled, timeoutMs);
-      if (keptAgentId != null && asked !== undefined) return asked === keptAgentId;
-      return isSuccess({ status: statusCode })
-        ? sledInventory.safeParse(parseJson(text)).success
-        : statusCode >= 400 && readSledError(text) !== null;
+      // Nothing is told to one that has joined, and nothing believed: even with another's certificate it is powered on.
+      return (await this.#hasJoined(sled))
+        ? await this.#asking(sled, timeoutMs, (signal, find) => shakesHands(sled.address, signal, find))
+        : await this.#answersPlainly(sled, timeoutMs);
     } catch (error) {
-      return isAnswer(error);
-    } finally {
-      await dispatcher.destroy();
+      if (error instanceof CannotAsk) throw error;
+      if (isAnswer(error)) return true;
+      if (isSilence(error)) return false;
+      throw new CannotAsk(sled, error);
     }
   }
 
-  /** The id of the agent at a plain address; `undefined` where it doesn't say. Never throws. */
+  /** Throws what keeps the database from saying it. */
+  async #hasJoined({ address, identified }: ProbedSled): Promise<boolean> {
+    try {
+      return identified ?? (await this.#directory?.identityAt(address)) != null;
+    } catch (error) {
+      if (error instanceof UnknownAddress) return false;
+      throw error;
+    }
+  }
+
+  async #answersPlainly(sled: ProbedSled, timeoutMs: number): Promise<boolean> {
+    const { address, keptAgentId } = sled;
+    const own = await this.#headers();
+    const { status, shown, text } = await this.#asking(sled, timeoutMs, async (signal, find) => {
+      const dispatcher = new Agent({ connect: { timeout: timeoutMs, lookup: find } });
+      try {
+        const { statusCode, body, headers } = await request(`http://${address}/vmms`, {
+          dispatcher,
+          headers: own,
+          signal,
+        });
+        const shown = agentShownIn(headers);
+        // Whatever its own agent says, and whether that is understood: it is there.
+        if (shown !== undefined) return { status: statusCode, shown, text: '' };
+        return { status: statusCode, shown, text: await readLimited(body) };
+      } finally {
+        await dispatcher.destroy();
+      }
+    });
+    if (shown !== undefined) return keptAgentId == null || shown === keptAgentId;
+    // Who doesn't say who it is may be the sled's own: then its machine is powered on.
+    const asked = keptAgentId == null ? undefined : await this.#whoIsAt(sled, timeoutMs);
+    if (keptAgentId != null && asked !== undefined) return asked === keptAgentId;
+    return isSuccess({ status })
+      ? inventoryShape.safeParse(parseJson(text)).success
+      : status >= 400 && readSledError(text) !== null;
+  }
+
+  /** The id of the agent at a plain address; `undefined` where it doesn't say. Throws a {@link CannotAsk}. */
   async #whoIsAt(sled: SledAddress, timeoutMs: number): Promise<ShownAgent> {
-    const agent = await this.describe(sled, timeoutMs, { at: 'new address' }).catch(() => null);
-    return agent?.agent_id;
+    try {
+      return (await this.describe(sled, timeoutMs, { at: 'new address' }))?.agent_id;
+    } catch (error) {
+      if (error instanceof CannotAsk) throw error;
+      return undefined;
+    }
+  }
+
+  /** See {@link asking}. */
+  #asking<Answer>(
+    sled: SledAddress,
+    timeoutMs: number,
+    call: (signal: AbortSignal, lookup: LookupFunction) => Promise<Answer>,
+  ): Promise<Answer> {
+    return asking(timeoutMs, lookup, (cause) => new CannotAsk(sled, cause), call);
   }
 
   /** Cuts every connection. */
@@ -409,23 +466,28 @@ export class SledClient {
     try {
       const route = given ?? (await this.#routeTo(sled));
       proved = route.proved;
-      const response = await request(`${route.origin}${path}`, {
-        method,
-        dispatcher: route.dispatcher,
-        headers: {
-          ...traceHeaders,
-          ...own,
-          ...(body === undefined ? {} : { 'content-type': 'application/json' }),
-        },
-        ...(body === undefined ? {} : { body: JSON.stringify(body) }),
-        headersTimeout: timeoutMs,
-        bodyTimeout: timeoutMs,
-        signal: AbortSignal.timeout(timeoutMs),
-      });
-      status = response.statusCode;
-      shown = agentShownIn(response.headers);
-      text = await readLimited(response.body);
+      ({ status, shown, text } = await this.#asking(sled, timeoutMs, async (signal) => {
+        const response = await request(`${route.origin}${path}`, {
+          method,
+          dispatcher: route.dispatcher,
+          headers: {
+            ...traceHeaders,
+            ...own,
+            ...(body === undefined ? {} : { 'content-type': 'application/json' }),
+          },
+          ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+          headersTimeout: timeoutMs,
+          bodyTimeout: timeoutMs,
+          signal,
+        });
+        return {
+          status: response.statusCode,
+          shown: agentShownIn(response.headers),
+          text: await readLimited(response.body),
+        };
+      }));
     } catch (error) {
+      if (error instanceof CannotAsk) throw error;
       const short = isTimeLimit(error) && timeoutMs < SLOW_MS;
       throw new SledError('unavailable', `${what}: no answer (${reasonOf(error)})`, {
         cause: error,
@@ -468,12 +530,17 @@ export class SledClient {
   }
 }
 
+/** What an agent of any version answers, whether or not its VMMs are understood. */
+const inventoryShape = z.object({ vmms: z.array(z.unknown()) });
+
 const isSuccess = ({ status }: { readonly status: number }): boolean => status >= 200 && status < 300;
 
 /** The id that an answer carries; `undefined` where it carries none. */
 function agentShownIn(headers: Record<string, string | string[] | undefined>): ShownAgent {
   const shown = headers[AGENT_ID_HEADER];
-  return Array.isArray(shown) ? shown[0] : shown;
+  const [first] = [shown].flat();
+  // What is no id is shown all the same: of somebody who is not the sled's own agent.
+  return first === undefined ? undefined : (uuid.safeParse(first).data ?? first);
 }
 
 /** Throws an {@link AnotherAgent} where an agent has said that it is another one than the sled's own. */
@@ -486,33 +553,21 @@ function requireOwnAgent({ name, address, keptAgentId }: SledAddress, shown: Sho
   );
 }
 
-/** Whether the limit that a call was given has ended it. */
-function isTimeLimit(error: unknown): boolean {
-  if (!(error instanceof Error)) return false;
-  const { code } = error as { code?: unknown };
-  return error.name === 'TimeoutError' || code === 'UND_ERR_HEADERS_TIMEOUT' || code === 'UND_ERR_BODY_TIMEOUT';
-}
-
-/** Whether a process at an address speaks TLS, whatever it shows. Never throws. */
-function shakesHands(address: string, timeoutMs: number): Promise<boolean> {
-  return new Promise((resolve) => {
-    const socket = connect({ ...splitAddress(address), rejectUnauthorized: false });
-    const end = (answers: boolean) => {
-      clearTimeout(late);
-      resolve(answers);
+/** Whether a process at an address speaks TLS, whatever it shows. Throws what keeps a connection from being made. */
+function shakesHands(address: string, signal: AbortSignal, find: LookupFunction): Promise<boolean> {
+  return new Promise((resolve, reject) => {
+    const socket = connect({ ...splitAddress(address), rejectUnauthorized: false, lookup: find });
+    const end = (settle: () => void) => {
+      signal.removeEventListener('abort', late);
+      settle();
       socket.destroy();
     };
-    const late = setTimeout(() => end(false), timeoutMs);
-    socket.once('secureConnect', () => end(true));
-    socket.on('error', (error) => end(isAnswer(error)));
-    socket.once('close', () => end(false));
+    const late = () => end(() => reject(signal.reason));
+    signal.addEventListener('abort', late, { once: true });
+    socket.once('secureConnect', () => end(() => resolve(true)));
+    socket.on('error', (error) => end(() => reject(error)));
+    socket.once('close', () => end(() => resolve(false)));
   });
-}
-
-/** Whether an error is made of what the other end sent: a refusal by TLS, or what is no HTTP. */
-function isAnswer(error: unknown): boolean {
-  const { code } = error as { code?: unknown };
-  return typeof code === 'string' && /^(ERR_SSL_|HPE_|EPROTO$)/.test(code);
 }
 
 async function readLimited(body: AsyncIterable<Buffer>): Promise<string> {
@@ -520,7 +575,10 @@ async function readLimited(body: AsyncIterable<Buffer>): Promise<string> {
   let length = 0;
   for await (const chunk of body) {
     length += chunk.length;
-    if (length > MAX_ANSWER_BYTES) throw new Error(`the answer is longer than ${MAX_ANSWER_BYTES} bytes`);
+    if (length > MAX_ANSWER_BYTES)
+      throw Object.assign(new Error(`the answer is longer than ${MAX_ANSWER_BYTES} bytes`), {
+        code: 'ANSWER_TOO_LONG',
+      });
     chunks.push(chunk);
   }
   return Buffer.concat(chunks).toString('utf8');

@@ -4,6 +4,11 @@ import { readRevokedSerials } from '../db/queries/read-revoked-serials.ts';
 import { readSledDirectory } from '../db/queries/read-sled-directory.ts';
 import type { IdentityHolder } from '../platform/identity/holder.ts';
 
+/** No sled that is not expunged is known at an address. */
+export class UnknownAddress extends Error {
+  override readonly name = 'UnknownAddress';
+}
+
 /** How old what a process knows of sleds' identities may be, in milliseconds. */
 const LOOK_EVERY_MS = 2_000;
 /** How often an address that is not known is looked for at most, in milliseconds. */
@@ -45,13 +50,13 @@ export class SledDirectory {
   }
 
   /**
-   * The id of the sled that has joined with this address (`ip:port`); `null` for one without an identity. Throws for an
-   * address at which no sled is known: nothing is sent to it, least of all in the clear.
+   * The id of the sled that has joined with this address (`ip:port`); `null` for one without an identity. Throws an
+   * {@link UnknownAddress} where no sled is known: nothing is sent to it, least of all in the clear; and what the database does.
    */
   async identityAt(address: string): Promise<string | null> {
     if (!this.#identities.has(address) && performance.now() - this.#readAt > MISS_EVERY_MS) await this.#read();
     const known = this.#identities.get(address);
-    if (known === undefined) throw new Error('no sled that is not expunged is known at this address');
+    if (known === undefined) throw new UnknownAddress('no sled that is not expunged is known at this address');
     return known;
   }
 

@@ -7,7 +7,7 @@ import type {
   UpdatedRuntime,
   VmmCommand,
 } from '../wire/sled-protocol.ts';
-import { type SledAddress, type SledClient, SledError } from './sled-client.ts';
+import { CannotAsk, type SledAddress, type SledClient, SledError } from './sled-client.ts';
 
 /** How long a sled that gave no answer is not asked within a workflow task, in milliseconds. */
 const OPEN_MS = 10_000;
@@ -70,6 +70,7 @@ export class StepSleds implements StepSledCalls {
       return answer;
     } catch (error) {
       // One that is busy (503) has answered, and at once: only what takes its time to say nothing costs a place.
+      if (error instanceof CannotAsk) throw error;
       if (error instanceof SledError && error.answered !== true) this.#silentSinceMs.set(address, performance.now());
       else this.#silentSinceMs.delete(address);
       throw error;

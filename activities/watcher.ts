@@ -19,7 +19,14 @@ import type { ActivityContext } from './context.ts';
 import { forEach } from './for-each.ts';
 import { automaticActor, recordAction } from './record-action.ts';
 import { unregisterFromSled } from './sled-calls.ts';
-import { AnotherInstallation, type ExpungedSledAddress, NoAgent, type SledAddress, SledError } from './sled-client.ts';
+import {
+  AnotherInstallation,
+  CannotAsk,
+  type ExpungedSledAddress,
+  NoAgent,
+  type SledAddress,
+  SledError,
+} from './sled-client.ts';
 
 /** How many sleds are asked at a time: more than can be silent at once in a rack, so that these delay nobody. */
 const CONCURRENT_SLEDS = 32;
@@ -94,6 +101,11 @@ export async function watchSleds({ db, sleds, workflows, metrics }: ActivityCont
         const vmm = byId.get(vmm_id);
         if (vmm?.foreign) {
           metrics?.reportsRefused.inc({ reason: 'foreign_vmm' });
+          // It was told to make it at another's address: it ends it, and says nothing of that one's by it.
+          if (vmm.stray && (vmm.deleted || !vmm.unwinding || vmm.state === 'saga_unwound')) {
+            await unregister(address, vmm_id);
+            found.unregistered.push(vmm_id);
+          }
           continue;
         }
         if (vmm === undefined || vmm.deleted || isGoneVmmState(vmm.state)) {
@@ -123,7 +135,7 @@ export async function watchSleds({ db, sleds, workflows, metrics }: ActivityCont
       }
     } catch (error) {
       if (!(error instanceof SledError)) throw error;
-      found.silent.push(address.name);
+      (error instanceof CannotAsk ? found.slow : found.silent).push(address.name);
     }
   }
 
@@ -137,6 +149,8 @@ export async function watchSleds({ db, sleds, workflows, metrics }: ActivityCont
     inventory: PromiseSettledResult<unknown>,
     description: PromiseSettledResult<AgentDescription | null>,
   ): Promise<'own' | 'another' | 'new'> {
+    // Whatever this process lacks, the sled has not been silent.
+    if (couldNotAsk(inventory) || couldNotAsk(description)) return 'own';
     const described = description.status === 'fulfilled' ? description.value : undefined;
     if (inventory.status === 'rejected' && inventory.reason instanceof AnotherInstallation) {
       await recordTrouble(sled, inventory.reason.message);
@@ -156,9 +170,13 @@ export async function watchSleds({ db, sleds, workflows, metrics }: ActivityCont
       return 'another';
     }
     // Its own agent knows the question: whoever this is, that a VMM is not there is not believed of him either.
-    if (described === null && sled.keptAgentId !== null && !sled.identified && sled.guests) {
-      await recordTrouble(sled, explainAnotherAgent(sled, null));
-      return 'another';
+    if (described === null && sled.keptAgentId !== null && !sled.identified) {
+      if (sled.guests) {
+        await recordTrouble(sled, explainAnotherAgent(sled, null));
+        return 'another';
+      }
+      // An agent that others wrote has taken the place of one that kept an id: asked for that, it would never answer.
+      if (inventory.status === 'fulfilled' && (await adoptAgent(db, sled.id, null))) return 'new';
     }
     // An error of a portal or of our own API may look like an agent's: who was asked twice and has no inventory is none.
     const isNobody = description.status === 'rejected' && description.reason instanceof NoAgent;
@@ -232,6 +250,10 @@ function explainAnotherAgent(sled: WatchedSled, agentId: string | null): string 
       ? `what answers at ${sled.address} does not say that it is the sled's own agent (${sled.keptAgentId})`
       : `another agent (${agentId}) than the sled's own (${sled.keptAgentId}) answers at ${sled.address}`;
   return `${who}, and VMMs live on the sled: nothing that it says is believed. Start the sled's own agent there, with its data; or set the address at which it is; or, when the sled is powered off, say so ("mooring sled declare-dead ${sled.name}")`;
+}
+
+function couldNotAsk(asked: PromiseSettledResult<unknown>): boolean {
+  return asked.status === 'rejected' && asked.reason instanceof CannotAsk;
 }
 
 function saidSomething(error: unknown): boolean {

@@ -1,5 +1,6 @@
 /** What an error means to the one who asked: its status, its code and its message. */
 import { hasZodFastifySchemaValidationErrors } from 'fastify-type-provider-zod';
+import { CannotAsk } from '../activities/sled-client.ts';
 import { databaseTrouble } from '../db/errors.ts';
 import { describeIdentityRefusal, type IdentityRefusal } from '../model/identity.ts';
 import { Refusal } from '../model/refusal.ts';
@@ -64,6 +65,7 @@ export function describeError(error: unknown): DescribedError {
       message: error instanceof Error ? error.message : String(error),
     };
   }
+  if (error instanceof CannotAsk) return { status: 503, code: 'ServiceUnavailable', message: error.message };
   const trouble = troubleOf(error);
   if (trouble !== null) return { status: 503, code: 'ServiceUnavailable', message: `${trouble}: try again` };
   return { status: 500, code: 'Internal', message: 'an internal error; the request_id finds it in the log' };

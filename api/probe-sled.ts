@@ -6,7 +6,8 @@ const PROBE_MS = 3_000;
 
 /**
  * Whether a sled that is reported to be powered off answers all the same, whoever it shows to be: a sled whose certificates
- * were revoked is sent nothing, and is powered on nevertheless.
+ * were revoked is sent nothing, and is powered on nevertheless. Throws a `CannotAsk` (503) where this process could not ask: what it
+ * lacks itself is no sled's silence.
  */
 export function probeSled(sleds: SledClient, sled: ProbedSled): Promise<boolean> {
   return sleds.answers(sled, PROBE_MS);

@@ -42,6 +42,7 @@ const GROUPS: readonly { readonly names: readonly CommandName[]; readonly load: 
  * commander does, where the words are no command.
  */
 export async function runProgram(words: readonly string[]): Promise<void> {
+  forgetEmptySettings(process.env);
   const [first] = words;
   if (first === '--version' || first === '-V') {
     const { describeBuild } = await import('../platform/host/build-info.ts');
@@ -57,6 +58,12 @@ export async function runProgram(words: readonly string[]): Promise<void> {
     if (SERVICES.includes(command.name())) for (const note of notes) console.error(`warning: ${note}`);
   });
   await program.parseAsync(words, { from: 'user' });
+}
+
+/** Forgets our settings that are empty: environment files and charts name each, and leave empty what isn't set. */
+export function forgetEmptySettings(environment: NodeJS.ProcessEnv): void {
+  for (const [name, value] of Object.entries(environment))
+    if (name.startsWith('MOORING_') && value?.trim() === '') delete environment[name];
 }
 
 /** All commands there are. */

@@ -23,6 +23,8 @@ export interface SledFacts {
   readonly lease: LeaseStanding | null;
   /** VMMs are placed there whose guests may run. */
   readonly guests: boolean;
+  /** It is declared dead: none of its guests is counted on, wherever it answers. */
+  readonly dead?: boolean;
   /** The sled's own agent, by its id, is at the address to which the sled is to move, and has every one of its VMMs. */
   readonly arrived?: boolean;
 }
@@ -46,7 +48,7 @@ const take = (verdict: 'at once' | 'when lapsed' | 'when told'): WordVerdict => 
  * questions: Omicron's omdb asks before it expunges a sled that its latest inventory has, and has its serial number typed.
  */
 export function judgeWord(word: OperatorWord, sled: SledFacts, poweredOff: boolean): WordVerdict {
-  const { answers, lease, guests, arrived = false } = sled;
+  const { answers, lease, guests, dead = false, arrived = false } = sled;
   const off = lease === 'dead';
   const leased = lease !== null && !off;
   switch (word) {
@@ -65,6 +67,8 @@ export function judgeWord(word: OperatorWord, sled: SledFacts, poweredOff: boole
       if (answers) return refuse('answers');
       return take(leased ? 'when lapsed' : 'at once');
     case 'change-address':
+      // Nothing of it is anywhere, and by now somebody else may have its address.
+      if (dead && !guests) return take('at once');
       // The sled's VMMs are looked for at the new address from then on: nobody could tell the former one to end them.
       if (answers) return refuse('answers');
       if (!guests || off || arrived) return take('at once');

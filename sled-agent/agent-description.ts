@@ -2,9 +2,9 @@
 import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { z } from 'zod';
 import { readPackageVersion } from '../platform/host/build-info.ts';
 import type { AgentDescription } from '../wire/sled-protocol.ts';
+import { uuid } from '../wire/uuid.ts';
 import { Disk } from './disk.ts';
 
 /** The file of the agent's id, in its data. */
@@ -99,7 +99,7 @@ export function keepAgentId(dataDir: string, disk: Disk): string {
 /** The id in a file; `null` where there is no such file, or none in it. */
 function readAgentId(path: string): string | null {
   try {
-    return z.guid().safeParse(readFileSync(path, 'utf8').trim()).data ?? null;
+    return uuid.safeParse(readFileSync(path, 'utf8').trim()).data ?? null;
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
     throw error;

@@ -9,6 +9,7 @@ import {
   serialConsoleRequest,
   vmmStateRequest,
 } from '../wire/sled-protocol.ts';
+import { uuid } from '../wire/uuid.ts';
 import { AgentRefusal, type SledAgent } from './agent.ts';
 import { AGENT_ROUTE } from './agent-app.ts';
 import type { AgentDescriber } from './agent-description.ts';
@@ -16,7 +17,7 @@ import { type FaultCall, fault, type PlantedFaults } from './faults.ts';
 import type { InstallationKeeper } from './installation-keeper.ts';
 import type { TestFaults } from './test-faults.ts';
 
-const vmmParams = z.object({ vmm_id: z.guid() });
+const vmmParams = z.object({ vmm_id: uuid });
 
 /** Serves the protocol, to the installation that `installations` keeps alone. */
 export function addVmmRoutes(

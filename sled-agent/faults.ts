@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { uuid } from '../wire/uuid.ts';
 
 /** The calls that a fault can be planted on. */
 export const FAULT_CALLS = [
@@ -16,7 +17,7 @@ export type FaultCall = (typeof FAULT_CALLS)[number];
 /** A fault for the next `times` calls of a kind (all, when absent), of one VMM or of one instance's VMMs if named. */
 const callFault = z.object({
   call: z.enum(FAULT_CALLS),
-  vmm_id: z.guid().optional(),
+  vmm_id: uuid.optional(),
   instance_name: z.string().optional(),
   times: z.number().int().min(1).optional(),
   act: z.discriminatedUnion('type', [

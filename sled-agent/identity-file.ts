@@ -2,12 +2,13 @@
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
+import { uuid } from '../wire/uuid.ts';
 import type { Disk } from './disk.ts';
 
 const FILE = 'identity.json';
 
 const storedIdentity = z.object({
-  sledId: z.guid(),
+  sledId: uuid,
   name: z.string(),
   /** Where its agent listens: `ip:port`. */
   address: z.string(),

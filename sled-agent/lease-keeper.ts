@@ -24,7 +24,7 @@ import {
   SLED_DECLARED_DEAD,
   sledIdentity,
 } from '../wire/lease-protocol.ts';
-import { SLED_EXPUNGED } from '../wire/sled-protocol.ts';
+import { AGENT_ID_HEADER, SLED_EXPUNGED } from '../wire/sled-protocol.ts';
 import { type ControlPlaneConnections, plainConnections } from './control-plane-connections.ts';
 import type { Disk } from './disk.ts';
 import { bootId, type LeaseFile, LeaseWriter, monotonicMs, readLease } from './lease-file.ts';
@@ -43,6 +43,8 @@ export interface LeaseKeeperOptions {
   /** The folder below which the VMs' processes work (a real path); `null` where they are a part of this process. */
   readonly vmsFolder: string | null;
   readonly guestLogFile?: string | undefined;
+  /** The agent's id, which renewals carry; by default they carry none. */
+  readonly agentId?: (() => string | null) | undefined;
   /** The VMMs that live here now. */
   readonly living: () => string[];
   /** Powers off every guest; resolves when none executes any more. */
@@ -299,12 +301,16 @@ export class LeaseKeeper {
   ): Promise<Exclude<ControlPlaneAnswer<Value>, { kind: 'none' }>> {
     // Short enough that another attempt, and one more, can succeed within the lease.
     const limitMs = Math.min(5_000, this.#options.leaseMs / 4);
+    const agentId = this.#options.agentId?.() ?? null;
+    const shown: Record<string, string> = agentId === null ? {} : { [AGENT_ID_HEADER]: agentId };
     const send = async (signal: AbortSignal) => {
       const answer = await request(`${this.#options.controlPlaneUrl}${path}`, {
         method,
         dispatcher: this.#connections.dispatcher,
         signal,
-        ...(sent === undefined ? {} : { headers: { 'content-type': 'application/json' }, body: JSON.stringify(sent) }),
+        ...(sent === undefined
+          ? { headers: shown }
+          : { headers: { ...shown, 'content-type': 'application/json' }, body: JSON.stringify(sent) }),
       });
       return { status: answer.statusCode, text: await answer.body.text() };
     };

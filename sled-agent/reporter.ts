@@ -29,6 +29,8 @@ export class Reporter {
   readonly #marks: ControlPlaneMarks;
   readonly #agentId: () => string | null;
   readonly #heldVmms = new Set<string>();
+  /** Why the control plane takes no reports of this agent, as it was said last; `null`: it takes them. */
+  #refusal: string | null = null;
 
   /**
    * `onDelivered` is called once the control plane has dealt with a report, `onExpunged` when it answers that the VMM's sled
@@ -134,6 +136,7 @@ export class Reporter {
     if (answer.status === 204) {
       if (isMarked(answer)) {
         this.#marks.remember();
+        this.#refusal = null;
         return true;
       }
       // Of a guest that lives the control plane can hear again; of one that is over nobody could tell it once it is forgotten.
@@ -141,7 +144,18 @@ export class Reporter {
     }
     const read = readControlPlaneAnswer(answer, nothing);
     if (saysExpunged(read)) this.#onExpunged(vmmId);
+    if (read.kind !== 'refused') return false;
+    const { status, error } = read;
     // What another agent than the sled's own knows is kept: it may be taken for the sled's own later.
-    return read.kind === 'refused' && isFinalRefusal(read.status) && read.error.error_code !== FOREIGN_AGENT;
+    const isKept = status === 401 || error.error_code === FOREIGN_AGENT;
+    if (isKept) this.#tellRefusal(`reports are refused (${status} ${error.error_code}), and kept: ${error.message}`);
+    return isFinalRefusal(status) && error.error_code !== FOREIGN_AGENT;
+  }
+
+  /** Says why no report is taken, once for as long as it is the same. */
+  #tellRefusal(refusal: string): void {
+    if (refusal === this.#refusal) return;
+    this.#refusal = refusal;
+    this.#onTrouble(refusal);
   }
 }

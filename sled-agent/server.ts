@@ -162,7 +162,7 @@ export async function startSledAgent(options: SledAgentOptions): Promise<SledAge
         agent: opened,
         installations,
         leaseFolder: folder,
-        keeper: makeLeaseKeeper(options, options.fencing, folder.path, opened, disk),
+        keeper: makeLeaseKeeper(options, options.fencing, folder.path, opened, disk, () => describer?.agentId ?? null),
       };
     } catch (error) {
       opened.leave();
@@ -315,11 +315,12 @@ function makeLeaseKeeper(
   directory: string,
   agent: SledAgent,
   disk: Disk,
+  agentId: () => string | null,
 ): LeaseKeeper {
   const { controlPlaneUrl, name: sledName, guestLogFile, identity } = options;
   const { leaseMs, sledId, vmsFolder = null, onTrouble = options.onTrouble ?? (() => {}) } = fencing;
   return new LeaseKeeper({
-    ...{ controlPlaneUrl, sledName, sledId, leaseMs, directory, vmsFolder, guestLogFile, onTrouble, disk },
+    ...{ controlPlaneUrl, sledName, sledId, leaseMs, directory, vmsFolder, guestLogFile, onTrouble, disk, agentId },
     connections: identity?.connectToControlPlane(2),
     living: () => agent.living(),
     powerOff: () => agent.powerOff(),

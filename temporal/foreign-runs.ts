@@ -65,7 +65,8 @@ export class ForeignRuns {
     } catch (error) {
       if (!(error instanceof WorkflowExecutionAlreadyStartedError) || workflowId === undefined) throw error;
       const problem = await this.#examine(workflowId, await this.#readQueue(workflowId));
-      if (problem !== null) throw Refusal.conflict(problem);
+      // Not kept for a key: once the copy has a namespace of its own, the same call goes through.
+      if (problem !== null) throw Refusal.unavailable(problem);
       if (!joins) throw error;
       return next(input);
     }

@@ -3,6 +3,7 @@
  */
 import { z } from 'zod';
 import { MAX_LEASE_MS } from '../model/lease.ts';
+import { uuid } from './uuid.ts';
 
 export const leaseRenewal = z.object({
   /** How long after it sent this the agent powers its guests off unless another renewal succeeds, in milliseconds. */
@@ -18,7 +19,7 @@ export const leaseRenewal = z.object({
    */
   epoch: z.number().int().min(0).nullish(),
   /** The VMMs that live on the sled: all that are neither failed nor destroyed. */
-  vmms: z.array(z.guid()).max(100_000),
+  vmms: z.array(uuid).max(100_000),
 });
 export type LeaseRenewal = z.input<typeof leaseRenewal>;
 
@@ -43,4 +44,4 @@ export const leaseRefused = z.object({
 });
 
 /** What `GET /sleds/by-name/{name}` answers: how an agent finds out which sled it is. */
-export const sledIdentity = z.object({ sled_id: z.guid() });
+export const sledIdentity = z.object({ sled_id: uuid });

@@ -4,6 +4,7 @@
  */
 import { z } from 'zod';
 import { socketAddress } from './sled-protocol.ts';
+import { uuid } from './uuid.ts';
 
 /** How many entries a page has when the poller names no limit, and the most that it may ask for. */
 export const DEFAULT_NETWORK_PAGE = 1_000;
@@ -11,9 +12,9 @@ export const MAX_NETWORK_PAGE = 10_000;
 
 /** Where one instance lives; nowhere (`null`s) once it was removed. */
 const networkEntry = z.object({
-  instance_id: z.guid(),
-  sled_id: z.guid().nullable(),
-  vmm_id: z.guid().nullable(),
+  instance_id: uuid,
+  sled_id: uuid.nullable(),
+  vmm_id: uuid.nullable(),
   /** `ip:port` of its VMM. */
   address: socketAddress.nullable(),
   /** Rises with each change of this instance: a lower one than is known is stale. */

@@ -6,6 +6,7 @@ import { z } from 'zod';
 import { resourceName } from './operator-api/names.ts';
 import { sledCapacity } from './operator-api/sleds.ts';
 import { socketAddress, timestamp } from './sled-protocol.ts';
+import { uuid } from './uuid.ts';
 
 /** How long an invitation is good, in seconds: an hour by default, a week at most. */
 const DEFAULT_INVITE_SECONDS = 3600;
@@ -51,13 +52,13 @@ export const joinRequest = z.object({
   request: pem,
   address: socketAddress,
   /** Of the agent that will listen there (`agentDescription`). */
-  agent_id: z.guid().nullish(),
+  agent_id: uuid.nullish(),
   /** The VMMs that are in its records: a sled that joins again at another address must have those that live on it. */
-  vmm_ids: z.array(z.guid()).max(MAX_JOINING_VMMS).nullish(),
+  vmm_ids: z.array(uuid).max(MAX_JOINING_VMMS).nullish(),
   ...sledCapacity,
 });
 export type JoinRequest = z.infer<typeof joinRequest>;
-export const joinAnswer = z.object({ sled_id: z.guid(), name: z.string(), certificate: pem, authority: pem });
+export const joinAnswer = z.object({ sled_id: uuid, name: z.string(), certificate: pem, authority: pem });
 
 export const renewRequest = z.object({ request: pem });
 export const renewAnswer = z.object({ certificate: pem, authority: pem });
@@ -66,4 +67,4 @@ export const renewAnswer = z.object({ certificate: pem, authority: pem });
 export const revokedCertificates = z.object({ serials: z.array(z.string()) });
 
 /** Where a migration out of a VMM goes: the source hands its guest to that sled alone. */
-export const migrationDestination = z.object({ sled_id: z.guid() });
+export const migrationDestination = z.object({ sled_id: uuid });

@@ -5,6 +5,7 @@
 import { z } from 'zod';
 import { canonicalAddress, MAX_ADDRESS_LENGTH, readHostAddress } from '../model/host-address.ts';
 import { MIGRATION_STATES, WIRE_VMM_STATES } from '../model/states.ts';
+import { uuid } from './uuid.ts';
 
 /** The largest generation that is exact both in JSON and in PostgreSQL's bigint. */
 const generation = z.number().int().min(1).max(Number.MAX_SAFE_INTEGER);
@@ -42,7 +43,7 @@ export const vmmRuntime = z.object({
 export type VmmRuntime = z.infer<typeof vmmRuntime>;
 
 export const migrationRuntime = z.object({
-  migration_id: z.guid(),
+  migration_id: uuid,
   state: z.enum(MIGRATION_STATES),
   gen: generation,
   time_updated: timestamp,
@@ -62,7 +63,7 @@ export type SledVmmState = z.infer<typeof sledVmmState>;
  * answer of `GET /vmms/{id}/state`, and a control plane that doesn't know it takes no notice.
  */
 export const migrationProgress = z.object({
-  migration_id: z.guid(),
+  migration_id: uuid,
   /** The hypervisor's own status, for example `active` or `completed`. */
   status: z.string(),
   bytes_total: z.number(),
@@ -101,8 +102,8 @@ export const serialConsoleData = z.object({
 export type SerialConsoleData = z.infer<typeof serialConsoleData>;
 
 export const registerRequest = z.object({
-  instance_id: z.guid(),
-  migration_id: z.guid().nullish(),
+  instance_id: uuid,
+  migration_id: uuid.nullish(),
   vmm_runtime: z.object({ state: z.enum(['starting', 'migrating']), gen: generation, time_updated: timestamp }),
   vmm_spec: z.looseObject({
     name: z.string(),
@@ -113,7 +114,7 @@ export const registerRequest = z.object({
   }),
   vmm_addr: socketAddress,
   /** As which sled the agent is spoken to: what it hears of that sled later is about this VMM. */
-  sled_id: z.guid().nullish(),
+  sled_id: uuid.nullish(),
 });
 export type RegisterRequest = z.infer<typeof registerRequest>;
 
@@ -132,7 +133,7 @@ export const updatedRuntime = z.object({ updated_runtime: sledVmmState.nullable(
 export type UpdatedRuntime = z.infer<typeof updatedRuntime>;
 
 export const sledInventory = z.object({
-  vmms: z.array(sledVmmState.extend({ vmm_id: z.guid(), instance_id: z.guid() })),
+  vmms: z.array(sledVmmState.extend({ vmm_id: uuid, instance_id: uuid })),
 });
 export type SledInventory = z.infer<typeof sledInventory>;
 
@@ -142,7 +143,7 @@ export type SledInventory = z.infer<typeof sledInventory>;
  */
 export const agentDescription = z.object({
   /** Made once, and kept with the agent's data: the same agent has it at every address. */
-  agent_id: z.guid(),
+  agent_id: uuid,
   /** Whether that is so. An agent that doesn't say, or that has no data, may have another id each time it starts. */
   agent_id_kept: z.boolean().optional(),
   version: z.string().max(100).nullish(),

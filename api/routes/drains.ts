@@ -8,6 +8,7 @@ import { Refusal } from '../../model/refusal.ts';
 import type { WorkflowTypes } from '../../model/workflow-inputs.ts';
 import { TASK_QUEUE, workflowIds } from '../../model/workflow-names.ts';
 import { type DrainView, drainBegin, drainView } from '../../wire/operator-api/drains.ts';
+import { uuid } from '../../wire/uuid.ts';
 import { changing } from '../audit.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
 import { errors } from '../errors.ts';
@@ -25,7 +26,7 @@ const QUERY_MS = 15_000;
 export function addDrainRoutes(app: ApiApp, context: ApiContext): void {
   const { db, temporal } = context;
   const path = '/v1/system/hardware/sleds/:sled_id/drain';
-  const route = { tags: ['system'], params: z.object({ sled_id: z.guid() }) };
+  const route = { tags: ['system'], params: z.object({ sled_id: uuid }) };
 
   app.post(
     path,

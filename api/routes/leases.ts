@@ -15,7 +15,8 @@ import {
 } from '../../wire/lease-protocol.ts';
 import { errorResponse } from '../../wire/operator-api/error-response.ts';
 import { resourceName } from '../../wire/operator-api/names.ts';
-import { SLED_EXPUNGED } from '../../wire/sled-protocol.ts';
+import { AGENT_ID_HEADER, SLED_EXPUNGED } from '../../wire/sled-protocol.ts';
+import { uuid } from '../../wire/uuid.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
 import { errors, IdentityRefused } from '../errors.ts';
 import type { SledCaller } from './sled-identity.ts';
@@ -35,7 +36,7 @@ export function addLeaseRoutes(
     {
       schema: {
         tags: ['sled agents'],
-        params: z.object({ sled_id: z.guid() }),
+        params: z.object({ sled_id: uuid }),
         body: leaseRenewal,
         response: { 200: leaseGranted, 409: leaseRefused, '4xx': errorResponse, '5xx': errorResponse },
       },
@@ -48,7 +49,16 @@ export function addLeaseRoutes(
       const shortest = shortestLeaseMs(beatMs);
       if (leaseMs < shortest)
         throw Refusal.invalid(`lease_ms: must be at least ${shortest} here; start the agent with a longer lease`);
-      const renewal = await renewLease(db, { sledId, leaseMs, held, epoch: epoch ?? null, livingVmmIds: vmms });
+      const { [AGENT_ID_HEADER]: shown } = request.headers;
+      const agentId = typeof shown === 'string' ? shown : null;
+      const renewal = await renewLease(db, {
+        sledId,
+        leaseMs,
+        held,
+        epoch: epoch ?? null,
+        agentId,
+        livingVmmIds: vmms,
+      });
       switch (renewal.outcome) {
         case 'granted':
           if (renewal.returned) log.warn({ sled_id: sledId }, 'a sled that was declared dead is in service again');
@@ -67,6 +77,8 @@ export function addLeaseRoutes(
             message: `sled "${renewal.sledName}" was expunged: it gets no lease; add it as a new sled, with an empty data directory`,
             request_id: request.id,
           });
+        case 'foreign-agent':
+          throw new IdentityRefused('foreign_agent');
         case 'unknown':
           throw Refusal.notFound('sled', sledId);
       }

@@ -2,6 +2,7 @@ import { z } from 'zod';
 import { isSledExpunged } from '../../db/queries/is-sled-expunged.ts';
 import { networkCursor, readNetworkChanges } from '../../db/queries/read-network-changes.ts';
 import { DEFAULT_NETWORK_PAGE, MAX_NETWORK_PAGE, networkPage } from '../../wire/network-protocol.ts';
+import { uuid } from '../../wire/uuid.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
 import { errors, IdentityRefused } from '../errors.ts';
 import { readToken, writeToken } from '../paging.ts';
@@ -17,7 +18,7 @@ export function addNetworkRoutes(app: ApiApp, { db }: ApiContext): void {
           after: z.string().max(1024).optional(),
           limit: z.coerce.number().int().min(1).max(MAX_NETWORK_PAGE).optional(),
           // Which sled's VMMs live where this is asked from: an agent that others wrote need not say it.
-          sled_id: z.guid().optional(),
+          sled_id: uuid.optional(),
         }),
         response: { 200: networkPage, ...errors },
       },

@@ -4,6 +4,7 @@ import { applyReport, type ReportSource } from '../../db/transactions/apply-repo
 import { Refusal } from '../../model/refusal.ts';
 import { signalAfterReport } from '../../temporal/signal-update.ts';
 import { AGENT_ID_HEADER, sledVmmState } from '../../wire/sled-protocol.ts';
+import { uuid } from '../../wire/uuid.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
 import { errors, IdentityRefused } from '../errors.ts';
 
@@ -19,7 +20,7 @@ export function addReportRoutes(
     {
       schema: {
         tags: ['sled agents'],
-        params: z.object({ vmm_id: z.guid() }),
+        params: z.object({ vmm_id: uuid }),
         body: sledVmmState,
         response: { 204: z.null(), ...errors },
       },

@@ -26,6 +26,7 @@ import {
   sledInviteView,
 } from '../../wire/sled-identity.ts';
 import { splitAddress } from '../../wire/sled-protocol.ts';
+import { uuid } from '../../wire/uuid.ts';
 import { bySled, changing } from '../audit.ts';
 import type { ApiApp, ApiContext, SledJoining } from '../context.ts';
 import { errors, IdentityRefused } from '../errors.ts';
@@ -46,7 +47,7 @@ export interface SledCaller {
 /** Adds the operators' endpoints of sleds' identities: invite, look at certificates, revoke them. */
 export function addInviteRoutes(app: ApiApp, context: ApiContext): void {
   const { db } = context;
-  const sledRoute = { tags: ['system'], params: z.object({ sled_id: z.guid() }) };
+  const sledRoute = { tags: ['system'], params: z.object({ sled_id: uuid }) };
 
   app.post(
     '/v1/system/hardware/sled-invites',
@@ -165,7 +166,7 @@ export function addSledIdentityRoutes(
     {
       schema: {
         tags,
-        params: z.object({ vmm_id: z.guid(), migration_id: z.guid() }),
+        params: z.object({ vmm_id: uuid, migration_id: uuid }),
         response: { 200: migrationDestination, ...errors },
       },
     },

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { type SledAddress, type SledClient, SledError } from '../../activities/sled-client.ts';
+import { CannotAsk, type SledAddress, type SledClient, SledError } from '../../activities/sled-client.ts';
 import { listSleds } from '../../db/queries/list-sleds.ts';
 import { readCountedSled, readSled } from '../../db/queries/read-sled.ts';
 import { addSled } from '../../db/transactions/add-sled.ts';
@@ -20,6 +20,7 @@ import {
   sledView,
 } from '../../wire/operator-api/sleds.ts';
 import type { AgentDescription } from '../../wire/sled-protocol.ts';
+import { uuid } from '../../wire/uuid.ts';
 import { changing } from '../audit.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
 import { errors } from '../errors.ts';
@@ -32,7 +33,7 @@ const ASK_MS = 3_000;
 
 /**
  * Who is at an address that no sled has yet. `null`: an agent that doesn't say who it is; `undefined`: no agent,
- * whoever else may answer. Throws what is no sled agent's doing.
+ * whoever else may answer. Throws what is no sled agent's doing, such as a {@link CannotAsk}.
  */
 async function askWhoIsThere(
   sleds: SledClient,
@@ -41,7 +42,7 @@ async function askWhoIsThere(
   try {
     return await sleds.describe({ ...sled, keptAgentId: null }, ASK_MS, { at: 'new address' });
   } catch (error) {
-    if (!(error instanceof SledError)) throw error;
+    if (!(error instanceof SledError) || error instanceof CannotAsk) throw error;
     return error.answered === true ? null : undefined;
   }
 }
@@ -52,7 +53,7 @@ async function askWhatIsThere(sleds: SledClient, sled: SledAddress): Promise<str
     const { vmms } = await sleds.readInventory(sled, ASK_MS, { at: 'new address' });
     return vmms.map((vmm) => vmm.vmm_id);
   } catch (error) {
-    if (!(error instanceof SledError)) throw error;
+    if (!(error instanceof SledError) || error instanceof CannotAsk) throw error;
     return null;
   }
 }
@@ -67,7 +68,7 @@ function warningOf(address: string, agent: AgentDescription | null | undefined):
 /** Adds the endpoints of sleds. */
 export function addSledRoutes(app: ApiApp, context: ApiContext): void {
   const { db, workflows, sleds, log } = context;
-  const sledParams = z.object({ sled_id: z.guid() });
+  const sledParams = z.object({ sled_id: uuid });
   const sledRoute = { tags: ['system'], params: sledParams };
   async function requireSled(sledId: string) {
     const found = await readCountedSled(db, sledId);

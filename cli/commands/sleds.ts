@@ -151,7 +151,7 @@ function describeExpunge(gone: SledView): string {
     {
       lease: `${name}: it may hold its lease: ${vmms} become Failed when that has lapsed`,
       sled: `${name}: ${since == null ? 'it answers, so it is powered on' : `it was powered on when it was expunged, and gives no answer since ${since}`}: ${vmms} become Failed when it has ended them. If it does not, power it off and expunge it again`,
-      word: `${name}: none of its certificates is good: it is told to end its guests, and not believed that it has. Power it off and expunge it again ("mooring sled expunge ${name}"): ${vmms} become Failed then`,
+      word: `${name}: none of its certificates is good (each was revoked, or has expired): it may not hear that it is to end its guests, and is not believed that it has. Power it off and expunge it again ("mooring sled expunge ${name}"): ${vmms} become Failed then`,
     }[awaits],
   );
 }

@@ -12,6 +12,8 @@ import { readLeaseFacts } from './read-lease-facts.ts';
 export async function readSledFacts(db: Queryable, sledId: string): Promise<Omit<SledFacts, 'answers'>> {
   const lease = await readLeaseFacts(db, sledId);
   const placed = await db.execute(sql`
-    SELECT EXISTS (SELECT 1 FROM vmm WHERE sled_id = ${sledId} AND time_deleted IS NULL AND state NOT IN ${goneStates}) AS guests`);
-  return { lease: lease === null ? null : leaseStanding(lease), guests: placed.rows[0]?.guests === true };
+    SELECT EXISTS (SELECT 1 FROM vmm WHERE sled_id = ${sledId} AND time_deleted IS NULL AND state NOT IN ${goneStates}) AS guests,
+      EXISTS (SELECT 1 FROM sled WHERE id = ${sledId} AND time_declared_dead IS NOT NULL) AS dead`);
+  const { guests, dead } = placed.rows[0] ?? {};
+  return { lease: lease === null ? null : leaseStanding(lease), guests: guests === true, dead: dead === true };
 }

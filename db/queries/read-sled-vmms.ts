@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { VMM_STATES } from '../../model/states.ts';
 import type { SledVmmState } from '../../wire/sled-protocol.ts';
 import type { Queryable } from '../connect.ts';
+import { goneStates } from '../gone-states.ts';
 
 const sledVmm = z.object({
   id: z.string(),
@@ -12,12 +13,15 @@ const sledVmm = z.object({
   deleted: z.boolean(),
   reserved: z.boolean(),
   foreign: z.boolean(),
+  stray: z.boolean(),
   newer: z.boolean(),
 });
 
 /**
  * What the database knows of a sled's VMMs: the undeleted ones, and those that the sled reports whatever has become of
- * them. `foreign`: the VMM is placed on another sled, one with an identity, so that this one may not report on it. `newer`:
+ * them. `foreign`: the VMM is placed on another sled that isn't expunged, so that this one may not report on it: it
+ * may have a copy of its data, or its former address. `stray`: it is one of a sled without an identity, and
+ * over: whoever has it was told to make it at another's address. `newer`:
  * the report has something that is not known yet, by the rules of a report's handling, so that a round over thousands of
  * VMMs to which nothing has happened is one statement a sled.
  */
@@ -45,7 +49,8 @@ export async function readSledVmms(
     )
     SELECT vmm.id, vmm.instance_id, vmm.state, vmm.unwinding_since IS NOT NULL AS unwinding, vmm.time_deleted IS NOT NULL AS deleted,
       EXISTS (SELECT 1 FROM sled_reservation held WHERE held.vmm_id = vmm.id) AS reserved,
-      coalesce(vmm.sled_id <> ${sledId} AND owner.identified, false) AS "foreign",
+      coalesce(vmm.sled_id <> ${sledId} AND owner.policy <> 'expunged', false) AS "foreign",
+      coalesce(vmm.sled_id <> ${sledId} AND NOT owner.identified AND (vmm.time_deleted IS NOT NULL OR vmm.state IN ${goneStates}), false) AS stray,
       coalesce(vmm.state_generation < report.gen, false)
         OR EXISTS (SELECT 1 FROM migration WHERE migration.id = report.in_id AND target_vmm_id = vmm.id
           AND target_state NOT IN ('completed', 'failed') AND target_generation < report.in_gen)

@@ -20,39 +20,54 @@ export async function recordSledAnswer(
   key: SledKey,
   agent: AgentDescription | null | undefined,
 ): Promise<void> {
+  try {
+    await writeAnswer(db, key, agent);
+  } catch (error) {
+    await recordOthersAgent(db, key, error);
+  }
+}
+
+/** Records, outside of the transaction that failed, that another sled has the agent. Throws any other error. */
+async function recordOthersAgent(db: Queryable, key: SledKey, error: unknown): Promise<void> {
+  if (violatedConstraint(error) !== 'sled_agent') throw error;
+  // Another sled has got it at this moment: the next look finds whose it is, and until then nothing is placed here.
+  await recordSledSilence(db, key, ['the agent at its address is that of another sled: one host is one sled']);
+}
+
+async function writeAnswer(db: Queryable, key: SledKey, agent: AgentDescription | null | undefined): Promise<void> {
   const described =
     agent === undefined
       ? sql``
       : sql`, agent_id = ${agent?.agent_id ?? null}::uuid, kept_agent_id = ${keptIdOf(agent)}::uuid,
         another_answers = false, agent_version = ${agent?.version ?? null},
         agent_trouble = ${textArray(agent?.trouble ?? [])}, cpu_models = ${agent?.cpu_models == null ? sql`NULL` : textArray(agent.cpu_models)}`;
-  try {
-    await db.execute(sql`/* sled-answer */
-      UPDATE sled SET last_answered_at = now(), silent_since = NULL${described} WHERE ${isThat(key)}`);
-  } catch (error) {
-    if (violatedConstraint(error) !== 'sled_agent') throw error;
-    // Another sled has got it at this moment: the next look finds whose it is, and until then nothing is placed here.
-    await recordSledSilence(db, key, ['the agent at its address is that of another sled: one host is one sled']);
-  }
+  await db.execute(sql`/* sled-answer */
+    UPDATE sled SET last_answered_at = now(), silent_since = NULL${described} WHERE ${isThat(key)}`);
 }
 
 /**
  * Takes another agent that answers at a sled's address for the sled's own from now on, where no VMM is left that only its former
  * agent can speak of: under the lock of the sled's row, which a claim takes, too. One whose VMM is only claimed may have been told to
- * make it a moment ago. Returns whether it was taken.
+ * make it a moment ago. `null`: one that doesn't say who it is. Returns
+ * `false` where VMMs are left. One that another sled has meanwhile is not taken: then this sled is silent.
  */
-export async function adoptAgent(db: Database, sledId: string, agent: AgentDescription): Promise<boolean> {
-  return retryOnConflict(() =>
+export async function adoptAgent(db: Database, sledId: string, agent: AgentDescription | null): Promise<boolean> {
+  const adopted = retryOnConflict(() =>
     db.transaction(async (transaction) => {
       await transaction.execute(sql`/* sled-answer */ SELECT 1 FROM sled WHERE id = ${sledId} FOR UPDATE`);
       // A statement of its own: it sees what was claimed before the lock was there.
       const { rows } = await transaction.execute(sql`/* sled-answer */
         SELECT 1 FROM vmm WHERE sled_id = ${sledId} AND time_deleted IS NULL AND state NOT IN ${goneStates} LIMIT 1`);
       if (rows.length > 0) return false;
-      await recordSledAnswer(transaction, { id: sledId }, agent);
+      await writeAnswer(transaction, { id: sledId }, agent);
       return true;
     }),
   );
+  return adopted.catch(async (error: unknown) => {
+    // In a transaction of its own: the one that failed takes no statement any more.
+    await recordOthersAgent(db, { id: sledId }, error);
+    return true;
+  });
 }
 
 /**

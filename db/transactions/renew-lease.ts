@@ -11,6 +11,8 @@ export interface RenewalRequest {
   readonly held: boolean;
   /** The epoch that the agent named; `null` when it named none. */
   readonly epoch: number | null;
+  /** The agent that it says it is; `null`: it doesn't say. */
+  readonly agentId?: string | null;
   /** The VMMs that the agent reports as living on its sled. */
   readonly livingVmmIds: readonly string[];
 }
@@ -19,6 +21,8 @@ export type Renewal =
   | { readonly outcome: 'granted'; readonly epoch: number; readonly returned: boolean }
   | { readonly outcome: 'declared-dead'; readonly epoch: number; readonly lostVmmIds: readonly string[] }
   | { readonly outcome: 'expunged'; readonly sledName: string }
+  /** VMMs live on the sled of which only its own agent can speak, and this is another one: their lease must lapse. */
+  | { readonly outcome: 'foreign-agent' }
   | { readonly outcome: 'unknown' };
 
 const standing = z.object({
@@ -27,6 +31,7 @@ const standing = z.object({
   epoch: z.coerce.number(),
   dead: z.boolean(),
   leaving: z.boolean(),
+  foreign_agent: z.boolean(),
 });
 
 /**
@@ -34,7 +39,8 @@ const standing = z.object({
  * would have: a renewal with a shorter one, or one that was long on its way, takes nothing away.
  *
  * A sled that was declared dead gets none until it names the epoch of the declaration and reports nothing that is lost;
- * then it is in service again, in the same transaction. Source: section 10 of docs/design.md.
+ * then it is in service again, in the same transaction. Nor does another agent than the sled's own while VMMs live there: it
+ * can't power off what it doesn't have. Source: section 10 of docs/design.md.
  */
 export async function renewLease(db: Database, request: RenewalRequest): Promise<Renewal> {
   const { sledId, epoch } = request;
@@ -42,11 +48,13 @@ export async function renewLease(db: Database, request: RenewalRequest): Promise
   if (renewed !== null) return { outcome: 'granted', epoch: renewed, returned: false };
   return db.transaction(async (transaction) => {
     const found = await transaction.execute(sql`/* renew-lease */
-      SELECT name, policy, lease_epoch AS epoch, time_declared_dead IS NOT NULL AS dead, expunging_since IS NOT NULL AS leaving FROM sled WHERE id = ${sledId} FOR UPDATE`);
+      SELECT name, policy, lease_epoch AS epoch, time_declared_dead IS NOT NULL AS dead, expunging_since IS NOT NULL AS leaving,
+        ${isForeign(sledId, request.agentId)} AS foreign_agent FROM sled WHERE id = ${sledId} FOR UPDATE`);
     const row = found.rows[0];
     if (row === undefined) return { outcome: 'unknown' };
     const sled = standing.parse(row);
     if (sled.policy === 'expunged' || sled.leaving) return { outcome: 'expunged', sledName: sled.name };
+    if (sled.foreign_agent) return { outcome: 'foreign-agent' };
     const lostVmmIds = await lostAmong(transaction, sledId, request.livingVmmIds);
     if (sled.dead && (epoch !== sled.epoch || lostVmmIds.length > 0))
       return { outcome: 'declared-dead', epoch: sled.epoch, lostVmmIds };
@@ -58,17 +66,26 @@ export async function renewLease(db: Database, request: RenewalRequest): Promise
 }
 
 /** The sled's epoch; `null` where it has no claim to a lease. */
-async function extend(db: Queryable, { sledId, leaseMs, held }: RenewalRequest): Promise<number | null> {
+async function extend(db: Queryable, { sledId, leaseMs, held, agentId }: RenewalRequest): Promise<number | null> {
   const result = await db.execute(sql`/* renew-lease */
     UPDATE sled SET fencing_since = coalesce(fencing_since, clock_timestamp()),
       lease_confirmed_at = CASE WHEN ${held} THEN clock_timestamp() ELSE lease_confirmed_at END,
       lease_ms = CASE WHEN ${laterEnd(leaseMs)} THEN ${leaseMs}::int ELSE lease_ms END,
       lease_renewed_at = CASE WHEN ${laterEnd(leaseMs)} THEN clock_timestamp() ELSE lease_renewed_at END
     WHERE id = ${sledId} AND time_declared_dead IS NULL AND policy <> 'expunged' AND expunging_since IS NULL
+      AND NOT ${isForeign(sledId, agentId)}
     RETURNING lease_epoch AS epoch`);
   const row = result.rows[0];
   return row === undefined ? null : Number(row.epoch);
 }
+
+/**
+ * Whether an agent is another one than the sled's own while VMMs live there: as in `adoptAgent`, and as its reports are refused.
+ * The certificate of a sled that has joined shows whose agent it is.
+ */
+const isForeign = (sledId: string, agentId: string | null | undefined) => sql`(NOT sled.identified
+  AND coalesce(sled.kept_agent_id::text <> ${agentId?.toLowerCase() ?? null}::text, false)
+  AND EXISTS (SELECT 1 FROM vmm WHERE vmm.sled_id = ${sledId} AND vmm.time_deleted IS NULL AND vmm.state NOT IN ${goneStates}))`;
 
 const laterEnd = (leaseMs: number) => sql`coalesce(lease_renewed_at + lease_ms * interval '1 millisecond'
   <= clock_timestamp() + ${leaseMs}::int * interval '1 millisecond', true)`;

@@ -26,6 +26,7 @@ import {
   sledVmmState,
   socketAddress,
 } from '../../wire/sled-protocol.ts';
+import { uuid } from '../../wire/uuid.ts';
 import { guarded } from '../guarded.ts';
 import type { PeerTransport } from '../peer-transport.ts';
 import { ACCELERATORS } from './qemu-program.ts';
@@ -39,7 +40,7 @@ const shape = z.object({
 });
 
 const fetchRequest = z.object({
-  migration_id: z.guid(),
+  migration_id: uuid,
   instance_id: z.string(),
   uri: z.string().startsWith('tcp:'),
   shape,
@@ -49,7 +50,7 @@ export type FetchRequest = z.infer<typeof fetchRequest>;
 
 /** What the two sides say to each other. */
 export const handOverMessage = z.union([
-  z.object({ hello: z.object({ vmm_id: z.guid(), agent: socketAddress, agent_id: z.guid().optional() }) }),
+  z.object({ hello: z.object({ vmm_id: uuid, agent: socketAddress, agent_id: uuid.optional() }) }),
   z.object({ fetch: fetchRequest }),
   z.object({ begin: z.literal(true) }),
   z.object({ refused: z.string() }),
@@ -162,7 +163,7 @@ export async function askSource(
     });
     const answer: unknown = await body.json();
     // Whoever has the address by now knows nothing of the guest, which may run where it was.
-    if (agentId !== null && headers[AGENT_ID_HEADER] !== agentId) return 'unreachable';
+    if (agentId !== null && uuid.safeParse(headers[AGENT_ID_HEADER]).data !== agentId) return 'unreachable';
     if (statusCode === 404 && errorBody.parse(answer).error_code === NO_SUCH_INSTANCE)
       return readSourceStatus(null, migrationId);
     if (statusCode !== 200) return 'unreachable';

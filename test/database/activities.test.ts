@@ -267,6 +267,53 @@ test('an answer from the agent of another sled is not this one’s: nothing is l
   expect(rows).toEqual([{ silent: true, agent_trouble: [expect.stringContaining('one host is one sled')] }]);
 });
 
+test.each([
+  ['plain', false],
+  ['one that has joined', true],
+])(
+  'a sled that lists the VMM of another one (%s) is not believed about it, whatever it says; nor does it end what lives there',
+  async (_, identified) => {
+    const claim = await claimed();
+    await applyReport(database.db, claim.vmmId, vmmReport('running', 3));
+    const other = await database.addSled();
+    await database.db.execute(sql`UPDATE sled SET identified = ${identified} WHERE id = ${claim.sledId}`);
+    const own = { vmms: [{ vmm_id: claim.vmmId, instance_id: claim.instanceId, ...vmmReport('running', 3) }] };
+    const unregistered: string[] = [];
+    const pass = (said: Parameters<typeof vmmReport>[0], keeps: boolean) =>
+      inActivity(
+        1,
+        createReconcilerActivities(
+          context({
+            readInventory: async ({ name }: { name: string }) =>
+              name === claim.sledName
+                ? keeps
+                  ? own
+                  : { vmms: [] }
+                : {
+                    vmms: [
+                      { ...own.vmms[0], ...vmmReport(said, 99), vmm_id: claim.vmmId, instance_id: claim.instanceId },
+                    ],
+                  },
+            unregister: async ({ name }: { name: string }) => {
+              unregistered.push(name);
+              return { updated_runtime: null };
+            },
+          }),
+        ).watchSleds,
+      );
+    for (const said of ['running', 'failed', 'destroyed', 'stopping'] as const) {
+      expect((await pass(said, true)).found).toMatchObject({ unregistered: [], lost: [], released: [] });
+      expect([await stateOf(claim.vmmId), unregistered]).toEqual(['running', []]);
+    }
+    await applyReport(database.db, claim.vmmId, vmmReport('destroyed', 4));
+    await pass('running', false);
+    // What is over is ended wherever else it runs; a sled that has joined answers for its own alone.
+    const { rows } = await database.db.execute(sql`SELECT name FROM sled WHERE id = ${other}`);
+    expect([...new Set(unregistered)]).toEqual(identified ? [] : [rows[0]?.name]);
+    expect(await stateOf(claim.vmmId)).toBe('destroyed');
+  },
+);
+
 describe('an agent with another id than the one that the sled’s keeps', () => {
   const row = async (sledId: string) =>
     (
@@ -332,7 +379,11 @@ describe('an agent with another id than the one that the sled’s keeps', () => 
       agent_trouble: [expect.stringContaining('does not say that it is the sled')],
     });
     await applyReport(database.db, claim.vmmId, vmmReport('destroyed', 4));
+    // Nothing of the former one's is left: who answers takes VMMs, and must be believed about them.
     expect((await watch(null)).found).toMatchObject({ silent: [] });
+    expect(await row(claim.sledId)).toMatchObject({ agent_id: null, kept_agent_id: null, silent: false });
+    // Its own one, should that come back, says so.
+    await watch(kept);
     expect(await row(claim.sledId)).toMatchObject({ kept_agent_id: kept.agent_id, silent: false });
   });
 
@@ -341,6 +392,7 @@ describe('an agent with another id than the one that the sled’s keeps', () => 
     const own = { ...kept, agent_id: randomUUID() };
     await recordSledAnswer(database.db, { id: claim.sledId }, own);
     expect((await watch(null)).found).toMatchObject({ silent: [] });
+    expect(await row(claim.sledId)).toMatchObject({ kept_agent_id: own.agent_id, silent: false });
     await watch(kept);
     expect(await row(claim.sledId)).toMatchObject({ kept_agent_id: own.agent_id, silent: true });
     expect(await stateOf(claim.vmmId)).toBe('creating');
@@ -357,6 +409,19 @@ describe('an agent with another id than the one that the sled’s keeps', () => 
     await applyReport(database.db, claim.vmmId, vmmReport('running', 3));
     expect(await adoptAgent(database.db, claim.sledId, { ...kept, agent_id: randomUUID() })).toBe(false);
     expect(await row(claim.sledId)).toMatchObject({ kept_agent_id: own.agent_id });
+  });
+
+  test('nor where another sled has got it meanwhile: then it is silent, and says whose its agent is', async () => {
+    const [here, there] = [await database.addSled(), await database.addSled()];
+    await recordSledAnswer(database.db, { id: here }, { ...kept, agent_id: randomUUID() });
+    await recordSledAnswer(database.db, { id: there }, kept);
+    const before = await row(here);
+    expect(await adoptAgent(database.db, here, kept)).toBe(true);
+    expect(await row(here)).toEqual({
+      ...before,
+      silent: true,
+      agent_trouble: [expect.stringContaining('one host is one sled')],
+    });
   });
 
   test.each([

@@ -738,8 +738,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: CLIENT,
-        find: 'if (keptAgentId != null && shown !== undefined) return shown === keptAgentId;',
-        replace: 'if (keptAgentId != null && shown !== undefined) return true;',
+        find: 'if (shown !== undefined) return keptAgentId == null || shown === keptAgentId;',
+        replace: 'if (shown !== undefined) return true;',
       },
     ],
     caughtBy: [ANOTHER_AGENT_TEST],
@@ -750,8 +750,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: WATCHER,
-        find: 'if (!sled.guests && (await adoptAgent(db, sled.id, agent)))',
-        replace: 'if (sled.guests || (await adoptAgent(db, sled.id, agent)))',
+        find: 'if (!sled.guests && (await adoptAgent(db, sled.id, agent))) return',
+        replace: 'if (sled.guests || (await adoptAgent(db, sled.id, agent))) return',
       },
     ],
     caughtBy: [ACTIVITIES_TEST],
@@ -923,7 +923,13 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'an agent forgets what it reported while it was not taken for the sled’s own',
     why: 'it is taken for it a moment later, and the end of its VMM is never heard of',
-    edits: [{ file: 'sled-agent/reporter.ts', find: ' && read.error.error_code !== FOREIGN_AGENT', replace: '' }],
+    edits: [
+      {
+        file: 'sled-agent/reporter.ts',
+        find: 'isFinalRefusal(status) && error.error_code !== FOREIGN_AGENT',
+        replace: 'isFinalRefusal(status)',
+      },
+    ],
     caughtBy: ['test/rules/answer-marks.test.ts'],
   },
   {
@@ -948,6 +954,18 @@ export const MUTANTS: readonly Mutant[] = [
     name: 'a folder of data that is another one is taken for the first',
     why: 'a copy on the same machine speaks for the sled',
     edits: [{ file: 'sled-agent/data-place.ts', find: 'known.inode !== here.inode', replace: 'false' }],
+    caughtBy: [DESCRIPTION_TEST],
+  },
+  {
+    name: 'hardware whose own id can’t be read is any hardware',
+    why: 'a copy of a whole machine speaks for the sled, as an agent that is no superuser',
+    edits: [
+      {
+        file: 'sled-agent/data-place.ts',
+        find: 'return known.interfaces.some((address) => here.interfaces.includes(address));',
+        replace: 'return null;',
+      },
+    ],
     caughtBy: [DESCRIPTION_TEST],
   },
   {
@@ -1575,8 +1593,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: CLIENT,
-        find: "socket.once('secureConnect', () => end(true));",
-        replace: "socket.once('secureConnect', () => end(socket.authorized));",
+        find: "socket.once('secureConnect', () => end(() => resolve(true)));",
+        replace: "socket.once('secureConnect', () => end(() => resolve(socket.authorized)));",
       },
     ],
     caughtBy: [IDENTITY_TEST],
@@ -2280,7 +2298,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'marks: what answers at a sled’s address is the sled',
     why: 'a proxy that says that the sled is gone keeps its operator from saying that it is off',
-    edits: [{ file: CLIENT, find: 'statusCode >= 400 && readSledError(text) !== null', replace: 'statusCode >= 400' }],
+    edits: [{ file: CLIENT, find: ': status >= 400 && readSledError(text) !== null;', replace: ': status >= 400;' }],
     caughtBy: ['test/rules/answer-marks.test.ts'],
   },
   {
@@ -2772,7 +2790,7 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: 'sled-agent/qemu/hand-over.ts',
-        find: "if (agentId !== null && headers[AGENT_ID_HEADER] !== agentId) return 'unreachable';",
+        find: "if (agentId !== null && uuid.safeParse(headers[AGENT_ID_HEADER]).data !== agentId) return 'unreachable';",
         replace: '',
       },
     ],
@@ -2831,12 +2849,144 @@ export const MUTANTS: readonly Mutant[] = [
     caughtBy: ['test/rules/name-lookups.test.ts'],
   },
   {
+    name: 'another agent than the sled’s own renews its lease while VMMs live there',
+    why: 'their guests count as running for ever, and no word of an operator ends that',
+    edits: [{ file: RENEW, find: '\n      AND NOT ${isForeign(sledId, agentId)}', replace: '' }],
+    caughtBy: ['test/trust/leases.test.ts'],
+  },
+  {
+    name: 'another agent’s renewal is judged as its sled’s own, once the quick way has refused it',
+    why: 'a sled that was declared dead is taken back on the word of who has nothing of it',
+    edits: [{ file: RENEW, find: "if (sled.foreign_agent) return { outcome: 'foreign-agent' };", replace: '' }],
+    caughtBy: ['test/trust/leases.test.ts'],
+  },
+  {
+    name: 'a renewal does not say whose agent it is of',
+    why: 'an agent that has lost its data renews the lease of guests that it does not know',
+    edits: [
+      {
+        file: 'sled-agent/lease-keeper.ts',
+        find: 'agentId === null ? {} : { [AGENT_ID_HEADER]: agentId };',
+        replace: '{};',
+      },
+    ],
+    caughtBy: ['test/sled-agent/strangers.test.ts'],
+  },
+  {
+    name: 'a plain sled is believed about another plain sled’s VMMs',
+    why: 'a copy of an agent’s data, or who has its former address, has guests ended that run elsewhere',
+    edits: [
+      {
+        file: 'db/queries/read-sled-vmms.ts',
+        find: "AND owner.policy <> 'expunged', false)",
+        replace: 'AND owner.identified, false)',
+      },
+    ],
+    caughtBy: [ACTIVITIES_TEST],
+  },
+  {
+    name: 'an agent that does not say who it is never takes the place of one that did',
+    why: 'VMMs are placed on its sled, and every wait for its answer is for ever',
+    edits: [
+      {
+        file: WATCHER,
+        find: "if (inventory.status === 'fulfilled' && (await adoptAgent(db, sled.id, null))) return 'new';",
+        replace: '',
+      },
+    ],
+    caughtBy: [ACTIVITIES_TEST],
+  },
+  {
+    name: 'a sled that is declared dead can’t move while somebody answers where it was',
+    why: 'its former address has another host by now, and it never joins again',
+    edits: [{ file: WORD, find: "if (dead && !guests) return take('at once');", replace: '' }],
+    caughtBy: [WORD_RULES_TEST],
+  },
+  {
+    name: 'an agent does not say that its reports are refused',
+    why: 'its guests’ states stand still, and nobody knows why',
+    edits: [
+      {
+        file: 'sled-agent/reporter.ts',
+        find: 'if (refusal === this.#refusal) return;',
+        replace: 'if (refusal !== "") return;',
+      },
+    ],
+    caughtBy: ['test/sled-agent/strangers.test.ts'],
+  },
+  {
+    name: 'what another installation has is refused for good',
+    why: 'a key keeps it for a week, though the copy has a namespace of its own by then',
+    edits: [
+      {
+        file: 'temporal/foreign-runs.ts',
+        find: 'throw Refusal.unavailable(problem);',
+        replace: 'throw Refusal.conflict(problem);',
+      },
+    ],
+    caughtBy: ['test/rules/foreign-runs.test.ts'],
+  },
+  {
+    name: 'a setting that is empty is set',
+    why: 'an environment file that names a setting without a value keeps the process from starting',
+    edits: [{ file: 'cli/program.ts', find: "value?.trim() === ''", replace: 'value === undefined' }],
+    caughtBy: ['test/rules/empty-settings.test.ts'],
+  },
+  {
+    name: 'an id in upper case is another one',
+    why: 'an agent that others wrote reports its guests by ids that the database does not find: the watcher ends them',
+    edits: [{ file: 'wire/uuid.ts', find: '.overwrite((id) => id.toLowerCase())', replace: '' }],
+    caughtBy: ['test/rules/spellings.test.ts'],
+  },
+  {
+    name: 'what the API lacks itself is a sled’s silence',
+    why: 'an API without file descriptors believes that every sled is off: guests run twice',
+    edits: [
+      {
+        file: 'activities/silence.ts',
+        find: "return typeof code === 'string' && OF_THE_PEER.test(code) && !/MALLOC/.test(code);",
+        replace: 'return true;',
+      },
+    ],
+    caughtBy: ['test/rules/cannot-ask.test.ts'],
+  },
+  {
+    name: 'a process that was held up has heard that nobody answers',
+    why: 'an API whose machine was paused for a moment believes that a sled is off which has answered',
+    edits: [{ file: 'activities/silence.ts', find: '(isLimit && isOwn)', replace: '(isLimit && namesUnknown > 0)' }],
+    caughtBy: ['test/rules/cannot-ask.test.ts'],
+  },
+  {
+    name: 'an API that can’t ask answers that it is broken',
+    why: 'whoever called doesn’t know that it may be tried again',
+    edits: [
+      {
+        file: 'api/errors.ts',
+        find: 'if (error instanceof CannotAsk) return',
+        replace: 'if (error === null) return',
+      },
+    ],
+    caughtBy: ['test/rules/cannot-ask.test.ts'],
+  },
+  {
+    name: 'an inventory with a state that is not known is no sign of life',
+    why: 'a sled whose agent is newer counts as off: its guests are started elsewhere, too',
+    edits: [
+      {
+        file: 'activities/sled-client.ts',
+        find: 'const inventoryShape = z.object({ vmms: z.array(z.unknown()) });',
+        replace: 'const inventoryShape = sledInventory;',
+      },
+    ],
+    caughtBy: [ANOTHER_AGENT_TEST],
+  },
+  {
     name: 'a word is believed of a sled whose own agent says what is not understood',
     why: 'an agent of a newer version, whose guests run, counts as silent: they are started elsewhere, too',
     edits: [
       {
         file: 'activities/sled-client.ts',
-        find: 'if (keptAgentId != null && shown !== undefined) return shown === keptAgentId;',
+        find: 'if (shown !== undefined) return keptAgentId == null || shown === keptAgentId;',
         replace: 'if (keptAgentId != null && shown !== undefined && shown !== keptAgentId) return false;',
       },
       {

@@ -142,8 +142,18 @@ describe.each(everybody)('%s', (name) => {
     answer = KNOWS_NOTHING;
     expect(await outcomeOf('unregister', unknown)).toBe('done');
     expect(asked).toBe(0);
-    answer = { status: 200, body: { vmms: [] } };
-    expect(await client.answers(unknown, LIMIT_MS)).toBe(true);
+    // A VMM in a state that is not known, or an answer that isn't: an agent that says who it is, or has VMMs, is there.
+    for (const status of [200, 207])
+      for (const vmms of [[], [{ vmm_state: { state: 'of another version' } }], [null], ['text']]) {
+        answer = { status, body: { vmms } };
+        expect([answer, await client.answers(unknown, LIMIT_MS)]).toEqual([answer, true]);
+      }
+    for (const body of ['nonsense', {}, { vmms: {} }])
+      for (const status of [200, 418, 500]) {
+        answer = { status, body };
+        const shows = AGENTS[name].header !== null;
+        expect([answer, await client.answers(unknown, LIMIT_MS)]).toEqual([answer, shows]);
+      }
   });
 });
 

@@ -90,6 +90,14 @@ test('what moves a sled to another machine is never taken of one whose guests ma
       expect(judgeWord('change-address', sled, true).verdict, JSON.stringify(sled)).toBe('refuse');
 });
 
+test('a sled that is declared dead, and has nothing that runs, moves whoever answers where it was; to no other word does that count', () => {
+  for (const { word, sled, poweredOff } of CELLS) {
+    const judged = short(judgeWord(word, { ...sled, dead: true }, poweredOff));
+    if (word === 'change-address' && !sled.guests) expect(judged, JSON.stringify(sled)).toBe('at once');
+    else expect(judged).toBe(short(judgeWord(word, sled, poweredOff)));
+  }
+});
+
 describe('a change of address', () => {
   test('needs no word where the sled’s own agent has every VMM at the new one, and is silent at the former', () => {
     for (const sled of FACTS) {

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { cpSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { waitUntil } from '../../platform/host/child-process.ts';
 import { AgentDescriber } from '../../sled-agent/agent-description.ts';
+import { difference, readInterfaces } from '../../sled-agent/data-place.ts';
 import { joinSled } from '../../sled-agent/join.ts';
 import { startSledAgent } from '../../sled-agent/server.ts';
 import { writeInviteToken } from '../../wire/invite-token.ts';
@@ -138,14 +139,15 @@ test('an id that can not be kept is told to nobody, and made when it can; a file
 
 describe('an agent’s data that are at another place', () => {
   /** Starts an agent with these data, and has them say something else of their place. */
-  const dataSaying = async (change: Record<string, string>) => {
+  const dataSaying = async (change: Record<string, string | readonly string[]>) => {
     await start({ dataDir }).then((agent) => agent.stop());
     const path = join(dataDir, 'data-place.json');
     writeFileSync(path, JSON.stringify({ ...JSON.parse(readFileSync(path, 'utf8')), ...change }));
   };
 
   test.each([
-    ['of another machine', { machine: 'another' }, readFileOf('/etc/machine-id') === ''],
+    ['of another machine', { machine: 'another', hardware: '', interfaces: [] }, readFileOf('/etc/machine-id') === ''],
+    ['of other hardware, by its interfaces', { hardware: '', interfaces: ['another'] }, readInterfaces().length === 0],
     ['of other hardware', { hardware: 'another' }, readFileOf('/sys/class/dmi/id/product_uuid') === ''],
     ['of another folder', { inode: '1' }, false],
     ['of another file system at another place', { device: '1', folder: '/elsewhere' }, false],
@@ -159,6 +161,51 @@ describe('an agent’s data that are at another place', () => {
     // Once is enough.
     await start({ dataDir, movedData: true }).then((agent) => agent.stop());
     await start({ dataDir }).then((agent) => agent.stop());
+  });
+
+  test('on hardware that is known to be the same, or not: in every case', () => {
+    const here = { machine: 'm', hardware: 'h', interfaces: ['a', 'b'], device: '1', inode: '2', folder: '/data' };
+    for (const machine of ['m', 'another', ''])
+      for (const hardware of ['h', 'another', ''])
+        for (const interfaces of [['a', 'b'], ['b', 'c'], ['c'], []])
+          for (const folder of ['/data', '/elsewhere'])
+            for (const inode of ['2', '3']) {
+              const known = { machine, hardware, interfaces, device: '1', inode, folder };
+              const byInterface = interfaces.length === 0 ? null : interfaces.includes('b');
+              const isSame = hardware === '' ? byInterface : hardware === 'h';
+              const isOneMachine = machine !== 'another' || (isSame === true && folder === '/data');
+              for (const [one, other] of [
+                [known, here],
+                [here, known],
+              ] as const)
+                expect([known, difference(one, other) === null]).toEqual([
+                  known,
+                  isOneMachine && isSame !== false && inode === '2',
+                ]);
+            }
+  });
+
+  test('the interfaces of the hardware are told from those of software, and read whoever asks', () => {
+    const add = (name: string, address: string | null, isHardware: boolean) => {
+      const folder = join(dataDir, 'net', name);
+      mkdirSync(folder, { recursive: true });
+      if (address !== null) writeFileSync(join(folder, 'address'), `${address}\n`);
+      if (isHardware) {
+        mkdirSync(join(dataDir, 'devices', name), { recursive: true });
+        writeFileSync(join(dataDir, 'devices', name, 'uevent'), '');
+        symlinkSync(join(dataDir, 'devices', name), join(folder, 'device'));
+      }
+    };
+    expect(readInterfaces(join(dataDir, 'net'))).toEqual([]);
+    add('lo', '00:00:00:00:00:00', false);
+    add('br0', '02:00:00:00:00:01', false);
+    add('eth1', '52:54:00:AA:00:02', true);
+    add('eth0', '52:54:00:aa:00:01', true);
+    add('bond-of-eth0', '52:54:00:aa:00:01', true);
+    add('ib0', '00:00:00:00:00:00', true);
+    add('wlan0', null, true);
+    writeFileSync(join(dataDir, 'net', 'bonding_masters'), 'bond0');
+    expect(readInterfaces(join(dataDir, 'net'))).toEqual(['52:54:00:aa:00:01', '52:54:00:aa:00:02']);
   });
 
   test('a copy is nobody’s, to run and to join with; a folder that was renamed is the same', async () => {

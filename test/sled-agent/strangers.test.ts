@@ -44,10 +44,13 @@ let planeUrl = '';
 /** Who answers instead; `null`: the control plane itself. */
 let strange: ((path: string) => Strange) | null = null;
 const asked: string[] = [];
+/** The agents that renewals were of. */
+const renewedBy: (string | undefined)[] = [];
 const reports: { vmmId: string; state: string }[] = [];
 beforeAll(async () => {
   plane.addHook('onRequest', async (request, reply) => {
     asked.push(request.url);
+    if (request.url.endsWith('/lease')) renewedBy.push(request.headers['x-sled-agent-id']?.toString());
     const answer = strange?.(request.url);
     if (answer !== undefined) return reply.status(answer.status).type('text/html').send(answer.text);
     reply.header('x-request-id', request.id);
@@ -149,6 +152,52 @@ test('a lease is renewed, refused and lost by nobody but the control plane', asy
   } finally {
     strange = null;
     await keeper.stop(true);
+  }
+});
+
+test('an agent that is not its sled’s own says why it has no lease, and why no report is taken, once each, and tries on', async () => {
+  const troubles: string[] = [];
+  let agent: SledAgentHandle | undefined;
+  const refuse = (status: number, error_code: string) => () => ({
+    status,
+    text: JSON.stringify({ error_code, message: `the word of ${error_code}`, request_id: 'r' }),
+  });
+  const told = (pattern: RegExp) => troubles.filter((one) => pattern.test(one)).length;
+  try {
+    const { address } = { address: `${loopbackAddress()}:0` };
+    const size = { threads: 64, memoryBytes: 2 ** 40, transitionMs: 1, networkPollMs: 0 };
+    const common = { ...size, name: 's', listen: address, controlPlaneUrl: planeUrl, dataDir: await folders.make() };
+    renewedBy.length = 0;
+    agent = await startSledAgent({
+      ...common,
+      fencing: { leaseMs: 3_000 },
+      onTrouble: (message) => troubles.push(message),
+    });
+    await agent.ready;
+    const { agent_id: id } = (await (await fetch(`${agent.url}/agent`)).json()) as { agent_id: string };
+    expect(new Set(renewedBy)).toEqual(new Set([id]));
+    const sled = new SledCaller(agent, 2 ** 20);
+    const { vmmId } = await sled.running();
+    for (const [status, code] of [
+      [403, 'FOREIGN_AGENT'],
+      [401, 'CERTIFICATE_EXPIRED'],
+    ] as const) {
+      strange = refuse(status, code);
+      asked.length = 0;
+      agent.faults.halt(vmmId);
+      await waitUntil(() => asked.filter((one) => one === `/vmms/${vmmId}`).length >= 4, 'it does not report again');
+      await waitUntil(() => asked.filter((one) => one.endsWith('/lease')).length >= 3, 'it does not renew again');
+      expect([code, told(new RegExp(`reports are refused \\(${status} ${code}`))]).toEqual([code, 1]);
+      expect([code, told(new RegExp(`lease was not renewed.*${status}.*${code}`))]).toEqual([code, 1]);
+    }
+    strange = null;
+    await waitUntil(
+      () => reports.some((one) => one.vmmId === vmmId && one.state === 'destroyed'),
+      'what was refused was not kept',
+    );
+  } finally {
+    strange = null;
+    await agent?.stop();
   }
 });
 

@@ -45,6 +45,11 @@ beforeEach(async () => {
   there = await database.addSled();
 });
 
+/** Has a sled whose agent keeps this id, or none. */
+async function keeps(sledId: string, agentId: string | null, identified = false): Promise<void> {
+  await database.db.update(sled).set({ agentId, keptAgentId: agentId, identified }).where(eq(sled.id, sledId));
+}
+
 function renew(sledId: string, changes: Partial<Parameters<typeof renewLease>[1]> = {}): Promise<Renewal> {
   return renewLease(database.db, { sledId, leaseMs: LEASE_MS, held: true, epoch: null, livingVmmIds: [], ...changes });
 }
@@ -450,5 +455,63 @@ describe('an operator’s confirmation', () => {
     await expect(declareSledDead(database.db, randomUUID())).rejects.toMatchObject({ code: 'NotFound' });
     await expungeSled(database.db, here);
     await expect(declareSledDead(database.db, here)).rejects.toMatchObject({ code: 'Conflict' });
+  });
+});
+
+describe('an agent that is not the sled’s own', () => {
+  const own = randomUUID();
+  const SAID = { own, 'own, in upper case': own.toUpperCase(), another: randomUUID(), 'no id': 'text', nothing: null };
+  const cells = (Object.keys(SAID) as (keyof typeof SAID)[]).flatMap((who) =>
+    [own, null].flatMap((kept) =>
+      [false, true].flatMap((identified) =>
+        (['nothing', 'claimed', 'running', 'gone'] as const).flatMap((lives) =>
+          [false, true].map((dead) => ({ who, kept, identified, lives, dead })),
+        ),
+      ),
+    ),
+  );
+
+  test('renews no lease while VMMs live there, in every case; whoever doesn’t say who it is renews as before', async () => {
+    for (const cell of cells) {
+      const { who, kept, identified, lives, dead } = cell;
+      const sledId = await database.addSled();
+      await keeps(sledId, kept, identified);
+      await database.db.execute(
+        sql`UPDATE sled SET policy = CASE WHEN id = ${sledId} THEN 'in_service' ELSE 'no_provision' END::sled_policy`,
+      );
+      if (lives === 'claimed')
+        await claimedStart(database.db, newAttempt('start', await database.addInstance(project)));
+      else if (lives !== 'nothing') {
+        const { vmmId } = await startedInstance(database.db, await database.addInstance(project));
+        if (lives === 'gone') await failVmm(database.db, vmmId, 'gone');
+      }
+      if (dead)
+        await database.db.execute(
+          sql`UPDATE sled SET time_declared_dead = now(), declared_dead_by = 'operator', lease_epoch = lease_epoch + 1 WHERE id = ${sledId}`,
+        );
+      const isForeign =
+        kept !== null &&
+        !identified &&
+        (who === 'another' || who === 'no id') &&
+        (lives === 'claimed' || lives === 'running');
+      const before = await row(sledId);
+      const { outcome } = await renew(sledId, { agentId: SAID[who], epoch: before.leaseEpoch });
+      expect([cell, outcome]).toEqual([cell, isForeign ? 'foreign-agent' : 'granted']);
+      if (isForeign) expect(await row(sledId)).toEqual(before);
+      await keeps(sledId, null);
+    }
+  });
+
+  test('lets the lease lapse: its guests are lost then, and the sled is judged dead', async () => {
+    const { vmmId } = await startedOn(here);
+    await keeps(here, own);
+    expect((await renew(here, { agentId: own, livingVmmIds: [vmmId] })).outcome).toBe('granted');
+    await silentFor(here, 10 * LEASE_MS);
+    expect((await renew(here, { agentId: randomUUID() })).outcome).toBe('foreign-agent');
+    expect((await judgeLease(database.db, here))?.standing).toBe('dead');
+    expect((await readVmmPlace(database.db, vmmId))?.givenUp).toBe(true);
+    // Nothing of the former one's is left: the sled may have another agent from now on.
+    const epoch = (await row(here)).leaseEpoch;
+    expect((await renew(here, { agentId: randomUUID(), epoch })).outcome).toBe('granted');
   });
 });

@@ -3,8 +3,8 @@
  * whatever is said, and in whatever order, the guests' own log is the judge.
  */
 import { randomUUID } from 'node:crypto';
-import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
-import { SledClient } from '../../activities/sled-client.ts';
+import { afterAll, beforeAll, beforeEach, expect, test, vi } from 'vitest';
+import { CannotAsk, SledClient } from '../../activities/sled-client.ts';
 import { examine } from '../../doctor/examine.ts';
 import { findDoubleRuns } from '../../doctor/witness.ts';
 import { isGoneVmmState } from '../../model/states.ts';
@@ -108,6 +108,36 @@ test('a sled that answers is refused, with what to do, and nothing is changed', 
   await pass();
   expect(runsHere()).toBe(true);
   noGuestRanTwice();
+});
+
+test('while the API itself can’t ask, no word is believed, and nothing is changed', async () => {
+  const before = await harness.record(id);
+  const sled = await harness.client.getSled(here.id);
+  const address = `${loopbackAddress()}:8099`;
+  const words = {
+    expunge: () => harness.client.expungeSled(here.id, OFF),
+    'declare-dead': () => harness.client.declareSledDead(here.id, OFF),
+    'force-stop': () => harness.client.forceStopInstance(id, OFF),
+    'change-address': () => harness.client.setSledAddress(here.id, address, OFF),
+  };
+  const lack = Object.assign(new Error('connect EMFILE'), { code: 'EMFILE' });
+  const asks = vi.spyOn(SledClient.prototype, 'answers').mockImplementation(async (asked) => {
+    throw new CannotAsk(asked, lack);
+  });
+  try {
+    for (const [name, word] of Object.entries(words)) {
+      const error = await refused(word());
+      expect([name, error.status, error.message]).toEqual([
+        name,
+        503,
+        expect.stringMatching(/can't be asked.*try again/),
+      ]);
+    }
+  } finally {
+    asks.mockRestore();
+  }
+  expect([await harness.record(id), await harness.client.getSled(here.id)]).toEqual([before, sled]);
+  expect(runsHere()).toBe(true);
 });
 
 test('on the word that a sled which answers is off, its guests are Failed when it has ended them, and not before', async () => {

@@ -5,7 +5,7 @@
  */
 import { z } from 'zod';
 
-export const uuid = z.guid();
+export { uuid } from '../uuid.ts';
 
 /** A resource's name. Source: Oxide `Name`: lower-case start, letters, digits and dashes, 63 at most, not a UUID. */
 export const resourceName = z
