@@ -142,7 +142,10 @@ export async function promoteBuild(
   await until(CURRENT_TIMEOUT_MS, buildId, async () => {
     const { builds, isSettled } = await readDeployment(client, installation);
     const isCurrent = builds.some((build) => build.buildId === buildId && build.status === 'current');
-    return isCurrent && isSettled ? null : 'not every task queue knows of it yet';
+    if (isCurrent && isSettled) return null;
+    return isCurrent
+      ? 'it is current, but not every task queue knows of it: those that don’t give new work to the build before. Look again ("mooring deployment list"), or promote it again'
+      : 'the server has not made it current';
   });
 }
 
@@ -165,7 +168,7 @@ async function until(timeoutMs: number, buildId: string, obstacle: () => Promise
     LOOK_MS,
   ).catch((error: unknown) => {
     if (reason === null) throw error;
-    throw new Error(`build ${buildId} could not be made current: ${reason}`);
+    throw new Error(`build ${buildId} does not get all new work yet: ${reason}`);
   });
 }
 

@@ -567,7 +567,11 @@ export class SoakSystem {
     for (const one of [...this.workers, ...this.apis.map((api) => api.process), ...this.sleds.map((s) => s.agent)])
       one.start();
     await this.#untilApisAnswer();
-    if (this.#builds.length > 1) await this.promote();
+    if (this.#builds.length > 1) {
+      await this.promote();
+      // What a build that was replaced before it was promoted left: where it is stuck, nothing comes to rest.
+      await this.endOldBuilds();
+    }
     for (const { agentAddress } of this.sleds) {
       await untilItAnswers(`http://${agentAddress}/vmms`, UP_TIMEOUT_MS);
       await fetch(`http://${agentAddress}/test/faults`, { method: 'DELETE' });
