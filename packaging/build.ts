@@ -106,7 +106,8 @@ const sourceMap = z.looseObject({ sources: z.array(z.string()) });
 /** A bundle that says where its sources lie in the package, not where they lay on the machine that built it. */
 function withoutPlace(code: string): string {
   const modules = `${realpathSync(join(ROOT, 'node_modules'))}/`;
-  return code.replaceAll(modules, 'node_modules/').replace(INLINE_MAP, (_, prefix: string, encoded: string) => {
+  const text = code.replaceAll(modules, 'node_modules/').replaceAll(ROOT, '');
+  return text.replace(INLINE_MAP, (_, prefix: string, encoded: string) => {
     const map = sourceMap.parse(JSON.parse(Buffer.from(encoded, 'base64').toString('utf8')));
     const sources = map.sources.map((source) =>
       source.startsWith(ROOT) ? source.slice(ROOT.length) : source.replace(/^.*\/(?=node_modules\/)/, ''),
