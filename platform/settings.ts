@@ -62,6 +62,8 @@ export const SETTING_NAMES = Object.keys(SETTINGS) as readonly SettingName[];
 
 /** Their values are shown nowhere, not even where they are wrong. */
 const SECRET: readonly SettingName[] = ['DATABASE_URL', 'MOORING_MIGRATE_DATABASE_URL', 'MOORING_TOKEN'];
+/** Judged where they are used: a command has to do with one of them, and the other is none of its business. */
+const JUDGED_WHERE_USED: readonly SettingName[] = ['DATABASE_URL', 'MOORING_MIGRATE_DATABASE_URL'];
 /** Tests' own, and what Kubernetes sets for services whose name begins with `mooring`. */
 const NOT_OURS = /^MOORING_TEST_|_SERVICE_(HOST|PORT)|_PORT(_\d+_(TCP|UDP)(_\w+)?)?$/;
 
@@ -79,11 +81,11 @@ export function setting<Name extends SettingName>(
 }
 
 /**
- * Reads every setting before anything is begun by one. Throws, with a sentence for each, where some can't be used. Returns a sentence
+ * Reads every setting, but the databases', before anything is begun by one. Throws, with a sentence for each, where some can't be used. Returns a sentence
  * for each variable that looks like a setting and is none.
  */
 export function checkSettings(env: NodeJS.ProcessEnv = process.env): string[] {
-  const wrong = SETTING_NAMES.flatMap((name) => {
+  const wrong = SETTING_NAMES.filter((name) => !JUDGED_WHERE_USED.includes(name)).flatMap((name) => {
     try {
       setting(name, env);
       return [];
