@@ -44,8 +44,8 @@ export default defineConfig({
     // wait inside has a limit of its own, which says what was waited for (test/support/wait.ts).
     testTimeout: 400_000,
     hookTimeout: 400_000,
-    // Much of it waits: for leases to lapse, for time-outs, for processes to come up. Two cores are busy with four.
-    maxWorkers: 4,
+    // Much of it waits: for leases to lapse, for time-outs, for processes to come up. Two cores are busy with three.
+    maxWorkers: 3,
     pool: 'forks',
     globalSetup: 'test/support/global-setup.ts',
     sequence: { sequencer: LongestFirst },
