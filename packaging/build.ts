@@ -101,18 +101,14 @@ export async function buildClient(folder: string): Promise<void> {
 }
 
 const INLINE_MAP = /(\/\/# sourceMappingURL=data:application\/json;charset=utf-8;base64,)([A-Za-z0-9+/=]+)/;
-const sourceMap = z.looseObject({ sources: z.array(z.string()) });
 
-/** A bundle that says where its sources lie in the package, not where they lay on the machine that built it. */
+/** A bundle that says, also in its source map, where its sources lie in the package, not where they lay on this machine. */
 function withoutPlace(code: string): string {
   const modules = `${realpathSync(join(ROOT, 'node_modules'))}/`;
-  const text = code.replaceAll(modules, 'node_modules/').replaceAll(ROOT, '');
-  return text.replace(INLINE_MAP, (_, prefix: string, encoded: string) => {
-    const map = sourceMap.parse(JSON.parse(Buffer.from(encoded, 'base64').toString('utf8')));
-    const sources = map.sources.map((source) =>
-      source.startsWith(ROOT) ? source.slice(ROOT.length) : source.replace(/^.*\/(?=node_modules\/)/, ''),
-    );
-    return prefix + Buffer.from(JSON.stringify({ ...map, sources })).toString('base64');
+  const strip = (text: string) => text.replaceAll(modules, 'node_modules/').replaceAll(ROOT, '');
+  return strip(code).replace(INLINE_MAP, (_, prefix: string, encoded: string) => {
+    const map = strip(Buffer.from(encoded, 'base64').toString('utf8'));
+    return prefix + Buffer.from(map).toString('base64');
   });
 }
 
