@@ -9,10 +9,10 @@ import { RenewableAgent } from '../platform/identity/renewable-agent.ts';
 import { inCallSpan } from '../platform/telemetry/tracing.ts';
 import { describeAnswer, isAgentsError, parseJson, readSledError } from '../wire/answer-mark.ts';
 import {
-  AGENT_ID_HEADER,
   type AgentDescription,
   ANOTHER_INSTALLATION,
   agentDescription,
+  agentShownIn,
   INSTALLATION_HEADER,
   type MigrationProgress,
   type RegisterRequest,
@@ -28,7 +28,6 @@ import {
   type VmmCommand,
   vmmStateAnswer,
 } from '../wire/sled-protocol.ts';
-import { uuid } from '../wire/uuid.ts';
 import { asking, isAnswer, isSilence, isTimeLimit } from './silence.ts';
 import { type SledDirectory, UnknownAddress } from './sled-directory.ts';
 
@@ -534,14 +533,6 @@ export class SledClient {
 const inventoryShape = z.object({ vmms: z.array(z.unknown()) });
 
 const isSuccess = ({ status }: { readonly status: number }): boolean => status >= 200 && status < 300;
-
-/** The id that an answer carries; `undefined` where it carries none. */
-function agentShownIn(headers: Record<string, string | string[] | undefined>): ShownAgent {
-  const shown = headers[AGENT_ID_HEADER];
-  const [first] = [shown].flat();
-  // What is no id is shown all the same: of somebody who is not the sled's own agent.
-  return first === undefined ? undefined : (uuid.safeParse(first).data ?? first);
-}
 
 /** Throws an {@link AnotherAgent} where an agent has said that it is another one than the sled's own. */
 function requireOwnAgent({ name, address, keptAgentId }: SledAddress, shown: ShownAgent, what: string): void {

@@ -157,6 +157,13 @@ export type AgentDescription = z.infer<typeof agentDescription>;
 /** A header of an agent's answers, and of its reports: its id, as `GET /agent` says it. One that others wrote need not send it. */
 export const AGENT_ID_HEADER = 'x-sled-agent-id';
 
+/** The id that an agent's answer, or its report, carries; `undefined` where it carries none. */
+export function agentShownIn(headers: Readonly<Record<string, string | string[] | undefined>>): string | undefined {
+  const [first] = [headers[AGENT_ID_HEADER]].flat();
+  // What is no id is shown all the same: of somebody who is not the sled's own agent.
+  return first === undefined ? undefined : (uuid.safeParse(first).data ?? first);
+}
+
 /** A header of every call of the control plane to a sled: the id of its installation. An agent that others wrote need not read it. */
 export const INSTALLATION_HEADER = 'x-mooring-installation';
 /** An installation's id, as the database has it. */

@@ -15,7 +15,7 @@ import {
 } from '../../wire/lease-protocol.ts';
 import { errorResponse } from '../../wire/operator-api/error-response.ts';
 import { resourceName } from '../../wire/operator-api/names.ts';
-import { AGENT_ID_HEADER, SLED_EXPUNGED } from '../../wire/sled-protocol.ts';
+import { agentShownIn, SLED_EXPUNGED } from '../../wire/sled-protocol.ts';
 import { uuid } from '../../wire/uuid.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
 import { errors, IdentityRefused } from '../errors.ts';
@@ -49,14 +49,12 @@ export function addLeaseRoutes(
       const shortest = shortestLeaseMs(beatMs);
       if (leaseMs < shortest)
         throw Refusal.invalid(`lease_ms: must be at least ${shortest} here; start the agent with a longer lease`);
-      const { [AGENT_ID_HEADER]: shown } = request.headers;
-      const agentId = typeof shown === 'string' ? shown : null;
       const renewal = await renewLease(db, {
         sledId,
         leaseMs,
         held,
         epoch: epoch ?? null,
-        agentId,
+        agentId: agentShownIn(request.headers) ?? null,
         livingVmmIds: vmms,
       });
       switch (renewal.outcome) {

@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { applyReport, type ReportSource } from '../../db/transactions/apply-report.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { signalAfterReport } from '../../temporal/signal-update.ts';
-import { AGENT_ID_HEADER, sledVmmState } from '../../wire/sled-protocol.ts';
+import { agentShownIn, sledVmmState } from '../../wire/sled-protocol.ts';
 import { uuid } from '../../wire/uuid.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
 import { errors, IdentityRefused } from '../errors.ts';
@@ -27,8 +27,7 @@ export function addReportRoutes(
     },
     async (request, reply) => {
       const { vmm_id: vmmId } = request.params;
-      const { [AGENT_ID_HEADER]: shown } = request.headers;
-      const agentId = typeof shown === 'string' ? shown : undefined;
+      const agentId = agentShownIn(request.headers);
       const applied = await applyReport(db, vmmId, request.body, {}, { ...sourceOf(request), agentId });
       if (applied !== null && applied.refusal !== null) {
         context.metrics.reportsRefused.inc({ reason: applied.refusal });

@@ -19,7 +19,7 @@ import { request } from 'undici';
 import { z } from 'zod';
 import { readSourceStatus, type SourceStatus } from '../../model/hand-over.ts';
 import {
-  AGENT_ID_HEADER,
+  agentShownIn,
   errorBody,
   migrationProgress,
   NO_SUCH_INSTANCE,
@@ -163,7 +163,7 @@ export async function askSource(
     });
     const answer: unknown = await body.json();
     // Whoever has the address by now knows nothing of the guest, which may run where it was.
-    if (agentId !== null && uuid.safeParse(headers[AGENT_ID_HEADER]).data !== agentId) return 'unreachable';
+    if (agentId !== null && agentShownIn(headers) !== agentId) return 'unreachable';
     if (statusCode === 404 && errorBody.parse(answer).error_code === NO_SUCH_INSTANCE)
       return readSourceStatus(null, migrationId);
     if (statusCode !== 200) return 'unreachable';

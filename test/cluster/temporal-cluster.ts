@@ -91,11 +91,6 @@ export class TemporalCluster implements SoakTemporal {
     return plainTemporal(`${this.#addressOf(0)}:${PORTS.frontend.rpc}`, NAMESPACE);
   }
 
-  /** The ids of all its processes that run, its PostgreSQL's among them. */
-  get pids(): number[] {
-    return [...this.#processes.filter(({ runs }) => runs).map(({ pid }) => pid), this.#postgres?.pid ?? []].flat();
-  }
-
   /** Starts whatever does not run, and waits until the namespace answers. */
   async start(): Promise<void> {
     await this.#startPostgres();

@@ -2790,7 +2790,7 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       {
         file: 'sled-agent/qemu/hand-over.ts',
-        find: "if (agentId !== null && uuid.safeParse(headers[AGENT_ID_HEADER]).data !== agentId) return 'unreachable';",
+        find: "if (agentId !== null && agentShownIn(headers) !== agentId) return 'unreachable';",
         replace: '',
       },
     ],
