@@ -10,8 +10,8 @@ import { type OpenDatabase, openDatabase, pingDatabase } from '../../db/connect.
 import { databaseError } from '../../db/errors.ts';
 import { migrateDatabase } from '../../db/migrate.ts';
 import { claimStart } from '../../db/transactions/claim-start.ts';
-import { createInstance } from '../../db/transactions/create-instance.ts';
 import { createProject } from '../../db/transactions/create-project.ts';
+import { AWKWARD_TEXT, makeAwkwardInstance } from '../support/awkward-instance.ts';
 import { startTestDatabase, type TestDatabase } from '../support/database.ts';
 
 let database: TestDatabase;
@@ -131,19 +131,9 @@ async function faultOf(defaults: readonly Default[]): Promise<string | null> {
 
 /** Writes and reads over `through`, for longer than the shortest limit, and holds it against what is so. */
 async function worksWell(through: OpenDatabase): Promise<void> {
-  const name = `p${randomUUID().slice(0, 8)}`;
-  const project = await createProject(through.db, { name, description: "it's \\ a 'text'" });
+  const { name, instanceId } = await makeAwkwardInstance(through.db);
   // A refusal is one, and ends nothing.
   await expect(createProject(through.db, { name, description: '' })).rejects.toThrow(/already/);
-  const instanceId = await createInstance(through.db, {
-    projectId: project.id,
-    name,
-    description: "\\x00 '' \\' ä",
-    hostname: name,
-    ncpus: 2,
-    memoryBytes: 1024 ** 3,
-    autoRestartPolicy: null,
-  });
   const claim = {
     instanceId,
     vmmId: randomUUID(),
@@ -160,7 +150,7 @@ async function worksWell(through: OpenDatabase): Promise<void> {
     );
     return rows[0];
   });
-  expect(charged).toMatchObject({ description: "\\x00 '' \\' ä" });
+  expect(charged).toMatchObject({ description: AWKWARD_TEXT });
   // A trigger has kept the sum.
   expect(Number(charged?.charged)).toBe(2);
   expect(Math.abs(new Date(charged?.created ?? '').getTime() - Date.now())).toBeLessThan(60_000);

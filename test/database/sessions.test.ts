@@ -12,10 +12,10 @@ import { type OpenDatabase, openDatabase, pingDatabase } from '../../db/connect.
 import { migrateDatabase } from '../../db/migrate.ts';
 import { listenAgainMs, OperationOutcomes } from '../../db/operation-outcomes.ts';
 import { claimStart } from '../../db/transactions/claim-start.ts';
-import { createInstance } from '../../db/transactions/create-instance.ts';
 import { createProject } from '../../db/transactions/create-project.ts';
 import { createTokenInDatabase } from '../../db/transactions/create-token.ts';
 import { createLog } from '../../platform/telemetry/log.ts';
+import { AWKWARD_TEXT, makeAwkwardInstance } from '../support/awkward-instance.ts';
 import { startTestDatabase, type TestDatabase } from '../support/database.ts';
 import { TransactionPooler } from '../support/transaction-pooler.ts';
 import { eventually } from '../support/wait.ts';
@@ -51,22 +51,12 @@ async function roleWith(settings: Readonly<Record<string, string>>): Promise<str
 
 /** Writes and reads what has every type that the schema has, over `through`, and holds it against what is so. */
 async function worksWell(through: OpenDatabase): Promise<void> {
-  const name = `p${randomUUID().slice(0, 8)}`;
   const before = Date.now() - 5_000;
-  const project = await createProject(through.db, { name, description: "it's \\ a 'text'" });
-  const instanceId = await createInstance(through.db, {
-    projectId: project.id,
-    name,
-    description: "\\x00 '' \\' ä",
-    hostname: name,
-    ncpus: 2,
-    memoryBytes: 1024 ** 3,
-    autoRestartPolicy: null,
-  });
+  const { name, instanceId } = await makeAwkwardInstance(through.db);
   const { rows } = await through.db.execute<{ description: string; time_created: string; hex: string }>(
     sql`SELECT description, time_created, encode(sha256('a'::bytea), 'hex') AS hex FROM instance WHERE id = ${instanceId}`,
   );
-  expect(rows[0]?.description).toBe("\\x00 '' \\' ä");
+  expect(rows[0]?.description).toBe(AWKWARD_TEXT);
   const created = new Date(rows[0]?.time_created ?? '').getTime();
   expect(created).toBeGreaterThan(before);
   expect(created).toBeLessThan(Date.now() + 5_000);
