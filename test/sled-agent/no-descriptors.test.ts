@@ -99,7 +99,7 @@ test('without file descriptors it takes no VMM and says why, its guests live on,
     const answer = await register(randomUUID());
     return answer.status === 503 && answer.body.error_code === 'NO_FILE_DESCRIPTORS';
   }, 'it never ran out of file descriptors');
-  expect(output()).toContain('it has none left');
+  await eventually(() => output().includes('it has none left'), 'the answer was not for want of descriptors');
   expect(await register(refused)).toMatchObject({ status: 503, body: { error_code: 'NO_FILE_DESCRIPTORS' } });
   expect((await call('GET', `/vmms/${refused}/state`)).status).toBe(404);
   expect((await call('GET', '/agent')).body.trouble).toEqual([expect.stringContaining('no file descriptors')]);
@@ -261,7 +261,7 @@ test('whatever holds its descriptors, it renews its lease, answers, reports and 
       `after ${what} it never said that it is well again`,
     );
   }
-  expect(output()).toContain('no file descriptors left');
+  await eventually(() => output().includes('no file descriptors left'), 'it never said that it had none left');
   const { entries } = (await call('GET', '/test/guest-log')).body as { entries: { vmm_id: string; event: string }[] };
   expect(entries.filter((entry) => entry.vmm_id === guest).map(({ event }) => event)).toEqual(['began']);
   expect(agent.exitCode).toBeNull();
