@@ -77,7 +77,8 @@ module.exports = {
     // Reads the types' imports too. TypeScript 7 has no compiler for other programs to call.
     parser: 'swc',
     doNotFollow: { path: 'node_modules' },
-    exclude: { path: '^(docs/|dist/|[.][a-z])' },
+    // The other engines are a package of their own, which need not be installed.
+    exclude: { path: '^(docs/|dist/|bench/other-engines/|[.][a-z])' },
     tsPreCompilationDeps: true,
     enhancedResolveOptions: {
       extensions: ['.ts', '.js', '.mjs'],

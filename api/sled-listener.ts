@@ -87,7 +87,7 @@ export async function startSledListener(
       if (route === REPORT_ROUTE) context.metrics.reportsRefused.inc({ reason: refusal });
       throw new IdentityRefused(refusal);
     };
-    const peer = identifyPeer(request.raw.socket as TLSSocket);
+    const peer = identifyPeer(request.raw.socket as TLSSocket, identity);
     if (peer.refusal !== null) return refuse(peer.refusal);
     if (peer.identity.kind !== 'sled') return refuse('wrong_identity');
     const caller = { sledId: peer.identity.sledId, serial: peer.serial };

@@ -19,6 +19,9 @@ const mooring = {
   hasDatabase: true,
 } as const;
 
+/** The package of the engines that only the benchmark needs. */
+export const OTHER_ENGINES = 'other-engines';
+
 /** Everything that is compared, in the order of the tables. */
 export const CONTENDERS: readonly Contender[] = [
   {
@@ -75,7 +78,7 @@ export const CONTENDERS: readonly Contender[] = [
     title: 'DBOS Transact',
     durability: `rows and step results: ${POSTGRES}`,
     temporal: 'none',
-    front: 'peers/dbos.ts',
+    front: `${OTHER_ENGINES}/dbos.ts`,
     workers: null,
     workflowId: null,
     hasDatabase: true,
@@ -85,7 +88,7 @@ export const CONTENDERS: readonly Contender[] = [
     title: 'Restate',
     durability: `${POSTGRES}; journal: RocksDB of one server, as it is shipped`,
     temporal: 'none',
-    front: 'peers/restate.ts',
+    front: `${OTHER_ENGINES}/restate.ts`,
     workers: null,
     workflowId: null,
     hasDatabase: true,

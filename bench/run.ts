@@ -5,13 +5,14 @@
  * machine does meanwhile falls on all of them. `--quick` does one short round and ends with an error when a count that
  * does not depend on the machine is over its limit.
  */
+import { existsSync } from 'node:fs';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { cpus, loadavg, platform, release, totalmem } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Command } from 'commander';
 import { workflowIds } from '../model/workflow-names.ts';
-import { CONTENDERS } from './contenders.ts';
+import { CONTENDERS, OTHER_ENGINES } from './contenders.ts';
 import { type CountedSaga, countSagas, type SagaCounts } from './measure/counts.ts';
 import {
   acceptedMigration,
@@ -30,7 +31,7 @@ import { type ContenderResult, holds, type LevelResult, type Results } from './r
 import { median, quantile, type Spread, spread } from './report/statistics.ts';
 import { asCount, asMarkdown, asText, tables } from './report/tables.ts';
 import { measureScale, SCALE_SIZES } from './scale.ts';
-import { Arena, type Contender, settle } from './system/arena.ts';
+import { Arena, type Contender, type ExternalTemporal, settle } from './system/arena.ts';
 
 interface Plan {
   readonly rounds: number;
@@ -84,6 +85,7 @@ interface Options {
   readonly quick?: boolean;
   readonly only?: string;
   readonly temporal?: string;
+  readonly temporalPids?: string;
   readonly rounds?: string;
   readonly json?: string;
   readonly docs?: string;
@@ -99,7 +101,11 @@ const options = new Command('bench')
   .option('--only <ids>', 'these contenders only, separated by commas')
   .option(
     '--temporal <address>',
-    'also on the Temporal server there, for example one that keeps its data in PostgreSQL',
+    'also on the Temporal server there (in the namespace that TEMPORAL_NAMESPACE names), for example one that keeps its data in PostgreSQL',
+  )
+  .option(
+    '--temporal-pids <ids>',
+    'the process ids of that server, and of its database, separated by commas: whose CPU is its',
   )
   .option('--rounds <n>', 'how many rounds')
   .option('--json <file>', 'write the results there', '.mooring/bench.json')
@@ -121,12 +127,23 @@ function chosen(): Contender[] {
     throw new Error(
       `--only: there is no contender "${unknown[0]}"; there are ${CONTENDERS.map(({ id }) => id).join(', ')}`,
     );
-  return CONTENDERS.filter(
+  const missing = existsSync(new URL(`${OTHER_ENGINES}/node_modules`, import.meta.url))
+    ? []
+    : CONTENDERS.filter(needsOtherEngines);
+  const lacked = missing.filter(({ id }) => wanted?.includes(id));
+  const install = `npm ci --prefix bench/${OTHER_ENGINES}`;
+  if (lacked.length > 0)
+    throw new Error(`--only: ${lacked.map(({ id }) => id).join(' and ')} must be installed: ${install}`);
+  if (missing.length > 0 && wanted === undefined)
+    print(`without ${missing.map(({ title }) => title).join(' and ')}, which are not installed: ${install}`);
+  return CONTENDERS.filter((contender) => !missing.includes(contender)).filter(
     ({ id, temporal, workers }) =>
       (wanted?.includes(id) ?? !(options.quick && (workers?.count ?? 0) > 1)) &&
       (temporal !== 'external' || options.temporal !== undefined),
   );
 }
+
+const needsOtherEngines = ({ front }: Contender) => front.startsWith(`${OTHER_ENGINES}/`);
 
 /** Starts before anything is counted. */
 const WARM_UP_COUNTS = 6;
@@ -342,7 +359,17 @@ const machine = {
 if (machine.loadBefore > 0.5)
   print(`the machine is not quiet (load ${machine.loadBefore.toFixed(1)}): take times as noise, counts as they are`);
 
-const arena = await Arena.open(options.temporal);
+/** The server that the options and the environment name. */
+function externalTemporal(): ExternalTemporal | undefined {
+  const { temporal: address, temporalPids } = options;
+  if (address === undefined) return undefined;
+  const pids = temporalPids?.split(',').map(Number) ?? [];
+  if (pids.some((pid) => !Number.isInteger(pid) || pid <= 0))
+    throw new Error(`--temporal-pids: "${temporalPids}" is no list of process ids`);
+  return { address, namespace: process.env.TEMPORAL_NAMESPACE || 'default', pids };
+}
+
+const arena = await Arena.open(externalTemporal());
 let ended: Promise<void> | undefined;
 const end = () => {
   ended ??= arena.close();

@@ -18,8 +18,12 @@ import { BUILT_BUNDLES, BUNDLE_FOLDER, workflowBundle } from '../worker/workflow
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const PROGRAM = '@mooring-vm/mooring';
 const CLIENT = '@mooring-vm/client';
-/** Files beside the code that the program reads. */
-const ASSETS = ['db/migrations', 'cli/demo.yaml'];
+/** Files beside the code. */
+const ASSETS = [
+  ...['db/migrations', 'cli/demo.yaml'],
+  // For whoever installs it (docs/install.md).
+  ...['deploy/systemd', 'deploy/prometheus/mooring-rules.yaml', 'deploy/grafana-dashboard.json'],
+];
 /** What every package holds for people. */
 const PAPERS = ['LICENSE', 'CHANGELOG.md'];
 
@@ -31,6 +35,9 @@ const rootPackage = z.object({
   engines: z.object({ node: z.string() }),
   dependencies: versions,
   optionalDependencies: versions.optional(),
+  overrides: z.record(z.string(), z.union([z.string(), versions])),
+  // Nothing that is installed runs a script of its own.
+  allowScripts: z.record(z.string(), z.literal(false)),
 });
 type RootPackage = z.infer<typeof rootPackage>;
 
@@ -41,7 +48,19 @@ type RootPackage = z.infer<typeof rootPackage>;
 export async function buildProgram(folder: string): Promise<void> {
   await rm(folder, { recursive: true, force: true });
   await mkdir(join(folder, BUNDLE_FOLDER), { recursive: true });
-  const { dependencies, optionalDependencies, ...common } = await readRootPackage();
+  const { dependencies, optionalDependencies, overrides, allowScripts, ...common } = await readRootPackage();
+  const manifest = {
+    name: PROGRAM,
+    ...common,
+    type: 'module',
+    bin: { mooring: 'cli/mooring.js' },
+    // It has no door for other programs: those use the client library.
+    exports: {},
+    dependencies,
+    optionalDependencies,
+    overrides,
+    allowScripts,
+  };
   await Promise.all([
     compile('tsconfig.build.json', '--outDir', folder),
     ...Object.entries(BUILT_BUNDLES).map(async ([name, modules]) => {
@@ -50,16 +69,8 @@ export async function buildProgram(folder: string): Promise<void> {
     }),
     ...[...ASSETS, ...PAPERS, 'README.md'].map((path) => cp(join(ROOT, path), join(folder, path), { recursive: true })),
     writeBuildInfo(folder),
-    writePackage(folder, {
-      name: PROGRAM,
-      ...common,
-      type: 'module',
-      bin: { mooring: 'cli/mooring.js' },
-      // It has no door for other programs: those use the client library.
-      exports: {},
-      dependencies,
-      optionalDependencies,
-    }),
+    writePackage(folder, manifest),
+    writeLock(folder, manifest),
   ]);
   await chmod(join(folder, 'cli/mooring.js'), 0o755);
 }
@@ -119,6 +130,31 @@ async function readRootPackage(): Promise<RootPackage> {
 async function writePackage(folder: string, content: object): Promise<void> {
   await mkdir(folder, { recursive: true });
   await writeFile(join(folder, 'package.json'), `${JSON.stringify(content, null, 2)}\n`);
+}
+
+const lockFile = z.looseObject({
+  lockfileVersion: z.number(),
+  packages: z.record(z.string(), z.looseObject({ dev: z.boolean().optional() })),
+});
+
+/**
+ * What the program was tested with, by versions and hashes: whoever installs it gets the same
+ * (https://docs.npmjs.com/cli/configuring-npm/npm-shrinkwrap-json).
+ */
+async function writeLock(folder: string, manifest: { name: string; version: string }): Promise<void> {
+  const { lockfileVersion, packages } = lockFile.parse(
+    JSON.parse(await readFile(join(ROOT, 'package-lock.json'), 'utf8')),
+  );
+  const { name, version } = manifest;
+  const needed = Object.entries(packages).filter(([path, { dev }]) => path !== '' && dev !== true);
+  await writeFile(
+    join(folder, 'npm-shrinkwrap.json'),
+    `${JSON.stringify(
+      { name, version, lockfileVersion, requires: true, packages: { '': manifest, ...Object.fromEntries(needed) } },
+      null,
+      2,
+    )}\n`,
+  );
 }
 
 async function writeBuildInfo(folder: string): Promise<void> {

@@ -34,6 +34,7 @@ const SETTINGS = {
     ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'],
     'one of trace, debug, info, warn, error, fatal and silent is needed',
   ),
+  MOORING_API_LISTEN: listenAddress,
   MOORING_AUTHORITY: text,
   MOORING_SLED_LISTEN: listenAddress,
   MOORING_SLED_URL: z.url({ protocol: /^https$/, error: 'a URL is needed, for example https://mooring.example:12221' }),

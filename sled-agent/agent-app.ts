@@ -136,7 +136,7 @@ const SLED_ROUTE = '/vmms/:vmm_id/state';
 
 /** Refuses whoever is not the control plane; another sled may read a VMM's state. Throws an {@link AgentRefusal}. */
 function requireCommander(identity: SledIdentity, request: FastifyRequest): void {
-  const peer = identifyPeer(request.raw.socket as TLSSocket);
+  const peer = identifyPeer(request.raw.socket as TLSSocket, identity.holder);
   if (peer.identity?.kind === 'control_plane') return;
   const reads = request.method === 'GET' && request.routeOptions.url === SLED_ROUTE;
   if (reads && peer.refusal === null && peer.identity.kind === 'sled' && !identity.isRevoked(peer.serial)) return;

@@ -75,7 +75,7 @@ export async function joinSled(options: JoinOptions): Promise<StoredIdentity> {
         memoryBytes,
         privateKeyPem: pair.privateKeyPem,
         certificatePem: answer.certificate,
-        authorityPem,
+        authorityPem: answer.authority,
       };
       saveIdentity(disk, folder, identity);
       return identity;

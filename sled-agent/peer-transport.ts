@@ -85,7 +85,7 @@ export function identifiedTransport(identity: SledIdentity): PeerTransport {
         (socket) => {
           // An error before the connection's user listens for it must not end the process.
           socket.on('error', () => {});
-          const peer = identifyPeer(socket);
+          const peer = identifyPeer(socket, identity.holder);
           if (peer.refusal !== null || peer.identity.kind !== 'sled' || identity.isRevoked(peer.serial)) {
             socket.destroy();
             return;
@@ -107,7 +107,7 @@ export function identifiedTransport(identity: SledIdentity): PeerTransport {
         checkServerIdentity: checkPeer,
       });
       return socket.once('secureConnect', () => {
-        const peer = identifyPeer(socket);
+        const peer = identifyPeer(socket, identity.holder);
         if (peer.identity?.kind === 'sled') peers.set(socket, peer.identity.sledId);
         onOpen();
       });

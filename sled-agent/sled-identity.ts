@@ -2,7 +2,7 @@
 import { request } from 'undici';
 import type { z } from 'zod';
 import { processDescriptors } from '../platform/host/descriptor-reserve.ts';
-import { makeKeyPair, makeRequest } from '../platform/identity/certificates.ts';
+import { bundleFingerprints, makeKeyPair, makeRequest } from '../platform/identity/certificates.ts';
 import { IdentityHolder } from '../platform/identity/holder.ts';
 import { expectPeer } from '../platform/identity/peer.ts';
 import { RenewableAgent, type RenewableAgentOptions } from '../platform/identity/renewable-agent.ts';
@@ -14,6 +14,8 @@ import { type StoredIdentity, saveIdentity } from './identity-file.ts';
 const CALL_MS = 10_000;
 /** How often it asks which certificates of other sleds are good no more, in milliseconds. */
 const REVOKED_EVERY_MS = 5_000;
+/** How often it renews at most because the control plane trusts other authorities, in milliseconds. */
+const LEARN_EVERY_MS = 15_000;
 
 export class SledIdentity {
   readonly sledId: string;
@@ -23,6 +25,7 @@ export class SledIdentity {
   readonly #agents = new Set<RenewableAgent>();
   readonly #timer: NodeJS.Timeout;
   #revoked = new Set<string>();
+  #learnAfterMs = 0;
 
   /** `folder`: where each renewed certificate is kept. `onTrouble` gets a message about each thing that went wrong. */
   constructor(stored: StoredIdentity, folder: string, onTrouble: (message: string) => void = () => {}) {
@@ -53,9 +56,13 @@ export class SledIdentity {
     let lastRefusal: number | null = null;
     const askForRevoked = () =>
       this.#call('GET', '/sled-identity/revoked', revokedCertificates).then(
-        ({ serials }) => {
+        async ({ serials, authorities }) => {
           lastRefusal = null;
           this.#revoked = new Set(serials);
+          if (authorities != null)
+            await this.#learnAuthorities(authorities).catch((error: unknown) =>
+              onTrouble(`sled agent "${stored.name}": ${error}`),
+            );
         },
         (error: unknown) => {
           // The last list holds until the control plane answers again. A refusal is passed on once, until it is another one.
@@ -103,6 +110,14 @@ export class SledIdentity {
     clearInterval(this.#timer);
     this.holder.stop();
     await Promise.all([...this.#agents].map((agent) => agent.destroy()));
+  }
+
+  /** Renews where the control plane trusts other authorities than this sled knows; while its processes differ, now and then. */
+  async #learnAuthorities(authorities: readonly string[]): Promise<void> {
+    const known = await bundleFingerprints(this.holder.material.authorityPem);
+    if (known.join() === authorities.join() || performance.now() < this.#learnAfterMs) return;
+    this.#learnAfterMs = performance.now() + LEARN_EVERY_MS;
+    await this.holder.renewNow();
   }
 
   /** Calls the control plane. Throws {@link ControlPlaneRefusal}, and where it gave no answer, or somebody else did. */

@@ -19,6 +19,8 @@ const CURRENT_TIMEOUT_MS = 60_000;
 const LOOK_MS = 100;
 /** `ROUTING_CONFIG_UPDATE_STATE_IN_PROGRESS` of temporal.api.enums.v1: queues learn of a promotion one after the other. */
 const IN_PROGRESS = 1;
+/** `PINNED_OVERRIDE_BEHAVIOR_PINNED` of temporal.api.workflow.v1. */
+const PINNED = 1;
 
 /** What Temporal says of a build. Source: `WorkerDeploymentVersionStatus` of temporal.api.enums.v1. */
 export const BUILD_STATUSES = ['unknown', 'inactive', 'current', 'ramping', 'draining', 'drained', 'created'] as const;
@@ -147,6 +149,44 @@ export async function promoteBuild(
       ? 'it is current, but not every task queue knows of it: those that don’t give new work to the build before. Look again ("mooring deployment list"), or promote it again'
       : 'the server has not made it current';
   });
+}
+
+/**
+ * Has every workflow that runs on another build than `buildId`, and would go over with its next step, end where it is. A build that
+ * is gone back to does not know what a newer one has written into a history; one that has ended needs no worker that does. What
+ * they start in turn follows them. Returns how many there were. It can be done again: what is pinned stays so.
+ */
+export async function keepRunsWhereTheyAre(client: Client, installation: string, buildId: string): Promise<number> {
+  const { namespace, identity } = client.options;
+  const deploymentName = deploymentOf(installation);
+  let kept = 0;
+  for (const other of await readBuilds(client, installation)) {
+    if (other.buildId === buildId) continue;
+    const query = [
+      'ExecutionStatus = "Running"',
+      'TemporalWorkflowVersioningBehavior = "AutoUpgrade"',
+      `TemporalWorkerDeploymentVersion = "${deploymentName}:${other.buildId}"`,
+    ].join(' AND ');
+    for await (const { workflowId, runId } of client.workflow.list({ query }))
+      try {
+        await client.workflowService.updateWorkflowExecutionOptions({
+          namespace,
+          identity,
+          workflowExecution: { workflowId, runId },
+          workflowExecutionOptions: {
+            versioningOverride: {
+              pinned: { behavior: PINNED, version: { deploymentName, buildId: other.buildId } },
+            },
+          },
+          updateMask: { paths: ['versioning_override'] },
+        });
+        kept += 1;
+      } catch (error) {
+        // It has ended meanwhile.
+        if (!isNotFound(error)) throw error;
+      }
+  }
+  return kept;
 }
 
 /** Tries until nothing stands in the way any more; throws what does, in words, after `timeoutMs` milliseconds. */

@@ -64,7 +64,14 @@ export const renewRequest = z.object({ request: pem });
 export const renewAnswer = z.object({ certificate: pem, authority: pem });
 
 /** The certificates that haven't expired and are good no more, by their serial numbers. */
-export const revokedCertificates = z.object({ serials: z.array(z.string()) });
+export const revokedCertificates = z.object({
+  serials: z.array(z.string()),
+  /**
+   * The authorities that the control plane trusts, by the SHA-256 of their certificates (hexadecimal), the one that signs first. An
+   * agent that trusts others renews its certificate, which tells it all of them.
+   */
+  authorities: z.array(z.string()).nullish(),
+});
 
 /** Where a migration out of a VMM goes: the source hands its guest to that sled alone. */
 export const migrationDestination = z.object({ sled_id: uuid });

@@ -12,7 +12,7 @@ import { joinSled } from '../../db/transactions/join-sled.ts';
 import { renewCertificate } from '../../db/transactions/renew-certificate.ts';
 import { revokeCertificates } from '../../db/transactions/revoke-certificates.ts';
 import { Refusal } from '../../model/refusal.ts';
-import { type RequestedKey, readRequest } from '../../platform/identity/certificates.ts';
+import { bundleFingerprints, type RequestedKey, readRequest } from '../../platform/identity/certificates.ts';
 import { writeInviteToken } from '../../wire/invite-token.ts';
 import {
   joinAnswer,
@@ -108,6 +108,7 @@ export function addSledIdentityRoutes(
   caller: (request: FastifyRequest) => SledCaller,
 ): void {
   const tags = ['sled agents'];
+  const authorities = bundleFingerprints(authority.trustedPem);
 
   app.post(
     JOIN_PATH,
@@ -140,7 +141,7 @@ export function addSledIdentityRoutes(
           { sled_id: sledId, sled: name, former: known.address, address },
           'a sled is at another address since it joined again: should an agent of it come back at the former one, end it there',
         );
-      return { sled_id: sledId, name, certificate: certificate.pem, authority: authority.certificatePem };
+      return { sled_id: sledId, name, certificate: certificate.pem, authority: authority.trustedPem };
     },
   );
   app.post(
@@ -158,7 +159,7 @@ export function addSledIdentityRoutes(
       if (!(await renewCertificate(bySled(request, db, 'sled_certificate_renew', holder.sledId), holder, certificate)))
         throw new IdentityRefused('revoked');
       log.info({ sled_id: holder.sledId, serial: certificate.serial }, 'a certificate was renewed');
-      return { certificate: certificate.pem, authority: authority.certificatePem };
+      return { certificate: certificate.pem, authority: authority.trustedPem };
     },
   );
   app.get(
@@ -181,7 +182,7 @@ export function addSledIdentityRoutes(
   app.get(
     '/sled-identity/revoked',
     { schema: { tags, response: { 200: revokedCertificates, ...errors } } },
-    async () => ({ serials: await readRevokedSerials(db) }),
+    async () => ({ serials: await readRevokedSerials(db), authorities: await authorities }),
   );
 }
 

@@ -13,11 +13,12 @@ import type { PartInput, PartReady } from './steps.ts';
 
 const TASK_QUEUE = 'engine-minimum';
 
-await runPart<PartInput, PartReady>(async ({ port, temporalAddress }) => {
+await runPart<PartInput, PartReady>(async ({ port, temporalAddress, temporalNamespace: namespace }) => {
   installRuntime(createLog('engine-minimum', 'error'));
   const native = await NativeConnection.connect({ address: temporalAddress });
   const worker = await Worker.create({
     connection: native,
+    namespace,
     taskQueue: TASK_QUEUE,
     workflowsPath: fileURLToPath(new URL('./engine-minimum-workflow.ts', import.meta.url)),
     activities: { async nothing() {} },
@@ -26,7 +27,7 @@ await runPart<PartInput, PartReady>(async ({ port, temporalAddress }) => {
   });
   const running = worker.run();
   const connection = await Connection.connect({ address: temporalAddress });
-  const client = new Client({ connection });
+  const client = new Client({ connection, namespace });
   const front = await startFront({
     db: null,
     port,

@@ -97,6 +97,7 @@ export interface PartInput {
   readonly port: number;
   /** Empty for a part that has no Temporal server. */
   readonly temporalAddress: string;
+  readonly temporalNamespace: string;
   /** A directory of its own. */
   readonly dataDir: string;
   /** Nothing is to be asked of the database but for the sagas: they are being counted. */

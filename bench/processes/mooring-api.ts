@@ -5,10 +5,10 @@ import { plainTemporal } from '../../temporal/connection.ts';
 import type { PartInput, PartReady } from '../peers/steps.ts';
 import { runPart } from '../system/child.ts';
 
-await runPart<PartInput, PartReady>(async ({ databaseUrl, temporalAddress, port, loopsOff }) => {
+await runPart<PartInput, PartReady>(async ({ databaseUrl, temporalAddress, temporalNamespace, port, loopsOff }) => {
   const api = await startApi({
     databaseUrl,
-    temporal: plainTemporal(temporalAddress),
+    temporal: plainTemporal(temporalAddress, temporalNamespace),
     host: '127.0.0.1',
     authentication: 'open',
     plainSleds: true,

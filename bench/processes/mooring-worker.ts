@@ -6,10 +6,10 @@ import { startWorker } from '../../worker/worker.ts';
 import type { PartInput, PartReady } from '../peers/steps.ts';
 import { runPart } from '../system/child.ts';
 
-await runPart<PartInput & { namespace?: string }, PartReady>(async ({ databaseUrl, temporalAddress }) => {
+await runPart<PartInput, PartReady>(async ({ databaseUrl, temporalAddress, temporalNamespace }) => {
   const worker = await startWorker({
     databaseUrl,
-    temporal: plainTemporal(temporalAddress),
+    temporal: plainTemporal(temporalAddress, temporalNamespace),
     log: createLog('worker', 'error'),
     reconcileEveryMs: 0,
   });

@@ -16,6 +16,14 @@ import { type PostgresProxy, startPostgresProxy } from './postgres-proxy.ts';
 /** Which Temporal server a contender runs on. */
 export type TemporalKind = 'none' | 'embedded' | 'as shipped' | 'external';
 
+/** A Temporal server that runs already. */
+export interface ExternalTemporal {
+  readonly address: string;
+  readonly namespace: string;
+  /** Its processes on this machine, whose CPU counts as the server's; none where it runs elsewhere, or nobody says. */
+  readonly pids: readonly number[];
+}
+
 /** One way to run the start saga. */
 export interface Contender {
   readonly id: string;
@@ -73,11 +81,11 @@ const TEMPLATE = 'bench_template';
 export class Arena {
   readonly dataDir: string;
   readonly postgres: EmbeddedPostgres;
-  readonly #external: string | undefined;
+  readonly #external: ExternalTemporal | undefined;
   readonly #admin: pg.Pool;
   #round = 0;
 
-  private constructor(dataDir: string, postgres: EmbeddedPostgres, external: string | undefined) {
+  private constructor(dataDir: string, postgres: EmbeddedPostgres, external: ExternalTemporal | undefined) {
     this.dataDir = dataDir;
     this.postgres = postgres;
     this.#external = external;
@@ -85,8 +93,8 @@ export class Arena {
     this.#admin.on('error', () => {});
   }
 
-  /** Brings PostgreSQL up, as durable as it is shipped. `external`: the address of a Temporal server of the user's. */
-  static async open(external: string | undefined): Promise<Arena> {
+  /** Brings PostgreSQL up, as durable as it is shipped. `external`: a Temporal server of the user's. */
+  static async open(external: ExternalTemporal | undefined): Promise<Arena> {
     const dataDir = await mkdtemp('/var/tmp/mooring-bench-');
     await chmod(dataDir, 0o711);
     const postgres = await startEmbeddedPostgres({ dataDir: join(dataDir, 'postgres') });
@@ -150,10 +158,13 @@ export class Arena {
 
       const dataDir = join(this.dataDir, `round-${this.#round}`);
       let temporalAddress = '';
+      let temporalNamespace = 'default';
       const server: number[] = [];
       if (contender.temporal === 'external') {
         if (this.#external === undefined) throw new Error(`${contender.id} needs --temporal ADDRESS`);
-        temporalAddress = this.#external;
+        temporalAddress = this.#external.address;
+        temporalNamespace = this.#external.namespace;
+        server.push(...this.#external.pids);
       } else if (contender.temporal !== 'none') {
         const { path } = await findTemporalBinary();
         const temporal = await startTemporalServer({
@@ -181,6 +192,7 @@ export class Arena {
         databaseUrl: seenUrl,
         port,
         temporalAddress,
+        temporalNamespace,
         dataDir,
         loopsOff: options.counting ?? false,
       };

@@ -23,14 +23,19 @@ async function readStat(pid: number): Promise<Stat | null> {
   return { parent: fields[1] ?? 0, ownMs: at(14) + at(15), reapedMs: at(16) + at(17) };
 }
 
-async function family(pid: number): Promise<Stat[]> {
+interface Member extends Stat {
+  readonly pid: number;
+}
+
+/** A process and its children. */
+async function family(pid: number): Promise<Member[]> {
   const own = await readStat(pid);
   if (own === null) return [];
-  const found = [own];
+  const found: Member[] = [{ pid, ...own }];
   for (const name of await readdir('/proc')) {
     if (!/^\d+$/.test(name)) continue;
     const stat = await readStat(Number(name));
-    if (stat?.parent === pid) found.push(stat);
+    if (stat?.parent === pid) found.push({ pid: Number(name), ...stat });
   }
   return found;
 }
@@ -46,4 +51,10 @@ export async function cpuMs(pid: number): Promise<number> {
 export async function residentBytes(pid: number): Promise<number> {
   const text = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '');
   return Number(/VmRSS:\s+(\d+) kB/.exec(text)?.[1] ?? 0) * 1024;
+}
+
+/** Resident memory of a process and its children, in bytes; what they share counts for each of them. */
+export async function familyResidentBytes(pid: number): Promise<number> {
+  const each = await Promise.all((await family(pid)).map((member) => residentBytes(member.pid)));
+  return each.reduce((sum, bytes) => sum + bytes, 0);
 }

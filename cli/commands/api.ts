@@ -1,5 +1,6 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { DEFAULT_BEAT_MS } from '../../model/lease.ts';
+import { setting } from '../../platform/settings.ts';
 import { splitAddress } from '../../wire/sled-protocol.ts';
 import { DEFAULT_API_PORT, DEFAULT_SLED_PORT } from '../context.ts';
 import {
@@ -17,8 +18,8 @@ import {
 import { SUMMARIES } from '../summaries.ts';
 
 interface ApiCommandOptions {
-  readonly host: string;
-  readonly port: number;
+  readonly host?: string;
+  readonly port?: number;
   readonly temporalUiUrl?: string;
   readonly authentication: 'tokens' | 'open';
   readonly hosts?: readonly string[];
@@ -41,8 +42,12 @@ export function addApiCommand(program: Command): void {
   program
     .command('api')
     .description(SUMMARIES.api)
-    .option('--host <address>', 'the address to listen on', '127.0.0.1')
-    .option('--port <port>', 'the port to listen on; 0 chooses one', Number, DEFAULT_API_PORT)
+    .option('--host <address>', 'the address to listen on; by default that of MOORING_API_LISTEN, else 127.0.0.1')
+    .option(
+      '--port <port>',
+      `the port to listen on; 0 chooses one; by default that of MOORING_API_LISTEN, else ${DEFAULT_API_PORT}`,
+      Number,
+    )
     .option('--temporal-ui-url <url>', 'where the Temporal Web UI is, for links')
     .addOption(
       new Option('--authentication <mode>', 'ask operators for tokens, or let in whoever reaches a loopback address')
@@ -89,10 +94,13 @@ export function addApiCommand(program: Command): void {
     )
     .action(async (options: ApiCommandOptions) => {
       const parts = await externalParts();
+      const listen = listenAddress(options);
       await requireFree([
-        { host: options.host, port: options.port, option: '--port' },
+        { ...listen, option: '--port' },
         ...metricsAddress(options.metrics),
-        ...(options.authority === undefined ? [] : [{ ...sledListenAddress(options), option: '--sled-listen' }]),
+        ...(options.authority === undefined
+          ? []
+          : [{ ...sledListenAddress(options, listen.host), option: '--sled-listen' }]),
       ]);
       const { startApi } = await import('../../api/server.ts');
       const { createLog } = await import('../../platform/telemetry/log.ts');
@@ -104,8 +112,7 @@ export function addApiCommand(program: Command): void {
             await settleSchema(parts.databaseUrl, options.migrate, log);
             return startApi({
               ...parts,
-              host: options.host,
-              port: options.port,
+              ...listen,
               authentication: options.authentication,
               hosts: options.hosts,
               tls: await readTls(options),
@@ -114,7 +121,11 @@ export function addApiCommand(program: Command): void {
               temporalUiUrl: options.temporalUiUrl ?? null,
               metricsListen: options.metrics,
               leaseBeatMs: options.leaseBeatMs,
-              sledListener: authority && { authority, ...sledListenAddress(options), url: options.sledUrl },
+              sledListener: authority && {
+                authority,
+                ...sledListenAddress(options, listen.host),
+                url: options.sledUrl,
+              },
               plainSleds: options.insecureSleds ?? false,
               waitMs: options.wait * 1_000,
               log,
@@ -144,8 +155,15 @@ async function readTls({ tlsCert, tlsKey }: Pick<ApiCommandOptions, 'tlsCert' | 
   return { cert: await readFile(tlsCert), key: await readFile(tlsKey) };
 }
 
+/** Where operators reach it: as the options say, else as MOORING_API_LISTEN does. */
+function listenAddress({ host, port }: ApiCommandOptions): { host: string; port: number } {
+  const set = setting('MOORING_API_LISTEN');
+  const fallback = set === undefined ? { host: '127.0.0.1', port: DEFAULT_API_PORT } : splitAddress(set);
+  return { host: host ?? fallback.host, port: port ?? fallback.port };
+}
+
 /** Where the sled-facing listener is. Throws for an address that is none. */
-function sledListenAddress({ host, sledListen }: ApiCommandOptions): { host: string; port: number } {
+function sledListenAddress({ sledListen }: ApiCommandOptions, host: string): { host: string; port: number } {
   if (sledListen === undefined) return { host, port: DEFAULT_SLED_PORT };
   const address = splitAddress(sledListen);
   if (sledListen.lastIndexOf(':') < 1 || !Number.isInteger(address.port) || address.port < 0 || address.port > 65_535)

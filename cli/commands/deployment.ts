@@ -45,20 +45,47 @@ export function addDeploymentCommands(program: Command): void {
     .description('make a build current: it gets new work, and the next step of every long workflow')
     .argument('<build>', 'the build id, as "mooring deployment list" shows it')
     .option('--force', 'also where no worker of it polls both task queues: everything waits until one does')
+    .option(
+      '--keep-running',
+      'what runs ends on the build that it is on: for going back to one that does not know what a newer one writes',
+    )
     .option('--json', 'print JSON, for programs')
-    .action(async (build: string, options: { force?: boolean; json?: boolean }) => {
-      const { promoteBuild, readBuilds } = await import('../../temporal/deployment.ts');
-      await withClient(async (client, installation) => {
+    .action(async (build: string, options: { force?: boolean; keepRunning?: boolean; json?: boolean }) => {
+      const { keepRunsWhereTheyAre, promoteBuild, readBuilds } = await import('../../temporal/deployment.ts');
+      const keptRuns = await withClient(async (client, installation) => {
         const builds = await readBuilds(client, installation);
         if (!builds.some(({ buildId }) => buildId === build))
           throw new Error(
             `there is no build "${build}": start a worker of it first; "mooring deployment list" shows those that there are`,
           );
-        await promoteBuild(client, installation, build, { unpolled: options.force ?? false });
+        const promote = () => promoteBuild(client, installation, build, { unpolled: options.force ?? false });
+        const keep = () => keepRunsWhereTheyAre(client, installation, build);
+        if (!options.keepRunning) return promote().then(() => null);
+        const before = await keep();
+        await promote();
+        return before + (await keepTheRest(keep));
       });
-      if (options.json) printJson({ build_id: build, status: 'current' });
-      else console.log(`build ${build} is current; the others drain: "mooring deployment list" says when to stop them`);
+      if (options.json)
+        printJson({ build_id: build, status: 'current', ...(keptRuns === null ? {} : { kept_runs: keptRuns }) });
+      else
+        console.log(
+          `build ${build} is current${keptRuns === null ? '' : `; ${keptRuns} runs end on the builds that they are on`}; the others drain: "mooring deployment list" says when to stop them`,
+        );
     });
+}
+
+/** How long a run may take to be found after it has begun: Temporal's visibility follows, in milliseconds. */
+const VISIBLE_MS = 3_000;
+
+/**
+ * Runs that began while the promotion was on its way: those that are found later than that go over with their next step, as all
+ * do without `--keep-running`.
+ */
+async function keepTheRest(keep: () => Promise<number>): Promise<number> {
+  const { setTimeout: pause } = await import('node:timers/promises');
+  const first = await keep();
+  await pause(VISIBLE_MS);
+  return first + (await keep());
 }
 
 const ADVICE = {

@@ -89,11 +89,55 @@ Examples:
     .option('--json', 'print JSON, for programs')
     .addHelpText('after', '\nExamples:\n  mooring authority show /etc/mooring/authority')
     .action(show);
+  for (const { name, description, after, act } of STEPS)
+    authority
+      .command(`${name} <dir>`)
+      .description(description)
+      .option('--json', 'print JSON, for programs')
+      .addHelpText('after', `\n${after}\n\nExamples:\n  mooring authority ${name} /etc/mooring/authority`)
+      .action(async (folder: string, options: { json?: boolean }) => {
+        const { Authority } = await import('../../platform/identity/authority.ts');
+        await act(Authority, folder);
+        await show(folder, options);
+        if (!options.json) console.error(after);
+      });
 }
+
+type Authorities = typeof import('../../platform/identity/authority.ts').Authority;
+
+const SPREAD =
+  'Copy the folder to every machine of the control plane, and start its workers and APIs again, one after the other.';
+
+/** How an authority is replaced while everything works: three steps, in this order. */
+const STEPS = [
+  {
+    name: 'renew',
+    description: 'begin to replace the authority: make the next one, for everybody to trust beside it',
+    after: `${SPREAD} Sleds that are up learn of it within half a minute; then: mooring authority switch DIR`,
+    act: (authority: Authorities, folder: string) => authority.renew(folder),
+  },
+  {
+    name: 'switch',
+    description: 'let the next authority take over: it signs, and the one before is trusted still, its key gone',
+    after: `${SPREAD} Sleds that are up have a certificate of it within half a minute; then: mooring authority retire DIR`,
+    act: (authority: Authorities, folder: string) => authority.switchOver(folder),
+  },
+  {
+    name: 'retire',
+    description: 'trust the former authority no more: every certificate that it has signed is refused',
+    after: `${SPREAD} A sled that was away all the while joins again by an invitation.`,
+    act: (authority: Authorities, folder: string) => authority.retire(folder),
+  },
+] as const;
 
 async function show(folder: string, options: { json?: boolean }): Promise<void> {
   const { Authority } = await import('../../platform/identity/authority.ts');
-  const { fingerprint } = await Authority.open(folder);
-  if (options.json) printJson({ folder, fingerprint });
-  else console.log(`${folder}: SHA-256 ${fingerprint}`);
+  const { bundleFingerprints } = await import('../../platform/identity/certificates.ts');
+  const { fingerprint, trustedPem } = await Authority.open(folder);
+  const [, ...also] = await bundleFingerprints(trustedPem);
+  if (options.json) printJson({ folder, fingerprint, also_trusted: also });
+  else {
+    console.log(`${folder}: SHA-256 ${fingerprint}`);
+    for (const other of also) console.log(`also trusted: SHA-256 ${other}`);
+  }
 }

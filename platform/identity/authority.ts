@@ -5,7 +5,7 @@
  */
 
 import type { webcrypto } from 'node:crypto';
-import { chmod, link, mkdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { chmod, link, mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { platform } from 'node:process';
 import type { Identity } from '../../model/identity.ts';
@@ -22,6 +22,11 @@ import {
 
 const CERTIFICATE_FILE = 'authority.crt';
 const KEY_FILE = 'authority.key';
+/** An authority that is trusted, and is to take over: {@link Authority.renew}. */
+const NEXT_CERTIFICATE_FILE = 'next.crt';
+const NEXT_KEY_FILE = 'next.key';
+/** The certificates of those that were replaced, and are trusted still; their keys are gone. */
+const FORMER_FILE = 'former.crt';
 const DAY_MS = 24 * 60 * 60 * 1000;
 const AUTHORITY_LIFETIME_MS = 10 * 365 * DAY_MS;
 /** How long a certificate of a sled or the control plane is good by default, in milliseconds. */
@@ -32,14 +37,23 @@ export class Authority {
   readonly #keys: AuthorityKeys;
   /** Its certificate, in PEM. */
   readonly certificatePem: string;
+  /** The certificates of all authorities that are trusted, in PEM: its own, then those before and after it. */
+  readonly trustedPem: string;
   /** SHA-256 of its certificate, in hexadecimal: what an invitation names it by. */
   readonly fingerprint: string;
   /** How long the certificates that it issues are good, in milliseconds. */
   readonly lifetimeMs: number;
 
-  private constructor(keys: AuthorityKeys, certificatePem: string, fingerprint: string, lifetimeMs: number) {
+  private constructor(
+    keys: AuthorityKeys,
+    certificatePem: string,
+    others: readonly string[],
+    fingerprint: string,
+    lifetimeMs: number,
+  ) {
     this.#keys = keys;
     this.certificatePem = certificatePem;
+    this.trustedPem = [certificatePem, ...others].map((pem) => `${pem.trimEnd()}\n`).join('');
     this.fingerprint = fingerprint;
     this.lifetimeMs = lifetimeMs;
   }
@@ -75,12 +89,23 @@ export class Authority {
       ),
     );
     if (certificatePem === undefined || privateKeyPem === undefined) throw new Error('both files were read');
-    const { mode } = await stat(keyFile);
-    if (platform !== 'win32' && (mode & 0o077) !== 0)
-      throw new Error(`${keyFile} can be read by others: "chmod 600 ${keyFile}" keeps it for its owner`);
+    for (const file of [keyFile, join(folder, NEXT_KEY_FILE)]) {
+      const found = await stat(file).catch(() => null);
+      if (platform !== 'win32' && found !== null && (found.mode & 0o077) !== 0)
+        throw new Error(`${file} can be read by others: "chmod 600 ${file}" keeps it for its owner`);
+    }
     try {
       const keys = await readAuthorityKeys(certificatePem, privateKeyPem);
-      return new Authority(keys, certificatePem, await certificateFingerprint(certificatePem), lifetimeMs);
+      const others = await Promise.all(
+        [NEXT_CERTIFICATE_FILE, FORMER_FILE].map((file) => readIfThere(join(folder, file))),
+      );
+      return new Authority(
+        keys,
+        certificatePem,
+        others.filter((pem) => pem !== null),
+        await certificateFingerprint(certificatePem),
+        lifetimeMs,
+      );
     } catch (error) {
       // Only which files, never what is in them.
       throw new Error(`the authority in ${folder} can't be used: ${error instanceof Error ? error.message : error}`);
@@ -94,6 +119,53 @@ export class Authority {
     return Authority.open(folder, lifetimeMs);
   }
 
+  /**
+   * Begins to replace the authority in a folder: makes the next one, which is trusted from then on by whoever reads the folder, and
+   * told to the sleds; nothing is signed by it yet. Throws when there is a next one already.
+   */
+  static async renew(folder: string): Promise<void> {
+    await Authority.open(folder);
+    if ((await readIfThere(join(folder, NEXT_CERTIFICATE_FILE))) !== null)
+      throw new Error(`${folder} has a next authority already: "mooring authority switch ${folder}" lets it take over`);
+    const pair = await makeKeyPair();
+    const certificate = await makeAuthorityCertificate(pair, AUTHORITY_LIFETIME_MS);
+    // A key without a certificate is what was left when this was broken off.
+    await rm(join(folder, NEXT_KEY_FILE), { force: true });
+    await writeNew(join(folder, NEXT_KEY_FILE), pair.privateKeyPem, 0o600);
+    await writeNew(join(folder, NEXT_CERTIFICATE_FILE), certificate, 0o644);
+  }
+
+  /**
+   * Lets the next authority take over: it signs from then on, and the one before is trusted still, its key gone. Where it was broken
+   * off it is done again. Throws when there is no next one.
+   */
+  static async switchOver(folder: string): Promise<void> {
+    const at = (file: string) => join(folder, file);
+    const next = await readIfThere(at(NEXT_CERTIFICATE_FILE));
+    if (next === null)
+      throw new Error(
+        `${folder} has no next authority: "mooring authority renew ${folder}" makes one, for sleds to learn of first`,
+      );
+    const own = await readIfThere(at(CERTIFICATE_FILE));
+    const former = (await readIfThere(at(FORMER_FILE))) ?? '';
+    if (own !== null && own !== next && !former.includes(own.trim()))
+      await replaceFile(at(FORMER_FILE), `${former}${own.trimEnd()}\n`, 0o644);
+    // The key goes last: until then it can be done again.
+    await replaceFile(at(CERTIFICATE_FILE), next, 0o644);
+    await rename(at(NEXT_KEY_FILE), at(KEY_FILE)).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== 'ENOENT') throw error;
+    });
+    await rm(at(NEXT_CERTIFICATE_FILE), { force: true });
+  }
+
+  /** Trusts the former authorities no more: what they have signed is refused. Throws when there are none. */
+  static async retire(folder: string): Promise<void> {
+    await Authority.open(folder);
+    const path = join(folder, FORMER_FILE);
+    if ((await readIfThere(path)) === null) throw new Error(`${folder} trusts no former authority`);
+    await rm(path);
+  }
+
   /** Signs a public key for an identity found at these IP addresses and names. */
   issue(
     publicKey: RequestedKey['request']['publicKey'] | webcrypto.CryptoKey,
@@ -102,6 +174,19 @@ export class Authority {
   ): Promise<IssuedCertificate> {
     return issueCertificate(this.#keys, publicKey, identity, hosts, this.lifetimeMs);
   }
+}
+
+async function readIfThere(file: string): Promise<string | null> {
+  return readFile(file, 'utf8').catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== 'ENOENT') throw error;
+    return null;
+  });
+}
+
+async function replaceFile(file: string, content: string, mode: number): Promise<void> {
+  const temporary = `${file}.${process.pid}.new`;
+  await writeFile(temporary, content, { mode });
+  await rename(temporary, file);
 }
 
 /** Writes a file that must not be there yet; complete or not at all, and at no moment with a wider mode. */

@@ -92,9 +92,11 @@ export interface AuthorityKeys {
  */
 export async function makeAuthorityCertificate(pair: KeyPair, lifetimeMs: number): Promise<string> {
   const now = Date.now();
+  const serialNumber = makeSerial();
   const certificate = await X509CertificateGenerator.createSelfSigned({
-    serialNumber: makeSerial(),
-    name: 'CN=Mooring authority',
+    serialNumber,
+    // Each has a name of its own: TLS finds the one that has signed a certificate by it.
+    name: `CN=Mooring authority ${serialNumber.slice(0, 8)}`,
     notBefore: new Date(now - CLOCK_SKEW_MS),
     notAfter: new Date(now + lifetimeMs),
     keys: pair.keys,
@@ -175,6 +177,10 @@ export function certificateSubject(identity: Identity): string {
 export interface CertificateFacts {
   readonly identity: Identity | null;
   readonly serial: string;
+  /** The name of the authority that has signed it. */
+  readonly issuer: string;
+  /** Its own name. */
+  readonly subject: string;
   readonly notBefore: Date;
   readonly notAfter: Date;
 }
@@ -186,6 +192,8 @@ export function readCertificate(certificate: string | Uint8Array<ArrayBuffer>): 
   return {
     identity: readIdentity(names.flatMap((name) => (name.type === 'url' ? [name.value] : []))),
     serial: parsed.serialNumber,
+    issuer: parsed.issuer,
+    subject: parsed.subject,
     notBefore: parsed.notBefore,
     notAfter: parsed.notAfter,
   };
@@ -194,6 +202,16 @@ export function readCertificate(certificate: string | Uint8Array<ArrayBuffer>): 
 /** SHA-256 of a certificate (PEM or DER), in hexadecimal. */
 export async function certificateFingerprint(certificate: string | Uint8Array<ArrayBuffer>): Promise<string> {
   return fingerprintOf(new X509Certificate(certificate).rawData);
+}
+
+/** The certificates of a bundle (PEM), each in PEM, in its order. */
+export function splitBundle(bundle: string): string[] {
+  return bundle.match(/-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----/g) ?? [];
+}
+
+/** SHA-256 of each certificate of a bundle (PEM), in hexadecimal, in its order. */
+export function bundleFingerprints(bundle: string): Promise<string[]> {
+  return Promise.all(splitBundle(bundle).map((pem) => certificateFingerprint(pem)));
 }
 
 async function fingerprintOf(data: ArrayBuffer): Promise<string> {

@@ -10,7 +10,7 @@ export async function becomeControlPlane(authority: Authority, hosts: readonly s
   const issue = async (): Promise<IdentityMaterial> => {
     const pair = await makeKeyPair();
     const { pem } = await authority.issue(pair.keys.publicKey, { kind: 'control_plane' }, hosts);
-    return { privateKeyPem: pair.privateKeyPem, certificatePem: pem, authorityPem: authority.certificatePem };
+    return { privateKeyPem: pair.privateKeyPem, certificatePem: pem, authorityPem: authority.trustedPem };
   };
   return new IdentityHolder(await issue(), issue);
 }

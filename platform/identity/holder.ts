@@ -4,12 +4,13 @@
  */
 import type { SecureContextOptions } from 'node:tls';
 import { renewalTime } from '../../model/identity.ts';
-import { readCertificate } from './certificates.ts';
+import { readCertificate, splitBundle } from './certificates.ts';
 
 /** A key and its certificate, all in PEM. */
 export interface IdentityMaterial {
   readonly privateKeyPem: string;
   readonly certificatePem: string;
+  /** The authorities that are trusted: the one that has signed the certificate first. */
   readonly authorityPem: string;
 }
 
@@ -23,6 +24,8 @@ export class IdentityHolder {
   #timer: NodeJS.Timeout | undefined;
   #stopped = false;
   #retryMs = FIRST_RETRY_MS;
+  #renewing = false;
+  #trusted: { readonly of: string; readonly names: ReadonlySet<string> } | null = null;
   readonly #listeners = new Set<() => void>();
   readonly #renew: () => Promise<IdentityMaterial>;
   readonly #onTrouble: (message: string) => void;
@@ -43,16 +46,35 @@ export class IdentityHolder {
     return this.#material;
   }
 
-  /** Key, certificate with the authority's behind it, and authority, as TLS takes them; TLS 1.3 alone. */
+  /** Key, certificate with its authority's behind it, and all that are trusted, as TLS takes them; TLS 1.3 alone. */
   get secureContext(): SecureContextOptions {
     const { privateKeyPem, certificatePem, authorityPem } = this.#material;
-    return { key: privateKeyPem, cert: `${certificatePem}\n${authorityPem}`, ca: authorityPem, minVersion: 'TLSv1.3' };
+    const cert = `${certificatePem}\n${splitBundle(authorityPem)[0] ?? ''}`;
+    return { key: privateKeyPem, cert, ca: authorityPem, minVersion: 'TLSv1.3' };
+  }
+
+  /** Whether an authority is trusted, by its name: as of now, where a connection was made before. */
+  trusts(issuer: string): boolean {
+    const { authorityPem } = this.#material;
+    if (this.#trusted?.of !== authorityPem)
+      this.#trusted = {
+        of: authorityPem,
+        names: new Set(splitBundle(authorityPem).map((pem) => readCertificate(pem).subject)),
+      };
+    return this.#trusted.names.has(issuer);
   }
 
   /** Calls `listener` after each renewal. Returns a function that removes it. */
   onRenewal(listener: () => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
+  }
+
+  /** Renews now, unless it is at it. What fails is tried again, as ever. */
+  async renewNow(): Promise<void> {
+    if (this.#stopped || this.#renewing) return;
+    clearTimeout(this.#timer);
+    await this.#renewNow();
   }
 
   /** Ends the renewals. */
@@ -74,6 +96,7 @@ export class IdentityHolder {
   }
 
   async #renewNow(): Promise<void> {
+    this.#renewing = true;
     try {
       this.#material = await this.#renew();
       this.#retryMs = FIRST_RETRY_MS;
@@ -86,6 +109,8 @@ export class IdentityHolder {
       );
       this.#schedule(this.#retryMs * (0.5 + Math.random()));
       this.#retryMs = Math.min(this.#retryMs * 2, MAX_WAIT_MS);
+    } finally {
+      this.#renewing = false;
     }
   }
 }

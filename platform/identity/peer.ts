@@ -2,6 +2,7 @@
 import type { PeerCertificate, TLSSocket } from 'node:tls';
 import { describeIdentity, type Identity, type IdentityRefusal } from '../../model/identity.ts';
 import { type CertificateFacts, readCertificate } from './certificates.ts';
+import type { IdentityHolder } from './holder.ts';
 
 /** The identity at the other end of a connection, or why there is none. */
 type Peer =
@@ -11,10 +12,10 @@ type Peer =
 const facts = new WeakMap<TLSSocket, CertificateFacts>();
 
 /**
- * Identifies the other end of a connection, whether or not TLS refuses unknown peers. The time is checked with each call: a
- * connection can outlive its certificate.
+ * Identifies the other end of a connection, whether or not TLS refuses unknown peers. The time, and whether the authority is still
+ * trusted, are checked with each call: a connection can outlive either.
  */
-export function identifyPeer(socket: TLSSocket): Peer {
+export function identifyPeer(socket: TLSSocket, own: IdentityHolder): Peer {
   const certificate = socket.getPeerX509Certificate();
   if (certificate === undefined) return refuse('no_certificate');
   if (!socket.authorized) {
@@ -27,6 +28,7 @@ export function identifyPeer(socket: TLSSocket): Peer {
     facts.set(socket, known);
   }
   if (known.notAfter.getTime() <= Date.now()) return refuse('expired');
+  if (!own.trusts(known.issuer)) return refuse('other_authority');
   if (known.identity === null) return refuse('wrong_identity');
   return { identity: known.identity, serial: known.serial, refusal: null };
 }

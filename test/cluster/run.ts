@@ -65,7 +65,22 @@ async function runParts({ only, minutes, keep }: Options): Promise<void> {
     const env = { TEMPORAL_ADDRESS: connection.address ?? '', TEMPORAL_NAMESPACE: namespace };
     if (only.includes('demo') || only.includes('queries')) await run(['cli/mooring.ts', 'demo'], env);
     if (only.includes('queries')) await tryQueries(cluster);
-    if (only.includes('bench')) await run(['bench/run.ts', '--quick', '--temporal', env.TEMPORAL_ADDRESS], env);
+    if (only.includes('bench'))
+      await run(
+        [
+          ...[
+            'bench/run.ts',
+            '--quick',
+            '--no-counts',
+            '--no-scale',
+            '--only',
+            'engine-minimum-external,mooring-external',
+          ],
+          ...['--temporal', env.TEMPORAL_ADDRESS, '--temporal-pids', cluster.pids.join()],
+          ...['--json', join(folder, 'bench.json')],
+        ],
+        env,
+      );
   } finally {
     await cluster.stop();
     if (keep) print(`data and logs are in ${folder}`);

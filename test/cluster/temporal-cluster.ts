@@ -101,6 +101,12 @@ export class TemporalCluster implements SoakTemporal {
     await this.#untilItServes();
   }
 
+  /** Its processes, and its PostgreSQL: those that run. */
+  get pids(): number[] {
+    const running = this.#processes.filter((one) => one.runs).map((one) => one.pid);
+    return this.#postgres === null ? running : [...running, this.#postgres.pid];
+  }
+
   /** Kills the next one of its processes, its PostgreSQL among them, and in the next round freezes it. */
   async disturb(downMs: number): Promise<boolean> {
     const parts = this.#processes.length + 1;

@@ -2,18 +2,16 @@
  * `npm run mutants`: sabotages a copy of the tree in one place at a time, and shows that a test catches each. Ends with 1 if
  * one survives. With `--check` it only looks whether every sabotage still has its place.
  */
-import { execFile, spawn } from 'node:child_process';
-import { copyFile, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { spawn } from 'node:child_process';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
+import { join } from 'node:path';
 import { Command } from 'commander';
 import { colours } from '../../cli/format.ts';
 import { printJson, table } from '../../cli/output.ts';
+import { copyTree, ROOT } from '../support/tree-copy.ts';
 import { applyEdit, type Edit, MUTANTS, type Mutant } from './mutants.ts';
 
-const root = fileURLToPath(new URL('../..', import.meta.url));
 /** A mutant that makes its tests hang is caught as well, in milliseconds. */
 const TEST_TIMEOUT_MS = 300_000;
 const QUICKEST_FIRST = ['test/rules/', 'test/sled-agent/', 'test/database/', 'test/sagas/'];
@@ -23,22 +21,6 @@ interface Verdict {
   /** The test file that failed; `null`: it survived. */
   readonly caughtBy: string | null;
   readonly seconds: number;
-}
-
-/** Copies what git knows, and what it would, into a new directory. */
-async function copyTree(): Promise<string> {
-  const list = ['ls-files', '--cached', '--others', '--exclude-standard', '-z'];
-  const { stdout } = await promisify(execFile)('git', list, { cwd: root, maxBuffer: 64 * 1024 * 1024 });
-  const copy = await mkdtemp(join(tmpdir(), 'mooring-mutants-'));
-  for (const file of stdout.split('\0').filter((name) => name !== '')) {
-    await mkdir(dirname(join(copy, file)), { recursive: true });
-    await copyFile(join(root, file), join(copy, file)).catch((error: NodeJS.ErrnoException) => {
-      // Deleted, but still in git's index.
-      if (error.code !== 'ENOENT') throw error;
-    });
-  }
-  await symlink(join(root, 'node_modules'), join(copy, 'node_modules'));
-  return copy;
 }
 
 /** The files of a mutant as they are, and as it makes them. Throws a `StaleMutant`. */
@@ -141,7 +123,8 @@ const program = new Command('mutants')
       (one, other) => rank(one) - rank(other),
     );
     if (chosen.length === 0) throw new Error(`no mutant has "${options.only}" in its name`);
-    const folder = options.check ? root : await copyTree();
+    const folder = options.check ? ROOT : await mkdtemp(join(tmpdir(), 'mooring-mutants-'));
+    if (!options.check) await copyTree(folder);
     try {
       for (const mutant of chosen) await sabotaged(folder, mutant);
       if (options.check) {

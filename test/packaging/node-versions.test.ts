@@ -1,30 +1,8 @@
 /** The program on every Node that `engines` lets in, beside the one that runs these tests; and what an older one is told. */
-import { execFile } from 'node:child_process';
-import { access, mkdir, readFile } from 'node:fs/promises';
-import { join } from 'node:path';
-import { promisify } from 'node:util';
+import { readFile } from 'node:fs/promises';
 import { expect, test } from 'vitest';
-import { cacheDirectory } from '../../stack/temporal-binary.ts';
 import { MOORING, startProgram } from '../support/command.ts';
-
-const run = promisify(execFile);
-/** npm has Node's own builds, by platform. */
-const PACKAGE = `node-${process.platform}-${process.arch}`;
-
-/** A Node of a major version: kept from an earlier run, or fetched from the registry. */
-async function findNode(major: number): Promise<string> {
-  const folder = join(cacheDirectory(), `node-${major}`);
-  const program = join(folder, 'node_modules', PACKAGE, 'bin/node');
-  const isThere = await access(program).then(
-    () => true,
-    () => false,
-  );
-  if (isThere) return program;
-  await mkdir(folder, { recursive: true });
-  const quiet = ['--no-save', '--no-audit', '--no-fund', '--prefix', folder];
-  await run('npm', ['install', ...quiet, `${PACKAGE}@${major}`]);
-  return program;
-}
+import { findNode } from '../support/find-node.ts';
 
 test.each([22, 24])('plays the demo on Node %i', async (major) => {
   const node = await findNode(major);

@@ -9,6 +9,7 @@ import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { z } from 'zod';
 import { buildClient, buildProgram } from '../../packaging/build.ts';
+import { doubtful, writeBillOfMaterials } from '../../packaging/sbom.ts';
 import { startProgram } from '../support/command.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
@@ -74,6 +75,21 @@ test('hold what runs, and no test, no TypeScript, no path of the machine that bu
   expect(Object.keys(client.dependencies)).toEqual(['zod']);
   const rooms = new Set(files.client?.map((path) => /^(?:esm|cjs)\/([^/.]+)\//.exec(path)?.[1] ?? '-'));
   expect([...rooms].sort()).toEqual(['-', 'client', 'model', 'wire']);
+});
+
+test('everything in it is known by its hash, under a licence that asks no more than to be named', async () => {
+  const components = await writeBillOfMaterials(join(built, 'mooring'));
+  expect(components.map(({ name }) => name)).toEqual(expect.arrayContaining(['@temporalio/worker', 'pg', 'fastify']));
+  expect(doubtful(components)).toEqual([]);
+  // The lock file is that of this very package: npm would say otherwise.
+  await run('npm', ['ci', '--dry-run', '--prefer-offline'], { cwd: join(built, 'mooring') });
+  const [first] = components;
+  const strange = [
+    { ...first, licence: 'AGPL-3.0-only' },
+    { ...first, licence: null },
+    { ...first, isHashed: false },
+  ] as typeof components;
+  expect(doubtful(strange)).toHaveLength(3);
 });
 
 const USE = 'const client = new MooringClient({ url: "http://127.0.0.1:1" });';

@@ -16,6 +16,7 @@ const WRONG: readonly [SettingName, string, RegExp][] = [
   ['MOORING_PREPARED_STATEMENTS', 'no', /"on" and "off"/],
   ['MOORING_BUILD_ID', 'x'.repeat(201), /200 characters/],
   ['MOORING_WORKER_VERSIONING', 'maybe', /"on" and "off"/],
+  ['MOORING_API_LISTEN', 'foo', /address to listen on/],
   ['MOORING_METRICS_LISTEN', 'foo', /address to listen on/],
   ['MOORING_METRICS_LISTEN', '0.0.0.0:99999', /address to listen on/],
   ['MOORING_LOG_LEVEL', 'loud', /trace, debug, info/],

@@ -12,9 +12,9 @@ import { dirname, join } from 'node:path';
 import * as restate from '@restatedev/restate-sdk';
 import { request } from 'undici';
 import { freePort, waitUntil } from '../../platform/host/child-process.ts';
+import { startFront } from '../peers/front.ts';
+import { createSteps, isFinal, type PartInput, type PartReady, type StartAttempt } from '../peers/steps.ts';
 import { runPart } from '../system/child.ts';
-import { startFront } from './front.ts';
-import { createSteps, isFinal, type PartInput, type PartReady, type StartAttempt } from './steps.ts';
 
 // The SDK uses what Node 20 lacks.
 if (!('withResolvers' in Promise)) {

@@ -5,9 +5,9 @@
  * durably as Mooring's own rows (`synchronous_commit` on).
  */
 import { DBOS } from '@dbos-inc/dbos-sdk';
+import { startFront } from '../peers/front.ts';
+import { createSteps, isFinal, type PartInput, type PartReady, type StartAttempt } from '../peers/steps.ts';
 import { runPart } from '../system/child.ts';
-import { startFront } from './front.ts';
-import { createSteps, isFinal, type PartInput, type PartReady, type StartAttempt } from './steps.ts';
 
 /** The pool of DBOS's own database connections: as many as Mooring's worker has for its steps. */
 const SYSTEM_POOL = 20;
