@@ -223,6 +223,9 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
     if (vm === undefined) return;
     this.#vms.delete(vmmId);
     this.#pause(vm, 'killed');
+    // Its connections break as of anybody who dies: that must bring no guest back, as it does where one is only left behind.
+    vm.state = 'ended';
+    vm.outgoing = null;
     this.#release(vm);
   }
 
@@ -408,7 +411,7 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
   }
 
   #resume(vm: SimulatedVm, reason: string): void {
-    if (vm.guest === null || vm.guest.since !== null) return;
+    if (vm.guest === null || vm.guest.since !== null || vm.state === 'ended') return;
     vm.guest = { count: vm.guest.count, since: performance.now() };
     this.#witness(vm, 'began', reason);
   }
@@ -420,6 +423,7 @@ export class SimulatedHypervisor implements WitnessedHypervisor {
   }
 
   #after(vm: SimulatedVm, act: () => void, ms = this.#transitionMs): void {
+    if (this.#vms.get(vm.spec.vmmId) !== vm) return;
     const timer = setTimeout(() => {
       vm.timers.delete(timer);
       guarded(this.#onTrouble, act);

@@ -15,6 +15,8 @@ export interface SledAgentsInput {
   readonly memoryBytes: number;
   /** How long a transition of a VM takes, in milliseconds. */
   readonly transitionMs: number;
+  /** How often each asks where instances live, in milliseconds; hardly ever by default. */
+  readonly networkPollMs?: number;
 }
 
 export interface SledAgentsReady {
@@ -32,7 +34,7 @@ await runPart<SledAgentsInput, SledAgentsReady>(async ({ addresses, ...options }
         name: `sled-${index + 1}`,
         listen,
         testEndpoints: true,
-        networkPollMs: NEVER_MS,
+        networkPollMs: options.networkPollMs ?? NEVER_MS,
       }),
     );
   const control = createServer((request, response) => {

@@ -46,20 +46,13 @@ async function playPage({ keep, verbose = false }: { keep?: boolean; verbose?: b
   const steps = readPage(await readFile(PAGE, 'utf8'));
   const folder = await mkdtemp('/var/tmp/mooring-three-servers-');
   const servers = new ThreeServers(folder);
+  const signalled = new Promise<never>((_, reject) => {
+    for (const signal of ['SIGINT', 'SIGTERM'] as const)
+      process.once(signal, () => reject(new Error(`ended by ${signal}`)));
+  });
+  signalled.catch(() => {});
   try {
-    await makeDownloads(join(folder, 'downloads'), print);
-    await servers.start(join(folder, 'downloads'), print);
-    let heading = '';
-    for (const step of steps) {
-      if (step.heading !== heading) console.log(colours.bold(step.heading));
-      ({ heading } = step);
-      const beganMs = performance.now();
-      await play(servers, step, verbose);
-      console.log(
-        `${colours.green('✓')} ${said(step)} ${colours.dim(`line ${step.line}, ${((performance.now() - beganMs) / 1000).toFixed(1)} s`)}`,
-      );
-    }
-    console.log(`${steps.length} steps of docs/install.md, as they stand there`);
+    await Promise.race([signalled, playSteps(servers, steps, folder, verbose)]);
   } catch (error) {
     if (!keep) throw error;
     console.error(`${colours.red('error:')} ${error instanceof Error ? error.message : error}`);
@@ -68,11 +61,32 @@ async function playPage({ keep, verbose = false }: { keep?: boolean; verbose?: b
     if (keep) {
       for (const number of [1, 2, 3]) print(await servers.howToEnter(number).catch(() => `mooring-${number} is off`));
       print('Ctrl-C ends them');
-      await new Promise((resolve) => process.once('SIGINT', resolve).once('SIGTERM', resolve));
+      await signalled.catch(() => {});
     }
     await servers.stop();
     await rm(folder, { recursive: true, force: true });
   }
+}
+
+async function playSteps(
+  servers: ThreeServers,
+  steps: readonly Step[],
+  folder: string,
+  verbose: boolean,
+): Promise<void> {
+  await makeDownloads(join(folder, 'downloads'), print);
+  await servers.start(join(folder, 'downloads'), print);
+  let heading = '';
+  for (const step of steps) {
+    if (step.heading !== heading) console.log(colours.bold(step.heading));
+    ({ heading } = step);
+    const beganMs = performance.now();
+    await play(servers, step, verbose);
+    console.log(
+      `${colours.green('✓')} ${said(step)} ${colours.dim(`line ${step.line}, ${((performance.now() - beganMs) / 1000).toFixed(1)} s`)}`,
+    );
+  }
+  console.log(`${steps.length} steps of docs/install.md, as they stand there`);
 }
 
 await new Command('three-servers')

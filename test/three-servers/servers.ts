@@ -84,7 +84,10 @@ export class ThreeServers {
     );
     closeSync(log);
     const { pid } = server.nspawn;
-    if (pid !== undefined) server.callOffGuard = guardChild(pid, 'KILL');
+    const guards = pid === undefined ? [] : [guardChild(pid, 'KILL')];
+    server.callOffGuard = () => {
+      for (const callOff of guards) callOff();
+    };
     await waitUntil(
       async () =>
         (await this.run(number, 'systemctl is-system-running --wait; getent hosts deb.debian.org').catch(() => null))
@@ -93,6 +96,8 @@ export class ThreeServers {
       UP_MS,
       500,
     );
+    // Its own first process outlives the one that made its namespaces.
+    guards.push(guardChild(await this.#leader(number), 'KILL'));
   }
 
   /** Pulls the plug. */
@@ -168,6 +173,9 @@ export class ThreeServers {
   }
 
   async #joinNetwork(): Promise<void> {
+    const { stdout: taken } = await run('ip', ['-brief', 'address', 'show', 'to', `${NETWORK}.1/32`]);
+    const [other] = taken.split(' ');
+    if (other) throw new Error(`${NETWORK}.1 is this machine's already: end the other run, or "ip link del ${other}"`);
     await run('ip', ['link', 'add', this.#bridge, 'type', 'bridge']);
     await run('ip', ['addr', 'add', `${NETWORK}.1/24`, 'dev', this.#bridge]);
     await run('ip', ['link', 'set', this.#bridge, 'up']);
