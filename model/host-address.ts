@@ -32,6 +32,19 @@ export function readHostAddress(text: string, { anyPort = false }: { anyPort?: b
   return typeof host === 'string' ? { host, port } : host;
 }
 
+/** Whether an address to listen on is every one of its machine's. Checks nothing else. */
+export function listensEverywhere(address: string): boolean {
+  return /^(0\.0\.0\.0|\[::\]):/.test(address);
+}
+
+/** Why nothing can listen on an address; `null` where it can be: one of this machine's, or all of them. */
+export function refuseToListen(address: string): string | null {
+  // Of all of them, the port is what can be wrong.
+  const one = listensEverywhere(address) ? `127.0.0.1${address.slice(address.lastIndexOf(':'))}` : address;
+  const read = readHostAddress(one, { anyPort: true });
+  return 'refusal' in read ? read.refusal : null;
+}
+
 /** The one spelling of an address; the text itself where it is none. */
 export function canonicalAddress(text: string): string {
   const read = readHostAddress(text, { anyPort: true });

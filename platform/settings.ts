@@ -3,13 +3,13 @@
  * configuration (temporal/connection.ts), `XDG_*` and `PATH` by whoever needs them.
  */
 import { z } from 'zod';
-import { readHostAddress } from '../model/host-address.ts';
+import { refuseToListen } from '../model/host-address.ts';
 
 const text = z.string();
 const onOff = z.enum(['on', 'off'], 'one of "on" and "off" is needed');
 const days = z.coerce.number('a number of days is needed').positive('a number of days above 0 is needed');
 const listenAddress = text.refine(
-  (value) => !('refusal' in readHostAddress(value, { anyPort: true })),
+  (value) => refuseToListen(value) === null,
   'an address to listen on is needed, for example 0.0.0.0:9464',
 );
 const httpUrl = z.url({ protocol: /^https?$/, error: 'a URL is needed, for example http://collector:4318' });

@@ -1,6 +1,6 @@
 import { availableParallelism, totalmem } from 'node:os';
 import { type Command, Option } from 'commander';
-import { readHostAddress } from '../../model/host-address.ts';
+import { listensEverywhere, readHostAddress, refuseToListen } from '../../model/host-address.ts';
 import { DEFAULT_LEASE_MS } from '../../model/lease.ts';
 import type { StoredIdentity } from '../../sled-agent/identity-file.ts';
 import { splitAddress } from '../../wire/sled-protocol.ts';
@@ -126,7 +126,8 @@ Examples:
           `--${name === undefined ? 'name' : 'address'}: needed for an agent without an identity; ${options.data === undefined ? 'name the folder of a sled that has joined with --data' : `there is none in ${options.data}: join it with "mooring sled-agent join"`}`,
         );
       }
-      const listen = LISTENS_EVERYWHERE.test(address) ? address : checkedAddress(address);
+      // An agent without an identity may listen at every address of its server.
+      const listen = listensEverywhere(address) ? checkedListen(address) : checkedAddress(address);
       await serve({ ...options, name, listen, controlPlaneUrl: options.controlPlane, identity: undefined });
     });
 
@@ -197,14 +198,18 @@ async function readToken(file: string | undefined): Promise<string> {
   return text(process.stdin);
 }
 
-/** Every address of this server, as an agent without an identity may listen. */
-const LISTENS_EVERYWHERE = /^(0\.0\.0\.0|\[::\]):\d+$/;
-
 /** An address in its one spelling; port 0 will do. Throws for what is the address of no host. */
 function checkedAddress(address: string): string {
   const read = readHostAddress(address, { anyPort: true });
   if ('refusal' in read) throw new Error(`--address: ${read.refusal}`);
   return `${read.host}:${read.port}`;
+}
+
+/** An address to listen on, as it is. Throws where nothing can. */
+function checkedListen(address: string): string {
+  const refusal = refuseToListen(address);
+  if (refusal !== null) throw new Error(`--address: ${refusal}`);
+  return address;
 }
 
 /** Replaces port 0 by a free port before the sled joins: the control plane is told the address then. */

@@ -4,7 +4,7 @@
  * (`readSourceVerdict`); that it has left is on disk before the destination gets to know it.
  */
 import type { Server, Socket } from 'node:net';
-import { canonicalAddress } from '../../model/host-address.ts';
+import { canonicalAddress, listensEverywhere } from '../../model/host-address.ts';
 import { splitAddress, withPort } from '../../wire/sled-protocol.ts';
 import { type FetchRequest, HandOverPeer } from './hand-over.ts';
 import { MIGRATION_CAPABILITIES, type MigratingVm, type MigrationMeter } from './migrating-vm.ts';
@@ -41,8 +41,6 @@ interface Outgoing {
 
 /** How long a cancelled migration may go on before its connection is cut out of band, in milliseconds. */
 const CUT_AFTER_MS = 1_000;
-/** An agent that listens at every address of its server. */
-const LISTENS_EVERYWHERE = /^(0\.0\.0\.0|\[::\]):/;
 
 export class GuestSender {
   readonly #context: QemuVmContext;
@@ -79,7 +77,7 @@ export class GuestSender {
     const { address } = this.#state.spec;
     const agent = this.#context.agentAddress();
     const here = withPort(agent, splitAddress(address).port);
-    const [first, second] = LISTENS_EVERYWHERE.test(agent) ? [address, here] : [here, address];
+    const [first, second] = listensEverywhere(agent) ? [address, here] : [here, address];
     await this.listen(first).catch(() => this.listen(second));
   }
 
@@ -170,7 +168,7 @@ export class GuestSender {
   #reachableAgent({ localAddress, localFamily }: Socket): string {
     const agent = this.#context.agentAddress();
     const { port } = splitAddress(agent);
-    if (!LISTENS_EVERYWHERE.test(agent)) return agent;
+    if (!listensEverywhere(agent)) return agent;
     if (localAddress === undefined) return withPort(this.#state.spec.address, port);
     return canonicalAddress(localFamily === 'IPv6' ? `[${localAddress}]:${port}` : `${localAddress}:${port}`);
   }

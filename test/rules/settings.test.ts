@@ -19,6 +19,7 @@ const WRONG: readonly [SettingName, string, RegExp][] = [
   ['MOORING_API_LISTEN', 'foo', /address to listen on/],
   ['MOORING_METRICS_LISTEN', 'foo', /address to listen on/],
   ['MOORING_METRICS_LISTEN', '0.0.0.0:99999', /address to listen on/],
+  ['MOORING_METRICS_LISTEN', '[::]', /address to listen on/],
   ['MOORING_LOG_LEVEL', 'loud', /trace, debug, info/],
   ['MOORING_SLED_LISTEN', ':12221', /address to listen on/],
   ['MOORING_SLED_URL', 'http://sleds.example', /https:\/\//],
@@ -39,6 +40,29 @@ test.each(WRONG)('%s=%s is refused, by its name, and no secret is shown', (name,
   const check = () => checkSettings({ [name]: value, PATH: '/bin' });
   if (name.endsWith('DATABASE_URL')) expect(check()).toEqual([]);
   else expect(check).toThrow(why);
+});
+
+test.each(['0.0.0.0:9464', '[::]:9464', '127.0.0.1:0', '10.0.0.7:9464', '[2001:db8::7]:9464', 'metrics.example:9464'])(
+  '%s is an address to listen on',
+  (address) => {
+    for (const name of ['MOORING_API_LISTEN', 'MOORING_METRICS_LISTEN', 'MOORING_SLED_LISTEN'] as const)
+      expect(setting(name, { [name]: address })).toBe(address);
+  },
+);
+
+test('what the pages and the deployment set can be set', async () => {
+  const { stdout } = await promisify(execFile)(
+    'git',
+    ['grep', '-hoE', '(MOORING|OTEL)_[A-Z_]+=[^ "`,;|)$]+', '--', 'docs', 'deploy', 'README.md'],
+    { cwd: ROOT },
+  );
+  const given = stdout
+    .split('\n')
+    .map((line) => /^([A-Z_]+)=(.+)$/.exec(line.trim()))
+    .flatMap((found) => (found === null ? [] : [[found[1] as SettingName, found[2] ?? ''] as const]))
+    .filter(([name, value]) => SETTING_NAMES.includes(name) && !/[…{]/.test(value));
+  expect(given.length).toBeGreaterThan(5);
+  for (const [name, value] of given) expect(() => setting(name, { [name]: value }), `${name}=${value}`).not.toThrow();
 });
 
 test('all that is wrong is said at once', () => {
