@@ -1,6 +1,6 @@
 /** What the commands that run processes share: their options, the parts that the environment names, and when they end. */
 import { InvalidArgumentError, Option } from 'commander';
-import { readHostAddress } from '../model/host-address.ts';
+import { refuseToListen } from '../model/host-address.ts';
 import type { ListenAddress } from '../platform/host/free-address.ts';
 import { hostName } from '../platform/http/web-pages.ts';
 import type { Authority } from '../platform/identity/authority.ts';
@@ -92,8 +92,8 @@ export async function requireFree(addresses: readonly ListenAddress[]): Promise<
 /** Where `--metrics` says to listen, where it is given. Throws for what is no address. */
 export function metricsAddress(metrics: string | undefined): ListenAddress[] {
   if (metrics === undefined) return [];
-  const read = readHostAddress(metrics, { anyPort: true });
-  if ('refusal' in read) throw new Error(`--metrics: ${read.refusal}`);
+  const refusal = refuseToListen(metrics);
+  if (refusal !== null) throw new Error(`--metrics: ${refusal}`);
   return [{ ...splitAddress(metrics), option: '--metrics' }];
 }
 

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { describe, expect, test } from 'vitest';
+import { metricsAddress } from '../../cli/processes.ts';
 import { checkSettings, SETTING_NAMES, type SettingName, setting } from '../../platform/settings.ts';
 import { runCommand } from '../support/command.ts';
 
@@ -47,6 +48,7 @@ test.each(['0.0.0.0:9464', '[::]:9464', '127.0.0.1:0', '10.0.0.7:9464', '[2001:d
   (address) => {
     for (const name of ['MOORING_API_LISTEN', 'MOORING_METRICS_LISTEN', 'MOORING_SLED_LISTEN'] as const)
       expect(setting(name, { [name]: address })).toBe(address);
+    expect(metricsAddress(address)).toHaveLength(1);
   },
 );
 

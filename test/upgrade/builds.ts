@@ -10,7 +10,7 @@ import { copyTree, ROOT, shareInstalled } from '../support/tree-copy.ts';
 import { plantChanges } from './planted-changes.ts';
 
 /** The commits of what was released, the newest last: an installation of it must be able to go over to the working tree. */
-export const RELEASES: Readonly<Record<string, string>> = { '0.2.0': 'adb4af7f' };
+export const RELEASES: Readonly<Record<string, string>> = { '0.2.0': 'adb4af7dec52e5bda08dfe34251247c4d72983c7' };
 
 const run = promisify(execFile);
 
@@ -25,10 +25,10 @@ export interface Build {
   readonly Client: typeof MooringClient;
 }
 
-/** Whether a release's commit is there: a copy without its history, or a part of it, has none. */
-export async function hasRelease(version: string): Promise<boolean> {
-  return run('git', ['-C', ROOT, 'cat-file', '-e', `${RELEASES[version]}^{commit}`]).then(
-    () => true,
+/** Whether this copy has its history: a part of it, or none, has no releases. */
+export async function hasHistory(): Promise<boolean> {
+  return run('git', ['-C', ROOT, 'rev-parse', '--is-shallow-repository']).then(
+    ({ stdout }) => stdout.trim() === 'false',
     () => false,
   );
 }
