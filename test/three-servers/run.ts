@@ -47,8 +47,9 @@ async function playPage({ keep, verbose = false }: { keep?: boolean; verbose?: b
   const folder = await mkdtemp('/var/tmp/mooring-three-servers-');
   const servers = new ThreeServers(folder);
   const signalled = new Promise<never>((_, reject) => {
+    // A second one, as npm passes it on, must not end it before the servers have.
     for (const signal of ['SIGINT', 'SIGTERM'] as const)
-      process.once(signal, () => reject(new Error(`ended by ${signal}`)));
+      process.on(signal, () => reject(new Error(`ended by ${signal}`)));
   });
   signalled.catch(() => {});
   try {
