@@ -28,11 +28,11 @@ export class Load {
     this.#callers = this.#rounds.map((_, index) => this.#run(index));
   }
 
-  /** Waits until each caller has done all of it once, from its beginning, since now. */
+  /** Waits until each caller has come round: all of it was done since now, by one caller or another. */
   async untilRound(): Promise<void> {
     const before = [...this.#rounds];
     await eventually(
-      () => this.failures.length > 0 || this.#rounds.every((rounds, index) => rounds >= (before[index] ?? 0) + 2),
+      () => this.failures.length > 0 || this.#rounds.every((rounds, index) => rounds > (before[index] ?? 0)),
       'the callers did not come round',
     );
   }
