@@ -17,7 +17,7 @@ const stepNames = Object.entries(SAGA_STEPS).flatMap(([workflow, saga]: [string,
   [...saga.steps, ...saga.compensations].map(({ activity }) => `${workflow}.${activity}`),
 );
 const runsHere = (step: string, head: string) =>
-  whole || (stepNames.indexOf(step) + columns.findIndex((column) => column.head === head)) % 15 === 0;
+  whole || (stepNames.indexOf(step) + columns.findIndex((column) => column.head === head)) % 20 === 0;
 
 let result: MatrixResult;
 beforeAll(async () => {
