@@ -1,6 +1,6 @@
 /**
- * The fault matrix, cell by cell. Which part of it runs here: `MOORING_MATRIX=whole` everything; by default every fifteenth
- * cell, aslant, so that every step meets a fifteenth of the faults and every fault a fifteenth of the steps.
+ * The fault matrix, cell by cell. Which part of it runs here: `MOORING_MATRIX=whole` everything; by default every twentieth
+ * cell, aslant, so that every step meets a twentieth of the faults and every fault a twentieth of the steps.
  * The deaths of processes (PostgreSQL, the worker) are `npm run matrix`'s, which always runs it whole; the soak has them
  * as well.
  */
