@@ -3153,6 +3153,76 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [{ file: 'stack/temporal-binary.ts', find: 'return (await stat(path)).isFile();', replace: 'return true;' }],
     caughtBy: ['test/rules/temporal-binary.test.ts'],
   },
+  {
+    name: 'a simulated guest that is killed keeps what it was doing',
+    why: 'one that was powered off comes back when its connection breaks: two copies of a guest',
+    edits: [
+      {
+        file: SIMULATED,
+        find: "    vm.state = 'ended';\n    vm.outgoing = null;\n    this.#release(vm);",
+        replace: '    this.#release(vm);',
+      },
+      {
+        file: SIMULATED,
+        find: "vm.guest.since !== null || vm.state === 'ended') return;",
+        replace: 'vm.guest.since !== null) return;',
+      },
+      {
+        file: SIMULATED,
+        find: '    if (this.#vms.get(vm.spec.vmmId) !== vm) return;\n    const timer',
+        replace: '    const timer',
+      },
+    ],
+    caughtBy: ['test/sled-agent/killed-guests.test.ts'],
+  },
+  {
+    name: 'a connection outlives the authority that it was made by',
+    why: 'whoever has a stolen certificate and a connection goes on commanding sleds',
+    edits: [
+      {
+        file: 'platform/identity/peer.ts',
+        find: "  if (!own.trusts(known.issuer)) return refuse('other_authority');\n",
+        replace: '',
+      },
+    ],
+    caughtBy: ['test/trust/authority-rotation.test.ts'],
+  },
+  {
+    name: 'a sled does not learn of other authorities',
+    why: 'when the next one signs, no sled believes the control plane',
+    edits: [
+      {
+        file: 'sled-agent/sled-identity.ts',
+        find: '    await this.holder.renewNow();',
+        replace: '',
+      },
+    ],
+    caughtBy: ['test/trust/authority-rotation.test.ts'],
+  },
+  {
+    name: 'a build that is gone back to takes over what runs',
+    why: 'it can’t replay what the newer one has written: workflows stand still',
+    edits: [
+      {
+        file: 'temporal/deployment.ts',
+        find: '      \'TemporalWorkflowVersioningBehavior = "AutoUpgrade"\',',
+        replace: '      \'TemporalWorkflowVersioningBehavior = "Pinned"\',',
+      },
+    ],
+    caughtBy: ['test/upgrade/upgrade.test.ts'],
+  },
+  {
+    name: 'nothing can listen at every address of its machine',
+    why: 'metrics are seen by nobody else, and an image does not start',
+    edits: [
+      {
+        file: 'model/host-address.ts',
+        find: 'const one = listensEverywhere(address) ?',
+        replace: 'const one = address === "" ?',
+      },
+    ],
+    caughtBy: ['test/rules/settings.test.ts'],
+  },
 ];
 
 /** Thrown when a mutant's text does not stand in its file as the list says. */

@@ -143,8 +143,9 @@ test('an authority is made once, kept from others, and a key that others can rea
   const made = await run(['authority', 'create', folder, '--json']);
   expect(made.code).toBe(0);
   const { fingerprint } = await Authority.open(folder);
-  expect(JSON.parse(made.stdout)).toEqual({ folder, fingerprint });
-  expect(JSON.parse((await run(['authority', 'show', folder, '--json'])).stdout)).toEqual({ folder, fingerprint });
+  const shown = { folder, fingerprint, also_trusted: [] };
+  expect(JSON.parse(made.stdout)).toEqual(shown);
+  expect(JSON.parse((await run(['authority', 'show', folder, '--json'])).stdout)).toEqual(shown);
   const key = join(folder, 'authority.key');
   expect(statSync(key).mode & 0o777).toBe(0o600);
   await expect(Authority.create(folder)).rejects.toThrow(/holds an authority already/);

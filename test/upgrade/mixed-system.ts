@@ -23,7 +23,7 @@ const THREADS = 64;
 const MEMORY = '64GiB';
 const MEMORY_BYTES = 64 * 1024 ** 3;
 /** Long enough that a change of version can come in the middle of one. */
-const TRANSITION_MS = 150;
+const TRANSITION_MS = 60;
 
 export interface RunningApi {
   readonly build: Build;
