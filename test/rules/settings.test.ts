@@ -53,11 +53,10 @@ test.each(['0.0.0.0:9464', '[::]:9464', '127.0.0.1:0', '10.0.0.7:9464', '[2001:d
 );
 
 test('what the pages and the deployment set can be set', async () => {
-  const { stdout } = await promisify(execFile)(
-    'git',
-    ['grep', '-hoE', '(MOORING|OTEL)_[A-Z_]+=[^ "`,;|)$]+', '--', 'docs', 'deploy', 'README.md'],
-    { cwd: ROOT },
-  );
+  const pattern = '(MOORING|OTEL)_[A-Z_]+=[^ "`,;|)$]+';
+  const { stdout } = await promisify(execFile)('grep', ['-rhoE', pattern, 'docs', 'deploy', 'README.md'], {
+    cwd: ROOT,
+  });
   const given = stdout
     .split('\n')
     .map((line) => /^([A-Z_]+)=(.+)$/.exec(line.trim()))
