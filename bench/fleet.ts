@@ -53,12 +53,12 @@ async function measureFleet(
   const ends: (() => Promise<unknown>)[] = [() => arena.close()];
   try {
     const [one, other] = [randomInt(1, 255), randomInt(0, 128)];
-    const addresses = Array.from(
+    const ips = Array.from(
       { length: sleds },
-      (_, index) => `127.${one}.${other + (index >> 8)}.${index & 255 || 255}`,
+      (_, at) => `127.${one}.${other + Math.floor(at / 250)}.${(at % 250) + 1}`,
     );
-    const port = await freePort(addresses[0]);
-    const places = [...new Set(addresses)].map((ip) => `${ip}:${port}`);
+    const port = await freePort(ips[0]);
+    const places = ips.map((ip) => `${ip}:${port}`);
     const databaseUrl = await arena.newDatabase(places, { threads: THREADS, memoryBytes: MEMORY_BYTES });
     const temporal = await startTemporalServer({ binary: (await findTemporalBinary()).path, uiPort: null });
     ends.unshift(() => temporal.stop());

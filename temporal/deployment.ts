@@ -154,12 +154,12 @@ export async function promoteBuild(
 /**
  * Has every workflow that runs on another build than `buildId`, and would go over with its next step, end where it is. A build that
  * is gone back to does not know what a newer one has written into a history; one that has ended needs no worker that does. What
- * they start in turn follows them. Returns how many there were. It can be done again: what is pinned stays so.
+ * they start in turn follows them. Returns the ids of these runs. It can be done again: what is pinned stays so.
  */
-export async function keepRunsWhereTheyAre(client: Client, installation: string, buildId: string): Promise<number> {
+export async function keepRunsWhereTheyAre(client: Client, installation: string, buildId: string): Promise<string[]> {
   const { namespace, identity } = client.options;
   const deploymentName = deploymentOf(installation);
-  let kept = 0;
+  const kept: string[] = [];
   for (const other of await readBuilds(client, installation)) {
     if (other.buildId === buildId) continue;
     const query = [
@@ -180,7 +180,7 @@ export async function keepRunsWhereTheyAre(client: Client, installation: string,
           },
           updateMask: { paths: ['versioning_override'] },
         });
-        kept += 1;
+        kept.push(runId);
       } catch (error) {
         // It has ended meanwhile.
         if (!isNotFound(error)) throw error;

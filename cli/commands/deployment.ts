@@ -63,7 +63,8 @@ export function addDeploymentCommands(program: Command): void {
         if (!options.keepRunning) return promote().then(() => null);
         const before = await keep();
         await promote();
-        return before + (await keepTheRest(keep));
+        // One that was pinned may be found once more: Temporal's visibility follows.
+        return new Set([...before, ...(await keepTheRest(keep))]).size;
       });
       if (options.json)
         printJson({ build_id: build, status: 'current', ...(keptRuns === null ? {} : { kept_runs: keptRuns }) });
@@ -81,11 +82,11 @@ const VISIBLE_MS = 3_000;
  * Runs that began while the promotion was on its way: those that are found later than that go over with their next step, as all
  * do without `--keep-running`.
  */
-async function keepTheRest(keep: () => Promise<number>): Promise<number> {
+async function keepTheRest(keep: () => Promise<string[]>): Promise<string[]> {
   const { setTimeout: pause } = await import('node:timers/promises');
   const first = await keep();
   await pause(VISIBLE_MS);
-  return first + (await keep());
+  return [...first, ...(await keep())];
 }
 
 const ADVICE = {

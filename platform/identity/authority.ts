@@ -61,15 +61,12 @@ export class Authority {
   /** Makes a new authority in a folder. Throws when there is one already, or the folder can't be written. */
   static async create(folder: string): Promise<void> {
     await mkdir(folder, { recursive: true, mode: 0o700 });
-    const pair = await makeKeyPair();
-    const certificate = await makeAuthorityCertificate(pair, AUTHORITY_LIFETIME_MS);
-    try {
-      await writeNew(join(folder, KEY_FILE), pair.privateKeyPem, 0o600);
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
-      throw new Error(`${folder} holds an authority already: choose another folder, or use that one`);
-    }
-    await writeNew(join(folder, CERTIFICATE_FILE), certificate, 0o644);
+    await writeAuthority(join(folder, KEY_FILE), join(folder, CERTIFICATE_FILE)).catch(
+      (error: NodeJS.ErrnoException) => {
+        if (error.code !== 'EEXIST') throw error;
+        throw new Error(`${folder} holds an authority already: choose another folder, or use that one`);
+      },
+    );
   }
 
   /**
@@ -127,12 +124,9 @@ export class Authority {
     await Authority.open(folder);
     if ((await readIfThere(join(folder, NEXT_CERTIFICATE_FILE))) !== null)
       throw new Error(`${folder} has a next authority already: "mooring authority switch ${folder}" lets it take over`);
-    const pair = await makeKeyPair();
-    const certificate = await makeAuthorityCertificate(pair, AUTHORITY_LIFETIME_MS);
     // A key without a certificate is what was left when this was broken off.
     await rm(join(folder, NEXT_KEY_FILE), { force: true });
-    await writeNew(join(folder, NEXT_KEY_FILE), pair.privateKeyPem, 0o600);
-    await writeNew(join(folder, NEXT_CERTIFICATE_FILE), certificate, 0o644);
+    await writeAuthority(join(folder, NEXT_KEY_FILE), join(folder, NEXT_CERTIFICATE_FILE));
   }
 
   /**
@@ -174,6 +168,14 @@ export class Authority {
   ): Promise<IssuedCertificate> {
     return issueCertificate(this.#keys, publicKey, identity, hosts, this.lifetimeMs);
   }
+}
+
+/** Makes an authority, and writes it into files that must not be there yet: the key first. */
+async function writeAuthority(keyFile: string, certificateFile: string): Promise<void> {
+  const pair = await makeKeyPair();
+  const certificate = await makeAuthorityCertificate(pair, AUTHORITY_LIFETIME_MS);
+  await writeNew(keyFile, pair.privateKeyPem, 0o600);
+  await writeNew(certificateFile, certificate, 0o644);
 }
 
 async function readIfThere(file: string): Promise<string | null> {

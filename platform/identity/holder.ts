@@ -25,7 +25,7 @@ export class IdentityHolder {
   #stopped = false;
   #retryMs = FIRST_RETRY_MS;
   #renewing = false;
-  #trusted: { readonly of: string; readonly names: ReadonlySet<string> } | null = null;
+  #trusted: ReadonlySet<string>;
   readonly #listeners = new Set<() => void>();
   readonly #renew: () => Promise<IdentityMaterial>;
   readonly #onTrouble: (message: string) => void;
@@ -37,6 +37,7 @@ export class IdentityHolder {
     onTrouble: (message: string) => void = () => {},
   ) {
     this.#material = material;
+    this.#trusted = namesIn(material);
     this.#renew = renew;
     this.#onTrouble = onTrouble;
     this.#schedule();
@@ -55,13 +56,7 @@ export class IdentityHolder {
 
   /** Whether an authority is trusted, by its name: as of now, where a connection was made before. */
   trusts(issuer: string): boolean {
-    const { authorityPem } = this.#material;
-    if (this.#trusted?.of !== authorityPem)
-      this.#trusted = {
-        of: authorityPem,
-        names: new Set(splitBundle(authorityPem).map((pem) => readCertificate(pem).subject)),
-      };
-    return this.#trusted.names.has(issuer);
+    return this.#trusted.has(issuer);
   }
 
   /** Calls `listener` after each renewal. Returns a function that removes it. */
@@ -99,6 +94,7 @@ export class IdentityHolder {
     this.#renewing = true;
     try {
       this.#material = await this.#renew();
+      this.#trusted = namesIn(this.#material);
       this.#retryMs = FIRST_RETRY_MS;
       for (const listener of this.#listeners) listener();
       this.#schedule();
@@ -113,4 +109,9 @@ export class IdentityHolder {
       this.#renewing = false;
     }
   }
+}
+
+/** The names of the authorities that are trusted. */
+function namesIn({ authorityPem }: IdentityMaterial): ReadonlySet<string> {
+  return new Set(splitBundle(authorityPem).map((pem) => readCertificate(pem).subject));
 }

@@ -91,6 +91,11 @@ export class TemporalCluster implements SoakTemporal {
     return plainTemporal(`${this.#addressOf(0)}:${PORTS.frontend.rpc}`, NAMESPACE);
   }
 
+  /** The ids of all its processes that run, its PostgreSQL's among them. */
+  get pids(): number[] {
+    return [...this.#processes.filter(({ runs }) => runs).map(({ pid }) => pid), this.#postgres?.pid ?? []].flat();
+  }
+
   /** Starts whatever does not run, and waits until the namespace answers. */
   async start(): Promise<void> {
     await this.#startPostgres();
@@ -99,12 +104,6 @@ export class TemporalCluster implements SoakTemporal {
       one.start();
     }
     await this.#untilItServes();
-  }
-
-  /** Its processes, and its PostgreSQL: those that run. */
-  get pids(): number[] {
-    const running = this.#processes.filter((one) => one.runs).map((one) => one.pid);
-    return this.#postgres === null ? running : [...running, this.#postgres.pid];
   }
 
   /** Kills the next one of its processes, its PostgreSQL among them, and in the next round freezes it. */

@@ -1,5 +1,6 @@
 /** A guest that was killed never executes again, at whatever moment of its life, or of its migration, that was. */
 import { randomUUID } from 'node:crypto';
+import type { Socket } from 'node:net';
 import { afterAll, describe, expect, test } from 'vitest';
 import { freePort } from '../../platform/host/child-process.ts';
 import { PlantedFaults } from '../../sled-agent/faults.ts';
@@ -15,30 +16,21 @@ afterAll(async () => {
   for (const one of hypervisors) await one.close();
 });
 
-/** Counts what passes between two VMs, in either direction, and calls when a piece of it has been written. */
+/** A transport that calls whenever a piece has been written to the other side, in either direction. */
 function counting(onPiece: () => void): PeerTransport {
+  const counted = (socket: Socket): Socket => {
+    const write = socket.write.bind(socket) as (text: string) => boolean;
+    socket.write = ((text: string) => {
+      const written = write(text);
+      onPiece();
+      return written;
+    }) as typeof socket.write;
+    return socket;
+  };
   return {
     ...PLAIN_TRANSPORT,
-    serve: (onConnection) =>
-      PLAIN_TRANSPORT.serve((socket) => {
-        const write = socket.write.bind(socket) as (text: string) => boolean;
-        socket.write = ((text: string) => {
-          const written = write(text);
-          onPiece();
-          return written;
-        }) as typeof socket.write;
-        onConnection(socket);
-      }),
-    dial(address, onOpen) {
-      const socket = PLAIN_TRANSPORT.dial(address, onOpen);
-      const write = socket.write.bind(socket) as (text: string) => boolean;
-      socket.write = ((text: string) => {
-        const written = write(text);
-        onPiece();
-        return written;
-      }) as typeof socket.write;
-      return socket;
-    },
+    serve: (onConnection) => PLAIN_TRANSPORT.serve((socket) => onConnection(counted(socket))),
+    dial: (address, onOpen) => counted(PLAIN_TRANSPORT.dial(address, onOpen)),
   };
 }
 

@@ -54,6 +54,7 @@ export class MixedSystem {
   readonly #parts: Parts;
   readonly #all: RunningCommand[] = [];
   #turn = 0;
+  #installation: string | null = null;
 
   private constructor(parts: Parts) {
     this.#parts = parts;
@@ -120,10 +121,14 @@ export class MixedSystem {
   }
 
   async statusOf(build: Build): Promise<string | undefined> {
+    this.#installation ??= await this.#readInstallation();
+    return (await readBuilds(this.temporal, this.#installation)).find(({ buildId }) => buildId === build.id)?.status;
+  }
+
+  async #readInstallation(): Promise<string> {
     const database = openDatabase(this.databaseUrl, { maxConnections: 1, applicationName: 'mooring-test' });
     try {
-      const { id } = await readInstallation(database.db);
-      return (await readBuilds(this.temporal, id)).find(({ buildId }) => buildId === build.id)?.status;
+      return (await readInstallation(database.db)).id;
     } finally {
       await database.close();
     }

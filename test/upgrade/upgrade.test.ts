@@ -31,7 +31,6 @@ beforeAll(async () => {
 });
 afterAll(() => rm(folder, { recursive: true, force: true }));
 
-/** Whose builds have done any step of a history. */
 async function histories(system: MixedSystem): Promise<NamedHistory[]> {
   const found: NamedHistory[] = [];
   for await (const history of fetchHistories(system.temporal, '')) found.push(history);
@@ -44,6 +43,7 @@ interface HistoryEvent {
 }
 const eventsOf = ({ history }: NamedHistory) => (history as { events: HistoryEvent[] }).events;
 
+/** Whose builds have done any step of a history. */
 function buildsIn(history: NamedHistory): string[] {
   const all = eventsOf(history).map(
     (event) => event.workflowTaskCompletedEventAttributes?.deploymentVersion?.buildId ?? null,
