@@ -39,6 +39,8 @@ const PORTS: Readonly<Record<ServiceName, { rpc: number; membership: number }>> 
 const NAMESPACE = 'mooring';
 const RETENTION_SECONDS = 72 * 3600;
 const HISTORY_SHARDS = 8;
+/** So many places after the one that is killed stands, in the order of {@link PROCESSES}, the one that is frozen. */
+const FROZEN_AFTER = 3;
 const UP_MS = 180_000;
 const STOP_MS = 30_000;
 const CALL_MS = 5_000;
@@ -106,40 +108,45 @@ export class TemporalCluster implements SoakTemporal {
     await this.#untilItServes();
   }
 
-  /** Kills the next one of its processes, its PostgreSQL among them, and in the next round freezes it. */
+  /** Kills the next one of its processes, its PostgreSQL among them, and freezes another one meanwhile. */
   async disturb(downMs: number): Promise<boolean> {
     const parts = this.#processes.length + 1;
     const turn = this.#turn++;
-    const how = Math.floor(turn / parts) % 2 === 0 ? 'kill' : 'freeze';
-    const victim = this.#processes[turn % parts];
-    if (victim === undefined) return this.#disturbPostgres(how, downMs);
-    if (!victim.runs) return false;
-    if (how === 'freeze') {
-      victim.signal('SIGSTOP');
-      await pause(downMs);
-      victim.signal('SIGCONT');
-    } else {
-      await victim.kill();
-      await pause(downMs);
-      victim.start();
-    }
-    return true;
+    const there = await Promise.all([
+      this.#kill(turn % parts, downMs),
+      // Never its twin: one of each service stays, so that there is something to come through.
+      this.#freeze((turn + FROZEN_AFTER) % parts, downMs),
+    ]);
+    return there.includes(true);
   }
 
-  async #disturbPostgres(how: 'kill' | 'freeze', downMs: number): Promise<boolean> {
-    const postgres = this.#postgres;
-    if (postgres === null) return false;
-    if (how === 'freeze') {
-      const family = familyOf(postgres.pid);
-      signalAll(family, 'SIGSTOP');
-      await pause(downMs);
-      signalAll(family, 'SIGCONT');
-    } else {
+  async #kill(part: number, downMs: number): Promise<boolean> {
+    const victim = this.#processes[part];
+    if (victim === undefined) {
+      const postgres = this.#postgres;
+      if (postgres === null) return false;
       this.#postgres = null;
       await postgres.kill();
       await pause(downMs);
       await this.#startPostgres();
+      return true;
     }
+    if (!victim.runs) return false;
+    await victim.kill();
+    await pause(downMs);
+    victim.start();
+    return true;
+  }
+
+  async #freeze(part: number, downMs: number): Promise<boolean> {
+    const victim = this.#processes[part];
+    const family = victim === undefined && this.#postgres !== null ? familyOf(this.#postgres.pid) : [];
+    if (victim === undefined ? family.length === 0 : !victim.runs) return false;
+    signalAll(family, 'SIGSTOP');
+    victim?.signal('SIGSTOP');
+    await pause(downMs);
+    signalAll(family, 'SIGCONT');
+    victim?.signal('SIGCONT');
     return true;
   }
 

@@ -56,6 +56,8 @@ export function faultName(fault: PlannedFault): string {
       return `kill ${fault.target}`;
     case 'guest':
       return `guest ${fault.what}`;
+    case 'freeze':
+      return `freeze ${fault.target}`;
     case 'freeze-postgres':
       return `freeze postgres ${fault.what}`;
     case 'silent-sled':
@@ -104,6 +106,10 @@ export class Adversary {
         return this.#plant(fault.sled, { call: fault.call, times: 1, act: { type: 'refuse', status: fault.status } });
       case 'migration':
         return this.#plant(fault.sled, { migration: { side: fault.side, point: fault.point } });
+      case 'freeze': {
+        const { target, index, durationMs } = fault;
+        return (await system.freeze(target, index, () => this.#pass(durationMs))) ? DONE : NOBODY;
+      }
       case 'freeze-postgres':
         return this.#freezePostgres(fault);
       case 'full-disk':

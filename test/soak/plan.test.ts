@@ -51,7 +51,7 @@ test('every operation and fault is in time, in order, and names what is there', 
       }
       const counts = { worker: given.workers, api: given.apis, 'sled-agent': given.sleds, postgres: 1, temporal: 1 };
       for (const fault of faults) {
-        if (fault.kind === 'kill') expect(fault.index).toBeLessThan(counts[fault.target]);
+        if (fault.kind === 'kill' || fault.kind === 'freeze') expect(fault.index).toBeLessThan(counts[fault.target]);
         if ('sled' in fault) expect(fault.sled).toBeLessThan(given.sleds);
         if ('slot' in fault) expect(fault.slot).toBeLessThan(given.instances);
       }
@@ -86,7 +86,7 @@ const EVERY_KIND = [
     'word',
     'drain',
   ],
-  ...['attributes', 'freeze-postgres', 'slip', 'deploy'],
+  ...['attributes', 'freeze', 'freeze-postgres', 'slip', 'deploy'],
 ] as FaultKind[];
 
 test('every kind of fault comes, however short the run and whatever the seed, but for what is left out', () => {

@@ -66,6 +66,8 @@ export interface PlannedOperation {
 
 export const KILL_TARGETS = ['worker', 'api', 'sled-agent', 'postgres', 'temporal'] as const;
 export type KillTarget = (typeof KILL_TARGETS)[number];
+const FREEZE_TARGETS = ['worker', 'api'] as const;
+export type FreezeTarget = (typeof FREEZE_TARGETS)[number];
 
 /** What happens to the messages of one link while the weather lasts: probabilities from 0 to 1. */
 export interface Weather {
@@ -101,6 +103,8 @@ export type LinkDirection = (typeof LINK_DIRECTIONS)[number];
 
 export type PlannedFault = { readonly atMs: number } & (
   | { readonly kind: 'kill'; readonly target: KillTarget; readonly index: number; readonly downMs: number }
+  /** A worker or an API is stopped (SIGSTOP), and goes on later. */
+  | { readonly kind: 'freeze'; readonly target: FreezeTarget; readonly index: number; readonly durationMs: number }
   /** The processes of PostgreSQL are stopped (SIGSTOP), and go on later: those of connections, the one that takes new ones, or all. */
   | {
       readonly kind: 'freeze-postgres';
@@ -210,6 +214,7 @@ const FAULT_WEIGHTS: Readonly<Record<FaultKind, number>> = {
   word: 2.5,
   drain: 2,
   attributes: 1.5,
+  freeze: 2,
   'freeze-postgres': 1.5,
   slip: 1,
   deploy: 0.7,
@@ -234,6 +239,7 @@ const AT_LEAST_ONCE: readonly CertainFault[] = [
   { kind: 'clock' },
   { kind: 'kill', target: 'worker' },
   { kind: 'freeze-postgres' },
+  { kind: 'freeze' },
   { kind: 'slip' },
   { kind: 'kill', target: 'sled-agent' },
 ];
@@ -401,6 +407,8 @@ function fits(fault: PlannedFault, options: PlanOptions, occupancy: Occupancy): 
   switch (fault.kind) {
     case 'kill':
       return occupancy.take([`${fault.target}/${fault.index}`], atMs, atMs + fault.downMs + KILL_PAUSE_MS);
+    case 'freeze':
+      return occupancy.take([`${fault.target}/${fault.index}`], atMs, atMs + fault.durationMs + KILL_PAUSE_MS);
     case 'freeze-postgres':
       return occupancy.take(['postgres/0'], atMs, atMs + fault.durationMs + KILL_PAUSE_MS);
     case 'silent-sled': {
@@ -453,6 +461,11 @@ function drawFault(
       // The sled that nothing else is certain to befall.
       const index = first && target === 'sled-agent' ? options.sleds - 1 : drawn;
       return { atMs, kind, target, index, downMs: Math.round(dice.between(0, 2_500)) };
+    }
+    case 'freeze': {
+      const target = dice.pick(FREEZE_TARGETS);
+      const index = dice.below(target === 'worker' ? options.workers : options.apis);
+      return { atMs, kind, target, index, durationMs: seconds(1, first ? 5 : 20) };
     }
     case 'freeze-postgres': {
       const what = dice.pick(['connections', 'connections', 'postmaster', 'server'] as const);

@@ -19,7 +19,7 @@ import { Supervisor } from '../support/supervisor.ts';
 import { SledDisk } from './disk.ts';
 import { type SoakTemporal, type StartSoakTemporal, startEmbeddedTemporal } from './embedded-temporal.ts';
 import { type Link, type LinkCounts, openLink } from './network.ts';
-import { type KillTarget, LEASE_MS, type SledKind, sledKind } from './plan.ts';
+import { type FreezeTarget, type KillTarget, LEASE_MS, type SledKind, sledKind } from './plan.ts';
 import { familyOf, signalAll } from './processes.ts';
 import type { AgentLife } from './witness.ts';
 
@@ -393,6 +393,19 @@ export class SoakSystem {
         return true;
       }
     }
+  }
+
+  /** Stops a worker or an API for as long as `meanwhile` takes. Resolves, when it goes on, with whether it ran. */
+  async freeze(target: FreezeTarget, index: number, meanwhile: () => Promise<void>): Promise<boolean> {
+    const victim = target === 'worker' ? this.workers[index] : this.apis[index]?.process;
+    if (!victim?.ready) return false;
+    victim.signal('SIGSTOP');
+    try {
+      await meanwhile();
+    } finally {
+      victim.signal('SIGCONT');
+    }
+    return true;
   }
 
   /** Whether a process is one of those that should run: no worker of a former build, no agent on a server without power. */
