@@ -227,6 +227,7 @@ interface CertainFault {
 /** What comes at least once, however short the run: what takes longest comes first. Of kills each target. */
 const AT_LEAST_ONCE: readonly CertainFault[] = [
   { kind: 'silent-sled' },
+  { kind: 'freeze' },
   { kind: 'kill', target: 'postgres' },
   { kind: 'deploy' },
   { kind: 'word' },
@@ -239,7 +240,6 @@ const AT_LEAST_ONCE: readonly CertainFault[] = [
   { kind: 'clock' },
   { kind: 'kill', target: 'worker' },
   { kind: 'freeze-postgres' },
-  { kind: 'freeze' },
   { kind: 'slip' },
   { kind: 'kill', target: 'sled-agent' },
 ];
@@ -463,7 +463,8 @@ function drawFault(
       return { atMs, kind, target, index, downMs: Math.round(dice.between(0, 2_500)) };
     }
     case 'freeze': {
-      const target = dice.pick(FREEZE_TARGETS);
+      // Long before a worker is certain to be killed.
+      const target = first ? 'worker' : dice.pick(FREEZE_TARGETS);
       const index = dice.below(target === 'worker' ? options.workers : options.apis);
       return { atMs, kind, target, index, durationMs: seconds(1, first ? 5 : 20) };
     }
