@@ -31,9 +31,9 @@ const folder = await mkdtemp(join(tmpdir(), 'mooring-test-'));
 await mkdir(join(root, '.mooring'), { recursive: true });
 const program = await mkdtemp(join(root, '.mooring', 'test-program-'));
 try {
-  const checks = [await run('tsc', []), await run('biome', ['check', '.']), await run('depcruise', ['.'])];
+  const checking = Promise.all([run('tsc', []), run('biome', ['check', '.']), run('depcruise', ['.'])]);
   console.log('\n> the program, built');
-  await buildProgram(program);
+  const [checks] = await Promise.all([checking, buildProgram(program)]);
   process.env.MOORING_TEST_PROGRAM = program;
   const outputFile = join(folder, 'report.json');
   const tested = await run('vitest', [
