@@ -34,9 +34,12 @@ export function isFinalFailure(error: unknown): boolean {
   return applicationFailure(error)?.nonRetryable === true;
 }
 
-/** Whether a step ran out of its time without any answer. */
+/**
+ * Whether a step ran out of its time without any answer. A local activity's time-out is within an `ActivityFailure` when it happens,
+ * and stands alone when it is read from the history.
+ */
 export function isTimeout(error: unknown): boolean {
-  return error instanceof ActivityFailure && error.cause instanceof TimeoutFailure;
+  return (error instanceof ActivityFailure ? error.cause : error) instanceof TimeoutFailure;
 }
 
 /** The type of the failure behind a step's or a workflow's error; `Cancelled` and `Timeout` where it has none of its own. */

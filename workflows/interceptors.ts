@@ -12,9 +12,13 @@
  * spoken it is asked. If they vanish after that, the task fails, its steps run again, and say so. What a step says is
  * recorded with its result, so that a replay decides the same.
  */
-import { defineSearchAttributeKey, SearchAttributeType, type SearchAttributeUpdatePair } from '@temporalio/common';
 import {
-  ActivityFailure,
+  defineSearchAttributeKey,
+  SearchAttributeType,
+  type SearchAttributeUpdatePair,
+  TemporalFailure,
+} from '@temporalio/common';
+import {
   type ActivityInput,
   CancellationScope,
   ContinueAsNew,
@@ -187,8 +191,9 @@ class ProgressInterceptor implements WorkflowInboundCallsInterceptor, WorkflowOu
     if (this.#told === null) {
       // Also of a workflow that is cancelled; and no answer is no reason to fail it.
       const answer = await CancellationScope.nonCancellable(() => askUsable()).catch((error: unknown) => {
-        // What is not on record as a failure of the step would go otherwise in a replay.
-        if (!(error instanceof ActivityFailure)) throw error;
+        // What is not on record as a failure of the step would go otherwise in a replay. One that is comes as an `ActivityFailure`
+        // when it happens, and as what is within it when it is read from the history: as its time-out, for one.
+        if (!(error instanceof TemporalFailure)) throw error;
         return false;
       });
       const { usable, result } = readNotice(answer);

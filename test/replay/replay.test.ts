@@ -66,6 +66,34 @@ describe('recorded histories replay', () => {
     }
     expect(broken).toEqual([]);
   });
+  test('whatever kept the worker from saying whether search attributes can be written', async () => {
+    const file = files.find((name) => name.startsWith('instance-start.attributes-unanswered'));
+    const text = await readFile(folder + file, 'utf8');
+    const failure =
+      '"failure":{"message":"Activity timed out","timeoutFailureInfo":{"timeoutType":"TIMEOUT_TYPE_START_TO_CLOSE"}}';
+    expect(text.split(failure)).toHaveLength(2);
+    const said = (value: unknown) =>
+      `"details":{"result":{"payloads":[{"metadata":{"encoding":"anNvbi9wbGFpbg=="},"data":"${Buffer.from(JSON.stringify(value)).toString('base64')}"}]},`;
+    const instead = [
+      ...['START_TO_CLOSE', 'SCHEDULE_TO_CLOSE', 'SCHEDULE_TO_START'].map((type) =>
+        failure.replace('START_TO_CLOSE', type),
+      ),
+      '"failure":{"message":"away","applicationFailureInfo":{"type":"Error"}}',
+      '"failure":{"message":"away","applicationFailureInfo":{"type":"Error","nonRetryable":true}}',
+    ].map((other) => text.replace(failure, other));
+    // The marker's details stand before its failure: the last ones before it are its own.
+    const at = text.lastIndexOf('"details":{', text.indexOf(failure));
+    instead.push(
+      `${text.slice(0, at)}${said(false)}${text.slice(at + '"details":{'.length).replace(`,${failure}`, '')}`,
+    );
+    async function* retold() {
+      for (const [index, history] of instead.entries()) yield { name: String(index), history: JSON.parse(history) };
+    }
+    const outcomes: ReplayOutcome[] = [];
+    for await (const outcome of replay(await testBundle(), retold())) outcomes.push(outcome);
+    expect(outcomes.map(({ problem }) => problem)).toEqual(instead.map(() => null));
+  });
+
   test('a history whose steps differ does not replay', async () => {
     const text = await readFile(
       folder + files.find((file) => file.startsWith('instance-start.register-retried')),
