@@ -13,6 +13,7 @@ import { temporal } from '@temporalio/proto';
 import { sql } from 'drizzle-orm';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { z } from 'zod';
+import { forEach } from '../../activities/for-each.ts';
 import { SAGA_STEPS, type SagaType } from '../../model/saga-steps.ts';
 import { workflowIds } from '../../model/workflow-names.ts';
 import { createLog } from '../../platform/telemetry/log.ts';
@@ -43,9 +44,11 @@ const SLEDS = 8;
  * How long the server waits for a worker that may be dead, in milliseconds, at first: where not all came to their points before a task
  * timed out, on a machine that is busy, nothing was lost as it was meant to be, and all is done anew with twice the time.
  */
-const TASK_TIMEOUT_MS = 2_500;
+const TASK_TIMEOUT_MS = 20_000;
 /** Longer than anything that a worker whose task was given up still has to do. */
 const LONG_TASK_TIMEOUT_MS = 60_000;
+/** How many trials of a group are prepared at once: more gain nothing, and have each other wait for PostgreSQL. */
+const PREPARED_AT_A_TIME = 6;
 /** So many signals that come while a task is under way have the server give it up at once. */
 const SIGNALS_AT_ONCE = 5;
 /** How much of what the worker that loses its tasks complains of is kept, in characters. */
@@ -426,7 +429,7 @@ async function loseTasks(taskTimeoutMs: number, losses: readonly Loss[]): Promis
       lost.map(async ({ way, cases, victim }) => ({
         way,
         victim: await victim.up(),
-        trials: new Trials(await Promise.all(cases.map((one) => prepare(one, victim, taskTimeoutMs)))),
+        trials: new Trials(await prepareAll(cases, victim, taskTimeoutMs)),
       })),
     );
     await rest();
@@ -467,6 +470,14 @@ async function loseTasks(taskTimeoutMs: number, losses: readonly Loss[]): Promis
 async function loseTasksInTime(taskTimeoutMs: number, losses: readonly Loss[]): Promise<void> {
   let timeoutMs = taskTimeoutMs;
   while (!(await loseTasks(timeoutMs, losses))) timeoutMs *= 2;
+}
+
+async function prepareAll(cases: readonly Case[], victim: Victim, taskTimeoutMs: number): Promise<Trial[]> {
+  const trials: Trial[] = [];
+  await forEach(cases, PREPARED_AT_A_TIME, async (one) => {
+    trials.push(await prepare(one, victim, taskTimeoutMs));
+  });
+  return trials;
 }
 
 async function prepare(one: Case, victim: Victim, taskTimeoutMs: number): Promise<Trial> {
