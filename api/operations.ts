@@ -28,6 +28,7 @@ import { TASK_QUEUE, workflowIds } from '../model/workflow-names.ts';
 import { within } from '../platform/host/with-limit.ts';
 import { namedSubject, type SubjectNames } from '../temporal/subject-names.ts';
 import type { RequestAudit } from './audit.ts';
+import { beginWithin } from './begin-within.ts';
 
 /** The outcome of an operation that failed, as its caller gets it. */
 export class OperationFailed extends Error {
@@ -148,7 +149,8 @@ export class Operations {
     let known = taken;
     for (let lookMs = LOOK_AGAIN_MS; !known.fresh; lookMs = Math.min(2 * lookMs, MAX_LOOK_AGAIN_MS)) {
       if (known.refusal !== null) throw new Refusal(known.refusal.code, known.refusal.message);
-      const operationId = known.operationId ?? (await this.#findByKey(workflowIdOf(request), key.value));
+      const operationId =
+        known.operationId ?? (await this.#beginning(deadline, () => this.#findByKey(workflowIdOf(request), key.value)));
       if (operationId !== null) {
         if (known.operationId === null) await settleKey(this.#db, key.value, operationId);
         return this.#follow(request, operationId, deadline);
@@ -215,16 +217,17 @@ export class Operations {
   async joinOpen(request: OperationRequest): Promise<OperationAnswer | null> {
     const deadline = performance.now() + request.waitMs;
     const workflowId = workflowIdOf(request);
-    const operationId = await this.#openRunId(workflowId).catch((error: unknown) => {
-      if (error instanceof WorkflowNotFoundError) return null;
-      throw error;
+    const open = await this.#beginning(deadline, async () => {
+      const operationId = await this.#openRunId(workflowId).catch((error: unknown) => {
+        if (error instanceof WorkflowNotFoundError) return null;
+        throw error;
+      });
+      return operationId !== null && (await this.#mayJoin(request, operationId)) ? operationId : null;
     });
-    if (operationId === null) return null;
-    const { joinable, key, audit } = request;
-    if (joinable !== undefined && !joinable.input.safeParse(await this.#inputOf(workflowId, operationId)).success)
-      return null;
-    if (key !== undefined) await settleKey(this.#db, key.value, operationId, audit?.id);
-    return this.#follow(request, operationId, deadline);
+    if (open === null) return null;
+    const { key, audit } = request;
+    if (key !== undefined) await settleKey(this.#db, key.value, open, audit?.id);
+    return this.#follow(request, open, deadline);
   }
 
   /** The answer of an operation that an earlier call began; its workflow may be over already, and only closing. */
@@ -254,12 +257,11 @@ export class Operations {
     const closingDeadline = Math.max(deadline, performance.now() + CLOSING_MS);
     for (;;) {
       try {
-        const handle = await this.#start(request);
-        return { handle, runId: handle.firstExecutionRunId };
+        return await this.#beginning(deadline, () => this.#start(request));
       } catch (error) {
         if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
       }
-      const runId = await this.#openRunId(workflowId);
+      const runId = await this.#beginning(deadline, () => this.#openRunId(workflowId));
       // It closed between the two calls: begin anew.
       if (runId === null) {
         const other = await this.#begunElsewhere(request);
@@ -278,9 +280,8 @@ export class Operations {
           `the last ${request.kind} of this instance is over, but its workflow has not closed yet: try again in a moment`,
         );
       }
-      const { joinable } = request;
-      if (joinable !== undefined && !joinable.input.safeParse(await this.#inputOf(workflowId, runId)).success)
-        throw Refusal.conflict(joinable.refusal);
+      if (!(await this.#beginning(deadline, () => this.#mayJoin(request, runId))))
+        throw Refusal.conflict(request.joinable?.refusal ?? '');
       return { handle: this.#client.workflow.getHandle(workflowId, runId), runId };
     }
   }
@@ -301,7 +302,7 @@ export class Operations {
     throw stillAtIt(kind);
   }
 
-  #start(request: OperationRequest) {
+  async #start(request: OperationRequest): Promise<OpenRun> {
     const options = {
       workflowId: workflowIdOf(request),
       taskQueue: TASK_QUEUE,
@@ -311,9 +312,26 @@ export class Operations {
       ...(request.key === undefined ? {} : { memo: { idempotencyKey: request.key.value } }),
     };
     const { workflow } = this.#client;
-    return request.kind === 'start'
-      ? workflow.start<WorkflowTypes['instanceStart']>('instanceStart', { ...options, args: [request.input] })
-      : workflow.start<WorkflowTypes['instanceMigrate']>('instanceMigrate', { ...options, args: [request.input] });
+    const handle =
+      request.kind === 'start'
+        ? await workflow.start<WorkflowTypes['instanceStart']>('instanceStart', { ...options, args: [request.input] })
+        : await workflow.start<WorkflowTypes['instanceMigrate']>('instanceMigrate', {
+            ...options,
+            args: [request.input],
+          });
+    return { handle, runId: handle.firstExecutionRunId };
+  }
+
+  /** Calls to Temporal that come before the wait for an outcome until `deadline`. */
+  #beginning<Result>(deadline: number, call: () => Promise<Result>): Promise<Result> {
+    return beginWithin(this.#client, deadline - performance.now(), call);
+  }
+
+  /** Whether a request may join an open run. */
+  async #mayJoin({ joinable, ...request }: OperationRequest, runId: string): Promise<boolean> {
+    return (
+      joinable === undefined || joinable.input.safeParse(await this.#inputOf(workflowIdOf(request), runId)).success
+    );
   }
 
   /** What a run was started with; `null` when its history doesn't show it. */

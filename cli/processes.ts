@@ -155,3 +155,24 @@ export async function runUntilSignal<Process extends Running>(
     late.unref();
   }
 }
+
+/**
+ * Starts what comes up part by part. A signal that comes meanwhile aborts what `start` is given, and ends the process when it has
+ * stopped again, or has not in time; one that comes later resolves `shutdown`. Throws what keeps it from starting.
+ */
+export async function startUntilSignal<Started>(
+  start: (signal: AbortSignal) => Promise<Started>,
+): Promise<{ readonly started: Started; readonly shutdown: Promise<void> }> {
+  const shutdown = untilShutdownSignal();
+  const asked = new AbortController();
+  void shutdown.then(() => {
+    asked.abort();
+    setTimeout(() => process.exit(ENDED_BY_SIGNAL), STOP_MS).unref();
+  });
+  try {
+    return { started: await start(asked.signal), shutdown };
+  } catch (error) {
+    if (asked.signal.aborted) process.exit(ENDED_BY_SIGNAL);
+    throw error;
+  }
+}

@@ -3,7 +3,7 @@ import { startStack } from '../stack/stack.ts';
 import { colours } from './format.ts';
 import { paintState, table } from './output.ts';
 import { type InstanceSize, playScenario, type StepResult } from './play-scenario.ts';
-import { type HypervisorChoice, untilShutdownSignal } from './processes.ts';
+import { type HypervisorChoice, startUntilSignal } from './processes.ts';
 import { readScenario } from './scenario.ts';
 
 const DEMO = fileURLToPath(new URL('./demo.yaml', import.meta.url));
@@ -19,14 +19,16 @@ export async function runDemo(options: {
   readonly sledTls?: boolean;
 }): Promise<boolean> {
   const scenario = await readScenario(options.scenarioFile ?? DEMO);
-  const shutdown = untilShutdownSignal();
-  const stack = await startStack({
-    sleds: 3,
-    hypervisor: options.hypervisor,
-    sledTls: options.sledTls,
-    reconcileEveryMs: 1_000,
-    onProgress: (message) => console.log(`${colours.green('✓')} ${message}`),
-  });
+  const { started: stack, shutdown } = await startUntilSignal((signal) =>
+    startStack({
+      sleds: 3,
+      hypervisor: options.hypervisor,
+      sledTls: options.sledTls,
+      reconcileEveryMs: 1_000,
+      signal,
+      onProgress: (message) => console.log(`${colours.green('✓')} ${message}`),
+    }),
+  );
   try {
     console.log();
     const played = playScenario(stack, scenario, printStep, instanceSize(options.hypervisor));

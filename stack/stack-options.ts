@@ -55,6 +55,8 @@ export interface StackOptions
   readonly env?: NodeJS.ProcessEnv | undefined;
   /** Fills the folder of the embedded PostgreSQL before it is started; for tests. */
   readonly preparePostgres?: ((dataDir: string) => Promise<void>) | undefined;
+  /** Aborted while it comes up: no further part is begun, and what is up is stopped. */
+  readonly signal?: AbortSignal | undefined;
   /** Called with each part that is up, described for people. */
   readonly onProgress?: ((message: string) => void) | undefined;
 }

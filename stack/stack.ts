@@ -66,15 +66,20 @@ async function bringUp(options: StackOptions, stops: StackSetup['stops']): Promi
   if (options.dataDir === undefined) stops.push(() => rm(dataDir, { recursive: true, force: true }));
   const setup: StackSetup = { options, env, dataDir, stops, report };
 
+  const goesOn = () => options.signal?.throwIfAborted();
+
   const postgres = await findOrStartPostgres(setup);
+  goesOn();
   const databaseUrl = postgres.url;
   if (postgres.embedded) await migrateDatabase(databaseUrl);
   else if (options.migrate ?? true) await migrateDatabase(databaseUrl, { onProgress: report });
   else await requireCurrentSchema(databaseUrl, report);
   const adminToken = await ensureStackToken(dataDir, databaseUrl);
+  goesOn();
   const { settings: temporal, uiUrl: temporalUiUrl, embedded } = await findOrStartTemporal(setup);
   const temporalAddress = temporal.connection.address ?? '';
 
+  goesOn();
   const authorityDir = options.sledTls ? join(dataDir, 'authority') : undefined;
   const authority =
     authorityDir === undefined ? null : await Authority.openOrCreate(authorityDir, options.certificateLifetimeMs);
@@ -88,6 +93,7 @@ async function bringUp(options: StackOptions, stops: StackSetup['stops']): Promi
   });
   stops.push(worker.stop);
   report('worker');
+  goesOn();
   const api = await startApi({
     ...pick(options, API_OPTIONS),
     databaseUrl,
@@ -104,8 +110,10 @@ async function bringUp(options: StackOptions, stops: StackSetup['stops']): Promi
   stops.push(api.stop);
   report(`API at ${api.url}${api.sledUrl === null ? '' : `, for sleds at ${api.sledUrl}`}`);
 
+  goesOn();
   const client = new MooringClient({ url: api.url, token: adminToken.secret });
   const sleds = await startSleds(setup, api, client, authority !== null);
+  goesOn();
   await announce(setup, {
     api_url: api.url,
     database_url: databaseUrl,

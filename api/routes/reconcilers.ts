@@ -17,6 +17,7 @@ import {
   reconcilerUpdate,
   reconcilerView,
 } from '../../wire/operator-api/reconcilers.ts';
+import { beginWithin } from '../begin-within.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
 import { errors } from '../errors.ts';
 import { waitMs } from '../headers.ts';
@@ -53,15 +54,19 @@ export function addReconcilerRoutes(app: ApiApp, context: ApiContext): void {
     { schema: { tags: ['system'], params, response: { 200: reconcilerPassView, ...errors } } },
     async (request) => {
       const { name } = request.params;
-      const handle = await temporal.workflow.start(RECONCILER_WORKFLOWS[name], {
-        workflowId: workflowIds.reconcileOnce(await context.installation(), name),
-        taskQueue: TASK_QUEUE,
-        args: [],
-        // Two who ask at once get one pass.
-        workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
-        staticSummary: `${RECONCILER_PURPOSE[name]}, once, by hand`,
-      });
-      return viewReconcilerPass(name, await resultOf(handle, name, waitMs(request, context.waitLimitMs)));
+      const limitMs = waitMs(request, context.waitLimitMs);
+      const workflowId = workflowIds.reconcileOnce(await context.installation(), name);
+      const handle = await beginWithin(temporal, limitMs, () =>
+        temporal.workflow.start(RECONCILER_WORKFLOWS[name], {
+          workflowId,
+          taskQueue: TASK_QUEUE,
+          args: [],
+          // Two who ask at once get one pass.
+          workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
+          staticSummary: `${RECONCILER_PURPOSE[name]}, once, by hand`,
+        }),
+      );
+      return viewReconcilerPass(name, await resultOf(handle, name, limitMs));
     },
   );
 

@@ -259,7 +259,11 @@ async function serve(options: ServeOptions): Promise<void> {
   await requireFree([{ ...splitAddress(options.listen), option: '--address' }]);
   const shutdown = untilShutdownSignal();
   const real = options.hypervisor === 'qemu';
-  const vms = real ? await prepareRealVms(options) : null;
+  // What is prepared may have to be fetched, or be a program that does not answer.
+  const preparing = real ? prepareRealVms(options) : Promise.resolve(null);
+  const prepared = await Promise.race([preparing, shutdown.then(() => 'told to end' as const)]);
+  if (prepared === 'told to end') process.exit(0);
+  const vms = prepared;
   const starting = startSledAgent({
     name: options.name,
     listen: options.listen,

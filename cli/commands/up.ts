@@ -9,7 +9,7 @@ import {
   hypervisorOption,
   noMigrateOption,
   requireFree,
-  untilShutdownSignal,
+  startUntilSignal,
 } from '../processes.ts';
 import { SUMMARIES } from '../summaries.ts';
 
@@ -49,12 +49,14 @@ export function addUpCommand(program: Command): void {
         { host: '127.0.0.1', port: options.temporalUiPort, option: '--temporal-ui-port' },
       ]);
       const { startStack } = await import('../../stack/stack.ts');
-      const shutdown = untilShutdownSignal();
-      const stack = await startStack({
-        ...options,
-        dataDir: data,
-        onProgress: (message) => json || console.log(`${colours.green('✓')} ${message}`),
-      });
+      const { started: stack, shutdown } = await startUntilSignal((signal) =>
+        startStack({
+          ...options,
+          dataDir: data,
+          signal,
+          onProgress: (message) => json || console.log(`${colours.green('✓')} ${message}`),
+        }),
+      );
       if (json) printJson(addressesOf(stack));
       else console.log(nextSteps(stack, options.hypervisor));
       await shutdown;

@@ -2,7 +2,7 @@
  * `platform/telemetry/` is how a process can be observed from outside: its log (this file, and the fields of its lines), its
  * metrics, its health, and its traces.
  */
-import { type Logger, pino } from 'pino';
+import { type DestinationStream, type Logger, pino, stdTimeFunctions } from 'pino';
 import { setting } from '../settings.ts';
 
 type Level = NonNullable<ReturnType<typeof setting<'MOORING_LOG_LEVEL'>>>;
@@ -15,7 +15,18 @@ const SECRETS = ['apiKey', 'databaseUrl', 'token', 'secret', 'authorization'].fl
   `*.*.${name}`,
 ]);
 
-/** A process's log: JSON lines on standard error, `MOORING_LOG_LEVEL` (default `info`) and above. */
-export function createLog(component: string, level: Level = setting('MOORING_LOG_LEVEL') ?? 'info'): Logger {
-  return pino({ name: component, level, redact: SECRETS }, pino.destination({ dest: 2, sync: true }));
+/**
+ * A process's log: JSON lines on standard error, or to `destination`, `MOORING_LOG_LEVEL` (default `info`) and above. Their `time` is
+ * ISO 8601, their `level` a word.
+ */
+export function createLog(
+  component: string,
+  level: Level = setting('MOORING_LOG_LEVEL') ?? 'info',
+  destination: DestinationStream = pino.destination({ dest: 2, sync: true }),
+): Logger {
+  const formatters = { level: (label: string) => ({ level: label }) };
+  return pino(
+    { name: component, level, redact: SECRETS, formatters, timestamp: stdTimeFunctions.isoTime },
+    destination,
+  );
 }

@@ -11,6 +11,7 @@ import { mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from 'node:f
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { gzipSync } from 'node:zlib';
+import { setting } from '../../platform/settings.ts';
 import { directory, executable, packNewc } from './newc.ts';
 
 const run = promisify(execFile);
@@ -72,10 +73,10 @@ done
 `;
 
 /**
- * Makes the guest in `cacheDir`, or finds the one made there before. Needs Debian's package tools the first time. Throws an error
- * that says what is missing.
+ * Makes the guest in `cacheDir`, or finds the one made there before. Needs Debian's package tools the first time, which hold
+ * what they fetch against its signed hash, and fetches nothing where `MOORING_OFFLINE` is set. Throws an error that says what is missing.
  */
-export async function makeGuestImage(cacheDir: string): Promise<GuestImage> {
+export async function makeGuestImage(cacheDir: string, env: NodeJS.ProcessEnv = process.env): Promise<GuestImage> {
   // What the guest is made of is in its name, so that another version is another guest.
   const version = createHash('sha256').update(INIT).update(KERNEL_PACKAGE).digest('hex').slice(0, 12);
   const folder = join(cacheDir, `guest-${version}`);
@@ -85,6 +86,11 @@ export async function makeGuestImage(cacheDir: string): Promise<GuestImage> {
     commandLine: `console=ttyS0 quiet nokaslr ${QUICK_BOOT} ${STEADY_BOOT}`,
   };
   if (existsSync(image.kernel) && existsSync(image.initramfs)) return image;
+  if (setting('MOORING_OFFLINE', env))
+    throw new Error(
+      `there is no guest in ${cacheDir}, and nothing is fetched while MOORING_OFFLINE is set: copy ${folder} from a machine ` +
+        'that has it, or name a kernel and an initramfs of your own with --kernel and --initramfs',
+    );
   await mkdir(cacheDir, { recursive: true });
   const work = await mkdtemp(join(cacheDir, 'guest-making-'));
   try {

@@ -6,12 +6,17 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { type OperationRequest, Operations } from '../../api/operations.ts';
 import { workflowIds } from '../../model/workflow-names.ts';
 import { waitUntil } from '../../platform/host/child-process.ts';
+import { RunLister } from '../../temporal/run-lister.ts';
 import type { InstanceCreated } from '../../wire/operator-api/instances.ts';
 import { type Harness, refused, silence, startHarness, wake } from '../support/harness.ts';
 
 let harness: Harness;
 beforeAll(async () => {
-  harness = await startHarness({ sleds: 4, transitionMs: 100, reconcileEveryMs: 3_000, networkPollMs: 0 });
+  harness = await startHarness({
+    ...{ sleds: 4, transitionMs: 100, reconcileEveryMs: 3_000, networkPollMs: 0 },
+    // What a server gives by default; the development server gives more.
+    temporalDynamicConfig: { 'frontend.namespaceRPS.visibility': 10 },
+  });
 });
 afterEach(() => harness.everywhere(wake));
 afterAll(() => harness?.close());
@@ -287,6 +292,19 @@ test('an unwind that waits for a silent sled ends when the sled is expunged', as
   await start;
   await harness.shows(id, 'stopped');
   expect(await harness.holds(id)).toEqual({ reservations: [], charge: false });
+});
+
+test('three hundred histories that are asked for at once are whole, where a namespace has ten lists a second', async () => {
+  const id = await harness.create();
+  // Another API's.
+  const others = new RunLister(harness.temporal);
+  const times = Array.from({ length: 300 }, (_, index) => index);
+  const [histories, runs] = await Promise.all([
+    Promise.all(times.map(() => harness.client.getInstanceHistory(id))),
+    Promise.all(times.map((index) => others.list([`nobody-${index}`, `nothing-${index}`], 1))),
+  ]);
+  expect(histories.filter(({ complete }) => !complete)).toEqual([]);
+  expect(runs.flat()).toEqual([]);
 });
 
 test('a list by state goes on over pages that have none of it', async () => {

@@ -1,27 +1,27 @@
 /**
  * What is in `deploy/`: every command and option of it exists, its alerts ask for metrics that there are, and whatever checks such
- * files is run where it is installed (systemd-analyze, helm, promtool).
+ * files is run where it is to be had (`deploy-checks.ts`).
  */
-import { execFile } from 'node:child_process';
-import { readdir, readFile } from 'node:fs/promises';
+import { cp, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
-import { describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { parse } from 'yaml';
 import { z } from 'zod';
 import { runCommand } from '../support/command.ts';
+import {
+  CHART_VALUES,
+  DEPLOY_CHECKS,
+  findProgram,
+  NotThere,
+  runCheck,
+  templateChart,
+  WHOLE_CHART_VALUES,
+} from './deploy-checks.ts';
 
 const DEPLOY = fileURLToPath(new URL('../../deploy/', import.meta.url));
-const run = promisify(execFile);
 const read = (path: string) => readFile(join(DEPLOY, path), 'utf8');
-
-async function isThere(program: string, ...args: string[]): Promise<boolean> {
-  return run(program, args).then(
-    () => true,
-    (error: NodeJS.ErrnoException) => error.code !== 'ENOENT',
-  );
-}
 
 /** Every file of `deploy/` that holds commands. */
 async function files(): Promise<string[]> {
@@ -101,44 +101,69 @@ test('every alert that docs/deployment.md advises is a rule for Prometheus, and 
   expect(ruled.sort()).toEqual(advised.sort());
 });
 
-describe.runIf(await isThere('systemd-analyze', '--version'))('systemd', () => {
-  const units = ['mooring-worker.service', 'mooring-api.service', 'mooring-sled-agent.service'];
-  test.each(units)('%s is understood, and hardened', async (unit) => {
-    const verified = await run('systemd-analyze', ['verify', join(DEPLOY, 'systemd', unit)]).catch((error) => error);
-    const said = `${verified.stdout}${verified.stderr}`.split('\n').filter((line) => line.includes('mooring-'));
-    // The program is not installed here.
-    expect(said.filter((line) => !/is not executable: No such file/.test(line))).toEqual([]);
-    const { stdout } = await run('systemd-analyze', ['security', '--offline=true', join(DEPLOY, 'systemd', unit)]);
-    expect(Number(/Overall exposure level for \S+: ([\d.]+)/.exec(stdout)?.[1])).toBeLessThan(3);
+/** For each check, what it must find: a file, and what is wrong with it. */
+const FAULTS: Readonly<Record<string, readonly [file: string, spoil: (text: string) => string]>> = {
+  'hadolint: the Dockerfile': ['container/Dockerfile', (text) => text.replace('RUN npm ci', 'RUN cd /tmp && npm ci')],
+  'check-jsonschema: the compose file, by the Compose Specification’s schema': [
+    'compose/compose.yaml',
+    (text) => text.replace('restart: unless-stopped', 'restrat: unless-stopped'),
+  ],
+  'helm: the chart': ['helm/mooring/templates/api.yaml', (text) => `${text}{{ end }}\n`],
+  'kubernetes-validate: what the chart makes, by the schemas of Kubernetes 1.31': [
+    'helm/mooring/templates/api.yaml',
+    (text) => text.replace('replicas:', 'replica:'),
+  ],
+  'systemd-analyze: the units': [
+    'systemd/mooring-sled-agent.service',
+    (text) => text.replace('ExecStart=', 'ExecStrat='),
+  ],
+  'systemd-analyze: how the units are hardened: an exposure below 3': [
+    'systemd/mooring-worker.service',
+    (text) => text.replace(/^(Protect|Private|Restrict|SystemCall|Capability).*\n/gm, ''),
+  ],
+  'promtool: the rules for Prometheus': ['prometheus/mooring-rules.yaml', (text) => text.replace('rate(', 'rat(')],
+  'promtool: when the rules fire': [
+    'prometheus/mooring-rules.yaml',
+    (text) => text.replace('(mooring_sled_silent_seconds) > 60', '(mooring_sled_silent_seconds) > 60000'),
+  ],
+};
+
+describe('every check of what is there', () => {
+  let copy: string;
+  beforeAll(async () => {
+    copy = await mkdtemp(join(tmpdir(), 'mooring-deploy-'));
   });
+  afterAll(() => rm(copy, { recursive: true, force: true }));
+
+  test.each(DEPLOY_CHECKS.map((check) => ({ ...check, title: `${check.program}: ${check.name}` })))(
+    '$title: nothing is found, and what is spoiled is',
+    async ({ title, ...check }) => {
+      const [file, spoil] = FAULTS[title] ?? ['', () => ''];
+      const good = await read(file);
+      expect(spoil(good)).not.toBe(good);
+      try {
+        expect(await runCheck(check, DEPLOY)).toEqual([]);
+        const spoiled = join(copy, String(Object.keys(FAULTS).indexOf(title)));
+        await cp(DEPLOY, spoiled, { recursive: true });
+        await writeFile(join(spoiled, file), spoil(good));
+        expect(await runCheck(check, spoiled)).not.toEqual([]);
+      } catch (error) {
+        if (!(error instanceof NotThere)) throw error;
+        console.warn(`SKIPPED: ${title}: ${error.message}`);
+      }
+    },
+  );
 });
 
-/** A Helm that was built without its makefile takes itself for one of an old Kubernetes. */
-const KUBERNETES = ['--kube-version', '1.31.0'];
-const VALUES = [
-  'database.secretName=mooring-database',
-  'temporal.address=temporal.example:7233',
-  'authority.secretName=mooring-authority',
-  'sleds.url=https://sleds.example:12221',
-];
+const helm = await findProgram('helm');
+describe.runIf(helm !== null)('the chart', () => {
+  const template = async (...values: string[]) => {
+    const { good, stdout, said } = await templateChart(helm ?? '', DEPLOY, values);
+    return good ? stdout : said;
+  };
 
-describe.runIf(await isThere('helm', 'version'))('the chart', () => {
-  const chart = join(DEPLOY, 'helm/mooring');
-  const template = (...more: string[]) =>
-    run('helm', [
-      'template',
-      'm',
-      chart,
-      ...KUBERNETES,
-      ...[...VALUES, ...more].flatMap((value) => ['--set', value]),
-    ]).then(
-      ({ stdout }) => stdout,
-      (error: { stderr: string }) => error.stderr,
-    );
-
-  test('lints, and makes what it is to make', async () => {
-    await run('helm', ['lint', '--strict', chart, ...KUBERNETES, ...VALUES.flatMap((value) => ['--set', value])]);
-    const plain = await template();
+  test('makes what it is to make', async () => {
+    const plain = await template(...CHART_VALUES);
     expect(plain.match(/^kind: \w+$/gm)?.sort()).toEqual(
       [
         'Deployment',
@@ -153,11 +178,7 @@ describe.runIf(await isThere('helm', 'version'))('the chart', () => {
       ].map((kind) => `kind: ${kind}`),
     );
     expect(plain).not.toContain('--no-migrate');
-    const whole = await template(
-      'database.migrateSecretName=owner',
-      'api.tlsSecretName=tls',
-      'metrics.podMonitor=true',
-    );
+    const whole = await template(...WHOLE_CHART_VALUES);
     expect(whole).toContain('kind: Job');
     expect(whole).toContain('kind: PodMonitor');
     expect(whole.match(/--no-migrate/g)).toHaveLength(2);
@@ -170,13 +191,8 @@ describe.runIf(await isThere('helm', 'version'))('the chart', () => {
     ['sleds.url=http://sleds', /url/],
     ['database.secretName=', /secretName/],
   ])('refuses %s, by its name', async (value, reason) => {
-    expect(await template(value)).toMatch(reason);
+    expect(await template(...CHART_VALUES, value)).toMatch(reason);
   });
-});
-
-test.runIf(await isThere('promtool', '--version'))('promtool finds the rules good, and their tests pass', async () => {
-  await run('promtool', ['check', 'rules', join(DEPLOY, 'prometheus/mooring-rules.yaml')]);
-  await run('promtool', ['test', 'rules', join(DEPLOY, 'prometheus/mooring-rules.test.yaml')]);
 });
 
 const service = z.object({

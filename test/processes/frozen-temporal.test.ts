@@ -70,8 +70,8 @@ test('a call gets 503 and does not wait for ever, whatever it asks of Temporal',
     () => operations.run(request),
     () => operations.joinOpen(request),
   ];
-  for (const call of calls) {
-    const error = await call().catch((reason: unknown) => reason);
+  const errors = await Promise.all(calls.map((call) => call().catch((reason: unknown) => reason)));
+  for (const error of errors) {
     expect(error).toBeInstanceOf(Error);
     expect(describeError(error)).toMatchObject({ status: 503, code: 'ServiceUnavailable' });
   }
@@ -116,6 +116,35 @@ test('every call to Temporal has a deadline, whoever makes it', async () => {
   await Promise.all(failed);
 });
 
+test('who asks not to wait is answered before who waits as long as he may, whatever he begins', async () => {
+  const instance = await database.addInstance(await database.addProject());
+  const post = (path: string, body: unknown, prefer: string) =>
+    fetch(api.url + path, {
+      method: 'POST',
+      headers: { prefer, ...(body === null ? {} : { 'content-type': 'application/json' }) },
+      ...(body === null ? {} : { body: JSON.stringify(body) }),
+    });
+  expect((await post('/v1/projects', { name: 'hurry', description: '' }, 'wait=0')).status).toBe(201);
+  const named = (name: string) => ({ name, hostname: name, description: '', ncpus: 1, memory: 1024 ** 3, start: true });
+  const begun: readonly (readonly [string, (which: string) => readonly [path: string, body: unknown], number])[] = [
+    ['a start', () => [`/v1/instances/${instance}/start`, null], 503],
+    ['a create', (which) => ['/v1/instances?project=hurry', named(`web-${which}`)], 201],
+    ['a pass of a loop', () => ['/v1/system/reconcilers/reaper/run', null], 503],
+  ];
+  await Promise.all(
+    begun.map(async ([name, call, status]) => {
+      const order: string[] = [];
+      const ask = async (which: string, prefer: string) => {
+        const answer = await post(...call(which), prefer);
+        order.push(which);
+        return answer.status;
+      };
+      const statuses = await Promise.all([ask('patient', 'wait=60'), ask('hasty', 'wait=0')]);
+      expect([name, order, statuses]).toEqual([name, ['hasty', 'patient'], [status, status]]);
+    }),
+  );
+});
+
 test('what PostgreSQL has taken is answered as a success: a delete over a leftover, a create, an expunge', async () => {
   const { db } = database;
   const sledId = await database.addSled();
@@ -138,16 +167,22 @@ test('what PostgreSQL has taken is answered as a success: a delete over a leftov
         ...(body === undefined ? {} : { body: JSON.stringify(body) }),
       })
     ).status;
-  expect(await send('DELETE', `/v1/instances/${instanceId}`)).toBe(204);
-  expect(await send('GET', `/v1/instances/${instanceId}`)).toBe(404);
-
-  expect(await send('POST', '/v1/projects', { name: 'cold', description: '' })).toBe(201);
-  const web = { name: 'web', hostname: 'web', description: '', ncpus: 1, memory: 1024 ** 3, start: true };
-  expect(await send('POST', '/v1/instances?project=cold', web)).toBe(201);
-
   const other = await database.addInstance(await database.addProject());
   const running = { instanceId: other, vmmId: randomUUID(), operationId: randomUUID(), workflowId: 'w' };
   await claimStart(db, { ...running, reason: 'user' });
-  const off = { sled_powered_off: true };
-  expect(await send('POST', `/v1/system/hardware/sleds/${sledId}/expunge`, off)).toBe(200);
+
+  const removed = async () => {
+    expect(await send('DELETE', `/v1/instances/${instanceId}`)).toBe(204);
+    expect(await send('GET', `/v1/instances/${instanceId}`)).toBe(404);
+  };
+  const created = async () => {
+    expect(await send('POST', '/v1/projects', { name: 'cold', description: '' })).toBe(201);
+    const web = { name: 'web', hostname: 'web', description: '', ncpus: 1, memory: 1024 ** 3, start: true };
+    expect(await send('POST', '/v1/instances?project=cold', web)).toBe(201);
+  };
+  const expunged = async () => {
+    const off = { sled_powered_off: true };
+    expect(await send('POST', `/v1/system/hardware/sleds/${sledId}/expunge`, off)).toBe(200);
+  };
+  await Promise.all([removed(), created(), expunged()]);
 });

@@ -1,5 +1,9 @@
 /** `mooring worker` and `mooring api`: each way in which they can't start ends them, with a sentence; and a signal always does. */
+import { existsSync } from 'node:fs';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { createServer, type Server } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { sql } from 'drizzle-orm';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { MooringClient } from '../../client/mooring-client.ts';
@@ -86,6 +90,30 @@ describe.each(Object.entries(PROCESSES))('%s', (name, args) => {
     await command.untilPrinted(name === 'worker' ? /worker: running/ : /API: http/);
     expect((await command.stop('SIGTERM')).code).toBe(0);
   });
+});
+
+test('SIGTERM while a whole installation comes up, and waits for a PostgreSQL that says nothing', async () => {
+  const reached = new Promise<void>((resolve) => mute.once('connection', () => resolve()));
+  const command = begin(['up', '--api-port', '0'], { DATABASE_URL: `postgres://x@127.0.0.1:${mutePort}/z` });
+  await reached;
+  expect(await command.stop('SIGTERM')).toMatchObject({ code: 143, stdout: '', stderr: '' });
+});
+
+test('SIGTERM while a sled agent waits for a QEMU that says nothing', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'mooring-mute-qemu-'));
+  try {
+    const program = join(folder, 'qemu');
+    // It ends with whoever asked it: its output leads nowhere then.
+    await writeFile(program, `#!/bin/sh\ntouch ${folder}/asked\nwhile echo; do sleep 0.1; done\n`, { mode: 0o755 });
+    const address = `127.0.0.1:${await freePort()}`;
+    const command = begin(['sled-agent', '--name', 'a', '--address', address, '--hypervisor', 'qemu'], {
+      MOORING_QEMU_BINARY: program,
+    });
+    await eventually(() => existsSync(join(folder, 'asked')), 'QEMU was never asked');
+    expect(await command.stop('SIGTERM')).toMatchObject({ code: 0, stdout: '', stderr: '' });
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
 });
 
 test('a namespace that does not exist: a worker ends, an API is not ready until it does', async () => {

@@ -1,5 +1,6 @@
 /** Workflow tasks to lose: for each step that a saga does within its task, how it is come to, and how it must end all the same. */
 import { sql } from 'drizzle-orm';
+import { MooringApiError } from '../../client/mooring-client.ts';
 import type { InstanceRecord } from '../../db/queries/read-instance.ts';
 import { commitUpdate } from '../../db/transactions/commit-update.ts';
 import { SAGA_STEPS, type SagaType } from '../../model/saga-steps.ts';
@@ -102,8 +103,15 @@ export class Subject {
   }
 
   async run(): Promise<void> {
-    await this.around.harness.client.startInstance(this.id);
-    await this.around.harness.shows(this.id, 'running');
+    const { client, shows } = this.around.harness;
+    // A machine that is busy answers 503, and has begun it all the same, or not.
+    const start = () =>
+      client.startInstance(this.id).catch((error: unknown) => {
+        if (error instanceof MooringApiError && error.status === 503) return null;
+        throw error;
+      });
+    await eventually(async () => (await start()) !== null, `${this.name} was never started`);
+    await shows(this.id, 'running');
   }
 
   /** Plants a fault for its VMMs on every sled. */

@@ -3,6 +3,7 @@ import { Writable } from 'node:stream';
 import { pino } from 'pino';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { waitUntil } from '../../platform/host/child-process.ts';
+import { createLog } from '../../platform/telemetry/log.ts';
 import { fieldsOfWorkflowId, logFields } from '../../platform/telemetry/log-fields.ts';
 import { installRuntime } from '../../worker/worker.ts';
 import { type Harness, refused, startHarness } from '../support/harness.ts';
@@ -44,6 +45,14 @@ test('the log lines of an unwound start are found by one filter', async () => {
   expect(sagaLines).toContainEqual(
     expect.objectContaining({ msg: 'compensating', compensation: 'unwind the VMM', workflow_type: 'instanceStart' }),
   );
+});
+
+test('a line says when, and how grave it is, in words that people and programs read', () => {
+  const written: string[] = [];
+  createLog('worker', 'info', { write: (line) => void written.push(line) }).warn({ token: 'hush' }, 'something');
+  const { level, time, name, token, msg } = JSON.parse(written.join(''));
+  expect({ level, name, token, msg }).toEqual({ level: 'warn', name: 'worker', token: '[Redacted]', msg: 'something' });
+  expect(new Date(time).toISOString()).toBe(time);
 });
 
 test('the fields of each kind of workflow', () => {
