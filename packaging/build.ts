@@ -68,11 +68,19 @@ export async function buildProgram(folder: string): Promise<void> {
       await writeFile(join(folder, BUNDLE_FOLDER, name), withoutPlace(code));
     }),
     ...[...ASSETS, ...PAPERS, 'README.md'].map((path) => cp(join(ROOT, path), join(folder, path), { recursive: true })),
+    buildConsole(join(folder, 'console')),
     writeBuildInfo(folder),
     writePackage(folder, manifest),
     writeLock(folder, manifest),
   ]);
   await chmod(join(folder, 'cli/mooring.js'), 0o755);
+}
+
+/** Builds the console page into a folder: what its types can't say, Vite throws. */
+export async function buildConsole(folder: string): Promise<void> {
+  // Loaded where it is needed: what else imports this file need not have it.
+  const { build } = await import('vite');
+  await build({ configFile: join(ROOT, 'console/vite.config.ts'), build: { outDir: folder } });
 }
 
 /**

@@ -31,7 +31,12 @@ const folder = await mkdtemp(join(tmpdir(), 'mooring-test-'));
 await mkdir(join(root, '.mooring'), { recursive: true });
 const program = await mkdtemp(join(root, '.mooring', 'test-program-'));
 try {
-  const checks = [await run('tsc', []), await run('biome', ['check', '.']), await run('depcruise', ['.'])];
+  const checks = [
+    await run('tsc', []),
+    await run('tsc', ['--project', 'console']),
+    await run('biome', ['check', '.']),
+    await run('depcruise', ['.']),
+  ];
   console.log('\n> the program, built');
   await buildProgram(program);
   process.env.MOORING_TEST_PROGRAM = program;

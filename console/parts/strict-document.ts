@@ -1,0 +1,42 @@
+/**
+ * A document for xterm.js, which styles what it draws by style elements and style attributes: a Content-Security-Policy without
+ * `unsafe-inline` refuses both. The same rules, as constructed style sheets and by the style's own properties, it lets in.
+ */
+
+/** The document, but for how style gets in. */
+export function strictDocument(): Document {
+  return new Proxy(document, {
+    get(target, name) {
+      if (name === 'createElement') return createElement;
+      const value: unknown = Reflect.get(target, name, target);
+      return typeof value === 'function' ? value.bind(target) : value;
+    },
+    set: (target, name, value) => Reflect.set(target, name, value, target),
+  });
+}
+
+function createElement(tag: string): HTMLElement {
+  if (tag === 'style') return sheetElement();
+  const element = document.createElement(tag);
+  const setAttribute = element.setAttribute.bind(element);
+  element.setAttribute = (name, value) => {
+    if (name === 'style') element.style.cssText = value;
+    else setAttribute(name, value);
+  };
+  return element;
+}
+
+/** An element whose text becomes a style sheet of the document for as long as it is not removed. */
+function sheetElement(): HTMLElement {
+  const element = document.createElement('span');
+  element.hidden = true;
+  const sheet = new CSSStyleSheet();
+  document.adoptedStyleSheets.push(sheet);
+  Object.defineProperty(element, 'textContent', { set: (rules: string) => sheet.replaceSync(rules) });
+  const remove = element.remove.bind(element);
+  element.remove = () => {
+    document.adoptedStyleSheets = document.adoptedStyleSheets.filter((one) => one !== sheet);
+    remove();
+  };
+  return element;
+}

@@ -1,0 +1,58 @@
+/** What is said to the person who looks, where they look: refusals, and how a migration went. Kept for a while, or until dismissed. */
+import { signal } from '@preact/signals';
+import { api, done } from '../api/client.ts';
+
+export interface Note {
+  readonly tone: 'bad' | 'good';
+  readonly text: string;
+}
+
+/** How long good news stays, in milliseconds. What went wrong stays until it is dismissed. */
+const GOOD_NEWS_MS = 30_000;
+
+/** By what they are about: the id of an instance or a sled. */
+export const notes = signal<ReadonlyMap<string, Note>>(new Map());
+/** What a screen reader reads aloud. */
+export const announcement = signal('');
+
+/** Says something at what it is about (ids of instances and sleds), and aloud. */
+export function say(subjects: readonly string[], note: Note): void {
+  const next = new Map(notes.peek());
+  for (const subject of subjects) next.set(subject, note);
+  notes.value = next;
+  announcement.value = note.text;
+  if (note.tone === 'good')
+    setTimeout(() => {
+      for (const subject of subjects) if (notes.peek().get(subject) === note) dismiss(subject);
+    }, GOOD_NEWS_MS);
+}
+
+/** Takes back what is said at a subject, and the same words elsewhere. */
+export function dismiss(subject: string): void {
+  const note = notes.peek().get(subject);
+  notes.value = new Map([...notes.peek()].filter(([, one]) => one !== note));
+}
+
+interface MigrationFacts {
+  readonly id: string;
+  readonly instance_id: string;
+  readonly outcome: 'completed' | 'failed' | null;
+}
+
+const told = new Set<string>();
+
+/** Says how a migration went, when an event says that it is over: how long the guest stood still, where its sleds say so. */
+export function noteMigration(object: unknown): void {
+  const migration = object as MigrationFacts | null;
+  if (migration?.outcome == null || told.has(migration.id)) return;
+  told.add(migration.id);
+  const instance = migration.instance_id;
+  void done(api.GET('/v1/instances/{instance}/migration', { params: { path: { instance } } })).then(
+    (seen) => {
+      if (seen.id === migration.id)
+        say([instance], { tone: migration.outcome === 'completed' ? 'good' : 'bad', text: seen.summary });
+    },
+    // Deleted meanwhile, or out of reach: there is nothing to say.
+    () => {},
+  );
+}

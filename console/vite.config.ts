@@ -1,0 +1,28 @@
+/**
+ * How the console is built (`npm run build` asks for it): files with names by their content, nothing inline, no request to
+ * another host, so that the API can serve them under a Content-Security-Policy without exceptions.
+ */
+import { fileURLToPath } from 'node:url';
+import { defineConfig } from 'vite';
+
+export default defineConfig({
+  root: fileURLToPath(new URL('.', import.meta.url)),
+  base: '/',
+  clearScreen: false,
+  logLevel: 'warn',
+  build: {
+    outDir: '../dist/mooring/console',
+    emptyOutDir: true,
+    // An inlined picture would be a data: address, which the policy does not let in.
+    assetsInlineLimit: 0,
+    modulePreload: { polyfill: false },
+    target: 'es2022',
+    rolldownOptions: {
+      output: {
+        entryFileNames: 'assets/[name]-[hash].js',
+        chunkFileNames: 'assets/[name]-[hash].js',
+        assetFileNames: 'assets/[name]-[hash][extname]',
+      },
+    },
+  },
+});
