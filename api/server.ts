@@ -33,13 +33,16 @@ import { type AuthenticationMode, addAccessHooks } from './access.ts';
 import { closeApp, configureApp, urlOf } from './app.ts';
 import type { ApiApp, ApiContext, SledJoining } from './context.ts';
 import { describeDocument } from './document.ts';
+import { ChangeFeed } from './events/change-feed.ts';
 import { addRateLimit, checkListening, DEFAULT_LIMITS, limitOptions, type RequestLimits } from './limits.ts';
 import { Operations } from './operations.ts';
 import { addKeyHook } from './request-key.ts';
 import { addAccessTokenRoutes } from './routes/access-tokens.ts';
+import { addActivityRoutes } from './routes/activity.ts';
 import { addAffinityGroupRoutes } from './routes/affinity-groups.ts';
 import { addAuditLogRoutes } from './routes/audit-log.ts';
 import { addDrainRoutes } from './routes/drains.ts';
+import { addEventRoutes } from './routes/events.ts';
 import { addHistoryRoutes } from './routes/history.ts';
 import { addInstanceOperationRoutes } from './routes/instance-operations.ts';
 import { addInstancePowerRoutes } from './routes/instance-power.ts';
@@ -183,8 +186,13 @@ async function openApi(options: ApiOptions, opened: Opened): Promise<RunningApi>
     notes: [...surroundings.notes, ...descriptorNotes()],
   });
 
+  const feed = new ChangeFeed({ source: context, listener: outcomes, log });
+  metrics.watchEventStreams(() => feed.size);
   const app = opened.add(await createApp(options, context), closeApp);
+  // Before what is under way is waited for: a stream never ends by itself.
+  app.addHook('preClose', () => feed.close());
   addRoutes(app, context, leaseBeatMs);
+  addEventRoutes(app, context, feed);
   addPlainRoutes(app, readiness);
   const endpoint =
     options.metricsListen === undefined
@@ -309,6 +317,7 @@ function addRoutes(app: ApiApp, context: ApiContext, leaseBeatMs: number): void 
   addNetworkRoutes(app, context);
   addAccessTokenRoutes(app, context);
   addAuditLogRoutes(app, context);
+  addActivityRoutes(app, context);
   addLeaseRoutes(app, context, leaseBeatMs);
 }
 
