@@ -137,7 +137,7 @@ function Head() {
         >
           {THEMES.map((one) => (
             <option key={one} value={one}>
-              {one}
+              {one === 'system' ? 'as the system' : one}
             </option>
           ))}
         </select>

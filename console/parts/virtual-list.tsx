@@ -45,7 +45,7 @@ export function VirtualList<Item>({
       removeEventListener('resize', look);
     };
   }, [rowHeight]);
-  const columns = Math.max(1, Math.floor(sight.width / minWidth));
+  const columns = Math.max(1, Math.min(items.length, Math.floor(sight.width / minWidth)));
   const rowCount = Math.ceil(items.length / columns);
   const { first, end } = rowsInSight(sight.offset, sight.height + rowHeight, rowHeight, rowCount);
   const shown = items.slice(first * columns, end * columns);

@@ -15,7 +15,7 @@ import { drawPicture, type Filter, NO_FILTER } from './picture.ts';
 const PAGE = 2_000;
 /** How many finished operations are kept. */
 const KEPT_OPERATIONS = 500;
-const KEPT_AUDIT_ENTRIES = 200;
+const KEPT_AUDIT_ENTRIES = 1_000;
 const HOUR_MS = 3_600_000;
 
 const projects = new Map<string, Project>();
@@ -74,10 +74,19 @@ export const operationLists = computed(() => {
       .sort((a, b) => ((a.time_ended ?? '') < (b.time_ended ?? '') ? 1 : -1)),
   };
 });
-/** The newest entries of the audit log that came while one looked, the newest first. */
-export const newAuditEntries = computed(() => {
+/** The audit log's entries of the last hour, as far as they are kept, the newest first. */
+export const lateAuditEntries = computed(() => {
   version.value;
   return [...auditEntries.values()].sort((a, b) => (a.time_completed < b.time_completed ? 1 : -1));
+});
+/** Who began each operation, by its id: as the audit log has it, for those who may read that. */
+export const beginners = computed(() => {
+  version.value;
+  const names = new Map<string, string>();
+  for (const { saga_operation_id, actor_name, actor_kind } of auditEntries.values())
+    if (saga_operation_id !== null && !names.has(saga_operation_id))
+      names.set(saga_operation_id, actor_name === '' ? actor_kind : actor_name);
+  return names;
 });
 /** The operation under way of each instance, and the newest that failed since it last succeeded. */
 const ofInstances = computed(() => {
@@ -186,7 +195,7 @@ async function readAll<Item>(
 
 async function listAll(): Promise<void> {
   const start_time = new Date(Date.now() - HOUR_MS).toISOString();
-  const [listedProjects, listedSleds, listedInstances, running, failed] = await Promise.all([
+  const [listedProjects, listedSleds, listedInstances, running, failed, audit] = await Promise.all([
     readAll((query) => done(api.GET('/v1/projects', { params: { query } }))),
     may('sled_list') ? readAll((query) => done(api.GET('/v1/system/hardware/sleds', { params: { query } }))) : [],
     readAll((query) => done(api.GET('/v1/instances', { params: { query } }))),
@@ -194,11 +203,19 @@ async function listAll(): Promise<void> {
     done(
       api.GET('/v1/operations', { params: { query: { outcome: 'failed', start_time, limit: KEPT_OPERATIONS } } }),
     ).then(({ items }) => items),
+    may('audit_log_list')
+      ? done(
+          api.GET('/v1/system/audit-log', {
+            params: { query: { start_time, limit: KEPT_AUDIT_ENTRIES, sort_by: 'time_and_id_descending' } },
+          }),
+        ).then(({ items }) => items.reverse())
+      : [],
   ]);
   fill(projects, listedProjects);
   fill(sleds, listedSleds);
   fill(instances, listedInstances);
   fill(operations, [...running, ...failed]);
+  fill(auditEntries, audit);
 }
 
 function fill<Item extends { id: string }>(kept: Map<string, Item>, listed: readonly Item[]): void {

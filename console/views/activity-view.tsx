@@ -6,7 +6,7 @@ import { DrainProgress } from '../parts/drain-progress.tsx';
 import { Plot } from '../parts/plot.tsx';
 import { Step } from '../parts/tile.tsx';
 import { hrefOf } from '../routes.ts';
-import { instanceOf, operationLists, sledList } from '../store/fleet.ts';
+import { beginners, instanceOf, operationLists, sledList } from '../store/fleet.ts';
 import { useDrain } from '../store/watching.ts';
 import { counted, formatTime, safeLink } from '../words.ts';
 
@@ -24,7 +24,7 @@ export function ActivityView() {
       <Operations title="Under way" operations={running} none="Nothing is under way." />
       <Drains />
       <Operations title="Failed in the last hour" operations={failed} none="Nothing failed." />
-      {may('system_activity_view') && <LastHour />}
+      {may('activity_view') && <LastHour />}
     </>
   );
 }
@@ -50,12 +50,12 @@ function Operations({ title, operations, none }: { title: string; operations: re
 
 function OperationLine({ operation }: { operation: Operation }) {
   const link = safeLink(operation.web_ui);
-  const by = operation.started_by;
+  const by = beginners.value.get(operation.id);
   const name = operation.instance_name ?? instanceOf(operation.instance_id)?.name ?? operation.instance_id.slice(0, 8);
   return (
     <>
       <strong>{operation.kind}</strong> <a href={hrefOf({ view: 'instance', id: operation.instance_id })}>{name}</a>{' '}
-      {by != null && <span>by {by.name} </span>}
+      {by !== undefined && <span>by {by} </span>}
       <time dateTime={operation.time_started}>{formatTime(operation.time_ended ?? operation.time_started)}</time>{' '}
       {link !== null && (
         <a

@@ -1,7 +1,7 @@
 import { useEffect, useState } from 'preact/hooks';
 import { api, done, messageOf } from '../api/client.ts';
 import type { AuditEntry } from '../api/types.ts';
-import { newAuditEntries } from '../store/fleet.ts';
+import { lateAuditEntries } from '../store/fleet.ts';
 import { formatTime } from '../words.ts';
 
 const PAGE = 50;
@@ -28,7 +28,7 @@ export function AuditView() {
   };
   useEffect(() => void read(null), []);
   const known = new Set(older.map(({ id }) => id));
-  const entries = [...newAuditEntries.value.filter(({ id }) => !known.has(id)), ...older];
+  const entries = [...lateAuditEntries.value.filter(({ id }) => !known.has(id)), ...older];
   return (
     <>
       <h1>Audit</h1>
