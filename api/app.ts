@@ -44,6 +44,8 @@ export function configureApp(app: ApiApp, log: Logger, metrics: Metrics, isForSl
   app.addHook('onResponse', endRequestSpan);
   app.addHook('onSend', async (request, reply) => {
     reply.header('x-request-id', request.id);
+    // What a guest or somebody else wrote is in answers: no browser takes one for a page.
+    reply.header('x-content-type-options', 'nosniff');
     // What a cache would give somebody else later carries the mark, and is not this API's word any more.
     if (!reply.hasHeader('cache-control')) reply.header('cache-control', 'no-store');
   });

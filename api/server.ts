@@ -41,6 +41,7 @@ import { addAccessTokenRoutes } from './routes/access-tokens.ts';
 import { addActivityRoutes } from './routes/activity.ts';
 import { addAffinityGroupRoutes } from './routes/affinity-groups.ts';
 import { addAuditLogRoutes } from './routes/audit-log.ts';
+import { addConsoleRoutes } from './routes/console.ts';
 import { addDrainRoutes } from './routes/drains.ts';
 import { addEventRoutes } from './routes/events.ts';
 import { addHistoryRoutes } from './routes/history.ts';
@@ -193,6 +194,7 @@ async function openApi(options: ApiOptions, opened: Opened): Promise<RunningApi>
   app.addHook('preClose', () => feed.close());
   addRoutes(app, context, leaseBeatMs);
   addEventRoutes(app, context, feed);
+  addConsoleRoutes(app);
   addPlainRoutes(app, readiness);
   const endpoint =
     options.metricsListen === undefined

@@ -104,6 +104,10 @@ const SLED = '/v1/system/hardware/sleds';
 /** By method and path. */
 export const PERMISSIONS: Readonly<Record<string, Permission>> = {
   'GET /openapi.json': anyone('openapi'),
+  // Pages without anything on them: what they show, they ask for as whoever looks at them.
+  'GET /': anyone('console'),
+  'GET /docs': anyone('api_docs'),
+  'GET /assets/:file': anyone('console_file'),
   'GET /healthz': anyone('healthz'),
   'GET /readyz': anyone('readyz'),
 
@@ -182,7 +186,7 @@ export const PERMISSIONS: Readonly<Record<string, Permission>> = {
   'GET /v1/system/access-tokens': reads('access_token_list', 'admin', 'project', 'tokens'),
   'POST /v1/system/access-tokens': changes('access_token_create', 'admin', 'project', 'with', 201, 'project in body'),
   'DELETE /v1/system/access-tokens/:token': changes('access_token_revoke', 'admin', 'project', 'with', 204, 'token'),
-  'GET /v1/system/activity': reads('activity_view', 'viewer', 'fleet'),
+  'GET /v1/system/activity': reads('system_activity_view', 'viewer', 'fleet'),
   'GET /v1/system/audit-log': reads('audit_log_list', 'viewer', 'fleet'),
 
   // A report changes only what its sled alone decides, and is kept in the rows that it changes.
