@@ -31,6 +31,7 @@ import { WorkflowStarter } from '../temporal/workflow-starter.ts';
 import { writeProbes } from '../temporal/write-probes.ts';
 import { type AuthenticationMode, addAccessHooks } from './access.ts';
 import { closeApp, configureApp, urlOf } from './app.ts';
+import { ConsoleFiles } from './console-files.ts';
 import type { ApiApp, ApiContext, SledJoining } from './context.ts';
 import { describeDocument } from './document.ts';
 import { ChangeFeed } from './events/change-feed.ts';
@@ -101,6 +102,8 @@ export interface ApiOptions {
 
 export interface RunningApi {
   readonly url: string;
+  /** Where the console is; `null` where it was not built. */
+  readonly consoleUrl: string | null;
   /** Where its metrics are; `null` when nowhere. */
   readonly metricsUrl: string | null;
   /** Where sleds that have joined reach it; `null` when nowhere. */
@@ -194,7 +197,8 @@ async function openApi(options: ApiOptions, opened: Opened): Promise<RunningApi>
   app.addHook('preClose', () => feed.close());
   addRoutes(app, context, leaseBeatMs);
   addEventRoutes(app, context, feed);
-  addConsoleRoutes(app);
+  const files = new ConsoleFiles();
+  addConsoleRoutes(app, files);
   addPlainRoutes(app, readiness);
   const endpoint =
     options.metricsListen === undefined
@@ -214,8 +218,10 @@ async function openApi(options: ApiOptions, opened: Opened): Promise<RunningApi>
   await app.listen({ host: options.host, port: options.port });
   opened.add(startBeating(context, leaseBeatMs), (stopBeating) => stopBeating());
   outcomes.start();
+  const url = urlOf(app, options.tls === undefined ? 'http' : 'https', options.host);
   return {
-    url: urlOf(app, options.tls === undefined ? 'http' : 'https', options.host),
+    url,
+    consoleUrl: files.isBuilt ? `${url}/` : null,
     metricsUrl: endpoint?.url ?? null,
     sledUrl: listening?.url ?? null,
     stop: () => opened.close(),
