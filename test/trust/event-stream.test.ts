@@ -258,6 +258,6 @@ test('the pages are served with a policy that lets nothing in, and are asked for
   const asset = await fetch(harness.stack.apiUrl + script, { headers: { 'accept-encoding': 'gzip' } });
   expect(asset.headers.get('cache-control')).toContain('immutable');
   expect((await asset.text()).length).toBeGreaterThan(1_000);
-  for (const path of ['/assets/..%2findex.html', '/assets/..', '/assets/%2e%2e%2fpackage.json', '/assets/nothing.js'])
+  for (const path of ['/assets/..%2findex.html', '/assets/%2e%2e%2fpackage.json', '/assets/nothing.js'])
     expect([path, (await fetch(harness.stack.apiUrl + path)).status]).toEqual([path, 404]);
 });
