@@ -2190,7 +2190,13 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'access: a page of another site is the local operator',
     why: 'a page that an operator looks at commands the stack on this machine',
-    edits: [{ file: ACCESS, find: '  if (isOfForeignPage(headers, own) && !(mayBeLed && method === 'GET')) throw foreignPage();\n', replace: '' }],
+    edits: [
+      {
+        file: ACCESS,
+        find: "  if (isOfForeignPage(headers, own) && !(mayBeLed && method === 'GET')) throw foreignPage();\n",
+        replace: '',
+      },
+    ],
     caughtBy: [LIMITS_TEST],
   },
   {
