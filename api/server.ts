@@ -31,6 +31,7 @@ import { WorkflowStarter } from '../temporal/workflow-starter.ts';
 import { writeProbes } from '../temporal/write-probes.ts';
 import { type AuthenticationMode, addAccessHooks } from './access.ts';
 import { closeApp, configureApp, urlOf } from './app.ts';
+import { ConsoleFiles } from './console-files.ts';
 import type { ApiApp, ApiContext, SledJoining } from './context.ts';
 import { describeDocument } from './document.ts';
 import { ChangeFeed } from './events/change-feed.ts';
@@ -80,6 +81,8 @@ export interface ApiOptions {
   readonly leaseBeatMs?: number;
   /** How often it proves that it hears of the outcomes of operations, in milliseconds; default 5000. */
   readonly outcomeProofMs?: number;
+  /** Where the console was built; by default, where the program's build puts it. */
+  readonly consoleFolder?: string | undefined;
   /** `ip:port` where metrics are shown; nowhere when absent. */
   readonly metricsListen?: string | undefined;
   /** How callers are known; default `tokens`. `open` is only for a loopback address. */
@@ -194,7 +197,7 @@ async function openApi(options: ApiOptions, opened: Opened): Promise<RunningApi>
   app.addHook('preClose', () => feed.close());
   addRoutes(app, context, leaseBeatMs);
   addEventRoutes(app, context, feed);
-  addConsoleRoutes(app);
+  addConsoleRoutes(app, new ConsoleFiles(options.consoleFolder));
   addPlainRoutes(app, readiness);
   const endpoint =
     options.metricsListen === undefined

@@ -1,7 +1,7 @@
 /** The terminal in which a serial console is shown: loaded only where one is looked at. */
 import { Terminal } from '@xterm/xterm';
 import './terminal.css';
-import { strictDocument } from './strict-document.ts';
+import { strictDocument, withStrictElements } from './strict-document.ts';
 
 /** A terminal on the page. */
 export interface OpenTerminal {
@@ -29,7 +29,7 @@ export function openTerminal(element: HTMLElement, label: string): OpenTerminal 
     minimumContrastRatio: 4.5,
     theme: { background: '#10181c', foreground: '#e6edef', cursor: '#10181c' },
   });
-  terminal.open(element);
+  withStrictElements(() => terminal.open(element));
   terminal.textarea?.setAttribute('aria-label', label);
   const fitToRoom = () => {
     const cell = element.querySelector('.xterm-screen')?.getBoundingClientRect();
