@@ -104,6 +104,8 @@ export interface ApiOptions {
 
 export interface RunningApi {
   readonly url: string;
+  /** Where the console is; `null` where it was not built. */
+  readonly consoleUrl: string | null;
   /** Where its metrics are; `null` when nowhere. */
   readonly metricsUrl: string | null;
   /** Where sleds that have joined reach it; `null` when nowhere. */
@@ -197,7 +199,8 @@ async function openApi(options: ApiOptions, opened: Opened): Promise<RunningApi>
   app.addHook('preClose', () => feed.close());
   addRoutes(app, context, leaseBeatMs);
   addEventRoutes(app, context, feed);
-  addConsoleRoutes(app, new ConsoleFiles(options.consoleFolder));
+  const files = new ConsoleFiles(options.consoleFolder);
+  addConsoleRoutes(app, files);
   addPlainRoutes(app, readiness);
   const endpoint =
     options.metricsListen === undefined
@@ -217,8 +220,10 @@ async function openApi(options: ApiOptions, opened: Opened): Promise<RunningApi>
   await app.listen({ host: options.host, port: options.port });
   opened.add(startBeating(context, leaseBeatMs), (stopBeating) => stopBeating());
   outcomes.start();
+  const url = urlOf(app, options.tls === undefined ? 'http' : 'https', options.host);
   return {
-    url: urlOf(app, options.tls === undefined ? 'http' : 'https', options.host),
+    url,
+    consoleUrl: files.isBuilt ? `${url}/` : null,
     metricsUrl: endpoint?.url ?? null,
     sledUrl: listening?.url ?? null,
     stop: () => opened.close(),

@@ -1,7 +1,7 @@
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import { HttpError } from '../../platform/http/http-errors.ts';
-import { ConsoleFiles, type ServedFile } from '../console-files.ts';
+import type { ConsoleFiles, ServedFile } from '../console-files.ts';
 import type { ApiApp } from '../context.ts';
 
 /**
@@ -34,7 +34,7 @@ const PAGE_CACHE = 'no-cache';
 const ASSET_CACHE = 'public, max-age=31536000, immutable';
 
 /** Adds the console, and the API's own page. */
-export function addConsoleRoutes(app: ApiApp, files = new ConsoleFiles()): void {
+export function addConsoleRoutes(app: ApiApp, files: ConsoleFiles): void {
   app.get('/', { schema: { hide: true } }, async (request, reply) =>
     serve(request, reply, await files.page('index'), PAGE_CACHE),
   );

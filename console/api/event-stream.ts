@@ -2,8 +2,9 @@
  * Follows `GET /v1/events` (docs/events.md) and goes on where it was when the connection breaks. By `fetch`, since an
  * `EventSource` can carry no token but in a cookie or an address.
  */
+
+import { EventParser, type RawEvent } from '../../model/event-parser.ts';
 import { ApiProblem, messageOf, problemOf, send } from './client.ts';
-import { EventParser, type StreamEvent } from './event-parser.ts';
 
 /** After so long without a byte the connection is dead, in milliseconds: the API sends a comment every 15 s. */
 const SILENT_MS = 40_000;
@@ -23,7 +24,7 @@ export type StreamState =
 /** What a follower is told. */
 export interface StreamFollower {
   /** Called with the events of each piece that arrived, in order. */
-  readonly onEvents: (events: readonly StreamEvent[]) => void;
+  readonly onEvents: (events: readonly RawEvent[]) => void;
   readonly onState: (state: StreamState) => void;
 }
 
@@ -73,7 +74,7 @@ export async function followEvents({ onEvents, onState }: StreamFollower, signal
 async function* readEvents(
   body: ReadableStream<Uint8Array>,
   connection: AbortController,
-): AsyncGenerator<{ events: StreamEvent[]; lastId: string | null }> {
+): AsyncGenerator<{ events: RawEvent[]; lastId: string | null }> {
   const parser = new EventParser();
   const decoder = new TextDecoder();
   const reader = body.getReader();

@@ -13,5 +13,6 @@ declare module 'swagger-ui-dist/swagger-ui-es-bundle.js' {
     readonly persistAuthorization?: boolean;
   }
   const show: (options: Options) => void;
-  export { show as default };
+  // biome-ignore lint/style/noDefaultExport: it is theirs
+  export default show;
 }

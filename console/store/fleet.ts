@@ -3,8 +3,8 @@
  * shows them is told at most once a frame, so that a thousand events a second are one picture.
  */
 import { computed, signal } from '@preact/signals';
+import type { RawEvent } from '../../model/event-parser.ts';
 import { api, done, messageOf } from '../api/client.ts';
-import type { StreamEvent } from '../api/event-parser.ts';
 import { followEvents, type StreamState } from '../api/event-stream.ts';
 import { may, signOut } from '../api/session.ts';
 import type { AuditEntry, Instance, Operation, Project, Sled } from '../api/types.ts';
@@ -158,7 +158,7 @@ const KINDS: Readonly<Record<string, Map<string, unknown>>> = {
   audit: auditEntries as Map<string, unknown>,
 };
 
-function applyEvent({ event, data }: StreamEvent): void {
+function applyEvent({ event, data }: RawEvent): void {
   const { id, object } = JSON.parse(data) as ObjectEvent;
   const kept = KINDS[event];
   if (object === null) kept?.delete(id);
@@ -228,14 +228,14 @@ function fill<Item extends { id: string }>(kept: Map<string, Item>, listed: read
  * What comes while it is listed is applied after, so that no change is lost to an older list.
  */
 export async function followFleet(signal: AbortSignal): Promise<void> {
-  let waiting: StreamEvent[] | null = null;
-  const apply = (events: readonly StreamEvent[]) => {
+  let waiting: RawEvent[] | null = null;
+  const apply = (events: readonly RawEvent[]) => {
     for (const event of events) applyEvent(event);
     forgetOld();
     changed();
   };
   const list = async () => {
-    const mine: StreamEvent[] = [];
+    const mine: RawEvent[] = [];
     waiting = mine;
     try {
       await listAll();
@@ -272,7 +272,7 @@ export async function followFleet(signal: AbortSignal): Promise<void> {
   );
 }
 
-function endBy({ data }: StreamEvent): void {
+function endBy({ data }: RawEvent): void {
   const { reason } = JSON.parse(data) as { reason: string };
   if (reason === 'token_revoked') signOut('the token was revoked');
   if (reason === 'token_expired') signOut('the token has expired');

@@ -1,7 +1,6 @@
 /** What the console makes of what it hears, without a browser: events, the picture of the fleet, what is in sight, who may what. */
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { EventParser, type StreamEvent } from '../../console/api/event-parser.ts';
 import { mayAs } from '../../console/api/permitted.ts';
 import type { Instance, Sled } from '../../console/api/types.ts';
 import { hrefOf, routeOf } from '../../console/routes.ts';
@@ -9,6 +8,7 @@ import { drawPicture, NO_FILTER, tilesPerColumn } from '../../console/store/pict
 import { rowsInSight } from '../../console/store/window.ts';
 import { safeLink } from '../../console/words.ts';
 import { ACCESS_ROLES, judgeAccess } from '../../model/access.ts';
+import { EventParser, type RawEvent } from '../../model/event-parser.ts';
 import { PERMISSIONS } from '../../model/permissions.ts';
 import { EXTERNAL_STATES } from '../../model/states.ts';
 
@@ -40,7 +40,7 @@ describe('a stream of events', () => {
             .join('');
           const parser = new EventParser();
           const places = [...new Set(cuts.map((cut) => cut % (text.length + 1)))].sort((a, b) => a - b);
-          const read: StreamEvent[] = [];
+          const read: RawEvent[] = [];
           for (const [index, place] of [...places, text.length].entries())
             read.push(...parser.take(text.slice(index === 0 ? 0 : places[index - 1], place)));
           expect(read).toEqual(events.map(({ event, data }) => ({ event, data })));

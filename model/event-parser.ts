@@ -1,9 +1,11 @@
 /** Reads server-sent events out of the pieces in which they arrive. Pure. Source: the HTML standard, section 9.2.6. */
 
 /** One event as it was sent. */
-export interface StreamEvent {
+export interface RawEvent {
   readonly event: string;
   readonly data: string;
+  /** The cursor that it carries; `null`: none. */
+  readonly id: string | null;
 }
 
 /** Takes text piece by piece, cut anywhere, and gives what is complete. */
@@ -16,8 +18,8 @@ export class EventParser {
   lastId: string | null = null;
 
   /** The events that a piece of text completes. An event without data (an id alone) moves the cursor and is not given. */
-  take(text: string): StreamEvent[] {
-    const events: StreamEvent[] = [];
+  take(text: string): RawEvent[] {
+    const events: RawEvent[] = [];
     const lines = (this.#rest + text).split('\n');
     this.#rest = lines.pop() ?? '';
     for (const raw of lines) {
@@ -27,7 +29,8 @@ export class EventParser {
         continue;
       }
       if (this.#id !== null) this.lastId = this.#id;
-      if (this.#data.length > 0) events.push({ event: this.#event || 'message', data: this.#data.join('\n') });
+      if (this.#data.length > 0)
+        events.push({ event: this.#event || 'message', data: this.#data.join('\n'), id: this.#id });
       this.#event = '';
       this.#data = [];
       this.#id = null;
