@@ -29,7 +29,12 @@ export async function look(
   url: string,
   { hash = '#/', token, ...options }: { hash?: string; token?: string } & BrowserContextOptions = {},
 ): Promise<Looked> {
-  const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });
+  // What flies can't be caught: a test drags tiles that stand still.
+  const context = await browser.newContext({
+    viewport: { width: 1280, height: 900 },
+    reducedMotion: 'reduce',
+    ...options,
+  });
   const objections: string[] = [];
   if (token !== undefined)
     await context.addInitScript(`sessionStorage.setItem('mooring-token', ${JSON.stringify(token)})`);

@@ -123,7 +123,9 @@ describe.skipIf(chromium === null)('on the console', { timeout: 400_000 }, () =>
     const id = await harness.running({ name: 'dragged' });
     const { here, there } = await harness.placed(id);
     const page = await open();
+    await page.emulateMedia({ reducedMotion: 'no-preference' });
     await drag(page, 'dragged', there.name);
+    await page.emulateMedia({ reducedMotion: 'reduce' });
     await column(page, there.name).locator('.tile:not(.is-arriving)', { hasText: 'dragged' }).waitFor();
     expect((await harness.record(id)).active?.sledId).toBe(there.id);
     // How it went is said at the tile.
@@ -292,22 +294,16 @@ describe.skipIf(chromium === null)('on the console', { timeout: 400_000 }, () =>
     const page = await open();
     await drag(page, PLANTED, there.name);
     await column(page, there.name).getByRole('alert').getByText('onerror').waitFor();
-    await page.route('**/serial-console*', (route) =>
-      route.fulfill({
-        json: {
-          data: [
-            ...Buffer.from(
-              `\u001b]0;${PLANTED}\u0007\u001b]8;;javascript:globalThis.planted=3\u0007press me\u001b]8;;\u0007 ${PLANTED} \u001b[38;2;1;2;3mcolours\u001b[0m`,
-            ),
-          ],
-          last_byte_offset: 500,
-        },
-      }),
-    );
+    const printed = `\u001b]0;${PLANTED}\u0007\u001b]8;;javascript:globalThis.planted=3\u0007press me\u001b]8;;\u0007 ${PLANTED} \u001b[38;2;1;2;3mcolours\u001b[0m`;
+    await page.route('**/serial-console*', (route) => {
+      const data = route.request().url().includes('from_start') ? [] : [...Buffer.from(printed)];
+      return route.fulfill({ json: { data, last_byte_offset: printed.length } });
+    });
     await tile(page, PLANTED).getByRole('link').click();
     await page.getByRole('heading', { name: PLANTED }).waitFor();
     await page.locator('.terminal').getByText('press me').first().waitFor();
-    await page.locator('.terminal').getByText('press me').first().click();
+    const link = await page.locator('.xterm-rows').getByText('press me').first().boundingBox();
+    await page.mouse.click((link?.x ?? 0) + 5, (link?.y ?? 0) + 5);
     await page.getByText('Description').waitFor();
     for (const hash of ['#/activity', '#/audit', '#/instances']) {
       await page.evaluate(`location.hash = '${hash}'`);
@@ -349,12 +345,16 @@ describe.skipIf(chromium === null)('on the console', { timeout: 400_000 }, () =>
   test('200 sleds and 10,000 instances: what is in sight is drawn, and the rest is counted', async () => {
     const page = await open({ hash: '#/audit' });
     const { sleds, instances } = fleetOf(200, 10_000);
-    await page.route('**/v1/events', (route) =>
-      route.fulfill({
+    let streams = 0;
+    await page.route('**/v1/events', async (route) => {
+      streams += 1;
+      // What is listed is all that there is: no other stream comes.
+      if (streams > 1) return;
+      await route.fulfill({
         contentType: 'text/event-stream',
         body: 'event: reset\ndata: {"reason":"begin"}\nid: 1\n\n',
-      }),
-    );
+      });
+    });
     await page.route('**/v1/system/hardware/sleds*', (route) => route.fulfill({ json: sleds(route.request().url()) }));
     await page.route('**/v1/instances?*', (route) => route.fulfill({ json: instances(route.request().url()) }));
     await page.goto(`${harness.stack.apiUrl}/`);
@@ -378,14 +378,22 @@ describe.skipIf(chromium === null)('on the console', { timeout: 400_000 }, () =>
     ['light', 1280],
     ['dark', 390],
   ] as const)('nothing serious is in the way of anybody: %s, %i pixels wide', async (colorScheme, width) => {
-    const id = (await harness.running()) as string;
+    const id = await harness.running();
     const { here } = await harness.placed(id);
     const page = await open({ colorScheme, viewport: { width, height: 844 }, reducedMotion: 'reduce' });
-    const views = ['#/', '#/instances', `#/instances/${id}`, `#/sleds/${here.id}`, '#/activity', '#/audit'];
-    for (const hash of views) {
+    const { name } = await harness.client.getInstance(id);
+    // Each with what is last to come there.
+    const views = {
+      '#/': name,
+      '#/instances': name,
+      [`#/instances/${id}`]: 'start succeeded',
+      [`#/sleds/${here.id}`]: here.id,
+      '#/activity': 'The numbers of Update lag',
+      '#/audit': 'instance_start',
+    };
+    for (const [hash, there] of Object.entries(views)) {
       await page.evaluate(`location.hash = '${hash}'`);
-      await page.locator('h1').waitFor();
-      await page.waitForLoadState('networkidle').catch(() => {});
+      await page.getByText(there).first().waitFor();
       expect(await serious(page), hash).toEqual([]);
       expect(await page.evaluate('document.documentElement.scrollWidth - innerWidth'), hash).toBeLessThanOrEqual(0);
     }
