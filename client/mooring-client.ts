@@ -21,6 +21,7 @@ import {
   type CurrentUserView,
   currentUserView,
 } from '../wire/operator-api/access-tokens.ts';
+import { type ActivityView, activityView } from '../wire/operator-api/activity.ts';
 import {
   type AffinityGroupCreate,
   type AffinityGroupMember,
@@ -575,6 +576,25 @@ export class MooringClient {
   /** Runs one pass of a reconciling loop now, also while it is switched off; returns what it found and did. */
   runReconciler(name: ReconcilerName, options: CallOptions = {}): Promise<ReconcilerPassView> {
     return this.#call('POST', `/v1/system/reconcilers/${name}/run`, options, reconcilerPassView);
+  }
+
+  /** Lists operations, the newest first; `since` is when they began at the earliest, ISO 8601. */
+  listOperations(
+    options: InstanceCallOptions & {
+      instance?: string | undefined;
+      state?: 'running' | 'done' | undefined;
+      outcome?: 'succeeded' | 'failed' | undefined;
+      since?: string | undefined;
+    } = {},
+  ): AsyncGenerator<OperationView> {
+    const { project, instance, state, outcome, since, signal } = options;
+    const query = { project, instance, state, outcome, start_time: since };
+    return this.#pages('/v1/operations', query, operationView, { signal });
+  }
+  /** What happened in each of the last minutes (default 60, at most 180): starts, migrations, unwinds, failures, update lag. */
+  getActivity({ minutes, ...options }: CallOptions & { minutes?: number | undefined } = {}): Promise<ActivityView> {
+    const query = { minutes: minutes === undefined ? undefined : String(minutes) };
+    return this.#call('GET', '/v1/system/activity', { query, ...options }, activityView);
   }
 
   /**

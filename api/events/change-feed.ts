@@ -96,6 +96,11 @@ export class ChangeFeed {
     return this.#streams.size + this.#joining.size;
   }
 
+  /** Whether it asks the database at all: as long as somebody reads. */
+  get isReading(): boolean {
+    return this.#running !== null;
+  }
+
   /** How many read by this token; `null`: without one. */
   sizeOf(tokenId: string | null): number {
     const all = [...this.#streams, ...[...this.#joining].map(({ stream }) => stream)];
