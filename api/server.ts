@@ -81,6 +81,8 @@ export interface ApiOptions {
   readonly leaseBeatMs?: number;
   /** How often it proves that it hears of the outcomes of operations, in milliseconds; default 5000. */
   readonly outcomeProofMs?: number;
+  /** Where the console was built; by default, where the program's build puts it. */
+  readonly consoleFolder?: string | undefined;
   /** `ip:port` where metrics are shown; nowhere when absent. */
   readonly metricsListen?: string | undefined;
   /** How callers are known; default `tokens`. `open` is only for a loopback address. */
@@ -197,7 +199,7 @@ async function openApi(options: ApiOptions, opened: Opened): Promise<RunningApi>
   app.addHook('preClose', () => feed.close());
   addRoutes(app, context, leaseBeatMs);
   addEventRoutes(app, context, feed);
-  const files = new ConsoleFiles();
+  const files = new ConsoleFiles(options.consoleFolder);
   addConsoleRoutes(app, files);
   addPlainRoutes(app, readiness);
   const endpoint =

@@ -27,7 +27,6 @@ const ASK_AGAIN_MS = 2_000;
 
 /** Asks the API who one is. One who needs a token, and has none that is good, has it asked for. */
 async function askWho(signal: AbortSignal): Promise<void> {
-  const had = token.peek();
   while (!signal.aborted) {
     try {
       const who = await done(api.GET('/v1/me', { signal }));
@@ -36,9 +35,8 @@ async function askWho(signal: AbortSignal): Promise<void> {
       return;
     } catch (error) {
       if (signal.aborted) return;
-      // Without a token there is nothing to explain: the page simply asks for one.
+      // Why, where there is something to say, was said as the token was refused.
       if (isUnauthorized(error)) {
-        if (had === null) signOut(null);
         needsLogin.value = true;
         return;
       }

@@ -80,7 +80,7 @@ export async function buildProgram(folder: string): Promise<void> {
 export async function buildConsole(folder: string): Promise<void> {
   // Loaded where it is needed: what else imports this file need not have it.
   const { build } = await import('vite');
-  await build({ configFile: join(ROOT, 'console/vite.config.ts'), build: { outDir: folder } });
+  await build({ configFile: join(ROOT, 'console/vite.config.ts'), build: { outDir: folder, emptyOutDir: true } });
 }
 
 /**

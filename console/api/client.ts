@@ -27,7 +27,8 @@ export async function send(request: Request): Promise<Response> {
     if (request.signal.aborted) throw error;
     throw new ApiProblem(0, 'the API does not answer');
   }
-  if (response.status === 401 && secret === token.peek()) signOut((await problemOf(response.clone())).message);
+  if (response.status === 401 && secret !== null && secret === token.peek())
+    signOut((await problemOf(response.clone())).message);
   return response;
 }
 

@@ -10,6 +10,8 @@ import { ApiProblem, messageOf, problemOf, send } from './client.ts';
 const SILENT_MS = 40_000;
 const FIRST_PAUSE_MS = 250;
 const LONGEST_PAUSE_MS = 10_000;
+/** After so long a connection was a good one, in milliseconds. */
+const LIVED_MS = 5_000;
 /** A page that nobody sees lets go of its stream after this, in milliseconds: browsers have six connections to a host. */
 const HIDDEN_MS = 30_000;
 
@@ -36,6 +38,7 @@ export async function followEvents({ onEvents, onState }: StreamFollower, signal
   while (!signal.aborted) {
     const connection = new AbortController();
     const rest = restWhenHidden(connection, signal);
+    let liveSince = Number.POSITIVE_INFINITY;
     try {
       const headers: Record<string, string> = { accept: 'text/event-stream' };
       if (cursor !== null) headers['last-event-id'] = cursor;
@@ -48,7 +51,7 @@ export async function followEvents({ onEvents, onState }: StreamFollower, signal
       if (response.status === 401) return;
       if (!response.ok || response.body === null) throw await problemOf(response);
       onState({ state: 'live' });
-      pauseMs = FIRST_PAUSE_MS;
+      liveSince = performance.now();
       for await (const { events, lastId } of readEvents(response.body, connection)) {
         if (events.length > 0) onEvents(events);
         cursor = lastId ?? cursor;
@@ -62,6 +65,8 @@ export async function followEvents({ onEvents, onState }: StreamFollower, signal
         continue;
       }
       onState({ state: 'broken', why: messageOf(error) });
+      // One that breaks as soon as it lives is not worth another hurry.
+      if (performance.now() > liveSince + LIVED_MS) pauseMs = FIRST_PAUSE_MS;
       await pause(pauseMs, signal);
       pauseMs = Math.min(LONGEST_PAUSE_MS, pauseMs * 2);
     } finally {

@@ -1,6 +1,6 @@
 /** Who looks: nobody where the stack is open, else whoever holds a token, which is kept as long as the tab is open. */
 import { signal } from '@preact/signals';
-import { mayAs } from './permitted.ts';
+import { mayAs, type OperationName } from './permitted.ts';
 import type { Me } from './types.ts';
 
 const KEY = 'mooring-token';
@@ -30,6 +30,6 @@ export function signOut(reason: string | null): void {
  * Whether one may do what an operation of the API does: what would be refused is not shown. `projectId` is whose thing it is;
  * without it, the fleet's.
  */
-export function may(operation: string, projectId?: string): boolean {
+export function may(operation: OperationName, projectId?: string): boolean {
   return mayAs(me.value, operation, projectId);
 }

@@ -31,8 +31,9 @@ export function SerialConsole({ instanceId, name }: { instanceId: string; name: 
     <section class="serial" aria-label="Serial console">
       <header>
         <h2>Serial console</h2>
-        <span role="status">{status}</span>
+        {status === 'live' && <span class="stream-live">● live</span>}
       </header>
+      {status !== 'live' && <p role="status">{status}</p>}
       <div class="terminal" ref={element} />
     </section>
   );

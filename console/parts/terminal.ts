@@ -1,7 +1,9 @@
 /** The terminal in which a serial console is shown: loaded only where one is looked at. */
 import { Terminal } from '@xterm/xterm';
 import './terminal.css';
-import { strictDocument } from './strict-document.ts';
+import { allowStyleAttributes, withStyleSheets } from './strict-document.ts';
+
+allowStyleAttributes();
 
 /** A terminal on the page. */
 export interface OpenTerminal {
@@ -17,7 +19,6 @@ export interface OpenTerminal {
  */
 export function openTerminal(element: HTMLElement, label: string): OpenTerminal {
   const terminal = new Terminal({
-    documentOverride: strictDocument(),
     disableStdin: true,
     convertEol: true,
     screenReaderMode: true,
@@ -29,7 +30,7 @@ export function openTerminal(element: HTMLElement, label: string): OpenTerminal 
     minimumContrastRatio: 4.5,
     theme: { background: '#10181c', foreground: '#e6edef', cursor: '#10181c' },
   });
-  terminal.open(element);
+  withStyleSheets(() => terminal.open(element));
   terminal.textarea?.setAttribute('aria-label', label);
   const fitToRoom = () => {
     const cell = element.querySelector('.xterm-screen')?.getBoundingClientRect();

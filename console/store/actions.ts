@@ -4,6 +4,7 @@
  */
 import { type Operation as LegalOperation, migrateVerdict, refusalMessage, verdict } from '../../model/legality.ts';
 import { api, done, messageOf, newKey } from '../api/client.ts';
+import type { OperationName } from '../api/permitted.ts';
 import { may } from '../api/session.ts';
 import type { Instance, Sled } from '../api/types.ts';
 import { learnInstance, sledOf } from './fleet.ts';
@@ -22,7 +23,7 @@ export interface Action {
   readonly refusal: string | null;
 }
 
-const PERMISSION: Readonly<Record<ActionName | 'migrate', string>> = {
+const PERMISSION: Readonly<Record<ActionName | 'migrate', OperationName>> = {
   start: 'instance_start',
   stop: 'instance_stop',
   reboot: 'instance_reboot',

@@ -49,8 +49,11 @@ export function noteMigration(object: unknown): void {
   const instance = migration.instance_id;
   void done(api.GET('/v1/instances/{instance}/migration', { params: { path: { instance } } })).then(
     (seen) => {
-      if (seen.id === migration.id)
-        say([instance], { tone: migration.outcome === 'completed' ? 'good' : 'bad', text: seen.summary });
+      if (seen.id !== migration.id) return;
+      const isGood = migration.outcome === 'completed';
+      // Why it was refused, where that is said already, is more than that it failed.
+      if (isGood || notes.peek().get(instance)?.tone !== 'bad')
+        say([instance], { tone: isGood ? 'good' : 'bad', text: seen.summary });
     },
     // Deleted meanwhile, or out of reach: there is nothing to say.
     () => {},

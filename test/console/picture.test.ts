@@ -1,7 +1,7 @@
 /** What the console makes of what it hears, without a browser: events, the picture of the fleet, what is in sight, who may what. */
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { mayAs } from '../../console/api/permitted.ts';
+import { mayAs, type OperationName } from '../../console/api/permitted.ts';
 import type { Instance, Sled } from '../../console/api/types.ts';
 import { hrefOf, routeOf } from '../../console/routes.ts';
 import { drawPicture, NO_FILTER, tilesPerColumn } from '../../console/store/picture.ts';
@@ -169,7 +169,7 @@ describe('what somebody may do', () => {
       if (typeof needs === 'string') continue;
       for (const project of ['mine', 'other'])
         expect(
-          mayAs({ kind: 'operator', role, project_id: projectId }, operation, project),
+          mayAs({ kind: 'operator', role, project_id: projectId }, operation as OperationName, project),
           `${operation} of ${project}`,
         ).toBe(judgeAccess({ role, projectId }, needs, [project]) === 'allowed');
     }
@@ -177,6 +177,6 @@ describe('what somebody may do', () => {
   test('nobody may anything; the local operator all that is for operators', () => {
     expect(mayAs(null, 'instance_list')).toBe(false);
     expect(mayAs({ kind: 'local', role: 'admin', project_id: null }, 'sled_expunge')).toBe(true);
-    expect(mayAs({ kind: 'local', role: 'admin', project_id: null }, 'vmm_report')).toBe(false);
+    expect(mayAs({ kind: 'local', role: 'admin', project_id: null }, 'vmm_report' as OperationName)).toBe(false);
   });
 });
