@@ -78,7 +78,6 @@ export async function buildProgram(folder: string): Promise<void> {
 
 /** Builds the console page into a folder: what its types can't say, Vite throws. */
 export async function buildConsole(folder: string): Promise<void> {
-  // Loaded where it is needed: what else imports this file need not have it.
   const { build } = await import('vite');
   await build({ configFile: join(ROOT, 'console/vite.config.ts'), build: { outDir: folder, emptyOutDir: true } });
 }
