@@ -49,7 +49,7 @@ const PACE: FeedPace = {
   beatMs: 10_000,
 };
 /** It rests so many times as long as it worked: however much changes, the process has time for its calls. */
-const REST_PER_WORK = 4;
+const REST_PER_WORK = 2;
 /** How long until it looks again where the database failed it, in milliseconds. */
 const AGAIN_MS = 1_000;
 
