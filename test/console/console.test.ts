@@ -231,6 +231,31 @@ describe.skipIf(chromium === null)('on the console', { timeout: 400_000 }, () =>
     expect(await story.getByRole('link').first().getAttribute('href')).toContain(harness.stack.temporalUiUrl);
   });
 
+  test('a drain is seen as far as it has come, and a sled’s page has what is on it', async () => {
+    const id = await harness.running({ name: 'evicted' });
+    const { here } = await harness.placed(id);
+    const page = await open({ hash: `#/sleds/${here.id}` });
+    await page.getByRole('button', { name: 'Drain' }).click();
+    const drain = page.getByRole('region', { name: `Drain of ${here.name}` });
+    await drain.getByText(/is drained/).waitFor();
+    expect((await harness.record(id)).active?.sledId).not.toBe(here.id);
+    await page.goto(`${harness.stack.apiUrl}/#/activity`);
+    await page
+      .getByRole('region', { name: 'Drains' })
+      .getByText(/is drained/)
+      .waitFor();
+    await page.goto(`${harness.stack.apiUrl}/#/sleds/${here.id}`);
+    await page.getByRole('button', { name: 'Put into service' }).click();
+    await page.getByText('takes new instances').waitFor();
+  });
+
+  test('the API’s document is a page of its own, under the same policy', async () => {
+    const page = await open({ hash: 'docs' });
+    await page.getByText('/v1/events', { exact: true }).first().waitFor();
+    await page.getByText('/v1/events', { exact: true }).first().click();
+    await page.getByText('Last-Event-ID').first().waitFor();
+  });
+
   describe('with tokens', () => {
     test('one logs in, is told when that is no token, and is logged out when it is revoked', async () => {
       const page = await open({}, guarded.url);
