@@ -757,19 +757,19 @@ export class MooringClient {
     const connection = new AbortController();
     const end = () => connection.abort();
     signal?.addEventListener('abort', end, { once: true });
-    const patiently = <Result>(work: Promise<Result>) => {
-      const silent = setTimeout(end, SILENT_STREAM_MS);
+    const patiently = <Result>(work: Promise<Result>, limitMs: number) => {
+      const silent = setTimeout(end, limitMs);
       return work.finally(() => clearTimeout(silent));
     };
     try {
       signal?.throwIfAborted();
       const headers = { ...(await this.#headers()), accept: 'text/event-stream' };
       const asked = fetch(this.#urlOf(path, query), { headers, signal: connection.signal, redirect: 'manual' });
-      const response = await patiently(asked);
+      const response = await patiently(asked, this.#timeoutMs);
       const requestId = response.headers.get('x-request-id');
       const isStream = response.headers.get('content-type')?.startsWith('text/event-stream') ?? false;
       if (response.status !== 200 || !isStream || !isMarked({ status: 200, text: '', requestId }) || !response.body) {
-        const text = await patiently(response.text());
+        const text = await patiently(response.text(), this.#timeoutMs);
         throw this.#refusalOf(
           response,
           noStream(readControlPlaneAnswer({ status: response.status, text, requestId }, z.never())),
@@ -780,7 +780,7 @@ export class MooringClient {
       const reader = response.body.getReader();
       for (;;) {
         const before = parser.lastId;
-        const { value, done } = await patiently(reader.read());
+        const { value, done } = await patiently(reader.read(), SILENT_STREAM_MS);
         if (done) return;
         const events = parser.take(decoder.decode(value, { stream: true }));
         for (const raw of events) yield { raw, id: raw.id };

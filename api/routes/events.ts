@@ -47,7 +47,7 @@ export function addEventRoutes(app: ApiApp, { db }: ApiContext, feed: ChangeFeed
       const lastId = request.headers['last-event-id'];
       const after = (typeof lastId === 'string' && lastId !== '' ? lastId : request.query.after) ?? null;
       refuseTooMany(feed, tokenOf(request)?.id ?? null, reply);
-      await stream(request, reply, feed, { filter, after });
+      await answerByStream(request, reply, feed, { filter, after });
       return reply;
     },
   );
@@ -91,7 +91,7 @@ function refuseTooMany(feed: ChangeFeed, tokenId: string | null, reply: FastifyR
 }
 
 /** Answers with the stream, past the framework: it is never a whole answer. Resolves when it has begun, or is over. */
-async function stream(
+async function answerByStream(
   request: FastifyRequest<{ Querystring: EventQuery }>,
   reply: FastifyReply,
   feed: ChangeFeed,
