@@ -21,4 +21,4 @@ export type History = Answer<'instance_history'>;
 export type AuditEntry = ItemOf<Answer<'audit_log_list'>>;
 export type Group = Answer<'affinity_group_view'>;
 export type Operation = Answer<'operation_view'>;
-export type Activity = Answer<'activity_view'>;
+export type Activity = Answer<'system_activity_view'>;

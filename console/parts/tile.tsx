@@ -54,7 +54,8 @@ export function Tile({ instance, arriving }: { instance: Instance; arriving: boo
 /** What happens to an instance now, or what went wrong last, in one line. */
 function TileStory({ instance, arriving }: { instance: Instance; arriving: boolean }) {
   if (arriving) return <Transfer instance={instance} words={`from ${sledName(instance.sled_id)}`} />;
-  if (notes.value.has(instance.id)) return <SubjectNote subject={instance.id} />;
+  const note = notes.value.get(instance.id);
+  if (note !== undefined && note.isMinor !== true) return <SubjectNote subject={instance.id} />;
   if (instance.migration_target_sled_id !== null)
     return <Transfer instance={instance} words={`to ${sledName(instance.migration_target_sled_id)}`} />;
   const running = runningOperation(instance.id);
@@ -66,7 +67,7 @@ function TileStory({ instance, arriving }: { instance: Instance; arriving: boole
         {failed.kind} undone: {failed.error.message}
       </p>
     );
-  return null;
+  return note === undefined ? null : <SubjectNote subject={instance.id} />;
 }
 
 /** The step that an operation is at. */

@@ -5,6 +5,8 @@ import { api, done } from '../api/client.ts';
 export interface Note {
   readonly tone: 'bad' | 'good';
   readonly text: string;
+  /** What an operation's own end says is more than this. */
+  readonly isMinor?: boolean;
 }
 
 /** How long good news stays, in milliseconds. What went wrong stays until it is dismissed. */
@@ -53,7 +55,7 @@ export function noteMigration(object: unknown): void {
       const isGood = migration.outcome === 'completed';
       // Why it was refused, where that is said already, is more than that it failed.
       if (isGood || notes.peek().get(instance)?.tone !== 'bad')
-        say([instance], { tone: isGood ? 'good' : 'bad', text: seen.summary });
+        say([instance], { tone: isGood ? 'good' : 'bad', text: seen.summary, isMinor: !isGood });
     },
     // Deleted meanwhile, or out of reach: there is nothing to say.
     () => {},

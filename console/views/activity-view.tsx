@@ -24,7 +24,7 @@ export function ActivityView() {
       <Operations title="Under way" operations={running} none="Nothing is under way." />
       <Drains />
       <Operations title="Failed in the last hour" operations={failed} none="Nothing failed." />
-      {may('activity_view') && <LastHour />}
+      {may('system_activity_view') && <LastHour />}
     </>
   );
 }

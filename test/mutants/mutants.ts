@@ -3326,6 +3326,54 @@ export const MUTANTS: readonly Mutant[] = [
     ],
     caughtBy: ['test/rules/console-pages.test.ts'],
   },
+  {
+    name: 'the console offers what another project’s token may not do',
+    why: 'buttons that are refused, and nobody knows why',
+    edits: [
+      {
+        file: 'console/api/permitted.ts',
+        find: 'projectId === undefined ? [] : [projectId]',
+        replace: '[]',
+      },
+    ],
+    caughtBy: ['test/console/picture.test.ts'],
+  },
+  {
+    name: 'the console follows any address as a link',
+    why: 'a stranger’s javascript: address is run by who presses it',
+    edits: [
+      {
+        file: 'console/words.ts',
+        find: '/^https?:\\/\\//i.test(address)',
+        replace: 'true',
+      },
+    ],
+    caughtBy: ['test/console/picture.test.ts'],
+  },
+  {
+    name: 'the console draws every row there is',
+    why: 'with 200 sleds the page stands still',
+    edits: [
+      {
+        file: 'console/store/window.ts',
+        find: 'const end = Math.min(rowCount, Math.ceil((offset + sightHeight) / rowHeight) + 1);',
+        replace: 'const end = rowCount;',
+      },
+    ],
+    caughtBy: ['test/console/picture.test.ts'],
+  },
+  {
+    name: 'the console forgets what comes while it lists',
+    why: 'a change that comes between is shown when it changes again, or never',
+    edits: [
+      {
+        file: 'console/store/fleet.ts',
+        find: 'else if (waiting !== null) waiting.push(event);',
+        replace: 'else if (waiting !== null) continue;',
+      },
+    ],
+    caughtBy: ['test/console/console.test.ts'],
+  },
 ];
 
 /** Thrown when a mutant's text does not stand in its file as the list says. */
