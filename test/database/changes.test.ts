@@ -301,6 +301,16 @@ describe('the feed of an API', () => {
     expect(heard.events.at(-1)).toMatchObject({ event: 'end', data: '{"reason":"closing"}' });
   });
 
+  test('looks often when somebody begins to read: a change right after another one is not said', async () => {
+    const unsaid = { hears: true, onChange: () => {} };
+    const { feed } = counted(unsaid, { staysAwakeMs: NEVER_MS });
+    const { stream, events } = reader(['project']);
+    await feed.join(stream, null);
+    await database.addProject();
+    await eventually(() => events.some(({ event }) => event === 'project'), 'it sleeps');
+    await feed.close();
+  });
+
   test('who resumes hears what came meanwhile, and every sled, whose lease may have lapsed', async () => {
     const { feed } = counted(deaf, { deafMs: 1 });
     const project = await database.addProject();
