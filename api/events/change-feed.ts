@@ -145,6 +145,8 @@ export class ChangeFeed {
     const beats = setInterval(() => {
       for (const stream of this.#streams) stream.beat();
     }, this.#pace.beatMs);
+    // A change may have been said just before anybody read: the next ones are not.
+    this.#changedAt = performance.now();
     while (this.size > 0) {
       this.#wake = new AbortController();
       const began = performance.now();
