@@ -3,7 +3,7 @@ import type { Instance } from '../api/types.ts';
 import { hrefOf } from '../routes.ts';
 import { drag, pressTile } from '../store/drag.ts';
 import { failedOperation, runningOperation, sledName } from '../store/fleet.ts';
-import { notes } from '../store/notes.ts';
+import { asked, notes } from '../store/notes.ts';
 import { useMigration, useOperation } from '../store/watching.ts';
 import { openMenu } from './instance-menu.tsx';
 import { SubjectNote } from './note.tsx';
@@ -61,13 +61,15 @@ function TileStory({ instance, arriving }: { instance: Instance; arriving: boole
   const running = runningOperation(instance.id);
   if (running !== undefined) return <Step operationId={running.id} kind={running.kind} />;
   const failed = failedOperation(instance.id);
-  if (failed?.error != null)
+  if (failed?.error != null && !asked.value.has(instance.id))
     return (
       <p class="tile-story is-bad" title={failed.error.message}>
         {failed.kind} undone: {failed.error.message}
       </p>
     );
-  return note === undefined ? null : <SubjectNote subject={instance.id} />;
+  if (note !== undefined) return <SubjectNote subject={instance.id} />;
+  const words = asked.value.get(instance.id);
+  return words === undefined ? null : <p class="tile-story">{words}</p>;
 }
 
 /** The step that an operation is at. */
@@ -114,7 +116,9 @@ function flyFrom(tile: HTMLElement, last: { readonly box: DOMRect; readonly at: 
   const now = tile.getBoundingClientRect();
   const [x, y] = [last.box.left - now.left, last.box.top - now.top];
   if (x === 0 && y === 0) return;
-  tile.animate(
+  // Over the edges of its column, on the way.
+  tile.classList.add('is-flying');
+  const flight = tile.animate(
     [
       { transform: `translate(${x}px, ${y}px)`, zIndex: 5 },
       { transform: 'none', zIndex: 5 },
@@ -124,4 +128,6 @@ function flyFrom(tile: HTMLElement, last: { readonly box: DOMRect; readonly at: 
       easing: 'cubic-bezier(.2,.7,.2,1)',
     },
   );
+  const land = () => tile.classList.remove('is-flying');
+  flight.finished.then(land, land);
 }

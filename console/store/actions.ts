@@ -8,7 +8,7 @@ import type { OperationName } from '../api/permitted.ts';
 import { may } from '../api/session.ts';
 import type { Instance, Sled } from '../api/types.ts';
 import { learnInstance, sledOf } from './fleet.ts';
-import { say } from './notes.ts';
+import { say, whileAsked } from './notes.ts';
 
 export type ActionName = Exclude<LegalOperation, 'migrate'> | 'force-stop';
 
@@ -75,25 +75,32 @@ function silentSled(instance: Instance): Sled | undefined {
 
 /** Does what an action says; what comes of it is said at the instance. `vouched`: one has given one's word. Never throws. */
 export async function act(instance: Instance, name: ActionName, vouched = false): Promise<boolean> {
-  const path = { instance: instance.id };
   try {
-    if (name === 'delete') await done(api.DELETE('/v1/instances/{instance}', { params: { path } }));
-    else if (name === 'start')
-      learnInstance(await done(api.POST('/v1/instances/{instance}/start', { params: { path }, headers: newKey() })));
-    else if (name === 'stop')
-      learnInstance(await done(api.POST('/v1/instances/{instance}/stop', { params: { path } })));
-    else if (name === 'reboot')
-      learnInstance(await done(api.POST('/v1/instances/{instance}/reboot', { params: { path } })));
-    else
-      learnInstance(
-        await done(
-          api.POST('/v1/instances/{instance}/force-stop', { params: { path }, body: { sled_powered_off: vouched } }),
-        ),
-      );
+    await whileAsked(instance.id, `${name} is asked for`, () => call(instance.id, name, vouched));
     return true;
   } catch (error) {
     say([instance.id], { tone: 'bad', text: messageOf(error) });
     return false;
+  }
+}
+
+async function call(instance: string, name: ActionName, vouched: boolean): Promise<void> {
+  const params = { path: { instance } };
+  const headers = newKey();
+  switch (name) {
+    case 'delete':
+      await done(api.DELETE('/v1/instances/{instance}', { params }));
+      return;
+    case 'start':
+      return learnInstance(await done(api.POST('/v1/instances/{instance}/start', { params, headers })));
+    case 'stop':
+      return learnInstance(await done(api.POST('/v1/instances/{instance}/stop', { params })));
+    case 'reboot':
+      return learnInstance(await done(api.POST('/v1/instances/{instance}/reboot', { params })));
+    case 'force-stop': {
+      const body = { sled_powered_off: vouched };
+      return learnInstance(await done(api.POST('/v1/instances/{instance}/force-stop', { params, body })));
+    }
   }
 }
 
@@ -125,15 +132,11 @@ export function destinationDoubt(instance: Instance, sled: Sled): string | null 
 export async function migrate(instance: Instance, sledId: string): Promise<boolean> {
   try {
     if (migrateVerdict(instance.run_state, sledId, instance.migration_target_sled_id) === 'no-op') return true;
-    const path = { instance: instance.id };
-    learnInstance(
-      await done(
-        api.POST('/v1/instances/{instance}/migrate', {
-          params: { path },
-          headers: newKey(),
-          body: { dst_sled_id: sledId },
-        }),
-      ),
+    const params = { path: { instance: instance.id } };
+    const body = { dst_sled_id: sledId };
+    const words = `migration to ${sledOf(sledId)?.name ?? 'another sled'} is asked for`;
+    await whileAsked(instance.id, words, async () =>
+      learnInstance(await done(api.POST('/v1/instances/{instance}/migrate', { params, headers: newKey(), body }))),
     );
     return true;
   } catch (error) {

@@ -14,6 +14,21 @@ const GOOD_NEWS_MS = 30_000;
 
 /** By what they are about: the id of an instance or a sled. */
 export const notes = signal<ReadonlyMap<string, Note>>(new Map());
+/** What was asked of an instance and is not answered yet, in words, by its id. */
+export const asked = signal<ReadonlyMap<string, string>>(new Map());
+
+/** Shows that something is asked of an instance, for as long as the call lasts. Throws what the call throws. */
+export async function whileAsked<Value>(instanceId: string, words: string, call: () => Promise<Value>): Promise<Value> {
+  asked.value = new Map(asked.peek()).set(instanceId, words);
+  try {
+    return await call();
+  } finally {
+    const left = new Map(asked.peek());
+    left.delete(instanceId);
+    asked.value = left;
+  }
+}
+
 /** What a screen reader reads aloud. */
 export const announcement = signal('');
 

@@ -8,7 +8,7 @@ import { type Column, tilesPerColumn } from '../store/picture.ts';
 /** Heights of a column's parts, in pixels: those of styles/fleet.css. */
 const COLUMN_HEIGHT = 206;
 const TILE_HEIGHT = 70;
-const COLUMN_WIDTH = 290;
+const COLUMN_WIDTH = 262;
 
 /** The fleet: each sled a card, each instance a tile on it. */
 export function FleetView() {
