@@ -64,7 +64,7 @@ function TileStory({ instance, arriving }: { instance: Instance; arriving: boole
   if (failed?.error != null && !asked.value.has(instance.id))
     return (
       <p class="tile-story is-bad" title={failed.error.message}>
-        {failed.kind} undone: {failed.error.message}
+        {failed.kind} undone: {failed.error.message.replace(/^the \w+ failed and was undone: /, '')}
       </p>
     );
   if (note !== undefined) return <SubjectNote subject={instance.id} />;
