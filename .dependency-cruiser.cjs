@@ -21,6 +21,8 @@ const ROOMS = {
   stack: [...STORE, 'client', 'worker', 'api', 'sled-agent'],
   cli: [...STORE, 'activities', 'client', 'worker', 'api', 'sled-agent', 'doctor', 'stack'],
   deploy: GROUND,
+  // In the browser, so of ours only what is pure; what the API answers, it has as types of the API's document.
+  console: ['model'],
   packaging: [...STORE, 'activities', 'worker'],
 };
 
@@ -69,7 +71,8 @@ module.exports = {
     {
       name: 'what runs in production is no development dependency',
       severity: 'error',
-      from: { pathNot: '^(test|bench|deploy|packaging)/|^vitest.config.ts$' },
+      // The console is built into files that hold what they need.
+      from: { pathNot: '^(test|bench|deploy|packaging|console)/|^vitest.config.ts$' },
       to: { dependencyTypes: ['npm-dev', 'npm-no-pkg'] },
     },
   ],
@@ -77,8 +80,9 @@ module.exports = {
     // Reads the types' imports too. TypeScript 7 has no compiler for other programs to call.
     parser: 'swc',
     doNotFollow: { path: 'node_modules' },
-    // The other engines are a package of their own, which need not be installed.
-    exclude: { path: '^(docs/|dist/|bench/other-engines/|[.][a-z])' },
+    // The other engines, and what makes the console's types, are packages of their own, which need not be installed. Its parser
+    // reads no TSX: what those files may import is in biome.json.
+    exclude: { path: '^(docs/|dist/|bench/other-engines/|console/api-types/|[.][a-z])|[.]tsx$' },
     tsPreCompilationDeps: true,
     enhancedResolveOptions: {
       extensions: ['.ts', '.js', '.mjs'],

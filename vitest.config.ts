@@ -19,6 +19,7 @@ const LONGEST = [
   'test/trust/authority-rotation.test.ts',
   'test/trust/random-fencing.test.ts',
   'test/e2e/web-ui.test.ts',
+  'test/console/console.test.ts',
   'test/trust/qemu-fencing.test.ts',
   'test/trust/fuzz.test.ts',
   'test/lifecycle/reconcilers.test.ts',

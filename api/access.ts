@@ -13,7 +13,7 @@ import { type Caller, judgeAccess, type TokenIdentity } from '../model/access.ts
 import { type Permission, permissionOf, type Subject } from '../model/permissions.ts';
 import { Refusal } from '../model/refusal.ts';
 import { type AffinityKind, assertNever, groupNoun } from '../model/states.ts';
-import { isOfForeignPage, isOfPage, isOwnHost } from '../platform/http/web-pages.ts';
+import { isForPerson, isOfForeignPage, isOfPage, isOwnHost } from '../platform/http/web-pages.ts';
 import { isUuid } from '../wire/operator-api/names.ts';
 import { RequestAudit } from './audit.ts';
 
@@ -73,7 +73,8 @@ export function addAccessHooks(app: FastifyInstance, options: AccessOptions): vo
     if (request.is404 || permission === undefined) return;
     try {
       if (permission.needs === 'anyone') {
-        if (options.mode === 'open') refuseForeign(request, options);
+        // A link from anywhere leads to the console.
+        if (options.mode === 'open') refuseForeign(request, options, isForPerson(request.headers));
         return;
       }
       request.caller = await identify(request, permission, options);
@@ -144,11 +145,18 @@ function unseenByPages(request: FastifyRequest, options: AccessOptions, sled: Ca
   return sled;
 }
 
-/** Refuses, in the open mode, a page that is not of this machine, and whoever reached it by a name that is not its own. */
-function refuseForeign({ headers, socket }: FastifyRequest, { hosts = [] }: AccessOptions): void {
+/**
+ * Refuses, in the open mode, a page that is not of this machine, and whoever reached it by a name that is not its own.
+ * `mayBeLed`: what is answered has nothing that the page that led there could do harm with.
+ */
+function refuseForeign(
+  { method, headers, socket }: FastifyRequest,
+  { hosts = [] }: AccessOptions,
+  mayBeLed = false,
+): void {
   // Where the connection came in is its own address, whatever it listens on.
   const own = socket.localAddress === undefined ? hosts : [socket.localAddress, ...hosts];
-  if (isOfForeignPage(headers, own)) throw foreignPage();
+  if (isOfForeignPage(headers, own) && !(mayBeLed && method === 'GET')) throw foreignPage();
   const { host } = headers;
   if (host === undefined || isOwnHost(host, own)) return;
   throw Refusal.unauthorized(

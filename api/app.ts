@@ -12,6 +12,8 @@ import { refuseNul } from './limits.ts';
 /** Reports and renewals come by the thousand. */
 const FREQUENT_ROUTES: ReadonlySet<string> = new Set(['/vmms/:vmm_id', '/sleds/:sled_id/lease']);
 
+const STREAM_ROUTE = '/v1/events';
+
 /** Where a listener that listens on `host` is reached, with the port that it was given. */
 export function urlOf(app: ApiApp, scheme: 'http' | 'https', host: string): string {
   const bound = app.server.address();
@@ -42,6 +44,8 @@ export function configureApp(app: ApiApp, log: Logger, metrics: Metrics, isForSl
   app.addHook('onResponse', endRequestSpan);
   app.addHook('onSend', async (request, reply) => {
     reply.header('x-request-id', request.id);
+    // What a guest or somebody else wrote is in answers: no browser takes one for a page.
+    reply.header('x-content-type-options', 'nosniff');
     // What a cache would give somebody else later carries the mark, and is not this API's word any more.
     if (!reply.hasHeader('cache-control')) reply.header('cache-control', 'no-store');
   });
@@ -90,6 +94,8 @@ export function configureApp(app: ApiApp, log: Logger, metrics: Metrics, isForSl
         'a request was answered',
       );
     }
+    // A stream is no answer that anybody waits for.
+    if (route === STREAM_ROUTE && reply.statusCode === 200) return;
     metrics.httpRequestSeconds.observe(
       { method: request.method, route, status: String(reply.statusCode) },
       reply.elapsedTime / 1000,

@@ -1,5 +1,6 @@
 /** What the OpenAPI document says beside the schemas of its endpoints: headers, and the errors that every endpoint may answer. */
 import { KEYED_CALLS } from '../model/states.ts';
+import { describePermission, PERMISSION_OF, TAGS, WORDS } from './document-words.ts';
 
 interface Header {
   readonly description: string;
@@ -11,13 +12,16 @@ interface Response {
 }
 interface Operation {
   readonly operationId?: string;
+  summary?: string;
   description?: string;
   parameters?: object[];
+  readonly requestBody?: { readonly content?: Record<string, { example?: unknown }> };
   readonly responses?: Record<string, Response>;
 }
 /** The parts of a document that are changed. */
 interface Document {
   readonly paths?: Record<string, Record<string, Operation>>;
+  tags?: readonly object[];
 }
 
 const REQUEST_ID: Header = {
@@ -53,6 +57,13 @@ const KEY = {
     'refused with 422 (IdempotencyKeyReused). Kept for a week.',
   schema: { type: 'string', format: 'uuid' },
 };
+const LAST_EVENT_ID = {
+  name: 'Last-Event-ID',
+  in: 'header',
+  required: false,
+  description: 'The id of the last event that was read: what came after it is sent. Goes before `after`.',
+  schema: { type: 'string', maxLength: 1024 },
+};
 const WAITS =
   'Answered with the outcome of its operation, or with the operation to follow (Location) when that takes too long; the header ' +
   '"Prefer: wait=SECONDS" (RFC 7240) asks for less.';
@@ -62,15 +73,27 @@ const KEYED: ReadonlySet<string> = new Set(KEYED_CALLS.map((call) => `instance_$
 export function describeDocument<Made extends object>(document: Made): Made {
   for (const path of Object.values((document as Document).paths ?? {}))
     for (const operation of Object.values(path)) describeOperation(operation);
+  (document as Document).tags = TAGS;
   return document;
 }
 
 function describeOperation(operation: Operation): void {
-  const keyed = KEYED.has(operation.operationId ?? '');
-  if (keyed) {
-    operation.parameters = [...(operation.parameters ?? []), KEY];
-    operation.description = WAITS;
-  }
+  const { operationId = '' } = operation;
+  const keyed = KEYED.has(operationId);
+  const words = WORDS[operationId];
+  const permission = PERMISSION_OF.get(operationId);
+  if (keyed) operation.parameters = [...(operation.parameters ?? []), KEY];
+  if (words !== undefined) operation.summary = words.summary;
+  operation.description = [
+    words?.description,
+    ...(keyed ? [WAITS] : []),
+    ...(permission === undefined ? [] : [describePermission(permission)]),
+  ]
+    .filter((part) => part !== undefined)
+    .join(' ');
+  for (const content of Object.values(operation.requestBody?.content ?? {}))
+    if (words?.example !== undefined) content.example = words.example;
+  if (operationId === 'event_stream') operation.parameters = [...(operation.parameters ?? []), LAST_EVENT_ID];
   for (const [status, response] of Object.entries(operation.responses ?? {})) {
     response.headers = { ...response.headers, 'x-request-id': REQUEST_ID };
     if (status === '4XX') {

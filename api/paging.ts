@@ -11,6 +11,12 @@ const pageToken = z.union([
   z.object({ order: z.enum(['name_ascending', 'name_descending']), after: nameOrId.regex(/^[^\0]*$/) }),
 ]);
 
+/** A time in a page's token, as exact as the database has it. */
+export const placeTime = z
+  .string()
+  .regex(/^[\d :.+-]{10,40}$/)
+  .refine((time) => !Number.isNaN(Date.parse(time.replace(/([+-]\d\d)$/, '$1:00'))));
+
 /**
  * The page that a request asks for, by default the first in the order of names. A token carries its own order, as Dropshot's
  * do. Throws a {@link Refusal} for a token that this API did not give.

@@ -31,15 +31,20 @@ import { WorkflowStarter } from '../temporal/workflow-starter.ts';
 import { writeProbes } from '../temporal/write-probes.ts';
 import { type AuthenticationMode, addAccessHooks } from './access.ts';
 import { closeApp, configureApp, urlOf } from './app.ts';
+import { ConsoleFiles } from './console-files.ts';
 import type { ApiApp, ApiContext, SledJoining } from './context.ts';
 import { describeDocument } from './document.ts';
+import { ChangeFeed } from './events/change-feed.ts';
 import { addRateLimit, checkListening, DEFAULT_LIMITS, limitOptions, type RequestLimits } from './limits.ts';
 import { Operations } from './operations.ts';
 import { addKeyHook } from './request-key.ts';
 import { addAccessTokenRoutes } from './routes/access-tokens.ts';
+import { addActivityRoutes } from './routes/activity.ts';
 import { addAffinityGroupRoutes } from './routes/affinity-groups.ts';
 import { addAuditLogRoutes } from './routes/audit-log.ts';
+import { addConsoleRoutes } from './routes/console.ts';
 import { addDrainRoutes } from './routes/drains.ts';
+import { addEventRoutes } from './routes/events.ts';
 import { addHistoryRoutes } from './routes/history.ts';
 import { addInstanceOperationRoutes } from './routes/instance-operations.ts';
 import { addInstancePowerRoutes } from './routes/instance-power.ts';
@@ -76,6 +81,8 @@ export interface ApiOptions {
   readonly leaseBeatMs?: number;
   /** How often it proves that it hears of the outcomes of operations, in milliseconds; default 5000. */
   readonly outcomeProofMs?: number;
+  /** Where the console was built; by default, where the program's build puts it. */
+  readonly consoleFolder?: string | undefined;
   /** `ip:port` where metrics are shown; nowhere when absent. */
   readonly metricsListen?: string | undefined;
   /** How callers are known; default `tokens`. `open` is only for a loopback address. */
@@ -97,6 +104,8 @@ export interface ApiOptions {
 
 export interface RunningApi {
   readonly url: string;
+  /** Where the console is; `null` where it was not built. */
+  readonly consoleUrl: string | null;
   /** Where its metrics are; `null` when nowhere. */
   readonly metricsUrl: string | null;
   /** Where sleds that have joined reach it; `null` when nowhere. */
@@ -183,8 +192,15 @@ async function openApi(options: ApiOptions, opened: Opened): Promise<RunningApi>
     notes: [...surroundings.notes, ...descriptorNotes()],
   });
 
+  const feed = new ChangeFeed({ source: context, listener: outcomes, log });
+  metrics.watchEventStreams(() => feed.size);
   const app = opened.add(await createApp(options, context), closeApp);
+  // Before what is under way is waited for: a stream never ends by itself.
+  app.addHook('preClose', () => feed.close());
   addRoutes(app, context, leaseBeatMs);
+  addEventRoutes(app, context, feed);
+  const files = new ConsoleFiles(options.consoleFolder);
+  addConsoleRoutes(app, files);
   addPlainRoutes(app, readiness);
   const endpoint =
     options.metricsListen === undefined
@@ -204,8 +220,10 @@ async function openApi(options: ApiOptions, opened: Opened): Promise<RunningApi>
   await app.listen({ host: options.host, port: options.port });
   opened.add(startBeating(context, leaseBeatMs), (stopBeating) => stopBeating());
   outcomes.start();
+  const url = urlOf(app, options.tls === undefined ? 'http' : 'https', options.host);
   return {
-    url: urlOf(app, options.tls === undefined ? 'http' : 'https', options.host),
+    url,
+    consoleUrl: files.isBuilt ? `${url}/` : null,
     metricsUrl: endpoint?.url ?? null,
     sledUrl: listening?.url ?? null,
     stop: () => opened.close(),
@@ -309,6 +327,7 @@ function addRoutes(app: ApiApp, context: ApiContext, leaseBeatMs: number): void 
   addNetworkRoutes(app, context);
   addAccessTokenRoutes(app, context);
   addAuditLogRoutes(app, context);
+  addActivityRoutes(app, context);
   addLeaseRoutes(app, context, leaseBeatMs);
 }
 

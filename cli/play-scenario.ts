@@ -41,13 +41,13 @@ const BOOT_MS = 60_000;
 const LOOK_EVERY_MS = 25;
 
 /**
- * Plays a scenario on a stack and calls `onStep` with each step's result as it ends. Throws what is not an answer of the API,
+ * Plays a scenario on a stack and calls `onStep` with each step's result as it ends, and waits for it. Throws what is not an answer of the API,
  * and for a scenario that names an instance which it has not created.
  */
 export async function playScenario(
   stack: RunningStack,
   scenario: Scenario,
-  onStep: (result: StepResult) => void,
+  onStep: (result: StepResult) => void | Promise<void>,
   size: InstanceSize = { ncpus: 2, memory: 1024 ** 3 },
 ): Promise<StepResult[]> {
   const client = new MooringClient({ url: stack.apiUrl, token: stack.adminToken.secret });
@@ -59,7 +59,7 @@ export async function playScenario(
     for (const step of scenario.steps) {
       const result = await player.play(step);
       results.push(result);
-      onStep(result);
+      await onStep(result);
     }
     return results;
   } finally {

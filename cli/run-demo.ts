@@ -30,6 +30,7 @@ export async function runDemo(options: {
     }),
   );
   try {
+    if (stack.consoleUrl !== null) console.log(`${colours.green('✓')} watch it at ${colours.cyan(stack.consoleUrl)}`);
     console.log();
     const played = playScenario(stack, scenario, printStep, instanceSize(options.hypervisor));
     const results = await Promise.race([played, shutdown]);
@@ -45,7 +46,9 @@ export async function runDemo(options: {
         : colours.red('Not every step ended as the scenario says.'),
     );
     if (options.keep) {
-      console.log(`Everything is left running: API ${stack.apiUrl}, Web UI ${stack.temporalUiUrl}. Ctrl-C stops it.`);
+      const { apiUrl, consoleUrl, temporalUiUrl } = stack;
+      const shown = consoleUrl === null ? `API ${apiUrl}` : `console ${consoleUrl}`;
+      console.log(`Everything is left running: ${shown}, Web UI ${temporalUiUrl}. Ctrl-C stops it.`);
       await shutdown;
     }
     return allAsExpected;

@@ -7,9 +7,10 @@
  * const { instance } = await mooring.startInstance('web', { project: 'default' });
  */
 import { z } from 'zod';
+import { EventParser, type RawEvent } from '../model/event-parser.ts';
 import type { ReconcilerName } from '../model/reconcilers.ts';
 import type { AffinityKind } from '../model/states.ts';
-import { nothing, readControlPlaneAnswer } from '../wire/answer-mark.ts';
+import { type ControlPlaneAnswer, isMarked, nothing, parseJson, readControlPlaneAnswer } from '../wire/answer-mark.ts';
 import { type NetworkEntry, networkPage } from '../wire/network-protocol.ts';
 import {
   type AccessTokenCreate,
@@ -20,6 +21,7 @@ import {
   type CurrentUserView,
   currentUserView,
 } from '../wire/operator-api/access-tokens.ts';
+import { type ActivityView, activityView } from '../wire/operator-api/activity.ts';
 import {
   type AffinityGroupCreate,
   type AffinityGroupMember,
@@ -30,6 +32,7 @@ import {
 } from '../wire/operator-api/affinity-groups.ts';
 import { type AuditLogEntry, auditLogEntry } from '../wire/operator-api/audit-log.ts';
 import { type DrainBegin, type DrainView, drainView } from '../wire/operator-api/drains.ts';
+import { type EventKind, type StreamEvent, streamEvent } from '../wire/operator-api/events.ts';
 import { type HistoryView, historyView } from '../wire/operator-api/history.ts';
 import {
   type InstanceCreate,
@@ -148,6 +151,21 @@ export interface FollowCallOptions<View> extends CallOptions {
   readonly onProgress?: ((view: View) => void) | undefined;
 }
 
+/** What is asked of the stream of changes; all that the token may see where nothing is. */
+export interface EventCallOptions extends InstanceCallOptions {
+  /** These kinds alone. */
+  readonly kinds?: readonly EventKind[] | undefined;
+  /** Only what is about this instance. */
+  readonly instance?: string | undefined;
+  /** What came after this cursor, the `id` of an event. */
+  readonly after?: string | undefined;
+  /** `false`: ends when all was sent that there is; default true. */
+  readonly follow?: boolean | undefined;
+}
+
+/** An event of the stream, and the cursor after it; `null`: none yet, since others of its batch are to come. */
+export type ReceivedEvent = Exclude<StreamEvent, { event: 'end' }> & { readonly id: string | null };
+
 /** An instance and, where a saga was started or joined, the operation to follow. */
 export interface OperationStarted {
   readonly instance: InstanceView;
@@ -159,6 +177,10 @@ const TIMEOUT_MS = 60_000;
 /** The longest that an API waits for an operation when it is not asked for less, in seconds: `mooring api --wait`. */
 const LONGEST_WAIT_SECONDS = 90;
 const FOLLOW_EVERY_MS = 200;
+/** After so long without a byte a stream is dead, in milliseconds: the API sends a comment every 15 s at the least. */
+const SILENT_STREAM_MS = 40_000;
+/** How long until a stream is asked for again, in milliseconds, twice as long each time, and at most. */
+const STREAM_AGAIN_MS = { first: 250, longest: 5_000 };
 /** How long an API may be unavailable before a call that follows something throws, in milliseconds. */
 const UNAVAILABLE_MS = 60_000;
 /** How often a call with a key is sent again when its answer was lost, and how long between, in milliseconds. */
@@ -556,6 +578,62 @@ export class MooringClient {
     return this.#call('POST', `/v1/system/reconcilers/${name}/run`, options, reconcilerPassView);
   }
 
+  /** Lists operations, the newest first; `since` is when they began at the earliest, ISO 8601. */
+  listOperations(
+    options: InstanceCallOptions & {
+      instance?: string | undefined;
+      state?: 'running' | 'done' | undefined;
+      outcome?: 'succeeded' | 'failed' | undefined;
+      since?: string | undefined;
+    } = {},
+  ): AsyncGenerator<OperationView> {
+    const { project, instance, state, outcome, since, signal } = options;
+    const query = { project, instance, state, outcome, start_time: since };
+    return this.#pages('/v1/operations', query, operationView, { signal });
+  }
+  /** What happened in each of the last minutes (default 60, at most 180): starts, migrations, unwinds, failures, update lag. */
+  getActivity({ minutes, ...options }: CallOptions & { minutes?: number | undefined } = {}): Promise<ActivityView> {
+    const query = { minutes: minutes === undefined ? undefined : String(minutes) };
+    return this.#call('GET', '/v1/system/activity', { query, ...options }, activityView);
+  }
+
+  /**
+   * Follows what changes (docs/events.md): yields each event, and goes on where it was when the connection breaks. A `reset` says
+   * that changes may have been missed: list anew what you keep. Ends with `follow: false`. Throws {@link MooringApiError} where the
+   * caller may not (or no more: 401, 403, 404) and for an API that doesn't know it (404), the signal's reason when cancelled, and
+   * {@link MooringConnectionError} after a minute without an API.
+   */
+  async *events(options: EventCallOptions = {}): AsyncGenerator<ReceivedEvent> {
+    const { kinds, project, instance, signal, follow = true } = options;
+    let after = options.after;
+    let awaySince: number | null = null;
+    let pauseMs = STREAM_AGAIN_MS.first;
+    for (;;) {
+      try {
+        const query = { kinds: kinds?.join(','), project, instance, after, follow: follow ? undefined : 'false' };
+        for await (const { raw, id } of this.#stream('/v1/events', { query, signal })) {
+          awaySince = null;
+          pauseMs = STREAM_AGAIN_MS.first;
+          const event = raw === null ? null : readEvent(raw);
+          if (event?.event === 'end') break;
+          if (event !== null) yield { ...event, id };
+          after = id ?? after;
+        }
+        if (!follow) return;
+      } catch (error) {
+        signal?.throwIfAborted();
+        const isAway =
+          error instanceof MooringConnectionError ||
+          (error instanceof MooringApiError && (error.status === 503 || error.status === 429));
+        awaySince ??= performance.now();
+        if (!isAway || performance.now() > awaySince + UNAVAILABLE_MS) throw error;
+      }
+      await pause(pauseMs, signal);
+      signal?.throwIfAborted();
+      pauseMs = Math.min(STREAM_AGAIN_MS.longest, pauseMs * 2);
+    }
+  }
+
   async #operate(
     instance: string,
     what: string,
@@ -617,13 +695,8 @@ export class MooringClient {
     request: RequestParts,
     schema: z.ZodType<Answer>,
   ): Promise<Answered<Answer>> {
-    const url = new URL(this.#url + path);
-    for (const [name, value] of Object.entries(request.query ?? {}))
-      if (value !== undefined) url.searchParams.set(name, value);
-    const headers: Record<string, string> = {};
-    this.#token ??= this.#findToken();
-    const token = await this.#token;
-    if (token !== undefined) headers.authorization = `Bearer ${token}`;
+    const url = this.#urlOf(path, request.query);
+    const headers = await this.#headers();
     if (request.body !== undefined) headers['content-type'] = 'application/json';
     if (request.waitSeconds !== undefined) headers.prefer = `wait=${request.waitSeconds}`;
     if (request.idempotencyKey !== undefined) headers['idempotency-key'] = request.idempotencyKey;
@@ -643,19 +716,104 @@ export class MooringClient {
     }
     const { status, headers: received } = response;
     const answer = readControlPlaneAnswer({ status, text, requestId: received.get('x-request-id') }, schema);
-    if (answer.kind === 'refused') throw new MooringApiError(status, answer.error);
     if (answer.kind === 'done') return { headers: received, value: answer.value };
-    const elsewhere = received.get('location');
+    throw this.#refusalOf(response, answer);
+  }
+
+  /** What an answer that is no success throws. */
+  #refusalOf(
+    { status, headers }: Response,
+    answer: Exclude<ControlPlaneAnswer<unknown>, { kind: 'done' }>,
+  ): MooringApiError | MooringConnectionError {
+    if (answer.kind === 'refused') return new MooringApiError(status, answer.error);
+    const elsewhere = headers.get('location');
     const hint =
       status >= 300 && status < 400 && elsewhere !== null
         ? `it points to ${elsewhere}: is the API there?`
         : 'a proxy or a portal may stand in between, or the address be another one';
-    throw new MooringConnectionError(
+    return new MooringConnectionError(
       `what answers at ${this.#url} is not the Mooring API (${answer.why}): ${hint}`,
       false,
     );
   }
+
+  #urlOf(path: string, query: Query = {}): URL {
+    const url = new URL(this.#url + path);
+    for (const [name, value] of Object.entries(query)) if (value !== undefined) url.searchParams.set(name, value);
+    return url;
+  }
+
+  async #headers(): Promise<Record<string, string>> {
+    this.#token ??= this.#findToken();
+    const token = await this.#token;
+    return token === undefined ? {} : { authorization: `Bearer ${token}` };
+  }
+
+  /** The events of one connection, and cursors that came alone (`raw` is `null`). Ends with it; throws as each call does. */
+  async *#stream(
+    path: string,
+    { query, signal }: RequestParts,
+  ): AsyncGenerator<{ raw: RawEvent | null; id: string | null }> {
+    const connection = new AbortController();
+    const end = () => connection.abort();
+    signal?.addEventListener('abort', end, { once: true });
+    const patiently = <Result>(work: Promise<Result>, limitMs: number) => {
+      const silent = setTimeout(end, limitMs);
+      return work.finally(() => clearTimeout(silent));
+    };
+    try {
+      signal?.throwIfAborted();
+      const headers = { ...(await this.#headers()), accept: 'text/event-stream' };
+      const asked = fetch(this.#urlOf(path, query), { headers, signal: connection.signal, redirect: 'manual' });
+      const response = await patiently(asked, this.#timeoutMs);
+      const requestId = response.headers.get('x-request-id');
+      const isStream = response.headers.get('content-type')?.startsWith('text/event-stream') ?? false;
+      if (response.status !== 200 || !isStream || !isMarked({ status: 200, text: '', requestId }) || !response.body) {
+        const text = await patiently(response.text(), this.#timeoutMs);
+        throw this.#refusalOf(
+          response,
+          noStream(readControlPlaneAnswer({ status: response.status, text, requestId }, z.never())),
+        );
+      }
+      const parser = new EventParser();
+      const decoder = new TextDecoder();
+      const reader = response.body.getReader();
+      for (;;) {
+        const before = parser.lastId;
+        const { value, done } = await patiently(reader.read(), SILENT_STREAM_MS);
+        if (done) return;
+        const events = parser.take(decoder.decode(value, { stream: true }));
+        for (const raw of events) yield { raw, id: raw.id };
+        if (parser.lastId !== before && events.at(-1)?.id !== parser.lastId) yield { raw: null, id: parser.lastId };
+      }
+    } catch (error) {
+      signal?.throwIfAborted();
+      if (error instanceof MooringApiError || error instanceof MooringConnectionError) throw error;
+      throw connectionError(this.#url, error);
+    } finally {
+      signal?.removeEventListener('abort', end);
+      connection.abort();
+    }
+  }
 }
+
+/** An answer of which nothing can be a success. */
+function noStream(answer: ControlPlaneAnswer<never>): Exclude<ControlPlaneAnswer<never>, { kind: 'done' }> {
+  return answer.kind === 'done' ? { kind: 'none', why: 'it is no stream' } : answer;
+}
+
+/** An event; `null` for one of a kind that this client does not know. */
+function readEvent({ event, data }: RawEvent): StreamEvent | null {
+  const read = streamEvent.safeParse({ event, data: parseJson(data) });
+  if (read.success) return read.data;
+  if (!KNOWN_EVENTS.has(event)) return null;
+  const [issue] = read.error.issues;
+  throw new Error(
+    `the API sent an event "${event}" that is not what it should be (${issue?.path.join('.')}: ${issue?.message})`,
+  );
+}
+
+const KNOWN_EVENTS: ReadonlySet<string> = new Set(streamEvent.options.map(({ shape }) => shape.event.value));
 
 interface Answered<Answer> {
   readonly headers: Headers;

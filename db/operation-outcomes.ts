@@ -1,6 +1,6 @@
 /**
- * Hears of the outcomes of operations as they are committed, over one connection of its own that listens
- * (`announce_operation_outcome` in db/migrations/ speaks). What it hears is true; that it hears is never certain: PgBouncer in
+ * Hears of the outcomes of operations as they are committed, and that something changed, over one connection of its own that
+ * listens (`announce_operation_outcome` and `note_change` in db/migrations/ speak). What it hears is true; that it hears is never certain: PgBouncer in
  * transaction mode takes the LISTEN and delivers nothing, and no more comes over a connection whose other side is gone. So it
  * proves it time and again, by a word of its own that goes to PostgreSQL the ordinary way.
  */
@@ -31,8 +31,9 @@ export interface OperationOutcomesOptions {
   readonly proveEveryMs?: number | undefined;
 }
 
-/** The channel of the trigger on `operation`. */
+/** The channel of the trigger on `operation`, and that of `note_change`. */
 const CHANNEL = 'mooring_operation_ended';
+const CHANGE_CHANNEL = 'mooring_changed';
 const DEFAULT_PROVE_EVERY_MS = 5_000;
 /** How long a proof, or the first words on a connection, may take, in milliseconds. */
 const PROOF_MS = 2_000;
@@ -65,6 +66,7 @@ export class OperationOutcomes implements OutcomeListener {
   readonly #waiting = new Map<string, Set<(succeeded: boolean) => void>>();
   readonly #closing = new AbortController();
   readonly #peer = { takesSettings: true, keepsStatements: false };
+  readonly #changeListeners: (() => void)[] = [];
   #provenBy: ((word: string) => void) | null = null;
   #hears = false;
   /** Aborted when it hears no more. */
@@ -87,6 +89,11 @@ export class OperationOutcomes implements OutcomeListener {
 
   get hears(): boolean {
     return this.#hears;
+  }
+
+  /** Has `listener` called when something may have changed (docs/events.md), and when that is heard no more. */
+  onChange(listener: () => void): void {
+    this.#changeListeners.push(listener);
   }
 
   /** Begins to listen, and goes on whatever becomes of the connection. */
@@ -160,7 +167,7 @@ export class OperationOutcomes implements OutcomeListener {
     try {
       await unless(over, client.connect());
       await withLimit(PROOF_MS, over, (signal) =>
-        unless(signal, client.query(`LISTEN ${CHANNEL}; LISTEN ${this.#proofChannel}`)),
+        unless(signal, client.query(`LISTEN ${CHANNEL}; LISTEN ${CHANGE_CHANNEL}; LISTEN ${this.#proofChannel}`)),
       );
       let heardBefore = false;
       for (;;) {
@@ -205,6 +212,10 @@ export class OperationOutcomes implements OutcomeListener {
       this.#provenBy?.(payload);
       return;
     }
+    if (channel === CHANGE_CHANNEL) {
+      for (const listener of this.#changeListeners) listener();
+      return;
+    }
     const [operationId, succeeded] = payload.split(' ');
     if (operationId === undefined || (succeeded !== 'true' && succeeded !== 'false')) return;
     this.#known.set(operationId, succeeded === 'true');
@@ -221,8 +232,10 @@ export class OperationOutcomes implements OutcomeListener {
     if (hears && this.#saidDeaf) this.#log.info('outcomes of operations are heard from PostgreSQL again');
     if (hears) this.#saidDeaf = false;
     if (hears && !this.#hears) this.#hearing = new AbortController();
-    if (!hears && this.#hears) this.#hearing.abort(new HearsNothing());
+    const endsNow = !hears && this.#hears;
+    if (endsNow) this.#hearing.abort(new HearsNothing());
     this.#hears = hears;
+    if (endsNow) for (const listener of this.#changeListeners) listener();
   }
 
   #sayDeaf(error: unknown): void {

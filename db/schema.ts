@@ -26,6 +26,7 @@ import {
   AFFINITY_KINDS,
   AFFINITY_POLICIES,
   AUTO_RESTART_POLICIES,
+  CHANGE_KINDS,
   DEATH_CAUSES,
   FAILURE_DOMAINS,
   INSTANCE_STATES,
@@ -52,6 +53,7 @@ export const operationKind = pgEnum('operation_kind', OPERATION_KINDS);
 export const restartPriority = pgEnum('restart_priority', RESTART_PRIORITIES);
 export const deathCause = pgEnum('death_cause', DEATH_CAUSES);
 export const keyedCall = pgEnum('keyed_call', KEYED_CALLS);
+export const changeKind = pgEnum('change_kind', CHANGE_KINDS);
 
 export const accessRole = pgEnum('access_role', ACCESS_ROLES);
 export const auditActor = pgEnum('audit_actor', AUDIT_ACTORS);
@@ -602,4 +604,34 @@ export const auditLog = pgTable(
     index('audit_log_open_operation').on(table.sagaOperationId).where(sql`time_completed IS NULL`),
     check('audit_log_completed_has_result', sql`(time_completed IS NULL) = (result IS NULL)`),
   ],
+);
+
+/** What changed, newest last: written by triggers, kept small by them, read by each API for all who watch (docs/events.md). */
+export const changeLog = pgTable(
+  'change_log',
+  {
+    id: exact('id').primaryKey().generatedAlwaysAsIdentity(),
+    kind: changeKind('kind').notNull(),
+    objectId: uuid('object_id').notNull(),
+    /** `null`: it is the fleet's. */
+    projectId: uuid('project_id'),
+    /** The transaction that made the change: what readers go by. */
+    changedIn: transactionNumber('changed_in').notNull().default(sql`pg_current_xact_id()`),
+    /** By which those who watch are woken about once a second at most. */
+    timeNoted: moment('time_noted').notNull().default(sql`clock_timestamp()`),
+  },
+  (table) => [index('change_log_changed').on(table.changedIn)],
+);
+
+/** Up to where the log of changes is forgotten, one row: a reader that has not read as far begins anew. */
+export const changeHorizon = pgTable(
+  'change_horizon',
+  {
+    singleton: boolean('singleton').primaryKey().default(true),
+    /** The newest change among those that were forgotten. */
+    forgottenTo: transactionNumber('forgotten_to').notNull().default(sql`'0'`),
+    /** The run of transaction numbers that the changes are numbered in: `database_history()` of then. */
+    databaseHistory: text('database_history').notNull().default(''),
+  },
+  () => [check('change_horizon_one_row', sql`singleton`)],
 );

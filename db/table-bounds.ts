@@ -35,5 +35,7 @@ export const TABLE_BOUNDS: Readonly<Record<string, TableBound>> = {
   idempotency_key: { bound: 'reaped', why: 'a week after it came' },
   access_token: { bound: 'reaped', why: 'once it was revoked, or has expired' },
   audit_log: { bound: 'reaped', why: 'as long as --audit-days says' },
+  change_log: { bound: 'follows', why: 'the last 200,000 changes: who notes one forgets those before' },
+  change_horizon: { bound: 'fixed', why: 'one row' },
   __drizzle_migrations: { bound: 'fixed', why: 'a row for each version of the schema' },
 };

@@ -104,6 +104,10 @@ const SLED = '/v1/system/hardware/sleds';
 /** By method and path. */
 export const PERMISSIONS: Readonly<Record<string, Permission>> = {
   'GET /openapi.json': anyone('openapi'),
+  // Pages without anything on them: what they show, they ask for as whoever looks at them.
+  'GET /': anyone('console'),
+  'GET /docs': anyone('api_docs'),
+  'GET /assets/:file': anyone('console_file'),
   'GET /healthz': anyone('healthz'),
   'GET /readyz': anyone('readyz'),
 
@@ -155,7 +159,10 @@ export const PERMISSIONS: Readonly<Record<string, Permission>> = {
   'GET /v1/instances/:instance/serial-console': reads('instance_serial_console', 'collaborator', 'project', 'instance'),
   ...groups('affinity-groups', 'affinity_group', 'affinity group'),
   ...groups('anti-affinity-groups', 'anti_affinity_group', 'anti-affinity group'),
+  'GET /v1/operations': reads('operation_list', 'viewer', 'project', 'instances'),
   'GET /v1/operations/:operation_id': reads('operation_view', 'viewer', 'project', 'operation'),
+  // Who is on one project hears of that one; what is the fleet's is refused by the handler.
+  'GET /v1/events': reads('event_stream', 'viewer', 'project', 'instances'),
 
   [`GET ${SLED}`]: reads('sled_list', 'viewer', 'fleet'),
   [`POST ${SLED}`]: changes('sled_add', 'admin', 'fleet', 'with', 201),
@@ -179,6 +186,7 @@ export const PERMISSIONS: Readonly<Record<string, Permission>> = {
   'GET /v1/system/access-tokens': reads('access_token_list', 'admin', 'project', 'tokens'),
   'POST /v1/system/access-tokens': changes('access_token_create', 'admin', 'project', 'with', 201, 'project in body'),
   'DELETE /v1/system/access-tokens/:token': changes('access_token_revoke', 'admin', 'project', 'with', 204, 'token'),
+  'GET /v1/system/activity': reads('system_activity_view', 'viewer', 'fleet'),
   'GET /v1/system/audit-log': reads('audit_log_list', 'viewer', 'fleet'),
 
   // A report changes only what its sled alone decides, and is kept in the rows that it changes.

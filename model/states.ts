@@ -85,6 +85,10 @@ export type ExternalState = (typeof EXTERNAL_STATES)[number];
 export const OPERATION_KINDS = ['start', 'migrate'] as const;
 export type OperationKind = (typeof OPERATION_KINDS)[number];
 
+/** What a change that is noted is of (docs/events.md); `token` is for the API itself. */
+export const CHANGE_KINDS = ['instance', 'operation', 'migration', 'project', 'sled', 'audit', 'token'] as const;
+export type ChangeKind = (typeof CHANGE_KINDS)[number];
+
 /** The calls that a client may give an idempotency key. */
 export const KEYED_CALLS = ['create', ...OPERATION_KINDS] as const;
 export type KeyedCall = (typeof KEYED_CALLS)[number];

@@ -68,11 +68,26 @@ export async function buildProgram(folder: string): Promise<void> {
       await writeFile(join(folder, BUNDLE_FOLDER, name), withoutPlace(code));
     }),
     ...[...ASSETS, ...PAPERS, 'README.md'].map((path) => cp(join(ROOT, path), join(folder, path), { recursive: true })),
+    buildConsole(join(folder, 'console')),
     writeBuildInfo(folder),
     writePackage(folder, manifest),
     writeLock(folder, manifest),
   ]);
   await chmod(join(folder, 'cli/mooring.js'), 0o755);
+}
+
+/** The oldest Node that Vite runs on. What it built is served by any that the program runs on. */
+const VITE_NEEDS = [20, 19] as const;
+
+/** Builds the console's pages into a folder. On a Node that is too old for that it says so, and there is none. Throws what Vite throws. */
+export async function buildConsole(folder: string): Promise<void> {
+  const [major = 0, minor = 0] = process.versions.node.split('.').map(Number);
+  if (major < VITE_NEEDS[0] || (major === VITE_NEEDS[0] && minor < VITE_NEEDS[1])) {
+    console.warn(`the console is left out: Node ${VITE_NEEDS.join('.')} builds it, and this is ${process.version}`);
+    return;
+  }
+  const { build } = await import('vite');
+  await build({ configFile: join(ROOT, 'console/vite.config.ts'), build: { outDir: folder, emptyOutDir: true } });
 }
 
 /**

@@ -19,6 +19,7 @@ export const API_OPTIONS = [
   'registerTimeoutMs',
   'leaseBeatMs',
   'outcomeProofMs',
+  'consoleFolder',
   'limits',
   'hosts',
   'lookEveryMs',

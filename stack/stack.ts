@@ -26,6 +26,8 @@ export interface RunningStack {
   readonly apiUrl: string;
   readonly temporalAddress: string;
   readonly temporal: TemporalSettings;
+  /** Where the console is; `null` where it was not built. */
+  readonly consoleUrl: string | null;
   /** `null` when the Temporal server is not ours. */
   readonly temporalUiUrl: string | null;
   readonly databaseUrl: string;
@@ -126,6 +128,7 @@ async function bringUp(options: StackOptions, stops: StackSetup['stops']): Promi
     apiUrl: api.url,
     temporalAddress,
     temporal,
+    consoleUrl: api.consoleUrl,
     temporalUiUrl,
     databaseUrl,
     adminToken,

@@ -4,15 +4,12 @@ import { auditLogEntry, auditLogParams } from '../../wire/operator-api/audit-log
 import { DEFAULT_PAGE_LIMIT, resultsPage } from '../../wire/operator-api/pages.ts';
 import type { ApiApp, ApiContext } from '../context.ts';
 import { errors } from '../errors.ts';
-import { lastOfFull, readToken, writeToken } from '../paging.ts';
+import { lastOfFull, placeTime, readToken, writeToken } from '../paging.ts';
 import { viewAuditEntry } from '../views/audit-entry.ts';
 
 const pageToken = z.object({
   newestFirst: z.boolean(),
-  time: z
-    .string()
-    .regex(/^[\d :.+-]{10,40}$/)
-    .refine((time) => !Number.isNaN(Date.parse(time.replace(/([+-]\d\d)$/, '$1:00')))),
+  time: placeTime,
   id: z.guid(),
 });
 

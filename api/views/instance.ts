@@ -42,5 +42,6 @@ export function viewInstance(record: InstanceRecord): InstanceView {
     enable_jumbo_frames: false,
     sled_id: externalState === 'stopped' || externalState === 'failed' ? null : (active?.sledId ?? null),
     migration_target_sled_id: isLiveMigration(instanceFacts(record)) ? (target?.sledId ?? null) : null,
+    intended_state: instance.intendedState,
   };
 }

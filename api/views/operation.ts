@@ -1,3 +1,4 @@
+import type { ListedOperation } from '../../db/queries/list-operations.ts';
 import type { OperationRow } from '../../db/queries/read-operation.ts';
 import type { OperationProgress, OperationView } from '../../wire/operator-api/operations.ts';
 
@@ -19,4 +20,12 @@ export function viewOperation(
     time_ended: row.timeEnded?.toISOString() ?? null,
     web_ui: webUi,
   };
+}
+
+/** An operation as lists and events show it: without its step, which Temporal is asked for one by one. */
+export function viewListedOperation(
+  { operation, instanceName, projectId }: ListedOperation,
+  webUi: string | null,
+): OperationView {
+  return { ...viewOperation(operation, null, webUi), instance_name: instanceName, project_id: projectId };
 }

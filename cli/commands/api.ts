@@ -131,7 +131,10 @@ export function addApiCommand(program: Command): void {
               log,
             });
           }),
-        ({ url, sledUrl }) => console.log(`API: ${url}${sledUrl === null ? '' : `, for sleds: ${sledUrl}`}`),
+        ({ url, consoleUrl, sledUrl }) => {
+          console.log(`API: ${url}${sledUrl === null ? '' : `, for sleds: ${sledUrl}`}`);
+          if (consoleUrl !== null) console.log(`console: ${consoleUrl}`);
+        },
       );
     });
 }

@@ -1,11 +1,12 @@
 /** The commands that look at what an instance did and does: its history, its console, its changes. */
 import type { Command } from 'commander';
 import { MooringApiError } from '../../client/mooring-client.ts';
+import { changes } from '../changes.ts';
 import { type ApiOptions, type CommandContext, contextOf, subcommandsOf } from '../context.ts';
 import { colours } from '../format.ts';
 import { paintState, printJson, table } from '../output.ts';
 
-/** How often an instance, or its console, is read, in milliseconds. */
+/** How often an instance is read where the API tells no changes, and how often its console, in milliseconds. */
 const WATCH_EVERY_MS = 250;
 const CONSOLE_EVERY_MS = 100;
 /** How long a console may be out of reach before that is reported, in milliseconds. */
@@ -47,9 +48,17 @@ export function addInstanceObservationCommands(instance: Command): void {
     .option('--until <state>', 'end when it shows this state')
     .action(async (name: string, options: ApiOptions & { until?: string }) => {
       const context = contextOf(options);
+      const { client, project } = context;
       let last = '';
-      for (;;) {
-        const seen = await context.client.getInstance(name, { project: context.project });
+      for await (const heard of changes(client, {
+        kinds: ['instance'],
+        instance: name,
+        project,
+        everyMs: WATCH_EVERY_MS,
+      })) {
+        if (heard.event !== 'look' && heard.event !== 'instance') continue;
+        const seen = heard.event === 'look' ? await client.getInstance(name, { project }) : heard.data.object;
+        if (seen === null) throw new Error(`instance "${name}" was deleted`);
         const line = `${seen.run_state} ${seen.sled_id ?? '-'}`;
         if (line !== last)
           context.print(
@@ -58,7 +67,6 @@ export function addInstanceObservationCommands(instance: Command): void {
           );
         last = line;
         if (seen.run_state === options.until) return;
-        await new Promise((resolve) => setTimeout(resolve, WATCH_EVERY_MS));
       }
     });
 }

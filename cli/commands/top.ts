@@ -1,6 +1,7 @@
 import type { Command } from 'commander';
 import type { InstanceView } from '../../wire/operator-api/instances.ts';
 import type { SledView } from '../../wire/operator-api/sleds.ts';
+import { changes } from '../changes.ts';
 import { type ApiOptions, type CommandContext, collect, contextOf, withApiOptions } from '../context.ts';
 import { colours, formatSize } from '../format.ts';
 import { paintState, table } from '../output.ts';
@@ -24,14 +25,47 @@ export function addTopCommand(program: Command): void {
     .action(async (options: ApiOptions & { once?: boolean; every: number }) => {
       const context = contextOf(options);
       const live = !options.once && !context.json && process.stdout.isTTY === true;
-      for (;;) {
-        const fleet = await readFleet(context);
-        if (!live) return context.print(summary(fleet), () => drawFleet(fleet));
-        // To the top, the picture, and everything below it cleared: without clearing first it does not flicker.
-        process.stdout.write(`\u001b[H${drawFleet(fleet).replaceAll('\n', '\u001b[K\n')}\u001b[K\n\u001b[J`);
-        await new Promise((resolve) => setTimeout(resolve, options.every * 1000));
-      }
+      if (live) return showFleet(context, options.every * 1000);
+      const fleet = await readFleet(context);
+      context.print(summary(fleet), () => drawFleet(fleet));
     });
+}
+
+/** Shows the fleet until Ctrl-C, at most once in `everyMs` milliseconds, and only when it changed. */
+async function showFleet(context: CommandContext, everyMs: number): Promise<never> {
+  let fleet: Fleet | null = null;
+  let isDrawn = true;
+  const draw = () => {
+    if (fleet === null || isDrawn) return;
+    isDrawn = true;
+    // To the top, the picture, and everything below it cleared: without clearing first it does not flicker.
+    process.stdout.write(`\u001b[H${drawFleet(fleet).replaceAll('\n', '\u001b[K\n')}\u001b[K\n\u001b[J`);
+  };
+  const drawing = setInterval(draw, everyMs);
+  try {
+    for await (const heard of changes(context.client, { kinds: ['instance', 'sled'], everyMs })) {
+      const isFirst = fleet === null;
+      if (heard.event === 'look') fleet = await readFleet(context);
+      else if (fleet !== null && heard.event === 'instance') replace(fleet.instances, heard.data);
+      else if (fleet !== null && heard.event === 'sled') replace(fleet.sleds, heard.data);
+      isDrawn = false;
+      if (isFirst) draw();
+    }
+    throw new Error('the stream of changes has ended');
+  } finally {
+    clearInterval(drawing);
+  }
+}
+
+/** Puts an object as it is now into a list, or takes it out. */
+function replace<Item extends { readonly id: string }>(
+  items: Item[],
+  { id, object }: { readonly id: string; readonly object: Item | null },
+): void {
+  const at = items.findIndex((item) => item.id === id);
+  const now = object === null ? [] : [object];
+  if (at === -1) items.push(...now);
+  else items.splice(at, 1, ...now);
 }
 
 async function readFleet({ client }: CommandContext): Promise<Fleet> {

@@ -68,6 +68,7 @@ export function addUpCommand(program: Command): void {
 function addressesOf(stack: RunningStack) {
   return {
     api_url: stack.apiUrl,
+    console_url: stack.consoleUrl,
     sled_url: stack.api.sledUrl,
     temporal_address: stack.temporalAddress,
     temporal_ui_url: stack.temporalUiUrl,
@@ -77,7 +78,7 @@ function addressesOf(stack: RunningStack) {
 }
 
 /** The commands to try on a stack that is ready. */
-function nextSteps({ apiUrl, temporalUiUrl }: RunningStack, hypervisor: HypervisorChoice): string {
+function nextSteps({ apiUrl, consoleUrl, temporalUiUrl }: RunningStack, hypervisor: HypervisorChoice): string {
   const flag = apiUrl.endsWith(`:${DEFAULT_API_PORT}`) ? '' : ` --api-url ${apiUrl}`;
   return [
     '',
@@ -86,6 +87,7 @@ function nextSteps({ apiUrl, temporalUiUrl }: RunningStack, hypervisor: Hypervis
     ...(hypervisor === 'qemu' ? [`  mooring instance console web${flag}`] : []),
     `  mooring instance migrate web --to sled-2${flag}`,
     `  mooring instance list${flag}`,
+    ...(consoleUrl === null ? [] : [`Look at the fleet at ${colours.cyan(consoleUrl)}`]),
     ...(temporalUiUrl === null ? [] : [`Watch the sagas at ${colours.cyan(temporalUiUrl)}`]),
     'Ctrl-C stops everything.',
   ].join('\n');

@@ -12,6 +12,14 @@ export function isOfPage(headers: IncomingHttpHeaders): boolean {
 }
 
 /**
+ * Whether a browser asks for what a person is to look at in a tab: whatever page led there, it can't read it. Scripts can't say
+ * so of a request of theirs.
+ */
+export function isForPerson(headers: IncomingHttpHeaders): boolean {
+  return headers['sec-fetch-mode'] === 'navigate' && headers['sec-fetch-dest'] === 'document';
+}
+
+/**
  * Whether a request is of a page that is not of this machine: its origin is neither a loopback address nor the server's own,
  * or a browser marks it as another site's. `own` are the hosts by which the server is known besides.
  */

@@ -87,6 +87,18 @@ export class Metrics {
     });
   }
 
+  /** Shows how many read the stream of changes. */
+  watchEventStreams(count: () => number): void {
+    new Gauge({
+      name: 'mooring_event_streams',
+      help: 'Readers of the stream of changes.',
+      registers: [this.registry],
+      collect() {
+        this.set(count());
+      },
+    });
+  }
+
   /** Shows how long ago each reconciling loop last ran, in seconds; `read` leaves out those that are switched off. */
   watchLoops(read: () => readonly { readonly name: string; readonly silentMs: number }[]): void {
     new Gauge({

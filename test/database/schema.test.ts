@@ -11,6 +11,7 @@ import { openDatabase } from '../../db/connect.ts';
 import { migrateDatabase } from '../../db/migrate.ts';
 import * as schema from '../../db/schema.ts';
 import { startTestDatabase, type TestDatabase } from '../support/database.ts';
+import { MIGRATION_NAMES } from '../support/migrations.ts';
 
 let database: TestDatabase;
 beforeAll(async () => {
@@ -118,7 +119,7 @@ test('processes that start at once on an empty database migrate it once', async 
   const { db, close } = openDatabase(url.href);
   try {
     const done = await db.execute(sql`SELECT hash FROM drizzle.__drizzle_migrations`);
-    expect(done.rows).toHaveLength(1);
+    expect(done.rows).toHaveLength(MIGRATION_NAMES.length);
     expect((await db.execute(sql`SELECT last_beat_at FROM lease_service`)).rows).toHaveLength(1);
   } finally {
     await close();

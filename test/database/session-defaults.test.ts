@@ -13,6 +13,7 @@ import { claimStart } from '../../db/transactions/claim-start.ts';
 import { createProject } from '../../db/transactions/create-project.ts';
 import { AWKWARD_TEXT, makeAwkwardInstance } from '../support/awkward-instance.ts';
 import { startTestDatabase, type TestDatabase } from '../support/database.ts';
+import { MIGRATION_NAMES } from '../support/migrations.ts';
 
 let database: TestDatabase;
 beforeAll(async () => {
@@ -209,7 +210,7 @@ describe('every default that a role can have', () => {
       await database.db.execute(sql.raw(`ALTER DATABASE ${name} SET transaction_timeout = ${value}`));
       const url = new URL(database.url);
       url.pathname = `/${name}`;
-      expect(await migrateDatabase(url.href)).toEqual(['0000_schema']);
+      expect(await migrateDatabase(url.href)).toEqual(MIGRATION_NAMES);
       const through = openDatabase(url.href, { maxConnections: 3 });
       try {
         await through.db.transaction(async (open) => {

@@ -2190,7 +2190,13 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'access: a page of another site is the local operator',
     why: 'a page that an operator looks at commands the stack on this machine',
-    edits: [{ file: ACCESS, find: '  if (isOfForeignPage(headers, own)) throw foreignPage();\n', replace: '' }],
+    edits: [
+      {
+        file: ACCESS,
+        find: "  if (isOfForeignPage(headers, own) && !(mayBeLed && method === 'GET')) throw foreignPage();\n",
+        replace: '',
+      },
+    ],
     caughtBy: [LIMITS_TEST],
   },
   {
@@ -3234,6 +3240,151 @@ export const MUTANTS: readonly Mutant[] = [
       },
     ],
     caughtBy: ['test/replay/replay.test.ts'],
+  },
+  {
+    name: 'a stream shows every project to who is on one',
+    why: 'a token hears of what it may not see',
+    edits: [
+      {
+        file: 'api/events/event-stream.ts',
+        find: 'FLEET_EVENT_KINDS.has(kind) || projectId === filter.projectId',
+        replace: 'FLEET_EVENT_KINDS.has(kind) || true',
+      },
+    ],
+    caughtBy: ['test/rules/event-stream.test.ts', 'test/trust/event-stream.test.ts'],
+  },
+  {
+    name: 'a stream shows what is the fleet’s to who is on a project',
+    why: 'a token on a project hears of sleds, and of who did what',
+    edits: [
+      {
+        file: 'api/routes/events.ts',
+        find: 'if (hidden !== undefined)',
+        replace: 'if (hidden === null)',
+      },
+    ],
+    caughtBy: ['test/trust/event-stream.test.ts'],
+  },
+  {
+    name: 'a revoked token goes on reading',
+    why: 'who was shut out hears of everything, as long as he stays',
+    edits: [
+      {
+        file: 'api/events/change-feed.ts',
+        find: "stream.end(why === 'revoked' ? 'token_revoked' : 'token_expired');",
+        replace: '',
+      },
+      { file: 'api/events/change-feed.ts', find: '      this.leave(stream);\n    }\n  }', replace: '    }\n  }' },
+    ],
+    caughtBy: ['test/trust/event-stream.test.ts'],
+  },
+  {
+    name: 'a reader of changes who has missed some is not told',
+    why: 'it shows what is no more, for ever',
+    edits: [
+      {
+        file: 'db/queries/read-changes.ts',
+        find: 'if (isForeign || isForgotten || read.changes.length > MOST_CHANGES)',
+        replace: 'if (isForeign || read.changes.length > MOST_CHANGES)',
+      },
+    ],
+    caughtBy: ['test/database/changes.test.ts'],
+  },
+  {
+    name: 'a change that commits late is missed',
+    why: 'a reader never hears of it',
+    edits: [
+      {
+        file: 'db/queries/read-changes.ts',
+        find: ' OR changed_in = ANY(${`{${open}}`}::xid8[])',
+        replace: '',
+      },
+    ],
+    caughtBy: ['test/database/changes.test.ts'],
+  },
+  {
+    name: 'what a slow reader of changes does not take is dropped without a word',
+    why: 'its picture has gaps that nobody knows of',
+    edits: [
+      {
+        file: 'api/events/event-stream.ts',
+        find: "this.#write(writeReset('slow', id));",
+        replace: 'this.#write(writeId(id));',
+      },
+    ],
+    caughtBy: ['test/rules/event-stream.test.ts'],
+  },
+  {
+    name: 'the console may run what stands on it',
+    why: 'a script that somebody wrote into a name is run as whoever looks',
+    edits: [
+      {
+        file: 'api/routes/console.ts',
+        find: '"script-src \'self\'"',
+        replace: "\"script-src 'self' 'unsafe-inline'\"",
+      },
+    ],
+    caughtBy: ['test/rules/console-pages.test.ts'],
+  },
+  {
+    name: 'any frame counts as a person who looks at the console',
+    why: 'another site shows it within its own page, and has it clicked',
+    edits: [
+      {
+        file: 'platform/http/web-pages.ts',
+        find: " && headers['sec-fetch-dest'] === 'document'",
+        replace: '',
+      },
+    ],
+    caughtBy: ['test/rules/console-pages.test.ts'],
+  },
+  {
+    name: 'the console offers what another project’s token may not do',
+    why: 'buttons that are refused, and nobody knows why',
+    edits: [
+      {
+        file: 'console/api/permitted.ts',
+        find: 'projectId === undefined ? [] : [projectId]',
+        replace: '[]',
+      },
+    ],
+    caughtBy: ['test/console/picture.test.ts'],
+  },
+  {
+    name: 'the console follows any address as a link',
+    why: 'a stranger’s javascript: address is run by who presses it',
+    edits: [
+      {
+        file: 'console/words.ts',
+        find: '/^https?:\\/\\//i.test(address)',
+        replace: 'true',
+      },
+    ],
+    caughtBy: ['test/console/picture.test.ts'],
+  },
+  {
+    name: 'the console draws every row there is',
+    why: 'with 200 sleds the page stands still',
+    edits: [
+      {
+        file: 'console/store/window.ts',
+        find: 'const end = Math.min(rowCount, Math.ceil((offset + sightHeight) / rowHeight) + 1);',
+        replace: 'const end = rowCount;',
+      },
+    ],
+    caughtBy: ['test/console/picture.test.ts'],
+  },
+  {
+    name: 'the console forgets what comes while it lists',
+    why: 'a change that comes between is shown when it changes again, or never',
+    edits: [
+      {
+        file: 'console/store/fleet.ts',
+        find: 'else if (waiting !== null) waiting.push(event);',
+        replace: 'else if (waiting !== null) continue;',
+      },
+    ],
+    caughtBy: ['test/console/console.test.ts'],
   },
 ];
 

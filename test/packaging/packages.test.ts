@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
+import { gzipSync } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { z } from 'zod';
 import { buildClient, buildProgram } from '../../packaging/build.ts';
@@ -75,6 +76,25 @@ test('hold what runs, and no test, no TypeScript, no path of the machine that bu
   expect(Object.keys(client.dependencies)).toEqual(['zod']);
   const rooms = new Set(files.client?.map((path) => /^(?:esm|cjs)\/([^/.]+)\//.exec(path)?.[1] ?? '-'));
   expect([...rooms].sort()).toEqual(['-', 'client', 'model', 'wire']);
+});
+
+test('the console is small: what it takes to see the fleet, compressed, without the terminal and the API’s own page', async () => {
+  const folder = join(built, 'mooring', 'console');
+  const page = await readFile(join(folder, 'index.html'), 'utf8');
+  // Nothing of it is in the page itself, and nothing is elsewhere.
+  expect(page).not.toMatch(/<style|<script(?![^>]* src=)|https?:/);
+  const scripts = new Set([...page.matchAll(/(?:src|href)="\/assets\/([^"]+\.js)"/g)].map(([, name = '']) => name));
+  // What a script takes in as it is loaded is a part of it; what it loads later is not.
+  for (const name of scripts)
+    for (const [, imported = ''] of (await readFile(join(folder, 'assets', name), 'utf8')).matchAll(
+      /(?:from|import)\s*["']\.\/([^"']+\.js)["']/g,
+    ))
+      scripts.add(imported);
+  const sizes = await Promise.all(
+    [...scripts].map(async (name) => gzipSync(await readFile(join(folder, 'assets', name))).length),
+  );
+  expect(sizes.length).toBeGreaterThan(0);
+  expect(sizes.reduce((sum, size) => sum + size)).toBeLessThan(150_000);
 });
 
 test('everything in it is known by its hash, under a licence that asks no more than to be named', async () => {

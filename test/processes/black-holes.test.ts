@@ -297,6 +297,16 @@ const WAITS: Readonly<Record<string, Row>> = {
       }),
     ends: undefined,
   },
+  'client: what changes': {
+    to: HTTP,
+    wait(hole) {
+      const stop = new AbortController();
+      const reading = client(hole).events({ signal: stop.signal }).next();
+      reading.catch(() => {});
+      return comesAgain(hole, async () => stop.abort());
+    },
+    ends: undefined,
+  },
   'client: a list': {
     to: HTTP,
     wait: async (hole) => {

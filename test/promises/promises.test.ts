@@ -1,6 +1,7 @@
 /** What each release promised is kept by the working tree: CONTRIBUTING.md, "What a release promises". */
 import { readdir, readFile } from 'node:fs/promises';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { apiDocument, digestOf, digestOfTypes } from '../console/api-types.ts';
 import { type Harness, startHarness } from '../support/harness.ts';
 import { brokenPromises, collectPromises, type Promises } from './promises.ts';
 
@@ -14,6 +15,10 @@ beforeAll(async () => {
   now = await collectPromises(await (await fetch(`${harness.stack.apiUrl}/openapi.json`)).json());
 });
 afterAll(() => harness?.close());
+
+test('the console’s types are of this document: npm run console:types', async () => {
+  expect(await digestOfTypes()).toBe(digestOf(apiDocument.parse(now.api)));
+});
 
 test('the first release has made some', () => expect(RELEASES[0]).toBe('0.2.0.json'));
 

@@ -116,7 +116,7 @@ describe('the OpenAPI document', () => {
 
   test('has a permission for each endpoint, and nothing has a permission that is no endpoint', async () => {
     const endpoints = await all();
-    const hidden = ['GET /openapi.json', 'GET /healthz', 'GET /readyz'];
+    const hidden = ['', 'docs', 'assets/:file', 'openapi.json', 'healthz', 'readyz'].map((path) => `GET /${path}`);
     expect([...endpoints.map(({ route }) => route), ...hidden].sort()).toEqual([...ROUTES].sort());
     for (const { route, operationId } of endpoints)
       expect([route, operationId]).toEqual([route, PERMISSIONS[route]?.operation]);
@@ -234,6 +234,10 @@ const ALSO: Readonly<Record<string, number>> = {
   sled_invite_create: 409,
   sled_drain_view: 404,
   sled_drain_stop: 404,
+  // A build makes the pages, which these tests need not have.
+  console: 404,
+  api_docs: 404,
+  console_file: 404,
 };
 /** What a transaction deletes leaves no row that tells which one it was; a drain's workflow writes its sled once more. */
 const UNTRACEABLE = /group_delete$|member_instance_delete$|sled_drain_begin$/;

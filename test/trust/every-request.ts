@@ -163,12 +163,16 @@ export function requestFor(route: string, belongings: Belongings): EveryRequest 
     name: 'reaper',
     token: belongings.token,
     vmm_id: randomUUID(),
+    file: 'index.js',
   };
   const path = pattern.replace(/:(\w+)/g, (_, name: string) => {
     const value = values[name];
     if (value === undefined) throw new Error(`${route}: what stands for :${name}?`);
     return value;
   });
+  // A stream would not end.
+  if (permission.operation === 'event_stream')
+    return { route, permission, method, path: `${path}?follow=false`, body: undefined };
   const inQuery = permission.subjects.includes('project in query');
   return {
     route,

@@ -1,6 +1,6 @@
 /** Instances, as operators and their programs see them. */
 import { z } from 'zod';
-import { AUTO_RESTART_POLICIES, EXTERNAL_STATES, RESTART_PRIORITIES } from '../../model/states.ts';
+import { AUTO_RESTART_POLICIES, EXTERNAL_STATES, INTENDED_STATES, RESTART_PRIORITIES } from '../../model/states.ts';
 import { timestamp } from '../sled-protocol.ts';
 import { description, nameOrId, resourceName, uuid } from './names.ts';
 
@@ -109,6 +109,8 @@ export const instanceView = z.object({
   sled_id: uuid.nullable(),
   /** The destination of the live migration on its way; ours. */
   migration_target_sled_id: uuid.nullable(),
+  /** What its user wants of it, whatever it shows; ours. */
+  intended_state: z.enum(INTENDED_STATES).nullish(),
 });
 export type InstanceView = z.infer<typeof instanceView>;
 

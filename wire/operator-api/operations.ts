@@ -1,7 +1,19 @@
 import { z } from 'zod';
 import { OPERATION_KINDS } from '../../model/states.ts';
 import { timestamp } from '../sled-protocol.ts';
-import { uuid } from './names.ts';
+import { nameOrId, uuid } from './names.ts';
+import { pageParams } from './pages.ts';
+
+/** What is asked of the list of operations, which are in the order of their beginning, the newest first. */
+export const operationListParams = pageParams.omit({ sort_by: true }).extend({
+  project: nameOrId.optional(),
+  /** By id, or by name within `project`. */
+  instance: nameOrId.optional(),
+  state: z.enum(['running', 'done']).optional(),
+  outcome: z.enum(['succeeded', 'failed']).optional(),
+  /** Only those that began then or later. */
+  start_time: timestamp.optional(),
+});
 
 /** An operation: one run of a saga, from the call that began it to its outcome. */
 export const operationView = z.object({
@@ -29,6 +41,9 @@ export const operationView = z.object({
   time_ended: timestamp.nullable(),
   /** Where the Temporal Web UI shows it, when the API knows the address of one. */
   web_ui: z.string().nullable(),
+  /** Of its instance; in lists and in events. */
+  instance_name: z.string().nullish(),
+  project_id: uuid.nullish(),
 });
 export type OperationView = z.infer<typeof operationView>;
 export type OperationProgress = NonNullable<OperationView['progress']>;
