@@ -92,7 +92,17 @@ export async function buildConsole(folder: string): Promise<void> {
   // A process of its own: by the environment of tests Vite would build what developers see, with the places of its sources.
   await promisify(execFile)(
     process.execPath,
-    [join(dirname(manifest), bin.vite), 'build', '--config', config, '--outDir', folder, '--emptyOutDir'],
+    // Several may be built at a time: each into a folder of its own.
+    [
+      join(dirname(manifest), bin.vite),
+      'build',
+      '--config',
+      config,
+      '--outDir',
+      folder,
+      '--emptyOutDir',
+      '--bypass-lock',
+    ],
     { cwd: ROOT, env: { ...process.env, NODE_ENV: 'production' } },
   );
 }
