@@ -43,7 +43,7 @@ describe('a stream of events', () => {
           const read: RawEvent[] = [];
           for (const [index, place] of [...places, text.length].entries())
             read.push(...parser.take(text.slice(index === 0 ? 0 : places[index - 1], place)));
-          expect(read).toEqual(events.map(({ event, data }) => ({ event, data })));
+          expect(read).toEqual(events.map(({ event, data, id }) => ({ event, data, id })));
           expect(parser.lastId).toBe(events.findLast(({ id }) => id !== null)?.id ?? null);
         },
       ),

@@ -27,7 +27,7 @@ const NOT_IMPORTED: Readonly<Record<string, string>> = {
 async function namedIn(pathspecs: readonly string[]): Promise<Set<string>> {
   const { stdout } = await promisify(execFile)('git', ['ls-files', '--', ...pathspecs], { cwd: root });
   const named = new Set<string>();
-  for (const file of stdout.split('\n').filter((name) => /\.(ts|js|mjs)$/.test(name))) {
+  for (const file of stdout.split('\n').filter((name) => /\.(tsx?|js|mjs)$/.test(name))) {
     const text = await readFile(join(root, file), 'utf8');
     for (const [, name] of text.matchAll(/'((?:@[\w-]+\/)?[\w][\w.-]*)(?:\/[^']*)?'/g)) if (name) named.add(name);
   }
@@ -49,7 +49,7 @@ test('what production installs, production imports', async () => {
   const { dependencies, optionalDependencies } = packageFile.parse(
     JSON.parse(await readFile(join(root, 'package.json'), 'utf8')),
   );
-  const named = await namedIn(['.', ':!test', ':!bench', ':!deploy']);
+  const named = await namedIn(['.', ':!test', ':!bench', ':!deploy', ':!console']);
   expect(
     Object.keys({ ...dependencies, ...optionalDependencies }).filter(
       (name) => !named.has(name) && NOT_IMPORTED[name] === undefined,
