@@ -92,17 +92,7 @@ export async function buildConsole(folder: string): Promise<void> {
   // A process of its own: by the environment of tests Vite would build what developers see, with the places of its sources.
   await promisify(execFile)(
     process.execPath,
-    // Several may be built at a time: each into a folder of its own.
-    [
-      join(dirname(manifest), bin.vite),
-      'build',
-      '--config',
-      config,
-      '--outDir',
-      folder,
-      '--emptyOutDir',
-      '--bypass-lock',
-    ],
+    [join(dirname(manifest), bin.vite), 'build', '--config', config, '--outDir', folder, '--emptyOutDir'],
     { cwd: ROOT, env: { ...process.env, NODE_ENV: 'production' } },
   );
 }
