@@ -23,7 +23,7 @@ const schemathesis = await findPythonTools('schemathesis').then(
 );
 /** How long one run may take, in milliseconds: stuck, not slow. */
 const RUN_MS = 400_000;
-const EXAMPLES = process.env.FUZZ_EXAMPLES ?? '4';
+const EXAMPLES = process.env.FUZZ_EXAMPLES ?? '2';
 const SEED = process.env.FUZZ_SEED ?? '1';
 
 describe.skipIf(schemathesis === null)('schemathesis', () => {
