@@ -159,6 +159,8 @@ const UNFIT = /^(25006|57P0[123]|XX)/;
 /** A connection with limits. Not to be given to anything that streams: one answer is one wait. */
 export class DatabaseClient extends pg.Client {
   readonly #peer: DatabasePeer;
+  /** What broke the connection. */
+  #lastWord: Error | null = null;
   /** How long each answer is waited for, in milliseconds, from the next question on. */
   answerLimitMs: number;
   /** Whether it should not be used again, though it answers. */
@@ -175,7 +177,9 @@ export class DatabaseClient extends pg.Client {
     const startup = driver.getStartupConf.bind(this);
     driver.getStartupConf = () => this.#settings(startup());
     // What breaks between two statements fails the next one; without a listener it would end the process.
-    this.on('error', () => {});
+    this.on('error', (error) => {
+      this.#lastWord = error;
+    });
   }
 
   /** Cuts the connection at once; what it was asked fails with `error`. */
@@ -231,7 +235,8 @@ export class DatabaseClient extends pg.Client {
       if (results.at(-1)?.rows[0]?.direct === false) this.#peer.isShared = true;
     } catch (error) {
       this.cut();
-      throw error;
+      // A server that ended it before it was asked has said why, and the driver only that it can't be asked.
+      throw error instanceof pg.DatabaseError ? error : (this.#lastWord ?? error);
     } finally {
       this.answerLimitMs = limitMs;
     }
