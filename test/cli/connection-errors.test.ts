@@ -46,7 +46,7 @@ describe('a process ends with a message', () => {
     ],
     [
       'a PostgreSQL that is away, and not to be migrated',
-      ['api', '--no-migrate'],
+      ['api', '--port', '0', '--no-migrate'],
       () => ({ DATABASE_URL: `postgres://x:secret@${NOBODY}/z` }),
       /PostgreSQL at 127\.0\.0\.1:1\/z \(DATABASE_URL\) can't be reached: connect ECONNREFUSED/,
     ],
