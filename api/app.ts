@@ -2,7 +2,13 @@
 import { serializerCompiler, validatorCompiler } from 'fastify-type-provider-zod';
 import type { Logger } from 'pino';
 import { limitConnections, SHARES } from '../platform/http/connection-limits.ts';
-import { answerUnseenRequests, HttpError, RouteTable, refuseByHttp } from '../platform/http/http-errors.ts';
+import {
+  answerUnseenRequests,
+  HttpError,
+  NO_PAGE_HEADERS,
+  RouteTable,
+  refuseByHttp,
+} from '../platform/http/http-errors.ts';
 import type { Metrics } from '../platform/telemetry/metrics.ts';
 import { beginRequestSpan, endRequestSpan } from '../platform/telemetry/tracing.ts';
 import type { ApiApp } from './context.ts';
@@ -44,8 +50,8 @@ export function configureApp(app: ApiApp, log: Logger, metrics: Metrics, isForSl
   app.addHook('onResponse', endRequestSpan);
   app.addHook('onSend', async (request, reply) => {
     reply.header('x-request-id', request.id);
-    // What a guest or somebody else wrote is in answers: no browser takes one for a page.
-    reply.header('x-content-type-options', 'nosniff');
+    // A page has a policy of its own.
+    for (const [name, value] of Object.entries(NO_PAGE_HEADERS)) if (!reply.hasHeader(name)) reply.header(name, value);
     // What a cache would give somebody else later carries the mark, and is not this API's word any more.
     if (!reply.hasHeader('cache-control')) reply.header('cache-control', 'no-store');
   });

@@ -4,7 +4,7 @@ import { api, done, messageOf } from './api/client.ts';
 import { may, me, signOut, token } from './api/session.ts';
 import { InstanceMenu } from './parts/instance-menu.tsx';
 import { hrefOf, type Route, routeOf } from './routes.ts';
-import { followFleet, isLoaded, loadProblem, stream } from './store/fleet.ts';
+import { followFleet, forgetFleet, isLoaded, loadProblem, stream } from './store/fleet.ts';
 import { announcement } from './store/notes.ts';
 import { THEMES, theme } from './theme.ts';
 import { ActivityView } from './views/activity-view.tsx';
@@ -66,7 +66,10 @@ export function App() {
     if (!isKnown) return;
     const ending = new AbortController();
     void followFleet(ending.signal);
-    return () => ending.abort();
+    return () => {
+      ending.abort();
+      forgetFleet();
+    };
   }, [isKnown, secret]);
   if (who === null)
     return needsLogin.value ? <LoginView /> : <main class="login">{meProblem.value ?? 'Looking…'}</main>;
@@ -106,7 +109,7 @@ function View({ route }: { route: Route }) {
     case 'activity':
       return <ActivityView />;
     case 'audit':
-      return <AuditView />;
+      return may('audit_log_list') ? <AuditView /> : <p>The audit log is the whole fleet’s, and not for this token.</p>;
   }
 }
 

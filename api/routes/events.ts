@@ -5,7 +5,7 @@ import { requireProject } from '../../db/queries/require-project.ts';
 import { Refusal } from '../../model/refusal.ts';
 import { processDescriptors } from '../../platform/host/descriptor-reserve.ts';
 import { connectionShare, SHARES } from '../../platform/http/connection-limits.ts';
-import { HttpError } from '../../platform/http/http-errors.ts';
+import { HttpError, NO_PAGE_HEADERS } from '../../platform/http/http-errors.ts';
 import {
   EVENT_KINDS,
   type EventKind,
@@ -98,6 +98,7 @@ async function answerByStream(
   { filter, after }: { readonly filter: EventFilter; readonly after: string | null },
 ): Promise<void> {
   const headers = {
+    ...NO_PAGE_HEADERS,
     'content-type': EVENT_STREAM,
     'cache-control': 'no-store',
     'x-request-id': request.id,

@@ -1,5 +1,6 @@
 /** The API's own page: its OpenAPI document, for people, with everything tried out on this API and sent nowhere else. */
 import SwaggerUI from 'swagger-ui-dist/swagger-ui-es-bundle.js';
+import { keepWithinReach } from './within-reach.ts';
 
 SwaggerUI({
   url: '/openapi.json',
@@ -15,3 +16,6 @@ SwaggerUI({
   // A token is forgotten with the page.
   persistAuthorization: false,
 });
+
+const page = document.getElementById('docs');
+if (page !== null) keepWithinReach(page);

@@ -1,9 +1,12 @@
 import { useEffect, useRef, useState } from 'preact/hooks';
 import { ApiProblem, api, done, messageOf } from '../api/client.ts';
+import { onInstanceEvent } from '../store/fleet.ts';
 import type { OpenTerminal } from './terminal.ts';
 
 /** How often it is read, in milliseconds, when it has nothing new. */
 const READ_EVERY_MS = 500;
+/** How long it waits at most where it can't be read, in milliseconds, unless something happens to the instance. */
+const LONGEST_PAUSE_MS = 10_000;
 /** How much of it is shown at first, in bytes. */
 const FIRST_BYTES = 64 * 1024;
 
@@ -47,6 +50,7 @@ async function follow(
   signal: AbortSignal,
 ): Promise<void> {
   let offset: number | null = null;
+  let pauseMs = READ_EVERY_MS;
   while (!signal.aborted) {
     let read = 0;
     try {
@@ -63,13 +67,31 @@ async function follow(
       offset = piece.last_byte_offset;
       read = piece.data.length;
       terminal.write(Uint8Array.from(piece.data));
+      pauseMs = READ_EVERY_MS;
       onStatus('live');
     } catch (error) {
       if (signal.aborted) return;
       if (error instanceof ApiProblem && [401, 403, 404].includes(error.status)) return onStatus(error.message);
       onStatus(messageOf(error));
+      // A guest that has none, as on a simulated sled, is not asked for it again and again.
+      if (await happensWithin(pauseMs, instance)) pauseMs = READ_EVERY_MS;
+      else pauseMs = Math.min(LONGEST_PAUSE_MS, pauseMs * 2);
+      continue;
     }
     if (read === 0 || document.visibilityState === 'hidden')
       await new Promise((resolve) => setTimeout(resolve, READ_EVERY_MS));
   }
+}
+
+/** Waits; less long where something happens to the instance, and says whether it did. */
+function happensWithin(ms: number, instance: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const end = (happened: boolean) => {
+      clearTimeout(timer);
+      stopListening();
+      resolve(happened);
+    };
+    const timer = setTimeout(end, ms, false);
+    const stopListening = onInstanceEvent((id) => id === instance && end(true));
+  });
 }

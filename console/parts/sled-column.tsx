@@ -29,7 +29,7 @@ export function SledColumn({ column, tiles }: { column: Column; tiles: number })
       {...(sled === null ? {} : { 'data-sled': sled.id })}
     >
       <header>
-        <h3>{sled === null ? name : <a href={hrefOf({ view: 'sled', id: sled.id })}>{name}</a>}</h3>
+        <h2>{sled === null ? name : <a href={hrefOf({ view: 'sled', id: sled.id })}>{name}</a>}</h2>
         {sled !== null && <Standing sled={sled} />}
       </header>
       {sled === null ? (

@@ -8,7 +8,7 @@ import type { OperationName } from '../api/permitted.ts';
 import { may } from '../api/session.ts';
 import type { Instance, Sled } from '../api/types.ts';
 import { learnInstance, sledOf } from './fleet.ts';
-import { say, whileAsked } from './notes.ts';
+import { dismiss, say, whileAsked } from './notes.ts';
 
 export type ActionName = Exclude<LegalOperation, 'migrate'> | 'force-stop';
 
@@ -134,6 +134,8 @@ export async function migrate(instance: Instance, sledId: string): Promise<boole
     if (migrateVerdict(instance.run_state, sledId, instance.migration_target_sled_id) === 'no-op') return true;
     const params = { path: { instance: instance.id } };
     const body = { dst_sled_id: sledId };
+    // What was said of an earlier attempt is over.
+    for (const subject of [instance.id, sledId]) dismiss(subject);
     const words = `migration to ${sledOf(sledId)?.name ?? 'another sled'} is asked for`;
     await whileAsked(instance.id, words, async () =>
       learnInstance(await done(api.POST('/v1/instances/{instance}/migrate', { params, headers: newKey(), body }))),

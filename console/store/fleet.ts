@@ -8,7 +8,7 @@ import { api, done, messageOf } from '../api/client.ts';
 import { followEvents, type StreamState } from '../api/event-stream.ts';
 import { may, signOut } from '../api/session.ts';
 import type { AuditEntry, Instance, Operation, Project, Sled } from '../api/types.ts';
-import { noteMigration } from './notes.ts';
+import { forgetNotes, noteMigration } from './notes.ts';
 import { drawPicture, type Filter, NO_FILTER } from './picture.ts';
 
 /** How many are asked for at a time. */
@@ -130,8 +130,11 @@ export function failedOperation(instanceId: string): Operation | undefined {
   return last?.outcome === 'failed' && !ofInstances.value.running.has(instanceId) ? last : undefined;
 }
 
-/** Takes in what an answer of the API has just said of an instance. */
+/** Takes in what an answer of the API has just said of an instance, where no event has said more while the answer was on its way. */
 export function learnInstance(instance: Instance): void {
+  const known = instances.get(instance.id);
+  if (known === undefined || Date.parse(known.time_run_state_updated) > Date.parse(instance.time_run_state_updated))
+    return;
   instances.set(instance.id, instance);
   changed();
 }
@@ -193,7 +196,8 @@ async function readAll<Item>(
   return items;
 }
 
-async function listAll(): Promise<void> {
+/** Lists all that may be seen; what it resolves to puts that in the place of what was known. Throws what a list throws. */
+async function listAll(): Promise<() => void> {
   const start_time = new Date(Date.now() - HOUR_MS).toISOString();
   const [listedProjects, listedSleds, listedInstances, running, failed, audit] = await Promise.all([
     readAll((query) => done(api.GET('/v1/projects', { params: { query } }))),
@@ -211,16 +215,28 @@ async function listAll(): Promise<void> {
         ).then(({ items }) => items.reverse())
       : [],
   ]);
-  fill(projects, listedProjects);
-  fill(sleds, listedSleds);
-  fill(instances, listedInstances);
-  fill(operations, [...running, ...failed]);
-  fill(auditEntries, audit);
+  return () => {
+    fill(projects, listedProjects);
+    fill(sleds, listedSleds);
+    fill(instances, listedInstances);
+    fill(operations, [...running, ...failed]);
+    fill(auditEntries, audit);
+  };
 }
 
 function fill<Item extends { id: string }>(kept: Map<string, Item>, listed: readonly Item[]): void {
   kept.clear();
   for (const item of listed) kept.set(item.id, item);
+}
+
+/** Forgets all that was seen: who looks next, in the same tab, may see less. */
+export function forgetFleet(): void {
+  for (const kept of [projects, sleds, instances, operations, auditEntries]) kept.clear();
+  isLoaded.value = false;
+  loadProblem.value = null;
+  filter.value = NO_FILTER;
+  forgetNotes();
+  changed();
 }
 
 /**
@@ -237,15 +253,18 @@ export async function followFleet(signal: AbortSignal): Promise<void> {
   const list = async () => {
     const mine: RawEvent[] = [];
     waiting = mine;
+    let replaceAll: () => void;
     try {
-      await listAll();
-      loadProblem.value = null;
+      replaceAll = await listAll();
     } catch (error) {
+      if (signal.aborted) return;
       loadProblem.value = messageOf(error);
       setTimeout(() => waiting === mine && !signal.aborted && void list(), 2_000);
       return;
     }
-    if (waiting !== mine) return;
+    if (waiting !== mine || signal.aborted) return;
+    loadProblem.value = null;
+    replaceAll();
     waiting = null;
     apply(mine);
     isLoaded.value = true;

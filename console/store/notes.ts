@@ -50,6 +50,13 @@ export function dismiss(subject: string): void {
   notes.value = new Map([...notes.peek()].filter(([, one]) => one !== note));
 }
 
+/** Takes back all that is said. */
+export function forgetNotes(): void {
+  notes.value = new Map();
+  asked.value = new Map();
+  announcement.value = '';
+}
+
 interface MigrationFacts {
   readonly id: string;
   readonly instance_id: string;

@@ -143,13 +143,26 @@ function decoded(segment: string): string {
 }
 
 const JSON_TYPE = 'application/json; charset=utf-8';
+/**
+ * What every answer that is no page says to a browser: texts of others are in it, and it is not to take them for one, nor to run
+ * or to frame anything.
+ */
+export const NO_PAGE_HEADERS = {
+  'x-content-type-options': 'nosniff',
+  'content-security-policy': "default-src 'none'; frame-ancestors 'none'",
+} as const;
 /** How long the other side has to read an answer before its connection is cut, in milliseconds. */
 const LINGER_MS = 1_000;
 const answered = new WeakSet<Socket>();
 
 function answer(response: ServerResponse, error: HttpError, id: string, body: WriteErrorBody): void {
   const text = JSON.stringify(body(error, id));
-  const head = { 'content-type': JSON_TYPE, 'content-length': Buffer.byteLength(text), 'x-request-id': id };
+  const head = {
+    ...NO_PAGE_HEADERS,
+    'content-type': JSON_TYPE,
+    'content-length': Buffer.byteLength(text),
+    'x-request-id': id,
+  };
   response.writeHead(error.statusCode, head);
   response.end(text);
 }
@@ -192,6 +205,7 @@ function answerOnSocket(
   const text = JSON.stringify(body(error, id));
   const head = {
     ...headers,
+    ...NO_PAGE_HEADERS,
     'Content-Type': JSON_TYPE,
     'Content-Length': String(Buffer.byteLength(text)),
     'X-Request-Id': id,

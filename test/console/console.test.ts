@@ -206,6 +206,28 @@ describe.skipIf(chromium === null)('on the console', { timeout: 400_000 }, () =>
     await eventually(async () => !('by-keys' in (await seenFleet(page))), 'its tile never went');
   });
 
+  test('an answer that comes after newer events changes nothing: what was deleted meanwhile stays away', async () => {
+    const id = await harness.running({ name: 'overtaken' });
+    const page = await open();
+    const held = pending();
+    await page.route('**/stop*', async (route) => {
+      const response = await route.fetch();
+      await held.promise;
+      await route.fulfill({ response });
+    });
+    await tile(page, 'overtaken').getByRole('button', { name: 'Actions for overtaken' }).click();
+    const answered = page.waitForEvent('requestfinished', (request) => request.url().includes('/stop'));
+    await page.getByRole('dialog').getByRole('button', { name: 'Stop' }).click();
+    await harness.shows(id, 'stopped');
+    await harness.client.deleteInstance(id);
+    await eventually(async () => !('overtaken' in (await seenFleet(page))), 'its tile never went');
+    held.resolve();
+    await answered;
+    // Two frames: the answer has been taken in by then, and drawn.
+    await page.evaluate('new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))');
+    expect('overtaken' in (await seenFleet(page))).toBe(false);
+  });
+
   test('what a sled’s silence asks of one is a word that one gives', async () => {
     const id = await harness.running({ name: 'cut-off' });
     const { here } = await harness.placed(id);
@@ -254,6 +276,9 @@ describe.skipIf(chromium === null)('on the console', { timeout: 400_000 }, () =>
     await page.locator('.opblock-tag', { hasText: 'events' }).click();
     await page.locator('.opblock-summary-path[data-path="/v1/events"]').click();
     await page.getByText('Last-Event-ID').first().waitFor();
+    expect(await serious(page)).toEqual([]);
+    await page.setViewportSize({ width: 360, height: 740 });
+    expect(await page.evaluate('document.documentElement.scrollWidth - innerWidth')).toBeLessThanOrEqual(0);
   });
 
   describe('with tokens', () => {
@@ -274,6 +299,35 @@ describe.skipIf(chromium === null)('on the console', { timeout: 400_000 }, () =>
       await harness.client.revokeToken(made.id);
       await page.getByRole('alert').getByText('revoked').waitFor();
       expect(await page.evaluate('sessionStorage.length')).toBe(0);
+    });
+
+    test('who logs in after another, in the same tab, sees nothing of what that one saw, and asks nothing that is refused', async () => {
+      await harness.create('of-the-first');
+      const other = await harness.client.createProject({ name: `next-${Date.now()}`, description: '' });
+      const page = await open({ hash: '#/instances' }, guarded.url);
+      const logIn = async (token: string) => {
+        await page.getByLabel('Access token').fill(token);
+        await page.getByRole('button', { name: 'Log in' }).click();
+        await page.getByText('live').waitFor();
+      };
+      await logIn(await tokenFor('viewer'));
+      await page.getByText('of-the-first').waitFor();
+      await page.getByRole('button', { name: 'Log out' }).click();
+      // As long as the new one's list has not come, there is nothing to see.
+      const held = pending();
+      await page.route('**/v1/instances?*', async (route) => {
+        await held.promise;
+        await route.continue();
+      });
+      await logIn(await tokenFor('viewer', other.name));
+      expect(await page.getByText('of-the-first').count()).toBe(0);
+      held.resolve();
+      await page.getByText('0 instances').waitFor();
+      const refused: string[] = [];
+      page.on('response', (answer) => answer.status() >= 400 && refused.push(answer.url()));
+      await page.evaluate("location.hash = '#/audit'");
+      await page.getByText('not for this token').waitFor();
+      expect(refused).toEqual([]);
     });
 
     test('each sees what the role may, and no button that would be refused', async () => {
@@ -441,6 +495,15 @@ describe.skipIf(chromium === null)('on the console', { timeout: 400_000 }, () =>
     expect(await serious(login), 'login').toEqual([]);
   });
 });
+
+/** A promise that is kept from outside. */
+function pending(): { readonly promise: Promise<void>; readonly resolve: () => void } {
+  let resolve = () => {};
+  const promise = new Promise<void>((kept) => {
+    resolve = kept;
+  });
+  return { promise, resolve };
+}
 
 /** What axe-core finds that is serious, in words. It is put in by the browser's own console, which no policy holds. */
 async function serious(page: Page): Promise<string[]> {

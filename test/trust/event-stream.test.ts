@@ -124,6 +124,22 @@ test('each token hears of what it may see, and of nothing else', async () => {
   });
 });
 
+test.each([
+  '/v1/events?follow=false',
+  '/v1/events?kinds=bogus',
+  '/v1/me',
+  '/nowhere',
+  '/docs/',
+  '/assets/none.js',
+  '/%zz',
+])('no browser takes what is no page for one: %s', async (path) => {
+  const headers = { authorization: `Bearer ${harness.stack.adminToken.secret}` };
+  const answer = await fetch(`${harness.stack.apiUrl}${path}`, { headers });
+  await answer.body?.cancel();
+  expect(answer.headers.get('x-content-type-options')).toBe('nosniff');
+  expect(answer.headers.get('content-security-policy')).toBe("default-src 'none'; frame-ancestors 'none'");
+});
+
 describe('what is refused', () => {
   test.each([
     ['sleds, of who is on a project', 'mine', { kinds: ['sled'] }, 403],
