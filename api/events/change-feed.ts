@@ -13,7 +13,7 @@ import {
   readChanges,
   writeChangeCursor,
 } from '../../db/queries/read-changes.ts';
-import { type EventStream, shows, type WrittenEvent } from './event-stream.ts';
+import type { EventStream, WrittenEvent } from './event-stream.ts';
 import { writeObject } from './event-text.ts';
 import { type ChangedObject, newsOf, type ObjectSource, readEverySled, readObjects } from './read-objects.ts';
 
@@ -204,11 +204,7 @@ export class ChangeFeed {
     if (changes.length > 0) this.#changedAt = performance.now();
     for (const stream of this.#streams) {
       if (missed !== null) stream.reset(missed, id);
-      else if (before !== null && cursor.snapshot !== before.snapshot)
-        stream.send(
-          events.filter(({ changed }) => shows(stream.filter, changed)),
-          id,
-        );
+      else if (before !== null && cursor.snapshot !== before.snapshot) stream.send(events, id);
     }
     const isDue = performance.now() - this.#lookedAt >= this.#pace.lookMs;
     const sleds = await this.#lookAtSleds(id, isDue);
@@ -228,10 +224,7 @@ export class ChangeFeed {
         if (missed === null) {
           const events = this.#write([...(await readObjects(this.#source, past.changes)), ...sleds]);
           if (!this.#joining.has(joining)) continue;
-          stream.send(
-            events.filter(({ changed }) => shows(stream.filter, changed)),
-            id,
-          );
+          stream.send(events, id);
         }
       }
       // It may have gone meanwhile.
@@ -270,11 +263,7 @@ export class ChangeFeed {
     const sleds = await readEverySled(this.#source);
     const news = sleds.filter((sled) => newsOf(sled.object) !== this.#sledNews.get(sled.id));
     const events = this.#write(news);
-    for (const stream of readers)
-      stream.send(
-        events.filter(({ changed }) => shows(stream.filter, changed)),
-        id,
-      );
+    for (const stream of readers) stream.send(events, id);
     return sleds;
   }
 }

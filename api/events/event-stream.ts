@@ -67,8 +67,9 @@ export class EventStream {
     this.#write(COMMENT);
   }
 
-  /** Sends events, which it may see, up to the cursor `id`. */
-  send(events: readonly WrittenEvent[], id: string): void {
+  /** Sends those of the events that it is shown, up to the cursor `id`. */
+  send(all: readonly WrittenEvent[], id: string): void {
+    const events = all.filter(({ changed }) => shows(this.filter, changed));
     if (this.#isLost || events.length > 0 || this.#waiting.size > 0) this.#id = id;
     else this.#quietId = id;
     if (this.#isLost) return;

@@ -20,7 +20,7 @@ export function InstanceRows({ instances, label }: { instances: readonly Instanc
       minWidth={NEVER_TWO}
     >
       {(instance) => (
-        <div class={`row edge-${instance.run_state}`} data-instance={instance.id}>
+        <div class={`row shows-${instance.run_state}`} data-instance={instance.id}>
           <a href={hrefOf({ view: 'instance', id: instance.id })}>{instance.name}</a>
           <StateWord state={instance.run_state} />
           <span>

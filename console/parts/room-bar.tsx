@@ -1,5 +1,28 @@
+import type { Sled } from '../api/types.ts';
+import { formatBytes } from '../words.ts';
+
+/** How much of a sled's threads and memory is taken. */
+export function SledRoom({ sled }: { sled: Sled }) {
+  return (
+    <>
+      <RoomBar
+        label="threads"
+        used={sled.threads_reserved}
+        of={sled.threads}
+        words={`${sled.threads_reserved} of ${sled.threads}`}
+      />
+      <RoomBar
+        label="memory"
+        used={sled.memory_reserved}
+        of={sled.memory}
+        words={`${formatBytes(sled.memory_reserved)} of ${formatBytes(sled.memory)}`}
+      />
+    </>
+  );
+}
+
 /** How much of something is taken, as a bar and in words. */
-export function RoomBar({ label, used, of, words }: { label: string; used: number; of: number; words: string }) {
+function RoomBar({ label, used, of, words }: { label: string; used: number; of: number; words: string }) {
   const share = of === 0 ? 0 : Math.min(1, used / of);
   return (
     <div class="room">

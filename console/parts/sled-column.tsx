@@ -5,9 +5,9 @@ import { destinationDoubt } from '../store/actions.ts';
 import { drag } from '../store/drag.ts';
 import { filter } from '../store/fleet.ts';
 import type { Column } from '../store/picture.ts';
-import { counted, formatBytes, leaseWords, sledPolicy, sledStanding } from '../words.ts';
+import { counted, leaseWords, sledPolicy, sledStanding } from '../words.ts';
 import { SubjectNote } from './note.tsx';
-import { RoomBar } from './room-bar.tsx';
+import { SledRoom } from './room-bar.tsx';
 import { StateBar, StateCountsLine } from './state-word.tsx';
 import { Tile } from './tile.tsx';
 
@@ -86,18 +86,7 @@ function Standing({ sled }: { sled: Sled }) {
 function SledFacts({ sled, doubt }: { sled: Sled; doubt: string | null }) {
   return (
     <>
-      <RoomBar
-        label="threads"
-        used={sled.threads_reserved}
-        of={sled.threads}
-        words={`${sled.threads_reserved} of ${sled.threads}`}
-      />
-      <RoomBar
-        label="memory"
-        used={sled.memory_reserved}
-        of={sled.memory}
-        words={`${formatBytes(sled.memory_reserved)} of ${formatBytes(sled.memory)}`}
-      />
+      <SledRoom sled={sled} />
       <p class="column-facts">
         {doubt === null ? `${sledPolicy(sled)} · ${leaseWords(sled)}` : <strong class="is-bad">{doubt}</strong>}
       </p>

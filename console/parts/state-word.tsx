@@ -5,7 +5,7 @@ import { STATE_SIGNS } from '../words.ts';
 /** A state by its sign, its colour and its word. */
 export function StateWord({ state }: { state: ExternalState }) {
   return (
-    <span class={`state state-${state}`}>
+    <span class={`state shows-${state}`}>
       <span aria-hidden="true">{STATE_SIGNS[state]}</span> {state}
     </span>
   );
@@ -16,7 +16,7 @@ export function StateCountsLine({ counts }: { counts: StateCounts }) {
   return (
     <span class="state-counts">
       {presentStates(counts).map(([state, count]) => (
-        <span key={state} class={`state state-${state}`}>
+        <span key={state} class={`state shows-${state}`}>
           <span aria-hidden="true">{STATE_SIGNS[state]}</span> {count.toLocaleString('en')} {state}
         </span>
       ))}
@@ -29,7 +29,7 @@ export function StateBar({ counts }: { counts: StateCounts }) {
   return (
     <div class="state-bar" aria-hidden="true">
       {presentStates(counts).map(([state, count]) => (
-        <span key={state} class={`fill-${state}`} style={{ flexGrow: count }} />
+        <span key={state} class={`shows-${state}`} style={{ flexGrow: count }} />
       ))}
     </div>
   );

@@ -27,7 +27,7 @@ export function Tile({ instance, arriving }: { instance: Instance; arriving: boo
   return (
     <article
       ref={element}
-      class={`tile edge-${instance.run_state}${arriving ? ' is-arriving' : ''}${dragged ? ' is-dragged' : ''}`}
+      class={`tile shows-${instance.run_state}${arriving ? ' is-arriving' : ''}${dragged ? ' is-dragged' : ''}`}
       data-instance={instance.id}
       onPointerDown={arriving ? undefined : (event) => pressTile(event, instance)}
     >

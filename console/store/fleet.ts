@@ -9,7 +9,7 @@ import { followEvents, type StreamState } from '../api/event-stream.ts';
 import { may, signOut } from '../api/session.ts';
 import type { AuditEntry, Instance, Operation, Project, Sled } from '../api/types.ts';
 import { forgetNotes, noteMigration } from './notes.ts';
-import { drawPicture, type Filter, NO_FILTER } from './picture.ts';
+import { byName, drawPicture, type Filter, NO_FILTER } from './picture.ts';
 
 /** How many are asked for at a time. */
 const PAGE = 2_000;
@@ -56,7 +56,7 @@ export const picture = computed(() => {
 /** Every sled, by name. */
 export const sledList = computed(() => {
   version.value;
-  return [...sleds.values()].sort((one, other) => one.name.localeCompare(other.name, 'en', { numeric: true }));
+  return [...sleds.values()].sort((one, other) => byName(one.name, other.name));
 });
 /** Every project, by name. */
 export const projectList = computed(() => {

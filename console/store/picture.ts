@@ -49,7 +49,8 @@ const INTEREST: Readonly<Record<ExternalState, number>> = {
   stopped: 4,
 };
 
-const byName = new Intl.Collator('en', { numeric: true }).compare;
+/** Orders names: `sled-2` before `sled-10`. */
+export const byName = new Intl.Collator('en', { numeric: true }).compare;
 
 /** Whether an instance passes a filter. */
 export function matches(instance: Instance, { text, projectId, state }: Filter): boolean {

@@ -7,11 +7,11 @@ import { Facts } from '../parts/facts.tsx';
 import { FilterBar } from '../parts/filter-bar.tsx';
 import { InstanceRows } from '../parts/instance-rows.tsx';
 import { SubjectNote } from '../parts/note.tsx';
-import { RoomBar } from '../parts/room-bar.tsx';
+import { SledRoom } from '../parts/room-bar.tsx';
 import { isLoaded, picture, sledOf } from '../store/fleet.ts';
 import { say } from '../store/notes.ts';
 import { useDrain } from '../store/watching.ts';
-import { formatBytes, formatTime, leaseWords, sledPolicy, sledStanding } from '../words.ts';
+import { formatTime, leaseWords, sledPolicy, sledStanding } from '../words.ts';
 
 /** One sled: its room, its standing, its drain, and all that is on it. */
 export function SledView({ id }: { id: string }) {
@@ -35,18 +35,7 @@ export function SledView({ id }: { id: string }) {
       <SubjectNote subject={id} />
       <DrainOf sled={sled} />
       <div class="rooms">
-        <RoomBar
-          label="threads"
-          used={sled.threads_reserved}
-          of={sled.threads}
-          words={`${sled.threads_reserved} of ${sled.threads}`}
-        />
-        <RoomBar
-          label="memory"
-          used={sled.memory_reserved}
-          of={sled.memory}
-          words={`${formatBytes(sled.memory_reserved)} of ${formatBytes(sled.memory)}`}
-        />
+        <SledRoom sled={sled} />
       </div>
       <Facts
         facts={[
